@@ -1,0 +1,1 @@
+"""The Apptainer definition files that hpcserve ships."""

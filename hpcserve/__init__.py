@@ -1,0 +1,38 @@
+"""hpcserve serves machine-learning models from a supercomputer, through its batch scheduler.
+
+The names below are the public Python API; they are imported on first use, so that a replica inside
+somebody else's image loads only what it needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hpcserve.client import AsyncClient, Client, Outputs
+    from hpcserve.errors import HpcserveError
+    from hpcserve.servable import Tensor, method
+
+__version__ = "0.1.0"
+
+__all__ = ["AsyncClient", "Client", "HpcserveError", "Outputs", "Tensor", "__version__", "method"]
+
+_HOME = {
+    "AsyncClient": "hpcserve.client",
+    "Client": "hpcserve.client",
+    "HpcserveError": "hpcserve.errors",
+    "Outputs": "hpcserve.client",
+    "Tensor": "hpcserve.servable",
+    "method": "hpcserve.servable",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'hpcserve' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,179 @@
+"""Where settings come from: command line, environment, site file, default, in this order.
+
+The only module that reads the environment. A site file is TOML and becomes one frozen :class:`Site`;
+unknown fields are refused, and an error names the file, the field and what was expected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from hpcserve.errors import ConfigError
+
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+SizeBytes = Annotated[int, msgspec.Meta(gt=0)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+MIB = 1 << 20
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of the tables of a site file."""
+
+
+class Network(Section):
+    """``[network]``: where the daemon listens. Port 0 lets the system choose."""
+
+    host: str = "127.0.0.1"
+    admission_port: Port = 0
+    front_port: Port = 0
+    back_port: Port = 0
+
+
+class Scheduler(Section):
+    """``[scheduler]``: which batch scheduler, and how often it may be asked."""
+
+    kind: str = "local"
+    poll_s: Seconds = 1.0
+    command_timeout_s: Seconds = 30.0
+
+
+class Pilots(Section):
+    """``[pilots]``: the pilot jobs. ``slots`` is the number of replicas that one pilot holds."""
+
+    walltime_s: Seconds = 24 * 3600.0
+    slots: Annotated[int, msgspec.Meta(ge=1)] = 16
+    max_pilots: Annotated[int, msgspec.Meta(ge=1)] = 4
+    idle_s: Seconds = 300.0
+    orphan_s: Seconds = 600.0
+    launcher: str = "process"
+    setup_timeout_s: Seconds = 300.0
+    stop_grace_s: Seconds = 10.0
+    log_bytes: SizeBytes = 8 * MIB
+
+
+class Budgets(Section):
+    """``[budgets]``: bytes of unsettled requests and results that may be held at once."""
+
+    broker_bytes: SizeBytes = 1024 * MIB
+    session_bytes: SizeBytes = 256 * MIB
+    outbox_bytes: SizeBytes = 256 * MIB
+    max_queued: Annotated[int, msgspec.Meta(ge=1)] = 100_000
+
+
+class Recovery(Section):
+    """``[recovery]``: how long the daemon waits for peers that are away.
+
+    ``recovery_grace_s``: for replicas after the broker restarted. ``session_linger_s``: for a client that
+    went away without a word. ``hang_grace_s``: past a request's deadline before its replica is killed.
+    """
+
+    recovery_grace_s: Seconds = 10.0
+    session_linger_s: Seconds = 60.0
+    hang_grace_s: Seconds = 10.0
+    lease_s: Seconds = 15.0
+
+
+class Site(Section):
+    """One facility's configuration, whole."""
+
+    name: str
+    mode: Literal["personal"] = "personal"
+    auth: Literal["keys"] = "keys"
+    state_dir: Path
+    shared_dir: Path
+    network: Network = Network()
+    scheduler: Scheduler = Scheduler()
+    pilots: Pilots = Pilots()
+    budgets: Budgets = Budgets()
+    recovery: Recovery = Recovery()
+
+
+def home() -> Path:
+    """The directory of the user's hpcserve files: ``$HPCSERVE_HOME``, else ``~/.hpcserve``."""
+    named = os.environ.get("HPCSERVE_HOME")
+    return Path(named).expanduser().absolute() if named else Path.home() / ".hpcserve"
+
+
+def site_named(option: str | None) -> str:
+    """The site to use: the command line's ``option``, ``$HPCSERVE_SITE``, else ``local``."""
+    return option or os.environ.get("HPCSERVE_SITE") or "local"
+
+
+def service_named(option: str | None) -> str | None:
+    """The service to call: the command line's ``option``, ``$HPCSERVE_SERVICE``, else None (the default one)."""
+    return option or os.environ.get("HPCSERVE_SERVICE") or None
+
+
+def _content(site: str) -> tuple[str, str]:
+    """The text of a site file and the name to call it by in errors. ``site`` is a name or a path."""
+    if site.endswith(".toml") or "/" in site:
+        path = Path(site).expanduser()
+        try:
+            return path.read_text(), str(path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read site file {path}: {error}") from error
+    own = home() / "sites" / f"{site}.toml"
+    if own.is_file():
+        return own.read_text(), str(own)
+    shipped = files("hpcserve.site_configs").joinpath(f"{site}.toml")
+    if not shipped.is_file():
+        known = sorted(
+            entry.name.removesuffix(".toml")
+            for entry in files("hpcserve.site_configs").iterdir()
+            if entry.name.endswith(".toml")
+        )
+        raise ConfigError(f"no site named {site!r}; known: {', '.join(known)}; or give the path of a .toml file")
+    return shipped.read_text(), f"site_configs/{site}.toml"
+
+
+def load_site(option: str | None = None) -> Site:
+    """The site that the option, the environment or the default names.
+
+    ``state_dir`` and ``shared_dir`` may use ``~``; without them they lie below :func:`home`.
+
+    Raises:
+        ConfigError: There is no such site, or its file is wrong.
+    """
+    text, source = _content(site_named(option))
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not TOML: {error}") from error
+    name = Path(source).stem
+    table.setdefault("name", name)
+    table.setdefault("state_dir", str(home() / "sites" / name / "state"))
+    table.setdefault("shared_dir", str(home() / "sites" / name / "shared"))
+    for key in ("state_dir", "shared_dir"):
+        if isinstance(table[key], str):
+            table[key] = str(Path(table[key]).expanduser().absolute())
+    try:
+        return msgspec.convert(table, Site)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(source, error)) from error
+
+
+def _explain(source: str, error: msgspec.ValidationError) -> str:
+    """``Expected … - at `$.pilots.walltime_s` `` as ``FILE: pilots.walltime_s: expected …``."""
+    text, _, place = str(error).partition(" - at `$")
+    field = place.rstrip("`").lstrip(".")
+    told = text[:1].lower() + text[1:]
+    return f"{source}: {field}: {told}" if field else f"{source}: {told}"
+
+
+def runtime_dir(state_dir: Path) -> Path:
+    """Where the daemon's ``ipc://`` sockets are: ``state_dir/run``, or, where that is longer than a Unix
+    socket's address may be (107 bytes), a short name below ``$XDG_RUNTIME_DIR`` or ``/tmp``."""
+    direct = state_dir / "run"
+    if len(os.fsencode(direct)) <= 80:
+        return direct
+    digest = hashlib.sha256(os.fsencode(state_dir)).hexdigest()[:16]
+    base = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")  # noqa: S108 (made 0700, ownership checked)
+    return base / f"hpcserve-{os.getuid()}-{digest}"

@@ -1,0 +1,166 @@
+"""The administrative calls: one struct for each verb's arguments, one for each answer.
+
+They travel as msgpack *maps* in the ``body`` of a CALL and its ANSWER; unknown fields are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class Admin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of the administrative structs: a msgpack map."""
+
+
+class Publish(Admin):
+    """``publish``: take the servable in directory ``path``, which the daemon must be able to read."""
+
+    path: str
+    aliases: tuple[str, ...] = ()
+
+
+class Published(Admin):
+    """``new`` is False when the same content was there already."""
+
+    name: str
+    version: str
+    methods: tuple[str, ...]
+    new: bool
+
+
+class Deploy(Admin):
+    """``deploy``: serve ``servable`` (``name``, ``name@version`` or ``name@alias``) at ``endpoint``."""
+
+    servable: str
+    endpoint: str | None = None
+    replicas: int = 1
+
+
+class Deployed(Admin):
+    deployment: str
+    endpoint: str
+    version: str
+    replicas: int
+
+
+class Undeploy(Admin):
+    """``undeploy``: stop serving at ``endpoint``."""
+
+    endpoint: str
+
+
+class Undeployed(Admin):
+    endpoint: str
+
+
+class AskStatus(Admin):
+    """``status``: everything there is to see."""
+
+
+class ReplicaView(Admin):
+    replica: str
+    state: str
+    pilot: str
+    pid: int | None
+    waiting: int
+    answered: int
+    connected: bool
+
+
+class DeploymentView(Admin):
+    deployment: str
+    endpoints: tuple[str, ...]
+    version: str
+    methods: tuple[str, ...]
+    wanted: int
+    state: str
+    error: str
+    traceback: str
+    queued: int
+    restarts: int
+    replicas: tuple[ReplicaView, ...]
+
+
+class PilotView(Admin):
+    pilot: str
+    state: str
+    job: str
+    host: str
+    pid: int | None
+    replicas: int
+    slots: int
+    walltime_left_s: float | None
+
+
+class ServableView(Admin):
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    methods: tuple[str, ...]
+
+
+class Status(Admin):
+    """The daemon as a whole. ``processes``: name to pid."""
+
+    service: str
+    site: str
+    host: str
+    software: str
+    epoch: int
+    uptime_s: float
+    processes: dict[str, int]
+    sessions: int
+    requests: int
+    answered: int
+    failed: int
+    refused: int
+    requeued: int
+    held_bytes: int
+    recovering: bool
+    servables: tuple[ServableView, ...]
+    deployments: tuple[DeploymentView, ...]
+    pilots: tuple[PilotView, ...]
+
+
+class Describe(Admin):
+    """``describe``: the methods of ``endpoint`` with their inputs and outputs."""
+
+    endpoint: str
+
+
+class Described(Admin):
+    """``manifest`` is the servable's manifest as JSON."""
+
+    endpoint: str
+    deployment: str
+    version: str
+    manifest: dict[str, Any]
+
+
+class AskLogs(Admin):
+    """``logs``: the last ``lines`` lines of a deployment's replicas, a replica, a pilot or a daemon process."""
+
+    name: str
+    lines: int = 100
+
+
+class LogText(Admin):
+    name: str
+    text: str
+
+
+class Logs(Admin):
+    logs: tuple[LogText, ...]
+
+
+class Down(Admin):
+    """``down``: stop the pilots and the daemon."""
+
+
+class GoingDown(Admin):
+    """``pid`` is the supervisor's: it ends when everything else has."""
+
+    pid: int
+    host: str

@@ -1,0 +1,207 @@
+"""What the daemon's own processes say to each other, over ``ipc://`` in a directory of mode 0700.
+
+The broker binds; the controller and admission connect. Each is told everything anew when it, or the
+broker, comes back, so none keeps a copy that can go stale.
+"""
+
+from __future__ import annotations
+
+from typing import Union
+
+import msgspec
+
+from hpcserve.types import DeploymentName, EndpointName, Epoch, ReplicaId
+from hpcserve.wire.messages import EMPTY_MAP, ErrorInfo, Message
+
+# --- broker to both ---------------------------------------------------------------------------------
+
+
+class BrokerUp(Message, tag="broker-up"):
+    """A broker runs, in this epoch, and knows nothing yet. Also the answer to a new connection."""
+
+    epoch: Epoch
+
+
+class Done(Message, tag="done"):
+    """The broker carried out the AdmitKey that had this ``ticket``."""
+
+    ticket: int
+
+
+# --- to the broker ----------------------------------------------------------------------------------
+
+
+class AdmitKey(Message, tag="admit"):
+    """Lets a CURVE key in on the data sockets.
+
+    ``role`` is client, agent or replica; ``subject`` the identity's name, the pilot's id or the replica's.
+    """
+
+    key: bytes
+    role: str
+    subject: str
+    expires_s: float | None = None
+    ticket: int = 0
+
+
+class RevokeKey(Message, tag="revoke"):
+    """Takes a key out of the table and ends what it had open."""
+
+    key: bytes
+
+
+class MethodRoute(Message):
+    """What the broker must know of a method."""
+
+    idempotent: bool
+
+
+class DeploymentRoute(Message):
+    """A deployment as the broker sees it. ``error`` is set when its replicas cannot start."""
+
+    name: DeploymentName
+    version: str
+    methods: dict[str, MethodRoute]
+    default_method: str
+    replicas: tuple[ReplicaId, ...]
+    error: ErrorInfo | None = None
+
+
+class Routes(Message, tag="routes"):
+    """The whole routing table. A replica that is not in it is lost: nothing will come from it any more.
+
+    ``crashed`` lists those of the lost that died by themselves (design §6: what they ran is suspect).
+    ``retiring`` replicas get no new work.
+    """
+
+    endpoints: dict[EndpointName, DeploymentName]
+    deployments: tuple[DeploymentRoute, ...]
+    crashed: tuple[ReplicaId, ...] = ()
+    retiring: tuple[ReplicaId, ...] = ()
+
+
+class ToAgentRelay(Message, tag="to-agent"):
+    """Orders for the agent of ``pilot``; dropped when it is not connected (it reports when it is)."""
+
+    pilot: str
+    body: bytes
+
+
+class ToClientRelay(Message, tag="to-client"):
+    """The answer to a call, for the connection that it came from."""
+
+    connection: bytes
+    id: int
+    error: ErrorInfo | None = None
+    body: msgspec.Raw = EMPTY_MAP
+
+
+class AskStats(Message, tag="ask-stats"):
+    """The controller wants a :class:`Stats`."""
+
+    ticket: int
+
+
+# --- broker to controller ---------------------------------------------------------------------------
+
+
+class AgentSays(Message, tag="agent-says"):
+    """A report from the agent of ``pilot``, as it came. An empty ``body``: it just connected."""
+
+    pilot: str
+    body: bytes
+
+
+class ClientCalls(Message, tag="client-calls"):
+    """An administrative call, with the caller's admitted identity."""
+
+    connection: bytes
+    identity: str
+    id: int
+    verb: str
+    body: msgspec.Raw
+
+
+class ReplicaSeen(Message, tag="replica-seen"):
+    """A replica sent its first INVENTORY in this epoch (``up``), or went silent."""
+
+    replica: ReplicaId
+    up: bool
+
+
+class ReplicaHung(Message, tag="replica-hung"):
+    """A request is past its deadline and grace; the replica is to be killed."""
+
+    replica: ReplicaId
+    overdue_s: float
+
+
+class ReplicaIdle(Message, tag="replica-idle"):
+    """A retiring replica holds nothing any more."""
+
+    replica: ReplicaId
+
+
+class ReplicaLoad(Message):
+    """A replica in the statistics. ``waiting`` requests are at the replica, not yet answered."""
+
+    replica: ReplicaId
+    waiting: int
+    answered: int
+    connected: bool
+
+
+class DeploymentLoad(Message):
+    """A deployment's queue in the statistics."""
+
+    deployment: DeploymentName
+    queued: int
+    queued_bytes: int
+
+
+class Stats(Message, tag="stats"):
+    """What the broker has done and holds at this moment. Counts are since ``epoch`` began."""
+
+    ticket: int
+    epoch: Epoch
+    uptime_s: float
+    sessions: int
+    requests: int
+    answered: int
+    failed: int
+    refused: int
+    requeued: int
+    held_bytes: int
+    recovering: bool
+    replicas: tuple[ReplicaLoad, ...]
+    deployments: tuple[DeploymentLoad, ...]
+
+
+# --- admission to controller and back, through the broker ----------------------------------------------
+
+
+class EnrolAsk(Message, tag="enrol-ask"):
+    """An agent wants in: is this its incarnation's secret, and does its pilot run on that host?"""
+
+    ticket: int
+    key: bytes
+    pilot: str
+    incarnation: str
+    secret: str
+    host: str
+
+
+class EnrolVerdict(Message, tag="enrol-verdict"):
+    """The controller's answer; without an error the key has been admitted."""
+
+    ticket: int
+    error: ErrorInfo | None = None
+
+
+ToBroker = Union[
+    AdmitKey, RevokeKey, Routes, ToAgentRelay, ToClientRelay, AskStats, EnrolAsk, EnrolVerdict
+]
+ToController = Union[
+    BrokerUp, Done, AgentSays, ClientCalls, ReplicaSeen, ReplicaHung, ReplicaIdle, Stats, EnrolAsk
+]
+ToAdmission = Union[BrokerUp, Done, EnrolVerdict]

@@ -1,0 +1,322 @@
+"""Every message that crosses a socket, as msgspec structs. ``docs/reference/wire.md`` is the same in prose.
+
+A message is ``[header, tensor, tensor, …]``: the header is one of these structs as a msgpack *array*
+``[kind, field, field, …]``; the tensors' bytes follow, a frame each. Arrays make later versions easy: a
+receiver ignores elements past those that it knows, and a missing last element has its default.
+
+What is not looked into on the way stays :class:`msgspec.Raw`: the broker copies ``tensors`` and
+``parameters`` from a request into the replica's work without decoding them.
+
+Decides nothing; holds no socket.
+"""
+
+from __future__ import annotations
+
+from typing import Union
+
+import msgspec
+
+from hpcserve.types import Counter, DeploymentName, Epoch, PilotId, ReplicaId, SessionId
+
+WIRE_VERSIONS = (1,)
+"""The versions of the wire format that this program speaks, best first."""
+
+EMPTY_MAP = msgspec.Raw(b"\x80")
+EMPTY_LIST = msgspec.Raw(b"\x90")
+
+Key = tuple[SessionId, Counter]
+
+
+class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Base of the wire's structs: a msgpack array whose first element is the kind."""
+
+
+class ErrorInfo(Message):
+    """An error of :mod:`hpcserve.errors` on its way; ``code`` finds the class."""
+
+    code: str
+    message: str
+    traceback: str | None = None
+    retry_after_ms: int | None = None
+
+
+class TensorSpec(Message):
+    """What the tensor frame at the same place holds.
+
+    ``dtype`` is a name of :data:`hpcserve.wire.tensor.DTYPES`, ``BYTES`` or ``JSON``; ``shape`` has any
+    number of axes, each of any length, zero included.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+# --- anyone to admission, and back ------------------------------------------------------------------
+
+
+class Hello(Message, tag="hello"):
+    """A client asks to be let in. Its CURVE key is the connection's own."""
+
+    versions: tuple[int, ...]
+    software: str
+    token: str | None = None
+
+
+class Welcome(Message, tag="welcome"):
+    """The client's key is now known to the broker, for ``expires_s`` seconds (None: without end)."""
+
+    version: int
+    software: str
+    identity: str
+    expires_s: float | None = None
+
+
+class Enrol(Message, tag="enrol"):
+    """An agent asks to be let in, with the one-time secret of its pilot's incarnation."""
+
+    versions: tuple[int, ...]
+    software: str
+    pilot: PilotId
+    incarnation: str
+    secret: str
+    host: str
+
+
+class Enrolled(Message, tag="enrolled"):
+    """The agent's key is now known to the broker."""
+
+    version: int
+    software: str
+
+
+class Refused(Message, tag="refused"):
+    """The answer to a HELLO, an ENROL or a whole connection that is not let in."""
+
+    error: ErrorInfo
+
+
+# --- client to broker, and back -----------------------------------------------------------------------
+
+
+class Resume(Message, tag="resume"):
+    """The first message on every connection: who we are and what we still wait for.
+
+    Every request below ``floor`` is settled for the client; ``outstanding`` lists those at or above it that
+    are not. A session's first RESUME has ``floor`` 1 and no outstanding.
+    """
+
+    version: int
+    nonce: bytes
+    floor: int = 1
+    outstanding: tuple[int, ...] = ()
+
+
+class Resumed(Message, tag="resumed"):
+    """The broker knows the session again. ``session_bytes`` is the byte budget of its unsettled requests."""
+
+    version: int
+    epoch: Epoch
+    session: SessionId
+    session_bytes: int
+
+
+class Request(Message, tag="request"):
+    """One call of a method; a frame follows for each tensor.
+
+    ``attempt`` is 0, or 1 when the broker asked for the request again. ``acks`` and ``floor`` acknowledge
+    earlier results, as in :class:`Ack`.
+    """
+
+    id: Counter
+    endpoint: str
+    method: str
+    tensors: msgspec.Raw
+    parameters: msgspec.Raw = EMPTY_MAP
+    remaining_ms: int | None = None
+    priority: int = 0
+    attempt: int = 0
+    trace: bytes | None = None
+    reply: str = "inline"
+    floor: int = 1
+    acks: tuple[int, ...] = ()
+
+
+class Ack(Message, tag="ack"):
+    """Requests that are settled for the client: all below ``floor``, and those of ``acks``.
+
+    To acknowledge a request that has no result yet is to cancel it.
+    """
+
+    floor: int
+    acks: tuple[int, ...] = ()
+
+
+class SendAgain(Message, tag="again"):
+    """Requests that nobody holds any more: the client sends them once more, with ``attempt`` 1."""
+
+    ids: tuple[int, ...]
+
+
+class Result(Message, tag="result"):
+    """The one answer to a request, from the replica through the broker to the client, unchanged.
+
+    ``credit_*`` speak to the broker: how much unfinished work the replica wants to hold in all.
+    """
+
+    session: SessionId
+    id: Counter
+    tensors: msgspec.Raw = EMPTY_LIST
+    error: ErrorInfo | None = None
+    replica: str = ""
+    version: str = ""
+    run_us: int = 0
+    credit_requests: int = 0
+    credit_bytes: int = 0
+
+
+class Call(Message, tag="call"):
+    """An administrative call: ``verb`` names a struct of :mod:`hpcserve.wire.admin`, ``body`` is it."""
+
+    id: int
+    verb: str
+    body: msgspec.Raw = EMPTY_MAP
+
+
+class Answer(Message, tag="answer"):
+    """The answer to the :class:`Call` of the same id."""
+
+    id: int
+    error: ErrorInfo | None = None
+    body: msgspec.Raw = EMPTY_MAP
+
+
+class WhoAreYou(Message, tag="who"):
+    """The broker does not know this connection: RESUME first."""
+
+
+class Bye(Message, tag="bye"):
+    """The client ends its session; all its requests are settled."""
+
+
+# --- broker to replica, and back ----------------------------------------------------------------------
+
+
+class Inventory(Message, tag="inventory"):
+    """All that a replica holds: the first message on a connection, and the answer to a CENSUS.
+
+    No WORK numbered up to ``fence`` in ``epoch`` will be taken any more, unless it is listed here.
+    """
+
+    version: int
+    epoch: Epoch
+    fence: int
+    unfinished: tuple[Key, ...]
+    finished: tuple[Key, ...]
+    credit_requests: int
+    credit_bytes: int
+
+
+class Census(Message, tag="census"):
+    """The broker asks for an INVENTORY. The replica takes no WORK numbered up to ``fence`` from now on."""
+
+    epoch: Epoch
+    fence: int
+
+
+class Work(Message, tag="work"):
+    """One request for a replica; a frame follows for each tensor. ``seq`` grows by one within an epoch.
+
+    ``releases`` lists results that were acknowledged, as :class:`Release` does.
+    """
+
+    epoch: Epoch
+    seq: int
+    session: SessionId
+    id: Counter
+    method: str
+    tensors: msgspec.Raw
+    parameters: msgspec.Raw = EMPTY_MAP
+    remaining_ms: int | None = None
+    priority: int = 0
+    attempt: int = 0
+    trace: bytes | None = None
+    reply: str = "inline"
+    releases: tuple[Key, ...] = ()
+
+
+class Release(Message, tag="release"):
+    """Results that the replica need not keep, and unfinished requests that nobody waits for."""
+
+    keys: tuple[Key, ...]
+
+
+class Fetch(Message, tag="fetch"):
+    """Results that the replica sends once more, as soon as they are there."""
+
+    keys: tuple[Key, ...]
+
+
+# --- agent to controller, and back (the broker relays) ---------------------------------------------------
+
+
+class ReplicaSpec(Message):
+    """One replica that an agent is to run.
+
+    ``servable`` is the directory with its files, ``manifest`` the parsed manifest as JSON.
+    """
+
+    replica: ReplicaId
+    deployment: DeploymentName
+    version: str
+    servable: str
+    manifest: str
+    setup_timeout_s: float
+    outbox_bytes: int
+
+
+class ReplicaStatus(Message):
+    """What became of one replica. ``state``: starting, ready, failed (its setup), exited."""
+
+    replica: ReplicaId
+    state: str
+    public_key: bytes
+    pid: int | None = None
+    exit_code: int | None = None
+    cause: str = ""
+    traceback: str = ""
+
+
+class Report(Message, tag="report"):
+    """Everything that an agent knows. Sent whole: on connecting, after each change, when asked."""
+
+    pilot: PilotId
+    incarnation: str
+    host: str
+    pid: int
+    slots: int
+    walltime_left_s: float
+    replicas: tuple[ReplicaStatus, ...]
+
+
+class Orders(Message, tag="orders"):
+    """Everything that an agent is to run. A replica that is not listed is stopped; ``kill`` at once.
+
+    ``forget`` lists ended replicas that the controller has written down. ``stop`` ends the pilot.
+    """
+
+    pilot: PilotId
+    incarnation: str
+    replicas: tuple[ReplicaSpec, ...] = ()
+    kill: tuple[ReplicaId, ...] = ()
+    forget: tuple[ReplicaId, ...] = ()
+    stop: bool = False
+
+
+FromAnyone = Union[Hello, Enrol]
+FromAdmission = Union[Welcome, Enrolled, Refused]
+FromClient = Union[Request, Ack, Resume, Call, Bye]
+ToClient = Union[Result, Resumed, SendAgain, Answer, WhoAreYou, Refused]
+FromPilot = Union[Result, Inventory, Report]
+ToReplica = Union[Work, Census, Release, Fetch, WhoAreYou]
+ToAgent = Union[Orders, WhoAreYou]

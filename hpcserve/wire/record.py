@@ -1,0 +1,51 @@
+"""The service record: where a daemon is and which key proves it. A JSON file in ``shared_dir``.
+
+Clients, agents and replicas read it again whenever they reconnect, so a daemon may move (design §3a).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from hpcserve.errors import ConfigError
+from hpcserve.types import Epoch
+
+
+class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One running daemon.
+
+    Addresses are ZeroMQ addresses (``tcp://127.0.0.1:40123``), best first; ``public_key`` is the service's
+    CURVE key in Z85. ``format`` is 1.
+    """
+
+    format: int
+    service: str
+    site: str
+    host: str
+    pid: int
+    epoch: Epoch
+    public_key: str
+    admission: tuple[str, ...]
+    front: tuple[str, ...]
+    back: tuple[str, ...]
+    software: str
+
+
+def encode_record(record: ServiceRecord) -> bytes:
+    """The record as the file's content."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+
+
+def decode_record(content: bytes, source: str) -> ServiceRecord:
+    """The record in ``content``, which was read from ``source``.
+
+    Raises:
+        ConfigError: It is not a service record of a known format.
+    """
+    try:
+        record = msgspec.json.decode(content, type=ServiceRecord)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"{source}: not a service record: {error}") from error
+    if record.format != 1:
+        raise ConfigError(f"{source}: service record format {record.format}; upgrade hpcserve to read it")
+    return record

@@ -1,0 +1,1 @@
+"""The job script templates that hpcserve ships, one for each batch scheduler."""

@@ -1,0 +1,1 @@
+"""The site files that hpcserve ships: ``NAME.toml`` for ``--site NAME``."""
