@@ -20,6 +20,7 @@
     ├── DeadlineExceeded            the request's time was up
     ├── Cancelled                   the caller took the request back
     ├── DeploymentFailed            the deployment's replicas cannot start
+    ├── SchedulerError              the batch scheduler refused a job, or gave no usable answer
     ├── StorageFull                 the daemon's disk or quota is full
     └── ServableError               the servable's own code failed; ``remote_traceback`` says where
         ├── InvalidOutput           it returned something that its manifest does not promise
@@ -182,6 +183,13 @@ class DeploymentFailed(HpcserveError):
 
     code = "deployment_failed"
     http_status = 503
+
+
+class SchedulerError(HpcserveError):
+    """The batch scheduler refused a job, or gave no usable answer."""
+
+    code = "scheduler"
+    http_status = 502
 
 
 class StorageFull(HpcserveError):

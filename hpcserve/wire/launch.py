@@ -1,4 +1,7 @@
-"""What an agent hands to a replica that it starts, and what the replica says back to it.
+"""What the controller hands to an agent, an agent to a replica that it starts, and what the replica says back.
+
+The controller writes one :class:`Enrolment` as a JSON file of mode 0600 for each pilot job; the agent
+deletes it once it is enrolled.
 
 The agent writes one :class:`ReplicaStart` as a JSON line to the replica's standard input and keeps that
 pipe open: its end of file tells the replica that its agent is gone. The replica writes one
@@ -11,6 +14,25 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
+
+
+class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a pilot job's agent must know besides the service record.
+
+    ``secret`` is good for one enrolment of this ``incarnation``. ``walltime_s`` counts from the agent's
+    start. The logs of a replica take at most ``log_bytes`` below ``log_dir``.
+    """
+
+    pilot: str
+    incarnation: str
+    secret: str
+    slots: int
+    walltime_s: float
+    orphan_s: float
+    stop_grace_s: float
+    log_dir: str
+    log_bytes: int
+    launcher: str = "process"
 
 
 class ReplicaStart(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,3 +79,17 @@ def decode_says(line: bytes) -> ReplicaSays:
         msgspec.MsgspecError: The line is something else.
     """
     return msgspec.json.decode(line, type=ReplicaSays)
+
+
+def encode_enrolment(enrolment: Enrolment) -> bytes:
+    """The enrolment as the file's content."""
+    return msgspec.json.encode(enrolment) + b"\n"
+
+
+def decode_enrolment(content: bytes) -> Enrolment:
+    """The :class:`Enrolment` of a file's content.
+
+    Raises:
+        msgspec.MsgspecError: The content is something else.
+    """
+    return msgspec.json.decode(content, type=Enrolment)

@@ -276,7 +276,10 @@ class ReplicaSpec(Message):
 
 
 class ReplicaStatus(Message):
-    """What became of one replica. ``state``: starting, ready, failed (its setup), exited."""
+    """What became of one replica. ``state``: starting, ready, failed (its setup), exited.
+
+    Of a replica that failed or exited no process is left.
+    """
 
     replica: ReplicaId
     state: str
@@ -288,7 +291,10 @@ class ReplicaStatus(Message):
 
 
 class Report(Message, tag="report"):
-    """Everything that an agent knows. Sent whole: on connecting, after each change, when asked."""
+    """Everything that an agent knows. Sent whole: on connecting, after each change, when asked.
+
+    ``leaving`` says why the agent stops everything and ends; a last report follows when all have ended.
+    """
 
     pilot: PilotId
     incarnation: str
@@ -297,6 +303,7 @@ class Report(Message, tag="report"):
     slots: int
     walltime_left_s: float
     replicas: tuple[ReplicaStatus, ...]
+    leaving: str = ""
 
 
 class Orders(Message, tag="orders"):
