@@ -28,7 +28,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Base of the tables of a site file."""
 
 
-class Network(Section):
+class Network(Section, frozen=True):
     """``[network]``: where the daemon listens. Port 0 lets the system choose."""
 
     host: str = "127.0.0.1"
@@ -37,7 +37,7 @@ class Network(Section):
     back_port: Port = 0
 
 
-class Scheduler(Section):
+class Scheduler(Section, frozen=True):
     """``[scheduler]``: which batch scheduler, and how often it may be asked."""
 
     kind: str = "local"
@@ -45,7 +45,7 @@ class Scheduler(Section):
     command_timeout_s: Seconds = 30.0
 
 
-class Pilots(Section):
+class Pilots(Section, frozen=True):
     """``[pilots]``: the pilot jobs. ``slots`` is the number of replicas that one pilot holds."""
 
     walltime_s: Seconds = 24 * 3600.0
@@ -59,7 +59,7 @@ class Pilots(Section):
     log_bytes: SizeBytes = 8 * MIB
 
 
-class Budgets(Section):
+class Budgets(Section, frozen=True):
     """``[budgets]``: bytes of unsettled requests and results that may be held at once."""
 
     broker_bytes: SizeBytes = 1024 * MIB
@@ -68,7 +68,7 @@ class Budgets(Section):
     max_queued: Annotated[int, msgspec.Meta(ge=1)] = 100_000
 
 
-class Recovery(Section):
+class Recovery(Section, frozen=True):
     """``[recovery]``: how long the daemon waits for peers that are away.
 
     ``recovery_grace_s``: for replicas after the broker restarted. ``session_linger_s``: for a client that
@@ -81,7 +81,7 @@ class Recovery(Section):
     lease_s: Seconds = 15.0
 
 
-class Site(Section):
+class Site(Section, frozen=True, kw_only=True):
     """One facility's configuration, whole."""
 
     name: str
