@@ -1,0 +1,56 @@
+"""A site's names become a scheduler and a launcher, or an error that lists what there is."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from hpcserve.cluster.local import LocalScheduler
+from hpcserve.cluster.plugins import open_launcher, open_scheduler
+from hpcserve.config import Scheduler, Site
+from hpcserve.errors import ConfigError
+
+
+def site(tmp_path: Path, kind: str) -> Site:
+    return Site(name="s", state_dir=tmp_path / "state", shared_dir=tmp_path / "shared", scheduler=Scheduler(kind=kind))
+
+
+def test_local_is_built_in_and_keeps_its_files_in_the_state_directory(tmp_path: Path) -> None:
+    assert isinstance(open_scheduler(site(tmp_path, "local")), LocalScheduler)
+    assert (tmp_path / "state" / "local-jobs").is_dir()
+
+
+def test_an_unknown_scheduler_names_the_field_and_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"scheduler\.kind: nothing is called 'slrm'; known: .*local"):
+        open_scheduler(site(tmp_path, "slrm"))
+
+
+def test_process_launches_plainly_and_others_are_refused() -> None:
+    assert open_launcher("process").command(("python", "-m", "x")) == ("python", "-m", "x")
+    with pytest.raises(ConfigError, match=r"pilots\.launcher: nothing is called 'srn'; known: .*process"):
+        open_launcher("srn")
+
+
+def test_an_installed_package_brings_a_scheduler_and_a_broken_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "thirdparty-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: thirdparty\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text(
+        "[hpcserve.schedulers]\nodd = thirdparty_scheduler:make\nbroken = thirdparty_scheduler:missing\n"
+    )
+    (tmp_path / "thirdparty_scheduler.py").write_text("def make(site):\n    return ('made for', site.name)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    made: object = open_scheduler(site(tmp_path, "odd"))
+    assert made == ("made for", "s")
+    with pytest.raises(ConfigError, match=r"'broken' \(thirdparty_scheduler:missing\) does not load"):
+        open_scheduler(site(tmp_path, "broken"))
+
+
+def test_records_survive_a_round_trip_of_unknown_fields() -> None:
+    """A later version may add fields to a job's record; an earlier one, rolled back to, still reads it."""
+    from hpcserve.cluster.local import Record
+
+    text = b'{"pilot":"p","pid":1,"start_time":"","boot_id":"","started_s":0,"walltime_s":1,"added_later":1}'
+    assert msgspec.json.decode(text, type=Record).pilot == "p"
