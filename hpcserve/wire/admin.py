@@ -14,14 +14,14 @@ class Admin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Base of the administrative structs: a msgpack map."""
 
 
-class Publish(Admin):
+class Publish(Admin, frozen=True, kw_only=True):
     """``publish``: take the servable in directory ``path``, which the daemon must be able to read."""
 
     path: str
     aliases: tuple[str, ...] = ()
 
 
-class Published(Admin):
+class Published(Admin, frozen=True, kw_only=True):
     """``new`` is False when the same content was there already."""
 
     name: str
@@ -30,7 +30,7 @@ class Published(Admin):
     new: bool
 
 
-class Deploy(Admin):
+class Deploy(Admin, frozen=True, kw_only=True):
     """``deploy``: serve ``servable`` (``name``, ``name@version`` or ``name@alias``) at ``endpoint``."""
 
     servable: str
@@ -38,28 +38,28 @@ class Deploy(Admin):
     replicas: int = 1
 
 
-class Deployed(Admin):
+class Deployed(Admin, frozen=True, kw_only=True):
     deployment: str
     endpoint: str
     version: str
     replicas: int
 
 
-class Undeploy(Admin):
+class Undeploy(Admin, frozen=True, kw_only=True):
     """``undeploy``: stop serving at ``endpoint``."""
 
     endpoint: str
 
 
-class Undeployed(Admin):
+class Undeployed(Admin, frozen=True, kw_only=True):
     endpoint: str
 
 
-class AskStatus(Admin):
+class AskStatus(Admin, frozen=True, kw_only=True):
     """``status``: everything there is to see."""
 
 
-class ReplicaView(Admin):
+class ReplicaView(Admin, frozen=True, kw_only=True):
     replica: str
     state: str
     pilot: str
@@ -69,7 +69,7 @@ class ReplicaView(Admin):
     connected: bool
 
 
-class DeploymentView(Admin):
+class DeploymentView(Admin, frozen=True, kw_only=True):
     deployment: str
     endpoints: tuple[str, ...]
     version: str
@@ -83,7 +83,7 @@ class DeploymentView(Admin):
     replicas: tuple[ReplicaView, ...]
 
 
-class PilotView(Admin):
+class PilotView(Admin, frozen=True, kw_only=True):
     pilot: str
     state: str
     job: str
@@ -94,14 +94,14 @@ class PilotView(Admin):
     walltime_left_s: float | None
 
 
-class ServableView(Admin):
+class ServableView(Admin, frozen=True, kw_only=True):
     name: str
     version: str
     aliases: tuple[str, ...]
     methods: tuple[str, ...]
 
 
-class Status(Admin):
+class Status(Admin, frozen=True, kw_only=True):
     """The daemon as a whole. ``processes``: name to pid."""
 
     service: str
@@ -124,13 +124,13 @@ class Status(Admin):
     pilots: tuple[PilotView, ...]
 
 
-class Describe(Admin):
+class Describe(Admin, frozen=True, kw_only=True):
     """``describe``: the methods of ``endpoint`` with their inputs and outputs."""
 
     endpoint: str
 
 
-class Described(Admin):
+class Described(Admin, frozen=True, kw_only=True):
     """``manifest`` is the servable's manifest as JSON."""
 
     endpoint: str
@@ -139,27 +139,27 @@ class Described(Admin):
     manifest: dict[str, Any]
 
 
-class AskLogs(Admin):
+class AskLogs(Admin, frozen=True, kw_only=True):
     """``logs``: the last ``lines`` lines of a deployment's replicas, a replica, a pilot or a daemon process."""
 
     name: str
     lines: int = 100
 
 
-class LogText(Admin):
+class LogText(Admin, frozen=True, kw_only=True):
     name: str
     text: str
 
 
-class Logs(Admin):
+class Logs(Admin, frozen=True, kw_only=True):
     logs: tuple[LogText, ...]
 
 
-class Down(Admin):
+class Down(Admin, frozen=True, kw_only=True):
     """``down``: stop the pilots and the daemon."""
 
 
-class GoingDown(Admin):
+class GoingDown(Admin, frozen=True, kw_only=True):
     """``pid`` is the supervisor's: it ends when everything else has."""
 
     pid: int

@@ -16,13 +16,13 @@ from hpcserve.wire.messages import EMPTY_MAP, ErrorInfo, Message
 # --- broker to both ---------------------------------------------------------------------------------
 
 
-class BrokerUp(Message, tag="broker-up"):
+class BrokerUp(Message, frozen=True, tag="broker-up"):
     """A broker runs, in this epoch, and knows nothing yet. Also the answer to a new connection."""
 
     epoch: Epoch
 
 
-class Done(Message, tag="done"):
+class Done(Message, frozen=True, tag="done"):
     """The broker carried out the AdmitKey that had this ``ticket``."""
 
     ticket: int
@@ -31,7 +31,7 @@ class Done(Message, tag="done"):
 # --- to the broker ----------------------------------------------------------------------------------
 
 
-class AdmitKey(Message, tag="admit"):
+class AdmitKey(Message, frozen=True, tag="admit"):
     """Lets a CURVE key in on the data sockets.
 
     ``role`` is client, agent or replica; ``subject`` the identity's name, the pilot's id or the replica's.
@@ -44,19 +44,19 @@ class AdmitKey(Message, tag="admit"):
     ticket: int = 0
 
 
-class RevokeKey(Message, tag="revoke"):
+class RevokeKey(Message, frozen=True, tag="revoke"):
     """Takes a key out of the table and ends what it had open."""
 
     key: bytes
 
 
-class MethodRoute(Message):
+class MethodRoute(Message, frozen=True):
     """What the broker must know of a method."""
 
     idempotent: bool
 
 
-class DeploymentRoute(Message):
+class DeploymentRoute(Message, frozen=True):
     """A deployment as the broker sees it. ``error`` is set when its replicas cannot start."""
 
     name: DeploymentName
@@ -67,7 +67,7 @@ class DeploymentRoute(Message):
     error: ErrorInfo | None = None
 
 
-class Routes(Message, tag="routes"):
+class Routes(Message, frozen=True, tag="routes"):
     """The whole routing table. A replica that is not in it is lost: nothing will come from it any more.
 
     ``crashed`` lists those of the lost that died by themselves (design §6: what they ran is suspect).
@@ -80,14 +80,14 @@ class Routes(Message, tag="routes"):
     retiring: tuple[ReplicaId, ...] = ()
 
 
-class ToAgentRelay(Message, tag="to-agent"):
+class ToAgentRelay(Message, frozen=True, tag="to-agent"):
     """Orders for the agent of ``pilot``; dropped when it is not connected (it reports when it is)."""
 
     pilot: str
     body: bytes
 
 
-class ToClientRelay(Message, tag="to-client"):
+class ToClientRelay(Message, frozen=True, tag="to-client"):
     """The answer to a call, for the connection that it came from."""
 
     connection: bytes
@@ -96,7 +96,7 @@ class ToClientRelay(Message, tag="to-client"):
     body: msgspec.Raw = EMPTY_MAP
 
 
-class AskStats(Message, tag="ask-stats"):
+class AskStats(Message, frozen=True, tag="ask-stats"):
     """The controller wants a :class:`Stats`."""
 
     ticket: int
@@ -105,14 +105,14 @@ class AskStats(Message, tag="ask-stats"):
 # --- broker to controller ---------------------------------------------------------------------------
 
 
-class AgentSays(Message, tag="agent-says"):
+class AgentSays(Message, frozen=True, tag="agent-says"):
     """A report from the agent of ``pilot``, as it came. An empty ``body``: it just connected."""
 
     pilot: str
     body: bytes
 
 
-class ClientCalls(Message, tag="client-calls"):
+class ClientCalls(Message, frozen=True, tag="client-calls"):
     """An administrative call, with the caller's admitted identity."""
 
     connection: bytes
@@ -122,27 +122,27 @@ class ClientCalls(Message, tag="client-calls"):
     body: msgspec.Raw
 
 
-class ReplicaSeen(Message, tag="replica-seen"):
+class ReplicaSeen(Message, frozen=True, tag="replica-seen"):
     """A replica sent its first INVENTORY in this epoch (``up``), or went silent."""
 
     replica: ReplicaId
     up: bool
 
 
-class ReplicaHung(Message, tag="replica-hung"):
+class ReplicaHung(Message, frozen=True, tag="replica-hung"):
     """A request is past its deadline and grace; the replica is to be killed."""
 
     replica: ReplicaId
     overdue_s: float
 
 
-class ReplicaIdle(Message, tag="replica-idle"):
+class ReplicaIdle(Message, frozen=True, tag="replica-idle"):
     """A retiring replica holds nothing any more."""
 
     replica: ReplicaId
 
 
-class ReplicaLoad(Message):
+class ReplicaLoad(Message, frozen=True):
     """A replica in the statistics. ``waiting`` requests are at the replica, not yet answered."""
 
     replica: ReplicaId
@@ -151,7 +151,7 @@ class ReplicaLoad(Message):
     connected: bool
 
 
-class DeploymentLoad(Message):
+class DeploymentLoad(Message, frozen=True):
     """A deployment's queue in the statistics."""
 
     deployment: DeploymentName
@@ -159,7 +159,7 @@ class DeploymentLoad(Message):
     queued_bytes: int
 
 
-class Stats(Message, tag="stats"):
+class Stats(Message, frozen=True, tag="stats"):
     """What the broker has done and holds at this moment. Counts are since ``epoch`` began."""
 
     ticket: int
@@ -180,7 +180,7 @@ class Stats(Message, tag="stats"):
 # --- admission to controller and back, through the broker ----------------------------------------------
 
 
-class EnrolAsk(Message, tag="enrol-ask"):
+class EnrolAsk(Message, frozen=True, tag="enrol-ask"):
     """An agent wants in: is this its incarnation's secret, and does its pilot run on that host?"""
 
     ticket: int
@@ -191,7 +191,7 @@ class EnrolAsk(Message, tag="enrol-ask"):
     host: str
 
 
-class EnrolVerdict(Message, tag="enrol-verdict"):
+class EnrolVerdict(Message, frozen=True, tag="enrol-verdict"):
     """The controller's answer; without an error the key has been admitted."""
 
     ticket: int

@@ -31,7 +31,7 @@ class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Base of the wire's structs: a msgpack array whose first element is the kind."""
 
 
-class ErrorInfo(Message):
+class ErrorInfo(Message, frozen=True):
     """An error of :mod:`hpcserve.errors` on its way; ``code`` finds the class."""
 
     code: str
@@ -40,7 +40,7 @@ class ErrorInfo(Message):
     retry_after_ms: int | None = None
 
 
-class TensorSpec(Message):
+class TensorSpec(Message, frozen=True):
     """What the tensor frame at the same place holds.
 
     ``dtype`` is a name of :data:`hpcserve.wire.tensor.DTYPES`, ``BYTES`` or ``JSON``; ``shape`` has any
@@ -55,7 +55,7 @@ class TensorSpec(Message):
 # --- anyone to admission, and back ------------------------------------------------------------------
 
 
-class Hello(Message, tag="hello"):
+class Hello(Message, frozen=True, tag="hello"):
     """A client asks to be let in. Its CURVE key is the connection's own."""
 
     versions: tuple[int, ...]
@@ -63,7 +63,7 @@ class Hello(Message, tag="hello"):
     token: str | None = None
 
 
-class Welcome(Message, tag="welcome"):
+class Welcome(Message, frozen=True, tag="welcome"):
     """The client's key is now known to the broker, for ``expires_s`` seconds (None: without end)."""
 
     version: int
@@ -72,7 +72,7 @@ class Welcome(Message, tag="welcome"):
     expires_s: float | None = None
 
 
-class Enrol(Message, tag="enrol"):
+class Enrol(Message, frozen=True, tag="enrol"):
     """An agent asks to be let in, with the one-time secret of its pilot's incarnation."""
 
     versions: tuple[int, ...]
@@ -83,14 +83,14 @@ class Enrol(Message, tag="enrol"):
     host: str
 
 
-class Enrolled(Message, tag="enrolled"):
+class Enrolled(Message, frozen=True, tag="enrolled"):
     """The agent's key is now known to the broker."""
 
     version: int
     software: str
 
 
-class Refused(Message, tag="refused"):
+class Refused(Message, frozen=True, tag="refused"):
     """The answer to a HELLO, an ENROL or a whole connection that is not let in."""
 
     error: ErrorInfo
@@ -99,7 +99,7 @@ class Refused(Message, tag="refused"):
 # --- client to broker, and back -----------------------------------------------------------------------
 
 
-class Resume(Message, tag="resume"):
+class Resume(Message, frozen=True, tag="resume"):
     """The first message on every connection: who we are and what we still wait for.
 
     Every request below ``floor`` is settled for the client; ``outstanding`` lists those at or above it that
@@ -112,7 +112,7 @@ class Resume(Message, tag="resume"):
     outstanding: tuple[int, ...] = ()
 
 
-class Resumed(Message, tag="resumed"):
+class Resumed(Message, frozen=True, tag="resumed"):
     """The broker knows the session again. ``session_bytes`` is the byte budget of its unsettled requests."""
 
     version: int
@@ -121,7 +121,7 @@ class Resumed(Message, tag="resumed"):
     session_bytes: int
 
 
-class Request(Message, tag="request"):
+class Request(Message, frozen=True, tag="request"):
     """One call of a method; a frame follows for each tensor.
 
     ``attempt`` is 0, or 1 when the broker asked for the request again. ``acks`` and ``floor`` acknowledge
@@ -142,7 +142,7 @@ class Request(Message, tag="request"):
     acks: tuple[int, ...] = ()
 
 
-class Ack(Message, tag="ack"):
+class Ack(Message, frozen=True, tag="ack"):
     """Requests that are settled for the client: all below ``floor``, and those of ``acks``.
 
     To acknowledge a request that has no result yet is to cancel it.
@@ -152,13 +152,13 @@ class Ack(Message, tag="ack"):
     acks: tuple[int, ...] = ()
 
 
-class SendAgain(Message, tag="again"):
+class SendAgain(Message, frozen=True, tag="again"):
     """Requests that nobody holds any more: the client sends them once more, with ``attempt`` 1."""
 
     ids: tuple[int, ...]
 
 
-class Result(Message, tag="result"):
+class Result(Message, frozen=True, tag="result"):
     """The one answer to a request, from the replica through the broker to the client, unchanged.
 
     ``credit_*`` speak to the broker: how much unfinished work the replica wants to hold in all.
@@ -175,7 +175,7 @@ class Result(Message, tag="result"):
     credit_bytes: int = 0
 
 
-class Call(Message, tag="call"):
+class Call(Message, frozen=True, tag="call"):
     """An administrative call: ``verb`` names a struct of :mod:`hpcserve.wire.admin`, ``body`` is it."""
 
     id: int
@@ -183,7 +183,7 @@ class Call(Message, tag="call"):
     body: msgspec.Raw = EMPTY_MAP
 
 
-class Answer(Message, tag="answer"):
+class Answer(Message, frozen=True, tag="answer"):
     """The answer to the :class:`Call` of the same id."""
 
     id: int
@@ -191,18 +191,18 @@ class Answer(Message, tag="answer"):
     body: msgspec.Raw = EMPTY_MAP
 
 
-class WhoAreYou(Message, tag="who"):
+class WhoAreYou(Message, frozen=True, tag="who"):
     """The broker does not know this connection: RESUME first."""
 
 
-class Bye(Message, tag="bye"):
+class Bye(Message, frozen=True, tag="bye"):
     """The client ends its session; all its requests are settled."""
 
 
 # --- broker to replica, and back ----------------------------------------------------------------------
 
 
-class Inventory(Message, tag="inventory"):
+class Inventory(Message, frozen=True, tag="inventory"):
     """All that a replica holds: the first message on a connection, and the answer to a CENSUS.
 
     No WORK numbered up to ``fence`` in ``epoch`` will be taken any more, unless it is listed here.
@@ -217,14 +217,14 @@ class Inventory(Message, tag="inventory"):
     credit_bytes: int
 
 
-class Census(Message, tag="census"):
+class Census(Message, frozen=True, tag="census"):
     """The broker asks for an INVENTORY. The replica takes no WORK numbered up to ``fence`` from now on."""
 
     epoch: Epoch
     fence: int
 
 
-class Work(Message, tag="work"):
+class Work(Message, frozen=True, tag="work"):
     """One request for a replica; a frame follows for each tensor. ``seq`` grows by one within an epoch.
 
     ``releases`` lists results that were acknowledged, as :class:`Release` does.
@@ -245,13 +245,13 @@ class Work(Message, tag="work"):
     releases: tuple[Key, ...] = ()
 
 
-class Release(Message, tag="release"):
+class Release(Message, frozen=True, tag="release"):
     """Results that the replica need not keep, and unfinished requests that nobody waits for."""
 
     keys: tuple[Key, ...]
 
 
-class Fetch(Message, tag="fetch"):
+class Fetch(Message, frozen=True, tag="fetch"):
     """Results that the replica sends once more, as soon as they are there."""
 
     keys: tuple[Key, ...]
@@ -260,7 +260,7 @@ class Fetch(Message, tag="fetch"):
 # --- agent to controller, and back (the broker relays) ---------------------------------------------------
 
 
-class ReplicaSpec(Message):
+class ReplicaSpec(Message, frozen=True):
     """One replica that an agent is to run.
 
     ``servable`` is the directory with its files, ``manifest`` the parsed manifest as JSON.
@@ -275,7 +275,7 @@ class ReplicaSpec(Message):
     outbox_bytes: int
 
 
-class ReplicaStatus(Message):
+class ReplicaStatus(Message, frozen=True):
     """What became of one replica. ``state``: starting, ready, failed (its setup), exited.
 
     Of a replica that failed or exited no process is left.
@@ -290,7 +290,7 @@ class ReplicaStatus(Message):
     traceback: str = ""
 
 
-class Report(Message, tag="report"):
+class Report(Message, frozen=True, tag="report"):
     """Everything that an agent knows. Sent whole: on connecting, after each change, when asked.
 
     ``leaving`` says why the agent stops everything and ends; a last report follows when all have ended.
@@ -306,7 +306,7 @@ class Report(Message, tag="report"):
     leaving: str = ""
 
 
-class Orders(Message, tag="orders"):
+class Orders(Message, frozen=True, tag="orders"):
     """Everything that an agent is to run. A replica that is not listed is stopped; ``kill`` at once.
 
     ``forget`` lists ended replicas that the controller has written down. ``stop`` ends the pilot.

@@ -1,0 +1,94 @@
+"""What the decisions of ``core/`` ask the processes to do: frozen values, carried out in order.
+
+Connections are opaque bytes here; ``body`` is whatever the process gave with the event.
+"""
+
+from __future__ import annotations
+
+from typing import Union
+
+import msgspec
+
+from hpcserve.core.ledger import Entry
+from hpcserve.errors import HpcserveError
+from hpcserve.types import Counter, ReplicaId, RequestKey, SessionId
+
+
+class Action(msgspec.Struct, frozen=True, gc=False):
+    """Base of the actions."""
+
+
+class Give(Action, frozen=True):
+    """Send the entry's request to a replica, with what is to be released there."""
+
+    connection: bytes
+    entry: Entry
+    seq: int
+    remaining_ms: int | None
+    releases: tuple[RequestKey, ...]
+
+
+class Forward(Action, frozen=True):
+    """Pass a result on to its client."""
+
+    connection: bytes
+    body: object
+
+
+class Tell(Action, frozen=True):
+    """Send a client an error as the answer to one of its requests."""
+
+    connection: bytes
+    session: SessionId
+    id: Counter
+    error: HpcserveError
+
+
+class Ask(Action, frozen=True):
+    """Ask a client to send requests again."""
+
+    connection: bytes
+    ids: tuple[Counter, ...]
+
+
+class Fetch(Action, frozen=True):
+    """Ask a replica to send results again."""
+
+    connection: bytes
+    keys: tuple[RequestKey, ...]
+
+
+class Release(Action, frozen=True):
+    """Tell a replica what it need not keep."""
+
+    connection: bytes
+    keys: tuple[RequestKey, ...]
+
+
+class Census(Action, frozen=True):
+    """Ask a replica what it holds, and forbid it to take anything numbered up to ``fence``."""
+
+    connection: bytes
+    fence: int
+
+
+class Probe(Action, frozen=True):
+    """Find out whether a client's connection is still there."""
+
+    connection: bytes
+
+
+class ReportHung(Action, frozen=True):
+    """A replica runs a request long past its deadline."""
+
+    replica: ReplicaId
+    overdue_s: float
+
+
+class ReportIdle(Action, frozen=True):
+    """A retiring replica holds nothing any more."""
+
+    replica: ReplicaId
+
+
+AnyAction = Union[Give, Forward, Tell, Ask, Fetch, Release, Census, Probe, ReportHung, ReportIdle]

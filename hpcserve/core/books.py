@@ -1,0 +1,232 @@
+"""The broker's books: sessions, replicas, queues, budgets, and the carrying out of the ledger's table.
+
+:class:`Books` answers "what does this event do to this request"; :mod:`hpcserve.core.exchange` builds the
+broker's decisions on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hpcserve.core import actions as act
+from hpcserve.core.ledger import EMBODIED, RULES, UNFINISHED, Effect, Entry, Event, State
+from hpcserve.core.queue import RequestQueue
+from hpcserve.core.replicas import LeastLoaded, Replica
+from hpcserve.core.sessions import Session
+from hpcserve.types import Counter, DeploymentName, ReplicaId, RequestKey, SessionId
+
+
+class Counts:
+    """What happened since the epoch began."""
+
+    __slots__ = ("answered", "failed", "refused", "requests", "requeued")
+
+    def __init__(self) -> None:
+        self.requests = self.answered = self.failed = self.refused = self.requeued = 0
+
+
+class Books:
+    """Who waits for what, and who holds it. One thread owns them."""
+
+    def __init__(self, session_bytes: int) -> None:
+        self.counts = Counts()
+        self.held_bytes = 0
+        self.queued = 0
+        self.sessions: dict[SessionId, Session] = {}
+        self.replicas: dict[ReplicaId, Replica] = {}
+        self.queues: dict[DeploymentName, RequestQueue] = {}
+        self._session_bytes = session_bytes
+        self._loads: dict[DeploymentName, LeastLoaded] = {}
+        self._actions: list[act.AnyAction] = []
+        self._asks: dict[Session, list[Counter]] = {}
+        self._fetches: dict[Replica, list[RequestKey]] = {}
+        self._result: tuple[object, int] = (None, 0)
+        self._effects: tuple[Callable[[Entry, Replica | None], None], ...] = (
+            self._enqueue,
+            self._dequeue,
+            self._forward,
+            self._park,
+            self._ask,
+            self._tell,
+            self._fetch,
+            self._release,
+            self._release_holder,
+            self._adopt,
+            self._let_go,
+            self._forget,
+        )
+
+    def take(self) -> list[act.AnyAction]:
+        """The actions that the events since the last call have led to, in order."""
+        for session, ids in self._asks.items():
+            if session.connection is not None:
+                self._actions.append(act.Ask(session.connection, tuple(ids)))
+        for replica, keys in self._fetches.items():
+            if replica.connection is not None:
+                self._actions.append(act.Fetch(replica.connection, tuple(keys)))
+        if self._asks:
+            self._asks = {}
+        if self._fetches:
+            self._fetches = {}
+        taken, self._actions = self._actions, []
+        return taken
+
+    def session(self, session_id: SessionId, now: float) -> Session:
+        """The session of this id; one that is new here has not resumed."""
+        session = self.sessions.get(session_id)
+        if session is None:
+            session = self.sessions[session_id] = Session(session_id)
+            session.away_since = now
+        return session
+
+    def entry(self, session: Session, id: Counter) -> Entry:
+        """The entry of a request, made in the right state where there is none."""
+        entry = session.entries.get(id)
+        if entry is None:
+            entry = Entry(session, id, State.SETTLED if session.resumed else State.ABSENT)
+            session.entries[id] = entry
+        return entry
+
+    def queue(self, deployment: DeploymentName) -> RequestQueue:
+        """The queue of a deployment, made when it is first asked for."""
+        queue = self.queues.get(deployment)
+        if queue is None:
+            queue = self.queues[deployment] = RequestQueue()
+        return queue
+
+    def load(self, deployment: DeploymentName) -> LeastLoaded:
+        """The replicas of a deployment by load, made when they are first asked for."""
+        load = self._loads.get(deployment)
+        if load is None:
+            load = self._loads[deployment] = LeastLoaded()
+        return load
+
+    def account(self, entry: Entry, size_bytes: int) -> None:
+        """Makes the budgets count ``size_bytes`` for the entry from now on."""
+        change = size_bytes - entry.size_bytes
+        entry.size_bytes = size_bytes
+        entry.session.held_bytes += change
+        self.held_bytes += change
+
+    def settle(self, session: Session, ids: list[Counter]) -> None:
+        """The client does not wait for these any more; what was parked for want of room moves on."""
+        for id in ids:
+            self.apply(session.entries[id], Event.ACKED)
+        while session.parked and session.sent_bytes < self._session_bytes:
+            entry = session.parked.popleft()
+            if entry.state is State.KEPT:
+                self._fetch(entry, None)
+
+    def result(self, replica: Replica, entry: Entry, body: object, size_bytes: int) -> None:
+        """A replica sent the result of a request."""
+        session = entry.session
+        event = Event.ANSWERED
+        if entry.replica is not None and entry.replica is not replica:
+            event = Event.OTHER_ANSWERED
+        elif session.sent_bytes and session.sent_bytes + size_bytes > self._session_bytes:
+            event = Event.PARKED
+        self._result = (body, size_bytes)
+        self.apply(entry, event, replica)
+        self._result = (None, 0)
+
+    def apply(self, entry: Entry, event: Event, speaker: Replica | None = None) -> None:
+        """Looks the event up in the table and carries out what it says.
+
+        ``speaker`` is the replica that the event came from.
+        """
+        if speaker is not None and entry.replica is not speaker and entry.replica is not None:
+            if event is Event.LISTED or event is Event.LISTED_DONE:
+                event = Event.OTHER_LISTED
+        rule = RULES[entry.state][event]
+        if rule is None:
+            return
+        old, holder = entry.state, entry.replica
+        entry.state = rule[0]
+        if UNFINISHED[old] and holder is not None:
+            holder.waiting -= 1
+            holder.waiting_bytes -= entry.size_bytes
+            holder.exclusive = False
+        if old is State.DONE:
+            entry.session.sent_bytes -= entry.size_bytes
+        for effect in rule[1]:
+            self._effects[effect](entry, speaker)
+        self._settle_accounts(entry)
+        if holder is not None and holder is not entry.replica:
+            self.load(holder.deployment).update(holder)
+        if entry.replica is not None:
+            self.load(entry.replica.deployment).update(entry.replica)
+
+    def _settle_accounts(self, entry: Entry) -> None:
+        """Makes the budgets and the holder's load agree with the entry's new state."""
+        state = entry.state
+        if not EMBODIED[state]:
+            entry.body = None
+            if state is State.DONE:
+                entry.session.sent_bytes += entry.size_bytes
+            elif entry.size_bytes:
+                self.account(entry, 0)
+        if UNFINISHED[state]:
+            replica = entry.replica
+            assert replica is not None, "an unfinished request has a holder"
+            replica.waiting += 1
+            replica.waiting_bytes += entry.size_bytes
+
+    # --- the effects, in the order of ledger.Effect ------------------------------------------------------
+
+    def _enqueue(self, entry: Entry, speaker: Replica | None) -> None:
+        self.queue(entry.deployment).push(entry)
+        self.queued += 1
+
+    def _dequeue(self, entry: Entry, speaker: Replica | None) -> None:
+        self.queue(entry.deployment).drop(entry)
+        self.queued -= 1
+
+    def _forward(self, entry: Entry, speaker: Replica | None) -> None:
+        """Without a connection the result stays where it is: the client's next RESUME fetches it."""
+        body, size_bytes = self._result
+        connection = entry.session.connection
+        self.account(entry, size_bytes if connection is not None else 0)
+        if connection is not None:
+            self._actions.append(act.Forward(connection, body))
+
+    def _park(self, entry: Entry, speaker: Replica | None) -> None:
+        entry.session.parked.append(entry)
+
+    def _ask(self, entry: Entry, speaker: Replica | None) -> None:
+        self._asks.setdefault(entry.session, []).append(entry.id)
+
+    def _tell(self, entry: Entry, speaker: Replica | None) -> None:
+        assert entry.error is not None, "a failed request has its error"
+        self.counts.failed += 1
+        session = entry.session
+        if session.connection is not None:
+            self._actions.append(act.Tell(session.connection, session.id, entry.id, entry.error))
+
+    def _fetch(self, entry: Entry, speaker: Replica | None) -> None:
+        assert entry.replica is not None, "a result that is fetched has a holder"
+        if entry.session.sent_bytes >= self._session_bytes:
+            entry.session.parked.append(entry)
+        else:
+            self._fetches.setdefault(entry.replica, []).append((entry.session.id, entry.id))
+
+    def _release(self, entry: Entry, speaker: Replica | None) -> None:
+        assert speaker is not None, "a replica spoke"
+        speaker.releases.append((entry.session.id, entry.id))
+
+    def _release_holder(self, entry: Entry, speaker: Replica | None) -> None:
+        assert entry.replica is not None, "the entry names its holder"
+        entry.replica.releases.append((entry.session.id, entry.id))
+
+    def _adopt(self, entry: Entry, speaker: Replica | None) -> None:
+        assert speaker is not None, "a replica spoke, or is spoken to"
+        entry.replica = speaker
+        speaker.entries[(entry.session.id, entry.id)] = entry
+
+    def _let_go(self, entry: Entry, speaker: Replica | None) -> None:
+        if entry.replica is not None:
+            entry.replica.entries.pop((entry.session.id, entry.id), None)
+            entry.replica = None
+
+    def _forget(self, entry: Entry, speaker: Replica | None) -> None:
+        self._let_go(entry, speaker)
+        entry.session.entries.pop(entry.id, None)

@@ -1,0 +1,74 @@
+"""The client's half of the recovery protocol: what it waits for, and what it has settled.
+
+A request stays outstanding until its answer is there, its deadline is over or the caller gave it up; each
+of these settles it, and what is settled is acknowledged to the broker: all ids below the *floor*, and
+single ones above it. After any break RESUME names the floor and what is outstanding, which says it all.
+"""
+
+from __future__ import annotations
+
+from hpcserve.types import Counter
+
+
+class Caller:
+    """The requests of one client process. ``call`` is whatever the client keeps with a request."""
+
+    def __init__(self) -> None:
+        self._next = 1
+        self._outstanding: dict[Counter, tuple[object, float]] = {}
+        self._acks: list[Counter] = []
+
+    def __len__(self) -> int:
+        return len(self._outstanding)
+
+    @property
+    def floor(self) -> int:
+        """Every id below it is settled."""
+        return next(iter(self._outstanding), self._next)
+
+    @property
+    def outstanding(self) -> tuple[Counter, ...]:
+        """What is waited for, oldest first."""
+        return tuple(self._outstanding)
+
+    def start(self, call: object, deadline: float) -> Counter:
+        """A new request; ``deadline`` in the client's monotonic seconds, infinite without one."""
+        id = Counter(self._next)
+        self._next += 1
+        self._outstanding[id] = (call, deadline)
+        return id
+
+    def get(self, id: Counter) -> object | None:
+        """The call of an outstanding request, or None when it is settled."""
+        found = self._outstanding.get(id)
+        return None if found is None else found[0]
+
+    def settle(self, id: Counter) -> object | None:
+        """The request is answered or given up. Returns its call, or None when it was settled before."""
+        found = self._outstanding.pop(id, None)
+        if found is None:
+            return None
+        self._acks.append(id)
+        return found[0]
+
+    def expired(self, now: float) -> list[Counter]:
+        """The outstanding requests whose deadline is over."""
+        return [id for id, (_, deadline) in self._outstanding.items() if deadline <= now]
+
+    def next_deadline(self) -> float:
+        """The earliest deadline of all, infinite without one."""
+        return min((deadline for _, deadline in self._outstanding.values()), default=float("inf"))
+
+    @property
+    def owes_ack(self) -> bool:
+        """Whether something was settled that the broker has not been told."""
+        return bool(self._acks)
+
+    def take_acks(self) -> tuple[int, tuple[Counter, ...]]:
+        """The floor, and the ids above it that were settled since it was last taken."""
+        floor = self.floor
+        if not self._acks:
+            return floor, ()
+        acks = tuple(id for id in self._acks if id > floor)
+        self._acks = []
+        return floor, acks

@@ -1,0 +1,76 @@
+"""The order in which a deployment's requests go out: priority, then deadline, then arrival.
+
+A request that comes back (its replica died) keeps its place. Taking one out of the middle is lazy: an
+entry that is not QUEUED any more is passed over when its turn comes.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+from hpcserve.core.ledger import Entry, State
+
+
+class RequestQueue:
+    """The queued requests of one deployment."""
+
+    def __init__(self) -> None:
+        self._order: list[tuple[int, float, int, Entry]] = []
+        self._suspects: list[tuple[int, float, int, Entry]] = []
+        self._deadlines: list[tuple[float, int, Entry]] = []
+        self.count = 0
+        self.size_bytes = 0
+
+    def push(self, entry: Entry) -> None:
+        """Adds a request that has become QUEUED."""
+        item = (-entry.priority, entry.deadline, entry.place, entry)
+        heapq.heappush(self._suspects if entry.suspect else self._order, item)
+        if entry.deadline != float("inf"):
+            heapq.heappush(self._deadlines, (entry.deadline, entry.place, entry))
+        self.count += 1
+        self.size_bytes += entry.size_bytes
+
+    def drop(self, entry: Entry) -> None:
+        """Notes that a request of the queue stopped being QUEUED otherwise than by :meth:`pop`."""
+        self.count -= 1
+        self.size_bytes -= entry.size_bytes
+        if not self.count:
+            self._order.clear()
+            self._suspects.clear()
+            self._deadlines.clear()
+
+    def peek(self) -> Entry | None:
+        """The next request that may run beside others, or None."""
+        return self._head(self._order)
+
+    def peek_suspect(self) -> Entry | None:
+        """The next request that must run alone, or None."""
+        return self._head(self._suspects)
+
+    @staticmethod
+    def _head(heap: list[tuple[int, float, int, Entry]]) -> Entry | None:
+        while heap:
+            entry = heap[0][3]
+            if entry.state is State.QUEUED:
+                return entry
+            heapq.heappop(heap)
+        return None
+
+    def expired(self, now: float) -> list[Entry]:
+        """The queued requests whose deadline is over, each once."""
+        found = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            entry = heapq.heappop(self._deadlines)[2]
+            if entry.state is State.QUEUED:
+                found.append(entry)
+        return found
+
+    def next_deadline(self) -> float:
+        """The earliest deadline among the queued requests, infinite without one."""
+        while self._deadlines and self._deadlines[0][2].state is not State.QUEUED:
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else float("inf")
+
+    def all(self) -> list[Entry]:
+        """Every queued request, in no order."""
+        return [item[3] for item in (*self._order, *self._suspects) if item[3].state is State.QUEUED]

@@ -1,0 +1,125 @@
+"""What the broker knows of each replica, and which of them gets the next request.
+
+The rule: of the replicas with credit left, the one with the least unfinished work; among equals the one
+that has waited longest. Choosing costs the same with one replica and with a thousand.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hpcserve.types import DeploymentName, ReplicaId, RequestKey
+
+if TYPE_CHECKING:
+    from hpcserve.core.ledger import Entry
+
+
+class Replica:
+    """One replica in the broker's books.
+
+    ``connection`` is None while it is away. ``seq`` numbers what it was given in this epoch. ``entries``
+    are the requests that it holds, finished or not; ``waiting`` counts the unfinished, ``waiting_bytes``
+    their bytes. ``credit_*`` are the totals of unfinished work that it wants to hold.
+    """
+
+    __slots__ = (
+        "answered",
+        "asked_at",
+        "connection",
+        "credit_bytes",
+        "credit_requests",
+        "deployment",
+        "entries",
+        "exclusive",
+        "id",
+        "releases",
+        "reported",
+        "retiring",
+        "seq",
+        "waiting",
+        "waiting_bytes",
+    )
+
+    def __init__(self, id: ReplicaId, deployment: DeploymentName) -> None:
+        self.id = id
+        self.deployment = deployment
+        self.connection: bytes | None = None
+        self.reported = False
+        self.retiring = False
+        self.exclusive = False
+        self.seq = 0
+        self.asked_at = 0.0
+        self.waiting = 0
+        self.waiting_bytes = 0
+        self.answered = 0
+        self.credit_requests = 0
+        self.credit_bytes = 0
+        self.entries: dict[RequestKey, Entry] = {}
+        self.releases: list[RequestKey] = []
+
+    def has_credit(self) -> bool:
+        """Whether one more request may be sent to it now."""
+        return (
+            self.connection is not None
+            and not self.retiring
+            and not self.exclusive
+            and self.waiting < self.credit_requests
+            and (self.waiting == 0 or self.waiting_bytes < self.credit_bytes)
+        )
+
+    def take_releases(self) -> tuple[RequestKey, ...]:
+        """What is to be released there, once."""
+        if not self.releases:
+            return ()
+        taken = tuple(self.releases)
+        self.releases = []
+        return taken
+
+
+class LeastLoaded:
+    """The replicas of one deployment that have credit, in buckets by their unfinished requests."""
+
+    def __init__(self) -> None:
+        self._buckets: list[dict[Replica, None]] = []
+        self._place: dict[Replica, int] = {}
+        self._lowest = 0
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    def update(self, replica: Replica) -> None:
+        """Puts the replica where its load and its credit belong; to be called whenever either changed."""
+        old = self._place.get(replica)
+        new = replica.waiting if replica.has_credit() else None
+        if old == new:
+            return
+        if old is not None:
+            del self._buckets[old][replica]
+        if new is None:
+            del self._place[replica]
+            return
+        while len(self._buckets) <= new:
+            self._buckets.append({})
+        self._buckets[new][replica] = None
+        self._place[replica] = new
+        if new < self._lowest:
+            self._lowest = new
+
+    def discard(self, replica: Replica) -> None:
+        """Takes the replica out."""
+        place = self._place.pop(replica, None)
+        if place is not None:
+            del self._buckets[place][replica]
+
+    def pick(self) -> Replica | None:
+        """The replica for the next request, or None when none has credit."""
+        if not self._place:
+            return None
+        while not self._buckets[self._lowest]:
+            self._lowest += 1
+        return next(iter(self._buckets[self._lowest]))
+
+    def pick_idle(self) -> Replica | None:
+        """A replica without unfinished work, for a request that must run alone."""
+        replica = self.pick()
+        return replica if replica is not None and replica.waiting == 0 else None

@@ -1,0 +1,69 @@
+"""A client process as the broker sees it, and the byte budget that it may use."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from hpcserve.types import Counter, SessionId
+
+if TYPE_CHECKING:
+    from hpcserve.core.ledger import Entry
+
+
+class Session:
+    """The requests of one client process.
+
+    ``connection`` is None while the client is away, ``away_since`` then says since when. ``resumed`` is
+    whether it sent a RESUME in this epoch; before that only replicas have spoken of its requests.
+    Everything below ``floor``, and what ``settled`` lists above it, is settled for the client.
+    ``held_bytes``: inputs and undelivered results, counted against the session's budget; ``sent_bytes``
+    is the part that went out to the client and was not acknowledged. ``parked`` are results that wait at
+    their replicas until the client can take them.
+    """
+
+    __slots__ = (
+        "away_since",
+        "connection",
+        "entries",
+        "floor",
+        "held_bytes",
+        "id",
+        "identity",
+        "parked",
+        "resumed",
+        "sent_bytes",
+        "settled",
+    )
+
+    def __init__(self, id: SessionId) -> None:
+        self.id = id
+        self.identity = ""
+        self.connection: bytes | None = None
+        self.away_since = 0.0
+        self.resumed = False
+        self.floor = 1
+        self.settled: set[int] = set()
+        self.entries: dict[Counter, Entry] = {}
+        self.held_bytes = 0
+        self.sent_bytes = 0
+        self.parked: deque[Entry] = deque()
+
+    def is_settled(self, id: int) -> bool:
+        """Whether the client has said that it does not wait for this request."""
+        return id < self.floor or id in self.settled
+
+    def settle(self, floor: int, acks: tuple[Counter, ...]) -> list[Counter]:
+        """Notes an acknowledgement; returns the ids that it newly settles and that have an entry."""
+        newly = [id for id in acks if id in self.entries]
+        self.settled.update(id for id in acks if id >= floor)
+        if floor > self.floor:
+            # Whichever is shorter: the gap that was closed, or what is in the ledger.
+            if floor - self.floor <= len(self.entries):
+                newly += [Counter(id) for id in range(self.floor, floor) if id in self.entries]
+            else:
+                newly += [id for id in self.entries if id < floor]
+            self.floor = floor
+            if self.settled:
+                self.settled = {id for id in self.settled if id >= floor}
+        return newly
