@@ -195,6 +195,10 @@ class WhoAreYou(Message, frozen=True, tag="who"):
     """The broker does not know this connection: RESUME first."""
 
 
+class Ping(Message, frozen=True, tag="ping"):
+    """The broker finds out whether the connection is still there. No answer is wanted."""
+
+
 class Bye(Message, frozen=True, tag="bye"):
     """The client ends its session; all its requests are settled."""
 
@@ -213,6 +217,13 @@ class Inventory(Message, frozen=True, tag="inventory"):
     fence: int
     unfinished: tuple[Key, ...]
     finished: tuple[Key, ...]
+    credit_requests: int
+    credit_bytes: int
+
+
+class Credit(Message, frozen=True, tag="credit"):
+    """How much unfinished work the replica wants to hold in all; sent when it changes between results."""
+
     credit_requests: int
     credit_bytes: int
 
@@ -323,7 +334,7 @@ class Orders(Message, frozen=True, tag="orders"):
 FromAnyone = Union[Hello, Enrol]
 FromAdmission = Union[Welcome, Enrolled, Refused]
 FromClient = Union[Request, Ack, Resume, Call, Bye]
-ToClient = Union[Result, Resumed, SendAgain, Answer, WhoAreYou, Refused]
-FromPilot = Union[Result, Inventory, Report]
-ToReplica = Union[Work, Census, Release, Fetch, WhoAreYou]
-ToAgent = Union[Orders, WhoAreYou]
+ToClient = Union[Result, Resumed, SendAgain, Answer, Ping, WhoAreYou, Refused]
+FromPilot = Union[Result, Inventory, Credit, Report]
+ToReplica = Union[Work, Census, Release, Fetch, WhoAreYou, Refused]
+ToAgent = Union[Orders, WhoAreYou, Refused]
