@@ -71,7 +71,7 @@ def from_raw(body: msgspec.Raw, kind: type[T]) -> T:
     """
     try:
         return msgspec.msgpack.decode(body, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"malformed {kind.__name__}: {error}") from error
 
 
