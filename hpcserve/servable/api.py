@@ -1,0 +1,121 @@
+"""What a servable's author writes: ``Tensor`` declarations and the ``method`` decorator.
+
+The decorator records a declaration and changes nothing else, so a decorated function can be called and
+tested as before. What the declarations mean at run time is decided by :mod:`hpcserve.servable.loaders`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from hpcserve.errors import ManifestError
+from hpcserve.servable.manifest import MethodSpec, TensorDecl
+
+_MARK = "__hpcserve_method__"
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a servable runs; handed to its ``setup``.
+
+    Attributes:
+        directory: The servable's files, read-only.
+        servable: The servable's name.
+        version: The sha256 of its content; empty where it runs unpublished.
+        deployment: The deployment that this replica belongs to; empty where there is none.
+        replica: The replica's id; empty where there is none.
+    """
+
+    directory: Path
+    servable: str = ""
+    version: str = ""
+    deployment: str = ""
+    replica: str = ""
+
+
+class Tensor:
+    """Declares an input or output.
+
+    Args:
+        dtype: A name of :data:`hpcserve.wire.tensor.NAMES`, such as ``"float32"``, ``"BYTES"`` or ``"JSON"``.
+        shape: The length of each axis; -1 for any.
+        name: Its name, where the declarations are given as a list.
+    """
+
+    __slots__ = ("dtype", "name", "shape")
+
+    def __init__(self, dtype: str, shape: Sequence[int] = (), *, name: str = "") -> None:
+        self.dtype = dtype
+        self.shape = tuple(shape)
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.dtype!r}, {list(self.shape)}" + (f", name={self.name!r})" if self.name else ")")
+
+
+Tensors = Mapping[str, Tensor] | Sequence[Tensor]
+"""Declarations by name, or a list of named ones."""
+
+
+def method(*, inputs: Tensors, outputs: Tensors, idempotent: bool = True, batchable: bool = False) -> Callable[[F], F]:
+    """Declares a function, or a method of a class, as a method of the servable.
+
+    It is called with its inputs as keyword arguments, and returns a dictionary of its outputs, or the bare
+    value where it has exactly one. If it has a keyword-only argument ``parameters``, that is the request's
+    dictionary of parameters.
+
+    Args:
+        inputs: The declared inputs, by the names of the function's arguments.
+        outputs: The declared outputs.
+        idempotent: It may run twice if its replica dies while it runs.
+        batchable: The first axis of every input and output counts independent samples.
+
+    Raises:
+        ManifestError: A declaration is wrong.
+    """
+
+    def declare(function: F) -> F:
+        where = getattr(function, "__qualname__", repr(function))
+        try:
+            spec = MethodSpec(
+                inputs=_declarations(inputs),
+                outputs=_declarations(outputs),
+                idempotent=idempotent,
+                batchable=batchable,
+                parameters=takes_parameters(function),
+            )
+        except (TypeError, ValueError) as error:
+            raise ManifestError(f"@method of {where}: {error}") from error
+        setattr(function, _MARK, spec)
+        return function
+
+    return declare
+
+
+def takes_parameters(function: Callable[..., object]) -> bool:
+    """Whether ``function`` has a keyword-only argument ``parameters``."""
+    found = inspect.signature(function).parameters.get("parameters")
+    return found is not None and found.kind is inspect.Parameter.KEYWORD_ONLY
+
+
+def declared_by(function: object) -> MethodSpec | None:
+    """What :func:`method` recorded on ``function``; None where it is not decorated."""
+    spec = getattr(function, _MARK, None)
+    return spec if isinstance(spec, MethodSpec) else None
+
+
+def _declarations(tensors: Tensors) -> tuple[TensorDecl, ...]:
+    named = tensors.items() if isinstance(tensors, Mapping) else [(_own(one).name, one) for one in tensors]
+    return tuple(TensorDecl(name=name, dtype=_own(one).dtype, shape=_own(one).shape) for name, one in named)
+
+
+def _own(tensor: object) -> Tensor:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f'expected a Tensor, got {tensor!r}; write Tensor("float64", [-1, 64])')
+    return tensor

@@ -1,0 +1,118 @@
+"""A loaded servable: runs its methods and keeps its promises about outputs and errors.
+
+It decides nothing about batches, deadlines or which request comes next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hpcserve.errors import InvalidInput, ServableError, UnknownMethod
+from hpcserve.servable.manifest import MethodSpec
+from hpcserve.servable.outputs import collect, describe
+from hpcserve.servable.signature import Signature, check_outputs
+from hpcserve.servable.spelling import nearest
+from hpcserve.servable.tracebacks import headline, servable_traceback
+
+Arrays = Mapping[str, Any]
+"""Inputs by name, as :func:`hpcserve.wire.tensor.unpack` gives them: arrays, or the Python value of a JSON."""
+
+Function = Callable[[Arrays, Mapping[str, Any]], object]
+"""A method ready to be called with its inputs by name and the request's parameters."""
+
+MAX_KNOWN_SIGNATURES = 4096
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of a loaded servable."""
+
+    spec: MethodSpec
+    function: Function
+
+
+def _nothing() -> None:
+    """The teardown of a servable that needs none."""
+
+
+class Loaded:
+    """A servable whose ``setup`` is done.
+
+    Args:
+        methods: The methods by name.
+        teardown: Frees what ``setup`` took.
+    """
+
+    def __init__(self, methods: Mapping[str, Method], teardown: Callable[[], object] = _nothing) -> None:
+        self._methods = dict(methods)
+        self._teardown = teardown
+        self._right_outputs: set[tuple[str, Signature]] = set()
+
+    @property
+    def methods(self) -> dict[str, MethodSpec]:
+        """What each method takes and gives."""
+        return {name: method.spec for name, method in self._methods.items()}
+
+    def run(self, method: str, inputs: Arrays, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Calls ``method`` and checks what it returns.
+
+        Args:
+            method: The method's name.
+            inputs: Every declared input by its name; already checked against the declaration.
+            parameters: The request's parameters.
+
+        Returns:
+            Every declared output by its name, in the declared order, as :func:`hpcserve.wire.tensor.pack`
+            takes them.
+
+        Raises:
+            UnknownMethod: There is no such method.
+            InvalidInput: The method takes no parameters and some are given, or the servable says so.
+            ServableError: The servable's code failed; ``remote_traceback`` says where.
+            InvalidOutput: It returned what it does not declare.
+        """
+        found = self._methods.get(method)
+        if found is None:
+            raise UnknownMethod(f"the servable has no method {method!r}{nearest(method, self._methods)}")
+        if parameters and not found.spec.parameters:
+            names = ", ".join(sorted(map(str, parameters)))
+            raise InvalidInput(f"method {method!r} takes no parameters, but {names} given")
+        with_outputs = collect(method, found.spec, _called(method, found.function, inputs, parameters))
+        self._check(method, found.spec, with_outputs)
+        return with_outputs
+
+    def teardown(self) -> None:
+        """Calls the servable's own ``teardown``.
+
+        Raises:
+            ServableError: It failed.
+        """
+        try:
+            self._teardown()
+        except (Exception, SystemExit) as error:
+            raise ServableError(
+                f"teardown failed: {headline(error)}", remote_traceback=servable_traceback(error)
+            ) from error
+
+    def _check(self, method: str, spec: MethodSpec, outputs: dict[str, Any]) -> None:
+        signature = tuple(describe(tensor, outputs[tensor.name]) for tensor in spec.outputs if tensor.name in outputs)
+        if (method, signature) in self._right_outputs:
+            return
+        check_outputs(method, spec, signature)
+        if len(self._right_outputs) >= MAX_KNOWN_SIGNATURES:
+            self._right_outputs.clear()
+        self._right_outputs.add((method, signature))
+
+
+def _called(method: str, function: Function, inputs: Arrays, parameters: Mapping[str, Any]) -> object:
+    """Calls the servable's code. ``sys.exit()`` in there is an error of that request, not the replica's end."""
+    try:
+        return function(inputs, parameters)
+    except (InvalidInput, ServableError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise ServableError(
+            f"method {method!r} failed: {headline(error)}", remote_traceback=servable_traceback(error)
+        ) from error

@@ -1,0 +1,211 @@
+"""Loader ``python``: ``entry = "module:Class"`` or ``"module:function"``, a module of the servable's directory.
+
+The module gets a name of its own, so that two servables may both have a ``model.py``; the directory is
+put on ``sys.path`` for the modules that it imports. Methods are those that the decorator declares and
+those of the manifest's ``[methods.NAME]``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from hpcserve.errors import ManifestError, ServableError
+from hpcserve.servable.api import Context, declared_by, takes_parameters
+from hpcserve.servable.loaded import Arrays, Function, Loaded, Method
+from hpcserve.servable.manifest import Manifest, MethodSpec, check_identifier
+from hpcserve.servable.paths import inside
+from hpcserve.servable.spelling import nearest
+from hpcserve.servable.tracebacks import headline, servable_traceback
+
+_ENTRY = re.compile(r"(?P<module>[^\W\d]\w*):(?P<attribute>[^\W\d]\w*)")
+
+
+class PythonLoader:
+    """Loads a class or a function."""
+
+    def check(self, manifest: Manifest, directory: Path) -> None:
+        """The entry's module is a file of the directory."""
+        _module_file(manifest, directory)
+
+    def discover(self, manifest: Manifest, directory: Path) -> dict[str, MethodSpec]:
+        """Imports the module and reads the declarations."""
+        target = _target(manifest, directory)
+        if not inspect.isclass(target):
+            return {name: method.spec for name, method in _function_methods(manifest, target).items()}
+        return {name: spec for name, (_, spec) in _class_methods(manifest, target).items()}
+
+    def load(self, manifest: Manifest, context: Context) -> Loaded:
+        """Imports the module, makes the object and calls its ``setup``."""
+        target = _target(manifest, context.directory)
+        if not inspect.isclass(target):
+            return Loaded(_function_methods(manifest, target))
+        specs = _class_methods(manifest, target)
+        servable = _run(f"{target.__name__}()", target)
+        setup = getattr(servable, "setup", None)
+        if setup is not None:
+            arguments = (context,) if _takes_context(setup) else ()
+            _run(f"{target.__name__}.setup", lambda: setup(*arguments))
+        methods = {
+            name: Method(spec, _caller(getattr(servable, attribute), spec)) for name, (attribute, spec) in specs.items()
+        }
+        teardown = getattr(servable, "teardown", None)
+        return Loaded(methods, teardown) if teardown is not None else Loaded(methods)
+
+
+def _module_file(manifest: Manifest, directory: Path) -> Path:
+    if manifest.entry is None:
+        raise ManifestError('entry: the python loader needs entry = "module:Class" or "module:function"')
+    parts = _ENTRY.fullmatch(manifest.entry)
+    if parts is None:
+        raise ManifestError(f'entry: {manifest.entry!r} is not "module:Class" or "module:function"')
+    if manifest.file is not None:
+        raise ManifestError("file: the python loader takes none; open files of the directory in setup(context)")
+    return inside(directory, f"{parts['module']}.py", "entry")
+
+
+def _target(manifest: Manifest, directory: Path) -> Any:
+    """The class or function that ``entry`` names."""
+    module = _imported(_module_file(manifest, directory))
+    attribute = str(manifest.entry).partition(":")[2]
+    target = getattr(module, attribute, None)
+    if target is None:
+        known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise ManifestError(f"entry: {manifest.entry!r}: no {attribute!r} in the module{nearest(attribute, known)}")
+    if not callable(target):
+        raise ManifestError(f"entry: {manifest.entry!r} is a {type(target).__name__}, not a class or a function")
+    return target
+
+
+def _imported(path: Path) -> ModuleType:
+    directory = str(path.parent.resolve())
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+    name = f"_servable_{hashlib.sha256(directory.encode(errors='surrogateescape')).hexdigest()[:16]}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ManifestError(f"entry: {path.name} is not a Python module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        _run(f"importing {path.name}", lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]  # checked
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _run(what: str, step: Callable[[], object]) -> object:
+    """Runs a step of the servable's own code."""
+    try:
+        return step()
+    except ManifestError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ServableError(f"{what} failed: {headline(error)}", remote_traceback=servable_traceback(error)) from error
+
+
+def _takes_context(setup: Callable[..., object]) -> bool:
+    return bool(inspect.signature(setup).parameters)
+
+
+def _class_methods(manifest: Manifest, target: type) -> dict[str, tuple[str, MethodSpec]]:
+    """The attribute and the declaration of each method, decorated ones first."""
+    found = {
+        name: (name, spec) for name, value in inspect.getmembers(target) if (spec := declared_by(value)) is not None
+    }
+    for name in found:
+        _check_name(name)
+    for name, spec in manifest.methods.items():
+        if not callable(getattr(target, name, None)):
+            raise ManifestError(f"methods.{name}: class {target.__name__} has no method {name!r}{nearest(name, found)}")
+        found[name] = (name, _agreed(name, spec, found[name][1] if name in found else None, getattr(target, name)))
+    if not found:
+        raise ManifestError(
+            f"class {target.__name__} declares no methods; decorate one with @method, or add [methods.NAME]"
+        )
+    for name, (_, spec) in found.items():
+        _check_arguments(f"{target.__name__}.{name}", _without_self(target, name), spec)
+    return found
+
+
+def _function_methods(manifest: Manifest, target: Callable[..., object]) -> dict[str, Method]:
+    """The one method of a function. In the manifest it may have another name than the function."""
+    declared = declared_by(target)
+    own_name = getattr(target, "__name__", str(manifest.entry).partition(":")[2])
+    if len(manifest.methods) > 1:
+        names = ", ".join(manifest.methods)
+        raise ManifestError(f"methods: {names}: the function {own_name!r} is one method; use a class for several")
+    if declared is None and not manifest.methods:
+        raise ManifestError(f"function {own_name!r} declares nothing; decorate it with @method, or add [methods.NAME]")
+    specs = {name: _agreed(name, listed, declared, target) for name, listed in manifest.methods.items()}
+    if declared is not None and not specs:
+        specs[own_name] = declared
+    for name, spec in specs.items():
+        _check_name(name)
+        _check_arguments(own_name, inspect.signature(target), spec)
+    return {name: Method(spec, _caller(target, spec)) for name, spec in specs.items()}
+
+
+def _check_name(name: str) -> None:
+    try:
+        check_identifier("a method's name", name)
+    except ValueError as error:
+        raise ManifestError(str(error)) from error
+
+
+def _agreed(name: str, listed: MethodSpec, declared: MethodSpec | None, function: Callable[..., object]) -> MethodSpec:
+    """The declaration where the manifest has one: it must not contradict the decorator's."""
+    parameters = takes_parameters(function)
+    if listed.parameters and not parameters:
+        raise ManifestError(f"methods.{name}: parameters = true, but it has no keyword-only argument 'parameters'")
+    whole = MethodSpec(
+        inputs=listed.inputs,
+        outputs=listed.outputs,
+        idempotent=listed.idempotent,
+        batchable=listed.batchable,
+        parameters=parameters,
+    )
+    if declared is not None and declared != whole:
+        raise ManifestError(f"methods.{name}: servable.toml and @method differ; declare it in one place")
+    return whole
+
+
+def _without_self(target: type, name: str) -> inspect.Signature:
+    """The signature as a caller of the instance sees it."""
+    signature = inspect.signature(getattr(target, name))
+    if isinstance(inspect.getattr_static(target, name), (staticmethod, classmethod)):
+        return signature
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+def _check_arguments(where: str, signature: inspect.Signature, spec: MethodSpec) -> None:
+    """The inputs can be passed by name, and nothing else is needed."""
+    names = {tensor.name: None for tensor in spec.inputs}
+    given: Mapping[str, None] = {**names, "parameters": None} if spec.parameters else names
+    try:
+        signature.bind(**given)
+    except TypeError as error:
+        raise ManifestError(
+            f"{where}{signature} does not fit its inputs ({', '.join(names)}): {error}; "
+            "name the arguments as the inputs"
+        ) from error
+
+
+def _caller(function: Callable[..., object], spec: MethodSpec) -> Function:
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise ManifestError(f"{getattr(function, '__qualname__', function)}: a method must be a plain function")
+    if spec.parameters:
+        return lambda inputs, parameters: function(**inputs, parameters=dict(parameters))
+
+    def call(inputs: Arrays, _parameters: Mapping[str, Any]) -> object:
+        return function(**inputs)
+
+    return call

@@ -1,0 +1,214 @@
+"""The manifest: what a servable is called, how it is loaded, and what its methods take and give.
+
+On disk it is ``servable.toml`` (read by :mod:`hpcserve.registry.manifest_file`); on its way to a replica
+it is JSON. This module holds the rules that need no file: known fields, names, dtypes, shapes. Whether
+the files exist and what the loader makes of them is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from hpcserve.errors import ManifestError, UnknownMethod
+from hpcserve.servable.spelling import nearest
+from hpcserve.wire.tensor import JSON, MAX_AXES, NAMES
+
+_SERVABLE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+
+T = TypeVar("T")
+
+
+class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of the manifest's structs."""
+
+
+class TensorDecl(Declaration, frozen=True):
+    """One input or output: ``dtype`` is a name of :data:`hpcserve.wire.tensor.NAMES`.
+
+    An axis of ``-1`` may have any length; ``shape = []`` is a scalar.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        check_identifier("a tensor's name", self.name)
+        if self.dtype not in NAMES:
+            raise ValueError(f"unknown dtype {self.dtype!r}{nearest(self.dtype, NAMES)}")
+        if any(length < -1 for length in self.shape):
+            raise ValueError(f"shape {list(self.shape)}: an axis is -1 (any length), 0 or more")
+        if len(self.shape) > MAX_AXES:
+            raise ValueError(f"shape of {len(self.shape)} axes: at most {MAX_AXES} are allowed")
+        if self.dtype == JSON and self.shape:
+            raise ValueError(f"shape {list(self.shape)}: a JSON value has shape []")
+
+
+class MethodSpec(Declaration, frozen=True):
+    """What one method takes and gives.
+
+    ``idempotent``: it may run twice if its replica dies. ``batchable``: the first axis of every input and
+    output counts samples that may be computed together. ``parameters``: it takes the request's parameters.
+    """
+
+    inputs: tuple[TensorDecl, ...]
+    outputs: tuple[TensorDecl, ...]
+    idempotent: bool = True
+    batchable: bool = False
+    parameters: bool = False
+
+    def __post_init__(self) -> None:
+        for noun, tensors in (("input", self.inputs), ("output", self.outputs)):
+            names = [tensor.name for tensor in tensors]
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise ValueError(f"two {noun}s are called {twice!r}")
+        if any(tensor.name == "parameters" for tensor in self.inputs):
+            raise ValueError("an input cannot be called 'parameters': that is the request's own dictionary")
+        if self.batchable:
+            self._check_batchable()
+
+    def _check_batchable(self) -> None:
+        if not self.inputs or not self.outputs:
+            raise ValueError("batchable: needs at least one input and one output")
+        for tensor in (*self.inputs, *self.outputs):
+            if tensor.shape[:1] != (-1,):
+                raise ValueError(f"batchable: the first axis of {tensor.name!r} must be -1, the number of samples")
+
+
+class Environment(Declaration, frozen=True):
+    """The interpreter that runs the servable: the daemon's own, or that of the virtual environment at ``path``."""
+
+    kind: Literal["same", "venv"] = "same"
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind == "venv" and not self.path:
+            raise ValueError('kind = "venv" needs a path, that of the virtual environment\'s directory')
+        if self.kind == "venv" and not str(self.path).startswith("/"):
+            raise ValueError(f"path {self.path!r} is relative; give the whole path of the virtual environment")
+        if self.kind == "same" and self.path is not None:
+            raise ValueError(f'path {self.path!r} has no meaning with kind = "same"; use kind = "venv"')
+
+
+class Manifest(Declaration, frozen=True):
+    """A servable. ``entry`` and ``file`` are for its loader: see :mod:`hpcserve.servable.loaders`."""
+
+    name: str
+    loader: str
+    description: str = ""
+    entry: str | None = None
+    file: str | None = None
+    environment: Environment = Environment()
+    methods: dict[str, MethodSpec] = {}
+
+    def __post_init__(self) -> None:
+        check_name("a servable's name", self.name)
+        for method in self.methods:
+            check_identifier("a method's name", method)
+
+
+def check_name(what: str, name: str) -> None:
+    """The rule for the names of servables, aliases and endpoints.
+
+    Raises:
+        ValueError: ``name`` breaks it; the message says ``what`` it was to name.
+    """
+    if not _SERVABLE_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} cannot be {what}: use a-z, 0-9, _ and -, a letter first, at most 63 characters")
+
+
+def check_identifier(what: str, name: str) -> None:
+    """The rule for the names of methods and tensors: a public Python identifier of at most 63 characters.
+
+    Raises:
+        ValueError: ``name`` breaks it; the message says ``what`` it was to name.
+    """
+    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_") or len(name) > 63:
+        raise ValueError(
+            f"{name!r} cannot be {what}: use a Python identifier of at most 63 characters, not starting with _"
+        )
+
+
+def method_named(manifest: Manifest, method: str) -> MethodSpec:
+    """The declaration of ``method``.
+
+    Raises:
+        UnknownMethod: The servable has none of this name; the message has the nearest ones.
+    """
+    spec = manifest.methods.get(method)
+    if spec is None:
+        raise UnknownMethod(f"servable {manifest.name!r} has no method {method!r}{nearest(method, manifest.methods)}")
+    return spec
+
+
+def to_json(manifest: Manifest) -> str:
+    """The manifest as the JSON text that travels to a replica."""
+    return msgspec.json.encode(manifest).decode()
+
+
+def from_json(text: str | bytes) -> Manifest:
+    """The manifest that :func:`to_json` wrote.
+
+    Raises:
+        ManifestError: ``text`` is something else.
+    """
+    try:
+        return msgspec.json.decode(text, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ManifestError(f"not a manifest: {error}") from error
+
+
+def from_table(table: dict[str, Any], source: str = "servable.toml") -> Manifest:
+    """The manifest in a parsed TOML table.
+
+    Args:
+        table: The whole file.
+        source: What to call the file in errors.
+
+    Raises:
+        ManifestError: A field is unknown, missing or wrong; the message has the file and the place.
+    """
+    methods = table.get("methods", {})
+    if not isinstance(methods, dict):
+        raise ManifestError(f"{source}: methods: expected a table for each method, got {methods!r}")
+    head = {key: value for key, value in table.items() if key != "methods"}
+    manifest = _convert(head, Manifest, source, "")
+    # One by one: msgspec names a dictionary's place `[...]`, without the key.
+    specs = {name: _convert(spec, MethodSpec, source, f"methods.{name}") for name, spec in methods.items()}
+    try:
+        return msgspec.structs.replace(manifest, methods=specs)
+    except ValueError as error:
+        raise ManifestError(f"{source}: methods: {error}") from error
+
+
+def _convert(value: object, kind: type[T], source: str, place: str) -> T:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        text, _, inner = str(error).partition(" - at `$")
+        inner = inner.rstrip("`").lstrip(".")
+        where = ": ".join(part for part in (source, ".".join(p for p in (place, inner) if p)) if part)
+        raise ManifestError(f"{where}: {_reworded(text, kind, inner)}") from error
+
+
+def _reworded(text: str, kind: type, inner: str) -> str:
+    """msgspec's message in the words of the manifest, with the nearest field's name."""
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)
+    if unknown:
+        return f"unknown field {unknown[1]!r}{nearest(unknown[1], _fields_at(kind, inner))}"
+    missing = re.fullmatch(r"Object missing required field `(.*)`", text)
+    if missing:
+        return f"field {missing[1]!r} is missing"
+    return text[:1].lower() + text[1:]
+
+
+def _fields_at(kind: type, inner: str) -> tuple[str, ...]:
+    """The fields that are known at the place ``inner`` of ``kind``, like ``environment`` or ``inputs[0]``."""
+    last = re.sub(r"\[.*", "", inner.rpartition(".")[2])
+    struct = {"environment": Environment, "inputs": TensorDecl, "outputs": TensorDecl}.get(last, kind)
+    return tuple(field.name for field in msgspec.structs.fields(struct))

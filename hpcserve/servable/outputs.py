@@ -1,0 +1,98 @@
+"""From what a method returned to the tensors that it declares: names, arrays, dtypes.
+
+Arrays keep their dtype, so that a wrong one is seen; Python numbers and lists take the declared dtype when
+that loses nothing. Shapes are checked by :mod:`hpcserve.servable.signature`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from hpcserve.errors import InvalidOutput
+from hpcserve.servable.manifest import MethodSpec, TensorDecl
+from hpcserve.servable.signature import Described, described
+from hpcserve.servable.spelling import nearest
+from hpcserve.wire.tensor import BYTES, JSON, Json
+
+
+def collect(method: str, spec: MethodSpec, answer: object) -> dict[str, Any]:
+    """The outputs by name, in the declared order, undeclared ones last.
+
+    Args:
+        method: The method's name, for messages.
+        spec: Its declaration.
+        answer: What it returned: a dictionary of outputs, or a bare value if it has exactly one.
+
+    Returns:
+        For each output a numpy array (for ``BYTES`` of bytes and text), or, for ``JSON``, a :class:`Json`:
+        what :func:`hpcserve.wire.tensor.pack` takes.
+
+    Raises:
+        InvalidOutput: ``answer`` is no dictionary where there must be one, has unknown names, or a value
+            cannot become an array.
+    """
+    named = _named(method, spec, answer)
+    declared = {tensor.name: tensor for tensor in spec.outputs}
+    for name in named:
+        if name not in declared:
+            raise InvalidOutput(f"method {method!r} returned an unknown output {name!r}{nearest(str(name), declared)}")
+    return {name: _converted(method, tensor, named[name]) for name, tensor in declared.items() if name in named}
+
+
+def describe(tensor: TensorDecl, value: object) -> Described:
+    """The name, dtype and shape of one collected output."""
+    if tensor.dtype == JSON:
+        return tensor.name, JSON, ()
+    array = np.asarray(value)
+    dtype = BYTES if array.dtype.kind in "SUO" else array.dtype.name
+    return tensor.name, dtype, array.shape
+
+
+def _named(method: str, spec: MethodSpec, answer: object) -> Mapping[str, Any]:
+    if len(spec.outputs) == 1:
+        only = spec.outputs[0]
+        by_name = isinstance(answer, Mapping) and (only.dtype != JSON or set(answer) == {only.name})
+        return answer if by_name and isinstance(answer, Mapping) else {only.name: answer}
+    if isinstance(answer, Mapping):
+        return answer
+    if answer is None and not spec.outputs:
+        return {}
+    raise InvalidOutput(
+        f"method {method!r} returned a {type(answer).__name__}; return a dictionary of its "
+        f"{len(spec.outputs)} outputs: {described(spec.outputs)}"
+    )
+
+
+def _converted(method: str, tensor: TensorDecl, value: object) -> Any:
+    if tensor.dtype == JSON:
+        return value if isinstance(value, Json) else Json(value)
+    try:
+        return _byte_strings(value) if tensor.dtype == BYTES else _numbers(tensor.dtype, value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidOutput(
+            f"method {method!r} returned for output {tensor.name!r} a {type(value).__name__} that cannot be "
+            f"{described((tensor,))}: {error}"
+        ) from error
+
+
+def _byte_strings(value: object) -> np.ndarray[Any, Any]:
+    # Without dtype=object numpy would make 'S' of a list and drop trailing NULs.
+    array = value if isinstance(value, np.ndarray) else np.array(value, dtype=object)
+    if array.dtype.kind not in "SUO" or not all(isinstance(one, (bytes, str)) for one in array.flat):
+        raise TypeError("each element must be bytes or text")
+    return array
+
+
+def _numbers(dtype: str, value: object) -> np.ndarray[Any, Any]:
+    array = np.asarray(value)
+    if hasattr(value, "dtype") or array.dtype.name == dtype:
+        return array
+    wanted = np.dtype(dtype)
+    # numpy itself checks the range of Python integers, signed to unsigned included.
+    safe = np.can_cast(array.dtype, wanted, "same_kind") or {array.dtype.kind, wanted.kind} == {"i", "u"}
+    if array.size and not safe:
+        raise TypeError(f"{array.dtype.name} values do not fit")
+    return np.asarray(value, dtype=wanted)

@@ -1,0 +1,29 @@
+"""The end of a message about an unknown name: what the writer probably meant. Decides nothing else."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+MOST_NAMES = 8
+"""How many names a message lists at most."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What to append to a message that ``name`` is unknown.
+
+    Args:
+        name: What was written.
+        known: The names that would have been right.
+
+    Returns:
+        ``"; did you mean 'x'?"``, else ``"; known: x, y"``, else ``"; there are none"``.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=2, cutoff=0.6)
+    if close:
+        return f"; did you mean {' or '.join(repr(one) for one in close)}?"
+    if not names:
+        return "; there are none"
+    more = ", …" if len(names) > MOST_NAMES else ""
+    return f"; known: {', '.join(names[:MOST_NAMES])}{more}"
