@@ -1,0 +1,254 @@
+"""An agent's connection to the daemon: enrolled once, then kept, by a new socket whenever one is lost.
+
+What is said over it is decided in :mod:`hpcserve.pilot.agent`. libzmq's own reconnecting is off: a daemon
+that comes back may have moved, so the service record is read again before each attempt. Liveness is
+libzmq's own heartbeats and the socket monitor; nothing is inferred from silence.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+import hpcserve
+from hpcserve.errors import HpcserveError, ProtocolError
+from hpcserve.pilot.watch import Watch
+from hpcserve.types import PilotId
+from hpcserve.wire import frames
+from hpcserve.wire.launch import Enrolment
+from hpcserve.wire.messages import WIRE_VERSIONS, Enrol, Enrolled, Orders, Refused, Report
+from hpcserve.wire.record import ServiceRecord, decode_record
+
+_log = logging.getLogger(__name__)
+
+ATTEMPT_S = 15.0
+"""How long one attempt may take from the connection to the handshake, or to the answer to ENROL."""
+FIRST_RETRY_S = 0.1
+LONGEST_RETRY_S = 5.0
+HEARTBEAT_IVL_MS = 5_000
+HEARTBEAT_TIMEOUT_MS = 15_000
+MAX_MESSAGE_BYTES = 64 << 20
+
+_LOST = {
+    zmq.EVENT_DISCONNECTED: "the daemon is gone",
+    zmq.EVENT_CLOSED: "nobody listens there",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "the handshake failed",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "the handshake failed: it is not our daemon",
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "the daemon does not let this agent's key in",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ears:
+    """Whom the link tells.
+
+    Attributes:
+        up: The connection stands; the daemon knows nothing of us yet.
+        asked: The broker wants a report.
+        orders: Orders came.
+    """
+
+    up: Callable[[], None]
+    asked: Callable[[], None]
+    orders: Callable[[Orders], None]
+
+
+class Link:
+    """The agent's side of the connection.
+
+    Args:
+        record: The path of the service record.
+        enrolment: What to say at admission.
+        enrolled: Called once, when admission has let us in.
+        watch: Where the sockets are watched.
+        clock: Monotonic seconds.
+        dice: For the jitter of retries.
+    """
+
+    def __init__(
+        self,
+        *,
+        record: Path,
+        enrolment: Enrolment,
+        enrolled: Callable[[], None],
+        ears: Ears,
+        watch: Watch,
+        clock: Callable[[], float],
+        dice: random.Random,
+    ) -> None:
+        self._record = record
+        self._enrolment = enrolment
+        self._on_enrolled = enrolled
+        self._ears = ears
+        self._watch = watch
+        self._clock = clock
+        self._dice = dice
+        self._context = zmq.Context()
+        self._public_key, self._secret_key = zmq.curve_keypair()
+        self._socket: zmq.Socket[bytes] | None = None
+        self._monitor: zmq.Socket[bytes] | None = None
+        self._enrolled = False
+        self._attempts = 0
+        self._due_s = clock()
+        self._down_since_s: float | None = clock()
+        self.refused = ""
+        """Why admission will never let this agent in; empty as long as it may."""
+
+    @property
+    def up(self) -> bool:
+        """Whether the broker can be told something."""
+        return self._enrolled and self._socket is not None and self._down_since_s is None
+
+    @property
+    def due_s(self) -> float | None:
+        """When :meth:`tick` has something to do."""
+        return None if self.up or self.refused else self._due_s
+
+    def down_for_s(self, now: float) -> float:
+        """How long there has been no connection."""
+        return 0.0 if self._down_since_s is None else now - self._down_since_s
+
+    def tick(self, now: float) -> None:
+        """Begins an attempt that is due, or gives one up that takes too long."""
+        if self.due_s is None or now < self._due_s:
+            return
+        if self._socket is not None:
+            self._lost(f"no answer within {ATTEMPT_S:g} s")
+            return
+        try:
+            self._connect(decode_record(self._record.read_bytes(), str(self._record)))
+            self._due_s = now + ATTEMPT_S
+        except (OSError, HpcserveError, zmq.ZMQError, ValueError) as error:
+            self._lost(str(error))
+
+    def send(self, report: Report) -> bool:
+        """Sends a report; False when the connection cannot take it now."""
+        if not self.up or self._socket is None:
+            return False
+        try:
+            self._socket.send(frames.encode(report), zmq.DONTWAIT)
+        except zmq.Again:
+            return False
+        return True
+
+    def close(self, linger_s: float) -> None:
+        """Ends the connection for good; what was sent has ``linger_s`` to leave."""
+        self._disconnect(linger_ms=round(linger_s * 1000))
+        self._context.term()
+
+    def _connect(self, record: ServiceRecord) -> None:
+        addresses = record.back if self._enrolled else record.admission
+        if not addresses:
+            raise ProtocolError(f"{self._record}: the service record lists no address")
+        dealer = self._context.socket(zmq.DEALER)
+        self._socket = dealer
+        dealer.setsockopt(zmq.LINGER, 0)
+        dealer.setsockopt(zmq.RECONNECT_IVL, -1)
+        dealer.setsockopt(zmq.CONNECT_TIMEOUT, round(ATTEMPT_S * 1000))
+        dealer.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_IVL_MS)
+        dealer.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+        dealer.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
+        dealer.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        dealer.curve_publickey = self._public_key
+        dealer.curve_secretkey = self._secret_key
+        dealer.curve_serverkey = record.public_key.encode()
+        monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | _mask(_LOST))
+        self._monitor = monitor
+        self._watch.add(monitor, self._on_event)
+        self._watch.add(dealer, self._on_message)
+        dealer.connect(addresses[self._attempts % len(addresses)])
+        if not self._enrolled:
+            dealer.send(frames.encode(self._enrol()), zmq.DONTWAIT)
+
+    def _enrol(self) -> Enrol:
+        return Enrol(
+            versions=WIRE_VERSIONS,
+            software=f"hpcserve {hpcserve.__version__}",
+            pilot=PilotId(self._enrolment.pilot),
+            incarnation=self._enrolment.incarnation,
+            secret=self._enrolment.secret,
+            host=socket.gethostname(),
+        )
+
+    def _on_event(self) -> None:
+        while self._monitor is not None and self._monitor.poll(0):
+            event = zmq.Event(recv_monitor_message(self._monitor)["event"])
+            if event in _LOST:
+                dealer = self._socket
+                self._on_message()  # what came before the end still counts
+                if self._socket is dealer:
+                    self._lost(_LOST[event])
+            elif self._enrolled:
+                _log.info("connected")
+                self._down_since_s = None
+                self._ears.up()
+
+    def _on_message(self) -> None:
+        while self._socket is not None and self._socket.poll(0):
+            parts = self._socket.recv_multipart()
+            try:
+                self._hear(parts[0])
+            except ProtocolError as error:
+                _log.warning("the daemon sent something else than orders: %s", error)
+
+    def _hear(self, header: bytes) -> None:
+        if not self._enrolled:
+            self._hear_admission(frames.decode_from_admission(header))
+            return
+        message = frames.decode_to_agent(header)
+        self._attempts = 0
+        if isinstance(message, Orders):
+            self._ears.orders(message)
+        else:
+            self._ears.asked()
+
+    def _hear_admission(self, answer: object) -> None:
+        if isinstance(answer, Enrolled):
+            _log.info("enrolled with %s", answer.software)
+            self._enrolled = True
+            self._attempts = 0
+            self._disconnect(linger_ms=0)
+            self._due_s = self._down_since_s = self._clock()
+            self._on_enrolled()
+        elif isinstance(answer, Refused):
+            error = frames.error_from_wire(answer.error)
+            if error.retryable:
+                self._lost(error.message)
+            else:
+                self._disconnect(linger_ms=0)
+                self.refused = error.message
+
+    def _lost(self, why: str) -> None:
+        now = self._clock()
+        if self._down_since_s is None:
+            self._down_since_s = now
+        pause_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(self._attempts, 16)) * self._dice.uniform(0.5, 1.5)
+        _log.log(logging.INFO if self._attempts else logging.WARNING, "no connection to the daemon: %s", why)
+        self._attempts += 1
+        self._disconnect(linger_ms=0)
+        self._due_s = now + pause_s
+
+    def _disconnect(self, linger_ms: int) -> None:
+        if self._socket is None:
+            return
+        self._watch.remove(self._socket)
+        if self._monitor is not None:
+            self._watch.remove(self._monitor)
+            self._socket.disable_monitor()
+            self._monitor = None
+        self._socket.close(linger=linger_ms)
+        self._socket = None
+
+
+def _mask(events: Iterable[zmq.Event]) -> int:
+    mask = zmq.Event(0)
+    for event in events:
+        mask |= event
+    return mask
