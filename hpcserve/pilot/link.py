@@ -242,6 +242,7 @@ class Link:
         if self._monitor is not None:
             self._watch.remove(self._monitor)
             self._socket.disable_monitor()
+            self._monitor.close(linger=0)
             self._monitor = None
         self._socket.close(linger=linger_ms)
         self._socket = None

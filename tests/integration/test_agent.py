@@ -1,0 +1,526 @@
+"""A real agent process, real replica processes, and a daemon's two CURVE sockets held by the test."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import zmq
+from zmq.utils import z85
+
+from hpcserve.cluster.processes import start_time
+from hpcserve.errors import HpcserveError, PermissionDenied, ServiceUnavailable
+from hpcserve.types import DeploymentName, Epoch, PilotId, ReplicaId
+from hpcserve.wire import frames
+from hpcserve.wire.launch import Enrolment, encode_enrolment
+from hpcserve.wire.messages import (
+    Enrol,
+    Enrolled,
+    Orders,
+    Refused,
+    ReplicaSpec,
+    ReplicaStatus,
+    Report,
+    WhoAreYou,
+)
+from hpcserve.wire.record import ServiceRecord, encode_record
+
+PATIENCE_S = 30.0
+ROOT = Path(__file__).resolve().parents[2]
+FAKE_REPLICA = ROOT / "tests" / "fakes" / "fake_replica.py"
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"never happened: {what}")
+
+
+def gone(pid: int) -> None:
+    until(lambda: start_time(pid) is None, f"process {pid} ends")
+
+
+def text_of(log: Path) -> str:
+    """What a log holds; nothing in the instant in which it is rotated."""
+    try:
+        return log.read_text()
+    except FileNotFoundError:
+        return ""
+
+
+class FakeDaemon:
+    """Admission and the broker's back side. Lets in by ZAP the keys that enrolled, and those only."""
+
+    def __init__(self, record: Path) -> None:
+        self.record = record
+        self.refuse_with: HpcserveError | None = None
+        self.enrols: list[Enrol] = []
+        self.reports: list[Report] = []
+        self.allowed: set[bytes] = set()
+        self.denied = 0
+        self.asking_key = b""
+        public, self.secret = zmq.curve_keypair()
+        self.public = public.decode()
+        self.open()
+
+    def open(self) -> None:
+        self.context = zmq.Context()
+        self.zap = self.context.socket(zmq.REP)
+        self.zap.bind("inproc://zeromq.zap.01")
+        self.admission, admission_port = self.bound(b"admission")
+        self.back, back_port = self.bound(b"back")
+        self.agent = b""
+        self.record.write_bytes(
+            encode_record(
+                ServiceRecord(
+                    format=1,
+                    service="test",
+                    site="local",
+                    host="here",
+                    pid=os.getpid(),
+                    epoch=Epoch(1),
+                    public_key=self.public,
+                    admission=(f"tcp://127.0.0.1:{admission_port}",),
+                    front=(),
+                    back=(f"tcp://127.0.0.1:{back_port}",),
+                    software="test",
+                )
+            )
+        )
+
+    def bound(self, domain: bytes) -> tuple[zmq.Socket[bytes], int]:
+        router = self.context.socket(zmq.ROUTER)
+        router.setsockopt(zmq.LINGER, 0)
+        router.zap_domain = domain
+        router.curve_server = True
+        router.curve_secretkey = self.secret
+        return router, router.bind_to_random_port("tcp://127.0.0.1")
+
+    def close(self) -> None:
+        self.context.destroy(linger=0)
+
+    def serve(self, condition: Callable[[], Any], what: str) -> Any:
+        """Answers whoever calls until the condition holds."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            found = condition()
+            if found:
+                return found
+            for source in (self.zap, self.admission, self.back):
+                if source.poll(2):
+                    self.answer(source)
+        last = self.reports[-1] if self.reports else None
+        raise AssertionError(f"never happened: {what}; last report: {last}")
+
+    def answer(self, source: zmq.Socket[bytes]) -> None:
+        parts = source.recv_multipart()
+        if source is self.zap:
+            version, ticket, domain, _, _, _, key = parts
+            let_in = domain == b"admission" or key in self.allowed
+            self.denied += not let_in
+            self.asking_key = key
+            self.zap.send_multipart([version, ticket, b"200" if let_in else b"400", b"", b"", b""])
+        elif source is self.admission:
+            enrol = frames.decode_from_anyone(parts[1])
+            assert isinstance(enrol, Enrol)
+            self.enrols.append(enrol)
+            error = self.refuse_with
+            if error is None:
+                self.allowed.add(self.asking_key)
+            reply = Enrolled(1, "test 1") if error is None else Refused(frames.error_to_wire(error))
+            self.admission.send_multipart([parts[0], frames.encode(reply)])
+        else:
+            self.agent = parts[0]
+            report = frames.decode_from_pilot(parts[1])
+            assert isinstance(report, Report)
+            self.reports.append(report)
+
+    def tell(self, message: Orders | WhoAreYou) -> None:
+        self.back.send_multipart([self.agent, frames.encode(message)])
+
+    def status(self, replica: str) -> ReplicaStatus | None:
+        last = self.reports[-1].replicas if self.reports else ()
+        return next((status for status in last if status.replica == replica), None)
+
+    def wait_for(self, replica: str, *states: str) -> ReplicaStatus:
+        def there() -> ReplicaStatus | None:
+            status = self.status(replica)
+            return status if status is not None and status.state in states else None
+
+        found = self.serve(there, f"{replica} is {states}")
+        assert isinstance(found, ReplicaStatus)
+        return found
+
+
+class Pilot:
+    """One agent process under test, with what it needs on disk."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.logs = root / "logs"
+        self.enrolment_file = root / "enrolment.json"
+        self.enrolment = Enrolment(
+            pilot="pilot-1",
+            incarnation="one",
+            secret="sesame",
+            slots=4,
+            walltime_s=600.0,
+            orphan_s=60.0,
+            stop_grace_s=1.0,
+            log_dir=str(self.logs),
+            log_bytes=100_000,
+        )
+        python = root / "venv" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE_REPLICA} "$@"\n')
+        python.chmod(0o755)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, mode: int = 0o600, **changes: Any) -> subprocess.Popen[bytes]:
+        self.enrolment = msgspec.structs.replace(self.enrolment, **changes)
+        self.enrolment_file.write_bytes(encode_enrolment(self.enrolment))
+        self.enrolment_file.chmod(mode)
+        command = ["-m", "hpcserve.pilot", "--record", str(self.root / "service.json")]
+        with (self.root / "agent.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *command, "--enrolment", str(self.enrolment_file)],
+                env={**os.environ, "PYTHONPATH": str(ROOT), "HPCSERVE_HOME": "/nowhere", "PYTHONWARNINGS": "error"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        return self.process
+
+    def log(self) -> str:
+        return (self.root / "agent.log").read_text()
+
+    def spec(self, replica: str, what: str, setup_timeout_s: float = 60.0) -> ReplicaSpec:
+        manifest = {
+            "name": "fake",
+            "loader": "python",
+            "description": what,
+            "environment": {"kind": "venv", "path": str(self.root / "venv")},
+        }
+        return ReplicaSpec(
+            ReplicaId(replica),
+            DeploymentName("fake"),
+            "v1",
+            str(self.root),
+            json.dumps(manifest),
+            setup_timeout_s,
+            1000,
+        )
+
+    def orders(self, *specs: ReplicaSpec, **more: Any) -> Orders:
+        return Orders(PilotId("pilot-1"), self.enrolment.incarnation, specs, **more)
+
+    def facts(self, replica: str) -> dict[str, Any]:
+        path = self.root / f"{replica}.json"
+        until(path.exists, f"{replica} wrote what it was given")
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        for path in self.root.glob("*.json"):
+            if path.stem.startswith("r"):
+                gone(json.loads(path.read_text())["pid"])
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
+    made = FakeDaemon(tmp_path / "service.json")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pilot(tmp_path: Path) -> Iterator[Pilot]:
+    made = Pilot(tmp_path)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def connected(daemon: FakeDaemon, pilot: Pilot) -> FakeDaemon:
+    pilot.start()
+    daemon.serve(lambda: daemon.reports, "the agent reports")
+    return daemon
+
+
+def exit_code(daemon: FakeDaemon, pilot: Pilot) -> int:
+    assert pilot.process is not None
+    process = pilot.process
+    daemon.serve(lambda: process.poll() is not None, "the agent ends")
+    assert process.returncode is not None
+    return process.returncode
+
+
+def test_an_agent_enrols_once_and_reports_at_once(connected: FakeDaemon, pilot: Pilot) -> None:
+    (enrol,) = connected.enrols
+    assert (enrol.pilot, enrol.incarnation, enrol.secret) == ("pilot-1", "one", "sesame")
+    first = connected.reports[0]
+    assert (first.pilot, first.incarnation, first.slots, first.replicas) == ("pilot-1", "one", 4, ())
+    assert 590 < first.walltime_left_s <= 600
+    assert pilot.process is not None
+    assert first.pid == pilot.process.pid
+    assert not pilot.enrolment_file.exists()
+
+
+def test_a_replica_is_started_and_gets_its_secret_by_stdin_alone(connected: FakeDaemon, pilot: Pilot) -> None:
+    connected.tell(pilot.orders(pilot.spec("r1", "ready")))
+    status = connected.wait_for("r1", "ready")
+    facts = pilot.facts("r1")
+    assert status.pid == facts["pid"]
+    start = facts["start"]
+    assert (start["replica"], start["deployment"], start["version"]) == ("r1", "fake", "v1")
+    assert start["record"] == str(pilot.root / "service.json")
+    secret = msgspec.convert(start["secret_key"], bytes)
+    assert zmq.curve_public(z85.encode(secret)) == z85.encode(status.public_key)
+    assert start["secret_key"] not in json.dumps([facts["argv"], facts["environment"]])
+    assert facts["argv"][-1] == "hpcserve.replica"
+    given = facts["environment"]
+    assert [name for name in given if name.startswith("HPCSERVE_")] == []
+    assert [name for name in ("PYTHONPATH", "PYTHONWARNINGS") if name in given] == []
+    assert given["PYTHONUNBUFFERED"] == "1"
+    assert os.getsid(status.pid or 0) == status.pid
+
+
+def test_orders_are_a_level_not_an_edge(connected: FakeDaemon, pilot: Pilot) -> None:
+    first, second = pilot.spec("r1", "ready"), pilot.spec("r2", "ready")
+    connected.tell(pilot.orders(first))
+    pid = connected.wait_for("r1", "ready").pid
+    for _ in range(3):
+        connected.tell(pilot.orders(first, second))
+    connected.wait_for("r2", "ready")
+    status = connected.status("r1")
+    assert status is not None
+    assert status.pid == pid
+    connected.tell(pilot.orders(second))
+    ended = connected.wait_for("r1", "exited")
+    assert (ended.exit_code, ended.cause) == (0, "stopped as ordered (exit code 0)")
+    connected.tell(pilot.orders(first, second))  # r1 ended: it is not started again
+    connected.tell(pilot.orders(second, forget=(ReplicaId("r1"),)))
+    connected.serve(lambda: connected.status("r1") is None, "r1 is forgotten")
+    connected.tell(pilot.orders(first, second))
+    seen = len(connected.reports)
+    connected.tell(WhoAreYou())
+    connected.serve(lambda: len(connected.reports) > seen, "a report because it was asked for")
+    assert [status.replica for status in connected.reports[-1].replicas] == ["r2"]
+
+
+def test_a_stubborn_replica_is_killed_after_its_grace_and_a_killed_one_at_once(
+    daemon: FakeDaemon, pilot: Pilot
+) -> None:
+    pilot.start(stop_grace_s=0.3)
+    daemon.serve(lambda: daemon.reports, "the agent reports")
+    specs = [pilot.spec(name, "stubborn") for name in ("r1", "r2")]
+    daemon.tell(pilot.orders(*specs))
+    daemon.wait_for("r1", "ready")
+    daemon.wait_for("r2", "ready")
+    daemon.tell(pilot.orders(specs[0], kill=(ReplicaId("r2"),)))
+    assert daemon.wait_for("r2", "exited").cause == "killed as ordered (killed by signal 9 (SIGKILL))"
+    began = time.monotonic()
+    daemon.tell(pilot.orders())
+    assert daemon.wait_for("r1", "exited").exit_code == -9
+    assert time.monotonic() - began >= 0.3
+
+
+@pytest.mark.parametrize(
+    ("what", "state", "exit_code", "cause", "traceback"),
+    [
+        ("fail", "failed", 1, "ValueError: no weights", "Traceback: no weights"),
+        ("exit 3", "failed", 3, "exit code 3 before its setup was done", "to stderr"),
+        ("crash 5", "exited", 5, "exit code 5", "to stderr"),
+        ("hang", "failed", -9, "setup did not finish within 1 s", "to stderr"),
+        ("garbage", "failed", -9, "the replica sent a malformed report", "to stderr"),
+    ],
+)
+def test_every_end_has_a_cause(
+    daemon: FakeDaemon, pilot: Pilot, what: str, state: str, exit_code: int, cause: str, traceback: str
+) -> None:
+    pilot.start(stop_grace_s=0.1)
+    daemon.serve(lambda: daemon.reports, "the agent reports")
+    daemon.tell(pilot.orders(pilot.spec("r1", what, setup_timeout_s=1.0 if what == "hang" else 60.0)))
+    status = daemon.wait_for("r1", "failed", "exited")
+    assert (status.state, status.pid) == (state, None)
+    assert status.cause.startswith(cause)
+    assert traceback in status.traceback
+    if what != "garbage":  # the fake one ends by SIGTERM's absence only, so it is killed
+        assert status.exit_code == exit_code
+
+
+def test_an_interpreter_that_is_not_there_is_a_failed_replica(connected: FakeDaemon, pilot: Pilot) -> None:
+    (pilot.root / "venv" / "bin" / "python").unlink()
+    connected.tell(pilot.orders(pilot.spec("r1", "ready")))
+    assert "no Python at" in connected.wait_for("r1", "failed").cause
+    connected.tell(pilot.orders(forget=(ReplicaId("r1"),)))
+    connected.serve(lambda: connected.status("r1") is None, "r1 is forgotten")
+
+
+def test_what_a_replica_leaves_behind_is_killed_with_it(connected: FakeDaemon, pilot: Pilot) -> None:
+    connected.tell(pilot.orders(pilot.spec("r1", "parent")))
+    connected.wait_for("r1", "ready")
+    child = pilot.facts("r1")["child"]
+    assert start_time(child) is not None
+    connected.tell(pilot.orders(kill=(ReplicaId("r1"),)))
+    connected.wait_for("r1", "exited")
+    until(lambda: start_time(child) is None, "the replica's own child is gone")
+
+
+def test_a_replica_that_prints_without_end_fills_no_disk_and_holds_nobody_up(
+    connected: FakeDaemon, pilot: Pilot
+) -> None:
+    connected.tell(pilot.orders(pilot.spec("r1", "print 200")))
+    connected.wait_for("r1", "ready")
+    connected.tell(pilot.orders(pilot.spec("r1", "print 200"), pilot.spec("r2", "ready")))
+    connected.wait_for("r2", "ready")
+    log = pilot.logs / "r1.log"
+    until(lambda: "printed everything" in text_of(log), "all of it was taken")
+    assert log.stat().st_size + (pilot.logs / "r1.log.1").stat().st_size <= 100_000
+    assert log.stat().st_mode & 0o077 == 0
+
+
+def test_orders_for_another_incarnation_are_ignored(connected: FakeDaemon, pilot: Pilot) -> None:
+    connected.tell(Orders(PilotId("pilot-1"), "two", (pilot.spec("r1", "ready"),)))
+    connected.tell(pilot.orders(pilot.spec("r2", "ready")))
+    connected.wait_for("r2", "ready")
+    assert connected.status("r1") is None
+    assert "orders for pilot-1 two ignored" in pilot.log()
+
+
+@pytest.mark.parametrize("way", ["orders", "SIGTERM"])
+def test_an_orderly_end_stops_every_replica_and_says_farewell(connected: FakeDaemon, pilot: Pilot, way: str) -> None:
+    specs = [pilot.spec("r1", "ready"), pilot.spec("r2", "stubborn")]
+    connected.tell(pilot.orders(*specs))
+    pids = [connected.wait_for(spec.replica, "ready").pid for spec in specs]
+    assert pilot.process is not None
+    if way == "orders":
+        connected.tell(pilot.orders(stop=True))
+    else:
+        pilot.process.send_signal(signal.SIGTERM)
+    assert exit_code(connected, pilot) == 0
+    connected.serve(lambda: connected.reports[-1].replicas[1].state == "exited", "the farewell")
+    assert [start_time(pid or 0) for pid in pids] == [None, None]
+    farewell = connected.reports[-1]
+    assert farewell.leaving == ("the controller ended this pilot" if way == "orders" else "the agent got SIGTERM")
+    assert {status.state for status in farewell.replicas} == {"exited"}
+
+
+def test_the_walltime_is_kept_by_the_agent_itself(daemon: FakeDaemon, pilot: Pilot) -> None:
+    pilot.start(walltime_s=6.0, stop_grace_s=1.0)
+    daemon.serve(lambda: daemon.reports, "the agent reports")
+    daemon.tell(pilot.orders(pilot.spec("r1", "ready")))
+    daemon.wait_for("r1", "ready")
+    began = time.monotonic()
+    assert exit_code(daemon, pilot) == 0
+    assert time.monotonic() - began < 6.0
+    daemon.serve(lambda: "walltime of 6 s" in daemon.reports[-1].leaving, "the farewell names the walltime")
+    assert "walltime of 6 s is used up" in daemon.reports[-1].replicas[0].cause
+
+
+def test_replicas_do_not_outlive_a_killed_agent(connected: FakeDaemon, pilot: Pilot) -> None:
+    connected.tell(pilot.orders(pilot.spec("r1", "stubborn")))
+    pid = connected.wait_for("r1", "ready").pid or 0
+    assert pilot.process is not None
+    pilot.process.kill()
+    until(lambda: start_time(pid) is None, "the replica saw the end of its standard input")
+
+
+def test_a_twin_is_refused_and_runs_nothing(daemon: FakeDaemon, pilot: Pilot) -> None:
+    daemon.refuse_with = PermissionDenied("pilot-1 one: a younger incarnation runs")
+    pilot.start()
+    assert exit_code(daemon, pilot) == 1
+    assert "the daemon refuses this pilot: pilot-1 one: a younger incarnation runs" in pilot.log()
+    assert daemon.reports == []
+
+
+def test_a_refusal_that_may_pass_is_asked_again(daemon: FakeDaemon, pilot: Pilot) -> None:
+    daemon.refuse_with = ServiceUnavailable("the controller is starting")
+    pilot.start()
+    daemon.serve(lambda: len(daemon.enrols) >= 2, "a second ENROL")
+    daemon.refuse_with = None
+    daemon.serve(lambda: daemon.reports, "the agent reports")
+    assert pilot.enrolment_file.exists() is False
+
+
+def test_a_daemon_that_comes_back_elsewhere_is_found_by_its_record(connected: FakeDaemon, pilot: Pilot) -> None:
+    connected.tell(pilot.orders(pilot.spec("r1", "ready")))
+    pid = connected.wait_for("r1", "ready").pid
+    keys, connected.allowed = connected.allowed, set()  # as a new broker: it has been told of no key yet
+    connected.close()
+    connected.reports.clear()
+    connected.open()
+    connected.serve(lambda: connected.denied >= 2, "the agent is denied, and tries again")
+    connected.allowed = keys
+    connected.serve(lambda: connected.reports, "the agent reports again")
+    assert len(connected.enrols) == 1
+    status = connected.wait_for("r1", "ready")
+    assert status.pid == pid
+
+
+def test_an_orphan_keeps_its_replicas_for_its_time_then_ends_them(daemon: FakeDaemon, pilot: Pilot) -> None:
+    process = pilot.start(orphan_s=1.5)
+    daemon.serve(lambda: daemon.reports, "the agent reports")
+    daemon.tell(pilot.orders(pilot.spec("r1", "ready")))
+    pid = daemon.wait_for("r1", "ready").pid or 0
+    daemon.record.unlink()
+    daemon.close()
+    began = time.monotonic()
+    assert start_time(pid) is not None
+    assert process.wait(PATIENCE_S) == 1
+    assert time.monotonic() - began > 1.0
+    assert start_time(pid) is None
+    assert "the daemon has been away for 1.5 s" in pilot.log()
+
+
+def test_an_agent_waits_for_a_daemon_that_is_not_there_yet(tmp_path: Path, pilot: Pilot) -> None:
+    pilot.start()
+    until(lambda: "no connection to the daemon" in pilot.log(), "a failed attempt")
+    daemon = FakeDaemon(tmp_path / "service.json")
+    try:
+        daemon.serve(lambda: daemon.reports, "the agent reports")
+    finally:
+        daemon.close()
+
+
+def test_a_wrong_service_key_is_not_spoken_to(daemon: FakeDaemon, pilot: Pilot) -> None:
+    record = json.loads(daemon.record.read_bytes())
+    record["public_key"] = zmq.curve_keypair()[0].decode()
+    daemon.record.write_text(json.dumps(record))
+    process = pilot.start(orphan_s=1.0)
+    daemon.serve(lambda: process.poll() is not None, "the agent gives up")
+    assert process.returncode == 1
+    assert daemon.enrols == []
+
+
+def test_an_enrolment_that_others_can_read_is_refused(pilot: Pilot) -> None:
+    process = pilot.start(mode=0o644)
+    assert process.wait(PATIENCE_S) == 1
+    assert "mode 0644 lets others read this pilot's secret" in pilot.log()
+
+
+def test_noise_from_the_daemon_changes_nothing(connected: FakeDaemon, pilot: Pilot) -> None:
+    dice = random.Random(7)
+    for size in (0, 1, 5, 100, 10_000):
+        connected.back.send_multipart([connected.agent, dice.randbytes(size)])
+    connected.tell(pilot.orders(pilot.spec("r1", "ready")))
+    connected.wait_for("r1", "ready")
+    assert pilot.log().count("the daemon sent something else than orders") == 5

@@ -1,0 +1,48 @@
+"""A replica's command and environment."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from hpcserve.cluster.launchers import ProcessLauncher
+from hpcserve.errors import ManifestError
+from hpcserve.pilot.command import replica_command
+
+INHERITED = {
+    "PATH": "/bin",
+    "SLURM_JOB_ID": "7",
+    "HPCSERVE_HOME": "/home/me",
+    "PYTHONPATH": "/modules",
+    "PYTHONHOME": "/elsewhere",
+    "PYTHONSTARTUP": "x.py",
+    "PYTHONWARNINGS": "error",
+}
+OURS = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+
+
+def manifest(**environment: str) -> str:
+    return json.dumps({"name": "m", "loader": "python", "environment": environment})
+
+
+def test_the_same_interpreter_keeps_the_facility_s_modules() -> None:
+    command = replica_command(manifest(), ProcessLauncher(), INHERITED)
+    assert command.argv[0] == sys.executable
+    assert command.argv[-1] == "hpcserve.replica"
+    assert command.environment == {"PATH": "/bin", "SLURM_JOB_ID": "7", "PYTHONPATH": "/modules", **OURS}
+
+
+def test_another_interpreter_is_not_bent_by_ours(tmp_path: Path) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    command = replica_command(manifest(kind="venv", path=str(tmp_path)), ProcessLauncher(), INHERITED)
+    assert command.argv[0] == str(python)
+    assert command.environment == {"PATH": "/bin", "SLURM_JOB_ID": "7", **OURS}
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"name": 1}'])
+def test_what_is_no_manifest_is_refused(text: str) -> None:
+    with pytest.raises(ManifestError, match="not a manifest"):
+        replica_command(text, ProcessLauncher(), INHERITED)
