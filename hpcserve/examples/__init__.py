@@ -1,0 +1,22 @@
+"""Servables to try hpcserve with.
+
+``pi`` and ``echo`` are complete servable directories; ``digits`` becomes one by
+:func:`hpcserve.examples.digits.train.train`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_COMPLETE = ("echo", "pi")
+
+
+def path(name: str) -> Path:
+    """The directory of the servable ``echo`` or ``pi``, ready to publish.
+
+    Raises:
+        ValueError: There is no such example.
+    """
+    if name not in _COMPLETE:
+        raise ValueError(f"no complete example {name!r}; there are {', '.join(_COMPLETE)}, and digits to be trained")
+    return Path(__file__).resolve().parent / name

@@ -7,7 +7,9 @@ whatever the servable prints goes to standard error. Calls no ``setup`` and no m
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +18,9 @@ import msgspec
 from hpcserve.errors import HpcserveError
 from hpcserve.servable.loaders import loader_named
 from hpcserve.servable.manifest import Manifest, from_json
+
+PR_SET_PDEATHSIG = 1
+"""Source: prctl(2), <linux/prctl.h>."""
 
 
 class Inspected(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -38,10 +43,17 @@ def inspected(manifest_json: bytes, directory: Path) -> Inspected:
     return Inspected(manifest=msgspec.structs.replace(manifest, methods=methods))
 
 
+def _die_with_parent() -> None:
+    """Asks Linux to kill this process when the one that waits for it is gone: an import may hang for ever."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main(arguments: list[str]) -> None:
     """Reads, inspects, answers; ends the process at once, whatever threads the servable has started."""
     if len(arguments) != 1:
         sys.exit("usage: python -m hpcserve.servable.inspect DIRECTORY < manifest.json")
+    _die_with_parent()
     sys.dont_write_bytecode = True
     answer_fd = os.dup(1)
     os.dup2(2, 1)

@@ -146,6 +146,13 @@ def method_named(manifest: Manifest, method: str) -> MethodSpec:
     return spec
 
 
+def default_method(manifest: Manifest) -> str:
+    """The method of a call that names none: the only one, else ``predict``, else ``""`` (there is no default)."""
+    if len(manifest.methods) == 1:
+        return next(iter(manifest.methods))
+    return "predict" if "predict" in manifest.methods else ""
+
+
 def to_json(manifest: Manifest) -> str:
     """The manifest as the JSON text that travels to a replica."""
     return msgspec.json.encode(manifest).decode()

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from hpcserve.errors import InvalidOutput
+from hpcserve.errors import InvalidInput, InvalidOutput
 from hpcserve.servable.manifest import MethodSpec, TensorDecl
 from hpcserve.servable.signature import Described, described
 from hpcserve.servable.spelling import nearest
+from hpcserve.wire.dtypes import dtype_named, native_name
 from hpcserve.wire.tensor import BYTES, JSON, Json
 
 
@@ -46,8 +47,10 @@ def describe(tensor: TensorDecl, value: object) -> Described:
     """The name, dtype and shape of one collected output."""
     if tensor.dtype == JSON:
         return tensor.name, JSON, ()
-    array = np.asarray(value)
-    dtype = BYTES if array.dtype.kind in "SUO" else array.dtype.name
+    array = value if isinstance(value, np.ndarray) else np.asarray(value)
+    dtype = native_name(array.dtype)
+    if dtype is None:
+        dtype = BYTES if array.dtype.kind in "SUO" else array.dtype.name
     return tensor.name, dtype, array.shape
 
 
@@ -71,7 +74,7 @@ def _converted(method: str, tensor: TensorDecl, value: object) -> Any:
         return value if isinstance(value, Json) else Json(value)
     try:
         return _byte_strings(value) if tensor.dtype == BYTES else _numbers(tensor.dtype, value)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, InvalidInput) as error:
         raise InvalidOutput(
             f"method {method!r} returned for output {tensor.name!r} a {type(value).__name__} that cannot be "
             f"{described((tensor,))}: {error}"
@@ -87,10 +90,12 @@ def _byte_strings(value: object) -> np.ndarray[Any, Any]:
 
 
 def _numbers(dtype: str, value: object) -> np.ndarray[Any, Any]:
+    if isinstance(value, np.ndarray):
+        return value
     array = np.asarray(value)
     if hasattr(value, "dtype") or array.dtype.name == dtype:
         return array
-    wanted = np.dtype(dtype)
+    wanted = dtype_named(dtype)
     # numpy itself checks the range of Python integers, signed to unsigned included.
     safe = np.can_cast(array.dtype, wanted, "same_kind") or {array.dtype.kind, wanted.kind} == {"i", "u"}
     if array.size and not safe:

@@ -17,7 +17,7 @@ Described = tuple[str, str, tuple[int, ...]]
 Signature = tuple[Described, ...]
 
 
-class _Mismatch(Exception):
+class _MismatchError(Exception):
     """Why the tensors do not fit; becomes the message of the public error."""
 
 
@@ -31,7 +31,7 @@ def check_inputs(method: str, spec: MethodSpec, given: Signature) -> tuple[str, 
     """
     try:
         return _match(spec.inputs, given, "input")
-    except _Mismatch as error:
+    except _MismatchError as error:
         raise InvalidInput(f"method {method!r}: {error}") from None
 
 
@@ -43,7 +43,7 @@ def check_outputs(method: str, spec: MethodSpec, given: Signature) -> None:
     """
     try:
         _match(spec.outputs, given, "output")
-    except _Mismatch as error:
+    except _MismatchError as error:
         raise InvalidOutput(f"method {method!r} returned what it does not declare: {error}") from None
 
 
@@ -57,15 +57,17 @@ def _match(declared: tuple[TensorDecl, ...], given: Signature, noun: str) -> tup
     by_name = {tensor.name: tensor for tensor in declared}
     for name in names:
         if name not in by_name:
-            raise _Mismatch(f"unknown {noun} {name!r}{nearest(name, by_name)}; declared: {described(declared)}")
+            raise _MismatchError(f"unknown {noun} {name!r}{nearest(name, by_name)}; declared: {described(declared)}")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise _Mismatch(f"{noun} {twice!r} is given {names.count(twice)} times")
+        raise _MismatchError(f"{noun} {twice!r} is given {names.count(twice)} times")
     missing = [tensor.name for tensor in declared if tensor.name not in names]
     if missing:
         lost = ", ".join(repr(name) for name in missing)
-        raise _Mismatch(f"{noun} {lost} missing: {len(given)} given, {len(declared)} declared: {described(declared)}")
-    for name, (_, dtype, shape) in zip(names, given):
+        raise _MismatchError(
+            f"{noun} {lost} missing: {len(given)} given, {len(declared)} declared: {described(declared)}"
+        )
+    for name, (_, dtype, shape) in zip(names, given, strict=True):
         _check_one(by_name[name], dtype, shape, noun)
     return names
 
@@ -74,18 +76,18 @@ def _named(declared: tuple[TensorDecl, ...], name: str, noun: str) -> str:
     if name:
         return name
     if len(declared) != 1:
-        raise _Mismatch(f"an {noun} has no name, but {len(declared)} are declared: {described(declared)}")
+        raise _MismatchError(f"an {noun} has no name, but {len(declared)} are declared: {described(declared)}")
     return declared[0].name
 
 
 def _check_one(tensor: TensorDecl, dtype: str, shape: tuple[int, ...], noun: str) -> None:
     if dtype != tensor.dtype:
-        raise _Mismatch(f"{noun} {tensor.name!r} has dtype {dtype}, expected {tensor.dtype}")
+        raise _MismatchError(f"{noun} {tensor.name!r} has dtype {dtype}, expected {tensor.dtype}")
     fits = len(shape) == len(tensor.shape) and all(
-        wanted in (-1, length) for wanted, length in zip(tensor.shape, shape)
+        wanted in (-1, length) for wanted, length in zip(tensor.shape, shape, strict=True)
     )
     if not fits:
-        raise _Mismatch(f"{noun} {tensor.name!r} has shape {_shown(shape)}, expected {_shown(tensor.shape)}")
+        raise _MismatchError(f"{noun} {tensor.name!r} has shape {_shown(shape)}, expected {_shown(tensor.shape)}")
 
 
 def _shown(shape: tuple[int, ...]) -> str:

@@ -18,9 +18,10 @@ def headline(error: BaseException) -> str:
 
 
 def servable_traceback(error: BaseException) -> str:
-    """The traceback from the servable's first frame on; the last part of it when it is very long."""
+    """The traceback from the servable's first frame on, if it has any; head and tail when it is very long."""
     where = error.__traceback__
     while where is not None and where.tb_frame.f_code.co_filename.startswith(_OURS):
         where = where.tb_next
-    text = "".join(traceback.format_exception(type(error), error, where or error.__traceback__))
-    return text if len(text) <= MAX_CHARACTERS else "…\n" + text[-MAX_CHARACTERS:]
+    text = "".join(traceback.format_exception(type(error), error, where))
+    half = MAX_CHARACTERS // 2
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:half]}\n…\n{text[-half:]}"

@@ -1,0 +1,1 @@
+"""Handwritten digits: a support vector classifier by scikit-learn."""

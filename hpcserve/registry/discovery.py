@@ -1,0 +1,114 @@
+"""Asks a servable's own interpreter which methods it has: runs :mod:`hpcserve.servable.inspect`.
+
+The servable's code runs in a process group of its own, with a time limit; whatever it prints, starts or
+breaks stays there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryFile
+from threading import Thread
+from typing import IO
+
+import msgspec
+
+from hpcserve.errors import ManifestError
+from hpcserve.servable.environment import argv_for
+from hpcserve.servable.inspect import Inspected
+from hpcserve.servable.manifest import Manifest, to_json
+
+MAX_ANSWER_BYTES = 4 << 20
+MAX_LOG_BYTES = 16 << 10
+READ_BYTES = 1 << 16
+JOIN_S = 1.0
+
+
+def resolve_methods(manifest: Manifest, directory: Path, *, timeout_s: float) -> Manifest:
+    """The manifest with the methods that the servable's code declares.
+
+    Args:
+        manifest: As :func:`hpcserve.registry.manifest_file.read_manifest` gives it.
+        directory: The servable's files.
+        timeout_s: How long importing it may take.
+
+    Raises:
+        ManifestError: The code fails, contradicts the manifest, ends its process or takes too long;
+            ``remote_traceback`` is its traceback, or the last that it printed.
+    """
+    argv = argv_for(manifest.environment, "hpcserve.servable.inspect", str(directory))
+    exit_code, answer, log = _run(argv, to_json(manifest).encode(), timeout_s)
+    if exit_code is None:
+        raise ManifestError(
+            f"servable {manifest.name!r}: importing it took longer than {timeout_s:g} s; "
+            "move slow work from the module into setup()",
+            remote_traceback=log,
+        )
+    try:
+        inspected = msgspec.json.decode(answer, type=Inspected)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ManifestError(
+            f"servable {manifest.name!r}: {argv[0]} ended with exit code {exit_code} before its methods were known; "
+            "the environment needs pyzmq, msgspec and numpy, and the module must not end the process",
+            remote_traceback=log,
+        ) from error
+    if inspected.manifest is None:
+        raise ManifestError(
+            f"servable {manifest.name!r}: {inspected.message}", remote_traceback=inspected.traceback or None
+        )
+    return inspected.manifest
+
+
+def _run(argv: list[str], stdin: bytes, timeout_s: float) -> tuple[int | None, bytes, str]:
+    """Exit code (None: the time was up), standard output and the end of standard error."""
+    with TemporaryFile() as given:
+        given.write(stdin)
+        given.seek(0)
+        process = subprocess.Popen(  # noqa: S603 (an argument list of our own)
+            argv, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        )
+    answer = _Tail(process.stdout, MAX_ANSWER_BYTES)
+    log = _Tail(process.stderr, MAX_LOG_BYTES)
+    try:
+        exit_code = _exit_code(process, timeout_s)
+    finally:
+        _end_group(process)
+    return exit_code, answer.result(), log.result().decode(errors="replace")
+
+
+def _exit_code(process: subprocess.Popen[bytes], timeout_s: float) -> int | None:
+    try:
+        return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """Kills the process and everything that it has started in its group."""
+    with suppress(ProcessLookupError):  # the group is empty: all have ended
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+class _Tail:
+    """Reads a pipe to its end on a thread, so that its writer never waits; keeps the last bytes."""
+
+    def __init__(self, pipe: IO[bytes] | None, keep_bytes: int) -> None:
+        self._kept = b""
+        self._keep_bytes = keep_bytes
+        self._thread = Thread(target=self._read, args=(pipe,), daemon=True)
+        self._thread.start()
+
+    def _read(self, pipe: IO[bytes]) -> None:
+        with pipe:
+            while block := os.read(pipe.fileno(), READ_BYTES):
+                self._kept = (self._kept + block)[-self._keep_bytes :]
+
+    def result(self) -> bytes:
+        # A process that left the group may still hold the pipe: what came so far is the answer.
+        self._thread.join(JOIN_S)
+        return self._kept

@@ -1,0 +1,58 @@
+"""The rows of the store as values. No behaviour."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import msgspec
+import sqlalchemy as sa
+
+from hpcserve.types import DeploymentName, Digest, EndpointName, PilotId
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """Base: a struct whose fields are the columns of a table. Times are seconds since 1970, UTC."""
+
+    @classmethod
+    def of(cls, row: sa.Row[Any]) -> Self:
+        """The value of a row that the database gave."""
+        return cls(**row._mapping)
+
+    def columns(self) -> dict[str, object]:
+        """The value of each column."""
+        return msgspec.structs.asdict(self)
+
+
+class ServableRow(Row, frozen=True):
+    """One published version. ``path``: the directory with its files; ``manifest_json``: the whole manifest."""
+
+    name: str
+    version: Digest
+    manifest_json: str
+    path: str
+    created_s: float
+
+
+class DeploymentRow(Row, frozen=True):
+    """A version that is to be served at ``endpoint`` by so many replicas."""
+
+    name: DeploymentName
+    servable: str
+    version: Digest
+    replicas: int
+    endpoint: EndpointName
+    created_s: float
+
+
+class PilotRow(Row, frozen=True):
+    """A pilot job. ``job``: the scheduler's own id of it; ``secret_sha256``: of its one-time secret, in hex."""
+
+    id: PilotId
+    incarnation: str
+    state: str
+    secret_sha256: str
+    submitted_s: float
+    job: str | None = None
+    host: str | None = None
+    ended_s: float | None = None
+    cause: str = ""

@@ -1,0 +1,102 @@
+"""The store's tables, and the numbered steps that lead an older database to them.
+
+A step never changes once it was released; what the tables are today is the sum of all steps. ``TABLES``
+is the same in SQLAlchemy's words, and a test compares the two. Times are seconds since 1970, UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import sqlalchemy as sa
+
+from hpcserve.errors import ConfigError
+
+TABLES = sa.MetaData()
+
+
+def _text(name: str, *, key: bool = False, optional: bool = False) -> sa.Column[str]:
+    return sa.Column(name, sa.Text, primary_key=key, nullable=optional)
+
+
+servables = sa.Table(
+    "servables",
+    TABLES,
+    _text("name", key=True),
+    _text("version", key=True),
+    _text("manifest_json"),
+    _text("path"),
+    sa.Column("created_s", sa.Double, nullable=False),
+)
+aliases = sa.Table("aliases", TABLES, _text("servable", key=True), _text("alias", key=True), _text("version"))
+deployments = sa.Table(
+    "deployments",
+    TABLES,
+    _text("name", key=True),
+    _text("servable"),
+    _text("version"),
+    sa.Column("replicas", sa.Integer, nullable=False),
+    _text("endpoint"),
+    sa.Column("created_s", sa.Double, nullable=False),
+)
+pilots = sa.Table(
+    "pilots",
+    TABLES,
+    _text("id", key=True),
+    _text("incarnation"),
+    _text("state"),
+    _text("job", optional=True),
+    _text("secret_sha256"),
+    _text("host", optional=True),
+    sa.Column("submitted_s", sa.Double, nullable=False),
+    sa.Column("ended_s", sa.Double, nullable=True),
+    _text("cause"),
+)
+counters = sa.Table("counters", TABLES, _text("name", key=True), sa.Column("value", sa.BigInteger, nullable=False))
+schema = sa.Table("schema", TABLES, sa.Column("version", sa.Integer, primary_key=True))
+
+Migration = Callable[[sa.Connection], None]
+
+
+def _step_1(connection: sa.Connection) -> None:
+    for statement in (
+        "CREATE TABLE servables (name TEXT NOT NULL, version TEXT NOT NULL, manifest_json TEXT NOT NULL, "
+        "path TEXT NOT NULL, created_s DOUBLE PRECISION NOT NULL, PRIMARY KEY (name, version))",
+        "CREATE TABLE aliases (servable TEXT NOT NULL, alias TEXT NOT NULL, version TEXT NOT NULL, "
+        "PRIMARY KEY (servable, alias))",
+        "CREATE TABLE deployments (name TEXT NOT NULL, servable TEXT NOT NULL, version TEXT NOT NULL, "
+        "replicas INTEGER NOT NULL, endpoint TEXT NOT NULL, created_s DOUBLE PRECISION NOT NULL, PRIMARY KEY (name))",
+        "CREATE TABLE pilots (id TEXT NOT NULL, incarnation TEXT NOT NULL, state TEXT NOT NULL, job TEXT, "
+        "secret_sha256 TEXT NOT NULL, host TEXT, submitted_s DOUBLE PRECISION NOT NULL, ended_s DOUBLE PRECISION, "
+        "cause TEXT NOT NULL, PRIMARY KEY (id))",
+        "CREATE TABLE counters (name TEXT NOT NULL, value BIGINT NOT NULL, PRIMARY KEY (name))",
+    ):
+        connection.exec_driver_sql(statement)
+
+
+MIGRATIONS: tuple[Migration, ...] = (_step_1,)
+"""Step n (counted from 1) leads a database of version n-1 to version n."""
+
+
+def migrate(connection: sa.Connection, steps: Sequence[Migration] = MIGRATIONS) -> int:
+    """Brings the database to the last version, inside the caller's transaction.
+
+    Returns:
+        The version that it had before; 0 for an empty database.
+
+    Raises:
+        ConfigError: The database is of a later version than this program.
+    """
+    connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS schema (version INTEGER NOT NULL, PRIMARY KEY (version))")
+    before = connection.execute(sa.select(schema.c.version)).scalar() or 0
+    if before > len(steps):
+        raise ConfigError(
+            f"the store has schema version {before}, this program knows up to {len(steps)}; "
+            "upgrade hpcserve, or give it another state_dir"
+        )
+    for step in steps[before:]:
+        step(connection)
+    if before < len(steps):
+        connection.execute(sa.delete(schema))
+        connection.execute(sa.insert(schema).values(version=len(steps)))
+    return before

@@ -1,0 +1,232 @@
+"""The durable state of the daemon: servables, their aliases, deployments, pilot jobs, counters.
+
+Plain rows in and out; what they mean is decided by the controller. Blocking, and for one thread alone.
+Each call is one transaction: when it returns, it is on the disk.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from hpcserve.errors import ConfigError, UnknownServable
+from hpcserve.registry import schema
+from hpcserve.registry.engine import open_engine, transaction
+from hpcserve.registry.rows import DeploymentRow, PilotRow, ServableRow
+from hpcserve.servable.manifest import check_name
+from hpcserve.servable.spelling import nearest
+from hpcserve.types import DeploymentName, Digest, PilotId
+
+LATEST = "latest"
+"""The alias that every publication moves."""
+
+SHORTEST_PREFIX = 4
+"""Fewest characters of a version that stand for it."""
+
+
+class Store:
+    """Opens the database at ``place`` and brings its schema up to date.
+
+    Args:
+        place: The path of SQLite's file, or a SQLAlchemy URL such as ``postgresql+psycopg://host/name``.
+
+    Raises:
+        ConfigError: The URL is wrong, or the database is of a later version than this program.
+        StorageFull: Its disk or quota is full. So do all methods that write.
+        Conflict: Another process holds the database.
+    """
+
+    def __init__(self, place: str | Path) -> None:
+        self._engine = open_engine(place)
+        try:
+            with self._transaction() as connection:
+                schema.migrate(connection)
+        except BaseException:
+            self._engine.dispose()
+            raise
+
+    def close(self) -> None:
+        """Closes the database."""
+        self._engine.dispose()
+
+    # --- servables ------------------------------------------------------------------------------------
+
+    def add_servable(self, row: ServableRow) -> bool:
+        """Writes a version down, and moves ``latest`` to it.
+
+        Returns:
+            False if it was known; its manifest and path are then replaced.
+        """
+        with self._transaction() as connection:
+            new = _put(connection, schema.servables, {"name": row.name, "version": row.version}, row)
+            _set_alias(connection, row.name, LATEST, row.version)
+        return new
+
+    def servables(self) -> tuple[ServableRow, ...]:
+        """Every version, by name and time."""
+        table = schema.servables
+        with self._transaction() as connection:
+            rows = connection.execute(sa.select(table).order_by(table.c.name, table.c.created_s))
+            return tuple(ServableRow.of(row) for row in rows)
+
+    def servable(self, name: str, version: Digest) -> ServableRow:
+        """One version, by its whole digest.
+
+        Raises:
+            UnknownServable: There is none.
+        """
+        table = schema.servables
+        with self._transaction() as connection:
+            row = connection.execute(
+                sa.select(table).where(table.c.name == name, table.c.version == version)
+            ).one_or_none()
+        if row is None:
+            raise UnknownServable(f"no servable {name}@{version} is published")
+        return ServableRow.of(row)
+
+    def set_alias(self, name: str, alias: str, version: Digest) -> None:
+        """Lets ``name@alias`` mean ``version``.
+
+        Raises:
+            UnknownServable: There is no such version.
+            ConfigError: ``alias`` breaks the rule for names.
+        """
+        try:
+            check_name("an alias", alias)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        self.servable(name, version)
+        with self._transaction() as connection:
+            _set_alias(connection, name, alias, version)
+
+    def aliases(self, name: str) -> dict[str, Digest]:
+        """The versions of ``name`` that have an alias, by alias."""
+        table = schema.aliases
+        with self._transaction() as connection:
+            rows = connection.execute(sa.select(table).where(table.c.servable == name).order_by(table.c.alias))
+            return {row.alias: Digest(row.version) for row in rows}
+
+    def resolve(self, reference: str) -> tuple[str, Digest]:
+        """The version that ``name`` (its latest), ``name@alias`` or ``name@first-characters`` means.
+
+        Raises:
+            UnknownServable: None, or more than one; the message has the nearest names.
+        """
+        name, has_version, wanted = reference.partition("@")
+        versions = self._versions(name)
+        if not has_version:
+            wanted = LATEST
+        aliases = self.aliases(name)
+        if wanted in aliases:
+            return name, aliases[wanted]
+        found = [one for one in versions if len(wanted) >= SHORTEST_PREFIX and one.startswith(wanted)]
+        if len(found) == 1:
+            return name, found[0]
+        if found:
+            several = ", ".join(one[:12] for one in found)
+            raise UnknownServable(f"{reference!r} may mean {several}; write more of the version")
+        known = [*aliases, *(one[:12] for one in versions)]
+        raise UnknownServable(f"servable {name!r} has no version or alias {wanted!r}{nearest(wanted, known)}")
+
+    def _versions(self, name: str) -> list[Digest]:
+        table = schema.servables
+        with self._transaction() as connection:
+            published = connection.execute(sa.select(table.c.name, table.c.version)).all()
+        versions = [Digest(version) for servable, version in published if servable == name]
+        if not versions:
+            names = {servable for servable, _ in published}
+            raise UnknownServable(f"no servable {name!r} is published{nearest(name, names)}")
+        return versions
+
+    # --- deployments ----------------------------------------------------------------------------------
+
+    def put_deployment(self, row: DeploymentRow) -> None:
+        """Writes a deployment down; one of the same name is replaced."""
+        with self._transaction() as connection:
+            _put(connection, schema.deployments, {"name": row.name}, row)
+
+    def remove_deployment(self, name: DeploymentName) -> bool:
+        """Forgets a deployment. False if there was none."""
+        table = schema.deployments
+        with self._transaction() as connection:
+            return connection.execute(sa.delete(table).where(table.c.name == name)).rowcount > 0
+
+    def deployments(self) -> tuple[DeploymentRow, ...]:
+        """Every deployment, oldest first."""
+        table = schema.deployments
+        with self._transaction() as connection:
+            rows = connection.execute(sa.select(table).order_by(table.c.created_s, table.c.name))
+            return tuple(DeploymentRow.of(row) for row in rows)
+
+    # --- pilots ---------------------------------------------------------------------------------------
+
+    def put_pilot(self, row: PilotRow) -> None:
+        """Writes a pilot down, before it is submitted and after each change; the same id is replaced."""
+        with self._transaction() as connection:
+            _put(connection, schema.pilots, {"id": row.id}, row)
+
+    def update_pilot(
+        self,
+        pilot: PilotId,
+        *,
+        state: str | None = None,
+        job: str | None = None,
+        host: str | None = None,
+        ended_s: float | None = None,
+        cause: str | None = None,
+    ) -> bool:
+        """Changes what is given of a pilot. False if there is no such pilot."""
+        given = {"state": state, "job": job, "host": host, "ended_s": ended_s, "cause": cause}
+        changes = {name: value for name, value in given.items() if value is not None}
+        table = schema.pilots
+        with self._transaction() as connection:
+            if not changes:
+                return connection.execute(sa.select(table.c.id).where(table.c.id == pilot)).first() is not None
+            return connection.execute(sa.update(table).where(table.c.id == pilot).values(changes)).rowcount > 0
+
+    def remove_pilot(self, pilot: PilotId) -> bool:
+        """Forgets a pilot. False if there was none."""
+        table = schema.pilots
+        with self._transaction() as connection:
+            return connection.execute(sa.delete(table).where(table.c.id == pilot)).rowcount > 0
+
+    def pilots(self) -> tuple[PilotRow, ...]:
+        """Every pilot, ended ones included, oldest first."""
+        table = schema.pilots
+        with self._transaction() as connection:
+            rows = connection.execute(sa.select(table).order_by(table.c.submitted_s, table.c.id))
+            return tuple(PilotRow.of(row) for row in rows)
+
+    # --- counters -------------------------------------------------------------------------------------
+
+    def next_count(self, counter: str) -> int:
+        """Adds one to a counter and returns it: 1 the first time, never the same number twice."""
+        table = schema.counters
+        with self._transaction() as connection:
+            last = connection.execute(sa.select(table.c.value).where(table.c.name == counter)).scalar() or 0
+            _upsert(connection, table, {"name": counter}, {"value": last + 1})
+        return last + 1
+
+    def _transaction(self) -> AbstractContextManager[sa.Connection]:
+        return transaction(self._engine)
+
+
+def _set_alias(connection: sa.Connection, name: str, alias: str, version: Digest) -> None:
+    _upsert(connection, schema.aliases, {"servable": name, "alias": alias}, {"version": version})
+
+
+def _put(
+    connection: sa.Connection, table: sa.Table, key: dict[str, object], row: ServableRow | DeploymentRow | PilotRow
+) -> bool:
+    return _upsert(connection, table, key, row.columns())
+
+
+def _upsert(connection: sa.Connection, table: sa.Table, key: dict[str, object], values: dict[str, object]) -> bool:
+    """Writes the row of ``key``. True if it is new. In words that every database knows."""
+    same = sa.and_(*(table.c[name] == value for name, value in key.items()))
+    if connection.execute(sa.update(table).where(same).values(values)).rowcount:
+        return False
+    connection.execute(sa.insert(table).values({**values, **key}))
+    return True

@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+from hpcserve.servable.spelling import nearest
+
+
+def test_close_names_come_first() -> None:
+    assert nearest("digts", ["digits", "pi"]) == "; did you mean 'digits'?"
+    assert nearest("ab1", ["ab2", "ab3"]) in {"; did you mean 'ab2' or 'ab3'?", "; did you mean 'ab3' or 'ab2'?"}
+
+
+def test_without_a_close_one_the_known_are_listed() -> None:
+    assert nearest("zzz", ["pi", "echo"]) == "; known: echo, pi"
+    assert nearest("zzz", []) == "; there are none"
+    assert nearest("zzz", [f"n{number:02}" for number in range(20)]).endswith("n06, n07, …")
