@@ -155,9 +155,16 @@ def load_site(option: str | None = None) -> Site:
         if isinstance(table[key], str):
             table[key] = str(Path(table[key]).expanduser().absolute())
     try:
-        return msgspec.convert(table, Site)
+        return msgspec.convert(table, Site, dec_hook=_path)
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(source, error)) from error
+
+
+def _path(kind: type, value: object) -> object:
+    """A field that is a Path; msgspec has no type for it."""
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise ValueError(f"expected a path, got {value!r}")
 
 
 def _explain(source: str, error: msgspec.ValidationError) -> str:
