@@ -1,0 +1,7 @@
+"""The Python client: :class:`Client` for threads, :class:`AsyncClient` for asyncio."""
+
+from hpcserve.client.aio import AsyncClient
+from hpcserve.client.outputs import Outputs
+from hpcserve.client.sync import Client, InferenceFuture
+
+__all__ = ["AsyncClient", "Client", "InferenceFuture", "Outputs"]

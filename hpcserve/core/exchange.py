@@ -9,7 +9,7 @@ Does not decide who may call (admission and the controller do), nor how many rep
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from hpcserve.core import actions as act
@@ -27,7 +27,7 @@ from hpcserve.errors import (
     ProtocolError,
     UnknownEndpoint,
 )
-from hpcserve.types import Counter, DeploymentName, ReplicaId, RequestKey, SessionId
+from hpcserve.types import Counter, DeploymentName, EndpointName, ReplicaId, RequestKey, SessionId
 
 MAX_AHEAD = 1_000_000
 """How far above its floor a session's ids and acknowledgements may be."""
@@ -101,16 +101,21 @@ class Exchange(Books):
             raise ProtocolError(f"RESUME: outstanding ids must lie between the floor and {MAX_AHEAD} above it")
         self._now = now
         session = self.session(session_id, now)
-        self._detach(session)
+        # A second RESUME on one connection may be an old one: it knows nothing of what was sent after it.
+        last = max(outstanding, default=floor - 1) if session.connection == connection else float("inf")
+        for each in (session, self._by_connection.get(connection)):
+            if each is not None:
+                self._detach(each)
         known, session.resumed = session.resumed, True
         session.connection, session.identity = connection, identity
         session.parked.clear()
         self._by_connection[connection] = session
         wanted = set(outstanding)
-        self.settle(session, [id for id in session.entries if id not in wanted])
-        session.settle(floor, ())
+        over = tuple(id for id in session.entries if id not in wanted and id <= last)
+        self.settle(session, session.settle(floor, over))
         for id in outstanding:
-            self._seek(self.entry(session, id), known)
+            if not session.is_settled(id):
+                self._seek(self.entry(session, id), known)
         return session
 
     def _seek(self, entry: Entry, known: bool) -> None:
@@ -170,9 +175,13 @@ class Exchange(Books):
         self.settle(session, session.settle(floor, acks))
 
     def bye(self, session: Session, now: float) -> None:
-        """A session is over: nothing of it is waited for. It is forgotten when no replica holds any of it."""
+        """A session is over: nothing of it is waited for. It is forgotten when no replica holds any of it.
+
+        Should its client come back after all, it is as if it had not been here in this epoch.
+        """
         self._now = now
         self._detach(session)
+        session.resumed = False
         self.settle(session, list(session.entries))
         if not session.entries:
             self.sessions.pop(session.id, None)
@@ -214,9 +223,13 @@ class Exchange(Books):
             self._replica_by_connection[connection] = replica
         replica.reported = True
         replica.credit_requests, replica.credit_bytes = credit
+        replica.unsure = False
         for keys, event in ((unfinished, Event.LISTED), (finished, Event.LISTED_DONE)):
             for session_id, id in keys:
-                self.apply(self.entry(self.session(session_id, now), id), event, replica)
+                entry = self.entry(self.session(session_id, now), id)
+                self.apply(entry, event, replica)
+                if event is Event.LISTED and not (entry.replica is replica and UNFINISHED[entry.state]):
+                    replica.unsure = True
         listed = {*unfinished, *finished}
         for key, entry in list(replica.entries.items()):
             if key not in listed and entry.seq <= fence:
@@ -258,6 +271,23 @@ class Exchange(Books):
         self.load(replica.deployment).update(replica)
         self._pump(replica.deployment)
 
+    def dropped(self, replica: Replica, key: RequestKey, *, credit: tuple[int, int], now: float) -> None:
+        """A replica let go, before it had begun it, of a request that it was told to release.
+
+        Where somebody waits for it all the same only an INVENTORY is proof: this word may be an old one.
+        """
+        self._now = now
+        replica.credit_requests, replica.credit_bytes = credit
+        session = self.sessions.get(key[0])
+        entry = None if session is None else session.entries.get(key[1])
+        if entry is not None and entry.replica is replica:
+            if entry.state is State.ABANDONED:
+                self.apply(entry, Event.UNLISTED)
+            elif UNFINISHED[entry.state]:
+                self._census(replica)
+        self.load(replica.deployment).update(replica)
+        self._pump(replica.deployment)
+
     def credit(self, replica: Replica, credit: tuple[int, int], now: float) -> None:
         """A replica wants to hold more, or less."""
         self._now = now
@@ -277,7 +307,7 @@ class Exchange(Books):
 
     def route(
         self,
-        endpoints: dict[str, DeploymentName],
+        endpoints: Mapping[EndpointName, DeploymentName],
         deployments: Iterable[Deployment],
         *,
         crashed: frozenset[ReplicaId] = frozenset(),
@@ -311,7 +341,7 @@ class Exchange(Books):
             if error is not None:
                 for entry in queue.all():
                     entry.error = error
-                    self.apply(entry, Event.EXPIRED)
+                    self.apply(entry, Event.REFUSED)
             if deployment is None:
                 del self.queues[name]
 
@@ -383,8 +413,9 @@ class Exchange(Books):
         self.counts.refused += 1
         entry = session.entries.get(id)
         if entry is not None:
-            self.apply(entry, Event.ACKED)
-        if session.connection is not None:
+            entry.error = error
+            self.apply(entry, Event.REFUSED)
+        elif session.connection is not None:
             self._actions.append(act.Tell(session.connection, session.id, id, error))
 
     def _burn(self, entry: Entry) -> None:
@@ -396,7 +427,7 @@ class Exchange(Books):
 
     def _expire(self, entry: Entry) -> None:
         entry.error = DeadlineExceeded("the deadline passed while the request was queued; it did not run")
-        self.apply(entry, Event.EXPIRED)
+        self.apply(entry, Event.REFUSED)
 
     def _lose(self, replica: Replica, *, crashed: bool) -> None:
         """The replica is dead. What it had unfinished goes back to the queue; see design §6."""
@@ -405,9 +436,10 @@ class Exchange(Books):
             self._replica_by_connection.pop(replica.connection, None)
             replica.connection = None
         del self.replicas[replica.id]
+        alone = replica.exclusive and replica.waiting == 1 and not replica.unsure
         for entry in list(replica.entries.values()):
             unfinished = UNFINISHED[entry.state]
-            if crashed and unfinished and entry.suspect:
+            if crashed and alone and unfinished and entry.suspect:
                 entry.error = PoisonRequest(f"a second replica died of this request: {replica.id} ran nothing else")
                 self.apply(entry, Event.CONVICTED)
             elif not entry.idempotent and entry.state is not State.DONE:
@@ -471,9 +503,9 @@ class Exchange(Books):
 
     def _give(self, entry: Entry, replica: Replica, load: LeastLoaded) -> None:
         replica.seq += 1
-        entry.seq = replica.seq
         entry.given_at = self._now
         self.apply(entry, Event.GIVEN, replica)
+        entry.seq = replica.seq
         if entry.suspect:
             replica.exclusive = True
             load.discard(replica)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from hpcserve.errors import HpcserveError, UnknownEndpoint, UnknownMethod
-from hpcserve.types import DeploymentName, ReplicaId
+from hpcserve.types import DeploymentName, EndpointName, ReplicaId
 
 
 class Deployment(NamedTuple):
@@ -27,7 +27,7 @@ class Deployment(NamedTuple):
 class RoutingTable(NamedTuple):
     """All endpoints and deployments."""
 
-    endpoints: Mapping[str, DeploymentName] = {}
+    endpoints: Mapping[EndpointName, DeploymentName] = {}
     deployments: Mapping[DeploymentName, Deployment] = {}
 
     def route(self, endpoint: str, method: str) -> tuple[DeploymentName, bool]:
@@ -38,7 +38,7 @@ class RoutingTable(NamedTuple):
             UnknownMethod: The servable has no such method.
             DeploymentFailed: The deployment's own error.
         """
-        name = self.endpoints.get(endpoint)
+        name = self.endpoints.get(EndpointName(endpoint))
         if name is None:
             raise UnknownEndpoint(f"no endpoint {endpoint!r}; {nearest(endpoint, self.endpoints)}")
         deployment = self.deployments[name]

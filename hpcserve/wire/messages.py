@@ -109,7 +109,7 @@ class Resume(Message, frozen=True, tag="resume"):
     version: int
     nonce: bytes
     floor: int = 1
-    outstanding: tuple[int, ...] = ()
+    outstanding: tuple[Counter, ...] = ()
 
 
 class Resumed(Message, frozen=True, tag="resumed"):
@@ -139,7 +139,7 @@ class Request(Message, frozen=True, tag="request"):
     trace: bytes | None = None
     reply: str = "inline"
     floor: int = 1
-    acks: tuple[int, ...] = ()
+    acks: tuple[Counter, ...] = ()
 
 
 class Ack(Message, frozen=True, tag="ack"):
@@ -149,13 +149,13 @@ class Ack(Message, frozen=True, tag="ack"):
     """
 
     floor: int
-    acks: tuple[int, ...] = ()
+    acks: tuple[Counter, ...] = ()
 
 
 class SendAgain(Message, frozen=True, tag="again"):
     """Requests that nobody holds any more: the client sends them once more, with ``attempt`` 1."""
 
-    ids: tuple[int, ...]
+    ids: tuple[Counter, ...]
 
 
 class Result(Message, frozen=True, tag="result"):

@@ -1,0 +1,285 @@
+"""The client for asyncio. One event loop owns it; nothing else may use it.
+
+The socket's descriptor is edge-triggered, and sending may swallow an edge: after each send the loop looks
+at the socket once more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any, TypeVar
+
+import zmq
+
+from hpcserve.client.call import AdminCall, Inference, Inputs, Pending
+from hpcserve.client.dial import Connection, dial
+from hpcserve.client.engine import Engine
+from hpcserve.client.keys import client_keys
+from hpcserve.client.outputs import Outputs
+from hpcserve.client.services import find_service
+from hpcserve.errors import Cancelled, HpcserveError, InvalidInput, ProtocolError
+from hpcserve.types import Counter
+from hpcserve.wire.admin import Admin
+from hpcserve.wire.frames import raw
+
+ACK_S = 0.02
+LOOK_S = 0.1
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """As :class:`hpcserve.Client`, for asyncio. Use it as ``async with AsyncClient() as client:``.
+
+    Args:
+        service: See :class:`hpcserve.Client`.
+        timeout_s: The deadline of a call that names none, in seconds; None: without end.
+    """
+
+    def __init__(self, service: str | None = None, *, timeout_s: float | None = 60.0) -> None:
+        self.timeout_s = timeout_s
+        self._service = find_service(service)
+        self._keys = client_keys()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._engine = Engine()
+        self._task: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._watched: Connection | None = None
+
+    async def __aenter__(self) -> AsyncClient:
+        """Connects.
+
+        Raises:
+            HpcserveError: As for :class:`hpcserve.Client`.
+        """
+        try:
+            await self._dial()
+        except BaseException:
+            self._context.term()
+            raise
+        self._task = asyncio.create_task(self._keep(), name="hpcserve-client")
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the session; calls without an answer fail with Cancelled. May be called twice."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        self._engine.bye()
+        self._resolve()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        self._drop()
+        self._context.term()
+
+    async def infer(
+        self,
+        endpoint: str,
+        inputs: Inputs,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+        priority: int = 0,
+    ) -> Outputs:
+        """See :meth:`hpcserve.Client.infer`. Cancelling the task takes the request back."""
+        id, future = self._start(endpoint, inputs, parameters, timeout_s, priority)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._engine.cancel(id)
+            self._resolve()
+            raise
+
+    def submit(
+        self,
+        endpoint: str,
+        inputs: Inputs,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+        priority: int = 0,
+    ) -> asyncio.Task[Outputs]:
+        """As :meth:`infer`, as a task that runs already."""
+        return asyncio.ensure_future(
+            self.infer(endpoint, inputs, parameters=parameters, timeout_s=timeout_s, priority=priority)
+        )
+
+    async def map(
+        self,
+        endpoint: str,
+        items: Iterable[Inputs],
+        *,
+        in_flight: int = 64,
+        parameters: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+        priority: int = 0,
+    ) -> AsyncIterator[Outputs]:
+        """See :meth:`hpcserve.Client.map`."""
+        if in_flight < 1:
+            raise InvalidInput(f"in_flight is {in_flight}; it must be at least 1")
+        calls: deque[tuple[Counter, asyncio.Future[Outputs]]] = deque()
+        try:
+            for item in items:
+                calls.append(self._start(endpoint, item, parameters, timeout_s, priority))
+                if len(calls) >= in_flight:
+                    yield await calls[0][1]
+                    calls.popleft()
+            while calls:
+                yield await calls[0][1]
+                calls.popleft()
+        finally:
+            for id, future in calls:
+                if not future.done():
+                    future.cancel()
+                    self._engine.cancel(id)
+            self._resolve()
+
+    async def call(self, verb: str, arguments: Admin, answer: type[T], *, timeout_s: float | None = 30.0) -> T:
+        """See :meth:`hpcserve.Client.call`."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._check_open()
+        self._engine.admin(AdminCall(verb, raw(arguments), answer, timeout_s, _resolver(future)))
+        self._sent()
+        return await future
+
+    # --- inside ---------------------------------------------------------------------------------------
+
+    def _start(
+        self,
+        endpoint: str,
+        inputs: Inputs,
+        parameters: Mapping[str, Any] | None,
+        timeout_s: float | None,
+        priority: int,
+    ) -> tuple[Counter, asyncio.Future[Outputs]]:
+        self._check_open()
+        future: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
+        call = Inference(
+            endpoint,
+            inputs,
+            parameters=parameters,
+            timeout_s=self.timeout_s if timeout_s is None else timeout_s,
+            priority=priority,
+            own=True,
+            on_done=_resolver(future),
+        )
+        id = self._engine.infer(call)
+        self._sent()
+        return id, future
+
+    def _check_open(self) -> None:
+        if self._task is None:
+            raise InvalidInput("this client is not open; use it as: async with AsyncClient() as client")
+
+    def _sent(self) -> None:
+        self._changed.set()
+        self._read()
+
+    def _read(self) -> None:
+        try:
+            self._engine.drain()
+        except ProtocolError as error:
+            self._engine.fail_all(error)
+            self._engine.lost()
+        self._resolve()
+        if self._engine.connection is None:
+            self._drop()
+            self._changed.set()
+
+    def _resolve(self) -> None:
+        while self._engine.finished:
+            call = self._engine.finished.popleft()
+            if call.on_done is not None:
+                call.on_done(call)
+
+    async def _keep(self) -> None:
+        """Connects when the connection is lost, acknowledges, and minds the deadlines."""
+        pause_s = FIRST_PAUSE_S
+        while True:
+            if self._engine.connection is None:
+                pause_s = await self._redial(pause_s)
+                continue
+            pause_s = FIRST_PAUSE_S
+            waiting = self._engine.waiting or self._engine.caller.owes_ack
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), (LOOK_S if self._engine.waiting else ACK_S) if waiting else None)
+            except TimeoutError:
+                self._engine.expire()
+                self._engine.acknowledge()
+                self._read()
+            else:
+                await asyncio.sleep(ACK_S)
+
+    async def _redial(self, pause_s: float) -> float:
+        refused, self._engine.refused = self._engine.refused, None
+        self._drop()
+        try:
+            if isinstance(refused, ProtocolError):
+                raise refused
+            await self._dial()
+            return FIRST_PAUSE_S
+        except HpcserveError as error:
+            if not error.retryable:
+                self._engine.fail_all(error)
+        self._engine.expire()
+        self._resolve()
+        if self._engine.waiting:
+            await asyncio.sleep(pause_s)
+        else:
+            self._changed.clear()
+            await self._changed.wait()
+        return min(2 * pause_s, LONGEST_PAUSE_S)
+
+    async def _dial(self) -> None:
+        told: list[tuple[int, tuple[Counter, ...]]] = []
+
+        def waits_for() -> tuple[int, tuple[Counter, ...]]:
+            # In the dialling thread; the engine sends nothing without a connection, so it cannot change.
+            told.append(self._engine.waits_for())
+            return told[-1]
+
+        connection = await asyncio.to_thread(
+            dial, self._context, self._service, self._keys, nonce=self._engine.nonce, waits_for=waits_for
+        )
+        self._engine.connected(connection, told[-1])
+        loop = asyncio.get_running_loop()
+        loop.add_reader(connection.socket_fd, self._read)
+        loop.add_reader(connection.monitor_fd, self._watch, connection)
+        self._watched = connection
+        self._read()
+
+    def _watch(self, connection: Connection) -> None:
+        if connection is self._engine.connection and connection.is_down():
+            self._read()
+            self._drop()
+            self._changed.set()
+
+    def _drop(self) -> None:
+        """Forgets the connection that the loop watches."""
+        loop = asyncio.get_running_loop()
+        watched, self._watched = self._watched, None
+        if watched is not None:
+            loop.remove_reader(watched.socket_fd)
+            loop.remove_reader(watched.monitor_fd)
+        self._engine.lost()
+
+
+def _resolver(future: asyncio.Future[Any]) -> Any:
+    def resolve(call: Pending) -> None:
+        if future.done():
+            return
+        if call.error is None:
+            future.set_result(call.value)
+        elif isinstance(call.error, Cancelled):
+            future.cancel(call.error.message)
+        else:
+            future.set_exception(call.error)
+
+    return resolve

@@ -1,0 +1,128 @@
+"""One call on its way: what has to be sent, possibly again, and what came back."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from hpcserve.client.outputs import Outputs
+from hpcserve.errors import HpcserveError
+from hpcserve.wire import messages as wire
+from hpcserve.wire.frames import error_from_wire, raw
+from hpcserve.wire.tensor import Frame, pack, unpack
+
+FOREVER = float("inf")
+
+Inputs = Any
+"""What a caller may give: a mapping from names to arrays, or the only input itself."""
+
+
+class Pending:
+    """A call that has not been answered, or its answer.
+
+    ``deadline`` is in monotonic seconds. ``on_done`` is called once, by the thread that read the answer, with
+    no lock held. A thread that waits without reading makes an ``event``.
+    """
+
+    __slots__ = ("deadline", "done", "error", "event", "on_done", "value")
+
+    def __init__(self, timeout_s: float | None, on_done: Callable[[Any], None] | None = None) -> None:
+        self.deadline = FOREVER if timeout_s is None else time.monotonic() + timeout_s
+        self.done = False
+        self.value: Any = None
+        self.error: HpcserveError | None = None
+        self.event: threading.Event | None = None
+        self.on_done = on_done
+
+    def outcome(self) -> Any:
+        """The value; or the error is raised."""
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+    def remaining_ms(self) -> int | None:
+        """What is left until the deadline."""
+        if self.deadline == FOREVER:
+            return None
+        return max(1, int((self.deadline - time.monotonic()) * 1000))
+
+
+class Inference(Pending):
+    """A call of a servable's method."""
+
+    __slots__ = ("endpoint", "frames", "method", "parameters", "priority", "specs")
+
+    def __init__(
+        self,
+        target: str,
+        inputs: Inputs,
+        *,
+        parameters: Mapping[str, Any] | None,
+        timeout_s: float | None,
+        priority: int,
+        own: bool,
+        on_done: Callable[[Any], None] | None = None,
+    ) -> None:
+        """``own``: copy the inputs, because the caller may change them before the answer is there.
+
+        Raises:
+            InvalidInput: Something among the inputs is no tensor.
+        """
+        super().__init__(timeout_s, on_done)
+        self.endpoint, _, self.method = target.partition(".")
+        named = inputs if isinstance(inputs, Mapping) else {"": inputs}
+        self.specs, packed = pack(named)
+        self.frames: Sequence[Frame] = (
+            [frame if type(frame) is bytes else bytes(frame) for frame in packed] if own else packed
+        )
+        self.parameters = raw(dict(parameters)) if parameters else wire.EMPTY_MAP
+        self.priority = priority
+
+    def finish(self, result: wire.Result, frames: Sequence[Frame]) -> None:
+        """Takes the answer in."""
+        try:
+            if result.error is not None:
+                self.error = error_from_wire(result.error)
+            else:
+                self.value = Outputs(
+                    unpack(result.tensors, frames, writable=True),
+                    replica=result.replica,
+                    version=result.version,
+                    run_s=result.run_us / 1e6,
+                )
+        except HpcserveError as error:
+            self.error = error
+        self.frames = ()
+
+
+class AdminCall(Pending):
+    """An administrative call. Sent again after a reconnect: each verb may be carried out twice."""
+
+    __slots__ = ("body", "kind", "verb")
+
+    def __init__(
+        self,
+        verb: str,
+        body: msgspec.Raw,
+        kind: type[Any],
+        timeout_s: float | None,
+        on_done: Callable[[Any], None] | None = None,
+    ) -> None:
+        super().__init__(timeout_s, on_done)
+        self.verb = verb
+        self.body = body
+        self.kind = kind
+
+    def finish(self, answer: wire.Answer) -> None:
+        """Takes the answer in."""
+        if answer.error is not None:
+            self.error = error_from_wire(answer.error)
+            return
+        try:
+            self.value = msgspec.msgpack.decode(answer.body, type=self.kind)
+        except msgspec.MsgspecError as error:
+            self.error = HpcserveError(f"{self.verb}: cannot read the daemon's answer: {error}; are both sides up to date?")

@@ -1,0 +1,180 @@
+"""From a service to a connection: read the record, HELLO at admission, RESUME at the broker.
+
+One call of :func:`dial` is one try; it blocks for a few seconds at most and never hangs: a peer with
+the wrong key is told by the socket's monitor, a silent one by the time. When to try again is not decided here.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+import hpcserve
+from hpcserve.auth.keys import KeyPair
+from hpcserve.client.services import Service
+from hpcserve.errors import AuthenticationError, HpcserveError, ProtocolError, ServiceUnavailable
+from hpcserve.types import Counter, Epoch
+from hpcserve.wire import messages as wire
+from hpcserve.wire.frames import decode_from_admission, decode_to_client, encode, error_from_wire
+from hpcserve.wire.record import ServiceRecord
+
+ANSWER_S = 4.0  # how long each step may take: a refusal is known within 5 s
+HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 5_000, 20_000
+SOFTWARE = f"hpcserve {hpcserve.__version__}"
+
+UP = zmq.Event.HANDSHAKE_SUCCEEDED
+FAILED = (
+    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL | zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_AUTH
+)
+DOWN = zmq.Event.DISCONNECTED | zmq.Event.CLOSED
+
+
+class Connection:
+    """A socket of one TCP connection, never reconnected.
+
+    ``poller`` tells when the socket or its monitor may have something to read.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
+        self.socket = socket
+        self.monitor = monitor
+        self.monitor_fd = int(monitor.FD)
+        self.poller = select.poll()
+        self.socket_fd = int(socket.FD)
+        self.poller.register(self.socket_fd, select.POLLIN)
+        self.poller.register(self.monitor_fd, select.POLLIN)
+        self.epoch = Epoch(0)
+
+    def is_down(self) -> bool:
+        """Whether the monitor has told that the connection is lost."""
+        while self.monitor.poll(0):
+            if recv_monitor_message(self.monitor)["event"] & (DOWN | FAILED):
+                return True
+        return False
+
+    def close(self) -> None:
+        """Closes both sockets; what is still to be sent is dropped."""
+        self.socket.disable_monitor()
+        self.socket.close(linger=0)
+
+
+def dial(
+    context: zmq.Context[zmq.Socket[bytes]],
+    service: Service,
+    keys: KeyPair,
+    *,
+    nonce: bytes,
+    waits_for: Callable[[], tuple[int, tuple[Counter, ...]]],
+) -> Connection:
+    """Connects to the service's daemon.
+
+    Args:
+        waits_for: The session's floor and outstanding requests, asked for at the last moment.
+
+    Raises:
+        ServiceUnavailable: Nobody answers: try again later.
+        AuthenticationError: The daemon has another key, or does not know ours.
+        VersionMismatch: The two sides are too far apart.
+    """
+    record = service.read()
+    say_hello(context, record, keys)
+    try:
+        connection = _open(context, record, record.front[0], keys)
+    except AuthenticationError as error:
+        # Admission has just let us in, so the key is right: the broker is a new one that was not told yet.
+        raise ServiceUnavailable(f"the daemon on {record.host} is restarting") from error
+    try:
+        floor, outstanding = waits_for()
+        connection.socket.send(encode(wire.Resume(wire.WIRE_VERSIONS[0], nonce, floor, outstanding)))
+        answer = _answer(connection, decode_to_client, "the daemon's data socket", record)
+        if not isinstance(answer, wire.Resumed):
+            raise ProtocolError(f"expected RESUMED from the daemon, got {type(answer).__name__}")
+        connection.epoch = answer.epoch
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def say_hello(context: zmq.Context[zmq.Socket[bytes]], record: ServiceRecord, keys: KeyPair) -> wire.Welcome:
+    """Asks admission to let our key in.
+
+    Raises:
+        HpcserveError: As :func:`dial`.
+    """
+    connection = _open(context, record, record.admission[0], keys)
+    try:
+        connection.socket.send(encode(wire.Hello(wire.WIRE_VERSIONS, SOFTWARE)))
+        answer = _answer(connection, decode_from_admission, "admission", record)
+    finally:
+        connection.close()
+    if not isinstance(answer, wire.Welcome):
+        raise ProtocolError(f"expected WELCOME from admission, got {type(answer).__name__}")
+    return answer
+
+
+def _open(
+    context: zmq.Context[zmq.Socket[bytes]], record: ServiceRecord, address: str, keys: KeyPair
+) -> Connection:
+    socket = context.socket(zmq.DEALER)
+    socket.set_hwm(0)
+    socket.linger = 0
+    socket.reconnect_ivl = -1
+    socket.heartbeat_ivl = HEARTBEAT_MS
+    socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
+    socket.curve_serverkey = record.public_key.encode()
+    socket.curve_publickey, socket.curve_secretkey = keys.public, keys.secret
+    connection = Connection(socket, socket.get_monitor_socket(int(UP | FAILED | DOWN)))
+    try:
+        socket.connect(address)
+        _wait_up(connection, address, record)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _wait_up(connection: Connection, address: str, record: ServiceRecord) -> None:
+    until = time.monotonic() + ANSWER_S
+    while (left := until - time.monotonic()) > 0:
+        if not connection.monitor.poll(int(left * 1000) + 1):
+            continue
+        event = recv_monitor_message(connection.monitor)["event"]
+        if event == UP:
+            return
+        if event & FAILED:
+            raise AuthenticationError(
+                f"the handshake with {address} on {record.host} failed: either it is not the daemon of the key "
+                f"{record.public_key}, or it does not know our key"
+            )
+        raise ServiceUnavailable(f"no daemon answers at {address} on {record.host}; is it running? hpcserve status")
+    raise ServiceUnavailable(f"{address} on {record.host} did not finish the handshake within {ANSWER_S:g} s")
+
+
+def _answer(
+    connection: Connection, decode: Callable[[bytes | memoryview], Any], who: str, record: ServiceRecord
+) -> Any:
+    """The first message that comes back.
+
+    Raises:
+        HpcserveError: It is a refusal (the error in it), or there is none.
+    """
+    poller = zmq.Poller()
+    poller.register(connection.socket, zmq.POLLIN)
+    poller.register(connection.monitor, zmq.POLLIN)
+    until = time.monotonic() + ANSWER_S
+    while (left := until - time.monotonic()) > 0:
+        ready = dict(poller.poll(int(left * 1000) + 1))
+        if connection.socket in ready:
+            answer = decode(connection.socket.recv_multipart()[0])
+            if isinstance(answer, wire.Refused):
+                raise error_from_wire(answer.error)
+            return answer
+        if connection.monitor in ready and connection.is_down():
+            raise ServiceUnavailable(f"{who} on {record.host} closed the connection")
+    raise ServiceUnavailable(f"{who} on {record.host} did not answer within {ANSWER_S:g} s")

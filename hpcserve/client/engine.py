@@ -1,0 +1,223 @@
+"""The client's side of the protocol on one connection at a time; :class:`Client` and :class:`AsyncClient` drive it.
+
+Not thread-safe: whoever drives it holds the lock, or is the only thread. It never blocks. What the
+protocol must not lose is kept by :class:`hpcserve.core.caller.Caller`, across connections.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+
+import zmq
+
+from hpcserve.client.call import AdminCall, Inference, Pending
+from hpcserve.client.dial import Connection
+from hpcserve.core.caller import Caller
+from hpcserve.errors import Cancelled, DeadlineExceeded, HpcserveError, ServiceUnavailable
+from hpcserve.types import Counter
+from hpcserve.wire import messages as wire
+from hpcserve.wire.frames import decode_to_client, encode, error_from_wire
+from hpcserve.wire.tensor import Frame
+
+SMALL_BYTES = 16 << 10
+ACK_AT_ONCE_BYTES = 1 << 20
+DRAIN = 256
+NONCE_BYTES = 16
+
+
+class Engine:
+    """What one client process waits for, and the connection by which it comes."""
+
+    def __init__(self) -> None:
+        self.nonce = os.urandom(NONCE_BYTES)
+        self.caller = Caller()
+        self.connection: Connection | None = None
+        self.refused: HpcserveError | None = None
+        self.finished: deque[Pending] = deque()
+        self._admin: dict[int, AdminCall] = {}
+        self._next_admin = 1
+        self._unacked_bytes = 0
+        self._highest_sent = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many calls have no answer yet."""
+        return len(self.caller) + len(self._admin)
+
+    # --- what a caller wants --------------------------------------------------------------------------
+
+    def infer(self, call: Inference) -> Counter:
+        """Sends a request now, or when there is a connection."""
+        id = self.caller.start(call, call.deadline)
+        if self.connection is not None:
+            self._send_request(id, call, 0)
+        return id
+
+    def admin(self, call: AdminCall) -> None:
+        """Sends an administrative call now, or when there is a connection."""
+        id = self._next_admin
+        self._next_admin += 1
+        self._admin[id] = call
+        self._send_admin(id, call)
+
+    def cancel(self, id: Counter) -> bool:
+        """Takes a request back; False when it was answered before."""
+        call = self.caller.settle(id)
+        if not isinstance(call, Inference):
+            return False
+        call.error = Cancelled("the caller took the request back")
+        self._finish(call)
+        self.acknowledge()
+        return True
+
+    def bye(self) -> None:
+        """Ends the session; whoever still waits is told."""
+        if self.connection is not None:
+            self.connection.socket.send(encode(wire.Bye()))
+        self.fail_all(Cancelled("the client was closed"))
+
+    # --- connections ----------------------------------------------------------------------------------
+
+    def waits_for(self) -> tuple[int, tuple[Counter, ...]]:
+        """What RESUME says: only what was sent before can be held anywhere."""
+        sent = tuple(id for id in self.caller.outstanding if id <= self._highest_sent)
+        return self.caller.floor, sent
+
+    def connected(self, connection: Connection, told: tuple[int, tuple[Counter, ...]]) -> None:
+        """The session was resumed; ``told`` is what RESUME said was outstanding: the rest is sent now."""
+        self.connection = connection
+        self.refused = None
+        known = set(told[1])
+        for id in self.caller.outstanding:
+            call = self.caller.get(id)
+            if id not in known and isinstance(call, Inference):
+                self._send_request(id, call, 0)
+        for number, admin in self._admin.items():
+            self._send_admin(number, admin)
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+
+    def fail_all(self, error: HpcserveError) -> None:
+        """Nothing that is waited for will come."""
+        for id in self.caller.outstanding:
+            call = self.caller.settle(id)
+            assert isinstance(call, Inference), "the caller keeps inferences"
+            call.error = error
+            self._finish(call)
+        for admin in self._admin.values():
+            admin.error = error
+            self._finish(admin)
+        self._admin.clear()
+
+    # --- what the socket says -------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Takes in what has arrived."""
+        connection = self.connection
+        if connection is None:
+            return
+        socket = connection.socket
+        for _ in range(DRAIN):
+            if not int(socket.get(zmq.EVENTS)) & zmq.POLLIN:
+                return
+            frame: zmq.Frame = socket.recv(copy=False)
+            header = frame.bytes
+            frames: list[Frame] = []
+            size = len(header)
+            while frame.more:
+                frame = socket.recv(copy=False)
+                size += len(frame)
+                frames.append(frame.bytes if len(frame) <= SMALL_BYTES else frame.buffer)
+            self._take(header, frames, size)
+            if self.connection is None:
+                return
+
+    def _take(self, header: bytes, frames: list[Frame], size_bytes: int) -> None:
+        message = decode_to_client(header)
+        if type(message) is wire.Result:
+            call = self.caller.settle(message.id)
+            if isinstance(call, Inference):
+                call.finish(message, frames)
+                self._finish(call)
+            self._unacked_bytes += size_bytes
+            if self._unacked_bytes >= ACK_AT_ONCE_BYTES:
+                self.acknowledge()
+        elif type(message) is wire.SendAgain:
+            for id in message.ids:
+                wanted = self.caller.get(id)
+                if isinstance(wanted, Inference):
+                    self._send_request(id, wanted, 1)
+        elif type(message) is wire.Answer:
+            admin = self._admin.pop(message.id, None)
+            if admin is not None:
+                admin.finish(message)
+                self._finish(admin)
+        elif type(message) is wire.WhoAreYou:
+            self.lost()
+        elif type(message) is wire.Refused:
+            self.refused = error_from_wire(message.error)
+            self.lost()
+
+    def expire(self) -> None:
+        """Ends the calls whose deadline is over."""
+        now = time.monotonic()
+        why = "" if self.connection is not None else "; there was no connection to the daemon"
+        for id in self.caller.expired(now):
+            call = self.caller.settle(id)
+            assert isinstance(call, Inference), "the caller keeps inferences"
+            call.error = DeadlineExceeded(f"no answer from endpoint {call.endpoint!r} within its deadline{why}")
+            self._finish(call)
+        for number in [number for number, admin in self._admin.items() if admin.deadline <= now]:
+            admin = self._admin.pop(number)
+            admin.error = ServiceUnavailable(f"{admin.verb}: no answer from the daemon in time{why}; see: hpcserve status")
+            self._finish(admin)
+
+    def acknowledge(self) -> None:
+        """Tells the broker what was settled since it was last told."""
+        if self.connection is not None and self.caller.owes_ack:
+            self._unacked_bytes = 0
+            self.connection.socket.send(encode(wire.Ack(*self.caller.take_acks())))
+
+    # --- inside ---------------------------------------------------------------------------------------
+
+    def _finish(self, call: Pending) -> None:
+        call.done = True
+        self.finished.append(call)
+
+    def _send_request(self, id: Counter, call: Inference, attempt: int) -> None:
+        assert self.connection is not None, "asked only while connected"
+        floor, acks = self.caller.take_acks()
+        self._unacked_bytes = 0
+        self._highest_sent = max(self._highest_sent, id)
+        header = wire.Request(
+            id,
+            call.endpoint,
+            call.method,
+            call.specs,
+            call.parameters,
+            call.remaining_ms(),
+            call.priority,
+            attempt,
+            None,
+            "inline",
+            floor,
+            acks,
+        )
+        socket, frames = self.connection.socket, call.frames
+        if not frames:
+            socket.send(encode(header))
+            return
+        socket.send(encode(header), zmq.SNDMORE)
+        last = len(frames) - 1
+        for index, frame in enumerate(frames):
+            socket.send(frame, zmq.SNDMORE if index < last else 0, copy=len(frame) <= SMALL_BYTES)
+
+    def _send_admin(self, id: int, call: AdminCall) -> None:
+        if self.connection is not None:
+            self.connection.socket.send(encode(wire.Call(id, call.verb, call.body)))

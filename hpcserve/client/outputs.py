@@ -1,0 +1,21 @@
+"""What a call returns: the outputs by name, and where they were computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Outputs(dict[str, Any]):
+    """The outputs of one request, by name: numpy arrays, or Python values where the dtype is JSON.
+
+    Attributes:
+        replica: The id of the replica that ran it.
+        version: The first characters of the servable version's sha256.
+        run_s: How long the servable computed, in seconds.
+    """
+
+    def __init__(self, tensors: dict[str, Any], *, replica: str, version: str, run_s: float) -> None:
+        super().__init__(tensors)
+        self.replica = replica
+        self.version = version
+        self.run_s = run_s

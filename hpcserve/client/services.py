@@ -1,0 +1,106 @@
+"""Which daemon to call: the services that the user has named, and the pinned key of each.
+
+``services.json`` in the user's hpcserve directory. Without it there is one service, that of site
+``local`` (or the one that ``HPCSERVE_SITE`` names), found by the record in the site's shared directory.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from hpcserve import config
+from hpcserve.errors import AuthenticationError, ConfigError, NotFound, ServiceUnavailable
+from hpcserve.wire.record import ServiceRecord, decode_record
+
+RECORD = "service.json"
+
+
+class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One service: the path of its record, and its public key (Z85) as it was when the user added it."""
+
+    record: Path
+    public_key: str | None = None
+
+    def read(self) -> ServiceRecord:
+        """The record as it is now.
+
+        Raises:
+            ServiceUnavailable: There is none: the daemon does not run.
+            AuthenticationError: It names another key than the pinned one.
+            ConfigError: The file is not a service record.
+        """
+        try:
+            record = decode_record(self.record.read_bytes(), str(self.record))
+        except FileNotFoundError as error:
+            raise ServiceUnavailable(f"no daemon runs here ({self.record} does not exist); start one: hpcserve up") from error
+        except OSError as error:
+            raise ConfigError(f"cannot read the service record {self.record}: {error.strerror}") from error
+        if self.public_key is not None and self.public_key != record.public_key:
+            raise AuthenticationError(
+                f"the service at {self.record} has another key than the one you pinned: if its owner made a new one, "
+                "take it with: hpcserve service add --replace NAME RECORD"
+            )
+        return record
+
+
+class Services(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The file ``services.json``. ``default`` is None for the service of the default site."""
+
+    services: dict[str, Service] = {}
+    default: str | None = None
+
+    def chosen(self, name: str | None) -> Service:
+        """The service called ``name``, else the default one.
+
+        Raises:
+            NotFound: No service has this name.
+        """
+        name = name or self.default
+        if name is None:
+            return of_site(None)
+        if name not in self.services:
+            known = ", ".join(sorted(self.services)) or "none"
+            raise NotFound(f"no service {name!r}; known: {known}; add it: hpcserve service add {name} RECORD")
+        return self.services[name]
+
+
+def of_site(site: str | None) -> Service:
+    """The service of a site on this machine."""
+    return Service(config.load_site(site).shared_dir / RECORD)
+
+
+def find_service(name: str | None = None) -> Service:
+    """The service that the argument, ``HPCSERVE_SERVICE``, ``services.json`` or the default names, in this order."""
+    return load_services().chosen(config.service_named(name))
+
+
+def _path() -> Path:
+    return config.home() / "services.json"
+
+
+def load_services() -> Services:
+    """What the user has named so far.
+
+    Raises:
+        ConfigError: The file is broken.
+    """
+    try:
+        return msgspec.json.decode(_path().read_bytes(), type=Services)
+    except FileNotFoundError:
+        return Services()
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ConfigError(f"{_path()}: {error}; correct it, or remove it and add the services again") from error
+
+
+def save_services(services: Services) -> None:
+    """Writes ``services.json``, whole or not at all."""
+    path = _path()
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".services-")
+    with open(descriptor, "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(services), indent=2) + b"\n")
+    os.replace(temporary, path)

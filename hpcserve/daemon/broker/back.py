@@ -1,0 +1,133 @@
+"""The pilots' side of the broker: replicas and agents.
+
+A replica's messages become events of the exchange. An agent's are the controller's business and passed on
+unread, but for the fact that it is connected.
+"""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+import zmq
+
+from hpcserve.core.exchange import Exchange
+from hpcserve.core.replicas import Replica
+from hpcserve.daemon.broker.keyring import Keyring
+from hpcserve.daemon.broker.sockets import Incoming, Tensor, receive, send, user_of
+from hpcserve.errors import AuthenticationError, HpcserveError, ProtocolError
+from hpcserve.types import Epoch, ReplicaId
+from hpcserve.wire import messages as wire
+from hpcserve.wire.frames import agree, decode_from_pilot, encode, error_to_wire
+from hpcserve.wire.hub import AgentSays, ReplicaSeen
+
+
+class Answered(msgspec.Struct, gc=False):
+    """A result on its way: it goes to the client as it came."""
+
+    header: bytes
+    tensors: list[Tensor]
+
+
+class Back:
+    """Reads the pilots' socket."""
+
+    def __init__(self, socket: zmq.Socket[bytes], exchange: Exchange, keyring: Keyring, epoch: Epoch) -> None:
+        self.socket = socket
+        self.news: list[AgentSays | ReplicaSeen] = []
+        self._exchange = exchange
+        self._keyring = keyring
+        self._epoch = epoch
+        self._agents: dict[str, bytes] = {}
+        self._unlisted: dict[ReplicaId, bytes] = {}
+
+    def handle(self) -> bool:
+        """Takes one message; False when there is none."""
+        message = receive(self.socket)
+        if message is None:
+            return False
+        try:
+            if message.too_many:
+                raise ProtocolError("more tensor frames than a message may have")
+            header_bytes = message.header.bytes
+            header = decode_from_pilot(header_bytes)
+            replica = self._exchange.replica_of(message.sender)
+            if replica is not None:
+                self._replica(replica, message, header, header_bytes)
+            else:
+                self._newcomer(message, header, header_bytes)
+        except HpcserveError as error:
+            send(self.socket, message.sender, encode(wire.Refused(error_to_wire(error))))
+        return True
+
+    def _replica(self, replica: Replica, message: Incoming, header: wire.FromPilot, header_bytes: bytes) -> None:
+        now = time.monotonic()
+        if type(header) is wire.Result:
+            self._exchange.answered(
+                replica,
+                (header.session, header.id),
+                body=Answered(header_bytes, message.tensors),
+                size_bytes=message.size_bytes,
+                credit=(header.credit_requests, header.credit_bytes),
+                now=now,
+            )
+        elif type(header) is wire.Credit:
+            self._exchange.credit(replica, (header.credit_requests, header.credit_bytes), now)
+        elif type(header) is wire.Inventory:
+            self._inventory(replica.id, message.sender, header)
+
+    def _newcomer(self, message: Incoming, header: wire.FromPilot, header_bytes: bytes) -> None:
+        """The first message of a connection, or an agent's."""
+        peer = self._keyring.peer(user_of(message.header), time.monotonic())
+        if peer is None:
+            raise AuthenticationError("this key is not admitted any more")
+        if type(header) is wire.Report and peer.role == "agent" and header.pilot == peer.subject:
+            self._agents[peer.subject] = message.sender
+            self.news.append(AgentSays(peer.subject, header_bytes))
+        elif type(header) is wire.Inventory and peer.role == "replica":
+            agree((header.version,), f"replica {peer.subject}", "the daemon")
+            self._inventory(ReplicaId(peer.subject), message.sender, header)
+        else:
+            send(self.socket, message.sender, encode(wire.WhoAreYou()))
+
+    def _inventory(self, id: ReplicaId, connection: bytes, header: wire.Inventory) -> None:
+        known = self._exchange.replicas.get(id)
+        new = known is None or known.connection != connection
+        listed = self._exchange.inventory(
+            id,
+            connection,
+            unfinished=header.unfinished,
+            finished=header.finished,
+            fence=header.fence if header.epoch == self._epoch else 0,
+            credit=(header.credit_requests, header.credit_bytes),
+            now=time.monotonic(),
+        )
+        if not listed:
+            self._unlisted[id] = connection
+        elif new:
+            self.news.append(ReplicaSeen(id, True))
+
+    def to_agent(self, pilot: str, body: bytes) -> None:
+        """Orders for an agent. One that is away will report when it is back, and be told again."""
+        connection = self._agents.get(pilot)
+        if connection is not None and not send(self.socket, connection, body):
+            del self._agents[pilot]
+
+    def send(self, connection: bytes, header: bytes, tensors: list[Tensor] | tuple[()] = ()) -> None:
+        """A message for a replica; when its connection is gone, the exchange is told."""
+        if send(self.socket, connection, header, tensors):
+            return
+        replica = self._exchange.replica_of(connection)
+        self._exchange.replica_gone(connection, time.monotonic())
+        if replica is not None:
+            self.news.append(ReplicaSeen(replica.id, False))
+
+    def roster_changed(self) -> None:
+        """Asks the replicas that came before the controller had named them."""
+        for id in [id for id in self._unlisted if id in self._exchange.replicas]:
+            send(self.socket, self._unlisted.pop(id), encode(wire.WhoAreYou()))
+
+    def who_are_you(self) -> None:
+        """Asks every agent for its report: the controller is new."""
+        for pilot in list(self._agents):
+            self.to_agent(pilot, encode(wire.WhoAreYou()))

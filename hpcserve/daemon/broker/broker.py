@@ -1,0 +1,155 @@
+"""The broker's one thread: sockets in, the exchange decides, sockets out.
+
+No asyncio, SQL, HTTPS or subprocess here: whatever takes time belongs to the controller (design §3).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from hpcserve.auth.keys import KeyPair
+from hpcserve.auth.zap import ZapHandler
+from hpcserve.core import actions as act
+from hpcserve.core.exchange import Exchange, Limits
+from hpcserve.daemon.broker.back import Answered, Back
+from hpcserve.daemon.broker.front import Body, Front
+from hpcserve.daemon.broker.hub import CONTROLLER, Hub
+from hpcserve.daemon.broker.keyring import BACK, FRONT, Keyring
+from hpcserve.daemon.broker.sockets import router, send
+from hpcserve.types import Epoch
+from hpcserve.wire import messages as wire
+from hpcserve.wire.frames import encode, error_to_wire
+from hpcserve.wire.hub import ReplicaHung, ReplicaIdle
+
+DRAIN = 64  # messages taken from one socket before the others are looked at
+FLUSH_S = 0.02  # releases wait so long for work that carries them along
+BUSY_TICK_S, IDLE_TICK_S, PROBE_S = 0.1, 5.0, 30.0
+
+
+class Broker:
+    """The sockets and what is done with the exchange's actions."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys: KeyPair, limits: Limits, epoch: Epoch) -> None:
+        now = time.monotonic()
+        self._exchange = Exchange(limits, now)
+        self._epoch = epoch
+        keyring = Keyring()
+        self.zap = ZapHandler(context, lambda key, address, domain: keyring.decide(key, domain, time.monotonic()))
+        self.front = Front(router(context, keys, FRONT.encode()), self._exchange, keyring, epoch)
+        self.back = Back(router(context, keys, BACK.encode()), self._exchange, keyring, epoch)
+        self.hub = Hub(
+            router(context, None, b""), self._exchange, keyring, epoch, front=self.front, back=self.back
+        )
+        self._flush_at = float("inf")
+        self._tick_at = now
+        self._probe_at = now + PROBE_S
+        self._do: dict[type, Callable[[Any], object]] = {
+            act.Give: self._give,
+            act.Forward: self._forward,
+            act.Tell: self._tell,
+            act.Ask: lambda a: self._to_client(a.connection, wire.SendAgain(a.ids)),
+            act.Fetch: lambda a: self.back.send(a.connection, encode(wire.Fetch(a.keys))),
+            act.Release: lambda a: self.back.send(a.connection, encode(wire.Release(a.keys))),
+            act.Census: lambda a: self.back.send(a.connection, encode(wire.Census(epoch, a.fence))),
+            act.Probe: lambda a: self._to_client(a.connection, wire.Ping()),
+            act.ReportHung: lambda a: self.hub.tell(CONTROLLER, ReplicaHung(a.replica, a.overdue_s)),
+            act.ReportIdle: lambda a: self.hub.tell(CONTROLLER, ReplicaIdle(a.replica)),
+        }
+
+    def run(self, parent_is_gone: Callable[[], bool], parent_fd: int) -> None:
+        """Serves until the parent process is gone."""
+        poller = zmq.Poller()
+        handlers = {
+            self.back.socket: self.back.handle,
+            self.front.socket: self.front.handle,
+            self.hub.socket: self.hub.handle,
+        }
+        for socket in (*handlers, self.zap.socket):
+            poller.register(socket, zmq.POLLIN)
+        poller.register(parent_fd, zmq.POLLIN)
+        while True:
+            for source, _ in poller.poll(self._timeout_ms()):
+                if source == parent_fd:
+                    if parent_is_gone():
+                        return
+                elif source is self.zap.socket:
+                    self.zap.handle()
+                else:
+                    handle = handlers[source]
+                    for _ in range(DRAIN):
+                        if not handle():
+                            break
+                        self._act()
+            self._pass_time()
+
+    def _timeout_ms(self) -> int:
+        wake = min(self._tick_at, self._flush_at)
+        return max(0, math.ceil((wake - time.monotonic()) * 1000))
+
+    def _pass_time(self) -> None:
+        now = time.monotonic()
+        if self.front.acked:
+            self.front.acked = False
+            self._flush_at = min(self._flush_at, now + FLUSH_S)
+        if now >= self._flush_at:
+            self._flush_at = float("inf")
+            self._exchange.flush()
+        if now >= self._tick_at:
+            limit = BUSY_TICK_S if self._exchange.queued else IDLE_TICK_S
+            self._tick_at = min(self._exchange.tick(now), now + limit)
+        elif self._exchange.queued:
+            self._tick_at = min(self._tick_at, now + BUSY_TICK_S)
+        if now >= self._probe_at:
+            self._probe_at = now + PROBE_S
+            self._exchange.probe()
+        self._act()
+        self.hub.pass_on()
+
+    def _act(self) -> None:
+        actions = self._exchange.take()
+        while actions:
+            for action in actions:
+                self._do[type(action)](action)
+            actions = self._exchange.take()
+
+    def _give(self, action: act.Give) -> None:
+        entry = action.entry
+        body = entry.body
+        assert isinstance(body, Body), "the front put a Body into every request"
+        request = body.request
+        header = wire.Work(
+            self._epoch,
+            action.seq,
+            entry.session.id,
+            entry.id,
+            request.method,
+            request.tensors,
+            request.parameters,
+            action.remaining_ms,
+            request.priority,
+            entry.attempt,
+            request.trace,
+            request.reply,
+            action.releases,
+        )
+        self.back.send(action.connection, encode(header), body.tensors)
+
+    def _forward(self, action: act.Forward) -> None:
+        result = action.body
+        assert isinstance(result, Answered), "the back put an Answered into every result"
+        if not send(self.front.socket, action.connection, result.header, result.tensors):
+            self._exchange.client_gone(action.connection, time.monotonic())
+
+    def _tell(self, action: act.Tell) -> None:
+        self._to_client(
+            action.connection, wire.Result(action.session, action.id, error=error_to_wire(action.error))
+        )
+
+    def _to_client(self, connection: bytes, message: wire.ToClient) -> None:
+        if not send(self.front.socket, connection, encode(message)):
+            self._exchange.client_gone(connection, time.monotonic())

@@ -1,0 +1,139 @@
+"""The clients' side of the broker: their messages become events of the exchange.
+
+A connection is known by its routing id, which libzmq chooses and never gives to two connections; one that
+a peer chose for itself is not listened to. Who is behind it, ZAP said at the handshake.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+
+import msgspec
+import zmq
+
+from hpcserve.core.exchange import Call as ExchangeCall
+from hpcserve.core.exchange import Exchange
+from hpcserve.core.sessions import Session
+from hpcserve.daemon.broker.keyring import Keyring, Peer
+from hpcserve.daemon.broker.sockets import Incoming, Tensor, receive, send, user_of
+from hpcserve.errors import AuthenticationError, HpcserveError, ProtocolError
+from hpcserve.types import Epoch, SessionId
+from hpcserve.wire import messages as wire
+from hpcserve.wire.frames import agree, decode_from_client, encode, error_to_wire
+
+NONCE_BYTES = 16
+
+
+class Body(msgspec.Struct, gc=False):
+    """A request while the exchange holds it: what its replica has to be sent."""
+
+    request: wire.Request
+    tensors: list[Tensor]
+
+
+def session_id(key: bytes, nonce: bytes) -> SessionId:
+    """The session of a client key and its process's nonce: blake2b-128 of both."""
+    return SessionId(hashlib.blake2b(key + nonce, digest_size=16).digest())
+
+
+class Front:
+    """Reads the clients' socket."""
+
+    def __init__(self, socket: zmq.Socket[bytes], exchange: Exchange, keyring: Keyring, epoch: Epoch) -> None:
+        self.socket = socket
+        self.calls: list[tuple[bytes, str, wire.Call]] = []
+        self.acked = False
+        self._exchange = exchange
+        self._keyring = keyring
+        self._epoch = epoch
+        self._sessions_of: dict[bytes, set[SessionId]] = {}
+
+    def handle(self) -> bool:
+        """Takes one message; False when there is none."""
+        message = receive(self.socket)
+        if message is None:
+            return False
+        session = self._exchange.session_of(message.sender)
+        try:
+            if message.too_many:
+                raise ProtocolError("more tensor frames than a message may have")
+            header = decode_from_client(message.header.bytes)
+            if session is None:
+                self._unknown(message, header)
+            else:
+                self._known(message, header, session)
+        except HpcserveError as error:
+            self._refuse(message.sender, error)
+        return True
+
+    def _known(self, message: Incoming, header: wire.FromClient, session: Session) -> None:
+        now = time.monotonic()
+        if type(header) is wire.Request:
+            if header.acks or header.floor != session.floor:
+                self._exchange.ack(session, header.floor, header.acks, now)
+                self.acked = True
+            call = ExchangeCall(
+                header.id,
+                header.endpoint,
+                header.method,
+                Body(header, message.tensors),
+                message.size_bytes,
+                header.remaining_ms,
+                header.priority,
+            )
+            self._exchange.request(session, call, now)
+        elif type(header) is wire.Ack:
+            self._exchange.ack(session, header.floor, header.acks, now)
+            self.acked = True
+        elif type(header) is wire.Call:
+            self.calls.append((message.sender, session.identity, header))
+        elif type(header) is wire.Bye:
+            self._exchange.bye(session, now)
+        else:
+            self._unknown(message, header)
+
+    def _unknown(self, message: Incoming, header: wire.FromClient) -> None:
+        """A connection without a session, or a RESUME on one that has one."""
+        if len(message.sender) != 5 or message.sender[0]:
+            return  # the peer chose its own routing id, and could take over another connection's
+        peer = self._keyring.peer(user_of(message.header), time.monotonic())
+        if peer is None:
+            raise AuthenticationError("this key is not admitted any more: say HELLO to admission again")
+        if type(header) is not wire.Resume:
+            send(self.socket, message.sender, encode(wire.WhoAreYou()))
+            return
+        self._resume(message.sender, header, peer)
+
+    def _resume(self, connection: bytes, header: wire.Resume, peer: Peer) -> None:
+        version = agree((header.version,), "the client", "the daemon")
+        if len(header.nonce) != NONCE_BYTES:
+            raise ProtocolError(f"RESUME: the nonce has {len(header.nonce)} bytes, not {NONCE_BYTES}")
+        id = session_id(peer.key, header.nonce)
+        self._exchange.resume(
+            id,
+            connection,
+            identity=peer.subject,
+            floor=header.floor,
+            outstanding=tuple(header.outstanding),
+            now=time.monotonic(),
+        )
+        self._sessions_of.setdefault(peer.key, set()).add(id)
+        budget = self._exchange.limits.session_bytes
+        send(self.socket, connection, encode(wire.Resumed(version, self._epoch, id, budget)))
+
+    def _refuse(self, connection: bytes, error: HpcserveError) -> None:
+        """The connection broke the rules: its session is detached, the client told."""
+        self._exchange.client_gone(connection, time.monotonic())
+        send(self.socket, connection, encode(wire.Refused(error_to_wire(error))))
+
+    def end_sessions(self, key: bytes, error: HpcserveError) -> None:
+        """The key was revoked: its sessions end now (ZAP alone would let them go on)."""
+        for id in self._sessions_of.pop(key, ()):
+            session = self._exchange.sessions.get(id)
+            if session is None:
+                continue
+            connection = session.connection
+            self._exchange.bye(session, time.monotonic())
+            if connection is not None:
+                send(self.socket, connection, encode(wire.Refused(error_to_wire(error))))

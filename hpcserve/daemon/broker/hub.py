@@ -1,0 +1,154 @@
+"""The daemon's own side of the broker: the controller and admission, over ``ipc://``.
+
+Carries out what they say and relays between them. What it relays, it does not read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from hpcserve.core.exchange import Exchange
+from hpcserve.core.routes import Deployment
+from hpcserve.daemon.broker.back import Back
+from hpcserve.daemon.broker.front import Front
+from hpcserve.daemon.broker.keyring import Keyring
+from hpcserve.daemon.broker.sockets import receive, send
+from hpcserve.errors import AuthenticationError, ServiceUnavailable
+from hpcserve.types import Epoch, SessionId
+from hpcserve.wire import hub
+from hpcserve.wire import messages as wire
+from hpcserve.wire.frames import decoder, encode, error_from_wire, error_to_wire
+
+CONTROLLER, ADMISSION = b"controller", b"admission"
+
+
+class Hub:
+    """Reads the daemon's internal socket."""
+
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        exchange: Exchange,
+        keyring: Keyring,
+        epoch: Epoch,
+        *,
+        front: Front,
+        back: Back,
+    ) -> None:
+        self.socket = socket
+        self._exchange = exchange
+        self._keyring = keyring
+        self._epoch = epoch
+        self._front = front
+        self._back = back
+        self._began = time.monotonic()
+        self._decode = decoder(hub.ToBroker)
+        self._do: dict[type, Callable[[bytes, Any], object]] = {
+            hub.AdmitKey: self._admit,
+            hub.RevokeKey: self._revoke,
+            hub.Routes: self._routes,
+            hub.ToAgentRelay: lambda sender, message: self._back.to_agent(message.pilot, message.body),
+            hub.ToClientRelay: self._answer,
+            hub.AskStats: self._stats,
+            hub.EnrolAsk: lambda sender, message: self.tell(CONTROLLER, message),
+            hub.EnrolVerdict: lambda sender, message: self.tell(ADMISSION, message),
+        }
+
+    def handle(self) -> bool:
+        """Takes one message; False when there is none."""
+        message = receive(self.socket)
+        if message is None:
+            return False
+        if not len(message.header):  # ZMQ_PROBE_ROUTER's empty message: a new connection
+            send(self.socket, message.sender, encode(hub.BrokerUp(self._epoch)))
+            if message.sender == CONTROLLER:
+                self._back.who_are_you()
+            return True
+        header = self._decode(message.header.bytes)
+        self._do[type(header)](message.sender, header)
+        return True
+
+    def tell(self, whom: bytes, message: wire.Message) -> bool:
+        """Sends a message to one of the daemon's processes; False when it is not connected."""
+        return send(self.socket, whom, encode(message))
+
+    def pass_on(self) -> None:
+        """What clients called and pilots said goes to the controller."""
+        if self._back.news:
+            news, self._back.news = self._back.news, []
+            for each in news:
+                self.tell(CONTROLLER, each)
+        if self._front.calls:
+            calls, self._front.calls = self._front.calls, []
+            for connection, identity, call in calls:
+                self._call(connection, identity, call)
+
+    def _call(self, connection: bytes, identity: str, call: wire.Call) -> None:
+        relayed = hub.ClientCalls(connection, identity, call.id, call.verb, call.body)
+        if not self.tell(CONTROLLER, relayed):
+            error = ServiceUnavailable("the daemon's controller is restarting; try again in a second", retry_after_s=1)
+            send(self._front.socket, connection, encode(wire.Answer(call.id, error_to_wire(error))))
+
+    def _admit(self, sender: bytes, message: hub.AdmitKey) -> None:
+        self._keyring.admit(message, time.monotonic())
+        self.tell(sender, hub.Done(message.ticket))
+
+    def _revoke(self, sender: bytes, message: hub.RevokeKey) -> None:
+        self._keyring.revoke(message.key)
+        self._front.end_sessions(message.key, AuthenticationError("this key was taken out of the service's list"))
+
+    def _routes(self, sender: bytes, message: hub.Routes) -> None:
+        deployments = [
+            Deployment(
+                each.name,
+                {name: method.idempotent for name, method in each.methods.items()},
+                each.default_method,
+                each.replicas,
+                None if each.error is None else error_from_wire(each.error),
+            )
+            for each in message.deployments
+        ]
+        self._exchange.route(
+            message.endpoints,
+            deployments,
+            crashed=frozenset(message.crashed),
+            retiring=frozenset(message.retiring),
+            now=time.monotonic(),
+        )
+        self._back.roster_changed()
+
+    def _answer(self, sender: bytes, message: hub.ToClientRelay) -> None:
+        send(self._front.socket, message.connection, encode(wire.Answer(message.id, message.error, message.body)))
+
+    def _stats(self, sender: bytes, message: hub.AskStats) -> None:
+        exchange = self._exchange
+        counts = exchange.counts
+        self.tell(
+            sender,
+            hub.Stats(
+                message.ticket,
+                self._epoch,
+                time.monotonic() - self._began,
+                sum(each.connection is not None for each in exchange.sessions.values()),
+                counts.requests,
+                counts.answered,
+                counts.failed,
+                counts.refused,
+                counts.requeued,
+                exchange.held_bytes,
+                not exchange.recovered,
+                tuple(
+                    hub.ReplicaLoad(each.id, each.waiting, each.answered, each.connection is not None)
+                    for each in exchange.replicas.values()
+                ),
+                tuple(
+                    hub.DeploymentLoad(name, queue.count, queue.size_bytes) for name, queue in exchange.queues.items()
+                ),
+            ),
+        )
+
+

@@ -1,0 +1,120 @@
+"""The broker's ROUTER sockets: their options, and whole messages in and out.
+
+A message on a ROUTER is ``[sender, header, tensor, …]``. Small frames are copied into bytes, which is
+cheaper than libzmq's shared messages; large ones pass through uncopied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import zmq
+
+from hpcserve.auth.keys import KeyPair
+from hpcserve.wire.frames import MAX_TENSORS
+
+SMALL_BYTES = 4096
+HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 5_000, 20_000
+HANDSHAKE_MS = 5_000
+
+Tensor = bytes | zmq.Frame
+
+
+class Incoming(NamedTuple):
+    """A message as it came. ``user`` is what ZAP said of the sender, read only when ``sender`` is new."""
+
+    sender: bytes
+    header: zmq.Frame
+    tensors: list[Tensor]
+    size_bytes: int
+    too_many: bool
+
+
+def router(context: zmq.Context[zmq.Socket[bytes]], keys: KeyPair | None, domain: bytes) -> zmq.Socket[bytes]:
+    """A ROUTER that says when a peer is gone, with CURVE where ``keys`` are given."""
+    socket = context.socket(zmq.ROUTER)
+    socket.set_hwm(0)
+    socket.linger = 0
+    socket.router_mandatory = True
+    if keys is not None:
+        socket.curve_server = True
+        socket.curve_secretkey = keys.secret
+        socket.zap_domain = domain
+        socket.handshake_ivl = HANDSHAKE_MS
+        socket.heartbeat_ivl = HEARTBEAT_MS
+        socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
+        socket.heartbeat_ttl = HEARTBEAT_TIMEOUT_MS
+    else:
+        socket.router_handover = True
+    return socket
+
+
+def receive(socket: zmq.Socket[bytes]) -> Incoming | None:
+    """The next whole message, or None when there is none now.
+
+    The frames of one message past the header and MAX_TENSORS are read and dropped.
+    """
+    try:
+        sender = socket.recv(zmq.NOBLOCK)
+    except zmq.Again:
+        return None
+    header: zmq.Frame = socket.recv(copy=False)
+    frame, size, too_many = header, len(header), False
+    tensors: list[Tensor] = []
+    while frame.more:
+        frame = socket.recv(copy=False)
+        length = len(frame)
+        size += length
+        if len(tensors) == MAX_TENSORS:
+            too_many = True
+        else:
+            tensors.append(frame.bytes if length <= SMALL_BYTES else frame)
+    return Incoming(sender, header, tensors, size, too_many)
+
+
+def send(socket: zmq.Socket[bytes], to: bytes, header: bytes, tensors: Sequence[Tensor] = ()) -> bool:
+    """Sends a whole message; False when the peer is not connected any more."""
+    more = zmq.SNDMORE
+    try:
+        socket.send(to, more)
+    except zmq.ZMQError as error:
+        if error.errno == zmq.EHOSTUNREACH:
+            return False
+        raise
+    if not tensors:
+        socket.send(header)
+        return True
+    socket.send(header, more)
+    last = len(tensors) - 1
+    for index, tensor in enumerate(tensors):
+        socket.send(tensor, more if index < last else 0, copy=type(tensor) is bytes)
+    return True
+
+
+def user_of(frame: zmq.Frame) -> str:
+    """What ZAP said of the peer that sent the frame; empty without CURVE."""
+    try:
+        return str(frame.get("User-Id"))
+    except zmq.ZMQError:
+        return ""
+
+
+def bind(socket: zmq.Socket[bytes], host: str, preferred: Sequence[int]) -> str:
+    """Binds to the first of the ``preferred`` ports that is free (0: any), and returns the address.
+
+    Raises:
+        zmq.ZMQError: None of them is free.
+    """
+    failure: zmq.ZMQError | None = None
+    for port in preferred:
+        try:
+            socket.bind(f"tcp://{host}:{port or '*'}")
+        except zmq.ZMQError as error:
+            failure = error
+            continue
+        address = socket.get(zmq.LAST_ENDPOINT)
+        assert isinstance(address, bytes), "an option of type bytes"
+        return address.rstrip(b"\0").decode()
+    assert failure is not None, "at least one port is preferred"
+    raise failure

@@ -1,0 +1,130 @@
+"""A replica's connection to the broker: one socket for one TCP connection, a new one after each loss.
+
+What was under way on a lost connection is lost with it; the INVENTORY on the next one settles it. The
+service record is read anew each time, because the daemon may have moved (design §3a).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from hpcserve.errors import ConfigError
+from hpcserve.wire.record import decode_record
+from hpcserve.wire.tensor import Frame
+
+SMALL_BYTES = 4096
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 2.0
+HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 5_000, 20_000
+
+_UP = zmq.Event.HANDSHAKE_SUCCEEDED
+_DOWN = (
+    zmq.Event.DISCONNECTED
+    | zmq.Event.CLOSED
+    | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.Event.HANDSHAKE_FAILED_PROTOCOL
+    | zmq.Event.HANDSHAKE_FAILED_AUTH
+)
+
+Tensor = Frame
+
+
+class Link:
+    """The socket, if there is one now, and when to try again if not."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], record: Path, public_key: bytes, secret_key: bytes):
+        self._context = context
+        self._record = record
+        self._keys = (public_key, secret_key)
+        self._wait_s = FIRST_WAIT_S
+        self._retry_at = 0.0
+        self._jitter = random.Random()
+        self.socket: zmq.Socket[bytes] | None = None
+        self.monitor: zmq.Socket[bytes] | None = None
+        self.is_up = False
+
+    def connect(self) -> None:
+        """Opens a socket where the service record says, if it is time to."""
+        if self.socket is not None or time.monotonic() < self._retry_at:
+            return
+        try:
+            record = decode_record(self._record.read_bytes(), str(self._record))
+        except (OSError, ConfigError) as error:
+            print(f"no daemon to connect to: {error}", flush=True)
+            self._postpone()
+            return
+        socket = self._context.socket(zmq.DEALER)
+        socket.set_hwm(0)
+        socket.linger = 0
+        socket.reconnect_ivl = -1
+        socket.heartbeat_ivl = HEARTBEAT_MS
+        socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
+        socket.curve_serverkey = record.public_key.encode()
+        socket.curve_publickey, socket.curve_secretkey = self._keys
+        self.monitor = socket.get_monitor_socket(int(_UP | _DOWN))
+        self.socket = socket
+        socket.connect(record.back[0])
+
+    def watch(self) -> bool:
+        """Reads the monitor; True when the connection has just come up."""
+        came_up = False
+        while self.monitor is not None and self.monitor.poll(0):
+            event = recv_monitor_message(self.monitor)["event"]
+            if event == _UP:
+                self._wait_s = FIRST_WAIT_S
+                self.is_up = came_up = True
+            elif event & _DOWN:
+                self.close()
+                came_up = False
+        return came_up
+
+    def close(self) -> None:
+        """Gives the connection up; the next one is opened after a pause that grows and varies."""
+        if self.socket is not None:
+            self.socket.disable_monitor()
+            self.socket.close()
+        self.socket = self.monitor = None
+        self.is_up = False
+        self._postpone()
+
+    def _postpone(self) -> None:
+        self._retry_at = time.monotonic() + self._wait_s * self._jitter.uniform(0.5, 1.0)
+        self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
+
+    def timeout_ms(self) -> int | None:
+        """How long the loop may sleep before :meth:`connect` must be called again."""
+        if self.socket is not None:
+            return None
+        return max(0, math.ceil((self._retry_at - time.monotonic()) * 1000))
+
+    def receive(self) -> tuple[bytes, list[Tensor]] | None:
+        """The next message: its header and its tensors' frames; None when there is none now."""
+        assert self.socket is not None, "the loop reads while the connection is up"
+        try:
+            frame: zmq.Frame = self.socket.recv(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return None
+        header, tensors = frame.bytes, []
+        while frame.more:
+            frame = self.socket.recv(copy=False)
+            tensors.append(frame.bytes if len(frame) <= SMALL_BYTES else frame.buffer)
+        return header, tensors
+
+    def send(self, header: bytes, tensors: Sequence[Tensor] = ()) -> None:
+        """Sends a message. Without a connection it is dropped: the INVENTORY will make up for it."""
+        socket = self.socket
+        if socket is None:
+            return
+        if not tensors:
+            socket.send(header)
+            return
+        socket.send(header, zmq.SNDMORE)
+        last = len(tensors) - 1
+        for index, tensor in enumerate(tensors):
+            socket.send(tensor, zmq.SNDMORE if index < last else 0, copy=type(tensor) is bytes)

@@ -1,0 +1,204 @@
+"""The replica's one loop: drain the socket, run the oldest request, send its result (design §3).
+
+There is no second Python thread: libzmq keeps the connection alive during a long call. What is kept, and
+what is dropped, :mod:`hpcserve.core.holdings` decides.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import zmq
+
+from hpcserve.core.credit import INBOX_BYTES, Credit
+from hpcserve.core.holdings import Holdings
+from hpcserve.errors import Cancelled, DeadlineExceeded
+from hpcserve.replica.executor import Executor, Outcome, failed
+from hpcserve.replica.link import Link, Tensor
+from hpcserve.replica.start import Lifeline
+from hpcserve.types import RequestKey
+from hpcserve.wire import messages as wire
+from hpcserve.wire.frames import decode_to_replica, encode
+from hpcserve.wire.messages import WIRE_VERSIONS
+
+LOOK_EVERY_S = 0.002  # while there is work, the socket is looked at so often
+DRAIN = 256
+
+
+class Task(NamedTuple):
+    """A request in the inbox. ``deadline`` in monotonic seconds of this machine."""
+
+    key: RequestKey
+    work: wire.Work
+    tensors: list[Tensor]
+    deadline: float
+
+
+class Replica:
+    """One running copy of a deployment, of one rank."""
+
+    def __init__(
+        self, link: Link, executor: Executor, lifeline: Lifeline, *, replica: str, version: str, outbox_bytes: int
+    ) -> None:
+        self._stopping = False
+        self._wake_read, self._wake_write = os.pipe()
+        self._poller = zmq.Poller()
+        self._polled: object = None
+        self._link = link
+        self._executor = executor
+        self._lifeline = lifeline
+        self._replica = replica
+        self._version = version
+        self._holdings = Holdings(outbox_bytes)
+        self._credit = Credit()
+        self._told_full = False
+        self._inbox: deque[Task] = deque()
+
+    def stop(self) -> None:
+        """Ends :meth:`run` after the request that runs now. May be called from a signal handler."""
+        self._stopping = True
+        os.write(self._wake_write, b"s")
+
+    def run(self) -> None:
+        """Serves until the agent is gone or asks to stop; what runs then is finished first."""
+        look_at = 0.0
+        while not self._stopping:
+            ready = bool(self._inbox) and not self._holdings.is_full
+            now = time.monotonic()
+            if not ready or now >= look_at:
+                if not self._look(wait=not ready):
+                    return
+                look_at = time.monotonic() + LOOK_EVERY_S
+            if self._inbox and not self._holdings.is_full:
+                self._run(self._inbox.popleft())
+
+    # --- the socket -----------------------------------------------------------------------------------
+
+    def _look(self, *, wait: bool) -> bool:
+        """Takes what has arrived, waiting for it if there is nothing to do. False: the agent is gone."""
+        link = self._link
+        link.connect()
+        ready = dict(self._sources().poll(link.timeout_ms() if wait else 0))
+        if self._lifeline.fd in ready and self._lifeline.is_cut():
+            return False
+        if link.socket in ready:
+            self._drain()
+        if link.monitor in ready and link.watch():
+            self._send_inventory()
+        return True
+
+    def _sources(self) -> zmq.Poller:
+        """What may have something to read; made anew when the link has another socket."""
+        link = self._link
+        if self._polled is not link.socket or not self._poller.sockets:
+            self._polled = link.socket
+            self._poller = zmq.Poller()
+            for source in (self._lifeline.fd, self._wake_read, link.socket, link.monitor):
+                if source is not None:
+                    self._poller.register(source, zmq.POLLIN)
+        return self._poller
+
+    def _drain(self) -> None:
+        for _ in range(DRAIN):
+            message = self._link.receive()
+            if message is None:
+                return
+            self._take(*message)
+            if self._link.socket is None:
+                return
+
+    def _take(self, header: bytes, tensors: list[Tensor]) -> None:
+        message = decode_to_replica(header)
+        if type(message) is wire.Work:
+            self._take_work(message, tensors)
+        elif type(message) is wire.Release:
+            self._release(message.keys)
+        elif type(message) is wire.Fetch:
+            self._fetch(message.keys)
+        elif type(message) is wire.Census:
+            self._holdings.census(message.epoch, message.fence)
+            self._send_inventory()
+        elif type(message) is wire.WhoAreYou:
+            self._send_inventory()
+        elif type(message) is wire.Refused:
+            print(f"the daemon refused this replica: {message.error.message}", flush=True)
+            self._link.close()
+
+    def _take_work(self, work: wire.Work, tensors: list[Tensor]) -> None:
+        if work.releases:
+            self._release(work.releases)
+        key = (work.session, work.id)
+        if self._holdings.take(work.epoch, work.seq, key):
+            left = work.remaining_ms
+            deadline = float("inf") if left is None else time.monotonic() + left / 1000
+            self._inbox.append(Task(key, work, tensors, deadline))
+
+    def _release(self, keys: Sequence[RequestKey]) -> None:
+        for key in keys:
+            self._holdings.release(key)
+        if self._told_full and not self._holdings.is_full:
+            self._told_full = False
+            self._link.send(encode(wire.Credit(*self._offer())))
+
+    def _fetch(self, keys: Sequence[RequestKey]) -> None:
+        for key in keys:
+            result = self._holdings.result(key)
+            if isinstance(result, Outcome):
+                self._send_result(key, result, 0)
+
+    # --- the work -------------------------------------------------------------------------------------
+
+    def _run(self, task: Task) -> None:
+        began = time.perf_counter()
+        if not self._holdings.is_wanted(task.key):
+            outcome = failed(Cancelled("the request was taken back before it ran"))
+        elif task.deadline <= time.monotonic():
+            outcome = failed(DeadlineExceeded("the deadline passed while the request waited at its replica"))
+        else:
+            work = task.work
+            outcome = self._executor.run(work.method, work.tensors, task.tensors, work.parameters)
+        run_s = time.perf_counter() - began
+        self._credit.ran(run_s)
+        self._holdings.finish(task.key, outcome, sum(map(_length, outcome.frames)))
+        self._send_result(task.key, outcome, int(run_s * 1e6))
+
+    def _offer(self) -> tuple[int, int]:
+        """The credit: unfinished requests and bytes that this replica wants to hold in all."""
+        if self._holdings.is_full:
+            self._told_full = True
+            return 0, 0
+        return self._credit.requests(), INBOX_BYTES
+
+    def _send_result(self, key: RequestKey, outcome: Outcome, run_us: int) -> None:
+        requests, size_bytes = self._offer()
+        header = wire.Result(
+            key[0], key[1], outcome.tensors, outcome.error, self._replica, self._version, run_us, requests, size_bytes
+        )
+        self._link.send(encode(header), outcome.frames)
+
+    def _send_inventory(self) -> None:
+        holdings = self._holdings
+        requests, size_bytes = self._offer()
+        self._link.send(
+            encode(
+                wire.Inventory(
+                    WIRE_VERSIONS[0],
+                    holdings.epoch,
+                    holdings.fence,
+                    holdings.unfinished,
+                    holdings.finished,
+                    requests,
+                    size_bytes,
+                )
+            )
+        )
+
+
+def _length(frame: Tensor) -> int:
+    return frame.nbytes if isinstance(frame, memoryview) else len(frame)
+
+

@@ -1,0 +1,62 @@
+"""How a replica comes into the world: what its agent hands it, and how it notices that the agent is gone."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+from hpcserve.wire.launch import ReplicaSays, ReplicaStart, decode_start, encode_line
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Lifeline:
+    """The agent's end of our standard input: readable means that the agent is gone.
+
+    The servable gets an empty standard input instead, so that it cannot read the line or the lifeline.
+    """
+
+    def __init__(self) -> None:
+        self.fd = os.dup(0)
+        os.set_inheritable(self.fd, False)
+        with open(os.devnull, "rb") as nothing:
+            os.dup2(nothing.fileno(), 0)
+
+    def read_start(self) -> ReplicaStart:
+        """The one line that the agent writes.
+
+        Raises:
+            EOFError: The agent ended before it had written it.
+        """
+        line = bytearray()
+        while not line.endswith(b"\n"):
+            piece = os.read(self.fd, 1 << 16)
+            if not piece:
+                raise EOFError("the agent ended before it said what to run")
+            line += piece
+        return decode_start(bytes(line))
+
+    def is_cut(self) -> bool:
+        """Whether the agent is gone; to be asked when the descriptor is readable."""
+        return not os.read(self.fd, 1)
+
+
+def die_with_parent() -> None:
+    """Linux: a SIGKILL for this process when its agent dies, even while it computes (prctl(2)).
+
+    Elsewhere the lifeline alone serves, which is looked at between two requests.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def say(report_fd: int, message: ReplicaSays) -> None:
+    """Tells the agent; one that is gone need not know."""
+    line = memoryview(encode_line(message))
+    try:
+        while line:
+            line = line[os.write(report_fd, line) :]
+    except BrokenPipeError:
+        sys.stderr.write("the agent is gone: it does not read what this replica has to say\n")
