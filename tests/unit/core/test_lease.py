@@ -1,0 +1,74 @@
+"""The lease's decision, by table; and that two who follow it never both hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpcserve.core.lease import STALE_S, Decision, Held, Lease, Sighting, Take, Watch, decide, lost
+
+LEASE = Lease(host="h", boot="b", namespace="n", pid=7, started="1", since_s=0, renewed_s=0, lease_s=15)
+RELEASED = msgspec.structs.replace(LEASE, released=True)
+
+
+def seen(lease: Lease | None, **fields: Any) -> Sighting:
+    known: dict[str, Any] = {"epoch": 4, "lives": None, "renewed": False, "unchanged_s": 0.0, "age_s": 1.0}
+    return Sighting(lease=lease, **(known | fields))
+
+
+@pytest.mark.parametrize(
+    ("sighting", "decision"),
+    [
+        (None, Take(1)),
+        (seen(RELEASED), Take(5)),
+        (seen(RELEASED, lives=True), Take(5)),
+        (seen(LEASE, lives=False), Take(5)),
+        (seen(LEASE, lives=True), Held(LEASE)),
+        (seen(LEASE, lives=True, unchanged_s=99, age_s=9e9), Held(LEASE)),
+        (seen(LEASE), Watch(15)),
+        (seen(LEASE, unchanged_s=10), Watch(5)),
+        (seen(LEASE, unchanged_s=15), Take(5)),
+        (seen(LEASE, renewed=True), Held(LEASE)),
+        (seen(LEASE, age_s=15 + STALE_S + 1), Take(5)),
+        (seen(LEASE, age_s=100), Watch(15)),
+        (seen(LEASE, age_s=-500), Watch(15)),
+        (seen(None), Watch(20)),
+        (seen(None, unchanged_s=20), Take(5)),
+        (seen(None, renewed=True), Held(None)),
+    ],
+)
+def test_the_table(sighting: Sighting | None, decision: Decision) -> None:
+    assert decide(sighting, last_epoch=0, lease_s=20) == decision
+
+
+def test_an_epoch_is_not_used_again_after_a_purge() -> None:
+    assert decide(None, last_epoch=9, lease_s=20) == Take(10)
+    assert decide(seen(RELEASED), last_epoch=9, lease_s=20) == Take(10)
+
+
+@pytest.mark.parametrize(("greatest", "is_lost"), [(None, False), (3, False), (4, False), (5, True)])
+def test_only_a_greater_epoch_ends_a_holder(greatest: int | None, *, is_lost: bool) -> None:
+    assert lost(4, greatest) is is_lost
+
+
+@given(
+    lease=st.none() | st.builds(msgspec.structs.replace, st.just(LEASE), lease_s=st.floats(1, 60)),
+    lives=st.none() | st.booleans(),
+    renewed=st.booleans(),
+    unchanged_s=st.floats(0, 100),
+    age_s=st.floats(-100, STALE_S),
+)
+def test_a_lease_that_may_be_alive_is_never_taken(
+    *, lease: Lease | None, lives: bool | None, renewed: bool, unchanged_s: float, age_s: float
+) -> None:
+    sighting = seen(lease, lives=lives, renewed=renewed, unchanged_s=unchanged_s, age_s=age_s)
+    decision = decide(sighting, last_epoch=0, lease_s=20)
+    patience_s = 20 if lease is None else lease.lease_s
+    if isinstance(decision, Take):
+        assert (lease is not None and lives is False) or (not renewed and unchanged_s >= patience_s)
+    if isinstance(decision, Watch):
+        assert 0 < decision.for_s <= patience_s
