@@ -110,12 +110,24 @@ class Books:
 
     def settle(self, session: Session, ids: list[Counter]) -> None:
         """The client does not wait for these any more; what was parked for want of room moves on."""
+        sent_bytes = session.sent_bytes
         for id in ids:
-            self.apply(session.entries[id], Event.ACKED)
+            entry = session.entries.get(id)
+            if entry is not None:
+                self.apply(entry, Event.ACKED)
+        if session.parked:
+            self._unpark(session, sent_bytes - session.sent_bytes)
+
+    def _unpark(self, session: Session, room_bytes: int) -> None:
+        """Fetches about as much as was acknowledged, and one result at least: all at once would only come
+        to be parked again."""
         while session.parked and session.sent_bytes < self._session_bytes:
-            entry = session.parked.popleft()
+            entry, size_bytes = session.parked.popleft()
             if entry.state is State.KEPT:
                 self._fetch(entry, None)
+                room_bytes -= size_bytes
+                if room_bytes <= 0:
+                    return
 
     def result(self, replica: Replica, entry: Entry, body: object, size_bytes: int) -> None:
         """A replica sent the result of a request."""
@@ -123,6 +135,7 @@ class Books:
         event = Event.ANSWERED
         if entry.replica is not None and entry.replica is not replica:
             event = Event.OTHER_ANSWERED
+            entry.replica.unsure = True
         elif session.sent_bytes and session.sent_bytes + size_bytes > self._session_bytes:
             event = Event.PARKED
         self._result = (body, size_bytes)
@@ -145,14 +158,16 @@ class Books:
         if UNFINISHED[old] and holder is not None:
             holder.waiting -= 1
             holder.waiting_bytes -= entry.size_bytes
-            holder.exclusive = False
         if old is State.DONE:
             entry.session.sent_bytes -= entry.size_bytes
         for effect in rule[1]:
             self._effects[effect](entry, speaker)
         self._settle_accounts(entry)
-        if holder is not None and holder is not entry.replica:
-            self.load(holder.deployment).update(holder)
+        if holder is not None:
+            if holder.exclusive and not holder.waiting:
+                holder.exclusive = False
+            if holder is not entry.replica:
+                self.load(holder.deployment).update(holder)
         if entry.replica is not None:
             self.load(entry.replica.deployment).update(entry.replica)
 
@@ -190,7 +205,7 @@ class Books:
             self._actions.append(act.Forward(connection, body))
 
     def _park(self, entry: Entry, speaker: Replica | None) -> None:
-        entry.session.parked.append(entry)
+        entry.session.parked.append((entry, self._result[1]))
 
     def _ask(self, entry: Entry, speaker: Replica | None) -> None:
         self._asks.setdefault(entry.session, []).append(entry.id)
@@ -205,7 +220,7 @@ class Books:
     def _fetch(self, entry: Entry, speaker: Replica | None) -> None:
         assert entry.replica is not None, "a result that is fetched has a holder"
         if entry.session.sent_bytes >= self._session_bytes:
-            entry.session.parked.append(entry)
+            entry.session.parked.append((entry, 0))
         else:
             self._fetches.setdefault(entry.replica, []).append((entry.session.id, entry.id))
 
@@ -219,7 +234,7 @@ class Books:
 
     def _adopt(self, entry: Entry, speaker: Replica | None) -> None:
         assert speaker is not None, "a replica spoke, or is spoken to"
-        entry.replica = speaker
+        entry.replica, entry.seq = speaker, 0
         speaker.entries[(entry.session.id, entry.id)] = entry
 
     def _let_go(self, entry: Entry, speaker: Replica | None) -> None:

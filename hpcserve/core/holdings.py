@@ -42,11 +42,14 @@ class Holdings:
         return tuple(self._finished)
 
     def take(self, epoch: Epoch, seq: int, key: RequestKey) -> bool:
-        """Whether this work is to be done; False: it came late, came twice, or is held already."""
+        """Whether this work is to be done; False: it came late, came twice, or is held already.
+
+        What is held already, and was not wanted any more, is wanted again.
+        """
         if epoch < self.epoch or (epoch == self.epoch and seq <= self.fence):
             return False
         self.epoch, self.fence = epoch, seq
-        if key in self._unfinished or key in self._finished:
+        if self.want(key):
             return False
         self._unfinished[key] = True
         return True
@@ -58,9 +61,20 @@ class Holdings:
         elif epoch == self.epoch:
             self.fence = max(self.fence, fence)
 
+    def want(self, key: RequestKey) -> bool:
+        """Somebody waits for this request, perhaps again. False: it is not held, which an INVENTORY has to tell."""
+        if key in self._unfinished:
+            self._unfinished[key] = True
+            return True
+        return key in self._finished
+
     def is_wanted(self, key: RequestKey) -> bool:
         """Whether somebody still waits for this unfinished request."""
         return self._unfinished.get(key, False)
+
+    def drop(self, key: RequestKey) -> None:
+        """An unfinished request that nobody wants is given up before it was begun."""
+        del self._unfinished[key]
 
     def finish(self, key: RequestKey, body: object, size_bytes: int) -> None:
         """A result is there; it is kept until it is released."""

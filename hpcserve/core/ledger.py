@@ -67,7 +67,7 @@ class Event(IntEnum):
     CONVICTED = 12  # its replica died while it ran this request alone
     RECOVERED = 13  # all replicas have reported, or had their time
     ACKED = 14  # the client has the answer, or does not want one
-    EXPIRED = 15  # its deadline passed while it was queued
+    REFUSED = 15  # the broker answers it with an error: no room, deadline over in the queue, deployment gone
 
 
 class Effect(IntEnum):
@@ -101,7 +101,7 @@ TABLE: dict[tuple[State, Event], Rule] = {
     (S.SETTLED, E.RESUMED): (S.SOUGHT, ()),
     (S.SETTLED, E.ANSWERED): (S.SETTLED, (F.RELEASE, F.FORGET)),
     (S.SETTLED, E.PARKED): (S.SETTLED, (F.RELEASE, F.FORGET)),
-    (S.SETTLED, E.LISTED): (S.SETTLED, (F.RELEASE, F.FORGET)),
+    (S.SETTLED, E.LISTED): (S.ABANDONED, (F.RELEASE, F.ADOPT)),
     (S.SETTLED, E.LISTED_DONE): (S.SETTLED, (F.RELEASE, F.FORGET)),
     # Waiting for the replicas' inventories.
     (S.SOUGHT, E.ANSWERED): (S.DONE, (F.ADOPT, F.FORWARD)),
@@ -117,6 +117,7 @@ TABLE: dict[tuple[State, Event], Rule] = {
     (S.WANTED, E.PARKED): (S.KEPT, (F.ADOPT, F.PARK)),
     (S.WANTED, E.LISTED): (S.HELD, (F.ADOPT,)),
     (S.WANTED, E.LISTED_DONE): (S.KEPT, (F.ADOPT, F.FETCH)),
+    (S.WANTED, E.REFUSED): (S.FAILED, (F.TELL,)),
     (S.WANTED, E.ACKED): (S.SETTLED, (F.FORGET,)),
     # In the queue.
     (S.QUEUED, E.GIVEN): (S.RUNNING, (F.DEQUEUE, F.ADOPT)),
@@ -125,7 +126,7 @@ TABLE: dict[tuple[State, Event], Rule] = {
     (S.QUEUED, E.LISTED): (S.RUNNING, (F.DEQUEUE, F.ADOPT)),
     (S.QUEUED, E.LISTED_DONE): (S.KEPT, (F.DEQUEUE, F.ADOPT, F.FETCH)),
     (S.QUEUED, E.BURNED): (S.FAILED, (F.DEQUEUE, F.TELL)),
-    (S.QUEUED, E.EXPIRED): (S.FAILED, (F.DEQUEUE, F.TELL)),
+    (S.QUEUED, E.REFUSED): (S.FAILED, (F.DEQUEUE, F.TELL)),
     (S.QUEUED, E.ACKED): (S.SETTLED, (F.DEQUEUE, F.FORGET)),
     # At a replica, the body still here.
     (S.RUNNING, E.ANSWERED): (S.DONE, (F.FORWARD,)),
@@ -183,7 +184,9 @@ TABLE: dict[tuple[State, Event], Rule] = {
     (S.FAILED, E.LISTED): (S.FAILED, (F.RELEASE,)),
     (S.FAILED, E.LISTED_DONE): (S.FAILED, (F.RELEASE,)),
     (S.FAILED, E.ACKED): (S.SETTLED, (F.FORGET,)),
-    # Nobody waits; the replica was told so, and answers when it has let go.
+    # Nobody waits; the replica was told so, and answers when it has let go. A client that was thought dead may
+    # still come back for it.
+    (S.ABANDONED, E.RESUMED): (S.HELD, (F.FETCH,)),
     (S.ABANDONED, E.ANSWERED): (S.SETTLED, (F.RELEASE, F.FORGET)),
     (S.ABANDONED, E.PARKED): (S.SETTLED, (F.RELEASE, F.FORGET)),
     (S.ABANDONED, E.LISTED): (S.ABANDONED, (F.RELEASE,)),

@@ -1,7 +1,8 @@
 """The order in which a deployment's requests go out: priority, then deadline, then arrival.
 
 A request that comes back (its replica died) keeps its place. Taking one out of the middle is lazy: an
-entry that is not QUEUED any more is passed over when its turn comes.
+entry that is not QUEUED any more is passed over when its turn comes. When such leftovers are the greater
+part they are swept out, so that a queue that never runs empty doesn't grow.
 """
 
 from __future__ import annotations
@@ -9,6 +10,13 @@ from __future__ import annotations
 import heapq
 
 from hpcserve.core.ledger import Entry, State
+
+LEFTOVERS = 64
+"""So many leftovers are never worth a sweep."""
+
+
+def _order(entry: Entry) -> tuple[int, float, int, Entry]:
+    return -entry.priority, entry.deadline, entry.place, entry
 
 
 class RequestQueue:
@@ -23,15 +31,24 @@ class RequestQueue:
 
     def push(self, entry: Entry) -> None:
         """Adds a request that has become QUEUED."""
-        item = (-entry.priority, entry.deadline, entry.place, entry)
-        heapq.heappush(self._suspects if entry.suspect else self._order, item)
+        heapq.heappush(self._suspects if entry.suspect else self._order, _order(entry))
         if entry.deadline != float("inf"):
             heapq.heappush(self._deadlines, (entry.deadline, entry.place, entry))
         self.count += 1
         self.size_bytes += entry.size_bytes
+        most = 2 * self.count + LEFTOVERS
+        if len(self._order) > most or len(self._deadlines) > most:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        queued = self.all()
+        # A sorted list is a heap.
+        self._order = sorted(_order(each) for each in queued if not each.suspect)
+        self._suspects = sorted(_order(each) for each in queued if each.suspect)
+        self._deadlines = sorted((each.deadline, each.place, each) for each in queued if each.deadline != float("inf"))
 
     def drop(self, entry: Entry) -> None:
-        """Notes that a request of the queue stopped being QUEUED otherwise than by :meth:`pop`."""
+        """Notes that a request of the queue is not QUEUED any more."""
         self.count -= 1
         self.size_bytes -= entry.size_bytes
         if not self.count:
@@ -61,9 +78,9 @@ class RequestQueue:
         found = []
         while self._deadlines and self._deadlines[0][0] <= now:
             entry = heapq.heappop(self._deadlines)[2]
-            if entry.state is State.QUEUED:
+            if entry.state is State.QUEUED and entry.deadline <= now:
                 found.append(entry)
-        return found
+        return list(dict.fromkeys(found))
 
     def next_deadline(self) -> float:
         """The earliest deadline among the queued requests, infinite without one."""
@@ -72,5 +89,6 @@ class RequestQueue:
         return self._deadlines[0][0] if self._deadlines else float("inf")
 
     def all(self) -> list[Entry]:
-        """Every queued request, in no order."""
-        return [item[3] for item in (*self._order, *self._suspects) if item[3].state is State.QUEUED]
+        """Every queued request, once, in no order."""
+        items = (*self._order, *self._suspects)
+        return list(dict.fromkeys(item[3] for item in items if item[3].state is State.QUEUED))

@@ -19,7 +19,8 @@ class Replica:
 
     ``connection`` is None while it is away. ``seq`` numbers what it was given in this epoch. ``entries``
     are the requests that it holds, finished or not; ``waiting`` counts the unfinished, ``waiting_bytes``
-    their bytes. ``credit_*`` are the totals of unfinished work that it wants to hold.
+    their bytes. ``credit_*`` are the totals of unfinished work that it wants to hold. ``exclusive``: it was
+    given a suspect, which runs alone; ``unsure``: it may be computing what ``waiting`` does not count.
     """
 
     __slots__ = (
@@ -36,6 +37,7 @@ class Replica:
         "reported",
         "retiring",
         "seq",
+        "unsure",
         "waiting",
         "waiting_bytes",
     )
@@ -47,6 +49,7 @@ class Replica:
         self.reported = False
         self.retiring = False
         self.exclusive = False
+        self.unsure = False
         self.seq = 0
         self.asked_at = 0.0
         self.waiting = 0

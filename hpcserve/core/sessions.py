@@ -19,7 +19,7 @@ class Session:
     Everything below ``floor``, and what ``settled`` lists above it, is settled for the client.
     ``held_bytes``: inputs and undelivered results, counted against the session's budget; ``sent_bytes``
     is the part that went out to the client and was not acknowledged. ``parked`` are results that wait at
-    their replicas until the client can take them.
+    their replicas until the client can take them, each with its size where that is known.
     """
 
     __slots__ = (
@@ -47,7 +47,7 @@ class Session:
         self.entries: dict[Counter, Entry] = {}
         self.held_bytes = 0
         self.sent_bytes = 0
-        self.parked: deque[Entry] = deque()
+        self.parked: deque[tuple[Entry, int]] = deque()
 
     def is_settled(self, id: int) -> bool:
         """Whether the client has said that it does not wait for this request."""
@@ -56,7 +56,7 @@ class Session:
     def settle(self, floor: int, acks: tuple[Counter, ...]) -> list[Counter]:
         """Notes an acknowledgement; returns the ids that it newly settles and that have an entry."""
         newly = [id for id in acks if id in self.entries]
-        self.settled.update(id for id in acks if id >= floor)
+        self.settled.update(id for id in acks if id >= self.floor)
         if floor > self.floor:
             # Whichever is shorter: the gap that was closed, or what is in the ledger.
             if floor - self.floor <= len(self.entries):
