@@ -1,0 +1,27 @@
+"""What every test gets: no trace of the user's own hpcserve, and hypothesis without a clock."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# A busy machine makes an example slow, not wrong.
+settings.register_profile("hpcserve", deadline=None, print_blob=True)
+settings.load_profile("hpcserve")
+
+
+@pytest.fixture(autouse=True)
+def _own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    for name in os.environ:
+        if name.startswith("HPCSERVE_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HPCSERVE_HOME", str(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The directory of the project."""
+    return Path(__file__).resolve().parents[1]
