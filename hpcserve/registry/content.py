@@ -19,7 +19,6 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from hpcserve.errors import ManifestError
 from hpcserve.types import Digest
@@ -98,54 +97,26 @@ def read_blocks(root: Path, entry: Entry, *sinks: Sink) -> None:
         ManifestError: It cannot be read, is not a regular file any more, or changed its size.
     """
     path = root / entry.relative
-    try:
-        with _open_regular(path) as file:
-            left = entry.size_bytes
-            while block := file.read(BLOCK_BYTES):
-                left -= len(block)
-                for sink in sinks:
-                    sink(block)
-    except UnreadableError as error:
-        raise ManifestError(str(error)) from error
+    left = entry.size_bytes
+    for block in _blocks(path):
+        left -= len(block)
+        for sink in sinks:
+            sink(block)
     if left != 0:
         raise ManifestError(f"{path} changed while it was read; publish again when nothing writes to it")
 
 
-class UnreadableError(Exception):
-    """A file of the servable cannot be opened or read. Kept apart from errors of whoever takes the bytes."""
-
-
-class _Reading:
-    """A file whose read errors are told from write errors."""
-
-    def __init__(self, file: BinaryIO, path: Path) -> None:
-        self._file = file
-        self._path = path
-
-    def __enter__(self) -> _Reading:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self._file.close()
-
-    def read(self, size: int) -> bytes:
-        try:
-            return self._file.read(size)
-        except OSError as error:
-            raise UnreadableError(f"cannot read {self._path}: {error.strerror}") from error
-
-
-def _open_regular(path: Path) -> _Reading:
-    """Opens without following a link and without waiting for a FIFO's writer."""
+def _blocks(path: Path) -> Iterator[bytes]:
+    """Reads without following a link and without waiting for a FIFO's writer."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise ManifestError(f"{path} is not a regular file any more")
+            while block := file.read(BLOCK_BYTES):
+                yield block
     except OSError as error:
-        raise UnreadableError(f"cannot read {path}: {error.strerror}") from error
-    file = os.fdopen(fd, "rb")
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        file.close()
-        raise UnreadableError(f"{path} is not a regular file any more")
-    return _Reading(file, path)
+        raise ManifestError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _walk(root: Path, real_root: Path, below: str) -> Iterator[Entry]:
@@ -179,4 +150,4 @@ def _target(root: Path, real_root: Path, relative: str) -> str:
     inner = real.relative_to(real_root)
     if any(ignored(part) for part in inner.parts):
         raise ManifestError(f"{link} is a link to {inner}, which is not published (__pycache__ and dot-files are not)")
-    return os.path.relpath(inner, os.path.dirname(relative) or ".")
+    return os.path.relpath(inner, Path(relative).parent)

@@ -68,7 +68,7 @@ def _run(argv: list[str], stdin: bytes, timeout_s: float) -> tuple[int | None, b
     with TemporaryFile() as given:
         given.write(stdin)
         given.seek(0)
-        process = subprocess.Popen(  # noqa: S603 (an argument list of our own)
+        process = subprocess.Popen(
             argv, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )
     answer = _Tail(process.stdout, MAX_ANSWER_BYTES)

@@ -45,7 +45,11 @@ class DeploymentRow(Row, frozen=True):
 
 
 class PilotRow(Row, frozen=True):
-    """A pilot job. ``job``: the scheduler's own id of it; ``secret_sha256``: of its one-time secret, in hex."""
+    """A pilot job.
+
+    ``job``: the scheduler's own id of it; ``secret_sha256``: of its one-time secret, in hex; ``public_key``: its
+    agent's CURVE key, in hex, once it has enrolled.
+    """
 
     id: PilotId
     incarnation: str
@@ -54,5 +58,6 @@ class PilotRow(Row, frozen=True):
     submitted_s: float
     job: str | None = None
     host: str | None = None
+    public_key: str | None = None
     ended_s: float | None = None
     cause: str = ""

@@ -26,7 +26,7 @@ servables = sa.Table(
     _text("version", key=True),
     _text("manifest_json"),
     _text("path"),
-    sa.Column("created_s", sa.Double, nullable=False),
+    sa.Column("created_s", sa.DOUBLE_PRECISION, nullable=False),
 )
 aliases = sa.Table("aliases", TABLES, _text("servable", key=True), _text("alias", key=True), _text("version"))
 deployments = sa.Table(
@@ -37,7 +37,7 @@ deployments = sa.Table(
     _text("version"),
     sa.Column("replicas", sa.Integer, nullable=False),
     _text("endpoint"),
-    sa.Column("created_s", sa.Double, nullable=False),
+    sa.Column("created_s", sa.DOUBLE_PRECISION, nullable=False),
 )
 pilots = sa.Table(
     "pilots",
@@ -48,8 +48,9 @@ pilots = sa.Table(
     _text("job", optional=True),
     _text("secret_sha256"),
     _text("host", optional=True),
-    sa.Column("submitted_s", sa.Double, nullable=False),
-    sa.Column("ended_s", sa.Double, nullable=True),
+    _text("public_key", optional=True),
+    sa.Column("submitted_s", sa.DOUBLE_PRECISION, nullable=False),
+    sa.Column("ended_s", sa.DOUBLE_PRECISION, nullable=True),
     _text("cause"),
 )
 counters = sa.Table("counters", TABLES, _text("name", key=True), sa.Column("value", sa.BigInteger, nullable=False))
@@ -58,19 +59,25 @@ schema = sa.Table("schema", TABLES, sa.Column("version", sa.Integer, primary_key
 Migration = Callable[[sa.Connection], None]
 
 
+_STEP_1 = (
+    """CREATE TABLE servables (
+        name TEXT NOT NULL, version TEXT NOT NULL, manifest_json TEXT NOT NULL, path TEXT NOT NULL,
+        created_s DOUBLE PRECISION NOT NULL, PRIMARY KEY (name, version))""",
+    """CREATE TABLE aliases (
+        servable TEXT NOT NULL, alias TEXT NOT NULL, version TEXT NOT NULL, PRIMARY KEY (servable, alias))""",
+    """CREATE TABLE deployments (
+        name TEXT NOT NULL, servable TEXT NOT NULL, version TEXT NOT NULL, replicas INTEGER NOT NULL,
+        endpoint TEXT NOT NULL, created_s DOUBLE PRECISION NOT NULL, PRIMARY KEY (name))""",
+    """CREATE TABLE pilots (
+        id TEXT NOT NULL, incarnation TEXT NOT NULL, state TEXT NOT NULL, job TEXT, secret_sha256 TEXT NOT NULL,
+        host TEXT, public_key TEXT, submitted_s DOUBLE PRECISION NOT NULL, ended_s DOUBLE PRECISION,
+        cause TEXT NOT NULL, PRIMARY KEY (id))""",
+    "CREATE TABLE counters (name TEXT NOT NULL, value BIGINT NOT NULL, PRIMARY KEY (name))",
+)
+
+
 def _step_1(connection: sa.Connection) -> None:
-    for statement in (
-        "CREATE TABLE servables (name TEXT NOT NULL, version TEXT NOT NULL, manifest_json TEXT NOT NULL, "
-        "path TEXT NOT NULL, created_s DOUBLE PRECISION NOT NULL, PRIMARY KEY (name, version))",
-        "CREATE TABLE aliases (servable TEXT NOT NULL, alias TEXT NOT NULL, version TEXT NOT NULL, "
-        "PRIMARY KEY (servable, alias))",
-        "CREATE TABLE deployments (name TEXT NOT NULL, servable TEXT NOT NULL, version TEXT NOT NULL, "
-        "replicas INTEGER NOT NULL, endpoint TEXT NOT NULL, created_s DOUBLE PRECISION NOT NULL, PRIMARY KEY (name))",
-        "CREATE TABLE pilots (id TEXT NOT NULL, incarnation TEXT NOT NULL, state TEXT NOT NULL, job TEXT, "
-        "secret_sha256 TEXT NOT NULL, host TEXT, submitted_s DOUBLE PRECISION NOT NULL, ended_s DOUBLE PRECISION, "
-        "cause TEXT NOT NULL, PRIMARY KEY (id))",
-        "CREATE TABLE counters (name TEXT NOT NULL, value BIGINT NOT NULL, PRIMARY KEY (name))",
-    ):
+    for statement in _STEP_1:
         connection.exec_driver_sql(statement)
 
 

@@ -174,11 +174,19 @@ class Store:
         state: str | None = None,
         job: str | None = None,
         host: str | None = None,
+        public_key: str | None = None,
         ended_s: float | None = None,
         cause: str | None = None,
     ) -> bool:
         """Changes what is given of a pilot. False if there is no such pilot."""
-        given = {"state": state, "job": job, "host": host, "ended_s": ended_s, "cause": cause}
+        given = {
+            "state": state,
+            "job": job,
+            "host": host,
+            "public_key": public_key,
+            "ended_s": ended_s,
+            "cause": cause,
+        }
         changes = {name: value for name, value in given.items() if value is not None}
         table = schema.pilots
         with self._transaction() as connection:

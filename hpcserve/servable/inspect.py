@@ -11,6 +11,7 @@ import ctypes
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -60,8 +61,10 @@ def main(arguments: list[str]) -> None:
     answer = inspected(sys.stdin.buffer.read(), Path(arguments[0]))
     with open(answer_fd, "wb") as out:
         out.write(msgspec.json.encode(answer) + b"\n")
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.__stdout__, sys.__stderr__):
+        with suppress(OSError, ValueError):  # the servable may have closed it, or nobody reads it any more
+            if stream is not None:
+                stream.flush()
     os._exit(0 if answer.manifest is not None else 1)
 
 

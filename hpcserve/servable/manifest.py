@@ -204,7 +204,7 @@ def _convert(value: object, kind: type[T], source: str, place: str) -> T:
 
 
 def _reworded(text: str, kind: type, inner: str) -> str:
-    """msgspec's message in the words of the manifest, with the nearest field's name."""
+    """The message of msgspec in the words of the manifest, with the nearest field's name."""
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)
     if unknown:
         return f"unknown field {unknown[1]!r}{nearest(unknown[1], _fields_at(kind, inner))}"

@@ -203,24 +203,28 @@ def test_a_file_has_no_meaning(tmp_path: Path) -> None:
         PythonLoader().check(Manifest(name="a", loader="python", entry="a:b", file="c"), tmp_path)
 
 
+FAILS_TO_BEGIN = """
+class Model:
+    def __init__(self): raise ValueError('no')
+    @method(inputs={}, outputs={})
+    def f(self): ...
+"""
+FAILS_IN_SETUP = """
+class Model:
+    def setup(self, context): self.missing
+    @method(inputs={}, outputs={})
+    def f(self): ...
+"""
+
+
 @pytest.mark.parametrize(
     ("source", "message", "line"),
     [
         ("import no_such_module_at_all", "importing model.py failed: ModuleNotFoundError", "no_such_module_at_all"),
         ("def f(:", "importing model.py failed: .*SyntaxError", "def f"),
         ("raise SystemExit(3)", "importing model.py failed: SystemExit: 3", "raise SystemExit"),
-        (
-            "class Model:\n    def __init__(self): raise ValueError('no')\n    @method(inputs={}, outputs={})\n"
-            "    def f(self): ...",
-            r"Model\(\) failed: ValueError: no",
-            "in __init__",
-        ),
-        (
-            "class Model:\n    def setup(self, context): self.missing\n    @method(inputs={}, outputs={})\n"
-            "    def f(self): ...",
-            "Model.setup failed: AttributeError: ",
-            "in setup",
-        ),
+        (FAILS_TO_BEGIN, r"Model\(\) failed: ValueError: no", "in __init__"),
+        (FAILS_IN_SETUP, "Model.setup failed: AttributeError: ", "in setup"),
     ],
 )
 def test_failing_code_comes_with_its_own_traceback(

@@ -87,8 +87,9 @@ def test_bad_manifests(directory: Path, bad: Manifest, message: str) -> None:
 
 @pytest.mark.parametrize("name", ["predikt", "coef_", "classes_"])
 def test_methods_that_the_estimator_lacks(directory: Path, name: str) -> None:
+    whole = Manifest(name="a", loader="sklearn", file="model.joblib", methods={name: PREDICT})
     with pytest.raises(ManifestError, match=f"methods.{name}: LogisticRegression has no method"):
-        SklearnLoader().discover(manifest(**{name: PREDICT}), directory)
+        SklearnLoader().discover(whole, directory)
 
 
 def test_a_method_that_this_estimator_refuses(directory: Path) -> None:

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hpcserve.errors import ManifestError
+from hpcserve.registry.discovery import MAX_LOG_BYTES, resolve_methods
+from hpcserve.servable.manifest import Environment, Manifest, to_json
+
+GOOD = "from hpcserve import Tensor, method\n@method(inputs={}, outputs={})\ndef f(): ...\n"
+MANIFEST = Manifest(name="a", loader="python", entry="model:f")
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "the condition did not come true in time"
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_the_methods_are_found(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(GOOD)
+    assert list(resolve_methods(MANIFEST, tmp_path, timeout_s=60).methods) == ["f"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message", "traceback"),
+    [
+        ("1 / 0", "servable 'a': importing model.py failed: ZeroDivisionError: division by zero", "1 / 0"),
+        ("import sys; sys.exit('no')", "importing model.py failed: SystemExit: no", "sys.exit"),
+        (
+            "import os; os.write(2, b'last words'); os._exit(7)",
+            "ended with exit code 7 before its methods were known",
+            "last words",
+        ),
+        ("import os; os.kill(os.getpid(), 11)", "ended with exit code -11 before its methods", ""),
+        ("print('x' * 50_000_000); 1 / 0", "ZeroDivisionError", "1 / 0"),
+    ],
+)
+def test_failing_code(tmp_path: Path, source: str, message: str, traceback: str) -> None:
+    (tmp_path / "model.py").write_text(source)
+    with pytest.raises(ManifestError, match=re.escape(message)) as caught:
+        resolve_methods(MANIFEST, tmp_path, timeout_s=60)
+    assert traceback in (caught.value.remote_traceback or "")
+
+
+def test_a_hanging_import_is_ended_with_all_its_children(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(
+        "import os, pathlib, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "pathlib.Path(__file__).with_name('pids').write_text(f'{os.getpid()} {child.pid}')\n"
+        "print('x' * 100_000, 'waiting', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with pytest.raises(ManifestError, match="servable 'a': importing it took longer than 3 s") as caught:
+        resolve_methods(MANIFEST, tmp_path, timeout_s=3)
+    log = caught.value.remote_traceback or ""
+    assert "waiting" in log
+    assert len(log) <= MAX_LOG_BYTES
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    assert len(pids) == 2
+    wait_for(lambda: not any(alive(pid) for pid in pids))
+
+
+def test_a_child_that_keeps_the_pipes_does_not_hold_the_answer(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(
+        "import pathlib, subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n"
+        "pathlib.Path(__file__).with_name('pid').write_text(str(child.pid))\n" + GOOD
+    )
+    started = time.monotonic()
+    try:
+        assert list(resolve_methods(MANIFEST, tmp_path, timeout_s=60).methods) == ["f"]
+        assert time.monotonic() - started < 30
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+def test_an_import_does_not_outlive_the_process_that_asked(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(
+        "import os, pathlib, time\n"
+        "pathlib.Path(__file__).with_name('pid').write_text(str(os.getpid()))\n"
+        "time.sleep(600)\n"
+    )
+    program = (
+        "import sys; from pathlib import Path; from hpcserve.registry.discovery import resolve_methods; "
+        "from hpcserve.servable.manifest import from_json; "
+        "resolve_methods(from_json(sys.argv[1]), Path(sys.argv[2]), timeout_s=600)"
+    )
+    asking = subprocess.Popen([sys.executable, "-c", program, to_json(MANIFEST), str(tmp_path)])
+    pid = tmp_path / "pid"
+    try:
+        wait_for(lambda: pid.exists() and pid.read_text())
+    finally:
+        asking.kill()
+        asking.wait()
+    wait_for(lambda: not alive(int(pid.read_text())))
+
+
+def test_an_environment_without_our_packages_says_what_it_needs(tmp_path: Path) -> None:
+    bare = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
+    (tmp_path / "model.py").write_text(GOOD)
+    manifest = Manifest(
+        name="a", loader="python", entry="model:f", environment=Environment(kind="venv", path=str(bare))
+    )
+    with pytest.raises(ManifestError, match="the environment needs pyzmq, msgspec and numpy") as caught:
+        resolve_methods(manifest, tmp_path, timeout_s=60)
+    assert "No module named" in (caught.value.remote_traceback or "")
+
+
+def test_an_environment_that_is_not_there(tmp_path: Path) -> None:
+    manifest = Manifest(name="a", loader="python", environment=Environment(kind="venv", path="/no/such/venv"))
+    with pytest.raises(ManifestError, match="no Python at /no/such/venv/bin/python"):
+        resolve_methods(manifest, tmp_path, timeout_s=60)
