@@ -21,11 +21,15 @@ _OTHERS = 0o077
 _OTHERS_WRITE = 0o022
 
 
-def private_directory(path: Path) -> Path:
+def private_directory(path: Path, *, secret: bool = True) -> Path:
     """The directory ``path``, made with mode 0700 where it is missing (its missing parents too).
 
+    Args:
+        path: The directory.
+        secret: Whether others must not even enter it; write to it they must not in any case.
+
     Raises:
-        ConfigError: It is somebody else's, others may enter it, or it cannot be made.
+        ConfigError: It is somebody else's, its mode is too wide, or it cannot be made.
         StorageFull: The disk is full.
     """
     try:
@@ -33,13 +37,13 @@ def private_directory(path: Path) -> Path:
             missing.mkdir(mode=0o700, exist_ok=True)
         found = path.stat()
     except OSError as error:
-        raise _told(error, f"cannot make directory {path}") from error
+        raise storage_error(error, f"cannot make directory {path}") from error
     if not stat.S_ISDIR(found.st_mode):
         raise ConfigError(f"{path} is not a directory; move it away, or name another place")
     _refuse_foreign(path, found)
-    if found.st_mode & _OTHERS:
-        mode = stat.S_IMODE(found.st_mode)
-        raise ConfigError(f"directory {path} has mode {mode:04o}, so others may enter it; run: chmod 700 '{path}'")
+    if found.st_mode & (_OTHERS if secret else _OTHERS_WRITE):
+        mode, verb = stat.S_IMODE(found.st_mode), "enter" if secret else "write to"
+        raise ConfigError(f"directory {path} has mode {mode:04o}, so others may {verb} it; run: chmod 700 '{path}'")
     return path
 
 
@@ -90,7 +94,7 @@ def create(path: Path, content: bytes) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        raise _told(error, f"cannot make {path}") from error
+        raise storage_error(error, f"cannot make {path}") from error
     return True
 
 
@@ -105,7 +109,7 @@ def replace(path: Path, content: bytes) -> None:
         with _finished(path, content) as finished:
             finished.replace(path)
     except OSError as error:
-        raise _told(error, f"cannot write {path}") from error
+        raise storage_error(error, f"cannot write {path}") from error
 
 
 @contextlib.contextmanager
@@ -130,7 +134,8 @@ def _refuse_foreign(path: Path, found: os.stat_result) -> None:
         raise ConfigError(f"{path} belongs to user id {found.st_uid}, not to you ({os.geteuid()}); name another place")
 
 
-def _told(error: OSError, what: str) -> HpcserveError:
+def storage_error(error: OSError, what: str) -> HpcserveError:
+    """The error that stands for one of the file system: StorageFull, or ConfigError for all others."""
     if error.errno in _FULL:
         return StorageFull(f"{what}: {error.strerror}; make room on this disk or in your quota, and try again")
-    return ConfigError(f"{what}: {error.strerror}")
+    return ConfigError(f"{what}: {error}")

@@ -20,9 +20,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     first_s: float = 0.05
     longest_s: float = 10.0
-    stable_s: float = 30.0
+    stable_s: float = 10.0
     most: int = 10
-    window_s: float = 120.0
+    window_s: float = 60.0
 
 
 DEFAULT = Policy()

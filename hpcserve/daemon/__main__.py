@@ -1,0 +1,37 @@
+"""``python -m hpcserve.daemon [--site NAME_OR_PATH] [--tied] [--ready-fd N] [--detach-fd N]``: a whole daemon."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+from hpcserve.config import load_site
+from hpcserve.daemon.launch import DaemonReport, in_json
+from hpcserve.daemon.starter import Starter
+from hpcserve.daemon.supervisor import EXIT_FAILED, daemon_plans, run, site_option
+from hpcserve.errors import ConfigError
+
+
+def main() -> int:
+    """Runs a daemon; its exit code says how it ended."""
+    parser = argparse.ArgumentParser(prog="python -m hpcserve.daemon", description="Runs an hpcserve daemon.")
+    parser.add_argument("--site", help="the name of a site or the path of its file")
+    parser.add_argument("--tied", action="store_true", help="go down when standard input ends")
+    parser.add_argument("--ready-fd", type=int, help="where to write one line when ready, or why not")
+    parser.add_argument("--detach-fd", type=int, help="go down when this ends before a byte 'k' has come")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    starter = Starter(tied=options.tied, ready_fd=options.ready_fd, detach_fd=options.detach_fd)
+    option = site_option(options.site)
+    try:
+        site = load_site(option)
+    except ConfigError as error:
+        logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 (said in full; a traceback adds nothing)
+        starter.report(DaemonReport(error=in_json(error)))
+        return EXIT_FAILED
+    return run(site, daemon_plans(site, option), starter)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

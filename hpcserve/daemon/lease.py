@@ -1,0 +1,237 @@
+"""The lease of a state directory as files in the shared directory: ``lease-00000007.json`` is epoch 7.
+
+A lease is written whole under another name and then hard-linked to its own, which succeeds for one process
+only, on NFS too. To renew it, its holder replaces it by a file with a new time, which also makes an NFS
+client look at the directory afresh; on a full disk, its times are touched instead. Files below the greatest
+epoch are deleted, the greatest never: epochs only grow. Who may take one is decided in
+:mod:`hpcserve.core.lease`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from hpcserve.auth.private import create, replace
+from hpcserve.cluster.processes import boot_id, start_time
+from hpcserve.core.lease import Held, Lease, Sighting, Take, decide, lost
+from hpcserve.errors import ConfigError, Conflict, StorageFull
+
+_NAME = re.compile(r"lease-(\d{8,})\.json")
+_MEMORY = "lease-epoch"
+_LOOK_S = 0.5
+
+_Seen = tuple[bytes | None, int]
+
+
+class HeldLease:
+    """A lease that is ours. Made by :func:`acquire`."""
+
+    def __init__(self, shared_dir: Path, epoch: int, lease: Lease) -> None:
+        self.epoch = epoch
+        self._shared_dir = shared_dir
+        self._path = _path(shared_dir, epoch)
+        self._lease = lease
+
+    @property
+    def every_s(self) -> float:
+        """How often to renew it."""
+        return self._lease.lease_s / 3
+
+    def renew(self) -> bool:
+        """Says that we live; False when somebody else has taken the next epoch, and we must end at once.
+
+        Raises:
+            HpcserveError: The lease cannot be written now. It is ours all the same.
+        """
+        if lost(self.epoch, _greatest(self._shared_dir)):
+            return False
+        self._lease = msgspec.structs.replace(self._lease, renewed_s=time.time())
+        try:
+            replace(self._path, msgspec.json.encode(self._lease))
+        except StorageFull:
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(self._path)
+        # Again, as the first look may have been into a cache of the directory.
+        return not lost(self.epoch, _greatest(self._shared_dir))
+
+    @property
+    def pid(self) -> int:
+        """The process that holds it: this one."""
+        return self._lease.pid
+
+    def successor(self) -> str:
+        """Where the daemon runs that took the lease from us."""
+        greatest = _greatest(self._shared_dir)
+        lease = None if greatest is None else _parse(_look(_path(self._shared_dir, greatest))[0])
+        return "another host" if lease is None else f"{lease.host} as pid {lease.pid}"
+
+    def release(self) -> None:
+        """Gives the lease up; the next daemon need not wait.
+
+        Raises:
+            HpcserveError: It cannot be written; the next daemon waits, or finds this process dead.
+        """
+        if not lost(self.epoch, _greatest(self._shared_dir)):
+            replace(self._path, msgspec.json.encode(msgspec.structs.replace(self._lease, released=True)))
+
+
+def acquire(
+    shared_dir: Path,
+    *,
+    state_dir: Path,
+    lease_s: float,
+    wait: Callable[[float], None] = time.sleep,
+) -> HeldLease:
+    """Takes the lease, after watching a holder of another host that may be dead.
+
+    Args:
+        shared_dir: Where the lease files are.
+        state_dir: Where the greatest epoch is remembered: the shared directory may be purged.
+        lease_s: How long the lease lasts without being renewed.
+        wait: Sleeps for so many seconds; what it raises ends the attempt.
+
+    Raises:
+        Conflict: Another daemon has it.
+        HpcserveError: The directory cannot be read or written.
+    """
+    watched: _Watched | None = None
+    while True:
+        epoch = _greatest(shared_dir)
+        if epoch is not None and (watched is None or watched.epoch != epoch):
+            watched = _Watched(_path(shared_dir, epoch), epoch)
+        sighting = None if epoch is None or watched is None else watched.look()
+        decision = decide(sighting, last_epoch=_remembered(state_dir), lease_s=lease_s)
+        if isinstance(decision, Held):
+            raise _held(decision.lease)
+        if isinstance(decision, Take):
+            lease = _own(lease_s)
+            mine = _path(shared_dir, decision.epoch)
+            if not create(mine, msgspec.json.encode(lease)):
+                continue
+            if lost(decision.epoch, _greatest(shared_dir)):  # what we saw before came from an old cache
+                mine.unlink(missing_ok=True)
+            else:
+                replace(state_dir / _MEMORY, b"%d\n" % decision.epoch)
+                _prune(shared_dir, decision.epoch)
+                return HeldLease(shared_dir, decision.epoch, lease)
+        else:
+            wait(min(_LOOK_S, decision.for_s))
+
+
+class _Watched:
+    """Somebody else's lease, looked at again and again."""
+
+    def __init__(self, path: Path, epoch: int) -> None:
+        self.epoch = epoch
+        self._path = path
+        self._first = self._last = _look(path)
+        self._since = time.monotonic()
+
+    def look(self) -> Sighting:
+        now = time.monotonic()
+        seen = _look(self._path)
+        if seen != self._last:
+            self._last, self._since = seen, now
+        lease = _parse(seen[0])
+        return Sighting(
+            epoch=self.epoch,
+            lease=lease,
+            lives=None if lease is None else _lives(lease),
+            renewed=seen != self._first,
+            unchanged_s=now - self._since,
+            age_s=0.0 if lease is None else time.time() - max(lease.renewed_s, seen[1] / 1e9),
+        )
+
+
+def _own(lease_s: float) -> Lease:
+    now = time.time()
+    return Lease(
+        host=socket.gethostname(),
+        boot=boot_id(),
+        namespace=_namespace(),
+        pid=os.getpid(),
+        started=start_time(os.getpid()) or "",
+        since_s=now,
+        renewed_s=now,
+        lease_s=lease_s,
+    )
+
+
+def _lives(lease: Lease) -> bool | None:
+    """Whether the holder is alive, where this process can see that."""
+    if not lease.boot or (lease.boot, lease.namespace) != (boot_id(), _namespace()):
+        return None
+    return start_time(lease.pid) == lease.started
+
+
+def _namespace() -> str:
+    """Names the set of processes among which a pid is one; two containers of a host have two."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _path(shared_dir: Path, epoch: int) -> Path:
+    return shared_dir / f"lease-{epoch:08d}.json"
+
+
+def _epochs(shared_dir: Path) -> dict[int, Path]:
+    try:
+        names = [_NAME.fullmatch(entry.name) for entry in shared_dir.iterdir()]
+    except OSError as error:
+        raise ConfigError(f"cannot look for leases in {shared_dir}: {error.strerror}") from error
+    return {int(match[1]): shared_dir / match[0] for match in names if match is not None}
+
+
+def _greatest(shared_dir: Path) -> int | None:
+    return max(_epochs(shared_dir), default=None)
+
+
+def _look(path: Path) -> _Seen:
+    """The content and the time of change of a file; opening it asks an NFS server for the present state."""
+    try:
+        with path.open("rb") as file:
+            return file.read(), os.fstat(file.fileno()).st_mtime_ns
+    except OSError:
+        return None, 0
+
+
+def _parse(content: bytes | None) -> Lease | None:
+    try:
+        return None if content is None else msgspec.json.decode(content, type=Lease)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _remembered(state_dir: Path) -> int:
+    try:
+        return int((state_dir / _MEMORY).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def _prune(shared_dir: Path, epoch: int) -> None:
+    for older, path in _epochs(shared_dir).items():
+        if older < epoch:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+
+
+def _held(lease: Lease | None) -> Conflict:
+    if lease is None:
+        return Conflict("another process renews the lease of this state directory, in a format that we cannot read")
+    since = datetime.fromtimestamp(lease.since_s, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    return Conflict(
+        f"a daemon of this state directory already runs on {lease.host} as pid {lease.pid} (since {since}): "
+        "use `hpcserve status` or `hpcserve down`"
+    )

@@ -1,0 +1,39 @@
+"""The logs of the daemon's processes: ``daemon-NAME.log``, with one older part ``daemon-NAME.log.1``."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+LOG_BYTES = 8 << 20
+"""A log that is longer when its process starts is put aside first."""
+
+
+def log_path(shared_dir: Path, name: str) -> Path:
+    """Where the log of the daemon's process ``name`` is."""
+    return shared_dir / "logs" / f"daemon-{name}.log"
+
+
+def open_log(path: Path) -> int:
+    """Opens a log for appending.
+
+    Returns:
+        The descriptor, which the caller closes.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    if path.exists() and path.stat().st_size > LOG_BYTES:
+        path.replace(path.with_name(path.name + ".1"))
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def log_to(path: Path) -> None:
+    """Sends this process's own log to a file.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    stream = os.fdopen(open_log(path), "a")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=stream, force=True)

@@ -1,0 +1,69 @@
+"""Whoever started the daemon: is told once how the start went, and may take the daemon down by ending itself.
+
+``tied``: the daemon lives as long as its standard input is open. ``detach_fd``: until the byte ``k`` (keep) is
+read from it, its end means the same; so a starter that dies before it knows of the daemon leaves none behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+
+from hpcserve.daemon.launch import DaemonReport, encode_line
+from hpcserve.daemon.lifeline import Lifeline
+
+_log = logging.getLogger(__name__)
+
+KEEP = b"k"
+
+
+class Starter:
+    """The pipes to and from the starter.
+
+    Args:
+        tied: Whether standard input is our lifeline.
+        ready_fd: Where to report, if anybody listens.
+        detach_fd: Where ``k`` comes from, if anybody sends it.
+    """
+
+    def __init__(self, *, tied: bool = False, ready_fd: int | None = None, detach_fd: int | None = None) -> None:
+        self.gone = ""
+        """Why the daemon is to go down; empty as long as it is not."""
+        self._ready_fd = ready_fd
+        self._detach_fd = detach_fd
+        self._lifeline = Lifeline(0) if tied else None
+        for descriptor in (ready_fd, detach_fd):
+            if descriptor is not None:
+                os.set_inheritable(descriptor, False)
+                os.set_blocking(descriptor, False)
+
+    def sources(self) -> list[int]:
+        """The descriptors to poll for reading, now; when one is readable, call :meth:`hear`."""
+        if self.gone:
+            return []
+        found = [] if self._lifeline is None else [self._lifeline.fileno()]
+        return found if self._detach_fd is None else [*found, self._detach_fd]
+
+    def hear(self) -> None:
+        """Reads what there is to read. It does not block."""
+        if self._lifeline is not None and self._lifeline.gone():
+            self.gone = "who started it has ended"
+        if self._detach_fd is None:
+            return
+        with contextlib.suppress(BlockingIOError):
+            if os.read(self._detach_fd, 1) != KEEP:
+                self.gone = "who started it has ended before it was ready"
+            os.close(self._detach_fd)
+            self._detach_fd = None
+
+    def report(self, report: DaemonReport) -> None:
+        """Says how the start went; only the first report counts."""
+        if self._ready_fd is None:
+            return
+        try:
+            os.write(self._ready_fd, encode_line(report))
+        except OSError as error:
+            _log.warning("nobody listens to how the start went: %s", error)
+        os.close(self._ready_fd)
+        self._ready_fd = None

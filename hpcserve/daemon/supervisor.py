@@ -1,0 +1,430 @@
+"""The daemon's first process: starts the others, starts them again, and takes them down in order.
+
+It holds no service of its own, so that it has no reason to die: one thread, one poll, and between events it
+wakes up only to renew the lease. Its children are in sessions of their own and hold a lifeline to it, so
+that none outlives it.
+
+Going down: the controller first, which ends the pilots; then the broker and admission. A controller that
+ends by itself with exit code 0 asks for the same. When a lease is lost, everything is killed at once: the
+pilots are the successor's now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import logging
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+import hpcserve
+from hpcserve.auth.keys import KeyPair
+from hpcserve.auth.private import storage_error
+from hpcserve.cluster.processes import exit_in_words
+from hpcserve.config import Site, runtime_dir
+from hpcserve.core.restarts import GiveUp
+from hpcserve.daemon.child import Child, Plan
+from hpcserve.daemon.launch import ChildError, DaemonReport, in_json
+from hpcserve.daemon.lease import HeldLease, acquire
+from hpcserve.daemon.logs import log_path, log_to
+from hpcserve.daemon.preparation import prepare
+from hpcserve.daemon.record import record_path, remove_record, write_record
+from hpcserve.daemon.signals import Signals
+from hpcserve.daemon.starter import Starter
+from hpcserve.errors import Conflict, HpcserveError
+from hpcserve.types import Epoch
+from hpcserve.wire.record import ServiceRecord
+
+_log = logging.getLogger(__name__)
+
+BROKER, CONTROLLER, ADMISSION = "broker", "controller", "admission"
+EXIT_DOWN, EXIT_FAILED, EXIT_LEASE_LOST = 0, 1, 3
+EPOCH_BITS = 20
+"""An epoch of the broker is the lease's, followed by the number of its start in so many bits."""
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """How long things may take: a child to be ready, the controller to end the pilots, the others to end."""
+
+    ready_s: float = 60.0
+    controller_s: float = 20.0
+    others_s: float = 3.0
+
+
+DEFAULT_TIMING = Timing()
+
+
+class _Phase(enum.Enum):
+    RUNNING = enum.auto()
+    CONTROLLER_ENDS = enum.auto()
+    OTHERS_END = enum.auto()
+    OVER = enum.auto()
+
+
+class _AskedToStop(Exception):
+    """A signal, or the starter's end, before there was anything to take down."""
+
+
+def daemon_plans(site: Site, site_option: str | None) -> tuple[Plan, ...]:
+    """The three processes of the daemon.
+
+    Args:
+        site: The site.
+        site_option: What names it to them, as ``--site``.
+    """
+    option = () if site_option is None else ("--site", site_option)
+    ports = {
+        BROKER: {"front": site.network.front_port, "back": site.network.back_port},
+        CONTROLLER: {},
+        ADMISSION: {"admission": site.network.admission_port},
+    }
+    return tuple(
+        Plan(name=name, argv=(sys.executable, "-m", f"hpcserve.daemon.{name}", *option), ports=ports[name])
+        for name in (BROKER, CONTROLLER, ADMISSION)
+    )
+
+
+def run(site: Site, plans: Iterable[Plan], starter: Starter, timing: Timing = DEFAULT_TIMING) -> int:
+    """Runs a daemon until it is taken down. Call it in the main thread.
+
+    Args:
+        site: The site.
+        plans: The broker, the controller and admission: see :func:`daemon_plans`.
+        starter: Who is told how the start went.
+        timing: How long things may take.
+
+    Returns:
+        The exit code: 0 after an orderly end, 1 after a failure, 3 when another daemon took the lease.
+    """
+    signals = Signals()
+    try:
+        keys = prepare(site)
+        log_to(log_path(site.shared_dir, "supervisor"))
+        lease = acquire(
+            site.shared_dir,
+            state_dir=site.state_dir,
+            lease_s=site.recovery.lease_s,
+            wait=lambda for_s: _wait(for_s, signals, starter),
+        )
+        supervisor = Supervisor(site, plans, keys=keys, lease=lease, starter=starter, signals=signals, timing=timing)
+        return supervisor.run()
+    except _AskedToStop as asked:
+        _log.info("nothing was started: %s", asked)
+        return EXIT_DOWN
+    except (HpcserveError, OSError) as error:
+        failure = error if isinstance(error, HpcserveError) else storage_error(error, "the daemon cannot start")
+        _complain(failure, starter)
+        return EXIT_FAILED
+    finally:
+        signals.close()
+
+
+def _complain(failure: HpcserveError, starter: Starter) -> None:
+    """Says why there is no daemon: in the log, to the starter, and to whoever sees standard error."""
+    _log.error("%s", failure)
+    starter.report(DaemonReport(error=in_json(failure)))
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{failure}\n")
+        sys.stderr.flush()
+
+
+def _wait(for_s: float, signals: Signals, starter: Starter) -> None:
+    with selectors.DefaultSelector() as selector:
+        selector.register(signals, selectors.EVENT_READ, signals.drain)
+        for source in starter.sources():
+            selector.register(source, selectors.EVENT_READ, starter.hear)
+        for key, _ in selector.select(for_s):
+            key.data()
+    if signals.stop or starter.gone:
+        raise _AskedToStop(signals.stop or starter.gone)
+
+
+class Supervisor:
+    """The daemon that holds the lease."""
+
+    def __init__(
+        self,
+        site: Site,
+        plans: Iterable[Plan],
+        *,
+        keys: KeyPair,
+        lease: HeldLease,
+        starter: Starter,
+        signals: Signals,
+        timing: Timing,
+    ) -> None:
+        self._site = site
+        self._keys = keys
+        self._lease = lease
+        self._starter = starter
+        self._signals = signals
+        self._timing = timing
+        self._children = {plan.name: Child(plan, log_path(site.shared_dir, plan.name)) for plan in plans}
+        self._phase = _Phase.RUNNING
+        self._broker_starts = 0
+        self._record: ServiceRecord | None = None
+        self._failure: HpcserveError | None = None
+        self._exit_code = EXIT_DOWN
+        self._renew_at = time.monotonic() + lease.every_s
+        self._phase_ends_at = float("inf")
+
+    def run(self) -> int:
+        """Runs until all children have ended; returns the exit code."""
+        now = time.monotonic()
+        for child in self._children.values():
+            if not self._asked_to_stop():
+                self._start(child, now)
+        self._step(time.monotonic())
+        while self._phase is not _Phase.OVER:
+            self._turn(max(0.0, self._due() - time.monotonic()))
+            self._step(time.monotonic())
+        self._finish()
+        return self._exit_code
+
+    # --- what happens ---------------------------------------------------------------------------
+
+    def _turn(self, timeout_s: float) -> None:
+        """Waits for anything to happen, and takes note of it."""
+        sources: list[tuple[int, Callable[[], None]]] = [(self._signals.fileno(), self._signals.drain)]
+        sources += [(source, self._starter.hear) for source in self._starter.sources()]
+        for child in self._children.values():
+            if child.report_fd is not None:
+                sources.append((child.report_fd, partial(self._hear, child)))
+        # A new one each time: what is polled changes with every event, and events are rare.
+        with selectors.DefaultSelector() as selector:
+            for source, handler in sources:
+                selector.register(source, selectors.EVENT_READ, handler)
+            ready = selector.select(timeout_s)
+        for key, _ in ready:
+            key.data()
+
+    def _step(self, now: float) -> None:
+        """Acts on what happened, and on the time."""
+        for child in self._children.values():
+            code = child.reap()
+            if code is not None:
+                self._ended(child, code, now)
+        if self._asked_to_stop() and self._phase is _Phase.RUNNING:
+            self._go_down(self._signals.stop or self._starter.gone, now)
+        if self._phase is _Phase.RUNNING:
+            for child in self._children.values():
+                self._look_after(child, now)
+        if now >= self._renew_at:
+            self._renew(now)
+        self._advance(now)
+
+    def _due(self) -> float:
+        """When :meth:`_step` has something to do, even if nothing happens."""
+        times = [self._renew_at, self._phase_ends_at]
+        for child in self._children.values():
+            if self._phase is _Phase.RUNNING and child.restart_at is not None:
+                times.append(child.restart_at)
+            elif self._phase is _Phase.RUNNING and child.pid is not None and not child.ready:
+                times.append(child.started_at + self._timing.ready_s)
+        return min(times)
+
+    def _asked_to_stop(self) -> bool:
+        return bool(self._signals.stop or self._starter.gone)
+
+    # --- children -------------------------------------------------------------------------------
+
+    def _start(self, child: Child, now: float) -> None:
+        if child.name == BROKER:
+            self._broker_starts += 1
+        try:
+            child.start(
+                epoch=self._epoch,
+                runtime_dir=runtime_dir(self._site.state_dir),
+                record=record_path(self._site.shared_dir),
+                now=now,
+            )
+        except OSError as error:
+            _log.error("cannot start %s: %s", child.name, error)
+            self._again_or_fail(child, f"it cannot be started: {error}", now)
+        else:
+            _log.info("started %s as pid %d", child.name, child.pid)
+
+    def _hear(self, child: Child) -> None:
+        report = child.read_report()
+        if report is None:
+            return
+        if report.error is None:
+            _log.info("%s is ready", child.name)
+            self._publish()
+            return
+        self._refused(child, report.error)
+
+    def _refused(self, child: Child, error: ChildError) -> None:
+        """A child says that it cannot start; it will end. The first time, that is the daemon's own failure."""
+        _log.error("%s cannot start: %s", child.name, error.message)
+        if self._record is None:
+            self._fail(error.as_exception(), time.monotonic())
+
+    def _ended(self, child: Child, code: int, now: float) -> None:
+        last_words = child.read_report()
+        child.close_report()
+        child.ready = False
+        how = exit_in_words(code)
+        _log.log(logging.INFO if code == 0 else logging.WARNING, "%s has ended: %s", child.name, how)
+        if self._phase is not _Phase.RUNNING:
+            return
+        if child.name == CONTROLLER and code == 0:
+            self._go_down("the controller was asked to", now)
+        elif last_words is not None and last_words.error is not None:
+            self._refused(child, last_words.error)
+            self._again_or_fail(child, last_words.error.message, now)
+        else:
+            self._again_or_fail(child, how, now)
+
+    def _again_or_fail(self, child: Child, how: str, now: float) -> None:
+        if self._phase is not _Phase.RUNNING:
+            return
+        if self._record is None:
+            reason = f"it was not ready yet: {how}"
+        else:
+            verdict = child.restarts.exited(now)
+            if not isinstance(verdict, GiveUp):
+                child.restart_at = verdict.at_s
+                return
+            reason = f"{verdict.reason}, the last time: {how}"
+        self._fail(HpcserveError(f"the daemon's {child.name} does not run: {reason}; see {child.log}"), now)
+
+    def _look_after(self, child: Child, now: float) -> None:
+        """Starts a child that is due, and kills one that takes too long."""
+        if child.restart_at is not None and now >= child.restart_at:
+            child.restart_at = None
+            self._start(child, now)
+        elif child.pid is not None and not child.ready and now >= child.started_at + self._timing.ready_s:
+            _log.error("%s is killed: it was not ready within %g s", child.name, self._timing.ready_s)
+            child.signal(signal.SIGKILL)
+
+    # --- the record and the lease ---------------------------------------------------------------
+
+    @property
+    def _epoch(self) -> Epoch:
+        return Epoch((self._lease.epoch << EPOCH_BITS) + self._broker_starts)
+
+    def _publish(self) -> None:
+        """Writes the record, if everybody is ready and it says something new."""
+        if self._phase is not _Phase.RUNNING or not all(child.ready for child in self._children.values()):
+            return
+        broker, admission = self._children[BROKER].addresses, self._children[ADMISSION].addresses
+        record = ServiceRecord(
+            format=1,
+            service=self._site.name,
+            site=self._site.name,
+            host=socket.gethostname(),
+            pid=self._lease.pid,
+            epoch=self._epoch,
+            public_key=self._keys.public_z85,
+            admission=(admission["admission"],),
+            front=(broker["front"],),
+            back=(broker["back"],),
+            software=f"hpcserve {hpcserve.__version__}",
+        )
+        if record == self._record:
+            return
+        try:
+            path = write_record(self._site.shared_dir, record)
+        except HpcserveError as error:
+            if self._record is None:
+                self._fail(error, time.monotonic())
+            else:
+                _log.error("%s; it is tried again", error)
+            return
+        self._record = record
+        self._starter.report(DaemonReport(path=str(path), record=record))
+
+    def _renew(self, now: float) -> None:
+        self._renew_at = now + self._lease.every_s
+        try:
+            kept = self._lease.renew()
+        except (HpcserveError, OSError) as error:
+            _log.error("the lease is not renewed: %s", error)
+            return
+        if not kept:
+            self._lose()
+        else:
+            self._publish()
+
+    def _lose(self) -> None:
+        failure = Conflict(f"the daemon ends: its lease was taken by a daemon on {self._lease.successor()}")
+        self._failure, self._exit_code = failure, EXIT_LEASE_LOST
+        self._phase, self._phase_ends_at = _Phase.OTHERS_END, time.monotonic()
+        self._renew_at = float("inf")
+
+    # --- going down -----------------------------------------------------------------------------
+
+    def _fail(self, error: HpcserveError, now: float) -> None:
+        if self._failure is None:
+            self._failure, self._exit_code = error, EXIT_FAILED
+        self._go_down(str(error), now)
+
+    def _go_down(self, why: str, now: float) -> None:
+        if self._phase is not _Phase.RUNNING:
+            return
+        _log.info("going down: %s", why)
+        self._phase, self._phase_ends_at = _Phase.CONTROLLER_ENDS, now + self._timing.controller_s
+        for child in self._children.values():
+            child.restart_at = None
+        controller = self._children[CONTROLLER]
+        if controller.pid is None and controller.was_ready and self._asked_to_stop():
+            self._start(controller, now)  # it has crashed just now, and its pilots are still to be ended
+
+    def _advance(self, now: float) -> None:
+        """Goes on with going down."""
+        if self._phase is _Phase.CONTROLLER_ENDS:
+            self._end_controller(now)
+        if self._phase is _Phase.OTHERS_END:
+            left = [child for child in self._children.values() if child.pid is not None]
+            if not left:
+                self._phase = _Phase.OVER
+            elif now >= self._phase_ends_at:
+                for child in left:
+                    child.signal(signal.SIGKILL)
+                self._phase_ends_at = float("inf")
+
+    def _end_controller(self, now: float) -> None:
+        controller = self._children[CONTROLLER]
+        if controller.pid is not None and now < self._phase_ends_at:
+            # Once ready it has a handler; before, the signal would end it and leave an earlier run's pilots behind.
+            if not controller.told_to_end and (controller.ready or self._failure is not None):
+                controller.told_to_end = True
+                controller.signal(signal.SIGTERM)
+            return
+        if controller.pid is not None:
+            _log.error("the controller is killed: it took longer than %g s", self._timing.controller_s)
+            controller.signal(signal.SIGKILL)
+        self._phase, self._phase_ends_at = _Phase.OTHERS_END, now + self._timing.others_s
+        for child in self._children.values():
+            if child is not controller:
+                child.signal(signal.SIGTERM)
+
+    def _finish(self) -> None:
+        """Tells the world that nothing runs any more."""
+        if self._failure is not None:
+            _complain(self._failure, self._starter)
+        if self._exit_code == EXIT_LEASE_LOST:
+            return
+        try:
+            if self._record is not None:
+                remove_record(self._site.shared_dir, self._record)
+            self._lease.release()
+        except (HpcserveError, OSError) as error:
+            _log.error("not all is tidy: %s", error)
+        _log.info("down")
+
+
+def site_option(option: str | None) -> str | None:
+    """What names a site to a child: the path of a site file made absolute, a name as it is."""
+    if option is not None and (option.endswith(".toml") or "/" in option):
+        return str(Path(option).expanduser().absolute())
+    return option
