@@ -99,9 +99,18 @@ class Child:
                 exit_code=self._exit_code,
                 cause=self._end.cause,
                 traceback=self._end.traceback,
+                deployment=self._spec.deployment,
+                version=self._spec.version,
             )
         ready = self._said is not None and self._said.state == "ready"
-        return ReplicaStatus(self._spec.replica, "ready" if ready else "starting", self._public_key, pid=self._pid)
+        return ReplicaStatus(
+            self._spec.replica,
+            "ready" if ready else "starting",
+            self._public_key,
+            pid=self._pid,
+            deployment=self._spec.deployment,
+            version=self._spec.version,
+        )
 
     def stop(self, cause: str, now: float) -> None:
         """Asks it to end (SIGTERM); it is killed when its grace is over."""

@@ -80,7 +80,12 @@ class Roster:
         except (OSError, HpcserveError) as error:
             _log.warning("replica %s of %s cannot be started: %s", spec.replica, spec.deployment, error)
             self._stillborn[spec.replica] = ReplicaStatus(
-                spec.replica, "failed", b"", cause=f"it cannot be started: {error}"
+                spec.replica,
+                "failed",
+                b"",
+                cause=f"it cannot be started: {error}",
+                deployment=spec.deployment,
+                version=spec.version,
             )
         self._around.changed()
 

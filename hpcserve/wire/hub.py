@@ -20,6 +20,7 @@ class BrokerUp(Message, frozen=True, tag="broker-up"):
     """A broker runs, in this epoch, and knows nothing yet. Also the answer to a new connection."""
 
     epoch: Epoch
+    pid: int
 
 
 class Done(Message, frozen=True, tag="done"):
@@ -122,13 +123,6 @@ class ClientCalls(Message, frozen=True, tag="client-calls"):
     body: msgspec.Raw
 
 
-class ReplicaSeen(Message, frozen=True, tag="replica-seen"):
-    """A replica sent its first INVENTORY in this epoch (``up``), or went silent."""
-
-    replica: ReplicaId
-    up: bool
-
-
 class ReplicaHung(Message, frozen=True, tag="replica-hung"):
     """A request is past its deadline and grace; the replica is to be killed."""
 
@@ -202,6 +196,6 @@ ToBroker = Union[
     AdmitKey, RevokeKey, Routes, ToAgentRelay, ToClientRelay, AskStats, EnrolAsk, EnrolVerdict
 ]
 ToController = Union[
-    BrokerUp, Done, AgentSays, ClientCalls, ReplicaSeen, ReplicaHung, ReplicaIdle, Stats, EnrolAsk
+    BrokerUp, Done, AgentSays, ClientCalls, ReplicaHung, ReplicaIdle, Stats, EnrolAsk
 ]
 ToAdmission = Union[BrokerUp, Done, EnrolVerdict]

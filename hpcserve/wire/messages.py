@@ -299,6 +299,8 @@ class ReplicaStatus(Message, frozen=True):
     exit_code: int | None = None
     cause: str = ""
     traceback: str = ""
+    deployment: DeploymentName = DeploymentName("")
+    version: str = ""
 
 
 class Report(Message, frozen=True, tag="report"):

@@ -19,7 +19,7 @@ from hpcserve.errors import AuthenticationError, HpcserveError, ProtocolError
 from hpcserve.types import Epoch, ReplicaId
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import agree, decode_from_pilot, encode, error_to_wire
-from hpcserve.wire.hub import AgentSays, ReplicaSeen
+from hpcserve.wire.hub import AgentSays
 
 
 class Answered(msgspec.Struct, gc=False):
@@ -34,7 +34,7 @@ class Back:
 
     def __init__(self, socket: zmq.Socket[bytes], exchange: Exchange, keyring: Keyring, epoch: Epoch) -> None:
         self.socket = socket
-        self.news: list[AgentSays | ReplicaSeen] = []
+        self.news: list[AgentSays] = []
         self._exchange = exchange
         self._keyring = keyring
         self._epoch = epoch
@@ -91,8 +91,6 @@ class Back:
             send(self.socket, message.sender, encode(wire.WhoAreYou()))
 
     def _inventory(self, id: ReplicaId, connection: bytes, header: wire.Inventory) -> None:
-        known = self._exchange.replicas.get(id)
-        new = known is None or known.connection != connection
         listed = self._exchange.inventory(
             id,
             connection,
@@ -104,8 +102,6 @@ class Back:
         )
         if not listed:
             self._unlisted[id] = connection
-        elif new:
-            self.news.append(ReplicaSeen(id, True))
 
     def to_agent(self, pilot: str, body: bytes) -> None:
         """Orders for an agent. One that is away will report when it is back, and be told again."""
@@ -115,12 +111,8 @@ class Back:
 
     def send(self, connection: bytes, header: bytes, tensors: list[Tensor] | tuple[()] = ()) -> None:
         """A message for a replica; when its connection is gone, the exchange is told."""
-        if send(self.socket, connection, header, tensors):
-            return
-        replica = self._exchange.replica_of(connection)
-        self._exchange.replica_gone(connection, time.monotonic())
-        if replica is not None:
-            self.news.append(ReplicaSeen(replica.id, False))
+        if not send(self.socket, connection, header, tensors):
+            self._exchange.replica_gone(connection, time.monotonic())
 
     def roster_changed(self) -> None:
         """Asks the replicas that came before the controller had named them."""

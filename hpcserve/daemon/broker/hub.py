@@ -5,6 +5,7 @@ Carries out what they say and relays between them. What it relays, it does not r
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -64,7 +65,7 @@ class Hub:
         if message is None:
             return False
         if not len(message.header):  # ZMQ_PROBE_ROUTER's empty message: a new connection
-            send(self.socket, message.sender, encode(hub.BrokerUp(self._epoch)))
+            send(self.socket, message.sender, encode(hub.BrokerUp(self._epoch, os.getpid())))
             if message.sender == CONTROLLER:
                 self._back.who_are_you()
             return True

@@ -1,0 +1,79 @@
+"""``python -m hpcserve.daemon.controller``: started by the supervisor. Ends with 0 when the daemon is to go down."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from hpcserve.config import Site
+from hpcserve.daemon.controller.admin import Admin
+from hpcserve.daemon.controller.controller import Controller
+from hpcserve.daemon.launch import ChildStart, receive_start, report_error, report_ready
+from hpcserve.daemon.lifeline import Lifeline
+from hpcserve.errors import HpcserveError
+from hpcserve.wire import hub
+
+GO_DOWN, PARENT_GONE = 0, 1
+
+
+def main() -> int:
+    """Runs the controller; its exit code tells the supervisor why it ended."""
+    site, start = receive_start("controller")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    return asyncio.run(_run(site, start))
+
+
+async def _run(site: Site, start: ChildStart) -> int:
+    controller = Controller(site, runtime_dir=Path(start.runtime_dir), record=Path(start.record))
+    try:
+        await controller.open()
+    except HpcserveError as error:
+        report_error(start, error)
+        return PARENT_GONE
+    # A lost parent is a lost daemon: its pilots go on, and the next daemon takes them over.
+    parent = asyncio.create_task(Lifeline().wait())
+    listening = asyncio.create_task(_listen(controller, Admin(controller, supervisor=os.getppid())))
+    working = asyncio.create_task(controller.run())
+    report_ready(start, {})
+    await asyncio.wait({parent, listening, working}, return_when=asyncio.FIRST_COMPLETED)
+    if parent.done():
+        os._exit(PARENT_GONE)
+    for task in (listening, working):
+        if task.done():
+            task.result()
+    listening.cancel()
+    parent.cancel()
+    await asyncio.gather(listening, parent, return_exceptions=True)
+    await controller.close()
+    return GO_DOWN
+
+
+async def _listen(controller: Controller, admin: Admin) -> None:
+    """Takes what the broker says; each administrative call runs on its own, everything else in order."""
+    async with asyncio.TaskGroup() as calls:
+        async for message in controller.hub.messages():
+            if isinstance(message, hub.ClientCalls):
+                calls.create_task(admin.answer(message))
+            else:
+                await _hear(controller, message)
+
+
+async def _hear(controller: Controller, message: Any) -> None:
+    if isinstance(message, hub.AgentSays):
+        await controller.agent_says(message)
+    elif isinstance(message, hub.EnrolAsk):
+        await controller.enrol(message)
+    elif isinstance(message, hub.BrokerUp):
+        controller.broker_is_up(message)
+    elif isinstance(message, hub.ReplicaHung):
+        controller.replica_hung(message)
+    elif isinstance(message, hub.ReplicaIdle):
+        controller.replica_idle(message)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""The administrative calls: what each verb does. The command line is a client that makes them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hpcserve.core.routes import nearest
+from hpcserve.daemon.controller.controller import Controller
+from hpcserve.daemon.controller.logs import read_logs
+from hpcserve.daemon.controller.view import status_of
+from hpcserve.errors import HpcserveError, InvalidInput, ProtocolError, UnknownEndpoint
+from hpcserve.registry.ingest import ingest
+from hpcserve.registry.rows import DeploymentRow, ServableRow
+from hpcserve.registry.store import Store
+from hpcserve.servable.manifest import check_name, from_json, to_json
+from hpcserve.types import DeploymentName, Digest, EndpointName
+from hpcserve.wire import admin as verbs
+from hpcserve.wire import hub
+from hpcserve.wire.frames import error_to_wire, from_raw, raw
+
+_log = logging.getLogger(__name__)
+
+IMPORT_S = 120.0
+MOST_REPLICAS = 10_000
+
+
+class Admin:
+    """Answers calls. ``supervisor`` is the pid that ends last when the daemon goes down."""
+
+    def __init__(self, controller: Controller, *, supervisor: int) -> None:
+        self._controller = controller
+        self._supervisor = supervisor
+        self._verbs: dict[str, tuple[type[Any], Callable[[Any], Awaitable[verbs.Admin]]]] = {
+            "publish": (verbs.Publish, self.publish),
+            "deploy": (verbs.Deploy, self.deploy),
+            "undeploy": (verbs.Undeploy, self.undeploy),
+            "status": (verbs.AskStatus, self.status),
+            "describe": (verbs.Describe, self.describe),
+            "logs": (verbs.AskLogs, self.logs),
+            "down": (verbs.Down, self.down),
+        }
+
+    async def answer(self, call: hub.ClientCalls) -> None:
+        """Carries one call out and answers it, whatever happens."""
+        _log.info("%s calls %s", call.identity, call.verb)
+        error, body = None, msgspec.Raw(b"\x80")
+        try:
+            if call.verb not in self._verbs:
+                raise ProtocolError(f"no call {call.verb!r}; {nearest(call.verb, self._verbs)}")
+            kind, do = self._verbs[call.verb]
+            body = raw(await do(from_raw(call.body, kind)))
+        except HpcserveError as failure:
+            error = error_to_wire(failure)
+        except Exception as failure:
+            _log.exception("%s failed", call.verb)
+            error = error_to_wire(
+                HpcserveError(f"{call.verb}: {failure}; this is a bug, see: hpcserve logs controller")
+            )
+        self._controller.hub.tell(hub.ToClientRelay(call.connection, call.id, error, body))
+
+    async def publish(self, arguments: verbs.Publish) -> verbs.Published:
+        """Takes a servable's directory in."""
+        for alias in arguments.aliases:
+            _check("an alias", alias)
+        found = await asyncio.to_thread(
+            ingest, Path(arguments.path), self._controller.site.shared_dir, timeout_s=IMPORT_S
+        )
+        row = ServableRow(
+            name=found.manifest.name,
+            version=found.version,
+            manifest_json=to_json(found.manifest),
+            path=str(found.path),
+            created_s=time.time(),
+        )
+        new = await self._controller.storage.do(Store.add_servable, row)
+        for alias in arguments.aliases:
+            await self._controller.storage.do(Store.set_alias, row.name, alias, row.version)
+        return verbs.Published(name=row.name, version=row.version, methods=tuple(found.manifest.methods), new=new)
+
+    async def deploy(self, arguments: verbs.Deploy) -> verbs.Deployed:
+        """Serves a version at an endpoint; one that is served there already is replaced, replica by replica."""
+        if not 0 <= arguments.replicas <= MOST_REPLICAS:
+            raise InvalidInput(f"replicas is {arguments.replicas}; expected 0 to {MOST_REPLICAS}")
+        name, version = await self._controller.storage.do(Store.resolve, arguments.servable)
+        servable = await self._controller.storage.do(Store.servable, name, version)
+        endpoint = arguments.endpoint or name
+        _check("an endpoint", endpoint)
+        row = DeploymentRow(
+            name=DeploymentName(endpoint),
+            servable=name,
+            version=Digest(version),
+            replicas=arguments.replicas,
+            endpoint=EndpointName(endpoint),
+            created_s=time.time(),
+        )
+        await self._controller.storage.do(Store.put_deployment, row)
+        self._controller.serve(row, from_json(servable.manifest_json), servable.path)
+        return verbs.Deployed(deployment=row.name, endpoint=endpoint, version=version, replicas=row.replicas)
+
+    async def undeploy(self, arguments: verbs.Undeploy) -> verbs.Undeployed:
+        """Serves no longer at an endpoint."""
+        name = self._deployment(arguments.endpoint)
+        await self._controller.storage.do(Store.remove_deployment, name)
+        self._controller.unserve(name)
+        return verbs.Undeployed(endpoint=arguments.endpoint)
+
+    async def status(self, arguments: verbs.AskStatus) -> verbs.Status:
+        """Everything there is to see."""
+        return await status_of(self._controller, supervisor=self._supervisor)
+
+    async def describe(self, arguments: verbs.Describe) -> verbs.Described:
+        """The methods of what is served at an endpoint."""
+        served = self._controller.served[self._deployment(arguments.endpoint)]
+        return verbs.Described(
+            endpoint=arguments.endpoint,
+            deployment=served.row.name,
+            version=served.row.version,
+            manifest=msgspec.to_builtins(served.manifest),
+        )
+
+    async def logs(self, arguments: verbs.AskLogs) -> verbs.Logs:
+        """The end of log files."""
+        return await asyncio.to_thread(read_logs, self._controller.site.shared_dir / "logs", arguments)
+
+    async def down(self, arguments: verbs.Down) -> verbs.GoingDown:
+        """Takes the daemon down, pilots first. The answer leaves before anything ends."""
+        asyncio.get_running_loop().call_later(0.1, self._controller.stop.set)
+        return verbs.GoingDown(pid=self._supervisor, host=socket.gethostname())
+
+    def _deployment(self, endpoint: str) -> DeploymentName:
+        for name, served in self._controller.served.items():
+            if served.row.endpoint == endpoint:
+                return name
+        known = [served.row.endpoint for served in self._controller.served.values()]
+        raise UnknownEndpoint(f"no endpoint {endpoint!r}; {nearest(endpoint, known)}")
+
+
+def _check(what: str, name: str) -> None:
+    try:
+        check_name(what, name)
+    except ValueError as error:
+        raise InvalidInput(str(error)) from error

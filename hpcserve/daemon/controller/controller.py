@@ -1,0 +1,319 @@
+"""The controller: carries out what :mod:`hpcserve.core.fleet` decides, with the broker, the agents and the scheduler.
+
+Level-triggered throughout: the broker is told the whole routing table and an agent all that it is to run, so
+that a message lost, or a process that was restarted, changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from hpcserve.cluster.plugins import open_scheduler
+from hpcserve.config import Site
+from hpcserve.core import deployments as rules
+from hpcserve.core import restarts
+from hpcserve.core.fleet import Action, FailDeployment, Fleet, ForgetReplica, ReplicaSaid
+from hpcserve.daemon.controller.hub import HubLine
+from hpcserve.daemon.controller.pilots import Pilots
+from hpcserve.daemon.controller.plan import Served, orders, routes
+from hpcserve.daemon.controller.storage import Storage
+from hpcserve.errors import HpcserveError, ProtocolError, SchedulerError, StorageFull
+from hpcserve.registry.rows import DeploymentRow
+from hpcserve.registry.store import Store
+from hpcserve.servable.manifest import Manifest, from_json
+from hpcserve.types import DeploymentName, Epoch, PilotId, ReplicaId
+from hpcserve.wire import hub
+from hpcserve.wire.frames import decoder, encode, error_to_wire
+from hpcserve.wire.messages import Orders, Report
+
+_log = logging.getLogger(__name__)
+
+STORE = "hpcserve.db"
+BUSY_S = 0.1  # while something changes, the scheduler is polled so often (site local)
+CRASH_LOOP = restarts.Policy(first_s=0.1, longest_s=10.0, stable_s=10.0, most=5, window_s=60.0)
+
+
+class Failures:
+    """Counts the failures of one deployment, or of the pilots, for :class:`Fleet`."""
+
+    def __init__(self) -> None:
+        self._restarts = restarts.Restarts(CRASH_LOOP)
+
+    def failed(self, now: float) -> float | None:
+        """When to try again; None: not any more."""
+        verdict = self._restarts.exited(now)
+        return verdict.at_s if isinstance(verdict, restarts.RestartAt) else None
+
+    def succeeded(self, now: float) -> None:
+        """What was started works."""
+        self._restarts.started(now)
+
+
+class Controller:
+    """All that the controller process knows and does; one event loop owns it."""
+
+    def __init__(self, site: Site, *, runtime_dir: Path, record: Path) -> None:
+        self.site = site
+        self.storage = Storage()
+        self.hub = HubLine(runtime_dir)
+        self.pilots = Pilots(site, open_scheduler(site), self.storage, record)
+        self.fleet = Fleet(
+            policy=rules.Policy(
+                max_pilots=site.pilots.max_pilots,
+                slots=site.pilots.slots,
+                idle_s=site.pilots.idle_s,
+                drain_s=site.pilots.stop_grace_s,
+            ),
+            seed=secrets.token_hex(2) + "-",
+            restarts=Failures,
+            pilot_restarts=Failures(),
+        )
+        self.served: dict[DeploymentName, Served] = {}
+        self.reports: dict[PilotId, Report] = {}
+        self.broker = (Epoch(0), 0)
+        self.stop = asyncio.Event()
+        self._specs: dict[tuple[DeploymentName, str], Served] = {}
+        self._changed = asyncio.Event()
+        self._began = time.monotonic()
+        self._awaited: set[PilotId] = set()
+        self._told: dict[PilotId, Orders] = {}
+        self._routes: hub.Routes | None = None
+        self._keys: dict[ReplicaId, bytes] = {}
+        self._decode_report = decoder(Report)
+
+    # --- life -----------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Opens the store, and takes up what an earlier controller left.
+
+        Raises:
+            HpcserveError: The store cannot be opened.
+        """
+        await self.storage.open(self.site.state_dir / STORE)
+        for row in await self.storage.do(Store.deployments):
+            servable = await self.storage.do(Store.servable, row.servable, row.version)
+            self.serve(row, from_json(servable.manifest_json), servable.path)
+        now = time.monotonic()
+        for pilot in await self.pilots.recover():
+            self.fleet.adopt_pilot(pilot, self.site.pilots.slots, now)
+            self._awaited.add(pilot)
+
+    async def run(self) -> None:
+        """Works until :attr:`stop` is set; then every pilot has ended, or had its time to."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop.set)
+        steering = asyncio.create_task(self._steer())
+        stopping = asyncio.create_task(self.stop.wait())
+        await asyncio.wait({steering, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if steering.done():
+            steering.result()
+        await self._end_pilots()
+        steering.cancel()
+        await asyncio.gather(steering, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Lets go of everything."""
+        self.hub.close()
+        await self.pilots.close()
+        await self.storage.close()
+
+    async def _end_pilots(self) -> None:
+        pilots = self.site.pilots
+        until = time.monotonic() + 2 * pilots.stop_grace_s + 5.0
+        for pilot in list(self.pilots.jobs):
+            await self.pilots.cancel(pilot)
+        while self.pilots.jobs and time.monotonic() < until:
+            for pilot, state in (await self.pilots.poll()).items():
+                if state.phase == "ended":
+                    await self.pilots.end(pilot, "the daemon was taken down")
+            await asyncio.sleep(BUSY_S / 2)
+
+    # --- what is wanted -------------------------------------------------------------------------------
+
+    def serve(self, row: DeploymentRow, manifest: Manifest, path: str) -> None:
+        """A deployment is wanted from now on."""
+        served = Served(row, manifest, path)
+        self.served[row.name] = served
+        self._specs[row.name, row.version] = served
+        self.fleet.want(row.name, row.version, row.replicas)
+        self.change()
+
+    def unserve(self, name: DeploymentName) -> None:
+        """A deployment is not wanted any more."""
+        self.served.pop(name, None)
+        self.fleet.unwant(name)
+        self.change()
+
+    def change(self) -> None:
+        """Something happened: what follows from it is looked at soon."""
+        self._changed.set()
+
+    # --- steering -------------------------------------------------------------------------------------
+
+    async def _steer(self) -> None:
+        polled_at = 0.0
+        while True:
+            now = time.monotonic()
+            if self.pilots.jobs and now - polled_at >= self._poll_s():
+                polled_at = now
+                await self._poll()
+            if not self.stop.is_set():
+                await self._carry_out(self.fleet.step(time.monotonic()))
+            self._tell_agents()
+            self._tell_broker()
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), self._poll_s() if self.pilots.jobs or self.served else None)
+            except TimeoutError:
+                continue
+
+    def _poll_s(self) -> float:
+        settled = all(replica.state == "ready" for replica in self.fleet.replicas.values())
+        busy = not settled or any(not pilot.reported for pilot in self.fleet.pilots.values())
+        return min(BUSY_S, self.site.scheduler.poll_s) if busy else self.site.scheduler.poll_s
+
+    async def _poll(self) -> None:
+        now = time.monotonic()
+        for pilot, state in (await self.pilots.poll()).items():
+            if state.phase != "ended":
+                self.fleet.job_seen(pilot, state.phase)
+                continue
+            self._awaited.discard(pilot)
+            self.reports.pop(pilot, None)
+            output = await self.pilots.end(pilot, state.cause)
+            await self._carry_out(self.fleet.job_ended(pilot, state.cause, output, now))
+
+    async def _carry_out(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            if isinstance(action, rules.SubmitPilot):
+                await self._submit(action.pilot)
+            elif isinstance(action, rules.CancelPilot):
+                await self.pilots.cancel(action.pilot)
+            elif isinstance(action, ForgetReplica):
+                self._forget(action.replica)
+            elif isinstance(action, FailDeployment):
+                _log.error("deployment %s failed: %s", action.deployment, action.reason)
+
+    async def _submit(self, pilot: PilotId) -> None:
+        try:
+            await self.pilots.submit(pilot)
+        except (SchedulerError, StorageFull) as error:
+            _log.warning("pilot %s was not submitted: %s", pilot, error)
+            await self._carry_out(self.fleet.job_ended(pilot, str(error), "", time.monotonic()))
+
+    def _forget(self, replica: ReplicaId) -> None:
+        key = self._keys.pop(replica, None)
+        if key is not None:
+            self.hub.tell(hub.RevokeKey(key))
+
+    # --- telling --------------------------------------------------------------------------------------
+
+    def _tell_agents(self) -> None:
+        for pilot in self.reports:
+            job = self.pilots.jobs.get(pilot)
+            if job is None:
+                continue
+            message = orders(
+                self.fleet,
+                pilot,
+                job.row.incarnation,
+                self._specs,
+                setup_timeout_s=self.site.pilots.setup_timeout_s,
+                outbox_bytes=self.site.budgets.outbox_bytes,
+            )
+            if message != self._told.get(pilot):
+                self._told[pilot] = message
+                self.hub.tell(hub.ToAgentRelay(pilot, encode(message)))
+
+    def _tell_broker(self) -> None:
+        """The routing table, as soon as it can be trusted.
+
+        A replica that is not in it is dead to the broker. So a new controller waits until the agents that
+        it inherited have said what they run, or have had their time.
+        """
+        if self._awaited and time.monotonic() - self._began < self.site.recovery.recovery_grace_s:
+            return
+        table = routes(self.fleet, self.served)
+        if table != self._routes:
+            self._routes = table
+            self.hub.tell(table)
+
+    def broker_is_up(self, message: hub.BrokerUp) -> None:
+        """A new broker, or a new connection to it: it is told everything."""
+        self.broker = (message.epoch, message.pid)
+        for pilot, job in self.pilots.jobs.items():
+            if job.row.public_key is not None:
+                self.hub.tell(hub.AdmitKey(bytes.fromhex(job.row.public_key), "agent", pilot))
+        for replica, key in self._keys.items():
+            self.hub.tell(hub.AdmitKey(key, "replica", replica))
+        self._routes = None
+        self._told.clear()
+        self.change()
+
+    # --- listening ------------------------------------------------------------------------------------
+
+    async def enrol(self, ask: hub.EnrolAsk) -> None:
+        """An agent wants in."""
+        pilot = PilotId(ask.pilot)
+        try:
+            await self.pilots.enrol(pilot, ask.incarnation, ask.secret, ask.key, ask.host)
+        except HpcserveError as error:
+            self.hub.tell(hub.EnrolVerdict(ask.ticket, error_to_wire(error)))
+            return
+        self.hub.tell(hub.AdmitKey(ask.key, "agent", pilot))
+        self.hub.tell(hub.EnrolVerdict(ask.ticket))
+
+    async def agent_says(self, said: hub.AgentSays) -> None:
+        """An agent's report."""
+        try:
+            report: Report = self._decode_report(said.body)
+        except ProtocolError as error:
+            _log.warning("pilot %s: %s", said.pilot, error)
+            return
+        job = self.pilots.jobs.get(report.pilot)
+        if job is None or report.incarnation != job.row.incarnation:
+            return
+        self._adopt(report)
+        self.reports[report.pilot] = report
+        now = time.monotonic()
+        await self._carry_out(
+            self.fleet.reported(
+                report.pilot,
+                [ReplicaSaid(each.replica, each.state, each.cause, each.traceback) for each in report.replicas],
+                ends_s=now + report.walltime_left_s,
+                leaving=bool(report.leaving),
+                now=now,
+            )
+        )
+        self._told.pop(report.pilot, None)
+        self.change()
+
+    def _adopt(self, report: Report) -> None:
+        """Lets the replicas in, and takes over those that an earlier controller had started."""
+        self._awaited.discard(report.pilot)
+        for status in report.replicas:
+            running = status.state in ("starting", "ready")
+            if status.replica not in self.fleet.replicas and running:
+                if (status.deployment, status.version) not in self._specs:
+                    continue  # not wanted any more: it is not in the orders, so its agent stops it
+                self.fleet.adopt_replica(status.replica, status.deployment, status.version, report.pilot)
+            if running and status.replica not in self._keys:
+                self._keys[status.replica] = status.public_key
+                self.hub.tell(hub.AdmitKey(status.public_key, "replica", status.replica))
+
+    def replica_hung(self, message: hub.ReplicaHung) -> None:
+        """A replica is to be killed."""
+        self.fleet.hung(message.replica, f"a request was {message.overdue_s:.0f} s past its deadline")
+        self.change()
+
+    def replica_idle(self, message: hub.ReplicaIdle) -> None:
+        """A retiring replica holds nothing any more."""
+        self.fleet.idle(message.replica)
+        self.change()

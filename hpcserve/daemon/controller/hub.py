@@ -1,0 +1,74 @@
+"""The controller's line to the broker: an asyncio socket that comes back by itself when the broker does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import zmq
+import zmq.asyncio
+
+from hpcserve.errors import ServiceUnavailable
+from hpcserve.wire import hub
+from hpcserve.wire.frames import decoder, encode
+from hpcserve.wire.messages import Message
+
+STATS_S = 2.0
+
+
+class HubLine:
+    """Messages to and from the broker. Nothing is queued for a broker that is away: a new one is told all."""
+
+    def __init__(self, runtime_dir: Path) -> None:
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.set_hwm(0)
+        self._socket.linger = 0
+        self._socket.immediate = True
+        self._socket.reconnect_ivl = 50
+        self._socket.routing_id = b"controller"
+        self._socket.probe_router = True
+        self._socket.connect(f"ipc://{runtime_dir}/hub")
+        self._decode = decoder(hub.ToController)
+        self._stats: dict[int, asyncio.Future[hub.Stats]] = {}
+        self._ticket = 0
+
+    async def messages(self) -> AsyncIterator[Any]:
+        """Everything that the broker says, but for the statistics that somebody waits for."""
+        while True:
+            frames = await self._socket.recv_multipart()
+            message = self._decode(frames[0])
+            if isinstance(message, hub.Stats):
+                waiting = self._stats.pop(message.ticket, None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(message)
+            else:
+                yield message
+
+    def tell(self, message: Message) -> None:
+        """Sends a message; dropped when no broker is there."""
+        try:
+            zmq.Socket.shadow(self._socket.underlying).send(encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            return  # the next broker asks for everything when it is up
+
+    async def stats(self) -> hub.Stats:
+        """The broker's statistics of this moment.
+
+        Raises:
+            ServiceUnavailable: The broker does not answer.
+        """
+        self._ticket += 1
+        waiting = self._stats[self._ticket] = asyncio.get_running_loop().create_future()
+        self.tell(hub.AskStats(self._ticket))
+        try:
+            return await asyncio.wait_for(waiting, STATS_S)
+        except TimeoutError as error:
+            self._stats.pop(self._ticket, None)
+            raise ServiceUnavailable("the broker does not answer; it is being restarted", retry_after_s=1.0) from error
+
+    def close(self) -> None:
+        """Closes the line."""
+        self._context.destroy(linger=0)

@@ -1,0 +1,125 @@
+"""The daemon as ``hpcserve status`` shows it: the fleet's books and the broker's statistics in one."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterable
+
+import hpcserve
+from hpcserve.core.fleet import FleetReplica
+from hpcserve.daemon.controller.controller import Controller
+from hpcserve.daemon.controller.plan import Served
+from hpcserve.errors import ServiceUnavailable
+from hpcserve.registry.rows import ServableRow
+from hpcserve.registry.store import Store
+from hpcserve.servable.manifest import from_json
+from hpcserve.types import DeploymentName, PilotId, ReplicaId
+from hpcserve.wire import hub
+from hpcserve.wire.admin import DeploymentView, PilotView, ReplicaView, ServableView, Status
+
+_STARTED = time.monotonic()
+
+
+async def status_of(controller: Controller, *, supervisor: int) -> Status:
+    """Everything there is to see. While the broker is away its counts are those of an empty one, recovering."""
+    try:
+        stats = await controller.hub.stats()
+    except ServiceUnavailable:
+        stats = hub.Stats(0, controller.broker[0], 0.0, 0, 0, 0, 0, 0, 0, 0, True, (), ())
+    loads = {load.replica: load for load in stats.replicas}
+    queued = {load.deployment: load.queued for load in stats.deployments}
+    return Status(
+        service=controller.site.name,
+        site=controller.site.name,
+        host=socket.gethostname(),
+        software=f"hpcserve {hpcserve.__version__}",
+        epoch=stats.epoch,
+        uptime_s=time.monotonic() - _STARTED,
+        processes={"supervisor": supervisor, "controller": os.getpid(), "broker": controller.broker[1]},
+        sessions=stats.sessions,
+        requests=stats.requests,
+        answered=stats.answered,
+        failed=stats.failed,
+        refused=stats.refused,
+        requeued=stats.requeued,
+        held_bytes=stats.held_bytes,
+        recovering=stats.recovering,
+        servables=tuple(await _servables(controller)),
+        deployments=tuple(_deployment(controller, each, loads, queued) for each in controller.served.values()),
+        pilots=tuple(_pilot(controller, pilot) for pilot in controller.pilots.jobs),
+    )
+
+
+async def _servables(controller: Controller) -> Iterable[ServableView]:
+    def read(store: Store) -> list[tuple[ServableRow, dict[str, str]]]:
+        return [(row, dict(store.aliases(row.name))) for row in store.servables()]
+
+    return [
+        ServableView(
+            name=row.name,
+            version=row.version,
+            aliases=tuple(sorted(alias for alias, version in aliases.items() if version == row.version)),
+            methods=tuple(from_json(row.manifest_json).methods),
+        )
+        for row, aliases in await controller.storage.do(read)
+    ]
+
+
+def _deployment(
+    controller: Controller, served: Served, loads: dict[ReplicaId, hub.ReplicaLoad], queued: dict[DeploymentName, int]
+) -> DeploymentView:
+    row = served.row
+    known = controller.fleet.deployments[row.name]
+    mine = [each for each in controller.fleet.replicas.values() if each.deployment == row.name and not each.ended]
+    replicas = tuple(_replica(controller, each, loads) for each in mine)
+    serving = sum(each.state == "ready" for each in replicas)
+    state = "failed" if known.failed else "ready" if serving >= row.replicas else "starting"
+    return DeploymentView(
+        deployment=row.name,
+        endpoints=(row.endpoint,),
+        version=row.version,
+        methods=tuple(served.manifest.methods),
+        wanted=row.replicas,
+        state=state,
+        error=known.reason,
+        traceback=known.traceback,
+        queued=queued.get(row.name, 0),
+        restarts=known.restarts_count,
+        replicas=replicas,
+    )
+
+
+def _replica(controller: Controller, replica: FleetReplica, loads: dict[ReplicaId, hub.ReplicaLoad]) -> ReplicaView:
+    """A replica is ready when its setup is done and the broker knows it."""
+    load = loads.get(replica.replica)
+    connected = load is not None and load.connected
+    state = "connecting" if replica.state == "ready" and not connected else str(replica.state)
+    report = controller.reports.get(replica.pilot)
+    pids = {each.replica: each.pid for each in report.replicas} if report is not None else {}
+    return ReplicaView(
+        replica=replica.replica,
+        state=state,
+        pilot=replica.pilot,
+        pid=pids.get(replica.replica),
+        waiting=load.waiting if load is not None else 0,
+        answered=load.answered if load is not None else 0,
+        connected=connected,
+    )
+
+
+def _pilot(controller: Controller, pilot: PilotId) -> PilotView:
+    job = controller.pilots.jobs[pilot]
+    known = controller.fleet.pilots.get(pilot)
+    report = controller.reports.get(pilot)
+    return PilotView(
+        pilot=pilot,
+        state=known.phase if known is not None else job.row.state,
+        job=job.name or "",
+        host=report.host if report is not None else job.state.host,
+        pid=report.pid if report is not None else None,
+        replicas=len(report.replicas) if report is not None else 0,
+        slots=known.slots if known is not None else 0,
+        walltime_left_s=report.walltime_left_s if report is not None else None,
+    )
