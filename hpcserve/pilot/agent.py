@@ -71,7 +71,7 @@ class Agent:
             ears=Ears(up=self._mark_dirty, asked=self._mark_dirty, orders=self._obey),
             watch=self._watch,
             clock=clock,
-            dice=random.Random(),  # noqa: S311 (jitter, not a secret)
+            dice=random.Random(),
         )
 
     def run(self) -> int:

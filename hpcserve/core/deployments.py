@@ -1,0 +1,303 @@
+"""Which replicas and pilot jobs there should be, given what there is. One pure function.
+
+It compares what is wanted with what is, and returns the difference as actions. Carried out and asked again,
+it returns nothing: there is no memory here, so a controller that was restarted decides as the old one did.
+
+The rules:
+
+* a replica counts for its deployment while it is of the wanted version and its pilot is *open* (not about
+  to end); every other one is *old*;
+* an old one is let go only when enough others are ready to do its work; where there is no room for its
+  replacement and none is coming, it makes room first;
+* a ready replica is let go in two steps: it gets no new work, and is stopped once it holds none;
+* a deployment's replicas are spread over the pilots; no pilot holds more than its slots;
+* a pilot is submitted only for replicas that no pilot, running or queued, has room for, never more than
+  ``max_pilots``, and none while the scheduler does not say what became of another;
+* a pilot that has nothing to run ends after ``idle_s``.
+
+Failures and back-off are counted in :mod:`hpcserve.core.fleet`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from hpcserve.types import DeploymentName, PilotId, ReplicaId
+
+PilotPhase = Literal["queued", "running", "unknown", "leaving"]
+"""``leaving``: it was told to end, or says that it does; it holds its nodes until the scheduler says so."""
+
+ReplicaState = Literal["starting", "ready", "retiring", "retired", "stopping"]
+"""``retiring``: it gets no new work; ``retired``: and holds none; ``stopping``: its process is being ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """The site's limits. A pilot with less than ``drain_s`` of walltime left gets no new replica."""
+
+    max_pilots: int
+    slots: int
+    idle_s: float
+    drain_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """A deployment that is to be served. No replica of it is started before ``not_before_s``, or if it failed."""
+
+    name: DeploymentName
+    version: str
+    replicas: int
+    not_before_s: float = 0.0
+    failed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pilot:
+    """A pilot job that has not ended. ``reported``: its agent is there. ``idle_since_s``: it last had a replica."""
+
+    pilot: PilotId
+    phase: PilotPhase
+    slots: int
+    reported: bool
+    idle_since_s: float
+    ends_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replica:
+    """A replica whose process may exist."""
+
+    replica: ReplicaId
+    deployment: DeploymentName
+    version: str
+    pilot: PilotId
+    state: ReplicaState
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """All that the decision depends on. New ids are ``seed`` and numbers from ``next_number`` on."""
+
+    policy: Policy
+    wanted: tuple[Wanted, ...]
+    pilots: tuple[Pilot, ...]
+    replicas: tuple[Replica, ...]
+    seed: str
+    next_number: int
+    submit_not_before_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class SubmitPilot:
+    """Submit a pilot job under this new id."""
+
+    pilot: PilotId
+
+
+@dataclass(frozen=True)
+class CancelPilot:
+    """End a pilot job that runs nothing."""
+
+    pilot: PilotId
+
+
+@dataclass(frozen=True)
+class StartReplica:
+    """Have the agent of ``pilot`` start a replica under this new id."""
+
+    replica: ReplicaId
+    deployment: DeploymentName
+    version: str
+    pilot: PilotId
+
+
+@dataclass(frozen=True)
+class RetireReplica:
+    """Give a replica no new work."""
+
+    replica: ReplicaId
+
+
+@dataclass(frozen=True)
+class StopReplica:
+    """Have its agent end a replica that holds no work."""
+
+    replica: ReplicaId
+
+
+Change = SubmitPilot | CancelPilot | StartReplica | RetireReplica | StopReplica
+
+
+def reconcile(view: View, now: float) -> tuple[Change, ...]:
+    """What to do next, in this order.
+
+    Args:
+        view: Everything that is wanted and that there is.
+        now: Monotonic seconds, of the clock that the view's times are of.
+    """
+    plan = _Plan(view, now)
+    plan.let_go_of_the_unwanted()
+    plan.place()
+    plan.submit()
+    plan.make_room()
+    plan.cancel()
+    return tuple(plan.changes)
+
+
+class _Plan:
+    """One run of :func:`reconcile`: the view, and what has been decided so far."""
+
+    def __init__(self, view: View, now: float) -> None:
+        self._view = view
+        self._now = now
+        self._number = view.next_number
+        self.changes: list[Change] = []
+        self._wanted = {wanted.name: wanted for wanted in sorted(view.wanted, key=lambda wanted: wanted.name)}
+        self._open = {pilot.pilot: pilot for pilot in view.pilots if self._is_open(pilot)}
+        self._used = Counter(replica.pilot for replica in view.replicas)
+        self._spread = Counter((replica.deployment, replica.pilot) for replica in view.replicas)
+        self._old: dict[DeploymentName, list[Replica]] = {}
+        self._missing: dict[DeploymentName, int] = {}
+        self._later = 0
+        self._submitted = 0
+
+    def let_go_of_the_unwanted(self) -> None:
+        """Sorts the replicas into those that count, those that go now, and those that go later."""
+        of: dict[DeploymentName, list[Replica]] = {name: [] for name in self._wanted}
+        for replica in sorted(self._view.replicas, key=lambda replica: replica.replica):
+            if replica.state == "retired":
+                self.changes.append(StopReplica(replica.replica))
+            elif replica.state in ("starting", "ready"):
+                of.setdefault(replica.deployment, []).append(replica)
+        for name, replicas in of.items():
+            wanted = self._wanted.get(name)
+            if wanted is None:
+                self._let_go(replicas)
+            else:
+                self._settle(wanted, replicas)
+
+    def _settle(self, wanted: Wanted, replicas: list[Replica]) -> None:
+        current = [replica for replica in replicas if self._counts(replica, wanted)]
+        # Those that serve stay before those that start, older ones before younger ones.
+        current.sort(key=lambda replica: replica.state != "ready")
+        self._let_go(current[wanted.replicas :])
+        current = current[: wanted.replicas]
+        old = [replica for replica in replicas if not self._counts(replica, wanted)]
+        self._let_go(replica for replica in old if replica.state == "starting")
+        serving = [replica for replica in old if replica.state == "ready"]
+        ready = sum(replica.state == "ready" for replica in current)
+        spare = max(0, ready + len(serving) - wanted.replicas)
+        self._let_go(serving[:spare])
+        self._old[wanted.name] = serving[spare:]
+        missing = wanted.replicas - len(current)
+        if wanted.failed or missing == 0:
+            return
+        if self._now < wanted.not_before_s:
+            self._later += missing
+        else:
+            self._missing[wanted.name] = missing
+
+    def place(self) -> None:
+        """Starts missing replicas where there is room, one of each deployment in turn."""
+        while any(self._missing.values()):
+            placed = [name for name in self._missing if self._missing[name] and self._place_one(name)]
+            if not placed:
+                return
+
+    def _place_one(self, name: DeploymentName) -> bool:
+        room = [pilot for pilot in self._open.values() if pilot.reported and self._free(pilot) > 0]
+        if not room:
+            return False
+        best = min(room, key=lambda pilot: (self._spread[name, pilot.pilot], -self._free(pilot), pilot.pilot))
+        self.changes.append(StartReplica(ReplicaId(self._new_id(name)), name, self._wanted[name].version, best.pilot))
+        self._used[best.pilot] += 1
+        self._spread[name, best.pilot] += 1
+        self._missing[name] -= 1
+        return True
+
+    def submit(self) -> None:
+        """Asks for pilots for what found no room and for which none is coming."""
+        lacking = self._unplaced - self._coming
+        if lacking <= 0 or self._now < self._view.submit_not_before_s:
+            return
+        if any(pilot.phase == "unknown" for pilot in self._view.pilots):
+            return
+        policy = self._view.policy
+        pilots = min(-(-lacking // policy.slots), policy.max_pilots - len(self._view.pilots))
+        for _ in range(pilots):
+            self.changes.append(SubmitPilot(PilotId(self._new_id("pilot"))))
+            self._submitted += 1
+
+    def make_room(self) -> None:
+        """Lets one old replica of a deployment go early where its replacement would never find room."""
+        if self._unplaced <= self._coming + self._submitted * self._view.policy.slots:
+            return
+        leaving = {
+            replica.deployment
+            for replica in self._view.replicas
+            if replica.state in ("retiring", "retired", "stopping")
+        }
+        if any(pilot.phase in ("unknown", "leaving") for pilot in self._view.pilots):
+            return
+        if len(self._view.pilots) + self._submitted < self._view.policy.max_pilots:
+            return  # the next pilot may come after a pause
+        for name, missing in self._missing.items():
+            movable = [replica for replica in self._old[name] if replica.pilot in self._open]
+            if missing and movable and name not in leaving and not self._let_go_of(name):
+                self._let_go(movable[:1])
+
+    def cancel(self) -> None:
+        """Ends pilots that have nothing to run and that nothing waits for."""
+        spare = self._coming - self._unplaced - self._later
+        surplus = len(self._view.pilots) - self._view.policy.max_pilots
+        for pilot in sorted(self._view.pilots, key=lambda pilot: pilot.pilot, reverse=True):
+            if pilot.phase in ("leaving", "unknown") or self._used[pilot.pilot]:
+                continue
+            coming = self._is_coming(pilot)
+            if surplus <= 0:
+                if self._now < pilot.idle_since_s + self._view.policy.idle_s:
+                    continue
+                if (coming and spare < pilot.slots) or (not coming and self._later):
+                    continue
+            surplus -= 1
+            spare -= pilot.slots if coming else 0
+            self.changes.append(CancelPilot(pilot.pilot))
+
+    @property
+    def _unplaced(self) -> int:
+        return sum(self._missing.values())
+
+    @property
+    def _coming(self) -> int:
+        return sum(self._free(pilot) for pilot in self._view.pilots if self._is_coming(pilot))
+
+    def _is_coming(self, pilot: Pilot) -> bool:
+        """Its slots will be there without anything being done."""
+        return pilot.phase != "leaving" and not pilot.reported
+
+    def _is_open(self, pilot: Pilot) -> bool:
+        closing = pilot.ends_s is not None and pilot.ends_s - self._now <= self._view.policy.drain_s
+        return pilot.phase != "leaving" and not closing
+
+    def _counts(self, replica: Replica, wanted: Wanted) -> bool:
+        return replica.version == wanted.version and replica.pilot in self._open
+
+    def _free(self, pilot: Pilot) -> int:
+        return max(0, pilot.slots - self._used[pilot.pilot])
+
+    def _let_go(self, replicas: Iterable[Replica]) -> None:
+        for replica in replicas:
+            ready = replica.state == "ready"
+            self.changes.append((RetireReplica if ready else StopReplica)(replica.replica))
+
+    def _let_go_of(self, name: DeploymentName) -> bool:
+        gone = {change.replica for change in self.changes if isinstance(change, (RetireReplica, StopReplica))}
+        return any(replica.deployment == name and replica.replica in gone for replica in self._view.replicas)
+
+    def _new_id(self, noun: str) -> str:
+        self._number += 1
+        return f"{noun}-{self._view.seed}{self._number - 1}"

@@ -1,0 +1,365 @@
+"""The controller's books: what was wanted, what agents and the scheduler said, what was therefore ordered.
+
+Events go in with the time, actions come out for the controller to carry out. Which replicas and pilots there
+should be is decided in :mod:`hpcserve.core.deployments`; here stands what that needs to know, and what a
+failure means:
+
+* a replica that ends unasked counts against its deployment, which waits before the next one is started,
+  and fails when its replicas end again and again;
+* a replica that is lost with its pilot counts against nobody;
+* a pilot that ends unasked counts against all pilots; when they are given up, every deployment that has no
+  replica left fails, since none can be started.
+
+A deployment that failed is tried again when it is wanted anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from hpcserve.core import deployments as rules
+from hpcserve.core.deployments import (
+    CancelPilot,
+    PilotPhase,
+    Policy,
+    ReplicaState,
+    RetireReplica,
+    StartReplica,
+    StopReplica,
+    SubmitPilot,
+    reconcile,
+)
+from hpcserve.types import DeploymentName, PilotId, ReplicaId
+
+ENDED_STATES = ("failed", "exited")
+"""The states of a report that say that a replica's process is gone."""
+
+
+class Restarts(Protocol):
+    """How long to wait after failures, and when to give up. One for each deployment, one for the pilots."""
+
+    def failed(self, now: float) -> float | None:
+        """Counts a failure; returns when to try again, or None to give up."""
+
+    def succeeded(self, now: float) -> None:
+        """What was started works. Whether a failure soon after is one in a row is decided there."""
+
+
+@dataclass(frozen=True)
+class ReplicaSaid:
+    """One replica in an agent's report."""
+
+    replica: ReplicaId
+    state: str
+    cause: str = ""
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class ForgetReplica:
+    """Nothing will be heard of this replica any more."""
+
+    replica: ReplicaId
+
+
+@dataclass(frozen=True)
+class FailDeployment:
+    """A deployment's replicas cannot be started."""
+
+    deployment: DeploymentName
+    reason: str
+    traceback: str = ""
+
+
+Action = SubmitPilot | CancelPilot | StartReplica | RetireReplica | StopReplica | ForgetReplica | FailDeployment
+
+
+@dataclass(frozen=True, kw_only=True)
+class PilotOrders:
+    """What an agent is to be told: which replicas to run, to kill at once, to forget, or to end."""
+
+    run: tuple[ReplicaId, ...]
+    kill: tuple[ReplicaId, ...]
+    forget: tuple[ReplicaId, ...]
+    stop: bool
+
+
+@dataclass(kw_only=True)
+class FleetDeployment:
+    """A deployment in the books. ``restarts_count`` counts replicas that ended unasked."""
+
+    name: DeploymentName
+    version: str
+    replicas: int
+    restarts: Restarts
+    not_before_s: float = 0.0
+    reason: str = ""
+    traceback: str = ""
+    failed: bool = False
+    restarts_count: int = 0
+
+
+@dataclass(kw_only=True)
+class FleetPilot:
+    """A pilot job in the books, until the scheduler says that it has ended. ``adopted``: from an earlier controller."""
+
+    pilot: PilotId
+    slots: int
+    idle_since_s: float
+    phase: PilotPhase = "queued"
+    reported: bool = False
+    adopted: bool = False
+    ends_s: float | None = None
+    said: tuple[ReplicaSaid, ...] = ()
+
+
+@dataclass(kw_only=True)
+class FleetReplica:
+    """A replica in the books. ``crashed``: it ended by itself, so what it was computing is suspect."""
+
+    replica: ReplicaId
+    deployment: DeploymentName
+    version: str
+    pilot: PilotId
+    state: ReplicaState = "starting"
+    kill: bool = False
+    seen: bool = False
+    ended: bool = False
+    crashed: bool = False
+    cause: str = ""
+
+
+@dataclass(kw_only=True)
+class Fleet:
+    """All deployments, pilots and replicas of one controller.
+
+    Attributes:
+        policy: The site's limits.
+        seed: Makes ids unlike those of other controllers of the same service.
+        restarts: Makes the back-off of one deployment.
+        pilot_restarts: The back-off of pilots that end at once.
+    """
+
+    policy: Policy
+    seed: str
+    restarts: Callable[[], Restarts]
+    pilot_restarts: Restarts
+    deployments: dict[DeploymentName, FleetDeployment] = field(default_factory=dict)
+    pilots: dict[PilotId, FleetPilot] = field(default_factory=dict)
+    replicas: dict[ReplicaId, FleetReplica] = field(default_factory=dict)
+    submit_not_before_s: float = 0.0
+    next_number: int = 1
+
+    def want(self, name: DeploymentName, version: str, replicas: int) -> None:
+        """A deployment is to be served, from now on with this version and this number of replicas."""
+        self.deployments[name] = FleetDeployment(
+            name=name, version=version, replicas=replicas, restarts=self.restarts()
+        )
+        self.submit_not_before_s = 0.0
+
+    def unwant(self, name: DeploymentName) -> None:
+        """A deployment is not to be served any more."""
+        self.deployments.pop(name, None)
+
+    def adopt_pilot(self, pilot: PilotId, slots: int, now: float) -> None:
+        """A pilot that an earlier controller submitted. Whether it still runs, the scheduler will say."""
+        self.pilots[pilot] = FleetPilot(pilot=pilot, slots=slots, idle_since_s=now, phase="unknown", adopted=True)
+
+    def adopt_replica(self, replica: ReplicaId, deployment: DeploymentName, version: str, pilot: PilotId) -> None:
+        """A replica that an earlier controller ordered."""
+        self.replicas[replica] = FleetReplica(replica=replica, deployment=deployment, version=version, pilot=pilot)
+
+    def step(self, now: float) -> tuple[Action, ...]:
+        """What is to be done now. It counts as done: asked again at once, the answer is empty."""
+        for pilot in {replica.pilot for replica in self._alive()} & self.pilots.keys():
+            self.pilots[pilot].idle_since_s = now
+        changes = reconcile(self._view(), now)
+        for change in changes:
+            self._apply(change, now)
+        return changes
+
+    def orders(self, pilot: PilotId) -> PilotOrders:
+        """All that the agent of ``pilot`` is to be told at this moment."""
+        here = [replica for replica in self._alive() if replica.pilot == pilot]
+        known = self.pilots.get(pilot)
+        said = known.said if known is not None else ()
+        alive = {replica.replica for replica in here}
+        return PilotOrders(
+            run=tuple(replica.replica for replica in here if replica.state != "stopping"),
+            kill=tuple(replica.replica for replica in here if replica.kill),
+            forget=tuple(
+                replica.replica for replica in said if replica.state in ENDED_STATES and replica.replica not in alive
+            ),
+            stop=known is None or known.phase == "leaving",
+        )
+
+    def job_seen(self, pilot: PilotId, phase: PilotPhase) -> None:
+        """The scheduler says that a pilot is queued or running, or (``unknown``) gives no answer about it."""
+        known = self.pilots.get(pilot)
+        if known is not None and known.phase != "leaving":
+            known.phase = phase
+
+    def job_ended(self, pilot: PilotId, cause: str, output: str, now: float) -> tuple[Action, ...]:
+        """A pilot has ended, or could not be submitted; ``output`` is the end of what it printed."""
+        known = self.pilots.pop(pilot, None)
+        if known is None:
+            return ()
+        actions: list[Action] = []
+        for replica in [replica for replica in self.replicas.values() if replica.pilot == pilot]:
+            del self.replicas[replica.replica]
+            actions.append(ForgetReplica(replica.replica))
+        # Of an adopted pilot that never reported to us nobody knows how it began: it may have ended in peace.
+        if known.phase != "leaving" and (known.reported or not known.adopted):
+            began = "" if known.reported else " before its agent reported"
+            actions += self._pilot_failed(f"pilot job {pilot} ended{began}: {cause}", output, now)
+        return tuple(actions)
+
+    def reported(
+        self,
+        pilot: PilotId,
+        said: Iterable[ReplicaSaid],
+        *,
+        ends_s: float,
+        leaving: bool,
+        now: float,
+    ) -> tuple[Action, ...]:
+        """An agent's report came. ``ends_s`` is when its walltime is over, on our clock."""
+        known = self.pilots.get(pilot)
+        if known is None:
+            return ()
+        known.said = tuple(said)
+        known.ends_s = ends_s
+        if not known.reported:
+            known.reported = True
+            self.pilot_restarts.succeeded(now)
+        if leaving:
+            known.phase = "leaving"
+        elif known.phase != "leaving":
+            known.phase = "running"
+        return tuple(self._hear(known, now))
+
+    def idle(self, replica: ReplicaId) -> None:
+        """The broker says that a retiring replica holds nothing any more."""
+        known = self.replicas.get(replica)
+        if known is not None and known.state == "retiring":
+            known.state = "retired"
+
+    def hung(self, replica: ReplicaId, cause: str) -> None:
+        """A replica is to be killed; that counts as its own failure."""
+        known = self.replicas.get(replica)
+        if known is not None and not known.ended and not known.kill:
+            known.kill = True
+            known.crashed = True
+            known.cause = cause
+
+    def _hear(self, pilot: FleetPilot, now: float) -> Iterable[Action]:
+        said = {replica.replica: replica for replica in pilot.said}
+        for replica in [replica for replica in self.replicas.values() if replica.pilot == pilot.pilot]:
+            words = said.get(replica.replica)
+            if words is None:
+                # Either it ended and the agent was told to forget it, or it was taken back before it was begun.
+                if replica.seen or replica.ended or replica.state == "stopping" or replica.kill:
+                    del self.replicas[replica.replica]
+                    yield ForgetReplica(replica.replica)
+                continue
+            replica.seen = True
+            if words.state in ENDED_STATES and not replica.ended:
+                yield from self._replica_ended(replica, words, asked=pilot.phase == "leaving", now=now)
+            elif words.state == "ready" and replica.state == "starting":
+                replica.state = "ready"
+                if replica.deployment in self.deployments:
+                    self.deployments[replica.deployment].restarts.succeeded(now)
+
+    def _replica_ended(self, replica: FleetReplica, words: ReplicaSaid, *, asked: bool, now: float) -> Iterable[Action]:
+        asked = (asked or replica.state in ("stopping", "retired")) and not replica.kill
+        replica.ended = True
+        replica.crashed = not asked
+        replica.cause = replica.cause or words.cause
+        deployment = self.deployments.get(replica.deployment)
+        if asked or replica.state == "retiring" or deployment is None or deployment.failed:
+            return
+        if replica.version != deployment.version:
+            return
+        deployment.restarts_count += 1
+        deployment.reason = replica.cause
+        deployment.traceback = words.traceback
+        again_s = deployment.restarts.failed(now)
+        if again_s is None:
+            yield self._fail(deployment, replica.cause, words.traceback)
+        else:
+            deployment.not_before_s = again_s
+
+    def _pilot_failed(self, reason: str, output: str, now: float) -> Iterable[Action]:
+        again_s = self.pilot_restarts.failed(now)
+        if again_s is not None:
+            self.submit_not_before_s = again_s
+            return
+        self.pilot_restarts.succeeded(now)
+        served = {replica.deployment for replica in self._alive()}
+        for deployment in self.deployments.values():
+            if deployment.name not in served and not deployment.failed:
+                yield self._fail(deployment, reason, output)
+
+    def _fail(self, deployment: FleetDeployment, reason: str, traceback: str) -> FailDeployment:
+        deployment.failed = True
+        deployment.reason = reason
+        deployment.traceback = traceback
+        return FailDeployment(deployment.name, reason, traceback)
+
+    def _apply(self, change: rules.Change, now: float) -> None:
+        if isinstance(change, SubmitPilot):
+            self.next_number += 1
+            self.pilots[change.pilot] = FleetPilot(pilot=change.pilot, slots=self.policy.slots, idle_since_s=now)
+        elif isinstance(change, CancelPilot):
+            self.pilots[change.pilot].phase = "leaving"
+        elif isinstance(change, StartReplica):
+            self.next_number += 1
+            self.adopt_replica(change.replica, change.deployment, change.version, change.pilot)
+        elif isinstance(change, RetireReplica):
+            self.replicas[change.replica].state = "retiring"
+        else:
+            self.replicas[change.replica].state = "stopping"
+
+    def _alive(self) -> list[FleetReplica]:
+        return [replica for replica in self.replicas.values() if not replica.ended]
+
+    def _view(self) -> rules.View:
+        return rules.View(
+            policy=self.policy,
+            wanted=tuple(
+                rules.Wanted(
+                    name=wanted.name,
+                    version=wanted.version,
+                    replicas=wanted.replicas,
+                    not_before_s=wanted.not_before_s,
+                    failed=wanted.failed,
+                )
+                for wanted in self.deployments.values()
+            ),
+            pilots=tuple(
+                rules.Pilot(
+                    pilot=pilot.pilot,
+                    phase=pilot.phase,
+                    slots=pilot.slots,
+                    reported=pilot.reported,
+                    idle_since_s=pilot.idle_since_s,
+                    ends_s=pilot.ends_s,
+                )
+                for pilot in self.pilots.values()
+            ),
+            replicas=tuple(
+                rules.Replica(
+                    replica=replica.replica,
+                    deployment=replica.deployment,
+                    version=replica.version,
+                    pilot=replica.pilot,
+                    state="stopping" if replica.kill else replica.state,
+                )
+                for replica in self._alive()
+            ),
+            seed=self.seed,
+            next_number=self.next_number,
+            submit_not_before_s=self.submit_not_before_s,
+        )

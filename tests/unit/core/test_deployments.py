@@ -1,0 +1,264 @@
+"""Tables of what is decided from what is wanted and what there is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hpcserve.core.deployments import (
+    CancelPilot,
+    Change,
+    Pilot,
+    Policy,
+    Replica,
+    RetireReplica,
+    StartReplica,
+    StopReplica,
+    SubmitPilot,
+    View,
+    Wanted,
+    reconcile,
+)
+from hpcserve.types import DeploymentName, PilotId, ReplicaId
+
+NOW = 1000.0
+POLICY = Policy(max_pilots=2, slots=2, idle_s=300.0, drain_s=60.0)
+
+
+def wanted(name: str = "d", version: str = "v1", replicas: int = 1, **more: float) -> Wanted:
+    return Wanted(
+        name=DeploymentName(name),
+        version=version,
+        replicas=replicas,
+        not_before_s=more.get("not_before_s", 0.0),
+        failed=bool(more.get("failed", False)),
+    )
+
+
+def pilot(name: str = "p1", phase: str = "running", *, reported: bool = True, **more: float | None) -> Pilot:
+    return Pilot(
+        pilot=PilotId(name),
+        phase=phase,  # type: ignore[arg-type]  # the tables write plain words
+        slots=2,
+        reported=reported,
+        idle_since_s=more.get("idle_since_s") or NOW,
+        ends_s=more.get("ends_s"),
+    )
+
+
+def replica(name: str, state: str = "ready", version: str = "v1", where: str = "p1", of: str = "d") -> Replica:
+    return Replica(
+        replica=ReplicaId(name),
+        deployment=DeploymentName(of),
+        version=version,
+        pilot=PilotId(where),
+        state=state,  # type: ignore[arg-type]  # the tables write plain words
+    )
+
+
+def view(
+    *,
+    wants: tuple[Wanted, ...] = (),
+    pilots: tuple[Pilot, ...] = (),
+    replicas: tuple[Replica, ...] = (),
+    submit_not_before_s: float = 0.0,
+) -> View:
+    return View(
+        policy=POLICY,
+        wanted=wants,
+        pilots=pilots,
+        replicas=replicas,
+        seed="s",
+        next_number=7,
+        submit_not_before_s=submit_not_before_s,
+    )
+
+
+def start(number: int, where: str = "p1", version: str = "v1", of: str = "d") -> StartReplica:
+    return StartReplica(ReplicaId(f"{of}-s{number}"), DeploymentName(of), version, PilotId(where))
+
+
+def submit(number: int) -> SubmitPilot:
+    return SubmitPilot(PilotId(f"pilot-s{number}"))
+
+
+def cancel(name: str) -> CancelPilot:
+    return CancelPilot(PilotId(name))
+
+
+def retire(name: str) -> RetireReplica:
+    return RetireReplica(ReplicaId(name))
+
+
+def stop(name: str) -> StopReplica:
+    return StopReplica(ReplicaId(name))
+
+
+OLD = NOW - 301
+CASES: dict[str, tuple[View, list[Change]]] = {
+    "nothing wanted, nothing there": (view(), []),
+    "a first replica needs a pilot": (view(wants=(wanted(),)), [submit(7)]),
+    "five replicas need three pilots, two are allowed": (view(wants=(wanted(replicas=5),)), [submit(7), submit(8)]),
+    "a queued pilot is waited for": (view(wants=(wanted(),), pilots=(pilot(phase="queued", reported=False),)), []),
+    "a running pilot without its agent is waited for": (view(wants=(wanted(),), pilots=(pilot(reported=False),)), []),
+    "an unknown pilot forbids another": (
+        view(wants=(wanted(replicas=4),), pilots=(pilot(phase="unknown", reported=False),)),
+        [],
+    ),
+    "a pilot unknown to the scheduler still takes replicas while its agent reports": (
+        view(wants=(wanted(),), pilots=(pilot(phase="unknown"),)),
+        [start(7)],
+    ),
+    "pilots that failed are not submitted again before their time": (
+        view(wants=(wanted(),), submit_not_before_s=NOW + 1),
+        [],
+    ),
+    "and are afterwards": (view(wants=(wanted(),), submit_not_before_s=NOW), [submit(7)]),
+    "a replica starts on a pilot that has room": (view(wants=(wanted(),), pilots=(pilot(),)), [start(7)]),
+    "replicas are spread": (
+        view(wants=(wanted(replicas=2),), pilots=(pilot("p1"), pilot("p2"))),
+        [start(7, "p1"), start(8, "p2")],
+    ),
+    "slots are kept; the rest gets a pilot": (
+        view(wants=(wanted(replicas=3),), pilots=(pilot(),)),
+        [start(7), start(8), submit(9)],
+    ),
+    "a stopping replica still fills its slot": (
+        view(wants=(wanted(replicas=2),), pilots=(pilot(),), replicas=(replica("r1", "stopping"), replica("r2"))),
+        [submit(7)],
+    ),
+    "deployments take turns": (
+        view(wants=(wanted("a", replicas=2), wanted("b")), pilots=(pilot(),)),
+        [start(7, of="a"), start(8, of="b"), submit(9)],
+    ),
+    "back-off is kept": (view(wants=(wanted(not_before_s=NOW + 1),), pilots=(pilot(),)), []),
+    "and is over in time": (view(wants=(wanted(not_before_s=NOW),), pilots=(pilot(),)), [start(7)]),
+    "a failed deployment starts nothing": (view(wants=(wanted(failed=True),)), []),
+    "and keeps what serves": (
+        view(wants=(wanted(replicas=2, failed=True),), pilots=(pilot(),), replicas=(replica("r1"),)),
+        [],
+    ),
+    "too many: those that start go first, at once": (
+        view(wants=(wanted(),), pilots=(pilot(),), replicas=(replica("r1", "starting"), replica("r2"))),
+        [stop("r1")],
+    ),
+    "too many ready: the youngest retires": (
+        view(wants=(wanted(),), pilots=(pilot(),), replicas=(replica("r1"), replica("r2"))),
+        [retire("r2")],
+    ),
+    "scaled to nothing": (
+        view(wants=(wanted(replicas=0),), pilots=(pilot(),), replicas=(replica("r1"),)),
+        [retire("r1")],
+    ),
+    "not wanted: ready ones retire, others stop": (
+        view(pilots=(pilot(),), replicas=(replica("r1"), replica("r2", "starting"))),
+        [retire("r1"), stop("r2")],
+    ),
+    "retiring ones are left to finish": (view(pilots=(pilot(),), replicas=(replica("r1", "retiring"),)), []),
+    "a retired one is stopped": (view(pilots=(pilot(),), replicas=(replica("r1", "retired"),)), [stop("r1")]),
+    "a new version starts beside the old": (
+        view(wants=(wanted(version="v2"),), pilots=(pilot(),), replicas=(replica("r1"),)),
+        [start(7, version="v2")],
+    ),
+    "the old one serves until the new one is ready": (
+        view(
+            wants=(wanted(version="v2"),), pilots=(pilot(),), replicas=(replica("r1"), replica("r2", "starting", "v2"))
+        ),
+        [],
+    ),
+    "then it retires": (
+        view(wants=(wanted(version="v2"),), pilots=(pilot(),), replicas=(replica("r1"), replica("r2", "ready", "v2"))),
+        [retire("r1")],
+    ),
+    "an old one that only starts is stopped": (
+        view(wants=(wanted(version="v2"),), pilots=(pilot(),), replicas=(replica("r1", "starting"),)),
+        [stop("r1"), start(7, version="v2")],
+    ),
+    "a new version that failed leaves the old one serving": (
+        view(wants=(wanted(version="v2", failed=True),), pilots=(pilot(),), replicas=(replica("r1"),)),
+        [],
+    ),
+    "without room, one old one makes it": (
+        view(
+            wants=(wanted(version="v2", replicas=4),),
+            pilots=(pilot("p1"), pilot("p2")),
+            replicas=tuple(replica(f"r{n}", where=f"p{n % 2 + 1}") for n in range(4)),
+        ),
+        [retire("r0")],
+    ),
+    "one at a time": (
+        view(
+            wants=(wanted(version="v2", replicas=4),),
+            pilots=(pilot("p1"), pilot("p2")),
+            replicas=(replica("r0", "retiring"), *(replica(f"r{n}", where=f"p{n % 2 + 1}") for n in range(1, 4))),
+        ),
+        [],
+    ),
+    "a pilot near its end takes nothing new": (
+        view(wants=(wanted(),), pilots=(pilot(ends_s=NOW + 59),)),
+        [submit(7)],
+    ),
+    "and its replicas are replaced elsewhere": (
+        view(
+            wants=(wanted(),),
+            pilots=(pilot("p1", ends_s=NOW + 59), pilot("p2")),
+            replicas=(replica("r1"),),
+        ),
+        [start(7, "p2")],
+    ),
+    "before they retire": (
+        view(
+            wants=(wanted(),),
+            pilots=(pilot("p1", ends_s=NOW + 59), pilot("p2")),
+            replicas=(replica("r1"), replica("r2", where="p2")),
+        ),
+        [retire("r1")],
+    ),
+    "a leaving pilot counts against the limit": (
+        view(wants=(wanted(),), pilots=(pilot("p1", "leaving"), pilot("p2", "leaving"))),
+        [],
+    ),
+    "an idle pilot ends in time": (
+        view(pilots=(pilot("p1", idle_since_s=OLD), pilot("p2", idle_since_s=NOW - 299))),
+        [cancel("p1")],
+    ),
+    "a pilot with a replica is not idle": (
+        view(wants=(wanted(),), pilots=(pilot(idle_since_s=OLD),), replicas=(replica("r1"),)),
+        [],
+    ),
+    "an idle pilot waits for a back-off": (
+        view(wants=(wanted(not_before_s=NOW + 9),), pilots=(pilot(idle_since_s=OLD),)),
+        [],
+    ),
+    "a queued pilot that is needed waits for ever": (
+        view(wants=(wanted(),), pilots=(pilot(phase="queued", reported=False, idle_since_s=OLD),)),
+        [],
+    ),
+    "one that is not ends": (view(pilots=(pilot(phase="queued", reported=False, idle_since_s=OLD),)), [cancel("p1")]),
+    "of two queued pilots the one too many ends": (
+        view(
+            wants=(wanted(),),
+            pilots=tuple(pilot(f"p{n}", "queued", reported=False, idle_since_s=OLD) for n in (1, 2)),
+        ),
+        [cancel("p2")],
+    ),
+    "an unknown pilot is not cancelled": (view(pilots=(pilot(phase="unknown", idle_since_s=OLD),)), []),
+    "pilots above the limit end without waiting": (
+        view(pilots=(pilot("p1"), pilot("p2"), pilot("p3"))),
+        [cancel("p3")],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_decision(case: str) -> None:
+    given, expected = CASES[case]
+    assert list(reconcile(given, NOW)) == expected
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_order_of_what_is_given_does_not_matter(case: str) -> None:
+    given, expected = CASES[case]
+    turned = replace(given, wanted=given.wanted[::-1], pilots=given.pilots[::-1], replicas=given.replicas[::-1])
+    assert list(reconcile(turned, NOW)) == expected

@@ -1,0 +1,279 @@
+"""The books against a world in which jobs queue, agents come late, replicas crash and users change their minds.
+
+The machine plays the scheduler, the agents, the broker and the users in any order. After each step the
+limits hold and the decision is at rest; in the end, left in peace, the world becomes what was wanted.
+"""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from hpcserve.core.deployments import CancelPilot, Policy, StartReplica, SubmitPilot
+from hpcserve.core.fleet import Action, FailDeployment, Fleet, ForgetReplica, PilotOrders, ReplicaSaid
+from hpcserve.types import DeploymentName, PilotId, ReplicaId
+
+SLOTS = 2
+MAX_PILOTS = 3
+WALLTIME_S = 400.0
+NAMES = [DeploymentName(name) for name in ("a", "b", "c")]
+
+
+class ThreeInARow:
+    """Waits one second longer after each failure; gives up at the third that no ten good seconds parted."""
+
+    def __init__(self) -> None:
+        self.row = 0
+        self.good_since_s: float | None = None
+
+    def failed(self, now: float) -> float | None:
+        if self.good_since_s is not None and now - self.good_since_s >= 10:
+            self.row = 0
+        self.good_since_s = None
+        self.row += 1
+        return None if self.row >= 3 else now + self.row
+
+    def succeeded(self, now: float) -> None:
+        self.good_since_s = now
+
+
+class AgentProcess:
+    """An agent as :mod:`hpcserve.pilot` behaves, with replicas that are words."""
+
+    def __init__(self, now: float) -> None:
+        self.ends_s = now + WALLTIME_S
+        self.replicas: dict[ReplicaId, str] = {}
+        self.ever: set[ReplicaId] = set()
+        self.leaving = False
+
+    def obey(self, orders: PilotOrders) -> None:
+        for replica in orders.forget:
+            if self.replicas.get(replica) in ("failed", "exited"):
+                del self.replicas[replica]
+        for replica, state in self.replicas.items():
+            if state in ("starting", "ready") and (replica not in orders.run or replica in orders.kill):
+                self.replicas[replica] = "exited"
+        for replica in orders.run:
+            if replica not in self.ever and replica not in orders.kill:
+                self.ever.add(replica)
+                self.replicas[replica] = "starting"
+        if orders.stop:
+            self.leave()
+
+    def leave(self) -> None:
+        self.leaving = True
+        for replica, state in self.replicas.items():
+            if state in ("starting", "ready"):
+                self.replicas[replica] = "exited"
+
+
+class FleetMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.fleet = self.new_fleet("x")
+        self.jobs: dict[PilotId, AgentProcess | None] = {}
+        self.wanted: dict[DeploymentName, tuple[str, int]] = {}
+        self.failed: set[DeploymentName] = set()
+        self.replica_ids: set[ReplicaId] = set()
+        self.controllers = 0
+
+    def new_fleet(self, seed: str) -> Fleet:
+        policy = Policy(max_pilots=MAX_PILOTS, slots=SLOTS, idle_s=60.0, drain_s=20.0)
+        return Fleet(policy=policy, seed=seed, restarts=ThreeInARow, pilot_restarts=ThreeInARow())
+
+    def carry_out(self, actions: tuple[Action, ...]) -> None:
+        for action in actions:
+            if isinstance(action, SubmitPilot):
+                assert action.pilot not in self.jobs
+                self.jobs[action.pilot] = None
+            elif isinstance(action, CancelPilot):
+                agent = self.jobs[action.pilot]
+                if agent is None:
+                    self.end_job(action.pilot)
+                else:
+                    agent.leave()
+            elif isinstance(action, StartReplica):
+                assert action.replica not in self.replica_ids
+                self.replica_ids.add(action.replica)
+                assert self.wanted[action.deployment][0] == action.version
+                assert action.deployment not in self.failed
+            elif isinstance(action, FailDeployment):
+                assert action.reason
+                self.failed.add(action.deployment)
+            elif isinstance(action, ForgetReplica):
+                assert action.replica not in self.fleet.replicas
+
+    def step(self) -> None:
+        self.carry_out(self.fleet.step(self.now))
+
+    def end_job(self, pilot: PilotId) -> None:
+        del self.jobs[pilot]
+        self.carry_out(self.fleet.job_ended(pilot, "gone", "output", self.now))
+
+    def exchange(self, pilot: PilotId) -> None:
+        """The agent reports, is told what to do, and reports again."""
+        agent = self.jobs[pilot]
+        if agent is None:
+            return
+        for _ in range(2):
+            said = tuple(ReplicaSaid(replica, state, "why") for replica, state in agent.replicas.items())
+            self.carry_out(self.fleet.reported(pilot, said, ends_s=agent.ends_s, leaving=agent.leaving, now=self.now))
+            agent.obey(self.fleet.orders(pilot))
+
+    def some_job(self, data: st.DataObject) -> PilotId:
+        return data.draw(st.sampled_from(sorted(self.jobs)))
+
+    @rule(name=st.sampled_from(NAMES), version=st.sampled_from(["v1", "v2"]), replicas=st.integers(0, 4))
+    def want(self, name: DeploymentName, version: str, replicas: int) -> None:
+        self.wanted[name] = (version, replicas)
+        self.failed.discard(name)
+        self.fleet.want(name, version, replicas)
+        self.step()
+
+    @rule(name=st.sampled_from(NAMES))
+    def unwant(self, name: DeploymentName) -> None:
+        self.wanted.pop(name, None)
+        self.failed.discard(name)
+        self.fleet.unwant(name)
+        self.step()
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 5.0, 61.0]))
+    def time_goes_by(self, seconds: float) -> None:
+        self.now += seconds
+        for pilot, agent in list(self.jobs.items()):
+            if agent is not None and self.now >= agent.ends_s - 5:
+                agent.leave()
+                self.exchange(pilot)
+        self.step()
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data())
+    def job_starts(self, data: st.DataObject) -> None:
+        pilot = self.some_job(data)
+        self.jobs[pilot] = self.jobs[pilot] or AgentProcess(self.now)
+        self.fleet.job_seen(pilot, "running")
+        self.step()
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data())
+    def scheduler_is_silent(self, data: st.DataObject) -> None:
+        self.fleet.job_seen(self.some_job(data), "unknown")
+        self.step()
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data())
+    def agent_reports(self, data: st.DataObject) -> None:
+        self.exchange(self.some_job(data))
+        self.step()
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data())
+    def job_dies(self, data: st.DataObject) -> None:
+        self.end_job(self.some_job(data))
+        self.step()
+
+    @precondition(lambda self: any(agent and agent.replicas for agent in self.jobs.values()))
+    @rule(data=st.data(), state=st.sampled_from(["ready", "ready", "failed", "exited"]))
+    def replica_changes(self, data: st.DataObject, state: str) -> None:
+        agents = [agent for _, agent in sorted(self.jobs.items()) if agent is not None and agent.replicas]
+        agent = data.draw(st.sampled_from(agents))
+        replica = data.draw(st.sampled_from(sorted(agent.replicas)))
+        if agent.replicas[replica] in ("starting", "ready"):
+            agent.replicas[replica] = state
+
+    @precondition(lambda self: self.fleet.replicas)
+    @rule(data=st.data())
+    def replica_hangs(self, data: st.DataObject) -> None:
+        self.fleet.hung(data.draw(st.sampled_from(sorted(self.fleet.replicas))), "hung")
+        self.step()
+
+    @rule()
+    def retiring_replicas_become_idle(self) -> None:
+        for replica in self.fleet.replicas:
+            self.fleet.idle(replica)
+        self.step()
+
+    @rule()
+    def controller_restarts(self) -> None:
+        """The next one knows what was written down: what is wanted, the pilots and the replicas."""
+        old = self.fleet
+        self.controllers += 1
+        self.fleet = self.new_fleet(f"{self.controllers}y")
+        self.failed.clear()
+        for name, (version, replicas) in self.wanted.items():
+            self.fleet.want(name, version, replicas)
+        for pilot in self.jobs:
+            self.fleet.adopt_pilot(pilot, SLOTS, self.now)
+        for replica in old.replicas.values():
+            self.fleet.adopt_replica(replica.replica, replica.deployment, replica.version, replica.pilot)
+        self.step()
+
+    @invariant()
+    def limits_hold(self) -> None:
+        assert len(self.jobs) <= MAX_PILOTS
+        assert set(self.jobs) == set(self.fleet.pilots)
+        for pilot, agent in self.jobs.items():
+            alive = [known for known in self.fleet.replicas.values() if known.pilot == pilot and not known.ended]
+            assert len(alive) <= SLOTS
+            assert len(self.fleet.orders(pilot).run) <= SLOTS
+            if agent is not None:
+                running = [state for state in agent.replicas.values() if state in ("starting", "ready")]
+                assert len(running) <= SLOTS
+
+    @invariant()
+    def at_rest(self) -> None:
+        self.step()
+        assert self.fleet.step(self.now) == ()
+
+    def teardown(self) -> None:
+        for _ in range(400):
+            self.now += 1.0
+            self.play_nicely()
+        self.assert_as_wanted()
+        for name in list(self.wanted):
+            self.unwant(name)
+        for _ in range(80):
+            self.now += 1.0
+            self.play_nicely()
+        assert self.jobs == {}
+        assert self.fleet.replicas == {}
+
+    def play_nicely(self) -> None:
+        for pilot, agent in list(self.jobs.items()):
+            if agent is not None and agent.leaving:
+                self.exchange(pilot)
+                self.end_job(pilot)
+                continue
+            alive = agent or AgentProcess(self.now)
+            self.jobs[pilot] = alive
+            alive.ends_s = self.now + WALLTIME_S
+            self.fleet.job_seen(pilot, "running")
+            for replica, state in alive.replicas.items():
+                if state == "starting":
+                    alive.replicas[replica] = "ready"
+            self.exchange(pilot)
+        for replica in self.fleet.replicas:
+            self.fleet.idle(replica)
+        self.step()
+
+    def assert_as_wanted(self) -> None:
+        ready: dict[DeploymentName, int] = {}
+        for replica in self.fleet.replicas.values():
+            assert replica.state == "ready"
+            assert not replica.ended
+            assert replica.deployment in self.wanted
+            if replica.deployment not in self.failed:
+                assert replica.version == self.wanted[replica.deployment][0]
+            ready[replica.deployment] = ready.get(replica.deployment, 0) + 1
+        if self.failed:
+            return
+        total = sum(replicas for _, replicas in self.wanted.values())
+        assert sum(ready.values()) == min(total, MAX_PILOTS * SLOTS)
+        if total <= MAX_PILOTS * SLOTS:
+            assert ready == {name: replicas for name, (_, replicas) in self.wanted.items() if replicas}
+
+
+FleetMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestFleet = FleetMachine.TestCase
