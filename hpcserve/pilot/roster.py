@@ -39,6 +39,8 @@ class Roster:
         for spec in orders.replicas:
             if spec.replica not in self._seen:
                 self._start(spec, now)
+            elif spec.replica not in self._children and spec.replica not in self._stillborn:
+                self._say_ended(spec, "exited", "it ended earlier, and was forgotten")
 
     def stop_all(self, cause: str, now: float) -> None:
         """Stops every replica."""
@@ -79,14 +81,13 @@ class Roster:
             _log.info("replica %s of %s started", spec.replica, spec.deployment)
         except (OSError, HpcserveError) as error:
             _log.warning("replica %s of %s cannot be started: %s", spec.replica, spec.deployment, error)
-            self._stillborn[spec.replica] = ReplicaStatus(
-                spec.replica,
-                "failed",
-                b"",
-                cause=f"it cannot be started: {error}",
-                deployment=spec.deployment,
-                version=spec.version,
-            )
+            self._say_ended(spec, "failed", f"it cannot be started: {error}")
+        self._around.changed()
+
+    def _say_ended(self, spec: ReplicaSpec, state: str, cause: str) -> None:
+        self._stillborn[spec.replica] = ReplicaStatus(
+            spec.replica, state, b"", cause=cause, deployment=spec.deployment, version=spec.version
+        )
         self._around.changed()
 
     def _forget(self, replicas: Iterable[ReplicaId]) -> None:
