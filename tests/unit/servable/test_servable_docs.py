@@ -1,0 +1,63 @@
+"""The programs in the documentation do what it says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpcserve.registry.manifest_file import read_manifest
+from hpcserve.servable.api import Context
+from hpcserve.servable.loaded import Loaded
+from hpcserve.servable.loaders import loader_named
+from hpcserve.servable.manifest import Manifest
+from hpcserve.wire.tensor import Json
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def loaded(directory: Path, manifest: Manifest) -> Loaded:
+    return loader_named(manifest.loader).load(manifest, Context(directory))
+
+
+def test_the_class_of_the_reference(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(blocks(root / "docs/reference/servable.md", "python")[0])
+    np.save(tmp_path / "weights.npy", np.array([1.0, 2.0, 3.0]))
+    servable = loaded(tmp_path, Manifest(name="a", loader="python", entry="model:Model"))
+    assert servable.run("predict", {"x": np.eye(3)}, {})["y"].tolist() == [1.0, 2.0, 3.0]
+    text = np.array(b"to be or not to be", dtype=object)
+    assert servable.run("count", {"text": text}, {"shortest": 3}) == {"words": Json({"not": 1})}
+    servable.teardown()
+
+
+def test_the_manifest_of_the_reference(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "servable.toml").write_text(blocks(root / "docs/reference/servable.md", "toml")[0])
+    (tmp_path / "model.joblib").touch()
+    shipped = read_manifest_without_files(root / "hpcserve/examples/digits", tmp_path / "shipped")
+    assert read_manifest(tmp_path).methods == shipped.methods
+
+
+def read_manifest_without_files(directory: Path, scratch: Path) -> Manifest:
+    scratch.mkdir()
+    (scratch / "model.joblib").touch()
+    (scratch / "servable.toml").write_bytes((directory / "servable.toml").read_bytes())
+    return read_manifest(scratch)
+
+
+def test_the_function_of_the_guide(root: Path, tmp_path: Path) -> None:
+    page = root / "docs/how-to/write-a-servable.md"
+    (tmp_path / "servable.toml").write_text(blocks(page, "toml")[0])
+    (tmp_path / "mean.py").write_text(blocks(page, "python")[0])
+    servable = loaded(tmp_path, read_manifest(tmp_path))
+    assert servable.run("mean", {"x": np.array([1.0, 2.0])}, {})["mean"] == pytest.approx(1.5)
+
+
+def test_the_class_of_the_guide(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(blocks(root / "docs/how-to/write-a-servable.md", "python")[1])
+    np.save(tmp_path / "weights.npy", np.array([1.0, 2.0, 3.0]))
+    servable = loaded(tmp_path, Manifest(name="a", loader="python", entry="model:Model"))
+    assert servable.run("predict", {"x": np.ones((2, 3))}, {})["y"].tolist() == [6.0, 6.0]
