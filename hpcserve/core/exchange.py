@@ -121,7 +121,7 @@ class Exchange(Books):
     def _seek(self, entry: Entry, known: bool) -> None:
         """A client waits for this request. ``known``: its session has been here since the epoch began,
         so a request that is not in the ledger never arrived."""
-        if entry.state in (State.SETTLED, State.ABSENT):
+        if entry.state is State.SETTLED:
             entry.maybe_ran = not known
         elif entry.state is State.LEFT:
             entry.maybe_ran = True
@@ -130,7 +130,10 @@ class Exchange(Books):
             self.apply(entry, Event.RECOVERED)
 
     def request(self, session: Session, call: Call, now: float) -> None:
-        """A client sent a request. One that is known already changes nothing."""
+        """A client sent a request. One that is known already changes nothing.
+
+        Before the controller has said what is served, the request is only noted, to be asked for later.
+        """
         self._now = now
         entry = session.entries.get(call.id)
         if entry is None:
@@ -140,6 +143,9 @@ class Exchange(Books):
             return
         try:
             self._check(session, call)
+            if not self._roster_known:
+                self.apply(self.entry(session, call.id), Event.RESUMED)
+                return
             name, idempotent = self._table.route(call.endpoint, call.method)
         except HpcserveError as error:
             self._refuse(session, call.id, error)
@@ -326,7 +332,9 @@ class Exchange(Books):
             replica.retiring = id in retiring
             self.load(name).update(replica)
         self._fail_queues()
-        self._roster_known = True
+        if not self._roster_known:
+            self._roster_known = True
+            self._began = now
         self._check_recovered()
         for name in list(self.queues):
             self._pump(name)
@@ -353,7 +361,7 @@ class Exchange(Books):
         wake = now + 60.0
         if not self.recovered:
             self._check_recovered()
-            wake = min(wake, self._began + self.limits.recovery_grace_s)
+            wake = min(wake, max(now + 1.0, self._began + self.limits.recovery_grace_s))
         for queue in self.queues.values():
             for entry in queue.expired(now):
                 self._expire(entry)
@@ -467,10 +475,10 @@ class Exchange(Books):
             self._census(replica)
 
     def _check_recovered(self) -> None:
-        """Ends the recovery when every known replica has reported, or the grace is over."""
-        if self.recovered:
+        """Ends the recovery when every known replica has reported, or the grace since they are known is over."""
+        if self.recovered or not self._roster_known:
             return
-        reported = self._roster_known and all(each.reported for each in self.replicas.values())
+        reported = all(each.reported for each in self.replicas.values())
         if not reported and self._now - self._began < self.limits.recovery_grace_s:
             return
         self.recovered = True

@@ -92,7 +92,6 @@ Rule = tuple[State, tuple[Effect, ...]]
 
 TABLE: dict[tuple[State, Event], Rule] = {
     # Not in the ledger, session not resumed: a replica of an earlier epoch speaks first.
-    (S.ABSENT, E.RESUMED): (S.SOUGHT, ()),
     (S.ABSENT, E.ANSWERED): (S.STRAY, (F.ADOPT,)),
     (S.ABSENT, E.LISTED): (S.STRAY, (F.ADOPT,)),
     (S.ABSENT, E.LISTED_DONE): (S.STRAY, (F.ADOPT,)),
@@ -168,7 +167,6 @@ TABLE: dict[tuple[State, Event], Rule] = {
     (S.DONE, E.OTHER_ANSWERED): (S.DONE, (F.RELEASE,)),
     (S.DONE, E.OTHER_LISTED): (S.DONE, (F.RELEASE,)),
     (S.DONE, E.LOST): (S.LEFT, (F.LET_GO,)),
-    (S.DONE, E.BURNED): (S.LEFT, (F.LET_GO,)),
     (S.DONE, E.ACKED): (S.SETTLED, (F.RELEASE_HOLDER, F.FORGET)),
     # Answered, and no replica has a copy.
     (S.LEFT, E.RESUMED): (S.WANTED, (F.ASK,)),
@@ -203,7 +201,6 @@ TABLE: dict[tuple[State, Event], Rule] = {
     (S.STRAY, E.OTHER_ANSWERED): (S.STRAY, (F.RELEASE,)),
     (S.STRAY, E.OTHER_LISTED): (S.STRAY, (F.RELEASE,)),
     (S.STRAY, E.LOST): (S.ABSENT, (F.FORGET,)),
-    (S.STRAY, E.BURNED): (S.ABSENT, (F.FORGET,)),
     (S.STRAY, E.ACKED): (S.ABSENT, (F.RELEASE_HOLDER, F.FORGET)),
 }
 """(state, event) → (next state, effects). A pair that is not here changes nothing: a message that was
