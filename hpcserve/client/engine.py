@@ -117,8 +117,8 @@ class Engine:
 
     # --- what the socket says -------------------------------------------------------------------------
 
-    def drain(self) -> None:
-        """Takes in what has arrived."""
+    def drain(self, until: Pending | None = None) -> None:
+        """Takes in what has arrived, or what has until this call is answered."""
         connection = self.connection
         if connection is None:
             return
@@ -135,7 +135,7 @@ class Engine:
                 size += len(frame)
                 frames.append(frame.bytes if len(frame) <= SMALL_BYTES else frame.buffer)
             self._take(header, frames, size)
-            if self.connection is None:
+            if self.connection is None or (until is not None and until.done):
                 return
 
     def _take(self, header: bytes, frames: list[Frame], size_bytes: int) -> None:

@@ -342,7 +342,7 @@ class Client:
         known = self._engine.connection
         while not call.done and known is not None:
             with self._lock:
-                self._engine.drain()
+                self._engine.drain(call)
             self._resolve()
             if call.done or self._engine.connection is not known:
                 return
@@ -382,9 +382,10 @@ class Client:
                 continue
             pause_s = FIRST_PAUSE_S
             away_s = (AWAY_WAITED_S if self._engine.waiting else AWAY_IDLE_S) - (time.monotonic() - self._last_read)
-            if away_s > 0:
-                time.sleep(away_s)
-            elif self._role.acquire(timeout=LOOK_S):
+            # Never in line for the role: it would be handed over at each pause of a caller that reads in a loop.
+            if away_s > 0 or not self._role.acquire(blocking=False):
+                time.sleep(max(away_s, AWAY_WAITED_S))
+            else:
                 self._keeper_reads = True
                 try:
                     self._keep_reading()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from hpcserve.errors import HpcserveError, ServableError, UnknownMethod
+from hpcserve.errors import HpcserveError, InvalidInput, InvalidOutput, ServableError, UnknownMethod
 from hpcserve.servable.loaded import Loaded
 from hpcserve.servable.signature import check_inputs
 from hpcserve.wire.frames import error_to_wire, from_raw
@@ -48,7 +48,7 @@ class Executor:
             by_name = inputs if names == tuple(inputs) else dict(zip(names, inputs.values()))
             given = {} if bytes(parameters) == _NO_PARAMETERS else from_raw(parameters, dict[str, Any])
             outputs = self._loaded.run(method, by_name, given)
-            described, packed = pack(outputs)
+            described, packed = _packed(method, outputs)
             return Outcome(described, _own(packed, outputs, inputs))
         except HpcserveError as error:
             return failed(error)
@@ -69,6 +69,13 @@ class Executor:
                 self._names.clear()
             self._names[key] = names
         return names
+
+
+def _packed(method: str, outputs: dict[str, Any]) -> tuple[msgspec.Raw, list[Tensor]]:
+    try:
+        return pack(outputs)
+    except InvalidInput as error:
+        raise InvalidOutput(f"method {method!r} returned what cannot travel: {error.message}") from error
 
 
 def failed(error: HpcserveError) -> Outcome:

@@ -110,7 +110,8 @@ class Link:
             frame: zmq.Frame = self.socket.recv(zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return None
-        header, tensors = frame.bytes, []
+        header = frame.bytes
+        tensors: list[Tensor] = []
         while frame.more:
             frame = self.socket.recv(copy=False)
             tensors.append(frame.bytes if len(frame) <= SMALL_BYTES else frame.buffer)

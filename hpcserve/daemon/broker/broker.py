@@ -26,7 +26,7 @@ from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import encode, error_to_wire
 from hpcserve.wire.hub import ReplicaHung, ReplicaIdle
 
-DRAIN = 64  # messages taken from one socket before the others are looked at
+DRAIN = 64  # most messages taken from one socket before the others are looked at
 FLUSH_S = 0.02  # releases wait so long for work that carries them along
 BUSY_TICK_S, IDLE_TICK_S, PROBE_S = 0.1, 5.0, 30.0
 
@@ -72,6 +72,9 @@ class Broker:
         for socket in (*handlers, self.zap.socket):
             poller.register(socket, zmq.POLLIN)
         poller.register(parent_fd, zmq.POLLIN)
+        # A socket that is read empty costs an exception. So as many messages are taken as came the last
+        # time: one where they come singly, and twice as many each time while there are more.
+        drains = dict.fromkeys(handlers, 1)
         while True:
             for source, _ in poller.poll(self._timeout_ms()):
                 if source == parent_fd:
@@ -80,12 +83,16 @@ class Broker:
                 elif source is self.zap.socket:
                     self.zap.handle()
                 else:
-                    handle = handlers[source]
-                    for _ in range(DRAIN):
-                        if not handle():
-                            break
-                        self._act()
+                    drains[source] = self._drain(handlers[source], drains[source])
             self._pass_time()
+
+    def _drain(self, handle: Callable[[], bool], most: int) -> int:
+        """Takes up to ``most`` messages; returns how many to take the next time."""
+        for taken in range(most):
+            if not handle():
+                return max(1, taken)
+            self._act()
+        return min(2 * most, DRAIN)
 
     def _timeout_ms(self) -> int:
         wake = min(self._tick_at, self._flush_at)

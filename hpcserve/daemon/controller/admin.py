@@ -103,6 +103,7 @@ class Admin:
         )
         await self._controller.storage.do(Store.put_deployment, row)
         self._controller.serve(row, from_json(servable.manifest_json), servable.path)
+        self._controller.tell_broker()  # before the answer: whoever gets it may call the endpoint
         return verbs.Deployed(deployment=row.name, endpoint=endpoint, version=version, replicas=row.replicas)
 
     async def undeploy(self, arguments: verbs.Undeploy) -> verbs.Undeployed:
@@ -110,6 +111,7 @@ class Admin:
         name = self._deployment(arguments.endpoint)
         await self._controller.storage.do(Store.remove_deployment, name)
         self._controller.unserve(name)
+        self._controller.tell_broker()
         return verbs.Undeployed(endpoint=arguments.endpoint)
 
     async def status(self, arguments: verbs.AskStatus) -> verbs.Status:
@@ -128,7 +130,9 @@ class Admin:
 
     async def logs(self, arguments: verbs.AskLogs) -> verbs.Logs:
         """The end of log files."""
-        return await asyncio.to_thread(read_logs, self._controller.site.shared_dir / "logs", arguments)
+        replicas = [each.replica for each in self._controller.fleet.replicas.values()]
+        directory = self._controller.site.shared_dir / "logs"
+        return await asyncio.to_thread(read_logs, directory, arguments, replicas)
 
     async def down(self, arguments: verbs.Down) -> verbs.GoingDown:
         """Takes the daemon down, pilots first. The answer leaves before anything ends."""

@@ -26,6 +26,7 @@ from hpcserve.daemon.controller.storage import Storage
 from hpcserve.errors import HpcserveError, ProtocolError, SchedulerError, StorageFull
 from hpcserve.registry.rows import DeploymentRow
 from hpcserve.registry.store import Store
+from hpcserve.registry.vault import sweep
 from hpcserve.servable.manifest import Manifest, from_json
 from hpcserve.types import DeploymentName, Epoch, PilotId, ReplicaId
 from hpcserve.wire import hub
@@ -37,13 +38,14 @@ _log = logging.getLogger(__name__)
 STORE = "hpcserve.db"
 BUSY_S = 0.1  # while something changes, the scheduler is polled so often (site local)
 CRASH_LOOP = restarts.Policy(first_s=0.1, longest_s=10.0, stable_s=10.0, most=5, window_s=60.0)
+PILOTS_FAIL = restarts.Policy(first_s=0.5, longest_s=30.0, stable_s=30.0, most=3, window_s=60.0)
 
 
 class Failures:
     """Counts the failures of one deployment, or of the pilots, for :class:`Fleet`."""
 
-    def __init__(self) -> None:
-        self._restarts = restarts.Restarts(CRASH_LOOP)
+    def __init__(self, policy: restarts.Policy) -> None:
+        self._restarts = restarts.Restarts(policy)
 
     def failed(self, now: float) -> float | None:
         """When to try again; None: not any more."""
@@ -71,8 +73,8 @@ class Controller:
                 drain_s=site.pilots.stop_grace_s,
             ),
             seed=secrets.token_hex(2) + "-",
-            restarts=Failures,
-            pilot_restarts=Failures(),
+            restarts=lambda: Failures(CRASH_LOOP),
+            pilot_restarts=Failures(PILOTS_FAIL),
         )
         self.served: dict[DeploymentName, Served] = {}
         self.reports: dict[PilotId, Report] = {}
@@ -96,6 +98,7 @@ class Controller:
             HpcserveError: The store cannot be opened.
         """
         await self.storage.open(self.site.state_dir / STORE)
+        await asyncio.to_thread(sweep, self.site.shared_dir)
         for row in await self.storage.do(Store.deployments):
             servable = await self.storage.do(Store.servable, row.servable, row.version)
             self.serve(row, from_json(servable.manifest_json), servable.path)
@@ -164,15 +167,19 @@ class Controller:
             if self.pilots.jobs and now - polled_at >= self._poll_s():
                 polled_at = now
                 await self._poll()
-            if not self.stop.is_set():
+            if not self.stop.is_set() and not self._is_waiting():
                 await self._carry_out(self.fleet.step(time.monotonic()))
             self._tell_agents()
-            self._tell_broker()
+            self.tell_broker()
             self._changed.clear()
             try:
                 await asyncio.wait_for(self._changed.wait(), self._poll_s() if self.pilots.jobs or self.served else None)
             except TimeoutError:
                 continue
+
+    def _is_waiting(self) -> bool:
+        """Whether agents that this controller inherited have still to say what they run, and have time to."""
+        return bool(self._awaited) and time.monotonic() - self._began < self.site.recovery.recovery_grace_s
 
     def _poll_s(self) -> float:
         settled = all(replica.state == "ready" for replica in self.fleet.replicas.values())
@@ -232,13 +239,9 @@ class Controller:
                 self._told[pilot] = message
                 self.hub.tell(hub.ToAgentRelay(pilot, encode(message)))
 
-    def _tell_broker(self) -> None:
-        """The routing table, as soon as it can be trusted.
-
-        A replica that is not in it is dead to the broker. So a new controller waits until the agents that
-        it inherited have said what they run, or have had their time.
-        """
-        if self._awaited and time.monotonic() - self._began < self.site.recovery.recovery_grace_s:
+    def tell_broker(self) -> None:
+        """The routing table, as soon as it can be trusted: a replica that is not in it is dead to the broker."""
+        if self._is_waiting():
             return
         table = routes(self.fleet, self.served)
         if table != self._routes:

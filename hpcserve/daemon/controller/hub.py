@@ -49,10 +49,11 @@ class HubLine:
 
     def tell(self, message: Message) -> None:
         """Sends a message; dropped when no broker is there."""
-        try:
-            zmq.Socket.shadow(self._socket.underlying).send(encode(message), zmq.NOBLOCK)
-        except zmq.Again:
-            return  # the next broker asks for everything when it is up
+        sent = asyncio.ensure_future(self._socket.send(encode(message), zmq.NOBLOCK))
+        failure = sent.exception()
+        # Again: there is no broker; the next one is told everything when it is up.
+        if failure is not None and not isinstance(failure, zmq.Again):
+            raise failure
 
     async def stats(self) -> hub.Stats:
         """The broker's statistics of this moment.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from hpcserve.core.routes import nearest
@@ -15,14 +16,17 @@ DAEMON = ("supervisor", "broker", "controller", "admission")
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
-def read_logs(directory: Path, arguments: AskLogs) -> Logs:
+def read_logs(directory: Path, arguments: AskLogs, replicas: Iterable[str]) -> Logs:
     """The last lines of what ``arguments.name`` names: a log, or all logs of a deployment's replicas.
+
+    ``replicas`` are those that run: one that has printed nothing has no file yet.
 
     Raises:
         NotFound: There is no such log.
     """
     name = arguments.name
-    known = {path.name.removesuffix(".log"): path for path in directory.glob("*.log")}
+    known = {replica: directory / f"{replica}.log" for replica in replicas}
+    known |= {path.name.removesuffix(".log"): path for path in directory.glob("*.log")}
     wanted = f"daemon-{name}" if name in DAEMON else name
     found = [wanted] if wanted in known else [log for log in sorted(known) if _is_replica_of(log, name)]
     if not found or not _NAME.fullmatch(name):

@@ -112,7 +112,7 @@ class Pilots:
         )
         path = private.private_directory(self._enrolments) / f"{row.id}.json"
         private.create(path, encode_enrolment(enrolment))
-        argv = (sys.executable, "-m", "hpcserve.pilot", "--record", str(self._record), "--enrolment", str(path))
+        argv = (sys.executable, "-P", "-m", "hpcserve.pilot", "--record", str(self._record), "--enrolment", str(path))
         return PilotJob(
             pilot=row.id,
             argv=argv,
