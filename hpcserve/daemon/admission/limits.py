@@ -1,7 +1,8 @@
 """What the operating system lets this process have: many connections, little memory.
 
 Memory that is spent before anybody has said who he is cannot be bounded in ZeroMQ. Past the limit, libzmq
-ends the process, and the supervisor starts it anew; the data path does not notice.
+(seen: 4.3.5) drops the connection whose frame it cannot hold; where it needs memory for itself it ends the
+process, and the supervisor starts it anew. The data path notices neither.
 """
 
 from __future__ import annotations
