@@ -73,8 +73,10 @@ def of_site(site: str | None) -> Service:
     return Service(config.load_site(site).shared_dir / RECORD)
 
 
-def find_service(name: str | None = None) -> Service:
-    """The service that the argument, ``HPCSERVE_SERVICE``, ``services.json`` or the default names, in this order."""
+def find_service(name: str | Service | None = None) -> Service:
+    """The service that the argument is, or names; else ``HPCSERVE_SERVICE``, ``services.json``, the default, in this order."""
+    if isinstance(name, Service):
+        return name
     return load_services().chosen(config.service_named(name))
 
 

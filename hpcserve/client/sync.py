@@ -31,7 +31,7 @@ from hpcserve.client.dial import Connection, dial
 from hpcserve.client.engine import Engine
 from hpcserve.client.keys import client_keys
 from hpcserve.client.outputs import Outputs
-from hpcserve.client.services import find_service
+from hpcserve.client.services import Service, find_service
 from hpcserve.errors import HpcserveError, InvalidInput, ProtocolError
 from hpcserve.types import Counter
 from hpcserve.wire.admin import Admin
@@ -75,8 +75,8 @@ class Client:
     """Calls endpoints of one service. Safe to use from any number of threads.
 
     Args:
-        service: A name from ``hpcserve service list``; default: ``HPCSERVE_SERVICE``, the one in use, or the
-            daemon of the default site on this machine.
+        service: A name from ``hpcserve service list``, or a Service; default: ``HPCSERVE_SERVICE``, the one in
+            use, or the daemon of the default site on this machine.
         timeout_s: The deadline of a call that names none, in seconds; None: without end.
 
     Raises:
@@ -85,7 +85,7 @@ class Client:
         AuthenticationError: The daemon is not the one that was pinned, or does not know our key.
     """
 
-    def __init__(self, service: str | None = None, *, timeout_s: float | None = 60.0) -> None:
+    def __init__(self, service: str | Service | None = None, *, timeout_s: float | None = 60.0) -> None:
         self.timeout_s = timeout_s
         self._service = find_service(service)
         self._keys = client_keys()
