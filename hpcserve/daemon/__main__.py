@@ -8,8 +8,9 @@ import sys
 
 from hpcserve.config import load_site
 from hpcserve.daemon.launch import DaemonReport, in_json
+from hpcserve.daemon.plans import daemon_plans, site_option
 from hpcserve.daemon.starter import Starter
-from hpcserve.daemon.supervisor import EXIT_FAILED, daemon_plans, run, site_option
+from hpcserve.daemon.supervisor import EXIT_FAILED, run
 from hpcserve.errors import ConfigError
 
 

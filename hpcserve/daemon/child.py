@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -17,25 +16,11 @@ from hpcserve.cluster.processes import reap, signal_group, spawn
 from hpcserve.core.restarts import Restarts
 from hpcserve.daemon.launch import ChildReport, ChildStart, decode_line, encode_line, in_json
 from hpcserve.daemon.logs import open_log
+from hpcserve.daemon.plans import Plan
 from hpcserve.errors import ProtocolError
 from hpcserve.types import Epoch
 
 MOST_REPORT_BYTES = 65536
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What a child is.
-
-    Attributes:
-        name: Its name.
-        argv: Its command.
-        ports: The configured port of each of its sockets; 0 is any.
-    """
-
-    name: str
-    argv: tuple[str, ...]
-    ports: dict[str, int] = field(default_factory=dict)
 
 
 class Child:

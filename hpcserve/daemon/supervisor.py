@@ -21,7 +21,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 
 import msgspec
 
@@ -31,10 +30,11 @@ from hpcserve.auth.private import storage_error
 from hpcserve.cluster.processes import exit_in_words
 from hpcserve.config import Site, runtime_dir
 from hpcserve.core.restarts import GiveUp
-from hpcserve.daemon.child import Child, Plan
+from hpcserve.daemon.child import Child
 from hpcserve.daemon.launch import ChildError, DaemonReport, in_json
 from hpcserve.daemon.lease import HeldLease, acquire
 from hpcserve.daemon.logs import log_path, log_to
+from hpcserve.daemon.plans import ADMISSION, BROKER, CONTROLLER, Plan
 from hpcserve.daemon.preparation import prepare
 from hpcserve.daemon.record import record_path, remove_record, write_record
 from hpcserve.daemon.signals import Signals
@@ -45,7 +45,6 @@ from hpcserve.wire.record import ServiceRecord
 
 _log = logging.getLogger(__name__)
 
-BROKER, CONTROLLER, ADMISSION = "broker", "controller", "admission"
 EXIT_DOWN, EXIT_FAILED, EXIT_LEASE_LOST = 0, 1, 3
 EPOCH_BITS = 20
 """An epoch of the broker is the lease's, followed by the number of its start in so many bits."""
@@ -73,31 +72,12 @@ class _AskedToStop(Exception):
     """A signal, or the starter's end, before there was anything to take down."""
 
 
-def daemon_plans(site: Site, site_option: str | None) -> tuple[Plan, ...]:
-    """The three processes of the daemon.
-
-    Args:
-        site: The site.
-        site_option: What names it to them, as ``--site``.
-    """
-    option = () if site_option is None else ("--site", site_option)
-    ports = {
-        BROKER: {"front": site.network.front_port, "back": site.network.back_port},
-        CONTROLLER: {},
-        ADMISSION: {"admission": site.network.admission_port},
-    }
-    return tuple(
-        Plan(name=name, argv=(sys.executable, "-m", f"hpcserve.daemon.{name}", *option), ports=ports[name])
-        for name in (BROKER, CONTROLLER, ADMISSION)
-    )
-
-
 def run(site: Site, plans: Iterable[Plan], starter: Starter, timing: Timing = DEFAULT_TIMING) -> int:
     """Runs a daemon until it is taken down. Call it in the main thread.
 
     Args:
         site: The site.
-        plans: The broker, the controller and admission: see :func:`daemon_plans`.
+        plans: The broker, the controller and admission: see :func:`hpcserve.daemon.plans.daemon_plans`.
         starter: Who is told how the start went.
         timing: How long things may take.
 
@@ -421,10 +401,3 @@ class Supervisor:
         except (HpcserveError, OSError) as error:
             _log.error("not all is tidy: %s", error)
         _log.info("down")
-
-
-def site_option(option: str | None) -> str | None:
-    """What names a site to a child: the path of a site file made absolute, a name as it is."""
-    if option is not None and (option.endswith(".toml") or "/" in option):
-        return str(Path(option).expanduser().absolute())
-    return option

@@ -1,0 +1,52 @@
+"""What the daemon consists of: three processes, their commands and their sockets. Starts none of them."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hpcserve.config import Site
+
+BROKER, CONTROLLER, ADMISSION = "broker", "controller", "admission"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a child is.
+
+    Attributes:
+        name: Its name.
+        argv: Its command.
+        ports: The configured port of each of its sockets; 0 is any.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    ports: dict[str, int] = field(default_factory=dict)
+
+
+def daemon_plans(site: Site, site_option: str | None) -> tuple[Plan, ...]:
+    """The three processes of the daemon.
+
+    Args:
+        site: The site.
+        site_option: What names it to them, as ``--site``.
+    """
+    option = () if site_option is None else ("--site", site_option)
+    ports = {
+        BROKER: {"front": site.network.front_port, "back": site.network.back_port},
+        CONTROLLER: {},
+        ADMISSION: {"admission": site.network.admission_port},
+    }
+    return tuple(
+        Plan(name=name, argv=(sys.executable, "-m", f"hpcserve.daemon.{name}", *option), ports=ports[name])
+        for name in (BROKER, CONTROLLER, ADMISSION)
+    )
+
+
+def site_option(option: str | None) -> str | None:
+    """What names a site to a child: the path of a site file made absolute, a name as it is."""
+    if option is not None and (option.endswith(".toml") or "/" in option):
+        return str(Path(option).expanduser().absolute())
+    return option
