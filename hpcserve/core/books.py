@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hpcserve.core import actions as act
-from hpcserve.core.ledger import EMBODIED, RULES, UNFINISHED, Effect, Entry, Event, State
+from hpcserve.core.ledger import EMBODIED, RULES, UNFINISHED, Entry, Event, State
 from hpcserve.core.queue import RequestQueue
 from hpcserve.core.replicas import LeastLoaded, Replica
 from hpcserve.core.sessions import Session
@@ -119,8 +119,10 @@ class Books:
             self._unpark(session, sent_bytes - session.sent_bytes)
 
     def _unpark(self, session: Session, room_bytes: int) -> None:
-        """Fetches about as much as was acknowledged, and one result at least: all at once would only come
-        to be parked again."""
+        """Fetches about as much as was acknowledged, and one result at least.
+
+        All at once would only come to be parked again.
+        """
         while session.parked and session.sent_bytes < self._session_bytes:
             entry, size_bytes = session.parked.popleft()
             if entry.state is State.KEPT:
@@ -147,9 +149,8 @@ class Books:
 
         ``speaker`` is the replica that the event came from.
         """
-        if speaker is not None and entry.replica is not speaker and entry.replica is not None:
-            if event is Event.LISTED or event is Event.LISTED_DONE:
-                event = Event.OTHER_LISTED
+        if (event is Event.LISTED or event is Event.LISTED_DONE) and entry.replica not in (None, speaker):
+            event = Event.OTHER_LISTED
         rule = RULES[entry.state][event]
         if rule is None:
             return

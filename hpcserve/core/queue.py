@@ -58,17 +58,17 @@ class RequestQueue:
 
     def peek(self) -> Entry | None:
         """The next request that may run beside others, or None."""
-        return self._head(self._order)
+        return self._head(self._order, suspect=False)
 
     def peek_suspect(self) -> Entry | None:
         """The next request that must run alone, or None."""
-        return self._head(self._suspects)
+        return self._head(self._suspects, suspect=True)
 
     @staticmethod
-    def _head(heap: list[tuple[int, float, int, Entry]]) -> Entry | None:
+    def _head(heap: list[tuple[int, float, int, Entry]], *, suspect: bool) -> Entry | None:
         while heap:
             entry = heap[0][3]
-            if entry.state is State.QUEUED:
+            if entry.state is State.QUEUED and entry.suspect is suspect:
                 return entry
             heapq.heappop(heap)
         return None

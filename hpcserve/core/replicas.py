@@ -105,8 +105,7 @@ class LeastLoaded:
             self._buckets.append({})
         self._buckets[new][replica] = None
         self._place[replica] = new
-        if new < self._lowest:
-            self._lowest = new
+        self._lowest = min(self._lowest, new)
 
     def discard(self, replica: Replica) -> None:
         """Takes the replica out."""

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcserve.core.caller import Caller
+from hpcserve.types import Counter
 
 FOREVER = float("inf")
 
@@ -15,7 +16,7 @@ def test_ids_count_from_one_and_are_waited_for() -> None:
     assert (caller.floor, caller.outstanding, len(caller)) == (1, (), 0)
     assert [caller.start(name, FOREVER) for name in "abc"] == [1, 2, 3]
     assert caller.outstanding == (1, 2, 3)
-    assert caller.get(2) == "b"
+    assert caller.get(Counter(2)) == "b"
     assert caller.floor == 1
 
 
@@ -69,6 +70,6 @@ def test_floor_and_acks_say_exactly_what_is_settled(steps: list[str | int]) -> N
             assert all(id > floor for id in acks)
             assert heard == settled
         elif isinstance(step, int) and step <= started:
-            assert (caller.settle(step) is not None) == (step not in settled)
+            assert (caller.settle(Counter(step)) is not None) == (step not in settled)
             settled.add(step)
         assert set(caller.outstanding) == set(range(1, started + 1)) - settled

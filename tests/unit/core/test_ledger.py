@@ -69,9 +69,7 @@ def test_the_rules_by_index_are_the_table() -> None:
 
 
 @pytest.mark.parametrize(("pair", "rule"), TABLE.items())
-def test_a_rule_keeps_the_books_whole(
-    pair: tuple[State, Event], rule: tuple[State, tuple[Effect, ...]]
-) -> None:
+def test_a_rule_keeps_the_books_whole(pair: tuple[State, Event], rule: tuple[State, tuple[Effect, ...]]) -> None:
     (old, event), (new, effects) = pair, rule
     assert len(set(effects)) == len(effects)
     assert (F.ENQUEUE in effects) == (new is S.QUEUED and old is not S.QUEUED)

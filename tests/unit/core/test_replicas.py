@@ -31,7 +31,7 @@ def replica(number: int = 0, *, credit: int = 4) -> Replica:
         ({"credit_requests": 0}, False),
     ],
 )
-def test_credit(change: dict[str, object], has_credit: bool) -> None:
+def test_credit(change: dict[str, object], *, has_credit: bool) -> None:
     one = replica()
     for name, value in change.items():
         setattr(one, name, value)

@@ -1,0 +1,149 @@
+"""What is refused, what waits, and which replica is given what.
+
+Order and choice are the queue's and :class:`hpcserve.core.replicas.LeastLoaded`'s; here they are put together.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hpcserve.core import actions as act
+from hpcserve.core.books import Books
+from hpcserve.core.ledger import Entry, Event
+from hpcserve.core.replicas import LeastLoaded, Replica
+from hpcserve.core.routes import RoutingTable
+from hpcserve.core.sessions import Session
+from hpcserve.errors import (
+    DeadlineExceeded,
+    HpcserveError,
+    OutcomeUnknown,
+    Overloaded,
+    ProtocolError,
+    UnknownEndpoint,
+)
+from hpcserve.types import Counter, DeploymentName
+
+MAX_AHEAD = 1_000_000
+"""How far above its floor a session's ids and acknowledgements may be."""
+
+
+class Limits(NamedTuple):
+    """What the exchange is configured with. Bytes and seconds, as in the site file's tables."""
+
+    broker_bytes: int
+    session_bytes: int
+    max_queued: int
+    recovery_grace_s: float
+    session_linger_s: float
+    hang_grace_s: float
+    census_s: float = 30.0
+
+
+class Call(NamedTuple):
+    """A request as it came: ``body`` is the process's own, ``size_bytes`` what it counts in the budgets."""
+
+    id: Counter
+    endpoint: str
+    method: str
+    body: object
+    size_bytes: int
+    remaining_ms: int | None
+    priority: int
+
+
+class Dispatch(Books):
+    """The books, and the giving out of what is queued in them."""
+
+    def __init__(self, limits: Limits, now: float) -> None:
+        super().__init__(limits.session_bytes)
+        self.limits = limits
+        self._now = now
+        self._table = RoutingTable()
+
+    def _check(self, session: Session, call: Call) -> None:
+        """Refuses a request that there is no room for."""
+        limits = self.limits
+        if call.id > session.floor + MAX_AHEAD:
+            raise ProtocolError(f"request id {call.id} is too far above the floor {session.floor}")
+        if session.held_bytes + call.size_bytes > limits.session_bytes:
+            what, held, limit = "session", session.held_bytes, limits.session_bytes
+        elif self.held_bytes + call.size_bytes > limits.broker_bytes:
+            what, held, limit = "daemon", self.held_bytes, limits.broker_bytes
+        elif self.queued >= limits.max_queued:
+            raise Overloaded(f"{self.queued} requests are queued, the most this daemon takes", retry_after_s=1.0)
+        else:
+            return
+        raise Overloaded(
+            f"a request of {call.size_bytes} bytes does not fit: the {what} holds {held} of {limit} bytes of "
+            "unsettled requests and results",
+            retry_after_s=0.1 if call.size_bytes <= limit else None,
+        )
+
+    def _refuse(self, session: Session, id: Counter, error: HpcserveError) -> None:
+        self.counts.refused += 1
+        entry = session.entries.get(id)
+        if entry is not None:
+            entry.error = error
+            self.apply(entry, Event.REFUSED)
+        elif session.connection is not None:
+            self._actions.append(act.Tell(session.connection, session.id, id, error))
+
+    def _fail_queues(self) -> None:
+        """Answers what waits for a deployment that is gone, or that cannot start."""
+        for name, queue in list(self.queues.items()):
+            deployment = self._table.deployments.get(name)
+            error: HpcserveError | None = UnknownEndpoint(f"deployment {name!r} was taken down while requests waited")
+            if deployment is not None:
+                error = deployment.error
+            if error is not None:
+                for entry in queue.all():
+                    entry.error = error
+                    self.apply(entry, Event.REFUSED)
+            if deployment is None:
+                del self.queues[name]
+
+    def _burn(self, entry: Entry) -> None:
+        entry.error = OutcomeUnknown(
+            "the replica or the daemon died while this request may have run, and its method is declared "
+            "idempotent = false: it is not run again"
+        )
+        self.apply(entry, Event.BURNED)
+
+    def _expire(self, entry: Entry) -> None:
+        entry.error = DeadlineExceeded("the deadline passed while the request was queued; it did not run")
+        self.apply(entry, Event.REFUSED)
+
+    def _pump(self, name: DeploymentName) -> None:
+        """Gives out what is queued for a deployment, while a replica has credit.
+
+        A suspect needs an idle replica; until one is idle nothing else is given, so that one soon is.
+        """
+        queue = self.queues.get(name)
+        if queue is None or not queue.count:
+            return
+        load = self.load(name)
+        while queue.count:
+            entry = queue.peek_suspect()
+            replica = load.pick() if entry is None else load.pick_idle()
+            entry = entry or queue.peek()
+            if entry is None:
+                return
+            if entry.deadline <= self._now:
+                self._expire(entry)
+            elif replica is None:
+                return
+            else:
+                self._give(entry, replica, load)
+
+    def _give(self, entry: Entry, replica: Replica, load: LeastLoaded) -> None:
+        replica.seq += 1
+        entry.given_at = self._now
+        self.apply(entry, Event.GIVEN, replica)
+        entry.seq = replica.seq
+        if entry.suspect:
+            replica.exclusive = True
+            load.discard(replica)
+        deadline = entry.deadline
+        remaining_ms = None if deadline == float("inf") else max(1, int((deadline - self._now) * 1000))
+        assert replica.connection is not None, "a replica without a connection has no credit"
+        self._actions.append(act.Give(replica.connection, entry, replica.seq, remaining_ms, replica.take_releases()))

@@ -1,0 +1,186 @@
+"""The replicas' side of the broker: what they hold, what they answer, and what is done when they die.
+
+Here is also the end of the recovery: when a new broker knows enough to ask the clients for what nobody holds.
+"""
+
+from __future__ import annotations
+
+from hpcserve.core import actions as act
+from hpcserve.core.dispatch import Dispatch, Limits
+from hpcserve.core.ledger import UNFINISHED, Entry, Event, State
+from hpcserve.core.replicas import Replica
+from hpcserve.errors import PoisonRequest
+from hpcserve.types import ReplicaId, RequestKey
+
+
+class Recovery(Dispatch):
+    """What replicas say, and what their silence means."""
+
+    def __init__(self, limits: Limits, now: float) -> None:
+        super().__init__(limits, now)
+        self.recovered = False
+        self._began = now
+        self._roster_known = False
+        self._replica_by_connection: dict[bytes, Replica] = {}
+
+    def replica_of(self, connection: bytes) -> Replica | None:
+        """The replica that sent its INVENTORY on this connection."""
+        return self._replica_by_connection.get(connection)
+
+    def inventory(
+        self,
+        replica_id: ReplicaId,
+        connection: bytes,
+        *,
+        unfinished: tuple[RequestKey, ...],
+        finished: tuple[RequestKey, ...],
+        fence: int,
+        credit: tuple[int, int],
+        now: float,
+    ) -> bool:
+        """A replica told what it holds. ``fence`` is 0 when it speaks of another epoch than this one.
+
+        Returns:
+            Whether the replica is on the roster; one that is not has no business here.
+        """
+        self._now = now
+        replica = self.replicas.get(replica_id)
+        if replica is None:
+            return False
+        fresh = replica.connection != connection
+        if fresh:
+            if replica.connection is not None:
+                self._replica_by_connection.pop(replica.connection, None)
+            replica.connection = connection
+            self._replica_by_connection[connection] = replica
+        replica.reported = True
+        replica.credit_requests, replica.credit_bytes = credit
+        replica.unsure = False
+        for keys, event in ((unfinished, Event.LISTED), (finished, Event.LISTED_DONE)):
+            for session_id, id in keys:
+                entry = self.entry(self.session(session_id, now), id)
+                self.apply(entry, event, replica)
+                if event is Event.LISTED and not (entry.replica is replica and UNFINISHED[entry.state]):
+                    replica.unsure = True
+        listed = {*unfinished, *finished}
+        for key, entry in list(replica.entries.items()):
+            if key not in listed and entry.seq <= fence:
+                self._unlist(entry)
+        if fresh and replica.seq > fence:
+            self._census(replica)
+        self.load(replica.deployment).update(replica)
+        self._check_recovered()
+        self._pump(replica.deployment)
+        return True
+
+    def _unlist(self, entry: Entry) -> None:
+        """Its replica does not hold this request. What was finished there has run."""
+        if entry.state in (State.HELD, State.KEPT):
+            entry.maybe_ran = True
+        if entry.state is State.RUNNING:
+            self.counts.requeued += 1
+        self.apply(entry, Event.UNLISTED)
+
+    def answered(
+        self,
+        replica: Replica,
+        key: RequestKey,
+        *,
+        body: object,
+        size_bytes: int,
+        credit: tuple[int, int],
+        now: float,
+    ) -> None:
+        """A replica sent a result."""
+        self._now = now
+        replica.credit_requests, replica.credit_bytes = credit
+        replica.answered += 1
+        entry = self.entry(self.session(key[0], now), key[1])
+        before = entry.state
+        self.result(replica, entry, body, size_bytes)
+        if entry.state is State.DONE and before is not State.DONE:
+            self.counts.answered += 1
+        self.load(replica.deployment).update(replica)
+        self._pump(replica.deployment)
+
+    def dropped(self, replica: Replica, key: RequestKey, *, credit: tuple[int, int], now: float) -> None:
+        """A replica let go, before it had begun it, of a request that it was told to release.
+
+        Where somebody waits for it all the same only an INVENTORY is proof: this word may be an old one.
+        """
+        self._now = now
+        replica.credit_requests, replica.credit_bytes = credit
+        session = self.sessions.get(key[0])
+        entry = None if session is None else session.entries.get(key[1])
+        if entry is not None and entry.replica is replica:
+            if entry.state is State.ABANDONED:
+                self.apply(entry, Event.UNLISTED)
+            elif UNFINISHED[entry.state]:
+                self._census(replica)
+        self.load(replica.deployment).update(replica)
+        self._pump(replica.deployment)
+
+    def credit(self, replica: Replica, credit: tuple[int, int], now: float) -> None:
+        """A replica wants to hold more, or less."""
+        self._now = now
+        replica.credit_requests, replica.credit_bytes = credit
+        self.load(replica.deployment).update(replica)
+        self._pump(replica.deployment)
+
+    def replica_gone(self, connection: bytes, now: float) -> None:
+        """A replica's connection is not there any more. That says nothing of the replica itself."""
+        self._now = now
+        replica = self._replica_by_connection.pop(connection, None)
+        if replica is not None and replica.connection == connection:
+            replica.connection = None
+            self.load(replica.deployment).discard(replica)
+
+    def _lose(self, replica: Replica, *, crashed: bool) -> None:
+        """The replica is dead. What it had unfinished goes back to the queue; see design §6."""
+        self.load(replica.deployment).discard(replica)
+        if replica.connection is not None:
+            self._replica_by_connection.pop(replica.connection, None)
+            replica.connection = None
+        del self.replicas[replica.id]
+        alone = replica.exclusive and replica.waiting == 1 and not replica.unsure
+        for entry in list(replica.entries.values()):
+            unfinished = UNFINISHED[entry.state]
+            if crashed and alone and unfinished and entry.suspect:
+                entry.error = PoisonRequest(f"a second replica died of this request: {replica.id} ran nothing else")
+                self.apply(entry, Event.CONVICTED)
+            elif not entry.idempotent and entry.state is not State.DONE:
+                self._burn(entry)
+            else:
+                entry.maybe_ran = True
+                entry.suspect = entry.suspect or (crashed and unfinished)
+                self.counts.requeued += entry.state is State.RUNNING
+                self.apply(entry, Event.LOST)
+
+    def _census(self, replica: Replica) -> None:
+        if replica.connection is not None:
+            replica.asked_at = self._now
+            self._actions.append(act.Census(replica.connection, replica.seq))
+
+    def _watch(self, replica: Replica) -> None:
+        """Looks at the oldest request of a replica: is it long overdue, or was it perhaps lost on the way?"""
+        oldest = next((each for each in replica.entries.values() if UNFINISHED[each.state]), None)
+        if oldest is None:
+            return
+        overdue_s = self._now - oldest.deadline
+        if overdue_s > self.limits.hang_grace_s:
+            self._actions.append(act.ReportHung(replica.id, overdue_s))
+        if self._now - max(oldest.given_at, replica.asked_at) > self.limits.census_s:
+            self._census(replica)
+
+    def _check_recovered(self) -> None:
+        """Ends the recovery when every known replica has reported, or the grace since they are known is over."""
+        if self.recovered or not self._roster_known:
+            return
+        reported = all(each.reported for each in self.replicas.values())
+        if not reported and self._now - self._began < self.limits.recovery_grace_s:
+            return
+        self.recovered = True
+        for session in self.sessions.values():
+            for entry in list(session.entries.values()):
+                if entry.state is State.SOUGHT:
+                    self.apply(entry, Event.RECOVERED)
