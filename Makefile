@@ -24,7 +24,7 @@ demo: $(VENV)/.for-demo ## serve a trained model on this machine and call it
 # The packages come first: without python3-venv there is no virtual environment.
 test: ## run all tests; as root on Debian, install what they need
 	@tests/system-packages
-	@$(MAKE) --no-print-directory $(VENV)/.for-tests
+	@$(MAKE) --no-print-directory --silent $(VENV)/.for-tests
 	@$(PY) -m pytest
 
 lint: $(VENV)/.for-tests ## check style, types, the replica side's Python and the layers
