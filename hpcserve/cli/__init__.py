@@ -1,0 +1,1 @@
+"""The command line: one module for each noun or verb, put together in :mod:`hpcserve.cli.app`."""

@@ -1,0 +1,64 @@
+"""The command line, put together: which commands there are, and the options that all of them share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from hpcserve import __version__
+from hpcserve.cli import (
+    demo,
+    deploy,
+    down,
+    logs,
+    publish,
+    run,
+    service,
+    status,
+    undeploy,
+    up,
+)
+from hpcserve.cli.exits import EPILOG
+from hpcserve.cli.options import options
+
+app = typer.Typer(
+    name="hpcserve",
+    help="Serves machine-learning models from a supercomputer, through its batch scheduler.",
+    epilog=EPILOG,
+    add_completion=False,
+    rich_markup_mode=None,  # with it, --help alone would import rich: 0.1 s
+    pretty_exceptions_enable=False,
+)
+
+for _verb in (up, down, status, publish, deploy, undeploy, run, logs, demo):
+    app.command(_verb.__name__.rpartition(".")[2])(_verb.command)
+app.add_typer(service.app, name="service")
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 (Typer calls it so)
+    if wanted:
+        typer.echo(f"hpcserve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _shared(
+    ctx: typer.Context,
+    *,
+    name: Annotated[
+        str | None, typer.Option("--service", metavar="NAME", help="The service to call: see hpcserve service list.")
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    shared = options(ctx)
+    shared.service = name
+    shared.debug = debug
+
+
+def command() -> Any:
+    """The whole command line as an object of Typer's parser."""
+    return typer.main.get_command(app)

@@ -1,0 +1,102 @@
+"""``hpcserve demo``: serves two models on this machine, kills the broker under load, and shows what came back.
+
+What is done is in :mod:`hpcserve.cli.demo_run`; here is how it is shown and when it counts as passed.
+"""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from hpcserve.cli.exits import FAILED, OK
+from hpcserve.cli.terminal import complain, note
+
+if TYPE_CHECKING:
+    from hpcserve.cli.demo_run import Findings
+
+NEXT = """\
+Next:
+  hpcserve up --detach                          a daemon of your own
+  hpcserve publish DIR                          take a servable in: a directory with servable.toml
+  hpcserve deploy NAME --replicas 2             serve it
+  hpcserve run NAME --input x.npy               call it; from Python: hpcserve.Client().infer(NAME, x)
+  hpcserve status --watch                       see what happens
+  hpcserve down                                 take everything down"""
+
+
+class _Terminated(BaseException):
+    """SIGTERM or SIGHUP, on its way through the clean-up."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def command(
+    *,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+) -> int:
+    """Serve a trained model here, call it, kill its broker, show the numbers; nothing is left behind."""
+    from hpcserve.cli.demo_run import run
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminated)
+    try:
+        findings = run(note)
+    except _Terminated as asked:
+        return 128 + asked.number
+    if json:
+        import msgspec
+
+        typer.echo(msgspec.json.encode(findings))
+    else:
+        _show(findings)
+    wrong = findings.wrong()
+    for each in wrong:
+        complain(each)
+    return FAILED if wrong else OK
+
+
+def _terminated(number: int, _frame: FrameType | None) -> NoReturn:
+    # Once: the clean-up is not to be interrupted in its turn.
+    signal.signal(number, signal.SIG_IGN)
+    raise _Terminated(number)
+
+
+def _show(findings: Findings) -> None:
+    from hpcserve.cli.terminal import console, table
+
+    digits, pi, recovery = findings.digits, findings.pi, findings.recovery
+    shown = table("what", "result", "how")
+    for row in (
+        ("digits: accuracy", f"{digits.accuracy:.1%}", f"{digits.images} held-out images, one request each"),
+        (
+            "digits: one request",
+            f"p50 {findings.latency_ms.p50:.2f} ms, p99 {findings.latency_ms.p99:.2f} ms",
+            f"{findings.latency_ms.requests} calls one after the other",
+        ),
+        ("digits: throughput", f"{findings.requests_per_s:,.0f} requests/s", "Client.map, 64 in flight, 2 replicas"),
+        (
+            "digits: one batch",
+            f"{findings.batch.images_per_s:,.0f} images/s",
+            f"{findings.batch.images} images in one request",
+        ),
+        ("pi", f"{pi.ndigits:,} digits, {'correct' if pi.correct else 'WRONG'}", "checked by another formula (BBP)"),
+        (
+            "broker killed",
+            f"{recovery.in_flight} requests in flight",
+            f"epoch {recovery.epochs[0]}, then {recovery.epochs[1]}",
+        ),
+        (
+            "recovered",
+            f"after {recovery.recovered_s:.2f} s",
+            f"{recovery.answered} of {recovery.submitted} answered, each once",
+        ),
+        ("left running", f"{findings.left_running} processes", "after the daemon was taken down"),
+    ):
+        shown.add_row(*row)
+    console().print(shown)
+    typer.echo(NEXT)

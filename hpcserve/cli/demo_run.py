@@ -1,0 +1,334 @@
+"""What the demo does, step by step, and what it finds. Every number comes from answers that were received.
+
+The daemon is tied to this process and has its home in a temporary directory: however the demo ends, the daemon ends
+too, and nothing of the user's own is touched. How the findings look is decided in :mod:`hpcserve.cli.demo`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from hpcserve.cli.daemon_process import DaemonProcess
+from hpcserve.cli.deploy import wait_ready
+from hpcserve.cli.pi_check import is_pi
+from hpcserve.client import Client
+from hpcserve.errors import HpcserveError, ServiceUnavailable
+from hpcserve.examples import path as example
+from hpcserve.examples.digits.train import held_out, train
+from hpcserve.wire.admin import AskStatus, Deploy, Deployed, Publish, Published, Status
+
+if TYPE_CHECKING:
+    from hpcserve.client.outputs import Outputs
+
+Array = np.ndarray[Any, Any]
+Say = Callable[[str], None]
+
+ACCURACY_AT_LEAST = 0.9
+PI_DIGITS = 100_000
+SYNC_REQUESTS = 500
+MAPPED_REQUESTS = 2_000
+IN_FLIGHT = 64
+SETUP_S = 120.0
+ANSWER_S = 60.0
+END_S = 40.0
+LAST_MOMENT_S = 3.0
+
+SITE = """\
+# Site "local", for the time of a demo.
+name = "demo"
+state_dir = "{home}/state"
+shared_dir = "{home}/shared"
+[scheduler]
+kind = "local"
+poll_s = 0.2
+[pilots]
+slots = 4
+max_pilots = 1
+orphan_s = 5.0
+stop_grace_s = 2.0
+"""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of what the demo reports as JSON."""
+
+
+class Digits(Finding, frozen=True):
+    """``accuracy`` of the answers for the held-out half."""
+
+    accuracy: float
+    images: int
+
+
+class Pi(Finding, frozen=True):
+    """Whether the digits that were received are those of π."""
+
+    correct: bool
+    ndigits: int
+    run_s: float
+
+
+class Latency(Finding, frozen=True):
+    """Of calls made one after the other, in milliseconds."""
+
+    p50: float
+    p99: float
+    requests: int
+
+
+class Batch(Finding, frozen=True):
+    """All held-out images in one request."""
+
+    accuracy: float
+    images: int
+    images_per_s: float
+
+
+class Recovery(Finding, frozen=True):
+    """The broker's death.
+
+    ``in_flight``: requests without an answer when it was killed. ``recovered_s``: from then to the first answer of
+    a request that was made later. ``epochs``: of the broker that was killed, and of the new one.
+    """
+
+    killed: str
+    in_flight: int
+    submitted: int
+    answered: int
+    recovered_s: float
+    epochs: tuple[int, int]
+    errors: tuple[str, ...]
+
+
+class Findings(Finding, frozen=True):
+    """Everything that the demo found out."""
+
+    digits: Digits
+    pi: Pi
+    latency_ms: Latency
+    batch: Batch
+    requests_per_s: float
+    recovery: Recovery
+    left_running: int
+
+    def wrong(self) -> list[str]:
+        """What is not as it should be."""
+        lost = self.recovery.submitted - self.recovery.answered
+        first = f", the first because: {self.recovery.errors[0]}" if self.recovery.errors else ""
+        found = {
+            f"accuracy {self.digits.accuracy:.3f} is below {ACCURACY_AT_LEAST}": self.digits.accuracy
+            < ACCURACY_AT_LEAST,
+            f"accuracy of the batch, {self.batch.accuracy:.3f}, differs": self.batch.accuracy != self.digits.accuracy,
+            "the digits of pi are wrong": not self.pi.correct,
+            f"{lost} requests were lost when the broker was killed{first}": lost != 0,
+            "no request was in flight when the broker was killed": self.recovery.in_flight == 0,
+            "no new broker took over": self.recovery.epochs[1] <= self.recovery.epochs[0],
+            f"{self.left_running} processes are still running": self.left_running != 0,
+        }
+        return [what for what, is_so in found.items() if is_so]
+
+
+def run(say: Say) -> Findings:
+    """Runs the whole demo.
+
+    Args:
+        say: Is told about the progress, a line at a time.
+
+    Raises:
+        ConfigError: scikit-learn is not installed.
+        HpcserveError: Something did not work at all.
+    """
+    images, labels = held_out()
+    with tempfile.TemporaryDirectory(prefix="hpcserve-demo-", ignore_cleanup_errors=True) as directory:
+        home = Path(directory)
+        _move_in(home)
+        say("training a classifier of handwritten digits on the first half of its data set")
+        train(home / "digits")
+        with _daemon(home, say), Client(timeout_s=ANSWER_S) as client:
+            _serve(client, home, say)
+            found = _measure(client, images, labels, say)
+        say("taking the daemon down")
+        return msgspec.structs.replace(found, left_running=_left_running(home))
+
+
+def _move_in(home: Path) -> None:
+    """Makes the temporary directory this process's hpcserve home, and so that of all that it starts."""
+    (home / "demo.toml").write_text(SITE.format(home=home))
+    os.environ["HPCSERVE_HOME"] = str(home)
+    os.environ["HPCSERVE_SITE"] = str(home / "demo.toml")
+    os.environ.pop("HPCSERVE_SERVICE", None)
+
+
+@contextmanager
+def _daemon(home: Path, say: Say) -> Iterator[None]:
+    began = time.monotonic()
+    daemon = DaemonProcess(str(home / "demo.toml"), tied=True)
+    try:
+        if daemon.wait_ready() is None:
+            raise ServiceUnavailable("the demo's daemon ended before it was ready")
+        say(f"the daemon is ready after {time.monotonic() - began:.1f} s")
+        yield
+    finally:
+        daemon.stop()
+        daemon.wait(END_S)
+
+
+def _serve(client: Client, home: Path, say: Say) -> None:
+    deployed = []
+    for directory, replicas in ((home / "digits", 2), (example("pi"), 1)):
+        published = client.call("publish", Publish(path=str(directory)), Published, timeout_s=SETUP_S)
+        say(f"published {published.name}@{published.version[:12]}, deploying {replicas} of it")
+        wanted = Deploy(servable=f"{published.name}@{published.version}", replicas=replicas)
+        deployed.append(client.call("deploy", wanted, Deployed, timeout_s=SETUP_S))
+    for each in deployed:
+        wait_ready(client, each, timeout_s=SETUP_S)
+
+
+def _measure(client: Client, images: Array, labels: Array, say: Say) -> Findings:
+    say(f"calling digits {SYNC_REQUESTS} times, one call after the other")
+    latency = _one_by_one(client, images)
+    say(f"calling digits {MAPPED_REQUESTS} times, {IN_FLIGHT} calls at once")
+    requests_per_s = _mapped(client, images)
+    say(f"calling digits once, with {len(images)} images")
+    batch = _together(client, images, labels)
+    say(f"asking for {PI_DIGITS:,} digits of pi and {len(images)} digits, and killing the broker meanwhile")
+    recovery, labelled, pi = _with_a_death(client, images)
+    say("checking pi by another formula")
+    right = sum(labelled.get(index) == label for index, label in enumerate(labels.tolist()))
+    return Findings(
+        digits=Digits(accuracy=right / len(labels), images=len(labels)),
+        pi=pi,
+        latency_ms=latency,
+        batch=batch,
+        requests_per_s=requests_per_s,
+        recovery=recovery,
+        left_running=0,
+    )
+
+
+def _one_by_one(client: Client, images: Array) -> Latency:
+    times = []
+    for index in range(SYNC_REQUESTS):
+        image = images[index % len(images)][None]
+        began = time.perf_counter()
+        client.infer("digits", image)
+        times.append((time.perf_counter() - began) * 1000)
+    p50, p99 = np.percentile(times, [50, 99]).tolist()
+    return Latency(p50=p50, p99=p99, requests=len(times))
+
+
+def _mapped(client: Client, images: Array) -> float:
+    each = itertools.islice(itertools.cycle(image[None] for image in images), MAPPED_REQUESTS)
+    began = time.perf_counter()
+    count = sum(1 for _ in client.map("digits", each, in_flight=IN_FLIGHT))
+    return count / (time.perf_counter() - began)
+
+
+def _together(client: Client, images: Array, labels: Array) -> Batch:
+    began = time.perf_counter()
+    found = client.infer("digits", images)["label"]
+    took_s = time.perf_counter() - began
+    return Batch(accuracy=float(np.mean(found == labels)), images=len(images), images_per_s=len(images) / took_s)
+
+
+# --- the broker's death -------------------------------------------------------------------------------
+
+
+def _with_a_death(client: Client, images: Array) -> tuple[Recovery, dict[int, int], Pi]:
+    """One request for each image; with half of them made, the broker is killed, and the other half is made."""
+    before = client.call("status", AskStatus(), Status)
+    answered_s: dict[int, float] = {}
+    pi = client.submit("pi", np.asarray(PI_DIGITS))
+    futures: list[Future[Outputs]] = []
+    half = len(images) // 2
+    in_flight, killed_s = 0, 0.0
+    for index, image in enumerate(images):
+        if index == half:
+            in_flight = sum(not future.done() for future in (*futures, pi))
+            killed_s = time.monotonic()
+            os.kill(before.processes["broker"], signal.SIGKILL)
+        future = client.submit("digits", image[None])
+        future.add_done_callback(partial(_note_time, answered_s, index))
+        futures.append(future)
+    wait([*futures, pi], timeout=ANSWER_S)
+    after = client.call("status", AskStatus(), Status)
+    labels, errors = _labels(futures)
+    text, pi_run_s, pi_errors = _pi_text(pi)
+    late = [at_s for index, at_s in answered_s.items() if index >= half]
+    recovery = Recovery(
+        killed="broker",
+        in_flight=in_flight,
+        submitted=len(futures) + 1,
+        answered=len(labels) + (not pi_errors),
+        recovered_s=min(late, default=float("inf")) - killed_s,
+        epochs=(before.epoch, after.epoch),
+        errors=(*errors, *pi_errors),
+    )
+    return recovery, labels, Pi(correct=is_pi(text, PI_DIGITS), ndigits=PI_DIGITS, run_s=pi_run_s)
+
+
+def _note_time(answered_s: dict[int, float], index: int, _future: Future[Outputs]) -> None:
+    answered_s[index] = time.monotonic()
+
+
+def _labels(futures: list[Future[Outputs]]) -> tuple[dict[int, int], list[str]]:
+    labels, errors = {}, []
+    for index, future in enumerate(futures):
+        outcome = _outcome(future)
+        if isinstance(outcome, str):
+            errors.append(outcome)
+        else:
+            labels[index] = int(outcome["label"][0])
+    return labels, errors
+
+
+def _pi_text(future: Future[Outputs]) -> tuple[str, float, list[str]]:
+    outcome = _outcome(future)
+    if isinstance(outcome, str):
+        return "", 0.0, [outcome]
+    return outcome["digits"].item().decode(), outcome.run_s, []
+
+
+def _outcome(future: Future[Outputs]) -> Outputs | str:
+    """The answer, or in words why there is none."""
+    if not future.done():
+        return f"no answer after {ANSWER_S:g} s"
+    error = future.exception()
+    if error is None:
+        return future.result()
+    return error.message if isinstance(error, HpcserveError) else repr(error)
+
+
+def _left_running(home: Path) -> int:
+    """How many processes of the demo still run, when they have had a moment to end."""
+    until = time.monotonic() + LAST_MOMENT_S
+    while (left := _processes_of(home)) and time.monotonic() < until:
+        time.sleep(0.02)
+    return len(left)
+
+
+def _processes_of(home: Path) -> list[int]:
+    """The processes other than this one that have ``home`` as their hpcserve home, where the system tells."""
+    mark = f"HPCSERVE_HOME={home}".encode()
+    found = []
+    for place in Path("/proc").glob("[0-9]*/environ"):
+        pid = int(place.parent.name)
+        try:
+            if pid != os.getpid() and mark in place.read_bytes().split(b"\0"):
+                found.append(pid)
+        except OSError:
+            continue  # it has ended meanwhile, or is somebody else's
+    return found

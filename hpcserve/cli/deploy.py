@@ -1,0 +1,75 @@
+"""``hpcserve deploy``: has a servable served, and waits until it is."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpcserve.cli.options import open_client
+from hpcserve.cli.terminal import waiting
+
+if TYPE_CHECKING:
+    from hpcserve.client import Client
+    from hpcserve.wire.admin import Deployed
+
+LOOK_S = 0.1
+
+
+def command(
+    ctx: typer.Context,
+    *,
+    servable: Annotated[str, typer.Argument(metavar="SERVABLE[@VERSION|@ALIAS]", help="What to serve.")],
+    endpoint: Annotated[str | None, typer.Option(metavar="NAME", help="Its endpoint; default: its name.")] = None,
+    replicas: Annotated[int, typer.Option(min=1, metavar="N", help="How many copies run.")] = 1,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when all replicas are ready.")] = True,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="S", help="Wait so many seconds; default: on and on.")
+    ] = None,
+) -> None:
+    """Serve a published servable at an endpoint."""
+    from hpcserve.wire.admin import Deploy, Deployed
+
+    with open_client(ctx) as client:
+        arguments = Deploy(servable=servable, endpoint=endpoint, replicas=replicas)
+        deployed = client.call("deploy", arguments, Deployed)
+        if wait:
+            with waiting(f"waiting for {deployed.replicas} replicas of {deployed.deployment}"):
+                wait_ready(client, deployed, timeout_s=timeout)
+    verb = "ready" if wait else "wanted"
+    typer.echo(f"{deployed.endpoint}: {deployed.replicas} × {servable}, version {deployed.version[:12]}, {verb}")
+
+
+def wait_ready(client: Client, deployed: Deployed, *, timeout_s: float | None = None) -> None:
+    """Returns when all replicas of a deployment are ready.
+
+    Raises:
+        DeploymentFailed: They cannot start.
+        NotFound: Somebody took the deployment back, or deployed another version.
+        DeadlineExceeded: It takes longer than ``timeout_s``.
+    """
+    from hpcserve.errors import DeadlineExceeded, DeploymentFailed, NotFound
+    from hpcserve.wire.admin import AskStatus, Status
+
+    until = float("inf") if timeout_s is None else time.monotonic() + timeout_s
+    while True:
+        status = client.call("status", AskStatus(), Status)
+        found = next((each for each in status.deployments if each.deployment == deployed.deployment), None)
+        if found is None or found.version != deployed.version:
+            raise NotFound(
+                f"deployment {deployed.deployment} was replaced or undeployed meanwhile; see: hpcserve status"
+            )
+        if found.state == "ready":
+            return
+        if found.state == "failed":
+            raise DeploymentFailed(
+                f"deployment {found.deployment} cannot start: {found.error}; correct the servable, publish and "
+                f"deploy it again (more: hpcserve logs {found.deployment})",
+                remote_traceback=found.traceback or None,
+            )
+        if time.monotonic() >= until:
+            raise DeadlineExceeded(
+                f"deployment {found.deployment} is still {found.state} after {timeout_s:g} s; see: hpcserve status"
+            )
+        time.sleep(LOOK_S)

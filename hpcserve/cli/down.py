@@ -1,0 +1,113 @@
+"""``hpcserve down``: asks the daemon to end, and waits until nothing of it runs.
+
+A daemon that is not there is down already: that is said, and is no error.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpcserve.cli.exits import OK
+from hpcserve.cli.options import options
+from hpcserve.cli.terminal import waiting
+from hpcserve.cli.up import SITE
+
+if TYPE_CHECKING:
+    from hpcserve.client.services import Service
+    from hpcserve.wire.record import ServiceRecord
+
+LOOK_S = 0.05
+
+
+def command(
+    ctx: typer.Context,
+    *,
+    site: SITE = None,
+    timeout: Annotated[float, typer.Option(metavar="S", help="Give up after so many seconds.")] = 60.0,
+) -> int:
+    """Take the daemon down, with its pilots; fine if none runs."""
+    from hpcserve.client.services import find_service, of_site
+    from hpcserve.errors import ServiceUnavailable
+
+    service = of_site(site) if site else find_service(options(ctx).service)
+    try:
+        record = service.read()
+    except ServiceUnavailable:
+        typer.echo(f"no daemon runs ({service.record} does not exist)")
+        return OK
+    until = time.monotonic() + timeout
+    if _ask(service, record, timeout):
+        with waiting("the daemon is going down"):
+            _wait_gone(service, record, until)
+        typer.echo(f"the daemon of site {record.site} on {record.host} is down")
+    else:
+        typer.echo(f"no daemon runs any more: pid {record.pid} of {record.host} ended without a word")
+    return OK
+
+
+def _ask(service: Service, record: ServiceRecord, timeout_s: float) -> bool:
+    """Whether there is a daemon that will end now."""
+    from hpcserve.client import Client
+    from hpcserve.errors import ServiceUnavailable
+    from hpcserve.wire.admin import Down, GoingDown
+
+    try:
+        with Client(service) as client:
+            client.call("down", Down(), GoingDown, timeout_s=timeout_s)
+    except ServiceUnavailable:
+        if record.host != socket.gethostname():
+            raise
+        return _signal(record)
+    return True
+
+
+def _signal(record: ServiceRecord) -> bool:
+    """The supervisor of a daemon that does not answer is told by a signal; False: it does not live."""
+    if not _lives(record):
+        return False
+    os.kill(record.pid, signal.SIGTERM)
+    return True
+
+
+def _lives(record: ServiceRecord) -> bool:
+    """Whether the supervisor of a daemon on this host runs. Its pid alone is no proof: pids are given again."""
+    from pathlib import Path
+
+    from hpcserve.cluster.processes import start_time
+
+    if start_time(record.pid) is None:
+        return False
+    try:
+        return b"hpcserve.daemon" in Path(f"/proc/{record.pid}/cmdline").read_bytes()
+    except OSError:
+        return not Path("/proc/self").exists()  # a system without /proc: believe the pid
+
+
+def _wait_gone(service: Service, record: ServiceRecord, until: float) -> None:
+    from hpcserve.errors import DeadlineExceeded
+
+    here = record.host == socket.gethostname()
+    while (here and _lives(record)) or _stands(service, record):
+        if time.monotonic() >= until:
+            raise DeadlineExceeded(
+                f"the daemon (pid {record.pid} on {record.host}) is still going down; wait for it with: hpcserve down"
+            )
+        time.sleep(LOOK_S)
+
+
+def _stands(service: Service, record: ServiceRecord) -> bool:
+    """Whether the record is still that daemon's. One that was killed meanwhile leaves it behind."""
+    from hpcserve.errors import AuthenticationError, ServiceUnavailable
+
+    try:
+        now = service.read()
+    except (ServiceUnavailable, AuthenticationError):
+        return False
+    same = (now.host, now.pid) == (record.host, record.pid)
+    return same and (record.host != socket.gethostname() or _lives(record))

@@ -1,0 +1,166 @@
+"""From files to the inputs of a call.
+
+A file's content, not its name, says what it is: ``.npy`` and ``.npz`` begin with known bytes, anything else is JSON.
+An array is sent with the dtype it has. JSON has no dtypes: its values become what the method declares, whole numbers
+exactly or not at all.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpcserve.errors import ConfigError, InvalidInput
+from hpcserve.servable.spelling import nearest
+from hpcserve.wire.dtypes import BYTES, JSON, dtype_named
+from hpcserve.wire.jsonvalue import Json
+
+if TYPE_CHECKING:
+    from hpcserve.servable.manifest import MethodSpec, TensorDecl
+
+Array = np.ndarray[Any, Any]
+
+NPY, NPZ = b"\x93NUMPY", b"PK\x03\x04"
+_NAMED = re.compile(r"([A-Za-z]\w*)=(.+)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class JsonText:
+    """A value read from JSON, whose dtype is not known yet."""
+
+    value: Any
+
+
+def read_inputs(options: list[str]) -> dict[str, Any]:
+    """The inputs by name: arrays and :class:`JsonText`. The name ``""`` is the only input of a method.
+
+    Args:
+        options: ``FILE`` or ``NAME=FILE``; ``-`` is standard input.
+
+    Raises:
+        ConfigError: A file cannot be read, or one name is given twice.
+    """
+    found: dict[str, Any] = {}
+    for option in options:
+        match = _NAMED.fullmatch(option)
+        name, file = (match[1], match[2]) if match else ("", option)
+        for key, value in _read(name, file).items():
+            if key in found:
+                what = f"input {key!r} is" if key else "several inputs without a name are"
+                raise ConfigError(f"{what} given: write --input NAME=FILE for each, once")
+            found[key] = value
+    if "" in found and len(found) > 1:
+        raise ConfigError("one input has a name and another has none: write --input NAME=FILE for each")
+    return found
+
+
+def needs_declaration(inputs: dict[str, Any]) -> bool:
+    """Whether a dtype must be asked for."""
+    return any(isinstance(value, JsonText) for value in inputs.values())
+
+
+def from_json(inputs: dict[str, Any], spec: MethodSpec) -> dict[str, Any]:
+    """The inputs, each JSON value as the tensor that the method declares.
+
+    Raises:
+        InvalidInput: A name is unknown, or a value cannot become such a tensor.
+    """
+    declared = {tensor.name: tensor for tensor in spec.inputs}
+    only = next(iter(declared)) if len(declared) == 1 else ""
+    ready = {}
+    for name, value in inputs.items():
+        known = name or only
+        if isinstance(value, JsonText):
+            if known not in declared:
+                raise InvalidInput(f"unknown input {known!r}{nearest(known, declared)}")
+            ready[known] = _tensor(declared[known], value.value)
+        else:
+            ready[known] = value
+    return ready
+
+
+def _read(name: str, file: str) -> dict[str, Any]:
+    source = "standard input" if file == "-" else file
+    try:
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {source}: {error.strerror}") from error
+    if content.startswith((NPY, NPZ)):
+        return _arrays(name, content, source)
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{source} is neither .npy nor .npz nor JSON: {error}") from error
+    if not name and isinstance(value, dict):
+        return {key: JsonText(each) for key, each in value.items()}
+    return {name: JsonText(value)}
+
+
+def _arrays(name: str, content: bytes, source: str) -> dict[str, Any]:
+    try:
+        loaded = np.load(io.BytesIO(content), allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {name: loaded}
+        arrays = {key: loaded[key] for key in loaded.files}
+    except (ValueError, OSError, EOFError) as error:
+        raise ConfigError(f"cannot read {source}: {error}") from error
+    if not name:
+        return arrays
+    if len(arrays) != 1:
+        raise ConfigError(f"{source} holds {len(arrays)} arrays ({', '.join(arrays)}): give it without {name}=")
+    return {name: next(iter(arrays.values()))}
+
+
+def _tensor(tensor: TensorDecl, value: Any) -> Any:
+    """The value as the declared tensor, or an error that names both."""
+    if tensor.dtype == JSON:
+        return Json(value)
+    try:
+        return _as_text(value) if tensor.dtype == BYTES else _as_numbers(tensor.dtype, value)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidInput(f"input {tensor.name!r}: this JSON is no {tensor.dtype}: {error}") from error
+
+
+def _as_text(value: Any) -> Array:
+    array = np.asarray(value, dtype=object)
+    for element in array.flat:
+        if not isinstance(element, str):
+            raise TypeError(f"expected text, got {element!r}")
+    return array
+
+
+def _as_numbers(name: str, value: Any) -> Array:
+    dtype = dtype_named(name)
+    if dtype.kind == "c":
+        raise TypeError("JSON has no complex numbers; use a .npy file")
+    given: Array = np.asarray(value)
+    if given.size == 0:
+        return given.astype(dtype)
+    if dtype.kind == "b" or given.dtype.kind == "b":
+        if dtype.kind != given.dtype.kind:
+            raise TypeError(
+                f"{name} was declared, and {'true and false' if given.dtype.kind == 'b' else 'numbers'} given"
+            )
+        return given
+    if dtype.kind in "iu":
+        return _whole(given, dtype)
+    # null stands for NaN, as JSON has none; float32 and narrower are rounded to the nearest.
+    return np.asarray(value, dtype=np.float64).astype(dtype)
+
+
+def _whole(given: Array, dtype: np.dtype[Any]) -> Array:
+    if given.dtype.kind not in "iuf" or not np.all(np.isfinite(given)) or np.any(given != np.floor(given)):
+        raise ValueError("it holds something that is no whole number")
+    limits = np.iinfo(dtype)
+    if given.min() < limits.min or given.max() > limits.max:
+        raise OverflowError(
+            f"values from {given.min()} to {given.max()}, but {dtype} holds {limits.min} to {limits.max}"
+        )
+    return given.astype(dtype)

@@ -1,0 +1,79 @@
+"""The entry point ``hpcserve``: runs a command, and turns whatever ends it into a line and an exit code.
+
+Decides how errors look and what the process's exit code is; the commands only raise. Nothing is imported before it
+is needed, so that ``hpcserve --help`` is quick and a Ctrl-C during an import is as quiet as any other.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+INTERRUPTED = 130
+READER_GONE = 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        argv: The arguments without the program's name; None: this process's.
+
+    Returns:
+        The exit code: see ``docs/reference/cli.md``.
+    """
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes standard output once more when it ends, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
+
+
+def _run(argv: list[str]) -> int:
+    from hpcserve.cli.app import command
+    from hpcserve.cli.options import Options
+    from hpcserve.errors import HpcserveError
+
+    options = Options()
+    try:
+        code = command().main(argv or ["--help"], prog_name="hpcserve", standalone_mode=False, obj=options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except HpcserveError as error:
+        from hpcserve.cli.exits import exit_code
+        from hpcserve.cli.terminal import show_error
+
+        show_error(error, debug=options.debug)
+        return exit_code(error)
+    except Exception as error:  # noqa: BLE001 (whatever it is, the user gets one line)
+        return _unexpected(error, debug=options.debug)
+    return code if isinstance(code, int) else 0
+
+
+def _unexpected(error: Exception, *, debug: bool) -> int:
+    """What the parser of the command line says, or a bug."""
+    from hpcserve.cli.exits import BUG, USAGE
+    from hpcserve.cli.terminal import complain, show_traceback
+
+    # Typer's releases disagree on where the classes live: some bring click, some need it.
+    told = getattr(error, "format_message", None)
+    if told is not None:
+        context = getattr(error, "ctx", None)
+        path = "hpcserve" if context is None else context.command_path
+        complain(f"{told().rstrip('.')}; see: {path} --help")
+        return USAGE
+    if type(error).__name__ == "Abort":
+        return INTERRUPTED
+    complain(f"{type(error).__name__}: {error}; this is a bug" + ("" if debug else "; run again with hpcserve --debug"))
+    if debug:
+        show_traceback(error)
+    return BUG
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""``hpcserve publish``: hands a servable's directory to the daemon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpcserve.cli.options import open_client
+from hpcserve.cli.terminal import waiting
+
+TIMEOUT_S = 600.0
+"""Its files are copied and its code is looked at: that may import torch from a cold disk."""
+
+
+def command(
+    ctx: typer.Context,
+    *,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The servable's directory, with servable.toml.")],
+    alias: Annotated[list[str] | None, typer.Option(metavar="A", help="An alias to set to this version.")] = None,
+) -> None:
+    """Publish the servable in DIR as a new version."""
+    from hpcserve.wire.admin import Publish, Published
+
+    with open_client(ctx) as client, waiting(f"publishing {directory}"):
+        arguments = Publish(path=str(directory.expanduser().absolute()), aliases=tuple(alias or ()))
+        done = client.call("publish", arguments, Published, timeout_s=TIMEOUT_S)
+    what = "published" if done.new else "there already:"
+    typer.echo(f"{what} {done.name}@{done.version[:12]} ({', '.join(done.methods)})")

@@ -1,0 +1,80 @@
+"""``hpcserve run``: one call of an endpoint, from files to files."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hpcserve.cli.options import open_client
+
+if TYPE_CHECKING:
+    from hpcserve.client import Client
+    from hpcserve.servable.manifest import MethodSpec
+
+
+def command(
+    ctx: typer.Context,
+    *,
+    target: Annotated[str, typer.Argument(metavar="ENDPOINT[.METHOD]", help="What to call.")],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input", "-i", metavar="[NAME=]FILE", help="x.npy, x.npz, x.json or - (JSON or .npy from standard input)."
+        ),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="y.npy, y.npz, y.json or - (JSON).")
+    ] = None,
+    parameters: Annotated[
+        list[str] | None, typer.Option("--param", metavar="K=V", help="A parameter; V is JSON, else text.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(metavar="S", min=0.001, help="The deadline in seconds.")] = 60.0,
+) -> None:
+    """Call an endpoint and show, or write, what it answers."""
+    from hpcserve.cli.inputs import from_json, needs_declaration, read_inputs
+    from hpcserve.cli.outputs import check_output, show, write
+
+    if output is not None:
+        check_output(output)
+    given = read_inputs(inputs or [])
+    with open_client(ctx) as client:
+        if needs_declaration(given):
+            given = from_json(given, declared(client, target))
+        answer = client.infer(target, given, parameters=_parameters(parameters or []), timeout_s=timeout)
+    if output is None:
+        show(answer)
+    else:
+        write(answer, output)
+
+
+def declared(client: Client, target: str) -> MethodSpec:
+    """What the method of ``target`` declares.
+
+    Raises:
+        UnknownEndpoint: There is no such endpoint.
+        UnknownMethod: The servable has no such method.
+    """
+    import msgspec
+
+    from hpcserve.servable.manifest import default_method, from_json, method_named
+    from hpcserve.wire.admin import Describe, Described
+
+    endpoint, _, method = target.partition(".")
+    described = client.call("describe", Describe(endpoint=endpoint), Described)
+    manifest = from_json(msgspec.json.encode(described.manifest))
+    return method_named(manifest, method or default_method(manifest))
+
+
+def _parameters(texts: list[str]) -> dict[str, Any]:
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"{text!r}: expected K=V", param_hint="--param")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found

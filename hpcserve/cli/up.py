@@ -1,0 +1,78 @@
+"""``hpcserve up``: starts a daemon, and by default stays with it.
+
+In the foreground this process stays beside the daemon instead of becoming it: it is what the terminal's Ctrl-C
+reaches, it waits until the daemon and its pilots are gone, and it owns the exit code. It sleeps until the daemon
+ends and has imported neither a client nor numpy, so it costs no time on the CPU and few MB. Killed, it takes the
+daemon with it.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpcserve.cli.exits import OK
+from hpcserve.cli.terminal import note
+
+if TYPE_CHECKING:
+    from hpcserve.cli.daemon_process import DaemonProcess, StopRequests
+    from hpcserve.wire.record import ServiceRecord
+
+LEASE_LOST = 3
+"""The daemon's exit code when another one has taken its place."""
+
+SITE = Annotated[str | None, typer.Option(metavar="NAME|PATH", help="The site: a name, or the path of a site file.")]
+
+
+def command(
+    *,
+    site: SITE = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Return as soon as the daemon is ready.")] = False,
+) -> int:
+    """Start a daemon and stay with it: Ctrl-C takes it down."""
+    from hpcserve.cli.daemon_process import DaemonProcess, StopRequests
+
+    requests = StopRequests()
+    try:
+        daemon = DaemonProcess(site, tied=not detach)
+        requests.watch(daemon)
+        record = daemon.wait_ready()
+        if record is None:
+            return _signalled(requests)
+        return _leave(daemon, record, requests) if detach else _stay(daemon, record, requests)
+    finally:
+        requests.close()
+
+
+def _leave(daemon: DaemonProcess, record: ServiceRecord, requests: StopRequests) -> int:
+    if requests.number:
+        daemon.wait()
+        return _signalled(requests)
+    typer.echo(_where(record))
+    typer.echo("take it down: hpcserve down")
+    daemon.keep()
+    return OK
+
+
+def _stay(daemon: DaemonProcess, record: ServiceRecord, requests: StopRequests) -> int:
+    from hpcserve.errors import Conflict, HpcserveError
+
+    if not requests.number:
+        typer.echo(_where(record))
+        typer.echo("take it down: Ctrl-C here, or hpcserve down elsewhere")
+    code = daemon.wait()
+    if code == 0:
+        note("the daemon is down")
+        return OK
+    told = daemon.last_words()
+    raise (Conflict if code == LEASE_LOST else HpcserveError)(f"the daemon ended with code {code}: {told}")
+
+
+def _where(record: ServiceRecord) -> str:
+    return f"{record.software} serves site {record.site} on {record.host} (pid {record.pid})"
+
+
+def _signalled(requests: StopRequests) -> int:
+    return 128 + (requests.number or signal.SIGINT)
