@@ -1,0 +1,55 @@
+"""``python -m benchmarks {roundtrip,footprint,startup,all} [--json] [--pairs N] [--quick]``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks import footprint, roundtrip, startup
+from benchmarks.machine import facts
+
+NAMES = ("roundtrip", "footprint", "startup")
+
+
+def main() -> int:
+    """Runs what is named, and prints what was measured."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures hpcserve on this machine.")
+    parser.add_argument("name", choices=(*NAMES, "all"))
+    parser.add_argument("--json", action="store_true", help="one JSON object on one line, instead of indented")
+    parser.add_argument("--pairs", type=int, default=20, help="roundtrip: interleaved pairs (20)")
+    parser.add_argument("--repetitions", type=int, default=10, help="startup: counted starts (10)")
+    parser.add_argument(
+        "--quick", action="store_true", help="a few messages only: does it run? The numbers mean nothing"
+    )
+    options = parser.parse_args()
+    run = _quick() if options.quick else _real(options.pairs, options.repetitions)
+    names = NAMES if options.name == "all" else (options.name,)
+    results = {
+        name: facts(name, [each for each in sys.argv[1:] if each != options.name]) | run[name]() for name in names
+    }
+    result: dict[str, Any] = results if options.name == "all" else results[options.name]
+    print(json.dumps(result, indent=None if options.json else 2))
+    return 0
+
+
+def _real(pairs: int, repetitions: int) -> dict[str, Callable[[], dict[str, Any]]]:
+    return {
+        "roundtrip": lambda: roundtrip.run(pairs=pairs),
+        "footprint": footprint.run,
+        "startup": lambda: startup.run(repetitions=repetitions),
+    }
+
+
+def _quick() -> dict[str, Callable[[], dict[str, Any]]]:
+    return {
+        "roundtrip": lambda: roundtrip.run(pairs=2, n=20, large_n=1),
+        "footprint": lambda: footprint.run(replicas=2, sessions=3, idle_s=0.1, warm_up=20, requests=100),
+        "startup": lambda: startup.run(repetitions=1),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Every benchmark runs and says what it must say. How fast it is, no test decides."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.ratios import interval, summary
+
+
+def run(root: Path, *arguments: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments, "--quick", "--json"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found["machine"]["cpus"] >= 1
+    assert found["versions"]["libzmq"]
+    return found
+
+
+def test_roundtrip_has_both_sides_and_their_ratios(root: Path) -> None:
+    found = run(root, "roundtrip")
+    assert found["command"] == "python -m benchmarks roundtrip --quick --json"
+    for side in ("bare_direct", "bare_broker", "hpcserve"):
+        assert 0 < found[side]["p50_us"] <= found[side]["p99_us"]
+        assert found[side]["rps"] > 0
+    for ratio in ("ratio_p50", "ratio_rps", "mbps_ratio"):
+        low, high = found["intervals"][ratio]["interval_95"]
+        assert 0 < low <= found[ratio] <= high
+        assert found["intervals"][ratio]["pairs"] == 2
+
+
+def test_footprint_counts_every_process_of_the_daemon(root: Path) -> None:
+    found = run(root, "footprint")
+    assert set(found["pss_mib_by_process"]) == {"supervisor", "broker", "controller", "admission"}
+    assert found["idle_sessions"] == 3
+    assert found["pss_mib"] == pytest.approx(sum(found["pss_mib_by_process"].values()), abs=0.3)
+    assert found["cpu_s_per_1000_requests"] >= 0
+    assert found["memory_growth_percent"] < 100
+
+
+def test_startup_ends_with_an_answer(root: Path) -> None:
+    found = run(root, "startup")
+    assert 0 < found["up_returns_s"] <= found["first_answer_s"]
+
+
+def test_the_interval_is_the_one_of_order_statistics() -> None:
+    assert interval([float(value) for value in range(1, 21)]) == (6.0, 15.0)
+    assert interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
+    assert summary([1.0, 2.0, 3.0]) == {"median": 2.0, "interval_95": [1.0, 3.0], "pairs": 3}
