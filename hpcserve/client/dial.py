@@ -60,6 +60,7 @@ class Connection:
     def close(self) -> None:
         """Closes both sockets; what is still to be sent is dropped."""
         self.socket.disable_monitor()
+        self.monitor.close(linger=0)
         self.socket.close(linger=0)
 
 

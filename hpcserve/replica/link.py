@@ -86,8 +86,9 @@ class Link:
 
     def close(self) -> None:
         """Gives the connection up; the next one is opened after a pause that grows and varies."""
-        if self.socket is not None:
+        if self.socket is not None and self.monitor is not None:
             self.socket.disable_monitor()
+            self.monitor.close(linger=0)
             self.socket.close()
         self.socket = self.monitor = None
         self.is_up = False
