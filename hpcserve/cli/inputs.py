@@ -11,6 +11,7 @@ import io
 import json
 import re
 import sys
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +110,7 @@ def _arrays(name: str, content: bytes, source: str) -> dict[str, Any]:
         if isinstance(loaded, np.ndarray):
             return {name: loaded}
         arrays = {key: loaded[key] for key in loaded.files}
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ConfigError(f"cannot read {source}: {error}") from error
     if not name:
         return arrays

@@ -44,6 +44,9 @@ def _run(argv: list[str]) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         raise
+    except SystemExit as error:
+        # Told not to end the process, Typer does it all the same in one case: the reader has gone.
+        raise BrokenPipeError from error
     except HpcserveError as error:
         from hpcserve.cli.exits import exit_code
         from hpcserve.cli.terminal import show_error

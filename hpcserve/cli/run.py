@@ -38,11 +38,12 @@ def command(
 
     if output is not None:
         check_output(output)
+    values = _parameters(parameters or [])
     given = read_inputs(inputs or [])
     with open_client(ctx) as client:
         if needs_declaration(given):
             given = from_json(given, declared(client, target))
-        answer = client.infer(target, given, parameters=_parameters(parameters or []), timeout_s=timeout)
+        answer = client.infer(target, given, parameters=values, timeout_s=timeout)
     if output is None:
         show(answer)
     else:

@@ -1,0 +1,200 @@
+"""How a command ends: the line on standard error and the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from hpcserve.cli import status
+from hpcserve.cli.main import main
+from hpcserve.errors import HpcserveError, InvalidInput, ServableError
+
+HPCSERVE = (sys.executable, "-m", "hpcserve.cli.main")
+
+
+def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Has ``hpcserve status`` fail in this way."""
+
+    def fail(_: object) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(status, "open_client", fail)
+
+
+def test_an_error_is_one_line_and_its_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status"]) == 3
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert re.fullmatch(r"error: no daemon runs here \(.*\); start one: hpcserve up\n", said.err)
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["--frob"], r"error: No such option: --frob.*; see: hpcserve --help\n"),
+        (["status", "--frob"], r"error: No such option: --frob.*; see: hpcserve status --help\n"),
+        (["frob"], r"error: No such command 'frob'.*; see: hpcserve --help\n"),
+        (["service"], r"error: Missing command; see: hpcserve service --help\n"),
+        (
+            ["deploy", "x", "--replicas", "many"],
+            r"error: Invalid value for '--replicas': .*; see: hpcserve deploy --help\n",
+        ),
+        (
+            ["run", "x", "--param", "k"],
+            r"error: Invalid value for --param: 'k': expected K=V; see: hpcserve.* --help\n",
+        ),
+    ],
+)
+def test_wrong_usage_is_one_line_and_2(argv: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2
+    assert re.fullmatch(line, capsys.readouterr().err)
+
+
+def test_a_servables_traceback_stands_below_the_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raising(monkeypatch, ServableError("it broke", remote_traceback="Traceback …\nValueError: there\n"))
+    assert main(["status"]) == 1
+    assert capsys.readouterr().err == "error: it broke\nTraceback …\nValueError: there\n"
+
+
+def test_another_errors_traceback_is_shown_with_debug_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raising(monkeypatch, InvalidInput("it broke", remote_traceback="far away\n"))
+    assert main(["status"]) == 1
+    assert capsys.readouterr().err == "error: it broke\n"
+    assert main(["--debug", "status"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: it broke\nTraceback (most recent call last):")
+    assert said.count("far away") == 1
+
+
+def test_a_message_of_several_lines_becomes_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raising(monkeypatch, HpcserveError("it\n  broke"))
+    assert main(["status"]) == 1
+    assert capsys.readouterr().err == "error: it broke\n"
+
+
+def test_a_bug_is_one_line_and_70(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    raising(monkeypatch, ZeroDivisionError("by zero"))
+    assert main(["status"]) == 70
+    told = "error: ZeroDivisionError: by zero; this is a bug; run again with hpcserve --debug\n"
+    assert capsys.readouterr().err == told
+    assert main(["--debug", "status"]) == 70
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_silent_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    raising(monkeypatch, KeyboardInterrupt())
+    assert main(["status"]) == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_a_reader_that_goes_away_is_silent_and_141() -> None:
+    process = subprocess.Popen([*HPCSERVE, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (141, b"")
+
+
+def on_a_terminal(*argv: str, env: dict[str, str]) -> bytes:
+    """What the program writes to a terminal."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env={**os.environ, **env})
+    os.close(theirs)
+    said = b""
+    try:
+        while part := os.read(ours, 4096):
+            said += part
+    except OSError:
+        pass  # how a terminal says that nobody holds its other end
+    process.wait(60)
+    os.close(ours)
+    return said
+
+
+def test_the_line_is_red_on_a_terminal_and_not_cut() -> None:
+    said = on_a_terminal(*HPCSERVE, "status", env={"TERM": "xterm", "COLUMNS": "40"})
+    assert said.startswith(b"\x1b[31merror: no daemon runs here")
+    assert said.count(b"\n") == 1
+
+
+def test_no_color_is_heard() -> None:
+    said = on_a_terminal(*HPCSERVE, "status", env={"TERM": "xterm", "NO_COLOR": "1"})
+    assert said.startswith(b"error: no daemon runs here")
+    assert b"\x1b[31m" not in said
+
+
+def test_no_colour_where_there_is_no_terminal() -> None:
+    done = subprocess.run([*HPCSERVE, "status"], capture_output=True, check=False, timeout=60)
+    assert b"\x1b" not in done.stderr
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert re.fullmatch(r"hpcserve \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_help_names_every_command_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    for word in ["up", "down", "status", "publish", "deploy", "undeploy", "run", "logs", "service", "demo"]:
+        assert re.search(rf"^  {word} ", said, re.MULTILINE)
+    assert re.search(r"^ +6  timed out, or overloaded$", said, re.MULTILINE)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import json, sys; from hpcserve.cli.main import main; main(['--help']); "
+        "print(json.dumps([name for name in ('rich', 'numpy', 'zmq', 'msgspec', 'asyncio') if name in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_help_is_quick() -> None:
+    """Measured against an empty interpreter, as the machine may be busy: 0.06 s and 0.02 s on a quiet one."""
+
+    def fastest(run: Callable[[], object]) -> float:
+        times = []
+        for _ in range(5):
+            began = time.monotonic()
+            run()
+            times.append(time.monotonic() - began)
+        return min(times)
+
+    def call(*argv: str) -> None:
+        subprocess.run(argv, check=True, capture_output=True, timeout=60)
+
+    bare = fastest(lambda: call(sys.executable, "-c", "import typing, inspect, subprocess"))
+    ours = fastest(lambda: call(*HPCSERVE, "--help"))
+    assert ours < 0.3 or ours < 5 * bare
+
+
+def test_every_commands_help_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ["up", "down", "status", "publish", "deploy", "undeploy", "run", "logs", "demo"]:
+        assert main([word, "--help"]) == 0
+        assert capsys.readouterr().out.startswith(f"Usage: hpcserve {word}")
+
+
+def test_the_reference_describes_every_option(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (root / "docs" / "reference" / "cli.md").read_text()
+    for words in (*["up", "down", "status", "publish", "deploy", "undeploy", "run", "logs", "demo"], "service add"):
+        main([*words.split(), "--help"])
+        for option in set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}:
+            section = text.split(f"## `hpcserve {words.split()[0]}", 1)[1].split("\n## ", 1)[0]
+            assert f"`{option}" in section, f"{words}: {option}"
