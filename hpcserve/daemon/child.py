@@ -26,10 +26,10 @@ MOST_REPORT_BYTES = 65536
 class Child:
     """A process and its two pipes: the lifeline to it, the report from it."""
 
-    def __init__(self, plan: Plan, log: Path) -> None:
+    def __init__(self, plan: Plan, log: Path, restarts: Restarts) -> None:
         self.name = plan.name
         self.log = log
-        self.restarts = Restarts()
+        self.restarts = restarts
         self.pid: int | None = None
         self.ready = False
         self.was_ready = False

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import logging
+import math
 import selectors
 import signal
 import socket
@@ -29,7 +30,8 @@ from hpcserve.auth.keys import KeyPair
 from hpcserve.auth.private import storage_error
 from hpcserve.cluster.processes import exit_in_words
 from hpcserve.config import Site, runtime_dir
-from hpcserve.core.restarts import GiveUp
+from hpcserve.core.restarts import DEFAULT as DEFAULT_POLICY
+from hpcserve.core.restarts import GiveUp, Policy, Restarts
 from hpcserve.daemon.child import Child
 from hpcserve.daemon.launch import ChildError, DaemonReport, in_json
 from hpcserve.daemon.lease import HeldLease, acquire
@@ -51,11 +53,15 @@ EPOCH_BITS = 20
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """How long things may take: a child to be ready, the controller to end the pilots, the others to end."""
+    """How long things may take: a child to be ready, the controller to end the pilots, the others to end.
+
+    ``restarts`` says how often a child may end.
+    """
 
     ready_s: float = 60.0
     controller_s: float = 20.0
     others_s: float = 3.0
+    restarts: Policy = DEFAULT_POLICY
 
 
 DEFAULT_TIMING = Timing()
@@ -103,6 +109,9 @@ def run(site: Site, plans: Iterable[Plan], starter: Starter, timing: Timing = DE
         failure = error if isinstance(error, HpcserveError) else storage_error(error, "the daemon cannot start")
         _complain(failure, starter)
         return EXIT_FAILED
+    except Exception:
+        _log.exception("the supervisor has a defect; its children end with it")
+        raise
     finally:
         signals.close()
 
@@ -147,7 +156,9 @@ class Supervisor:
         self._starter = starter
         self._signals = signals
         self._timing = timing
-        self._children = {plan.name: Child(plan, log_path(site.shared_dir, plan.name)) for plan in plans}
+        self._children = {
+            plan.name: Child(plan, log_path(site.shared_dir, plan.name), Restarts(timing.restarts)) for plan in plans
+        }
         self._phase = _Phase.RUNNING
         self._broker_starts = 0
         self._record: ServiceRecord | None = None
@@ -164,7 +175,7 @@ class Supervisor:
                 self._start(child, now)
         self._step(time.monotonic())
         while self._phase is not _Phase.OVER:
-            self._turn(max(0.0, self._due() - time.monotonic()))
+            self._turn(self._due() - time.monotonic())
             self._step(time.monotonic())
         self._finish()
         return self._exit_code
@@ -182,7 +193,7 @@ class Supervisor:
         with selectors.DefaultSelector() as selector:
             for source, handler in sources:
                 selector.register(source, selectors.EVENT_READ, handler)
-            ready = selector.select(timeout_s)
+            ready = selector.select(max(0.0, timeout_s) if math.isfinite(timeout_s) else None)
         for key, _ in ready:
             key.data()
 
@@ -194,9 +205,8 @@ class Supervisor:
                 self._ended(child, code, now)
         if self._asked_to_stop() and self._phase is _Phase.RUNNING:
             self._go_down(self._signals.stop or self._starter.gone, now)
-        if self._phase is _Phase.RUNNING:
-            for child in self._children.values():
-                self._look_after(child, now)
+        for child in self._children.values():
+            self._look_after(child, now)
         if now >= self._renew_at:
             self._renew(now)
         self._advance(now)
@@ -205,7 +215,7 @@ class Supervisor:
         """When :meth:`_step` has something to do, even if nothing happens."""
         times = [self._renew_at, self._phase_ends_at]
         for child in self._children.values():
-            if self._phase is _Phase.RUNNING and child.restart_at is not None:
+            if child.restart_at is not None:
                 times.append(child.restart_at)
             elif self._phase is _Phase.RUNNING and child.pid is not None and not child.ready:
                 times.append(child.started_at + self._timing.ready_s)
@@ -254,6 +264,8 @@ class Supervisor:
         child.ready = False
         how = exit_in_words(code)
         _log.log(logging.INFO if code == 0 else logging.WARNING, "%s has ended: %s", child.name, how)
+        if self._phase is _Phase.CONTROLLER_ENDS and code != 0:
+            self._controller_again(now)
         if self._phase is not _Phase.RUNNING:
             return
         if child.name == CONTROLLER and code == 0:
@@ -282,9 +294,12 @@ class Supervisor:
         if child.restart_at is not None and now >= child.restart_at:
             child.restart_at = None
             self._start(child, now)
-        elif child.pid is not None and not child.ready and now >= child.started_at + self._timing.ready_s:
+        elif self._phase is _Phase.RUNNING and child.pid is not None and not child.ready and self._late(child, now):
             _log.error("%s is killed: it was not ready within %g s", child.name, self._timing.ready_s)
             child.signal(signal.SIGKILL)
+
+    def _late(self, child: Child, now: float) -> bool:
+        return now >= child.started_at + self._timing.ready_s
 
     # --- the record and the lease ---------------------------------------------------------------
 
@@ -340,6 +355,8 @@ class Supervisor:
         self._failure, self._exit_code = failure, EXIT_LEASE_LOST
         self._phase, self._phase_ends_at = _Phase.OTHERS_END, time.monotonic()
         self._renew_at = float("inf")
+        for child in self._children.values():
+            child.restart_at = None
 
     # --- going down -----------------------------------------------------------------------------
 
@@ -355,9 +372,15 @@ class Supervisor:
         self._phase, self._phase_ends_at = _Phase.CONTROLLER_ENDS, now + self._timing.controller_s
         for child in self._children.values():
             child.restart_at = None
+        self._controller_again(now)
+
+    def _controller_again(self, now: float) -> None:
+        """A controller that crashed before it could end its pilots is started to do just that."""
         controller = self._children[CONTROLLER]
-        if controller.pid is None and controller.was_ready and self._asked_to_stop():
-            self._start(controller, now)  # it has crashed just now, and its pilots are still to be ended
+        wanted = controller.was_ready and not controller.told_to_end and self._asked_to_stop()
+        if controller.pid is None and controller.restart_at is None and wanted:
+            verdict = controller.restarts.exited(now)
+            controller.restart_at = None if isinstance(verdict, GiveUp) else verdict.at_s
 
     def _advance(self, now: float) -> None:
         """Goes on with going down."""
@@ -374,6 +397,9 @@ class Supervisor:
 
     def _end_controller(self, now: float) -> None:
         controller = self._children[CONTROLLER]
+        if controller.restart_at is not None and now < self._phase_ends_at:
+            return
+        controller.restart_at = None
         if controller.pid is not None and now < self._phase_ends_at:
             # Once ready it has a handler; before, the signal would end it and leave an earlier run's pilots behind.
             if not controller.told_to_end and (controller.ready or self._failure is not None):

@@ -92,10 +92,10 @@ def test_a_sign_of_life_of_another_host_keeps_its_lease(shared: Path) -> None:
     path = put(shared, 7, ELSEWHERE)
     renewed = msgspec.structs.replace(ELSEWHERE, renewed_s=ELSEWHERE.renewed_s + 1)
 
-    def renew(for_s: float) -> None:
+    def renew(_for_s: float) -> None:
         put(shared, 7, renewed)
 
-    def touch(for_s: float) -> None:
+    def touch(_for_s: float) -> None:
         os.utime(path, (time.time() + 5, time.time() + 5))
 
     for sign_of_life in (renew, touch):
