@@ -83,8 +83,6 @@ class Exchange(Recovery):
         """
         if entry.state is State.SETTLED:
             entry.maybe_ran = not known
-        elif entry.state is State.LEFT:
-            entry.maybe_ran = True
         self.apply(entry, Event.RESUMED)
         if self.recovered and entry.state is State.SOUGHT:
             self.apply(entry, Event.RECOVERED)
@@ -204,9 +202,12 @@ class Exchange(Recovery):
         if not self.recovered:
             self._check_recovered()
             wake = min(wake, max(now + 1.0, self._began + self.limits.recovery_grace_s))
-        for queue in self.queues.values():
-            for entry in queue.expired(now):
+        for name, queue in self.queues.items():
+            expired = queue.expired(now)
+            for entry in expired:
                 self._expire(entry)
+            if expired:
+                self._pump(name)
             wake = min(wake, queue.next_deadline())
         for replica in self.replicas.values():
             if replica.entries:

@@ -74,11 +74,11 @@ class Recovery(Dispatch):
         return True
 
     def _unlist(self, entry: Entry) -> None:
-        """Its replica does not hold this request. What was finished there has run."""
-        if entry.state in (State.HELD, State.KEPT):
-            entry.maybe_ran = True
+        """Its replica does not hold this request: it never took it, or it may have run it."""
         if entry.state is State.RUNNING:
             self.counts.requeued += 1
+        else:
+            entry.maybe_ran = True
         self.apply(entry, Event.UNLISTED)
 
     def answered(

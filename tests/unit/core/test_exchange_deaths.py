@@ -12,7 +12,7 @@ from hpcserve.errors import (
     PoisonRequest,
     UnknownEndpoint,
 )
-from hpcserve.types import Counter, ReplicaId
+from hpcserve.types import Counter, ReplicaId, SessionId
 from tests.unit.core.exchange_desk import Desk
 
 
@@ -152,11 +152,39 @@ def test_the_rest_waits_on_though_a_suspect_is_taken_back(desk: Desk) -> None:
     suspect = desk.ask(session, 1)
     desk.route("b", crashed="a")
     desk.inventory("b")
-    desk.ask(session, 2)
     desk.ack(session, 1, 1)
+    desk.ask(session, 2)
     assert desk.given() == [("a", 1), ("b", 1)]
     desk.answer("b", suspect)
     assert desk.given() == [("b", 2)]
+
+
+def test_the_rest_goes_on_when_a_suspect_s_deadline_passes(desk: Desk) -> None:
+    desk.serve("a", "b")
+    session = desk.client()
+    desk.ask(session, 1, remaining_ms=3000)
+    desk.ask(session, 2)
+    desk.route("b", crashed="a")
+    desk.ask(session, 3)
+    assert desk.given() == [("a", 1), ("b", 2)]
+    desk.now = 3.0
+    desk.exchange.tick(desk.now)
+    assert desk.given() == [("b", 3)]
+
+
+def test_a_suspect_beside_unknown_work_is_not_convicted(desk: Desk) -> None:
+    """The replica may still compute what it was given in an earlier epoch, and die of that."""
+    desk.serve("a")
+    session = desk.client()
+    desk.ask(session, 1)
+    desk.route("b", crashed="a")
+    desk.inventory("b", unfinished=((SessionId(b"away"), Counter(1)),))
+    assert desk.given() == [("a", 1), ("b", 1)]
+    desk.route("c", crashed="b")
+    desk.inventory("c")
+    assert desk.told() == []
+    desk.route(crashed="c")
+    assert isinstance(desk.error(), PoisonRequest)
 
 
 @pytest.mark.parametrize("crashed", ["", "a"])

@@ -228,6 +228,25 @@ def test_a_replica_that_lost_a_result_makes_the_request_run_again(desk: Desk) ->
     assert desk.given() == [("a", 1)]
 
 
+@pytest.mark.parametrize("state", [State.HELD, State.KEPT, State.DONE])
+def test_what_its_replica_lost_may_have_run(desk: Desk, state: State) -> None:
+    key = (SessionId(b"c"), Counter(1))
+    desk.route("a")
+    desk.inventory("a", unfinished=(key,))
+    session = desk.client("c", 1)
+    if state is State.KEPT:
+        desk.inventory("a", finished=(key,))
+    elif state is State.DONE:
+        desk.answer("a", key)
+    assert desk.states(session) == {1: state}
+    desk.inventory("a")
+    desk.took(act.Ask)
+    desk.client("c", 1, connection="new")
+    assert desk.took(act.Ask) == [act.Ask(b"new", (key[1],))]
+    desk.ask(session, 1, method="pay")
+    assert isinstance(desk.error(), OutcomeUnknown)
+
+
 def test_a_number_of_another_replica_does_not_hide_a_loss(desk: Desk) -> None:
     """What was the ninth at one replica may be lost at another one that was given nothing yet."""
     desk.serve("a", credit=9)
