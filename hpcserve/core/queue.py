@@ -15,10 +15,6 @@ LEFTOVERS = 64
 """So many leftovers are never worth a sweep."""
 
 
-def _order(entry: Entry) -> tuple[int, float, int, Entry]:
-    return -entry.priority, entry.deadline, entry.place, entry
-
-
 class RequestQueue:
     """The queued requests of one deployment."""
 
@@ -31,7 +27,8 @@ class RequestQueue:
 
     def push(self, entry: Entry) -> None:
         """Adds a request that has become QUEUED."""
-        heapq.heappush(self._suspects if entry.suspect else self._order, _order(entry))
+        item = (-entry.priority, entry.deadline, entry.place, entry)
+        heapq.heappush(self._suspects if entry.suspect else self._order, item)
         if entry.deadline != float("inf"):
             heapq.heappush(self._deadlines, (entry.deadline, entry.place, entry))
         self.count += 1
@@ -43,8 +40,9 @@ class RequestQueue:
     def _sweep(self) -> None:
         queued = self.all()
         # A sorted list is a heap.
-        self._order = sorted(_order(each) for each in queued if not each.suspect)
-        self._suspects = sorted(_order(each) for each in queued if each.suspect)
+        items = sorted((-each.priority, each.deadline, each.place, each) for each in queued)
+        self._order = [item for item in items if not item[3].suspect]
+        self._suspects = [item for item in items if item[3].suspect]
         self._deadlines = sorted((each.deadline, each.place, each) for each in queued if each.deadline != float("inf"))
 
     def drop(self, entry: Entry) -> None:

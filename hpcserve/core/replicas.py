@@ -105,7 +105,8 @@ class LeastLoaded:
             self._buckets.append({})
         self._buckets[new][replica] = None
         self._place[replica] = new
-        self._lowest = min(self._lowest, new)
+        if new < self._lowest:  # noqa: PLR1730 - twice per request, and min() costs more
+            self._lowest = new
 
     def discard(self, replica: Replica) -> None:
         """Takes the replica out."""
