@@ -65,7 +65,7 @@ def wait_ready(client: Client, deployed: Deployed, *, timeout_s: float | None = 
         if found.state == "failed":
             raise DeploymentFailed(
                 f"deployment {found.deployment} cannot start: {found.error}; correct the servable, publish and "
-                f"deploy it again (more: hpcserve logs {found.deployment})",
+                "deploy it again",
                 remote_traceback=found.traceback or None,
             )
         if time.monotonic() >= until:

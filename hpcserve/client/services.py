@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -36,7 +35,9 @@ class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         try:
             record = decode_record(self.record.read_bytes(), str(self.record))
         except FileNotFoundError as error:
-            raise ServiceUnavailable(f"no daemon runs here ({self.record} does not exist); start one: hpcserve up") from error
+            raise ServiceUnavailable(
+                f"no daemon runs here ({self.record} does not exist); start one: hpcserve up"
+            ) from error
         except OSError as error:
             raise ConfigError(f"cannot read the service record {self.record}: {error.strerror}") from error
         if self.public_key is not None and self.public_key != record.public_key:
@@ -74,7 +75,7 @@ def of_site(site: str | None) -> Service:
 
 
 def find_service(name: str | Service | None = None) -> Service:
-    """The service that the argument is, or names; else ``HPCSERVE_SERVICE``, ``services.json``, the default, in this order."""
+    """The service that the argument is, or names; else ``HPCSERVE_SERVICE``, then ``services.json``, then the default."""
     if isinstance(name, Service):
         return name
     return load_services().chosen(config.service_named(name))
@@ -91,7 +92,7 @@ def load_services() -> Services:
         ConfigError: The file is broken.
     """
     try:
-        return msgspec.json.decode(_path().read_bytes(), type=Services)
+        return msgspec.json.decode(_path().read_bytes(), type=Services, dec_hook=_as_path)
     except FileNotFoundError:
         return Services()
     except (OSError, msgspec.MsgspecError) as error:
@@ -104,5 +105,12 @@ def save_services(services: Services) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".services-")
     with open(descriptor, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(services), indent=2) + b"\n")
-    os.replace(temporary, path)
+        file.write(msgspec.json.format(msgspec.json.encode(services, enc_hook=str), indent=2) + b"\n")
+    Path(temporary).replace(path)
+
+
+def _as_path(kind: type, value: object) -> object:
+    """A field that is a Path; msgspec has no type for it, and ``str`` is its way out."""
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise ValueError(f"expected a path, got {value!r}")

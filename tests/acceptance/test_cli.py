@@ -1,0 +1,362 @@
+"""The command line as its users drive it: real processes, a home of their own."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil  # type: ignore[import-untyped]  # it ships no types
+import pytest
+
+from hpcserve import examples
+from hpcserve.wire.record import decode_record
+from tests.acceptance.newcomer import User, until, user_in
+
+MANIFEST = """\
+name = "broken"
+loader = "python"
+entry = "broken:Broken"
+"""
+CODE = """\
+from hpcserve import Tensor, method
+
+class Broken:
+    def setup(self, context) -> None:
+        {setup}
+
+    @method(inputs={{"x": Tensor("float32", [-1])}}, outputs={{"x": Tensor("float32", [-1])}})
+    def go(self, x):
+        {go}
+"""
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Iterator[User]:
+    with user_in(tmp_path / "home") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
+    """A user whose daemon serves ``echo`` and ``pi``."""
+    with user_in(tmp_path_factory.mktemp("serving")) as found:
+        found.ok("up", "--detach")
+        assert found.ok("publish", examples.path("echo"), "--alias", "stable").startswith("published echo@")
+        found.ok("publish", examples.path("pi"))
+        assert found.ok("deploy", "echo@stable", "--replicas", "2").endswith(", ready\n")
+        found.ok("deploy", "pi")
+        yield found
+        assert found.ok("down") == f"the daemon of site local on {socket.gethostname()} is down\n"
+        assert found.processes() == []
+
+
+def npy(array: object) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.asarray(array))
+    return file.getvalue()
+
+
+def broken(directory: Path, *, setup: str = "pass", go: str = "return x") -> Path:
+    directory.mkdir()
+    (directory / "servable.toml").write_text(MANIFEST)
+    (directory / "broken.py").write_text(CODE.format(setup=setup, go=go))
+    return directory
+
+
+# --- calls --------------------------------------------------------------------------------------------
+
+
+def test_json_in_and_json_out(serving: User) -> None:
+    assert serving.ok("run", "echo.echo", "--input", "-", given=b'{"x": [1, 2.5]}') == '{"x": [1.0, 2.5]}\n'
+    assert serving.ok("run", "pi", "-i", "-", given=b"5") == '{"digits": "3.14159"}\n'
+
+
+def test_files_in_and_files_out(serving: User, tmp_path: Path) -> None:
+    numbers = np.linspace(0, 1, 1000, dtype=np.float32)
+    np.save(tmp_path / "x.npy", numbers)
+    serving.ok("run", "echo.echo", "--input", f"x={tmp_path / 'x.npy'}", "--output", tmp_path / "y.npz")
+    serving.ok("run", "echo.echo", "--input", tmp_path / "y.npz", "--output", tmp_path / "z.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "z.npy"), numbers)
+
+
+def test_an_array_from_standard_input(serving: User) -> None:
+    assert serving.ok("run", "echo.blob", "--input", "-", given=npy(np.arange(3, dtype=np.uint8))) == (
+        '{"blob": [0, 1, 2]}\n'
+    )
+
+
+def test_parameters_are_json_or_text(serving: User) -> None:
+    said = serving.ok("run", "echo.value", "-i", "value=-", "--param", "wrap=w", given=b'{"a": null}')
+    assert json.loads(said) == {"value": {"w": {"a": None}}}
+    assert json.loads(serving.ok("run", "echo.value", "-i", "value=-", "--param", "wrap=7", given=b"1")) == {
+        "value": {"7": 1}
+    }
+
+
+def test_a_hundred_thousand_digits_reach_a_pipe_whole(serving: User) -> None:
+    digits = json.loads(serving.ok("run", "pi", "-i", "-", given=b"100000"))["digits"]
+    assert (len(digits), digits[:12], digits[-10:]) == (100_002, "3.1415926535", "5493624646")
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "given", "told"),
+    [
+        (5, ["run", "ecko", "-i", "-"], b"[1]", "did you mean 'echo'?"),
+        (5, ["run", "echo.eco", "-i", "-"], b"[1]", "did you mean 'echo'?"),
+        (5, ["run", "echo.eco", "-i", "-"], npy([1]), "eco"),
+        (1, ["run", "echo.echo", "-i", "-"], b'{"y": [1]}', "unknown input 'y'; known: x"),
+        (1, ["run", "echo.echo", "-i", "-"], npy([1]), "has dtype int64, expected float32"),
+        (1, ["run", "echo.echo", "-i", "-"], npy(np.zeros((2, 2), np.float32)), "has shape [2, 2], expected [any]"),
+        (1, ["run", "echo.echo"], b"", "input 'x' missing"),
+        (1, ["run", "pi", "-i", "-"], b"0", "ndigits = 0: expected 1 to 10000000"),
+        (1, ["run", "pi", "-i", "-"], b"1.5", "no whole number"),
+        (2, ["run", "pi", "-i", "/nowhere/x.npy"], b"", "cannot read /nowhere/x.npy"),
+        (2, ["run", "pi", "-i", "-", "-o", "y.txt"], b"1", "expected a name that ends in .npy"),
+        (6, ["run", "pi", "-i", "-", "--timeout", "0.05"], b"3000000", "deadline"),
+        (5, ["deploy", "nothing"], b"", "nothing"),
+        (5, ["deploy", "echo@nothing"], b"", "nothing"),
+        (5, ["undeploy", "ecko"], b"", "did you mean 'echo'?"),
+        (5, ["logs", "ecko"], b"", "ecko"),
+        (1, ["publish", "/nowhere"], b"", "/nowhere"),
+        (5, ["--service", "elsewhere", "status"], b"", "no service 'elsewhere'"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_a_code(
+    serving: User, code: int, arguments: list[str], given: bytes, told: str
+) -> None:
+    said = serving.fails(code, *arguments, given=given)
+    assert said.startswith("error: ")
+    assert told in said.splitlines()[0]
+    if code != 1:
+        assert said.count("\n") == 1
+
+
+# --- what is served -----------------------------------------------------------------------------------
+
+
+def test_status_shows_what_is_served(serving: User) -> None:
+    status = serving.status()
+    assert {one["deployment"]: one["state"] for one in status["deployments"]} == {"echo": "ready", "pi": "ready"}
+    shown = serving.ok("status")
+    for word in ("echo", "pi", "2/2", "1/1", "stable", *(pilot["pilot"] for pilot in status["pilots"])):
+        assert word in shown
+    assert "\x1b" not in shown
+
+
+def test_watching_prints_a_line_each_time_until_ctrl_c(serving: User) -> None:
+    process = serving.start("status", "--watch", "--json")
+    assert process.stdout is not None
+    lines = [json.loads(process.stdout.readline()) for _ in range(2)]
+    assert lines[0]["uptime_s"] < lines[1]["uptime_s"]
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, "")
+
+
+def test_a_deployment_that_cannot_start_shows_its_traceback(serving: User, tmp_path: Path) -> None:
+    serving.ok(
+        "publish",
+        broken(tmp_path / "broken", setup='print("loading", flush=True); raise RuntimeError("no such weights")'),
+    )
+    said = serving.fails(1, "deploy", "broken", "--endpoint", "bad")
+    line, traceback = said.split("\n", 1)
+    assert line.startswith("error: deployment bad cannot start: ")
+    assert traceback.startswith("Traceback (most recent call last):")
+    assert "RuntimeError: no such weights" in traceback
+    assert "loading\n" in serving.ok("logs", "bad")
+    assert serving.ok("undeploy", "bad") == "bad is not served any more\n"
+
+
+def test_an_exception_of_the_servable_shows_its_traceback(serving: User, tmp_path: Path) -> None:
+    serving.ok("publish", broken(tmp_path / "broken", setup="print('I am', flush=True)", go="raise KeyError('in')"))
+    serving.ok("deploy", "broken")
+    line, traceback = serving.fails(1, "run", "broken", "-i", "-", given=b"[1]").split("\n", 1)
+    assert line.startswith("error: ")
+    assert traceback.startswith("Traceback (most recent call last):")
+    assert "KeyError: 'in'" in traceback
+    assert "broken.py" in traceback
+    assert serving.ok("logs", "broken", "--lines", "1") != ""
+    assert "I am\n" in serving.ok("logs", "broken")
+    serving.ok("undeploy", "broken")
+    serving.fails(5, "run", "broken", "-i", "-", given=b"[1]")
+
+
+def test_logs_are_followed(serving: User, tmp_path: Path) -> None:
+    code = "print('saw', int(x[0]), flush=True); return x"
+    serving.ok("publish", broken(tmp_path / "broken", go=code))
+    serving.ok("deploy", "broken", "--endpoint", "talks")
+    serving.ok("run", "talks", "-i", "-", given=b"[1]")
+    process = serving.start("logs", "talks", "--follow")
+    assert process.stdout is not None
+    for number in (1, 2, 3):
+        if number > 1:
+            serving.ok("run", "talks", "-i", "-", given=f"[{number}]".encode())
+        while (line := process.stdout.readline()) != f"saw {number}\n":
+            assert line, f"the log ended before {number}"
+            assert not line.startswith("saw"), "a line was shown twice, or too early"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    serving.ok("undeploy", "talks")
+
+
+def test_publishing_the_same_again_is_no_new_version(serving: User) -> None:
+    assert serving.ok("publish", examples.path("echo")).startswith("there already: echo@")
+
+
+# --- services -----------------------------------------------------------------------------------------
+
+
+def test_services_are_named_pinned_and_forgotten(serving: User, user: User) -> None:
+    record = decode_record(serving.record.read_bytes(), "it")
+    (user.home).mkdir(mode=0o700)
+    user.environment["HPCSERVE_HOME"] = str(user.home)
+    assert record.public_key in user.ok("service", "add", "there", serving.record.parent)
+    assert "there" in user.ok("service", "list")
+    user.ok("service", "use", "there")
+    # Its key is not known to that daemon: refused within seconds, and not silently.
+    assert user.fails(4, "status").startswith("error: ")
+    assert "already" in user.fails(7, "service", "add", "there", serving.record)
+    assert "no daemon runs" in user.fails(3, "service", "add", "elsewhere", user.home / "nothing.json")
+    user.ok("service", "add", "--replace", "there", serving.record)
+    assert "forgotten" in user.ok("service", "remove", "there")
+    assert "there" not in user.ok("service", "list")
+    assert "no service 'there'" in user.fails(5, "service", "use", "there")
+
+
+def test_a_service_with_another_key_is_not_talked_to(serving: User) -> None:
+    changed = json.loads(serving.record.read_text())
+    place = serving.home / "copy.json"
+    place.write_text(json.dumps(changed))
+    serving.ok("service", "add", "copy", place)
+    assert serving.ok("--service", "copy", "status", "--json")
+    place.write_text(json.dumps(changed | {"public_key": "x" * 40}))
+    assert "has another key than the one you pinned" in serving.fails(4, "--service", "copy", "status")
+    serving.ok("service", "remove", "copy")
+
+
+# --- up and down --------------------------------------------------------------------------------------
+
+
+def test_without_a_daemon_down_is_done_already(user: User) -> None:
+    assert user.ok("down").startswith("no daemon runs (")
+
+
+def test_a_second_daemon_is_refused(serving: User) -> None:
+    pid = serving.status()["processes"]["supervisor"]
+    said = serving.fails(7, "up", "--detach")
+    assert f"already runs on {socket.gethostname()} as pid {pid}" in said
+    assert serving.status()["processes"]["supervisor"] == pid
+
+
+def test_a_wrong_site_is_refused(user: User, tmp_path: Path) -> None:
+    (tmp_path / "my.toml").write_text("[pilots]\nslotz = 1\n")
+    assert "slotz" in user.fails(2, "up", "--site", tmp_path / "my.toml")
+    assert "no site named 'marss'" in user.fails(2, "up", "--site", "marss")
+    assert user.processes() == []
+
+
+def test_a_port_in_use_is_refused(user: User, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        (tmp_path / "my.toml").write_text(f"[network]\nfront_port = {port}\n")
+        assert f"port {port} of 127.0.0.1 is in use" in user.fails(7, "up", "--site", tmp_path / "my.toml")
+    until(user.gone)
+
+
+def test_down_takes_the_named_site_down(user: User, tmp_path: Path) -> None:
+    (tmp_path / "my.toml").write_text("")
+    user.ok("up", "--detach", "--site", tmp_path / "my.toml")
+    assert user.processes() != []
+    assert user.ok("down").startswith("no daemon runs (")
+    assert user.ok("down", "--site", tmp_path / "my.toml").startswith("the daemon of site my on ")
+    assert user.processes() == []
+
+
+def test_down_finds_a_daemon_that_was_killed(user: User) -> None:
+    user.ok("up", "--detach")
+    for process in user.processes():
+        process.kill()
+    until(user.gone)
+    assert user.ok("down").startswith("no daemon runs any more: pid ")
+    user.ok("up", "--detach")
+    user.ok("down")
+    assert user.processes() == []
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_up_in_the_foreground_ends_with_all_that_it_started(user: User, number: signal.Signals) -> None:
+    process = user.start("up")
+    assert process.stdout is not None
+    assert "serves site local on" in process.stdout.readline()
+    user.ok("publish", examples.path("echo"))
+    user.ok("deploy", "echo")
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    if number == signal.SIGKILL:
+        until(user.gone)
+    else:
+        assert (process.returncode, said) == (0, "the daemon is down\n")
+        assert user.processes() == []
+    assert not user.record.exists()
+
+
+@pytest.mark.parametrize("detach", [(), ("--detach",)])
+@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_up_leaves_nothing_when_it_is_ended_early(
+    user: User, number: signal.Signals, detach: tuple[str, ...], processes: int
+) -> None:
+    """At the moment when so many processes are there: the command itself, the supervisor, the first of its children."""
+    process = user.start("up", *detach)
+    until(lambda: len(user.processes()) >= processes or process.poll() is not None)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    if process.returncode == 0 and detach:
+        user.ok("down")  # it was faster
+    until(user.gone)
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_down_that_is_ended_early_takes_the_daemon_down_all_the_same_or_can_be_repeated(
+    user: User, number: signal.Signals
+) -> None:
+    user.ok("up", "--detach")
+    user.ok("publish", examples.path("echo"))
+    user.ok("deploy", "echo")
+    process = user.start("down")
+    until(lambda: _speaks(process.pid) or process.poll() is not None)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    user.ok("down")
+    until(user.gone)
+
+
+def _speaks(pid: int) -> bool:
+    """Whether the process has a connection."""
+    try:
+        return bool(psutil.Process(pid).net_connections(kind="tcp"))
+    except psutil.Error:
+        return False
+
+
+def test_a_daemon_that_went_down_lets_up_end(user: User) -> None:
+    process = user.start("up")
+    assert process.stdout is not None
+    process.stdout.readline()
+    user.ok("down")
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (0, "the daemon is down\n")
+
+
+def test_the_shell_gets_its_pipe_back(user: User) -> None:
+    """A detached daemon holds none of the command's descriptors: ``$(hpcserve up --detach)`` returns."""
+    assert "serves site local" in user.ok("up", "--detach")
+    assert os.getpgrp() not in {os.getpgid(process.pid) for process in user.processes()}
+    user.ok("down")
