@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
+from collections.abc import Sequence
 
 import zmq
 
@@ -25,6 +26,7 @@ SMALL_BYTES = 16 << 10
 ACK_AT_ONCE_BYTES = 1 << 20
 DRAIN = 256
 NONCE_BYTES = 16
+_MORE = zmq.SNDMORE | zmq.NOBLOCK
 
 
 class Engine:
@@ -75,7 +77,7 @@ class Engine:
     def bye(self) -> None:
         """Ends the session; whoever still waits is told."""
         if self.connection is not None:
-            self.connection.socket.send(encode(wire.Bye()))
+            self._say(encode(wire.Bye()))
         self.fail_all(Cancelled("the client was closed"))
 
     # --- connections ----------------------------------------------------------------------------------
@@ -124,7 +126,7 @@ class Engine:
             return
         socket = connection.socket
         for _ in range(DRAIN):
-            if not int(socket.get(zmq.EVENTS)) & zmq.POLLIN:
+            if not connection.has_message():
                 return
             frame: zmq.Frame = socket.recv(copy=False)
             header = frame.bytes
@@ -168,11 +170,14 @@ class Engine:
         """Ends the calls whose deadline is over."""
         now = time.monotonic()
         why = "" if self.connection is not None else "; there was no connection to the daemon"
-        for id in self.caller.expired(now):
+        expired = self.caller.expired(now)
+        for id in expired:
             call = self.caller.settle(id)
             assert isinstance(call, Inference), "the caller keeps inferences"
             call.error = DeadlineExceeded(f"no answer from endpoint {call.endpoint!r} within its deadline{why}")
             self._finish(call)
+        if expired:
+            self.acknowledge()  # at once, so that what has not begun is not run for nobody
         for number in [number for number, admin in self._admin.items() if admin.deadline <= now]:
             admin = self._admin.pop(number)
             admin.error = ServiceUnavailable(f"{admin.verb}: no answer from the daemon in time{why}; see: hpcserve status")
@@ -182,7 +187,7 @@ class Engine:
         """Tells the broker what was settled since it was last told."""
         if self.connection is not None and self.caller.owes_ack:
             self._unacked_bytes = 0
-            self.connection.socket.send(encode(wire.Ack(*self.caller.take_acks())))
+            self._say(encode(wire.Ack(*self.caller.take_acks())))
 
     # --- inside ---------------------------------------------------------------------------------------
 
@@ -209,15 +214,23 @@ class Engine:
             floor,
             acks,
         )
-        socket, frames = self.connection.socket, call.frames
-        if not frames:
-            socket.send(encode(header))
+        self._say(encode(header), call.frames)
+
+    def _say(self, header: bytes, frames: Sequence[Frame] = ()) -> None:
+        """Sends a message. On a connection that has just gone it is dropped: the monitor tells, RESUME makes up.
+
+        Never waits: a socket whose only peer is gone would wait for ever.
+        """
+        assert self.connection is not None, "asked only while connected"
+        socket = self.connection.socket
+        try:
+            socket.send(header, _MORE if frames else zmq.NOBLOCK)
+            last = len(frames) - 1
+            for index, frame in enumerate(frames):
+                socket.send(frame, _MORE if index < last else zmq.NOBLOCK, copy=len(frame) <= SMALL_BYTES)
+        except zmq.Again:
             return
-        socket.send(encode(header), zmq.SNDMORE)
-        last = len(frames) - 1
-        for index, frame in enumerate(frames):
-            socket.send(frame, zmq.SNDMORE if index < last else 0, copy=len(frame) <= SMALL_BYTES)
 
     def _send_admin(self, id: int, call: AdminCall) -> None:
         if self.connection is not None:
-            self.connection.socket.send(encode(wire.Call(id, call.verb, call.body)))
+            self._say(encode(wire.Call(id, call.verb, call.body)))

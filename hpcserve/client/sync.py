@@ -7,7 +7,7 @@ completes futures, acknowledges, watches the connection and dials anew when it i
 and go quickly the keeper stays away (``AWAY_*``), and a caller that finds it reading asks it to step aside.
 
 The socket's descriptor is edge-triggered, and any use of the socket may swallow an edge. So whoever sends
-looks for what has arrived before it lets go of the lock.
+while another thread reads looks for what has arrived before it lets go of the lock.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ class Client:
         with self._lock:
             self._check_open()
             self._engine.admin(call)
-            self._engine.drain()
+            self._look_for_reader()
         self._wait(call, None)
         outcome: T = call.outcome()
         return outcome
@@ -261,7 +261,7 @@ class Client:
         with self._lock:
             self._check_open()
             id = self._engine.infer(call)
-            self._engine.drain()
+            self._look_for_reader()
             first = self._engine.waiting == 1
         self._resolve()
         if first and self._keeper_reads and call.on_done is not None:
@@ -299,6 +299,11 @@ class Client:
                 call.on_done(call)
 
     # --- reading --------------------------------------------------------------------------------------
+
+    def _look_for_reader(self) -> None:
+        """After a send, with the lock: what the sleeping reader would not wake for. A new one looks before it sleeps."""
+        if self._role.locked():
+            self._engine.drain()
 
     def _wait(self, call: Pending, timeout: float | None) -> None:
         """Returns when the call is answered, or ``timeout`` seconds are over."""

@@ -20,6 +20,7 @@ from hpcserve.wire.record import decode_record
 from hpcserve.wire.tensor import Frame
 
 SMALL_BYTES = 4096
+_MORE = zmq.SNDMORE | zmq.NOBLOCK
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 2.0
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 5_000, 20_000
 
@@ -119,14 +120,17 @@ class Link:
         return header, tensors
 
     def send(self, header: bytes, tensors: Sequence[Tensor] = ()) -> None:
-        """Sends a message. Without a connection it is dropped: the INVENTORY will make up for it."""
+        """Sends a message. Without a connection it is dropped: the INVENTORY will make up for it.
+
+        Never waits: a socket whose only peer is gone would wait for ever.
+        """
         socket = self.socket
         if socket is None:
             return
-        if not tensors:
-            socket.send(header)
+        try:
+            socket.send(header, _MORE if tensors else zmq.NOBLOCK)
+            last = len(tensors) - 1
+            for index, tensor in enumerate(tensors):
+                socket.send(tensor, _MORE if index < last else zmq.NOBLOCK, copy=type(tensor) is bytes)
+        except zmq.Again:
             return
-        socket.send(header, zmq.SNDMORE)
-        last = len(tensors) - 1
-        for index, tensor in enumerate(tensors):
-            socket.send(tensor, zmq.SNDMORE if index < last else 0, copy=type(tensor) is bytes)

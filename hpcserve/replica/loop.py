@@ -166,6 +166,8 @@ class Replica:
             work = task.work
             outcome = self._executor.run(work.method, work.tensors, task.tensors, work.parameters)
         run_s = time.perf_counter() - began
+        if run_s >= LOOK_EVERY_S:
+            self._most = DRAIN  # meanwhile some of what waits may have been taken back: that is read first
         self._credit.ran(run_s)
         self._holdings.finish(task.key, outcome, sum(map(_length, outcome.frames)))
         self._send_result(task.key, outcome, int(run_s * 1e6))
