@@ -176,8 +176,10 @@ def _explain(source: str, error: msgspec.ValidationError) -> str:
 
 
 def runtime_dir(state_dir: Path) -> Path:
-    """Where the daemon's ``ipc://`` sockets are: ``state_dir/run``, or, where that is longer than a Unix
-    socket's address may be (107 bytes), a short name below ``$XDG_RUNTIME_DIR`` or ``/tmp``."""
+    """Where the daemon's ``ipc://`` sockets are: ``state_dir/run``, if a Unix socket's address may be that long.
+
+    That is 107 bytes; a longer one becomes a short name below ``$XDG_RUNTIME_DIR`` or ``/tmp``.
+    """
     direct = state_dir / "run"
     if len(os.fsencode(direct)) <= 80:
         return direct

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import zmq
 
@@ -49,7 +49,7 @@ class AsyncClient:
         self._changed = asyncio.Event()
         self._watched: Connection | None = None
 
-    async def __aenter__(self) -> AsyncClient:
+    async def __aenter__(self) -> Self:
         """Connects.
 
         Raises:
@@ -209,7 +209,9 @@ class AsyncClient:
             waiting = self._engine.waiting or self._engine.caller.owes_ack
             self._changed.clear()
             try:
-                await asyncio.wait_for(self._changed.wait(), (LOOK_S if self._engine.waiting else ACK_S) if waiting else None)
+                await asyncio.wait_for(
+                    self._changed.wait(), (LOOK_S if self._engine.waiting else ACK_S) if waiting else None
+                )
             except TimeoutError:
                 self._engine.expire()
                 self._engine.acknowledge()
@@ -224,10 +226,11 @@ class AsyncClient:
             if isinstance(refused, ProtocolError):
                 raise refused
             await self._dial()
-            return FIRST_PAUSE_S
         except HpcserveError as error:
             if not error.retryable:
                 self._engine.fail_all(error)
+        else:
+            return FIRST_PAUSE_S
         self._engine.expire()
         self._resolve()
         if self._engine.waiting:

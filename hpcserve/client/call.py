@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from hpcserve.client.outputs import Outputs
-from hpcserve.errors import HpcserveError
+from hpcserve.errors import HpcserveError, InvalidInput
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import error_from_wire, raw
 from hpcserve.wire.tensor import Frame, pack, unpack
@@ -70,7 +70,7 @@ class Inference(Pending):
         """``own``: copy the inputs, because the caller may change them before the answer is there.
 
         Raises:
-            InvalidInput: Something among the inputs is no tensor.
+            InvalidInput: Something among the inputs is no tensor, or a parameter cannot travel.
         """
         super().__init__(timeout_s, on_done)
         self.endpoint, _, self.method = target.partition(".")
@@ -79,7 +79,7 @@ class Inference(Pending):
         self.frames: Sequence[Frame] = (
             [frame if type(frame) is bytes else bytes(frame) for frame in packed] if own else packed
         )
-        self.parameters = raw(dict(parameters)) if parameters else wire.EMPTY_MAP
+        self.parameters = _parameters(parameters) if parameters else wire.EMPTY_MAP
         self.priority = priority
 
     def finish(self, result: wire.Result, frames: Sequence[Frame]) -> None:
@@ -97,6 +97,15 @@ class Inference(Pending):
         except HpcserveError as error:
             self.error = error
         self.frames = ()
+
+
+def _parameters(parameters: Mapping[str, Any]) -> msgspec.Raw:
+    try:
+        return raw(dict(parameters))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidInput(
+            f"parameters {sorted(map(str, parameters))}: {error}; give numbers, text, bytes, lists and dictionaries"
+        ) from error
 
 
 class AdminCall(Pending):
@@ -125,4 +134,6 @@ class AdminCall(Pending):
         try:
             self.value = msgspec.msgpack.decode(answer.body, type=self.kind)
         except msgspec.MsgspecError as error:
-            self.error = HpcserveError(f"{self.verb}: cannot read the daemon's answer: {error}; are both sides up to date?")
+            self.error = HpcserveError(
+                f"{self.verb}: cannot read the daemon's answer: {error}; are both sides up to date?"
+            )

@@ -17,7 +17,7 @@ from zmq.utils.monitor import recv_monitor_message
 import hpcserve
 from hpcserve.auth.keys import KeyPair
 from hpcserve.client.services import Service
-from hpcserve.errors import AuthenticationError, HpcserveError, ProtocolError, ServiceUnavailable
+from hpcserve.errors import AuthenticationError, ProtocolError, ServiceUnavailable
 from hpcserve.types import Counter, Epoch
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import decode_from_admission, decode_to_client, encode, error_from_wire
@@ -28,9 +28,7 @@ HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 5_000, 20_000
 SOFTWARE = f"hpcserve {hpcserve.__version__}"
 
 UP = zmq.Event.HANDSHAKE_SUCCEEDED
-FAILED = (
-    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL | zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_AUTH
-)
+FAILED = zmq.Event.HANDSHAKE_FAILED_NO_DETAIL | zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_AUTH
 DOWN = zmq.Event.DISCONNECTED | zmq.Event.CLOSED
 
 
@@ -52,7 +50,10 @@ class Connection:
         self._sources = [(socket, zmq.POLLIN)]
 
     def has_message(self) -> bool:
-        """Whether a message waits. Asking for ZMQ_EVENTS, or receiving in vain, costs four times as much in pyzmq 27."""
+        """Whether a message waits.
+
+        Asking for ZMQ_EVENTS, or receiving in vain, costs four times as much in pyzmq 27.
+        """
         return bool(zmq.zmq_poll(self._sources, 0))
 
     def is_down(self) -> bool:
@@ -73,11 +74,11 @@ class Connection:
         except zmq.Again as error:
             raise ServiceUnavailable("the daemon closed the connection at once") from error
 
-    def close(self) -> None:
-        """Closes both sockets; what is still to be sent is dropped."""
+    def close(self, linger_ms: int = 0) -> None:
+        """Closes both sockets; what has not left after ``linger_ms`` is dropped."""
         self.socket.disable_monitor()
         self.monitor.close(linger=0)
-        self.socket.close(linger=0)
+        self.socket.close(linger=linger_ms)
 
 
 def dial(
@@ -91,6 +92,10 @@ def dial(
     """Connects to the service's daemon.
 
     Args:
+        context: Where the sockets are made.
+        service: Whose daemon.
+        keys: The user's own key pair.
+        nonce: The 16 bytes that this process chose for its session.
         waits_for: The session's floor and outstanding requests, asked for at the last moment.
 
     Raises:
@@ -108,14 +113,17 @@ def dial(
     try:
         floor, outstanding = waits_for()
         connection.send(encode(wire.Resume(wire.WIRE_VERSIONS[0], nonce, floor, outstanding)))
-        answer = _answer(connection, decode_to_client, "the daemon's data socket", record)
-        if not isinstance(answer, wire.Resumed):
-            raise ProtocolError(f"expected RESUMED from the daemon, got {type(answer).__name__}")
-        connection.epoch = answer.epoch
+        connection.epoch = _resumed(_answer(connection, decode_to_client, "the daemon's data socket", record))
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _resumed(answer: object) -> Epoch:
+    if not isinstance(answer, wire.Resumed):
+        raise ProtocolError(f"expected RESUMED from the daemon, got {type(answer).__name__}")
+    return answer.epoch
 
 
 def say_hello(context: zmq.Context[zmq.Socket[bytes]], record: ServiceRecord, keys: KeyPair) -> wire.Welcome:
@@ -135,9 +143,7 @@ def say_hello(context: zmq.Context[zmq.Socket[bytes]], record: ServiceRecord, ke
     return answer
 
 
-def _open(
-    context: zmq.Context[zmq.Socket[bytes]], record: ServiceRecord, address: str, keys: KeyPair
-) -> Connection:
+def _open(context: zmq.Context[zmq.Socket[bytes]], record: ServiceRecord, address: str, keys: KeyPair) -> Connection:
     socket = context.socket(zmq.DEALER)
     socket.set_hwm(0)
     socket.linger = 0

@@ -26,6 +26,7 @@ SMALL_BYTES = 16 << 10
 ACK_AT_ONCE_BYTES = 1 << 20
 DRAIN = 256
 NONCE_BYTES = 16
+FAREWELL_MS = 500  # so long BYE may take to leave
 _MORE = zmq.SNDMORE | zmq.NOBLOCK
 
 
@@ -78,6 +79,8 @@ class Engine:
         """Ends the session; whoever still waits is told."""
         if self.connection is not None:
             self._say(encode(wire.Bye()))
+            self.connection.close(linger_ms=FAREWELL_MS)
+            self.connection = None
         self.fail_all(Cancelled("the client was closed"))
 
     # --- connections ----------------------------------------------------------------------------------
@@ -180,7 +183,9 @@ class Engine:
             self.acknowledge()  # at once, so that what has not begun is not run for nobody
         for number in [number for number, admin in self._admin.items() if admin.deadline <= now]:
             admin = self._admin.pop(number)
-            admin.error = ServiceUnavailable(f"{admin.verb}: no answer from the daemon in time{why}; see: hpcserve status")
+            admin.error = ServiceUnavailable(
+                f"{admin.verb}: no answer from the daemon in time{why}; see: hpcserve status"
+            )
             self._finish(admin)
 
     def acknowledge(self) -> None:

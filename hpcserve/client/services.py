@@ -75,7 +75,7 @@ def of_site(site: str | None) -> Service:
 
 
 def find_service(name: str | Service | None = None) -> Service:
-    """The service that the argument is, or names; else ``HPCSERVE_SERVICE``, then ``services.json``, then the default."""
+    """The service that the argument is, or names; else that of ``HPCSERVE_SERVICE``, ``services.json``, the site."""
     if isinstance(name, Service):
         return name
     return load_services().chosen(config.service_named(name))

@@ -22,7 +22,8 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Self, TypeVar
 
 import zmq
 
@@ -48,17 +49,20 @@ T = TypeVar("T")
 class InferenceFuture(Future[Outputs]):
     """A future whose waiter reads the socket itself. ``cancel()`` takes the request back, running or not."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._client = client
-        self._call: Inference | None = None
-        self._id = Counter(0)
+        self._read: Callable[[float | None], None] | None = None
+        self._take_back: Callable[[], bool] | None = None
+
+    def arm(self, read: Callable[[float | None], None], take_back: Callable[[], bool]) -> None:
+        """The request is on its way: how to wait for it, and how to take it back."""
+        self._read, self._take_back = read, take_back
 
     def result(self, timeout: float | None = None) -> Outputs:
         """See :meth:`concurrent.futures.Future.result`."""
-        if self._call is not None and not self.done():
+        if self._read is not None and not self.done():
             began = time.monotonic()
-            self._client._wait(self._call, timeout)
+            self._read(timeout)
             if timeout is not None:
                 timeout = max(0.0, timeout - (time.monotonic() - began))
         return super().result(timeout)
@@ -67,7 +71,8 @@ class InferenceFuture(Future[Outputs]):
         """Takes the request back, even while it runs; False when it was answered before."""
         if not super().cancel():
             return False
-        self._client._cancel(self._id)
+        if self._take_back is not None:
+            self._take_back()
         return True
 
 
@@ -154,7 +159,7 @@ class Client:
         priority: int = 0,
     ) -> Future[Outputs]:
         """As :meth:`infer`, but returns at once. The inputs are copied."""
-        future = InferenceFuture(self)
+        future = InferenceFuture()
 
         def resolve(call: Inference) -> None:
             # False: somebody cancelled the future, and nobody wants the answer.
@@ -166,8 +171,8 @@ class Client:
                 future.set_exception(call.error)
 
         call = self._inference(endpoint, inputs, parameters, timeout_s, priority, own=True, on_done=resolve)
-        future._call = call
-        future._id = self._start(call)
+        id = self._start(call)
+        future.arm(partial(self._wait, call), partial(self._cancel, id))
         self._wanted.set()
         return future
 
@@ -208,6 +213,7 @@ class Client:
             verb: The call's name.
             arguments: The verb's struct of :mod:`hpcserve.wire.admin`.
             answer: The struct of its answer.
+            timeout_s: How long to wait, in seconds; None: without end.
         """
         call = AdminCall(verb, raw(arguments), answer, timeout_s)
         with self._lock:
@@ -233,7 +239,7 @@ class Client:
         atexit.unregister(self._at_exit)
         self._release()
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -278,7 +284,7 @@ class Client:
     def _cancel(self, id: Counter) -> bool:
         with self._lock:
             done = self._engine.cancel(id) if not self._closed else False
-            self._engine.drain()
+            self._look_for_reader()
         self._resolve()
         return done
 
@@ -301,9 +307,11 @@ class Client:
     # --- reading --------------------------------------------------------------------------------------
 
     def _look_for_reader(self) -> None:
-        """After a send, with the lock: what the sleeping reader would not wake for. A new one looks before it sleeps."""
+        """After a send, with the lock: what the sleeping reader would not wake for. A new one looks first."""
         if self._role.locked():
             self._engine.drain()
+            if self._engine.connection is None:
+                self._nudge()  # the reader sleeps over a connection that is no more
 
     def _wait(self, call: Pending, timeout: float | None) -> None:
         """Returns when the call is answered, or ``timeout`` seconds are over."""

@@ -5,8 +5,6 @@ Connections are opaque bytes here; ``body`` is whatever the process gave with th
 
 from __future__ import annotations
 
-from typing import Union
-
 import msgspec
 
 from hpcserve.core.ledger import Entry
@@ -91,4 +89,4 @@ class ReportIdle(Action, frozen=True):
     replica: ReplicaId
 
 
-AnyAction = Union[Give, Forward, Tell, Ask, Fetch, Release, Census, Probe, ReportHung, ReportIdle]
+AnyAction = Give | Forward | Tell | Ask | Fetch | Release | Census | Probe | ReportHung | ReportIdle

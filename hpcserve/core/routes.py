@@ -44,7 +44,9 @@ class RoutingTable(NamedTuple):
         deployment = self.deployments[name]
         idempotent = deployment.methods.get(method or deployment.default_method)
         if idempotent is None:
-            raise UnknownMethod(f"endpoint {endpoint!r} has no method {method!r}; {nearest(method, deployment.methods)}")
+            raise UnknownMethod(
+                f"endpoint {endpoint!r} has no method {method!r}; {nearest(method, deployment.methods)}"
+            )
         if deployment.error is not None:
             raise deployment.error
         return name, idempotent

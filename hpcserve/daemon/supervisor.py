@@ -26,6 +26,7 @@ from functools import partial
 import msgspec
 
 import hpcserve
+from hpcserve.auth import private
 from hpcserve.auth.keys import KeyPair
 from hpcserve.auth.private import storage_error
 from hpcserve.cluster.processes import exit_in_words
@@ -33,7 +34,7 @@ from hpcserve.config import Site, runtime_dir
 from hpcserve.core.restarts import DEFAULT as DEFAULT_POLICY
 from hpcserve.core.restarts import GiveUp, Policy, Restarts
 from hpcserve.daemon.child import Child
-from hpcserve.daemon.launch import ChildError, DaemonReport, in_json
+from hpcserve.daemon.launch import PROCESSES, ChildError, DaemonReport, in_json
 from hpcserve.daemon.lease import HeldLease, acquire
 from hpcserve.daemon.logs import log_path, log_to
 from hpcserve.daemon.plans import ADMISSION, BROKER, CONTROLLER, Plan
@@ -241,6 +242,18 @@ class Supervisor:
             self._again_or_fail(child, f"it cannot be started: {error}", now)
         else:
             _log.info("started %s as pid %d", child.name, child.pid)
+            self._note_processes()
+
+    def _note_processes(self) -> None:
+        """Writes down which process is which, for ``hpcserve status``."""
+        pids = {child.name: child.pid for child in self._children.values() if child.pid is not None}
+        try:
+            private.replace(
+                runtime_dir(self._site.state_dir) / PROCESSES,
+                msgspec.json.encode({"supervisor": self._lease.pid, **pids}),
+            )
+        except HpcserveError as error:
+            _log.error("%s; `hpcserve status` shows old process ids", error)
 
     def _hear(self, child: Child) -> None:
         report = child.read_report()

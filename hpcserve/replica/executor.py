@@ -45,7 +45,7 @@ class Executor:
         try:
             inputs = unpack(specs, frames, writable=True)
             names = self._declared(method, specs)
-            by_name = inputs if names == tuple(inputs) else dict(zip(names, inputs.values()))
+            by_name = inputs if names == tuple(inputs) else dict(zip(names, inputs.values(), strict=True))
             given = {} if bytes(parameters) == _NO_PARAMETERS else from_raw(parameters, dict[str, Any])
             outputs = self._loaded.run(method, by_name, given)
             described, packed = _packed(method, outputs)
@@ -91,7 +91,7 @@ def _own(frames: Sequence[Tensor], outputs: dict[str, Any], inputs: dict[str, An
     """
     return [
         frame if type(frame) is bytes or _is_input(output, inputs) else bytes(frame)
-        for frame, output in zip(frames, outputs.values())
+        for frame, output in zip(frames, outputs.values(), strict=True)
     ]
 
 

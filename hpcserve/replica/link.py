@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +40,9 @@ Tensor = Frame
 class Link:
     """The socket, if there is one now, and when to try again if not."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], record: Path, public_key: bytes, secret_key: bytes):
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], record: Path, public_key: bytes, secret_key: bytes
+    ) -> None:
         self._context = context
         self._record = record
         self._keys = (public_key, secret_key)
@@ -57,7 +60,7 @@ class Link:
         try:
             record = decode_record(self._record.read_bytes(), str(self._record))
         except (OSError, ConfigError) as error:
-            print(f"no daemon to connect to: {error}", flush=True)
+            sys.stderr.write(f"no daemon to connect to: {error}\n")
             self._postpone()
             return
         socket = self._context.socket(zmq.DEALER)

@@ -7,6 +7,7 @@ what is dropped, :mod:`hpcserve.core.holdings` decides.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -129,7 +130,7 @@ class Replica:
         elif type(message) is wire.WhoAreYou:
             self._send_inventory()
         elif type(message) is wire.Refused:
-            print(f"the daemon refused this replica: {message.error.message}", flush=True)
+            sys.stderr.write(f"the daemon refused this replica: {message.error.message}\n")
             self._link.close()
 
     def _take_work(self, work: wire.Work, tensors: list[Tensor]) -> None:
@@ -149,18 +150,25 @@ class Replica:
             self._link.send(encode(wire.Credit(*self._offer())))
 
     def _fetch(self, keys: Sequence[RequestKey]) -> None:
+        all_held = True
         for key in keys:
+            all_held &= self._holdings.want(key)
             result = self._holdings.result(key)
             if isinstance(result, Outcome):
                 self._send_result(key, result, 0)
+        if not all_held:
+            self._send_inventory()
 
     # --- the work -------------------------------------------------------------------------------------
 
     def _run(self, task: Task) -> None:
-        began = time.perf_counter()
         if not self._holdings.is_wanted(task.key):
-            outcome = failed(Cancelled("the request was taken back before it ran"))
-        elif task.deadline <= time.monotonic():
+            # The broker alone reads this: it settles what it told us to release.
+            self._holdings.drop(task.key)
+            self._send_result(task.key, failed(Cancelled("the request was taken back before it ran")), 0)
+            return
+        began = time.perf_counter()
+        if task.deadline <= time.monotonic():
             outcome = failed(DeadlineExceeded("the deadline passed while the request waited at its replica"))
         else:
             work = task.work
@@ -206,5 +214,3 @@ class Replica:
 
 def _length(frame: Tensor) -> int:
     return frame.nbytes if isinstance(frame, memoryview) else len(frame)
-
-

@@ -39,6 +39,8 @@ class Deploy(Admin, frozen=True, kw_only=True):
 
 
 class Deployed(Admin, frozen=True, kw_only=True):
+    """What is served now, and where."""
+
     deployment: str
     endpoint: str
     version: str
@@ -52,6 +54,8 @@ class Undeploy(Admin, frozen=True, kw_only=True):
 
 
 class Undeployed(Admin, frozen=True, kw_only=True):
+    """What is not served any more."""
+
     endpoint: str
 
 
@@ -60,6 +64,8 @@ class AskStatus(Admin, frozen=True, kw_only=True):
 
 
 class ReplicaView(Admin, frozen=True, kw_only=True):
+    """One replica. ``waiting`` and ``answered`` count requests."""
+
     replica: str
     state: str
     pilot: str
@@ -70,6 +76,8 @@ class ReplicaView(Admin, frozen=True, kw_only=True):
 
 
 class DeploymentView(Admin, frozen=True, kw_only=True):
+    """One deployment. ``wanted`` is the number of replicas; ``error`` and ``traceback`` say why one ended last."""
+
     deployment: str
     endpoints: tuple[str, ...]
     version: str
@@ -84,6 +92,8 @@ class DeploymentView(Admin, frozen=True, kw_only=True):
 
 
 class PilotView(Admin, frozen=True, kw_only=True):
+    """One pilot job. ``job`` is the scheduler's own id."""
+
     pilot: str
     state: str
     job: str
@@ -95,6 +105,8 @@ class PilotView(Admin, frozen=True, kw_only=True):
 
 
 class ServableView(Admin, frozen=True, kw_only=True):
+    """One published version."""
+
     name: str
     version: str
     aliases: tuple[str, ...]
@@ -147,11 +159,15 @@ class AskLogs(Admin, frozen=True, kw_only=True):
 
 
 class LogText(Admin, frozen=True, kw_only=True):
+    """The end of one log."""
+
     name: str
     text: str
 
 
 class Logs(Admin, frozen=True, kw_only=True):
+    """The logs that were asked for."""
+
     logs: tuple[LogText, ...]
 
 

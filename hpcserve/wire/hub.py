@@ -6,8 +6,6 @@ broker, comes back, so none keeps a copy that can go stale.
 
 from __future__ import annotations
 
-from typing import Union
-
 import msgspec
 
 from hpcserve.types import DeploymentName, EndpointName, Epoch, ReplicaId
@@ -20,7 +18,6 @@ class BrokerUp(Message, frozen=True, tag="broker-up"):
     """A broker runs, in this epoch, and knows nothing yet. Also the answer to a new connection."""
 
     epoch: Epoch
-    pid: int
 
 
 class Done(Message, frozen=True, tag="done"):
@@ -192,10 +189,6 @@ class EnrolVerdict(Message, frozen=True, tag="enrol-verdict"):
     error: ErrorInfo | None = None
 
 
-ToBroker = Union[
-    AdmitKey, RevokeKey, Routes, ToAgentRelay, ToClientRelay, AskStats, EnrolAsk, EnrolVerdict
-]
-ToController = Union[
-    BrokerUp, Done, AgentSays, ClientCalls, ReplicaHung, ReplicaIdle, Stats, EnrolAsk
-]
-ToAdmission = Union[BrokerUp, Done, EnrolVerdict]
+ToBroker = AdmitKey | RevokeKey | Routes | ToAgentRelay | ToClientRelay | AskStats | EnrolAsk | EnrolVerdict
+ToController = BrokerUp | Done | AgentSays | ClientCalls | ReplicaHung | ReplicaIdle | Stats | EnrolAsk
+ToAdmission = BrokerUp | Done | EnrolVerdict

@@ -12,8 +12,6 @@ Decides nothing; holds no socket.
 
 from __future__ import annotations
 
-from typing import Union
-
 import msgspec
 
 from hpcserve.types import Counter, DeploymentName, Epoch, PilotId, ReplicaId, SessionId
@@ -333,10 +331,10 @@ class Orders(Message, frozen=True, tag="orders"):
     stop: bool = False
 
 
-FromAnyone = Union[Hello, Enrol]
-FromAdmission = Union[Welcome, Enrolled, Refused]
-FromClient = Union[Request, Ack, Resume, Call, Bye]
-ToClient = Union[Result, Resumed, SendAgain, Answer, Ping, WhoAreYou, Refused]
-FromPilot = Union[Result, Inventory, Credit, Report]
-ToReplica = Union[Work, Census, Release, Fetch, WhoAreYou, Refused]
-ToAgent = Union[Orders, WhoAreYou, Refused]
+FromAnyone = Hello | Enrol
+FromAdmission = Welcome | Enrolled | Refused
+FromClient = Request | Ack | Resume | Call | Bye
+ToClient = Result | Resumed | SendAgain | Answer | Ping | WhoAreYou | Refused
+FromPilot = Result | Inventory | Credit | Report
+ToReplica = Work | Census | Release | Fetch | WhoAreYou | Refused
+ToAgent = Orders | WhoAreYou | Refused

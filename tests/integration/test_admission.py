@@ -97,7 +97,7 @@ class House:
             sender, header = self.hub.recv_multipart()
             assert sender == b"admission"
             if not header:
-                self.hub.send_multipart([sender, encode(hub.BrokerUp(self.epoch, os.getpid()))])
+                self.hub.send_multipart([sender, encode(hub.BrokerUp(self.epoch))])
                 continue
             message = decoder(hub.ToBroker)(header)
             self.heard.append(message)

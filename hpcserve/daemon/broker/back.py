@@ -15,7 +15,7 @@ from hpcserve.core.exchange import Exchange
 from hpcserve.core.replicas import Replica
 from hpcserve.daemon.broker.keyring import Keyring
 from hpcserve.daemon.broker.sockets import Incoming, Tensor, receive, send, user_of
-from hpcserve.errors import AuthenticationError, HpcserveError, ProtocolError
+from hpcserve.errors import AuthenticationError, Cancelled, HpcserveError, ProtocolError
 from hpcserve.types import Epoch, ReplicaId
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import agree, decode_from_pilot, encode, error_to_wire
@@ -63,14 +63,12 @@ class Back:
     def _replica(self, replica: Replica, message: Incoming, header: wire.FromPilot, header_bytes: bytes) -> None:
         now = time.monotonic()
         if type(header) is wire.Result:
-            self._exchange.answered(
-                replica,
-                (header.session, header.id),
-                body=Answered(header_bytes, message.tensors),
-                size_bytes=message.size_bytes,
-                credit=(header.credit_requests, header.credit_bytes),
-                now=now,
-            )
+            key, credit = (header.session, header.id), (header.credit_requests, header.credit_bytes)
+            if header.error is not None and header.error.code == Cancelled.code:
+                self._exchange.dropped(replica, key, credit=credit, now=now)
+                return
+            body = Answered(header_bytes, message.tensors)
+            self._exchange.answered(replica, key, body=body, size_bytes=message.size_bytes, credit=credit, now=now)
         elif type(header) is wire.Credit:
             self._exchange.credit(replica, (header.credit_requests, header.credit_bytes), now)
         elif type(header) is wire.Inventory:

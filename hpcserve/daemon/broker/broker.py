@@ -42,9 +42,7 @@ class Broker:
         self.zap = ZapHandler(context, lambda key, address, domain: keyring.decide(key, domain, time.monotonic()))
         self.front = Front(router(context, keys, FRONT.encode()), self._exchange, keyring, epoch)
         self.back = Back(router(context, keys, BACK.encode()), self._exchange, keyring, epoch)
-        self.hub = Hub(
-            router(context, None, b""), self._exchange, keyring, epoch, front=self.front, back=self.back
-        )
+        self.hub = Hub(router(context, None, b""), self._exchange, keyring, epoch, front=self.front, back=self.back)
         self._flush_at = float("inf")
         self._tick_at = now
         self._probe_at = now + PROBE_S
@@ -153,9 +151,7 @@ class Broker:
             self._exchange.client_gone(action.connection, time.monotonic())
 
     def _tell(self, action: act.Tell) -> None:
-        self._to_client(
-            action.connection, wire.Result(action.session, action.id, error=error_to_wire(action.error))
-        )
+        self._to_client(action.connection, wire.Result(action.session, action.id, error=error_to_wire(action.error)))
 
     def _to_client(self, connection: bytes, message: wire.ToClient) -> None:
         if not send(self.front.socket, connection, encode(message)):

@@ -5,7 +5,6 @@ Carries out what they say and relays between them. What it relays, it does not r
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +18,7 @@ from hpcserve.daemon.broker.front import Front
 from hpcserve.daemon.broker.keyring import Keyring
 from hpcserve.daemon.broker.sockets import receive, send
 from hpcserve.errors import AuthenticationError, ServiceUnavailable
-from hpcserve.types import Epoch, SessionId
+from hpcserve.types import Epoch
 from hpcserve.wire import hub
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import decoder, encode, error_from_wire, error_to_wire
@@ -65,7 +64,7 @@ class Hub:
         if message is None:
             return False
         if not len(message.header):  # ZMQ_PROBE_ROUTER's empty message: a new connection
-            send(self.socket, message.sender, encode(hub.BrokerUp(self._epoch, os.getpid())))
+            send(self.socket, message.sender, encode(hub.BrokerUp(self._epoch)))
             if message.sender == CONTROLLER:
                 self._back.who_are_you()
             return True
@@ -151,5 +150,3 @@ class Hub:
                 ),
             ),
         )
-
-

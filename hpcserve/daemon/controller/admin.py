@@ -53,18 +53,21 @@ class Admin:
         _log.info("%s calls %s", call.identity, call.verb)
         error, body = None, msgspec.Raw(b"\x80")
         try:
-            if call.verb not in self._verbs:
-                raise ProtocolError(f"no call {call.verb!r}; {nearest(call.verb, self._verbs)}")
-            kind, do = self._verbs[call.verb]
-            body = raw(await do(from_raw(call.body, kind)))
+            body = raw(await self._carry_out(call))
         except HpcserveError as failure:
             error = error_to_wire(failure)
-        except Exception as failure:
+        except Exception as failure:  # noqa: BLE001 (a caller must not wait for ever because of a bug in here)
             _log.exception("%s failed", call.verb)
             error = error_to_wire(
                 HpcserveError(f"{call.verb}: {failure}; this is a bug, see: hpcserve logs controller")
             )
         self._controller.hub.tell(hub.ToClientRelay(call.connection, call.id, error, body))
+
+    async def _carry_out(self, call: hub.ClientCalls) -> verbs.Admin:
+        if call.verb not in self._verbs:
+            raise ProtocolError(f"no call {call.verb!r}; {nearest(call.verb, self._verbs)}")
+        kind, do = self._verbs[call.verb]
+        return await do(from_raw(call.body, kind))
 
     async def publish(self, arguments: verbs.Publish) -> verbs.Published:
         """Takes a servable's directory in."""
@@ -116,7 +119,7 @@ class Admin:
 
     async def status(self, arguments: verbs.AskStatus) -> verbs.Status:
         """Everything there is to see."""
-        return await status_of(self._controller, supervisor=self._supervisor)
+        return await status_of(self._controller)
 
     async def describe(self, arguments: verbs.Describe) -> verbs.Described:
         """The methods of what is served at an endpoint."""

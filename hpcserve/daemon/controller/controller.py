@@ -62,6 +62,7 @@ class Controller:
 
     def __init__(self, site: Site, *, runtime_dir: Path, record: Path) -> None:
         self.site = site
+        self.runtime_dir = runtime_dir
         self.storage = Storage()
         self.hub = HubLine(runtime_dir)
         self.pilots = Pilots(site, open_scheduler(site), self.storage, record)
@@ -78,7 +79,7 @@ class Controller:
         )
         self.served: dict[DeploymentName, Served] = {}
         self.reports: dict[PilotId, Report] = {}
-        self.broker = (Epoch(0), 0)
+        self.epoch = Epoch(0)
         self.stop = asyncio.Event()
         self._specs: dict[tuple[DeploymentName, str], Served] = {}
         self._changed = asyncio.Event()
@@ -173,7 +174,9 @@ class Controller:
             self.tell_broker()
             self._changed.clear()
             try:
-                await asyncio.wait_for(self._changed.wait(), self._poll_s() if self.pilots.jobs or self.served else None)
+                await asyncio.wait_for(
+                    self._changed.wait(), self._poll_s() if self.pilots.jobs or self.served else None
+                )
             except TimeoutError:
                 continue
 
@@ -250,7 +253,7 @@ class Controller:
 
     def broker_is_up(self, message: hub.BrokerUp) -> None:
         """A new broker, or a new connection to it: it is told everything."""
-        self.broker = (message.epoch, message.pid)
+        self.epoch = message.epoch
         for pilot, job in self.pilots.jobs.items():
             if job.row.public_key is not None:
                 self.hub.tell(hub.AdmitKey(bytes.fromhex(job.row.public_key), "agent", pilot))

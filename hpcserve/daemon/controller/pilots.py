@@ -11,7 +11,7 @@ import os
 import secrets
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -36,7 +36,7 @@ class Job:
 
     row: PilotRow
     name: JobId | None
-    state: JobState = JobState(phase="queued")
+    state: JobState = field(default_factory=lambda: JobState(phase="queued"))
 
 
 class Pilots:

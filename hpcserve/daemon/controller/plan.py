@@ -40,7 +40,7 @@ def routes(fleet: Fleet, served: Mapping[DeploymentName, Served]) -> hub.Routes:
             for name, replicas in homes.items()
         ),
         tuple(each.replica for each in fleet.replicas.values() if each.ended and each.crashed),
-        tuple(each.replica for each in fleet.replicas.values() if each.state != "starting" and each.state != "ready"),
+        tuple(each.replica for each in fleet.replicas.values() if each.state not in {"starting", "ready"}),
     )
 
 

@@ -6,11 +6,15 @@ import os
 import socket
 import time
 from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
 
 import hpcserve
 from hpcserve.core.fleet import FleetReplica
 from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.plan import Served
+from hpcserve.daemon.launch import PROCESSES
 from hpcserve.errors import ServiceUnavailable
 from hpcserve.registry.rows import ServableRow
 from hpcserve.registry.store import Store
@@ -22,12 +26,12 @@ from hpcserve.wire.admin import DeploymentView, PilotView, ReplicaView, Servable
 _STARTED = time.monotonic()
 
 
-async def status_of(controller: Controller, *, supervisor: int) -> Status:
+async def status_of(controller: Controller) -> Status:
     """Everything there is to see. While the broker is away its counts are those of an empty one, recovering."""
     try:
         stats = await controller.hub.stats()
     except ServiceUnavailable:
-        stats = hub.Stats(0, controller.broker[0], 0.0, 0, 0, 0, 0, 0, 0, 0, True, (), ())
+        stats = hub.Stats(0, controller.epoch, 0.0, 0, 0, 0, 0, 0, 0, 0, True, (), ())
     loads = {load.replica: load for load in stats.replicas}
     queued = {load.deployment: load.queued for load in stats.deployments}
     return Status(
@@ -37,7 +41,7 @@ async def status_of(controller: Controller, *, supervisor: int) -> Status:
         software=f"hpcserve {hpcserve.__version__}",
         epoch=stats.epoch,
         uptime_s=time.monotonic() - _STARTED,
-        processes={"supervisor": supervisor, "controller": os.getpid(), "broker": controller.broker[1]},
+        processes=_processes(controller.runtime_dir / PROCESSES),
         sessions=stats.sessions,
         requests=stats.requests,
         answered=stats.answered,
@@ -50,6 +54,14 @@ async def status_of(controller: Controller, *, supervisor: int) -> Status:
         deployments=tuple(_deployment(controller, each, loads, queued) for each in controller.served.values()),
         pilots=tuple(_pilot(controller, pilot) for pilot in controller.pilots.jobs),
     )
+
+
+def _processes(path: Path) -> dict[str, int]:
+    """The process ids that the supervisor wrote down."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, int])
+    except (OSError, msgspec.MsgspecError):
+        return {"controller": os.getpid()}  # the supervisor says in its log why it could not write it
 
 
 async def _servables(controller: Controller) -> Iterable[ServableView]:

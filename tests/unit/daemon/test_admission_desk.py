@@ -14,7 +14,7 @@ from hpcserve.wire.messages import Enrol, Enrolled, ErrorInfo, Hello, Refused, W
 ADA, BEN, EVE = (bytes([number]) * 32 for number in range(3))
 HELLO = encode(Hello((1,), "client 1"))
 ENROL = encode(Enrol((1,), "agent 1", PilotId("p1"), "p1.1", "secret", "node1"))
-UP = BrokerUp(Epoch(1), 7)
+UP = BrokerUp(Epoch(1))
 
 
 class Office:
@@ -95,7 +95,7 @@ def test_a_broker_that_comes_in_time_hears_of_those_who_wait() -> None:
     office.asks()
     office.desk.broker_is_gone()
     assert office.answers() == []
-    office.desk.broker_says(BrokerUp(Epoch(2), 7))
+    office.desk.broker_says(BrokerUp(Epoch(2)))
     (again,) = office.asks()
     assert isinstance(again, AdmitKey)
     office.desk.broker_says(Done(again.ticket))
@@ -109,7 +109,7 @@ def test_a_new_broker_is_told_every_key() -> None:
     for ask in office.asks():
         assert isinstance(ask, AdmitKey)
         office.desk.broker_says(Done(ask.ticket))
-    office.desk.broker_says(BrokerUp(Epoch(2), 7))
+    office.desk.broker_says(BrokerUp(Epoch(2)))
     assert office.asks() == [AdmitKey(ADA, "client", "ada"), AdmitKey(BEN, "client", "ben")]
 
 
