@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 from collections.abc import Iterator
@@ -13,13 +14,15 @@ from hpcserve.auth.private import create, private_directory, read_private, repla
 from hpcserve.errors import ConfigError, StorageFull
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def _full_disk() -> Iterator[None]:
-    """No file may grow past its first byte."""
+    """No file may grow past its first byte; pytest's own output neither, so it lasts for the calls alone."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_directory_is_made_with_its_parents_for_us_alone(tmp_path: Path) -> None:
@@ -87,13 +90,12 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file"]
 
 
-@pytest.mark.usefixtures("_full_disk")
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
-    with pytest.raises(StorageFull, match="make room"):
+    with _full_disk(), pytest.raises(StorageFull, match="make room"):
         create(tmp_path / "file", b"much too long")
     assert os.listdir(tmp_path) == []
     replace(tmp_path / "file", b"1")
-    with pytest.raises(StorageFull, match="cannot write"):
+    with _full_disk(), pytest.raises(StorageFull, match="cannot write"):
         replace(tmp_path / "file", b"much too long")
     assert (tmp_path / "file").read_bytes() == b"1"
     assert os.listdir(tmp_path) == ["file"]
