@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import sys
 import tracemalloc
 from typing import Any
@@ -52,7 +52,7 @@ class Unwilling:
         ({"a": 1}, "Json"),
         ({1, 2}, "Json"),
         (2**70, "found int"),
-        (datetime.datetime(2026, 1, 1), "Json"),
+        (dt.datetime(2026, 1, 1, tzinfo=dt.UTC), "Json"),
         ([[1], [2, 3]], "list"),
         (["\ud800"], "Unicode"),
         (Unwilling(), "on another device"),

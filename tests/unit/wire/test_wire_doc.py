@@ -37,7 +37,8 @@ VERBS = {
 
 def section(heading: str, level: int = 3) -> str:
     """What stands between a heading and the next of its level or above."""
-    found = re.findall(rf"^#{{{level}}} {re.escape(heading)}\n(.*?)(?=^#{{2,{level}}} |\Z)", PAGE, re.M | re.S)
+    pattern = rf"^#{{{level}}} {re.escape(heading)}\n(.*?)(?=^#{{2,{level}}} |\Z)"
+    found = re.findall(pattern, PAGE, re.MULTILINE | re.DOTALL)
     assert len(found) == 1, f"{len(found)} sections are called {heading}"
     return str(found[0])
 
@@ -150,7 +151,7 @@ def test_the_version_is_the_programs() -> None:
 
 
 def example(name: str) -> bytes:
-    (block,) = re.findall(rf"<!-- example: {name} -->\n```hex\n(.*?)```", PAGE, re.S)
+    (block,) = re.findall(rf"<!-- example: {name} -->\n```hex\n(.*?)```", PAGE, re.DOTALL)
     return bytes.fromhex(block)
 
 
