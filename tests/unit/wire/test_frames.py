@@ -38,6 +38,7 @@ def test_errors_keep_what_they_say(code: str, message: str, retry_after_s: float
         assert back.retry_after_s is None
     else:
         assert back.retry_after_s == pytest.approx(retry_after_s, abs=0.001)
+        assert back.retry_after_s is not None
         assert back.retry_after_s > 0
 
 

@@ -212,7 +212,9 @@ def test_plausible_specs_raise_nothing_but_protocol_errors(
 
 @given(st.data())
 def test_every_truncation_of_a_frame_is_noticed(data: st.DataObject) -> None:
-    value = data.draw(st.sampled_from([np.arange(5.0), [b"ab", b"", b"c"], np.ones(7, np.bool_), Json({"a": [1, 2]})]))
+    value: Any = data.draw(
+        st.sampled_from([np.arange(5.0), [b"ab", b"", b"c"], np.ones(7, np.bool_), Json({"a": [1, 2]})])
+    )
     specs, (frame,) = pack({"x": value})
     cut = data.draw(st.integers(0, len(frame) - 1))
     with pytest.raises(ProtocolError):

@@ -49,7 +49,7 @@ def rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
-def structs(module: types.ModuleType, base: type) -> list[type[msgspec.Struct]]:
+def structs(module: types.ModuleType, base: type[msgspec.Struct]) -> list[type[msgspec.Struct]]:
     return [
         kind
         for _, kind in inspect.getmembers(module, inspect.isclass)
@@ -131,7 +131,7 @@ def test_every_dtype_has_its_size() -> None:
     sizes = {name: str(dtype.itemsize) for name, dtype in DTYPES.items()}
     sizes |= {name: str(size_bytes) for name, size_bytes in ML_DTYPES.items()} | {BYTES: "any", JSON: "any"}
     assert set(sizes) == NAMES
-    found = {}
+    found: dict[str, str] = {}
     for names, listed, _ in rows(section("Tensors", 2)):
         one_each = names.replace("`", "").split()
         found |= dict(zip(one_each, listed.split() if " " in listed else [listed] * len(one_each), strict=True))

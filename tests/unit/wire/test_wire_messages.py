@@ -56,7 +56,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     return st.builds(kind, **{name: values(hints[name]) for name in kind.__struct_fields__})
 
 
-def structs(module: types.ModuleType, base: type) -> list[type[msgspec.Struct]]:
+def structs(module: types.ModuleType, base: type[msgspec.Struct]) -> list[type[msgspec.Struct]]:
     return [
         kind
         for _, kind in inspect.getmembers(module, inspect.isclass)
@@ -132,7 +132,7 @@ def test_elements_of_a_later_version_are_ignored(kind: type, data: st.DataObject
 @pytest.mark.parametrize("kind", ARRAYS, ids=lambda kind: kind.__name__)
 @FEW
 @given(st.data())
-def test_missing_last_elements_have_their_defaults(kind: type, data: st.DataObject) -> None:
+def test_missing_last_elements_have_their_defaults(kind: type[msgspec.Struct], data: st.DataObject) -> None:
     message = data.draw(values(kind))
     fields, defaults = kind.__struct_fields__, kind.__struct_defaults__
     required = len(fields) - len(defaults)
