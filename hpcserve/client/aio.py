@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import Any, Self, TypeVar
 
 import zmq
@@ -18,7 +18,7 @@ from hpcserve.client.dial import Connection, dial
 from hpcserve.client.engine import Engine
 from hpcserve.client.keys import client_keys
 from hpcserve.client.outputs import Outputs
-from hpcserve.client.services import find_service
+from hpcserve.client.services import Service, find_service
 from hpcserve.errors import Cancelled, HpcserveError, InvalidInput, ProtocolError
 from hpcserve.types import Counter
 from hpcserve.wire.admin import Admin
@@ -39,7 +39,7 @@ class AsyncClient:
         timeout_s: The deadline of a call that names none, in seconds; None: without end.
     """
 
-    def __init__(self, service: str | None = None, *, timeout_s: float | None = 60.0) -> None:
+    def __init__(self, service: str | Service | None = None, *, timeout_s: float | None = 60.0) -> None:
         self.timeout_s = timeout_s
         self._service = find_service(service)
         self._keys = client_keys()
@@ -119,7 +119,7 @@ class AsyncClient:
         parameters: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
         priority: int = 0,
-    ) -> AsyncIterator[Outputs]:
+    ) -> AsyncGenerator[Outputs, None]:
         """See :meth:`hpcserve.Client.map`."""
         if in_flight < 1:
             raise InvalidInput(f"in_flight is {in_flight}; it must be at least 1")

@@ -20,7 +20,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Self, TypeVar
@@ -185,11 +185,12 @@ class Client:
         parameters: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
         priority: int = 0,
-    ) -> Iterator[Outputs]:
+    ) -> Generator[Outputs, None, None]:
         """Calls ``endpoint`` for each item and yields the outputs in the items' order.
 
         At most ``in_flight`` requests are out at any time; ``items`` is read no further ahead than that, so
-        it may be endless. An error is raised in its item's turn, and what is still out is taken back.
+        it may be endless. An error is raised in its item's turn, and what is still out is taken back, as it is
+        when the generator is closed.
         """
         if in_flight < 1:
             raise InvalidInput(f"in_flight is {in_flight}; it must be at least 1")

@@ -83,7 +83,8 @@ class Daemon:
     @property
     def variables(self) -> dict[str, str]:
         """The environment of everything that belongs to this daemon."""
-        return {"HPCSERVE_HOME": str(self.home), "HPCSERVE_SITE": str(self.site)}
+        # The last one is for us: a replica inherits none of hpcserve's own.
+        return {"HPCSERVE_HOME": str(self.home), "HPCSERVE_SITE": str(self.site), "TEST_DAEMON": str(self.home)}
 
     @contextlib.contextmanager
     def environment(self) -> Iterator[None]:
@@ -96,11 +97,11 @@ class Daemon:
     # --- its life -----------------------------------------------------------------------------------
 
     def spawn(self) -> subprocess.Popen[bytes]:
-        """Starts the daemon and waits for nothing. Its own words come from the process's standard output."""
+        """Starts the daemon and waits for nothing. It goes down should the tests be killed."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "hpcserve.daemon", "--site", str(self.site), "--ready-fd", "1"],
+            [sys.executable, "-m", "hpcserve.daemon", "--site", str(self.site), "--tied", "--ready-fd", "1"],
             env=os.environ | self.variables,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -127,9 +128,10 @@ class Daemon:
         assert process is not None
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-        if process.stdout is not None:
-            process.stdout.close()
         code = process.wait(PATIENCE_S)
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
         until(lambda: not self.processes(), f"no process of it is left: {self.commands()}")
         return code
 
@@ -147,7 +149,7 @@ class Daemon:
 
     def processes(self) -> list[int]:
         """Every living process that was started with this home."""
-        needle = f"HPCSERVE_HOME={self.home}".encode()
+        needle = f"TEST_DAEMON={self.home}".encode()
         found = []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
