@@ -78,7 +78,6 @@ class Pi(Finding, frozen=True):
 
     correct: bool
     ndigits: int
-    run_s: float
 
 
 class Latency(Finding, frozen=True):
@@ -266,7 +265,7 @@ def _with_a_death(client: Client, images: Array) -> tuple[Recovery, dict[int, in
     wait([*futures, pi], timeout=ANSWER_S)
     after = client.call("status", AskStatus(), Status)
     labels, errors = _labels(futures)
-    text, pi_run_s, pi_errors = _pi_text(pi)
+    text, pi_errors = _pi_text(pi)
     late = [at_s for index, at_s in answered_s.items() if index >= half]
     recovery = Recovery(
         killed="broker",
@@ -277,7 +276,7 @@ def _with_a_death(client: Client, images: Array) -> tuple[Recovery, dict[int, in
         epochs=(before.epoch, after.epoch),
         errors=(*errors, *pi_errors),
     )
-    return recovery, labels, Pi(correct=is_pi(text, PI_DIGITS), ndigits=PI_DIGITS, run_s=pi_run_s)
+    return recovery, labels, Pi(correct=is_pi(text, PI_DIGITS), ndigits=PI_DIGITS)
 
 
 def _note_time(answered_s: dict[int, float], index: int, _future: Future[Outputs]) -> None:
@@ -295,11 +294,11 @@ def _labels(futures: list[Future[Outputs]]) -> tuple[dict[int, int], list[str]]:
     return labels, errors
 
 
-def _pi_text(future: Future[Outputs]) -> tuple[str, float, list[str]]:
+def _pi_text(future: Future[Outputs]) -> tuple[str, list[str]]:
     outcome = _outcome(future)
     if isinstance(outcome, str):
-        return "", 0.0, [outcome]
-    return outcome["digits"].item().decode(), outcome.run_s, []
+        return "", [outcome]
+    return outcome["digits"].item().decode(), []
 
 
 def _outcome(future: Future[Outputs]) -> Outputs | str:

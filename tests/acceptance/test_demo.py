@@ -1,0 +1,188 @@
+"""``hpcserve demo`` as a newcomer types it, and as it ends when it is not let finish."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import psutil  # type: ignore[import-untyped]  # it ships no types
+import pytest
+
+from hpcserve.cli.demo_run import Batch, Digits, Findings, Latency, Pi, Recovery
+from tests.acceptance.newcomer import HPCSERVE, until
+
+STAGES = (
+    "training a classifier",
+    "the daemon is ready",
+    "published digits",
+    "published pi",
+    "calling digits 500 times",
+    "and killing the broker meanwhile",
+    "taking the daemon down",
+)
+STOPS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
+
+
+class Demo:
+    """A demo whose temporary directories, and with them its processes, can be told from all others."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("HPCSERVE_")},
+            "TMPDIR": str(place),
+            "HOME": str(place),
+        }
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*HPCSERVE, "demo", *arguments],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+
+    def processes(self) -> list[int]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("TMPDIR") == str(self.place) and process.status() != "zombie":
+                    found.append(process.pid)
+            except psutil.Error:
+                continue
+        return found
+
+    def nothing_left(self) -> bool:
+        return self.processes() == []
+
+
+@pytest.fixture
+def demo() -> Iterator[Demo]:
+    # Not pytest's own: its long name would put the sockets elsewhere.
+    with tempfile.TemporaryDirectory(prefix="demo-test-", ignore_cleanup_errors=True) as place:
+        found = Demo(Path(place))
+        yield found
+        for pid in found.processes():
+            os.kill(pid, signal.SIGKILL)
+        until(found.nothing_left)
+
+
+def test_the_demo_prints_one_object_and_leaves_nothing(demo: Demo) -> None:
+    process = demo.start("--json")
+    said, progress = process.communicate(timeout=110)
+    assert process.returncode == 0, progress
+    found = json.loads(said)
+    assert said.count("\n") == 1
+    assert 0.96 < found["digits"]["accuracy"] < 1.0
+    assert found["digits"]["images"] == 899
+    assert found["batch"]["accuracy"] == found["digits"]["accuracy"]
+    assert found["pi"] == {"correct": True, "ndigits": 100_000}
+    assert 0 < found["latency_ms"]["p50"] <= found["latency_ms"]["p99"]
+    assert found["requests_per_s"] > 0
+    recovery = found["recovery"]
+    assert recovery["killed"] == "broker"
+    assert recovery["in_flight"] > 0
+    assert recovery["submitted"] == recovery["answered"] == 900
+    assert 0 < recovery["recovered_s"] < 30
+    assert recovery["epochs"][0] < recovery["epochs"][1]
+    assert found["left_running"] == 0
+    assert demo.nothing_left()
+    assert list(demo.place.glob("hpcserve-demo-*")) == []
+    assert not (demo.place / ".hpcserve").exists()
+
+
+def test_the_demo_prints_a_table_and_what_to_try_next(demo: Demo) -> None:
+    process = demo.start()
+    said, _ = process.communicate(timeout=110)
+    assert process.returncode == 0
+    for words in ("accuracy", "96.9%", "p50", "p99", "requests/s", "broker killed", "900 of 900 answered", "correct"):
+        assert words in said
+    assert "hpcserve up --detach" in said
+    assert "\x1b" not in said
+
+
+@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_demo_that_is_ended_leaves_no_process(demo: Demo, stage: str, number: signal.Signals) -> None:
+    process = demo.start()
+    assert process.stderr is not None
+    for line in process.stderr:
+        if stage in line:
+            break
+    else:
+        raise AssertionError(f"the demo ended with {process.wait()} before {stage!r}")
+    process.send_signal(number)
+    said = process.stderr.read()
+    assert process.wait(60) == STOPS[number]
+    assert "Traceback" not in said
+    assert "error" not in said
+    until(demo.nothing_left)
+    if number != signal.SIGKILL:
+        assert list(demo.place.glob("hpcserve-demo-*")) == []
+
+
+def test_without_scikit_learn_it_says_what_to_install() -> None:
+    program = "import sys; sys.modules['sklearn'] = None; from hpcserve.cli.main import main; sys.exit(main(['demo']))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1].startswith("error: the example digits needs scikit-learn")
+    assert "pip install 'hpcserve[sklearn]'" in done.stderr
+
+
+GOOD = Findings(
+    digits=Digits(accuracy=0.97, images=899),
+    pi=Pi(correct=True, ndigits=100),
+    latency_ms=Latency(p50=1.0, p99=2.0, requests=10),
+    batch=Batch(accuracy=0.97, images=899, images_per_s=1.0),
+    requests_per_s=1.0,
+    recovery=Recovery(
+        killed="broker", in_flight=5, submitted=10, answered=10, recovered_s=0.1, epochs=(1, 2), errors=()
+    ),
+    left_running=0,
+)
+"""A demo in which all went well."""
+
+
+def altered(**changes: object) -> Findings:
+    """``GOOD``, but for some fields; ``recovery__answered`` is the field ``answered`` of ``recovery``."""
+    built = msgspec.to_builtins(GOOD)
+    for name, value in changes.items():
+        part, _, field = name.partition("__")
+        if field:
+            built[part][field] = value
+        else:
+            built[part] = value
+    return msgspec.convert(built, Findings)
+
+
+def test_a_good_demo_has_nothing_wrong() -> None:
+    assert GOOD.wrong() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"digits__accuracy": 0.89, "batch__accuracy": 0.89}, "accuracy 0.890 is below 0.9"),
+        ({"batch__accuracy": 0.95}, "accuracy of the batch, 0.950, differs"),
+        ({"pi__correct": False}, "the digits of pi are wrong"),
+        ({"recovery__answered": 9, "recovery__errors": ["why"]}, "1 requests were lost .*, the first because: why"),
+        ({"recovery__in_flight": 0}, "no request was in flight"),
+        ({"recovery__epochs": [1, 1]}, "no new broker took over"),
+        ({"left_running": 2}, "2 processes are still running"),
+    ],
+)
+def test_what_went_wrong_is_told(changes: dict[str, object], told: str) -> None:
+    (said,) = altered(**changes).wrong()
+    assert re.search(told, said)
