@@ -9,7 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hpcserve.core import actions as act
-from hpcserve.core.ledger import EMBODIED, RULES, UNFINISHED, Entry, Event, State
+from hpcserve.core.ledger import (
+    ACKED,
+    ANSWERED,
+    DONE,
+    EMBODIED,
+    LISTED,
+    LISTED_DONE,
+    RULES,
+    UNFINISHED,
+    Entry,
+    Event,
+    State,
+)
 from hpcserve.core.queue import RequestQueue
 from hpcserve.core.replicas import LeastLoaded, Replica
 from hpcserve.core.sessions import Session
@@ -114,7 +126,7 @@ class Books:
         for id in ids:
             entry = session.entries.get(id)
             if entry is not None:
-                self.apply(entry, Event.ACKED)
+                self.apply(entry, ACKED)
         if session.parked:
             self._unpark(session, sent_bytes - session.sent_bytes)
 
@@ -134,7 +146,7 @@ class Books:
     def result(self, replica: Replica, entry: Entry, body: object, size_bytes: int) -> None:
         """A replica sent the result of a request."""
         session = entry.session
-        event = Event.ANSWERED
+        event = ANSWERED
         if entry.replica is not None and entry.replica is not replica:
             event = Event.OTHER_ANSWERED
             entry.replica.unsure = True
@@ -149,7 +161,7 @@ class Books:
 
         ``speaker`` is the replica that the event came from.
         """
-        if (event is Event.LISTED or event is Event.LISTED_DONE) and entry.replica not in (None, speaker):
+        if (event is LISTED or event is LISTED_DONE) and entry.replica not in (None, speaker):
             event = Event.OTHER_LISTED
         rule = RULES[entry.state][event]
         if rule is None:
@@ -159,25 +171,30 @@ class Books:
         if UNFINISHED[old] and holder is not None:
             holder.waiting -= 1
             holder.waiting_bytes -= entry.size_bytes
-        if old is State.DONE:
+        if old is DONE:
             entry.session.sent_bytes -= entry.size_bytes
         for effect in rule[1]:
             self._effects[effect](entry, speaker)
         self._settle_accounts(entry)
-        if holder is not None:
-            if holder.exclusive and not holder.waiting:
-                holder.exclusive = False
-            if holder is not entry.replica:
-                self.load(holder.deployment).update(holder)
-        if entry.replica is not None:
-            self.load(entry.replica.deployment).update(entry.replica)
+        if UNFINISHED[old] or UNFINISHED[entry.state]:
+            self._settle_loads(holder, entry.replica)
+
+    def _settle_loads(self, before: Replica | None, after: Replica | None) -> None:
+        """Puts the request's old and new holder, whose unfinished work has changed, where they now belong."""
+        if before is not None:
+            if before.exclusive and not before.waiting:
+                before.exclusive = False
+            if before is not after:
+                self.load(before.deployment).update(before)
+        if after is not None:
+            self.load(after.deployment).update(after)
 
     def _settle_accounts(self, entry: Entry) -> None:
         """Makes the budgets and the holder's load agree with the entry's new state."""
         state = entry.state
         if not EMBODIED[state]:
             entry.body = None
-            if state is State.DONE:
+            if state is DONE:
                 entry.session.sent_bytes += entry.size_bytes
             elif entry.size_bytes:
                 self.account(entry, 0)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from hpcserve.core import actions as act
 from hpcserve.core.books import Books
-from hpcserve.core.ledger import Entry, Event
+from hpcserve.core.ledger import GIVEN, NEVER, Entry, Event
 from hpcserve.core.replicas import LeastLoaded, Replica
 from hpcserve.core.routes import RoutingTable
 from hpcserve.core.sessions import Session
@@ -138,12 +138,12 @@ class Dispatch(Books):
     def _give(self, entry: Entry, replica: Replica, load: LeastLoaded) -> None:
         replica.seq += 1
         entry.given_at = self._now
-        self.apply(entry, Event.GIVEN, replica)
+        self.apply(entry, GIVEN, replica)
         entry.seq = replica.seq
         if entry.suspect:
             replica.exclusive = True
             load.discard(replica)
         deadline = entry.deadline
-        remaining_ms = None if deadline == float("inf") else max(1, int((deadline - self._now) * 1000))
+        remaining_ms = None if deadline == NEVER else max(1, int((deadline - self._now) * 1000))
         assert replica.connection is not None, "a replica without a connection has no credit"
         self._actions.append(act.Give(replica.connection, entry, replica.seq, remaining_ms, replica.take_releases()))

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 
 from hpcserve.core import actions as act
 from hpcserve.core.dispatch import MAX_AHEAD, Call, Limits
-from hpcserve.core.ledger import Entry, Event, State
+from hpcserve.core.ledger import NEVER, REQUEST, SETTLED, Entry, Event, State
 from hpcserve.core.recovery import Recovery
 from hpcserve.core.replicas import Replica
 from hpcserve.core.routes import Deployment, RoutingTable
@@ -60,7 +60,7 @@ class Exchange(Recovery):
         self._now = now
         session = self.session(session_id, now)
         # A second RESUME on one connection may be an old one: it knows nothing of what was sent after it.
-        last = max(outstanding, default=floor - 1) if session.connection == connection else float("inf")
+        last = max(outstanding, default=floor - 1) if session.connection == connection else NEVER
         for each in (session, self._by_connection.get(connection)):
             if each is not None:
                 self._detach(each)
@@ -109,7 +109,7 @@ class Exchange(Recovery):
             self._refuse(session, call.id, error)
             return
         if entry is None:
-            entry = session.entries[call.id] = Entry(session, call.id, State.SETTLED)
+            entry = session.entries[call.id] = Entry(session, call.id, SETTLED)
         else:
             entry.attempt = 1
         self._places += 1
@@ -120,7 +120,7 @@ class Exchange(Recovery):
             entry.deadline = now + call.remaining_ms / 1000
         self.account(entry, call.size_bytes)
         self.counts.requests += 1
-        self.apply(entry, Event.REQUEST)
+        self.apply(entry, REQUEST)
         if entry.maybe_ran and not idempotent:
             self._burn(entry)
         self._pump(name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 
-from hpcserve.core.ledger import Entry, State
+from hpcserve.core.ledger import NEVER, QUEUED, Entry
 
 LEFTOVERS = 64
 """So many leftovers are never worth a sweep."""
@@ -29,7 +29,7 @@ class RequestQueue:
         """Adds a request that has become QUEUED."""
         item = (-entry.priority, entry.deadline, entry.place, entry)
         heapq.heappush(self._suspects if entry.suspect else self._order, item)
-        if entry.deadline != float("inf"):
+        if entry.deadline != NEVER:
             heapq.heappush(self._deadlines, (entry.deadline, entry.place, entry))
         self.count += 1
         self.size_bytes += entry.size_bytes
@@ -43,7 +43,7 @@ class RequestQueue:
         items = sorted((-each.priority, each.deadline, each.place, each) for each in queued)
         self._order = [item for item in items if not item[3].suspect]
         self._suspects = [item for item in items if item[3].suspect]
-        self._deadlines = sorted((each.deadline, each.place, each) for each in queued if each.deadline != float("inf"))
+        self._deadlines = sorted((each.deadline, each.place, each) for each in queued if each.deadline != NEVER)
 
     def drop(self, entry: Entry) -> None:
         """Notes that a request of the queue is not QUEUED any more."""
@@ -66,7 +66,7 @@ class RequestQueue:
     def _head(heap: list[tuple[int, float, int, Entry]], *, suspect: bool) -> Entry | None:
         while heap:
             entry = heap[0][3]
-            if entry.state is State.QUEUED and entry.suspect is suspect:
+            if entry.state is QUEUED and entry.suspect is suspect:
                 return entry
             heapq.heappop(heap)
         return None
@@ -76,17 +76,17 @@ class RequestQueue:
         found = []
         while self._deadlines and self._deadlines[0][0] <= now:
             entry = heapq.heappop(self._deadlines)[2]
-            if entry.state is State.QUEUED and entry.deadline <= now:
+            if entry.state is QUEUED and entry.deadline <= now:
                 found.append(entry)
         return list(dict.fromkeys(found))
 
     def next_deadline(self) -> float:
         """The earliest deadline among the queued requests, infinite without one."""
-        while self._deadlines and self._deadlines[0][2].state is not State.QUEUED:
+        while self._deadlines and self._deadlines[0][2].state is not QUEUED:
             heapq.heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else float("inf")
+        return self._deadlines[0][0] if self._deadlines else NEVER
 
     def all(self) -> list[Entry]:
         """Every queued request, once, in no order."""
         items = (*self._order, *self._suspects)
-        return list(dict.fromkeys(item[3] for item in items if item[3].state is State.QUEUED))
+        return list(dict.fromkeys(item[3] for item in items if item[3].state is QUEUED))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hpcserve.core import actions as act
 from hpcserve.core.dispatch import Dispatch, Limits
-from hpcserve.core.ledger import UNFINISHED, Entry, Event, State
+from hpcserve.core.ledger import DONE, UNFINISHED, Entry, Event, State
 from hpcserve.core.replicas import Replica
 from hpcserve.errors import PoisonRequest
 from hpcserve.types import ReplicaId, RequestKey
@@ -98,7 +98,7 @@ class Recovery(Dispatch):
         entry = self.entry(self.session(key[0], now), key[1])
         before = entry.state
         self.result(replica, entry, body, size_bytes)
-        if entry.state is State.DONE and before is not State.DONE:
+        if entry.state is DONE and before is not DONE:
             self.counts.answered += 1
         self.load(replica.deployment).update(replica)
         self._pump(replica.deployment)
