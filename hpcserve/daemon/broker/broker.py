@@ -28,7 +28,8 @@ from hpcserve.wire.hub import ReplicaHung, ReplicaIdle
 
 DRAIN = 64  # most messages taken from one socket before the others are looked at
 FLUSH_S = 0.02  # releases wait so long for work that carries them along
-BUSY_TICK_S, IDLE_TICK_S, PROBE_S = 0.1, 5.0, 30.0
+BUSY_TICK_S, IDLE_TICK_S = 0.1, 5.0
+PROBE_S = 30.0  # and within half a session's linger
 
 
 class Broker:
@@ -45,7 +46,8 @@ class Broker:
         self.hub = Hub(router(context, None, b""), self._exchange, keyring, epoch, front=self.front, back=self.back)
         self._flush_at = float("inf")
         self._tick_at = now
-        self._probe_at = now + PROBE_S
+        self._probe_s = min(PROBE_S, limits.session_linger_s / 2)
+        self._probe_at = now + self._probe_s
         self._do: dict[type, Callable[[Any], object]] = {
             act.Give: self._give,
             act.Forward: self._forward,
@@ -93,7 +95,7 @@ class Broker:
         return min(2 * most, DRAIN)
 
     def _timeout_ms(self) -> int:
-        wake = min(self._tick_at, self._flush_at)
+        wake = min(self._tick_at, self._flush_at, self._probe_at)
         return max(0, math.ceil((wake - time.monotonic()) * 1000))
 
     def _pass_time(self) -> None:
@@ -110,7 +112,7 @@ class Broker:
         elif self._exchange.queued:
             self._tick_at = min(self._tick_at, now + BUSY_TICK_S)
         if now >= self._probe_at:
-            self._probe_at = now + PROBE_S
+            self._probe_at = now + self._probe_s
             self._exchange.probe()
         self._act()
         self.hub.pass_on()
