@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
+
 from hpcserve.core import actions as act
 from hpcserve.core.books import Books
 from hpcserve.core.ledger import GIVEN, NEVER, Entry, Event
@@ -39,7 +41,7 @@ class Limits(NamedTuple):
     census_s: float = 30.0
 
 
-class Call(NamedTuple):
+class Call(msgspec.Struct, frozen=True, gc=False):
     """A request as it came: ``body`` is the process's own, ``size_bytes`` what it counts in the budgets."""
 
     id: Counter

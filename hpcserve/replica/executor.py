@@ -6,7 +6,7 @@ Inputs are checked once for each distinct signature, which is recognised by its 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,7 +23,7 @@ MAX_KNOWN = 4096
 _NO_PARAMETERS = bytes(EMPTY_MAP)
 
 
-class Outcome(NamedTuple):
+class Outcome(msgspec.Struct, gc=False):
     """What a request came to: tensors as they travel, or an error."""
 
     tensors: msgspec.Raw

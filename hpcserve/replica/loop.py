@@ -11,8 +11,8 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
 
+import msgspec
 import zmq
 
 from hpcserve.core.credit import INBOX_BYTES, Credit
@@ -30,7 +30,7 @@ LOOK_EVERY_S = 0.002  # while there is work, the socket is looked at so often
 DRAIN = 256
 
 
-class Task(NamedTuple):
+class Task(msgspec.Struct, gc=False):
     """A request in the inbox. ``deadline`` in monotonic seconds of this machine."""
 
     key: RequestKey

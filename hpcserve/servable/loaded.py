@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from hpcserve.errors import InvalidInput, ServableError, UnknownMethod
 from hpcserve.servable.manifest import MethodSpec
 from hpcserve.servable.outputs import collect, describe
@@ -49,6 +51,7 @@ class Loaded:
         self._methods = dict(methods)
         self._teardown = teardown
         self._right_outputs: set[tuple[str, Signature]] = set()
+        self._right_arrays: dict[tuple[str, np.dtype[Any], tuple[int, ...]], str] = {}
 
     @property
     def methods(self) -> dict[str, MethodSpec]:
@@ -79,8 +82,14 @@ class Loaded:
         if parameters and not found.spec.parameters:
             names = ", ".join(sorted(map(str, parameters)))
             raise InvalidInput(f"method {method!r} takes no parameters, but {names} given")
-        with_outputs = collect(method, found.spec, _called(method, found.function, inputs, parameters))
+        answer = _called(method, found.function, inputs, parameters)
+        if type(answer) is np.ndarray:
+            name = self._right_arrays.get((method, answer.dtype, answer.shape))
+            if name is not None:
+                return {name: answer}
+        with_outputs = collect(method, found.spec, answer)
         self._check(method, found.spec, with_outputs)
+        self._remember(method, with_outputs, answer)
         return with_outputs
 
     def teardown(self) -> None:
@@ -104,6 +113,14 @@ class Loaded:
         if len(self._right_outputs) >= MAX_KNOWN_SIGNATURES:
             self._right_outputs.clear()
         self._right_outputs.add((method, signature))
+
+    def _remember(self, method: str, outputs: dict[str, Any], answer: object) -> None:
+        """An array that was right as it was, whatever its elements: the next like it needs no second look."""
+        name, output = next(iter(outputs.items()), ("", None))
+        if output is answer and type(answer) is np.ndarray and not answer.dtype.hasobject:
+            if len(self._right_arrays) >= MAX_KNOWN_SIGNATURES:
+                self._right_arrays.clear()
+            self._right_arrays[method, answer.dtype, answer.shape] = name
 
 
 def _called(method: str, function: Function, inputs: Arrays, parameters: Mapping[str, Any]) -> object:

@@ -7,8 +7,8 @@ cheaper than libzmq's shared messages; large ones pass through uncopied.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
+import msgspec
 import zmq
 
 from hpcserve.auth.keys import KeyPair
@@ -21,7 +21,7 @@ HANDSHAKE_MS = 5_000
 Tensor = bytes | zmq.Frame
 
 
-class Incoming(NamedTuple):
+class Incoming(msgspec.Struct, gc=False):
     """A message as it came. ``user`` is what ZAP said of the sender, read only when ``sender`` is new."""
 
     sender: bytes

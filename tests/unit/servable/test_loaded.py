@@ -156,6 +156,29 @@ def test_each_new_shape_is_checked_however_many_there_were() -> None:
         loaded.run("five", {}, {})
 
 
+@pytest.mark.parametrize(
+    ("output", "right", "wrong"),
+    [
+        (Y_INT, np.zeros(2, np.int64), np.zeros(2, np.int32)),
+        (Y_INT, np.zeros(2, np.int64), np.zeros((2, 1), np.int64)),
+        (TEXT, np.array([b"a", "b"], object), np.array([b"a", 1], object)),
+    ],
+)
+def test_what_was_right_once_says_nothing_of_what_differs(output: Any, right: Any, wrong: Any) -> None:
+    answers = iter([right, right, wrong])
+    loaded = returning(lambda: next(answers), output)
+    assert loaded.run("m", {}, {})["y"] is right
+    assert loaded.run("m", {}, {})["y"] is right
+    with pytest.raises(InvalidOutput):
+        loaded.run("m", {}, {})
+
+
+def test_an_array_as_json_is_json_each_time() -> None:
+    loaded = returning(np.arange(2), DATA)
+    for _ in range(2):
+        assert isinstance(loaded.run("m", {}, {})["y"], Json)
+
+
 def test_an_unknown_method() -> None:
     with pytest.raises(UnknownMethod, match="no method 'n'; known: m"):
         returning(None).run("n", {}, {})
