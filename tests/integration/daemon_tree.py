@@ -98,6 +98,7 @@ class Daemon:
 
     def spawn(self) -> subprocess.Popen[bytes]:
         """Starts the daemon and waits for nothing. It goes down should the tests be killed."""
+        self._close_pipes()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "hpcserve.daemon", "--site", str(self.site), "--tied", "--ready-fd", "1"],
             env=os.environ | self.variables,
@@ -129,9 +130,7 @@ class Daemon:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
         code = process.wait(PATIENCE_S)
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+        self._close_pipes()
         until(lambda: not self.processes(), f"no process of it is left: {self.commands()}")
         return code
 
@@ -139,11 +138,18 @@ class Daemon:
         """For the end of a test: whatever the state, nothing is left, and an orderly end leaves nothing by itself."""
         if self.process is not None and self.process.poll() is None:
             self.down()
+        self._close_pipes()
         left = self.commands()
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         assert not left, f"processes were left: {left}"
+
+    def _close_pipes(self) -> None:
+        if self.process is not None:
+            for pipe in (self.process.stdin, self.process.stdout):
+                if pipe is not None:
+                    pipe.close()
 
     # --- its processes --------------------------------------------------------------------------------
 

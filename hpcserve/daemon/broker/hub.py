@@ -24,6 +24,7 @@ from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import decoder, encode, error_from_wire, error_to_wire
 
 CONTROLLER, ADMISSION = b"controller", b"admission"
+MOST_CALLS = 256  # without an answer; further ones push out the oldest
 
 
 class Hub:
@@ -46,6 +47,7 @@ class Hub:
         self._front = front
         self._back = back
         self._began = time.monotonic()
+        self._calls: dict[tuple[bytes, int], hub.ClientCalls] = {}
         self._decode = decoder(hub.ToBroker)
         self._do: dict[type, Callable[[bytes, Any], object]] = {
             hub.AdmitKey: self._admit,
@@ -67,6 +69,8 @@ class Hub:
             send(self.socket, message.sender, encode(hub.BrokerUp(self._epoch)))
             if message.sender == CONTROLLER:
                 self._back.who_are_you()
+                for call in self._calls.values():
+                    self.tell(CONTROLLER, call)
             return True
         header = self._decode(message.header.bytes)
         self._do[type(header)](message.sender, header)
@@ -88,10 +92,14 @@ class Hub:
                 self._call(connection, identity, call)
 
     def _call(self, connection: bytes, identity: str, call: wire.Call) -> None:
+        """A call is kept until it is answered: a controller that dies leaves it to the next (each may run twice)."""
+        if len(self._calls) >= MOST_CALLS:
+            oldest = self._calls.pop(next(iter(self._calls)))
+            error = ServiceUnavailable("the daemon's controller does not answer; see: hpcserve logs controller")
+            send(self._front.socket, oldest.connection, encode(wire.Answer(oldest.id, error_to_wire(error))))
         relayed = hub.ClientCalls(connection, identity, call.id, call.verb, call.body)
-        if not self.tell(CONTROLLER, relayed):
-            error = ServiceUnavailable("the daemon's controller is restarting; try again in a second", retry_after_s=1)
-            send(self._front.socket, connection, encode(wire.Answer(call.id, error_to_wire(error))))
+        self._calls[connection, call.id] = relayed
+        self.tell(CONTROLLER, relayed)
 
     def _admit(self, sender: bytes, message: hub.AdmitKey) -> None:
         self._keyring.admit(message, time.monotonic())
@@ -122,6 +130,7 @@ class Hub:
         self._back.roster_changed()
 
     def _answer(self, sender: bytes, message: hub.ToClientRelay) -> None:
+        self._calls.pop((message.connection, message.id), None)
         send(self._front.socket, message.connection, encode(wire.Answer(message.id, message.error, message.body)))
 
     def _stats(self, sender: bytes, message: hub.AskStats) -> None:
