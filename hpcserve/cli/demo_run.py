@@ -159,7 +159,6 @@ def run(say: Say) -> Findings:
         with _daemon(home, say), Client(timeout_s=ANSWER_S) as client:
             _serve(client, home, say)
             found = _measure(client, images, labels, say)
-        say("taking the daemon down")
         return msgspec.structs.replace(found, left_running=_left_running(home))
 
 
@@ -180,6 +179,7 @@ def _daemon(home: Path, say: Say) -> Iterator[None]:
             raise ServiceUnavailable("the demo's daemon ended before it was ready")
         say(f"the daemon is ready after {time.monotonic() - began:.1f} s")
         yield
+        say("taking the daemon down")
     finally:
         daemon.stop()
         daemon.wait(END_S)

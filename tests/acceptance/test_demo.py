@@ -115,16 +115,13 @@ def test_the_demo_prints_a_table_and_what_to_try_next(demo: Demo) -> None:
 @pytest.mark.parametrize("number", STOPS)
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_demo_that_is_ended_leaves_no_process(demo: Demo, stage: str, number: signal.Signals) -> None:
-    process = demo.start()
-    assert process.stderr is not None
-    for line in process.stderr:
-        if stage in line:
-            break
-    else:
-        raise AssertionError(f"the demo ended with {process.wait()} before {stage!r}")
-    process.send_signal(number)
-    said = process.stderr.read()
-    assert process.wait(60) == STOPS[number]
+    with demo.start() as process:
+        assert process.stderr is not None
+        reached = any(stage in line for line in process.stderr)
+        assert reached, f"the demo ended with {process.wait()} before {stage!r}"
+        process.send_signal(number)
+        said = process.stderr.read()
+        assert process.wait(60) == STOPS[number]
     assert "Traceback" not in said
     assert "error" not in said
     until(demo.nothing_left)
