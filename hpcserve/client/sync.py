@@ -324,8 +324,8 @@ class Client:
                 finally:
                     self._last_read = time.monotonic()
                     self._role.release()
-                    if self._engine.waiting or self._engine.connection is None:
-                        self._wanted.set()
+                    if self._engine.connection is None:
+                        self._wanted.set()  # the keeper sleeps on this only while there is no connection
             else:
                 self._wait_for_reader(call, left)
         if not call.done and timeout is None:

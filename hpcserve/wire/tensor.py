@@ -179,9 +179,9 @@ def unpack(specs: msgspec.Raw, frames: Sequence[Frame], *, writable: bool = Fals
         view = memoryview(frame)
         if view.nbytes != size_bytes:
             raise _wrong_size(slot, view.nbytes)
-        buffer = bytearray(view) if writable and view.readonly else view
-        array: npt.NDArray[Any] = np.ndarray(shape, dtype, buffer)
-        tensors[name] = array if array.flags.aligned else array.copy()
+        array: npt.NDArray[Any] = np.ndarray(shape, dtype, view)
+        must_copy = (writable and view.readonly) or not array.flags.aligned
+        tensors[name] = array.copy() if must_copy else array
     return tensors
 
 
