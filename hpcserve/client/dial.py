@@ -27,9 +27,16 @@ ANSWER_S = 4.0  # how long each step may take: a refusal is known within 5 s
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 5_000, 20_000
 SOFTWARE = f"hpcserve {hpcserve.__version__}"
 
+# libzmq does not say why a handshake was cut: the peer died, or could not read what a wrong key had sealed.
+CUT_TRIES, CUT_PAUSE_S = 4, 0.4
+
 UP = zmq.Event.HANDSHAKE_SUCCEEDED
 FAILED = zmq.Event.HANDSHAKE_FAILED_NO_DETAIL | zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_AUTH
 DOWN = zmq.Event.DISCONNECTED | zmq.Event.CLOSED
+
+
+class _Cut(ServiceUnavailable):
+    """The peer closed the connection during the handshake."""
 
 
 class Connection:
@@ -132,7 +139,7 @@ def say_hello(context: zmq.Context[zmq.Socket[bytes]], record: ServiceRecord, ke
     Raises:
         HpcserveError: As :func:`dial`.
     """
-    connection = _open(context, record, record.admission[0], keys)
+    connection = _open_at_last(context, record, record.admission[0], keys)
     try:
         connection.send(encode(wire.Hello(wire.WIRE_VERSIONS, SOFTWARE)))
         answer = _answer(connection, decode_from_admission, "admission", record)
@@ -141,6 +148,28 @@ def say_hello(context: zmq.Context[zmq.Socket[bytes]], record: ServiceRecord, ke
     if not isinstance(answer, wire.Welcome):
         raise ProtocolError(f"expected WELCOME from admission, got {type(answer).__name__}")
     return answer
+
+
+def _open_at_last(
+    context: zmq.Context[zmq.Socket[bytes]], record: ServiceRecord, address: str, keys: KeyPair
+) -> Connection:
+    """As :func:`_open`; a handshake that is cut each time was cut because of the service's key."""
+    for _ in range(CUT_TRIES - 1):
+        try:
+            return _open(context, record, address, keys)
+        except _Cut:
+            time.sleep(CUT_PAUSE_S)
+    try:
+        return _open(context, record, address, keys)
+    except _Cut as error:
+        raise _wrong_key(address, record) from error
+
+
+def _wrong_key(address: str, record: ServiceRecord) -> AuthenticationError:
+    return AuthenticationError(
+        f"the handshake with {address} on {record.host} failed: either it is not the daemon of the key "
+        f"{record.public_key}, or it does not know our key"
+    )
 
 
 def _open(context: zmq.Context[zmq.Socket[bytes]], record: ServiceRecord, address: str, keys: KeyPair) -> Connection:
@@ -170,11 +199,10 @@ def _wait_up(connection: Connection, address: str, record: ServiceRecord) -> Non
         event = recv_monitor_message(connection.monitor)["event"]
         if event == UP:
             return
+        if event == zmq.Event.HANDSHAKE_FAILED_NO_DETAIL:
+            raise _Cut(f"{address} on {record.host} closed the connection during the handshake")
         if event & FAILED:
-            raise AuthenticationError(
-                f"the handshake with {address} on {record.host} failed: either it is not the daemon of the key "
-                f"{record.public_key}, or it does not know our key"
-            )
+            raise _wrong_key(address, record)
         raise ServiceUnavailable(f"no daemon answers at {address} on {record.host}; is it running? hpcserve status")
     raise ServiceUnavailable(f"{address} on {record.host} did not finish the handshake within {ANSWER_S:g} s")
 

@@ -397,7 +397,9 @@ class Client:
             pause_s = FIRST_PAUSE_S
             away_s = (AWAY_WAITED_S if self._engine.waiting else AWAY_IDLE_S) - (time.monotonic() - self._last_read)
             # Never in line for the role: it would be handed over at each pause of a caller that reads in a loop.
-            if away_s > 0 or not self._role.acquire(blocking=False):
+            if self._role.locked():
+                time.sleep(AWAY_IDLE_S)  # each look costs the caller that reads
+            elif away_s > 0 or not self._role.acquire(blocking=False):
                 time.sleep(max(away_s, AWAY_WAITED_S))
             else:
                 self._keeper_reads = True
