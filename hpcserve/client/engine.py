@@ -123,7 +123,7 @@ class Engine:
     # --- what the socket says -------------------------------------------------------------------------
 
     def drain(self, until: Pending | None = None) -> None:
-        """Takes in what has arrived, or what has until this call is answered."""
+        """Takes in what has arrived. Looks no further when this call is answered and nothing else is waited for."""
         connection = self.connection
         if connection is None:
             return
@@ -140,7 +140,7 @@ class Engine:
                 size += len(frame)
                 frames.append(frame.bytes if len(frame) <= SMALL_BYTES else frame.buffer)
             self._take(header, frames, size)
-            if self.connection is None or (until is not None and until.done):
+            if self.connection is None or (until is not None and until.done and not self.caller):
                 return
 
     def _take(self, header: bytes, frames: list[Frame], size_bytes: int) -> None:

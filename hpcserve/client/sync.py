@@ -269,9 +269,8 @@ class Client:
             self._check_open()
             id = self._engine.infer(call)
             self._look_for_reader()
-            first = self._engine.waiting == 1
         self._resolve()
-        if first and self._keeper_reads and call.on_done is not None:
+        if call.on_done is not None and self._keeper_reads and self._engine.waiting == 1:
             self._nudge()  # it sleeps without an end, and must mind this call's deadline
         return id
 
