@@ -36,13 +36,17 @@ class Network(Section, frozen=True):
     front_port: Port = 0
     back_port: Port = 0
 
+    def __post_init__(self) -> None:
+        # The address stands in the service record, for others to connect to.
+        if self.host in ("0.0.0.0", "::", "*"):  # noqa: S104 (refused)
+            raise ValueError(f"host: expected the address or name of one interface, got {self.host!r}, which is all")
+
 
 class Scheduler(Section, frozen=True):
-    """``[scheduler]``: which batch scheduler, and how often it may be asked."""
+    """``[scheduler]``: which batch scheduler, and how often it is asked."""
 
     kind: str = "local"
     poll_s: Seconds = 1.0
-    command_timeout_s: Seconds = 30.0
 
 
 class Pilots(Section, frozen=True):

@@ -10,7 +10,7 @@ class Outputs(dict[str, Any]):
 
     Attributes:
         replica: The id of the replica that ran it.
-        version: The first characters of the servable version's sha256.
+        version: The sha256 that names the servable's version.
         run_s: How long the servable computed, in seconds.
     """
 

@@ -6,7 +6,8 @@ failure means:
 
 * a replica that ends unasked counts against its deployment, which waits before the next one is started,
   and fails when its replicas end again and again;
-* a replica that is lost with its pilot counts against nobody;
+* a replica that is lost with its pilot counts against nobody, nor does one that was killed because a request
+  hung: a caller's deadline must not be able to end a deployment;
 * a pilot that ends unasked counts against all pilots; when they are given up, every deployment that has no
   replica left fails, since none can be started.
 
@@ -247,7 +248,7 @@ class Fleet:
             known.state = "retired"
 
     def hung(self, replica: ReplicaId, cause: str) -> None:
-        """A replica is to be killed; that counts as its own failure."""
+        """A replica is to be killed, and replaced at once."""
         known = self.replicas.get(replica)
         if known is not None and not known.ended and not known.kill:
             known.kill = True
@@ -285,6 +286,8 @@ class Fleet:
         deployment.restarts_count += 1
         deployment.reason = replica.cause
         deployment.traceback = words.traceback
+        if replica.kill:
+            return
         again_s = deployment.restarts.failed(now)
         if again_s is None:
             yield self._fail(deployment, replica.cause, words.traceback)

@@ -65,7 +65,9 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     restarts: Policy = DEFAULT_POLICY
 
 
-DEFAULT_TIMING = Timing()
+def _timing_of(site: Site) -> Timing:
+    """The controller has time to end pilots that have time to stop their replicas."""
+    return Timing(controller_s=2 * site.pilots.stop_grace_s + 10.0)
 
 
 class _Phase(enum.Enum):
@@ -79,14 +81,14 @@ class _AskedToStop(Exception):
     """A signal, or the starter's end, before there was anything to take down."""
 
 
-def run(site: Site, plans: Iterable[Plan], starter: Starter, timing: Timing = DEFAULT_TIMING) -> int:
+def run(site: Site, plans: Iterable[Plan], starter: Starter, timing: Timing | None = None) -> int:
     """Runs a daemon until it is taken down. Call it in the main thread.
 
     Args:
         site: The site.
         plans: The broker, the controller and admission: see :func:`hpcserve.daemon.plans.daemon_plans`.
         starter: Who is told how the start went.
-        timing: How long things may take.
+        timing: How long things may take; default: what fits the site.
 
     Returns:
         The exit code: 0 after an orderly end, 1 after a failure, 3 when another daemon took the lease.
@@ -101,7 +103,9 @@ def run(site: Site, plans: Iterable[Plan], starter: Starter, timing: Timing = DE
             lease_s=site.recovery.lease_s,
             wait=lambda for_s: _wait(for_s, signals, starter),
         )
-        supervisor = Supervisor(site, plans, keys=keys, lease=lease, starter=starter, signals=signals, timing=timing)
+        supervisor = Supervisor(
+            site, plans, keys=keys, lease=lease, starter=starter, signals=signals, timing=timing or _timing_of(site)
+        )
         return supervisor.run()
     except _AskedToStop as asked:
         _log.info("nothing was started: %s", asked)

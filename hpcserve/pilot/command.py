@@ -46,4 +46,5 @@ def _environment(kind: Environment, inherited: Mapping[str, str]) -> dict[str, s
         for name, value in inherited.items()
         if not name.startswith(("HPCSERVE_", "PYTHON")) or (name == "PYTHONPATH" and kind.kind == "same")
     }
-    return {**kept, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+    # No bytecode: the servable's directory is a published version, which nothing changes.
+    return {**kept, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "PYTHONDONTWRITEBYTECODE": "1"}

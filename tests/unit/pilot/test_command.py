@@ -19,7 +19,7 @@ INHERITED = {
     "PYTHONSTARTUP": "x.py",
     "PYTHONWARNINGS": "error",
 }
-OURS = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+OURS = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def manifest(**environment: str) -> str:
