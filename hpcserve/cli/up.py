@@ -2,7 +2,7 @@
 
 In the foreground this process stays beside the daemon instead of becoming it: it is what the terminal's Ctrl-C
 reaches, it waits until the daemon and its pilots are gone, and it owns the exit code. It sleeps until the daemon
-ends and has imported neither a client nor numpy, so it costs no time on the CPU and few MB. Killed, it takes the
+ends and has imported neither a client nor numpy, so it costs no time on the CPU and some 20 MB. Killed, it takes the
 daemon with it.
 """
 
