@@ -183,7 +183,8 @@ class AsyncClient:
 
     def _read(self) -> None:
         try:
-            self._engine.drain()
+            if self._engine.drain():
+                asyncio.get_running_loop().call_soon(self._read)
         except ProtocolError as error:
             self._engine.fail_all(error)
             self._engine.lost()

@@ -122,15 +122,19 @@ class Engine:
 
     # --- what the socket says -------------------------------------------------------------------------
 
-    def drain(self, until: Pending | None = None) -> None:
-        """Takes in what has arrived. Looks no further when this call is answered and nothing else is waited for."""
+    def drain(self, until: Pending | None = None) -> bool:
+        """Takes in what has arrived. Looks no further when this call is answered and nothing else is waited for.
+
+        Returns:
+            Whether more may have arrived, for which the socket's descriptor will not wake anybody.
+        """
         connection = self.connection
         if connection is None:
-            return
+            return False
         socket = connection.socket
         for _ in range(DRAIN):
             if not connection.has_message():
-                return
+                return False
             frame: zmq.Frame = socket.recv(copy=False)
             header = frame.bytes
             frames: list[Frame] = []
@@ -141,7 +145,8 @@ class Engine:
                 frames.append(frame.bytes if len(frame) <= SMALL_BYTES else frame.buffer)
             self._take(header, frames, size)
             if self.connection is None or (until is not None and until.done and not self.caller):
-                return
+                return False
+        return True
 
     def _take(self, header: bytes, frames: list[Frame], size_bytes: int) -> None:
         message = decode_to_client(header)

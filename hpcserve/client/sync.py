@@ -309,7 +309,8 @@ class Client:
     def _look_for_reader(self) -> None:
         """After a send, with the lock: what the sleeping reader would not wake for. A new one looks first."""
         if self._role.locked():
-            self._engine.drain()
+            while self._engine.drain():
+                pass
             if self._engine.connection is None:
                 self._nudge()  # the reader sleeps over a connection that is no more
 
@@ -330,6 +331,7 @@ class Client:
         if not call.done and timeout is None:
             with self._lock:
                 self._engine.expire()
+                self._look_for_reader()
             self._resolve()
 
     def _wait_for_reader(self, call: Pending, left: float) -> None:
@@ -355,10 +357,12 @@ class Client:
         known = self._engine.connection
         while not call.done and known is not None:
             with self._lock:
-                self._engine.drain(call)
+                more = self._engine.drain(call)
             self._resolve()
             if call.done or self._engine.connection is not known:
                 return
+            if more:
+                continue
             left = until - time.monotonic()
             if left <= 0:
                 return
@@ -423,11 +427,13 @@ class Client:
     def _keep_reading_from(self, known: Connection | None) -> None:
         while not self._closed and known is not None and self._engine.connection is known:
             with self._lock:
-                self._engine.drain()
+                more = self._engine.drain()
                 if not self._engine.waiting:
                     self._engine.acknowledge()
-                    self._engine.drain()
+                    more = self._engine.drain()
             self._resolve()
+            if more:
+                continue
             for descriptor, _ in known.poller.poll(LOOK_S * 1000 if self._engine.waiting else None):
                 if descriptor == self._wake_read:
                     with contextlib.suppress(BlockingIOError):
@@ -438,6 +444,9 @@ class Client:
 
     def _redial(self, pause_s: float) -> float:
         """One try to connect; returns the pause before the next."""
+        self._wanted.clear()  # before the try: what is wanted during it must not be slept over
+        if self._closed:
+            return pause_s
         refused, self._engine.refused = self._engine.refused, None
         try:
             if isinstance(refused, ProtocolError):
@@ -449,7 +458,6 @@ class Client:
                     self._engine.fail_all(error)
                 self._engine.expire()
             self._resolve()
-            self._wanted.clear()
             if not self._engine.waiting:
                 self._wanted.wait()
             else:
