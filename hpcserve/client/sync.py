@@ -33,13 +33,14 @@ from hpcserve.client.engine import Engine
 from hpcserve.client.keys import client_keys
 from hpcserve.client.outputs import Outputs
 from hpcserve.client.services import Service, find_service
-from hpcserve.errors import HpcserveError, InvalidInput, ProtocolError
+from hpcserve.errors import HpcserveError, InvalidInput, ProtocolError, ServiceUnavailable
 from hpcserve.types import Counter
 from hpcserve.wire.admin import Admin
 from hpcserve.wire.frames import raw
 
 AWAY_WAITED_S = 0.005  # the keeper takes over so long after the last reader left calls unanswered
 AWAY_IDLE_S = 0.02  # and so long after the last reader left none
+STEP_ASIDE_S = 0.005  # a caller that asked the keeper for the role looks so often whether it is still needed
 LOOK_S = 0.1  # deadlines of unattended calls are looked at so often
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 
@@ -98,7 +99,9 @@ class Client:
         self._engine = Engine()
         self._lock = threading.Lock()
         self._role = threading.Lock()
+        self._asking = threading.Lock()
         self._keeper_reads = False
+        self._reader = 0  # the thread that has the reading role
         self._wanted = threading.Event()
         self._last_read = 0.0
         self._looked = 0.0
@@ -144,8 +147,12 @@ class Client:
             HpcserveError: See :mod:`hpcserve.errors`; an error of the servable has its ``remote_traceback``.
         """
         call = self._inference(endpoint, inputs, parameters, timeout_s, priority, own=False)
-        self._start(call)
-        self._wait(call, None)
+        id = self._start(call)
+        try:
+            self._wait(call, None)
+        except BaseException:  # Ctrl-C: nobody waits any more, and the arrays are the caller's again
+            self._cancel(id)
+            raise
         outcome: Outputs = call.outcome()
         return outcome
 
@@ -318,10 +325,14 @@ class Client:
         """Returns when the call is answered, or ``timeout`` seconds are over."""
         until = min(call.deadline + LOOK_S, FOREVER if timeout is None else time.monotonic() + timeout)
         while not call.done and (left := until - time.monotonic()) > 0:
-            if self._engine.connection is not None and self._take_role():
+            if self._reader == threading.get_ident():
+                self._read(call, until)  # a callback of a call that this thread has read waits for another one
+            elif self._engine.connection is not None and self._take_role(call):
+                self._reader = threading.get_ident()
                 try:
                     self._read(call, until)
                 finally:
+                    self._reader = 0
                     self._last_read = time.monotonic()
                     self._role.release()
                     if self._engine.connection is None:
@@ -343,14 +354,20 @@ class Client:
         self._wanted.set()
         call.event.wait(min(left, LOOK_S))
 
-    def _take_role(self) -> bool:
+    def _take_role(self, call: Pending) -> bool:
         """Whether this thread may read now; the keeper is asked to step aside, another caller is not."""
         if self._role.acquire(blocking=False):
             return True
-        if not self._keeper_reads:
+        if not self._keeper_reads or not self._asking.acquire(blocking=False):
             return False
-        self._nudge()
-        return self._role.acquire(timeout=LOOK_S)
+        try:
+            while self._keeper_reads and not call.done:
+                self._nudge()
+                if self._role.acquire(timeout=STEP_ASIDE_S):
+                    return True
+            return self._role.acquire(blocking=False)
+        finally:
+            self._asking.release()
 
     def _read(self, call: Pending, until: float) -> None:
         """Reads until the call is answered, the time is over or the connection lost. Has the role."""
@@ -367,6 +384,8 @@ class Client:
             if left <= 0:
                 return
             for descriptor, _ in known.poller.poll(min(left, LOOK_S) * 1000):
+                if descriptor == self._wake_read:
+                    self._hear_nudges()
                 self._woken(known, descriptor)
             self._look_at_deadlines()
 
@@ -391,7 +410,22 @@ class Client:
         with contextlib.suppress(BlockingIOError):  # the pipe is full: it will wake anyway
             os.write(self._wake_write, b"w")
 
+    def _hear_nudges(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_read, 4096)
+
     def _keep(self) -> None:
+        while not self._closed:
+            try:
+                self._keep_going()
+            except Exception as error:  # noqa: BLE001 (without its keeper a client would wait in silence for ever)
+                with self._lock:
+                    self._engine.fail_all(ServiceUnavailable(f"the connection failed: {error!r}"))
+                    self._engine.lost()
+                self._resolve()
+                time.sleep(FIRST_PAUSE_S)
+
+    def _keep_going(self) -> None:
         pause_s = FIRST_PAUSE_S
         while not self._closed:
             if self._engine.connection is None:
@@ -400,15 +434,18 @@ class Client:
             pause_s = FIRST_PAUSE_S
             away_s = (AWAY_WAITED_S if self._engine.waiting else AWAY_IDLE_S) - (time.monotonic() - self._last_read)
             # Never in line for the role: it would be handed over at each pause of a caller that reads in a loop.
-            if self._role.locked():
+            # Nor before a caller that has asked for it and was not woken yet, which takes long on a busy machine.
+            if self._role.locked() or self._asking.locked():
                 time.sleep(AWAY_IDLE_S)  # each look costs the caller that reads
             elif away_s > 0 or not self._role.acquire(blocking=False):
                 time.sleep(max(away_s, AWAY_WAITED_S))
             else:
                 self._keeper_reads = True
+                self._reader = threading.get_ident()
                 try:
                     self._keep_reading()
                 finally:
+                    self._reader = 0
                     self._keeper_reads = False
                     self._last_read = time.monotonic()
                     self._role.release()
@@ -436,8 +473,7 @@ class Client:
                 continue
             for descriptor, _ in known.poller.poll(LOOK_S * 1000 if self._engine.waiting else None):
                 if descriptor == self._wake_read:
-                    with contextlib.suppress(BlockingIOError):
-                        os.read(self._wake_read, 4096)
+                    self._hear_nudges()
                     return
                 self._woken(known, descriptor)
             self._look_at_deadlines()
