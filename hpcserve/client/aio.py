@@ -71,6 +71,7 @@ class AsyncClient:
         task, self._task = self._task, None
         if task is None:
             return
+        self._unwatch()  # before the descriptors are closed, and perhaps somebody else's
         self._engine.bye()
         self._resolve()
         task.cancel()
@@ -267,12 +268,15 @@ class AsyncClient:
 
     def _drop(self) -> None:
         """Forgets the connection that the loop watches."""
+        self._unwatch()
+        self._engine.lost()
+
+    def _unwatch(self) -> None:
         loop = asyncio.get_running_loop()
         watched, self._watched = self._watched, None
         if watched is not None:
             loop.remove_reader(watched.socket_fd)
             loop.remove_reader(watched.monitor_fd)
-        self._engine.lost()
 
 
 def _resolver(future: asyncio.Future[Any]) -> Any:

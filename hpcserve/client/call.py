@@ -12,7 +12,7 @@ import msgspec
 from hpcserve.client.outputs import Outputs
 from hpcserve.errors import HpcserveError, InvalidInput
 from hpcserve.wire import messages as wire
-from hpcserve.wire.frames import error_from_wire, raw
+from hpcserve.wire.frames import MAX_HEADER_BYTES, error_from_wire, raw
 from hpcserve.wire.tensor import Frame, pack, unpack
 
 FOREVER = float("inf")
@@ -80,6 +80,11 @@ class Inference(Pending):
             [frame if type(frame) is bytes else bytes(frame) for frame in packed] if own else packed
         )
         self.parameters = _parameters(parameters) if parameters else wire.EMPTY_MAP
+        if len(self.specs) + len(self.parameters) > MAX_HEADER_BYTES // 2:
+            raise InvalidInput(
+                f"the parameters take {len(self.parameters)} bytes: a request's header holds {MAX_HEADER_BYTES // 2}; "
+                "send large values as inputs"
+            )
         self.priority = priority
 
     def finish(self, result: wire.Result, frames: Sequence[Frame]) -> None:

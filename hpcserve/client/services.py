@@ -38,8 +38,10 @@ class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ServiceUnavailable(
                 f"no daemon runs here ({self.record} does not exist); start one: hpcserve up"
             ) from error
-        except OSError as error:
+        except PermissionError as error:
             raise ConfigError(f"cannot read the service record {self.record}: {error.strerror}") from error
+        except OSError as error:  # a network file system that stumbles: it may be back soon
+            raise ServiceUnavailable(f"cannot read the service record {self.record}: {error.strerror}") from error
         if self.public_key is not None and self.public_key != record.public_key:
             raise AuthenticationError(
                 f"the service at {self.record} has another key than the one you pinned: if its owner made a new one, "

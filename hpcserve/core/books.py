@@ -44,6 +44,7 @@ class Books:
         self.counts = Counts()
         self.held_bytes = 0
         self.queued = 0
+        self.releases_wait = False
         self.sessions: dict[SessionId, Session] = {}
         self.replicas: dict[ReplicaId, Replica] = {}
         self.queues: dict[DeploymentName, RequestQueue] = {}
@@ -245,10 +246,12 @@ class Books:
     def _release(self, entry: Entry, speaker: Replica | None) -> None:
         assert speaker is not None, "a replica spoke"
         speaker.releases.append((entry.session.id, entry.id))
+        self.releases_wait = True
 
     def _release_holder(self, entry: Entry, speaker: Replica | None) -> None:
         assert entry.replica is not None, "the entry names its holder"
         entry.replica.releases.append((entry.session.id, entry.id))
+        self.releases_wait = True
 
     def _adopt(self, entry: Entry, speaker: Replica | None) -> None:
         assert speaker is not None, "a replica spoke, or is spoken to"

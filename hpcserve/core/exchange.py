@@ -55,7 +55,7 @@ class Exchange(Recovery):
         Raises:
             ProtocolError: It claims more than a session may.
         """
-        if any(not floor <= id <= floor + MAX_AHEAD for id in outstanding):
+        if len(outstanding) > self.limits.max_queued or any(not floor <= id <= floor + MAX_AHEAD for id in outstanding):
             raise ProtocolError(f"RESUME: outstanding ids must lie between the floor and {MAX_AHEAD} above it")
         self._now = now
         session = self.session(session_id, now)
@@ -223,6 +223,7 @@ class Exchange(Recovery):
 
     def flush(self) -> None:
         """Sends the releases that no work has carried along."""
+        self.releases_wait = False
         for replica in self.replicas.values():
             if replica.releases and replica.connection is not None:
                 self._actions.append(act.Release(replica.connection, replica.take_releases()))

@@ -108,6 +108,10 @@ class Link:
             return None
         return max(0, math.ceil((self._retry_at - time.monotonic()) * 1000))
 
+    def has_message(self) -> bool:
+        """Whether a message waits."""
+        return self.socket is not None and bool(zmq.zmq_poll([(self.socket, zmq.POLLIN)], 0))
+
     def receive(self) -> tuple[bytes, list[Tensor]] | None:
         """The next message: its header and its tensors' frames; None when there is none now."""
         assert self.socket is not None, "the loop reads while the connection is up"

@@ -7,17 +7,17 @@ what is dropped, :mod:`hpcserve.core.holdings` decides.
 from __future__ import annotations
 
 import os
+import select
 import sys
 import time
 from collections import deque
 from collections.abc import Sequence
 
 import msgspec
-import zmq
 
 from hpcserve.core.credit import INBOX_BYTES, Credit
 from hpcserve.core.holdings import Holdings
-from hpcserve.errors import Cancelled, DeadlineExceeded
+from hpcserve.errors import Cancelled, DeadlineExceeded, ProtocolError
 from hpcserve.replica.executor import Executor, Outcome, failed
 from hpcserve.replica.link import Link, Tensor
 from hpcserve.replica.start import Lifeline
@@ -28,6 +28,7 @@ from hpcserve.wire.messages import WIRE_VERSIONS
 
 LOOK_EVERY_S = 0.002  # while there is work, the socket is looked at so often
 DRAIN = 256
+RESULT_BYTES = 512
 
 
 class Task(msgspec.Struct, gc=False):
@@ -47,8 +48,9 @@ class Replica:
     ) -> None:
         self._stopping = False
         self._wake_read, self._wake_write = os.pipe()
-        self._poller = zmq.Poller()
-        self._polled: object = None
+        self._poller = select.poll()
+        self._polled: object = self
+        self._socket_fd = self._monitor_fd = -1
         self._link = link
         self._executor = executor
         self._lifeline = lifeline
@@ -84,25 +86,30 @@ class Replica:
         """Takes what has arrived, waiting for it if there is nothing to do. False: the agent is gone."""
         link = self._link
         link.connect()
-        ready = dict(self._sources().poll(link.timeout_ms() if wait else 0))
+        new = self._polled is not link.socket
+        if new:
+            self._watch_link()
+        # A descriptor tells nothing before its socket was first asked, and not of what our own sends have taken in.
+        has_message = link.has_message()
+        ready = dict(self._poller.poll(0 if new or has_message or not wait else link.timeout_ms()))
         if self._lifeline.fd in ready and self._lifeline.is_cut():
             return False
-        if link.socket in ready:
+        if has_message or self._socket_fd in ready:
             self._drain()
-        if link.monitor in ready and link.watch():
+        if (new or self._monitor_fd in ready) and link.watch():
             self._send_inventory()
         return True
 
-    def _sources(self) -> zmq.Poller:
-        """What may have something to read; made anew when the link has another socket."""
+    def _watch_link(self) -> None:
+        """The link has another socket, or none: what is watched is made anew."""
         link = self._link
-        if self._polled is not link.socket or not self._poller.sockets:
-            self._polled = link.socket
-            self._poller = zmq.Poller()
-            for source in (self._lifeline.fd, self._wake_read, link.socket, link.monitor):
-                if source is not None:
-                    self._poller.register(source, zmq.POLLIN)
-        return self._poller
+        self._polled = link.socket
+        self._socket_fd = -1 if link.socket is None else int(link.socket.FD)
+        self._monitor_fd = -1 if link.monitor is None else int(link.monitor.FD)
+        self._poller = select.poll()
+        for descriptor in (self._lifeline.fd, self._wake_read, self._socket_fd, self._monitor_fd):
+            if descriptor >= 0:
+                self._poller.register(descriptor, select.POLLIN)
 
     def _drain(self) -> None:
         """Takes what has come: as many messages as the last time, since reading a socket empty costs an exception."""
@@ -117,7 +124,12 @@ class Replica:
         self._most = min(2 * self._most, DRAIN)
 
     def _take(self, header: bytes, tensors: list[Tensor]) -> None:
-        message = decode_to_replica(header)
+        try:
+            message = decode_to_replica(header)
+        except ProtocolError as error:
+            sys.stderr.write(f"the daemon sent what cannot be read: {error}\n")
+            self._link.close()
+            return
         if type(message) is wire.Work:
             self._take_work(message, tensors)
         elif type(message) is wire.Release:
@@ -177,7 +189,7 @@ class Replica:
         if run_s >= LOOK_EVERY_S:
             self._most = DRAIN  # meanwhile some of what waits may have been taken back: that is read first
         self._credit.ran(run_s)
-        self._holdings.finish(task.key, outcome, sum(map(_length, outcome.frames)))
+        self._holdings.finish(task.key, outcome, _size_bytes(outcome))
         self._send_result(task.key, outcome, int(run_s * 1e6))
 
     def _offer(self) -> tuple[int, int]:
@@ -210,6 +222,13 @@ class Replica:
                 )
             )
         )
+
+
+def _size_bytes(outcome: Outcome) -> int:
+    """What keeping a result costs, roughly: an empty one and an error are not free."""
+    told = outcome.error
+    words = 0 if told is None else len(told.message) + len(told.traceback or "")
+    return RESULT_BYTES + words + sum(map(_length, outcome.frames))
 
 
 def _length(frame: Tensor) -> int:

@@ -16,7 +16,10 @@ from hpcserve.wire import messages
 from hpcserve.wire.messages import WIRE_VERSIONS, ErrorInfo
 
 MAX_HEADER_BYTES = 1 << 20
-"""A longer header is refused unread."""
+"""A longer header from a client, or from anyone at admission, is refused unread."""
+
+MAX_OWN_HEADER_BYTES = 256 << 20
+"""The same for what the daemon and its replicas and agents say to each other and to clients: it lists whole states."""
 
 MAX_TENSORS = 256
 """Most tensor frames in one message."""
@@ -27,11 +30,12 @@ encode: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
 """Any message of :mod:`hpcserve.wire` as header bytes."""
 
 
-def decoder(kind: Any) -> Callable[[bytes | memoryview], Any]:
+def decoder(kind: Any, limit_bytes: int = MAX_OWN_HEADER_BYTES) -> Callable[[bytes | memoryview], Any]:
     """Makes the function that turns header bytes into one of the structs of ``kind``.
 
     Args:
         kind: A struct class or a Union of them.
+        limit_bytes: A longer header is refused unread.
 
     Returns:
         A function that raises ProtocolError for anything else than a header of ``kind``.
@@ -39,8 +43,8 @@ def decoder(kind: Any) -> Callable[[bytes | memoryview], Any]:
     decode = msgspec.msgpack.Decoder(kind).decode
 
     def checked(header: bytes | memoryview) -> Any:
-        if len(header) > MAX_HEADER_BYTES:
-            raise ProtocolError(f"header of {len(header)} bytes: at most {MAX_HEADER_BYTES} are allowed")
+        if len(header) > limit_bytes:
+            raise ProtocolError(f"header of {len(header)} bytes: at most {limit_bytes} are allowed")
         try:
             return decode(header)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -49,9 +53,9 @@ def decoder(kind: Any) -> Callable[[bytes | memoryview], Any]:
     return checked
 
 
-decode_from_anyone = decoder(messages.FromAnyone)
+decode_from_anyone = decoder(messages.FromAnyone, MAX_HEADER_BYTES)
 decode_from_admission = decoder(messages.FromAdmission)
-decode_from_client = decoder(messages.FromClient)
+decode_from_client = decoder(messages.FromClient, MAX_HEADER_BYTES)
 decode_to_client = decoder(messages.ToClient)
 decode_from_pilot = decoder(messages.FromPilot)
 decode_to_replica = decoder(messages.ToReplica)

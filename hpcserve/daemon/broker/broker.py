@@ -5,7 +5,6 @@ No asyncio, SQL, HTTPS or subprocess here: whatever takes time belongs to the co
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +20,7 @@ from hpcserve.daemon.broker.front import Body, Front
 from hpcserve.daemon.broker.hub import CONTROLLER, Hub
 from hpcserve.daemon.broker.keyring import BACK, FRONT, Keyring
 from hpcserve.daemon.broker.sockets import router, send
+from hpcserve.daemon.broker.watch import Watch
 from hpcserve.types import Epoch
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import encode, error_to_wire
@@ -63,28 +63,28 @@ class Broker:
 
     def run(self, parent_is_gone: Callable[[], bool], parent_fd: int) -> None:
         """Serves until the parent process is gone."""
-        poller = zmq.Poller()
         handlers = {
             self.back.socket: self.back.handle,
             self.front.socket: self.front.handle,
             self.hub.socket: self.hub.handle,
         }
-        for socket in (*handlers, self.zap.socket):
-            poller.register(socket, zmq.POLLIN)
-        poller.register(parent_fd, zmq.POLLIN)
+        watch = Watch((self.back.socket, self.front.socket), (self.hub.socket, self.zap.socket), parent_fd)
         # A socket that is read empty costs an exception. So as many messages are taken as came the last
         # time: one where they come singly, and twice as many each time while there are more.
         drains = dict.fromkeys(handlers, 1)
         while True:
-            for source, _ in poller.poll(self._timeout_ms()):
-                if source == parent_fd:
-                    if parent_is_gone():
-                        return
+            for source in watch.wait(self._timeout_s()):
+                if source in handlers:
+                    drains[source] = self._drain(handlers[source], drains[source])
                 elif source is self.zap.socket:
                     self.zap.handle()
-                else:
-                    drains[source] = self._drain(handlers[source], drains[source])
+                    watch.used()
+                elif parent_is_gone():
+                    return
             self._pass_time()
+            if self.hub.used:
+                self.hub.used = False
+                watch.used()
 
     def _drain(self, handle: Callable[[], bool], most: int) -> int:
         """Takes up to ``most`` messages; returns how many to take the next time."""
@@ -94,14 +94,12 @@ class Broker:
             self._act()
         return min(2 * most, DRAIN)
 
-    def _timeout_ms(self) -> int:
-        wake = min(self._tick_at, self._flush_at, self._probe_at)
-        return max(0, math.ceil((wake - time.monotonic()) * 1000))
+    def _timeout_s(self) -> float:
+        return max(0.0, min(self._tick_at, self._flush_at, self._probe_at) - time.monotonic())
 
     def _pass_time(self) -> None:
         now = time.monotonic()
-        if self.front.acked:
-            self.front.acked = False
+        if self._exchange.releases_wait:
             self._flush_at = min(self._flush_at, now + FLUSH_S)
         if now >= self._flush_at:
             self._flush_at = float("inf")

@@ -17,12 +17,15 @@ from hpcserve.core.exchange import Exchange
 from hpcserve.core.sessions import Session
 from hpcserve.daemon.broker.keyring import Keyring, Peer
 from hpcserve.daemon.broker.sockets import Incoming, Tensor, receive, send, user_of
-from hpcserve.errors import AuthenticationError, HpcserveError, ProtocolError
+from hpcserve.errors import AuthenticationError, HpcserveError, Overloaded, ProtocolError
 from hpcserve.types import Epoch, SessionId
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import agree, decode_from_client, encode, error_to_wire
 
 NONCE_BYTES = 16
+LONGEST_MS = 1000 * 3600 * 24 * 3650  # a deadline in ten years is none
+MOST_SESSIONS = 10_000  # of one key, at a time
+FEW = 1000
 
 
 class Body(msgspec.Struct, gc=False):
@@ -43,11 +46,11 @@ class Front:
     def __init__(self, socket: zmq.Socket[bytes], exchange: Exchange, keyring: Keyring, epoch: Epoch) -> None:
         self.socket = socket
         self.calls: list[tuple[bytes, str, wire.Call]] = []
-        self.acked = False
         self._exchange = exchange
         self._keyring = keyring
         self._epoch = epoch
         self._sessions_of: dict[bytes, set[SessionId]] = {}
+        self._users: dict[bytes, str] = {}
 
     def handle(self) -> bool:
         """Takes one message; False when there is none."""
@@ -55,6 +58,8 @@ class Front:
         if message is None:
             return False
         session = self._exchange.session_of(message.sender)
+        if session is not None and user_of(message.header) != self._users.get(message.sender):
+            session = None  # another peer has got hold of a routing id that was once the session's
         try:
             if message.too_many:
                 raise ProtocolError("more tensor frames than a message may have")
@@ -72,20 +77,18 @@ class Front:
         if type(header) is wire.Request:
             if header.acks or header.floor != session.floor:
                 self._exchange.ack(session, header.floor, header.acks, now)
-                self.acked = True
             call = ExchangeCall(
                 header.id,
                 header.endpoint,
                 header.method,
                 Body(header, message.tensors),
                 message.size_bytes,
-                header.remaining_ms,
+                header.remaining_ms and min(max(header.remaining_ms, 0), LONGEST_MS),
                 header.priority,
             )
             self._exchange.request(session, call, now)
         elif type(header) is wire.Ack:
             self._exchange.ack(session, header.floor, header.acks, now)
-            self.acked = True
         elif type(header) is wire.Call:
             self.calls.append((message.sender, session.identity, header))
         elif type(header) is wire.Bye:
@@ -104,12 +107,16 @@ class Front:
             send(self.socket, message.sender, encode(wire.WhoAreYou()))
             return
         self._resume(message.sender, header, peer)
+        self._users[message.sender] = peer.key.hex()
+        if len(self._users) > 2 * len(self._exchange.sessions) + FEW:
+            self._users = {each: user for each, user in self._users.items() if self._exchange.session_of(each)}
 
     def _resume(self, connection: bytes, header: wire.Resume, peer: Peer) -> None:
         version = agree((header.version,), "the client", "the daemon")
         if len(header.nonce) != NONCE_BYTES:
             raise ProtocolError(f"RESUME: the nonce has {len(header.nonce)} bytes, not {NONCE_BYTES}")
         id = session_id(peer.key, header.nonce)
+        self._check_number(peer.key, id)
         self._exchange.resume(
             id,
             connection,
@@ -121,6 +128,16 @@ class Front:
         self._sessions_of.setdefault(peer.key, set()).add(id)
         budget = self._exchange.limits.session_bytes
         send(self.socket, connection, encode(wire.Resumed(version, self._epoch, id, budget)))
+
+    def _check_number(self, key: bytes, id: SessionId) -> None:
+        """One key cannot have sessions without end."""
+        sessions = self._sessions_of.get(key)
+        if sessions is not None and len(sessions) >= MOST_SESSIONS and id not in sessions:
+            sessions.intersection_update(self._exchange.sessions)
+            if len(sessions) >= MOST_SESSIONS:
+                raise Overloaded(
+                    f"this key has {len(sessions)} sessions, the most that it may have", retry_after_s=10.0
+                )
 
     def _refuse(self, connection: bytes, error: HpcserveError) -> None:
         """The connection broke the rules: its session is detached, the client told."""

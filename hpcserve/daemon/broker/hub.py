@@ -5,6 +5,7 @@ Carries out what they say and relays between them. What it relays, it does not r
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,18 +18,20 @@ from hpcserve.daemon.broker.back import Back
 from hpcserve.daemon.broker.front import Front
 from hpcserve.daemon.broker.keyring import Keyring
 from hpcserve.daemon.broker.sockets import receive, send
-from hpcserve.errors import AuthenticationError, ServiceUnavailable
+from hpcserve.errors import AuthenticationError, ProtocolError, ServiceUnavailable
 from hpcserve.types import Epoch
 from hpcserve.wire import hub
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import decoder, encode, error_from_wire, error_to_wire
+
+_log = logging.getLogger(__name__)
 
 CONTROLLER, ADMISSION = b"controller", b"admission"
 MOST_CALLS = 256  # without an answer; further ones push out the oldest
 
 
 class Hub:
-    """Reads the daemon's internal socket."""
+    """Reads the daemon's internal socket. ``used``: it was read or written, and whoever watches it has to know."""
 
     def __init__(
         self,
@@ -41,13 +44,14 @@ class Hub:
         back: Back,
     ) -> None:
         self.socket = socket
+        self.used = False
         self._exchange = exchange
         self._keyring = keyring
         self._epoch = epoch
         self._front = front
         self._back = back
         self._began = time.monotonic()
-        self._calls: dict[tuple[bytes, int], hub.ClientCalls] = {}
+        self._calls: dict[tuple[bytes, int], tuple[hub.ClientCalls, bool]] = {}
         self._decode = decoder(hub.ToBroker)
         self._do: dict[type, Callable[[bytes, Any], object]] = {
             hub.AdmitKey: self._admit,
@@ -62,6 +66,7 @@ class Hub:
 
     def handle(self) -> bool:
         """Takes one message; False when there is none."""
+        self.used = True
         message = receive(self.socket)
         if message is None:
             return False
@@ -69,15 +74,33 @@ class Hub:
             send(self.socket, message.sender, encode(hub.BrokerUp(self._epoch)))
             if message.sender == CONTROLLER:
                 self._back.who_are_you()
-                for call in self._calls.values():
-                    self.tell(CONTROLLER, call)
+                self._hand_over()
             return True
-        header = self._decode(message.header.bytes)
+        try:
+            header = self._decode(message.header.bytes)
+        except ProtocolError as error:
+            _log.error("%s sent what cannot be read: %s", message.sender.decode(errors="replace"), error)
+            return True
         self._do[type(header)](message.sender, header)
         return True
 
+    def _hand_over(self) -> None:
+        """The calls of a controller that died go to the next, once: one of them may have been its death."""
+        for key, (call, handed_over) in list(self._calls.items()):
+            if handed_over:
+                self._give_up(key)
+            else:
+                self._calls[key] = (call, True)
+                self.tell(CONTROLLER, call)
+
+    def _give_up(self, key: tuple[bytes, int]) -> None:
+        call, _ = self._calls.pop(key)
+        error = ServiceUnavailable("the daemon's controller does not answer; see: hpcserve logs controller")
+        send(self._front.socket, call.connection, encode(wire.Answer(call.id, error_to_wire(error))))
+
     def tell(self, whom: bytes, message: wire.Message) -> bool:
         """Sends a message to one of the daemon's processes; False when it is not connected."""
+        self.used = True
         return send(self.socket, whom, encode(message))
 
     def pass_on(self) -> None:
@@ -94,11 +117,9 @@ class Hub:
     def _call(self, connection: bytes, identity: str, call: wire.Call) -> None:
         """A call is kept until it is answered: a controller that dies leaves it to the next (each may run twice)."""
         if len(self._calls) >= MOST_CALLS:
-            oldest = self._calls.pop(next(iter(self._calls)))
-            error = ServiceUnavailable("the daemon's controller does not answer; see: hpcserve logs controller")
-            send(self._front.socket, oldest.connection, encode(wire.Answer(oldest.id, error_to_wire(error))))
+            self._give_up(next(iter(self._calls)))
         relayed = hub.ClientCalls(connection, identity, call.id, call.verb, call.body)
-        self._calls[connection, call.id] = relayed
+        self._calls[connection, call.id] = (relayed, False)
         self.tell(CONTROLLER, relayed)
 
     def _admit(self, sender: bytes, message: hub.AdmitKey) -> None:

@@ -23,7 +23,14 @@ from hpcserve.daemon.controller.hub import HubLine
 from hpcserve.daemon.controller.pilots import Pilots
 from hpcserve.daemon.controller.plan import Served, orders, routes
 from hpcserve.daemon.controller.storage import Storage
-from hpcserve.errors import HpcserveError, ProtocolError, SchedulerError, StorageFull
+from hpcserve.errors import (
+    AuthenticationError,
+    HpcserveError,
+    ProtocolError,
+    SchedulerError,
+    ServiceUnavailable,
+    StorageFull,
+)
 from hpcserve.registry.rows import DeploymentRow
 from hpcserve.registry.store import Store
 from hpcserve.registry.vault import sweep
@@ -131,12 +138,14 @@ class Controller:
     async def _end_pilots(self) -> None:
         pilots = self.site.pilots
         until = time.monotonic() + 2 * pilots.stop_grace_s + 5.0
-        for pilot in list(self.pilots.jobs):
-            await self.pilots.cancel(pilot)
+        cancelled: set[PilotId] = set()
         while self.pilots.jobs and time.monotonic() < until:
             for pilot, state in (await self.pilots.poll()).items():
                 if state.phase == "ended":
                     await self.pilots.end(pilot, "the daemon was taken down")
+                elif pilot not in cancelled:
+                    await self.pilots.cancel(pilot)
+                    cancelled.add(pilot)
             await asyncio.sleep(BUSY_S / 2)
 
     # --- what is wanted -------------------------------------------------------------------------------
@@ -197,6 +206,10 @@ class Controller:
                 continue
             self._awaited.discard(pilot)
             self.reports.pop(pilot, None)
+            self._told.pop(pilot, None)
+            key = self.pilots.jobs[pilot].row.public_key
+            if key is not None:
+                self.hub.tell(hub.RevokeKey(bytes.fromhex(key)))
             output = await self.pilots.end(pilot, state.cause)
             await self._carry_out(self.fleet.job_ended(pilot, state.cause, output, now))
 
@@ -270,8 +283,13 @@ class Controller:
         pilot = PilotId(ask.pilot)
         try:
             await self.pilots.enrol(pilot, ask.incarnation, ask.secret, ask.key, ask.host)
-        except HpcserveError as error:
+        except AuthenticationError as error:
             self.hub.tell(hub.EnrolVerdict(ask.ticket, error_to_wire(error)))
+            return
+        except HpcserveError as error:
+            # The scheduler or the disk, not the agent: it asks again.
+            later = ServiceUnavailable(f"pilot {pilot} cannot be enrolled now: {error.message}", retry_after_s=1.0)
+            self.hub.tell(hub.EnrolVerdict(ask.ticket, error_to_wire(later)))
             return
         self.hub.tell(hub.AdmitKey(ask.key, "agent", pilot))
         self.hub.tell(hub.EnrolVerdict(ask.ticket))
@@ -306,6 +324,10 @@ class Controller:
         self._awaited.discard(report.pilot)
         for status in report.replicas:
             running = status.state in ("starting", "ready")
+            known = self.fleet.replicas.get(status.replica)
+            if known is not None and known.pilot != report.pilot:
+                _log.warning("pilot %s speaks of replica %s of another pilot", report.pilot, status.replica)
+                continue
             if status.replica not in self.fleet.replicas and running:
                 if (status.deployment, status.version) not in self._specs:
                     continue  # not wanted any more: it is not in the orders, so its agent stops it

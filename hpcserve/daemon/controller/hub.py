@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
-from hpcserve.errors import ServiceUnavailable
+from hpcserve.errors import ProtocolError, ServiceUnavailable
 from hpcserve.wire import hub
 from hpcserve.wire.frames import decoder, encode
 from hpcserve.wire.messages import Message
+
+_log = logging.getLogger(__name__)
 
 STATS_S = 2.0
 
@@ -39,7 +42,11 @@ class HubLine:
         """Everything that the broker says, but for the statistics that somebody waits for."""
         while True:
             frames = await self._socket.recv_multipart()
-            message = self._decode(frames[0])
+            try:
+                message = self._decode(frames[0])
+            except ProtocolError as error:
+                _log.error("the broker sent what cannot be read: %s", error)
+                continue
             if isinstance(message, hub.Stats):
                 waiting = self._stats.pop(message.ticket, None)
                 if waiting is not None and not waiting.done():

@@ -20,7 +20,7 @@ from hpcserve.auth import private
 from hpcserve.cluster.seam import JobId, JobState, PilotJob, Scheduler
 from hpcserve.config import Site
 from hpcserve.daemon.controller.storage import Storage
-from hpcserve.errors import AuthenticationError, SchedulerError
+from hpcserve.errors import AuthenticationError, SchedulerError, ServiceUnavailable
 from hpcserve.registry.rows import PilotRow
 from hpcserve.registry.store import Store
 from hpcserve.types import PilotId
@@ -137,7 +137,9 @@ class Pilots:
         if row.public_key is not None and row.public_key != key.hex():
             raise AuthenticationError(f"pilot {pilot}: its secret was used before")
         expected = await self._host(job)
-        if expected and expected != host:
+        if not expected:
+            raise ServiceUnavailable(f"the scheduler does not say yet where pilot {pilot} runs", retry_after_s=1.0)
+        if expected != host:
             raise AuthenticationError(f"pilot {pilot} runs on {expected}, this agent on {host}")
         job.row = await self._storage.do(_enrolled, pilot, host, key.hex(), row)
 
