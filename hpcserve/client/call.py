@@ -16,6 +16,7 @@ from hpcserve.wire.frames import MAX_HEADER_BYTES, error_from_wire, raw
 from hpcserve.wire.tensor import Frame, pack, unpack
 
 FOREVER = float("inf")
+LONGEST_S = 10 * 366 * 24 * 3600.0  # a longer deadline is none
 
 Inputs = Any
 """What a caller may give: a mapping from names to arrays, or the only input itself."""
@@ -31,7 +32,8 @@ class Pending:
     __slots__ = ("deadline", "done", "error", "event", "on_done", "value")
 
     def __init__(self, timeout_s: float | None, on_done: Callable[[Any], None] | None = None) -> None:
-        self.deadline = FOREVER if timeout_s is None else time.monotonic() + timeout_s
+        ends = timeout_s is not None and timeout_s < LONGEST_S
+        self.deadline = time.monotonic() + (timeout_s or 0.0) if ends else FOREVER
         self.done = False
         self.value: Any = None
         self.error: HpcserveError | None = None
