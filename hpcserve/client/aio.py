@@ -58,7 +58,7 @@ class AsyncClient:
         try:
             await self._dial()
         except BaseException:
-            self._context.term()
+            self._context.destroy(linger=0)
             raise
         self._task = asyncio.create_task(self._keep(), name="hpcserve-client")
         return self
@@ -77,7 +77,7 @@ class AsyncClient:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         self._drop()
-        self._context.term()
+        self._context.destroy(linger=0)
 
     async def infer(
         self,
@@ -250,9 +250,19 @@ class AsyncClient:
             told.append(self._engine.waits_for())
             return told[-1]
 
-        connection = await asyncio.to_thread(
-            dial, self._context, self._service, self._keys, nonce=self._engine.nonce, waits_for=waits_for
+        dialling = asyncio.ensure_future(
+            asyncio.to_thread(
+                dial, self._context, self._service, self._keys, nonce=self._engine.nonce, waits_for=waits_for
+            )
         )
+        try:
+            connection = await asyncio.shield(dialling)
+        except asyncio.CancelledError:
+            # The thread goes on for some seconds at most, and what it opens must be closed.
+            for opened in await asyncio.gather(dialling, return_exceptions=True):
+                if isinstance(opened, Connection):
+                    opened.close()
+            raise
         self._engine.connected(connection, told[-1])
         loop = asyncio.get_running_loop()
         loop.add_reader(connection.socket_fd, self._read)

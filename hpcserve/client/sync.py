@@ -520,7 +520,8 @@ class Client:
         self._engine.lost()
         os.close(self._wake_read)
         os.close(self._wake_write)
-        self._context.term()
+        # Not term(): a signal may have cut a dial short, and left a socket that term() would wait for.
+        self._context.destroy(linger=0)
 
 
 def _close_at_exit(client: Client) -> Callable[[], None]:
