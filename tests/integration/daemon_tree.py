@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import signal
@@ -94,11 +95,19 @@ class Daemon:
                 patch.setenv(name, value)
             yield
 
+    def rival(self) -> Daemon:
+        """Another daemon of the same home, not started."""
+        other = copy.copy(self)
+        other.process = None
+        return other
+
     # --- its life -----------------------------------------------------------------------------------
 
     def spawn(self) -> subprocess.Popen[bytes]:
         """Starts the daemon and waits for nothing. It goes down should the tests be killed."""
         self._close_pipes()
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what it runs in the background
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "hpcserve.daemon", "--site", str(self.site), "--tied", "--ready-fd", "1"],
             env=os.environ | self.variables,
