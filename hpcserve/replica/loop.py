@@ -95,7 +95,7 @@ class Replica:
         if self._lifeline.fd in ready and self._lifeline.is_cut():
             return False
         if has_message or self._socket_fd in ready:
-            self._drain()
+            self._drain(more=has_message)
         if (new or self._monitor_fd in ready) and link.watch():
             self._send_inventory()
         return True
@@ -111,8 +111,9 @@ class Replica:
             if descriptor >= 0:
                 self._poller.register(descriptor, select.POLLIN)
 
-    def _drain(self) -> None:
-        """Takes what has come: as many messages as the last time, since reading a socket empty costs an exception."""
+    def _drain(self, *, more: bool) -> None:
+        """Takes one message, and twice as many each time while there are more: reading an empty socket is dear."""
+        self._most = min(2 * self._most, DRAIN) if more else 1
         for taken in range(self._most):
             message = self._link.receive()
             if message is None:
@@ -121,7 +122,6 @@ class Replica:
             self._take(*message)
             if self._link.socket is None:
                 return
-        self._most = min(2 * self._most, DRAIN)
 
     def _take(self, header: bytes, tensors: list[Tensor]) -> None:
         try:

@@ -69,13 +69,14 @@ class Broker:
             self.hub.socket: self.hub.handle,
         }
         watch = Watch((self.back.socket, self.front.socket), (self.hub.socket, self.zap.socket), parent_fd)
-        # A socket that is read empty costs an exception. So as many messages are taken as came the last
-        # time: one where they come singly, and twice as many each time while there are more.
+        # A socket that is read empty costs an exception. So one message is taken where they come singly, and twice as
+        # many each time while there are more.
         drains = dict.fromkeys(handlers, 1)
         while True:
-            for source in watch.wait(self._timeout_s()):
+            for source, more in watch.wait(self._timeout_s()):
                 if source in handlers:
-                    drains[source] = self._drain(handlers[source], drains[source])
+                    most = min(2 * drains[source], DRAIN) if more else 1
+                    drains[source] = self._drain(handlers[source], most)
                 elif source is self.zap.socket:
                     self.zap.handle()
                     watch.used()
@@ -87,12 +88,12 @@ class Broker:
                 watch.used()
 
     def _drain(self, handle: Callable[[], bool], most: int) -> int:
-        """Takes up to ``most`` messages; returns how many to take the next time."""
+        """Takes up to ``most`` messages; returns how many there were, and at least 1."""
         for taken in range(most):
             if not handle():
                 return max(1, taken)
             self._act()
-        return min(2 * most, DRAIN)
+        return most
 
     def _timeout_s(self) -> float:
         return max(0.0, min(self._tick_at, self._flush_at, self._probe_at) - time.monotonic())

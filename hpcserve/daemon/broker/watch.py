@@ -41,10 +41,13 @@ class Watch:
         """The other sockets were written to, or read."""
         self._asked = self._all
 
-    def wait(self, timeout_s: float) -> Iterable[Source]:
-        """The sources that may have something to read, when there are any or the time is over."""
-        found: dict[Source, None] = {socket: None for socket, _ in zmq.zmq_poll(self._asked, 0)}
+    def wait(self, timeout_s: float) -> Iterable[tuple[Source, bool]]:
+        """The sources that may have something to read, when there are any or the time is over.
+
+        True with those that had something before: it was left there, or came meanwhile.
+        """
+        found: dict[Source, bool] = {socket: True for socket, _ in zmq.zmq_poll(self._asked, 0)}
         self._asked = self._busy
         for number, _ in self._epoll.poll(0 if found else timeout_s):
-            found[self._sources[number]] = None
-        return found
+            found.setdefault(self._sources[number], False)
+        return found.items()
