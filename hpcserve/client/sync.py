@@ -283,7 +283,8 @@ class Client:
 
     def _next_of(self, calls: deque[tuple[Counter, Inference]]) -> Outputs:
         call = calls[0][1]
-        self._wait(call, None)
+        if not call.done:
+            self._wait(call, None)
         calls.popleft()
         outcome: Outputs = call.outcome()
         return outcome
