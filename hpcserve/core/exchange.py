@@ -55,7 +55,7 @@ class Exchange(Recovery):
         Raises:
             ProtocolError: It claims more than a session may.
         """
-        if len(outstanding) > self.limits.max_queued or any(not floor <= id <= floor + MAX_AHEAD for id in outstanding):
+        if any(not floor <= id <= floor + MAX_AHEAD for id in outstanding):
             raise ProtocolError(f"RESUME: outstanding ids must lie between the floor and {MAX_AHEAD} above it")
         self._now = now
         session = self.session(session_id, now)

@@ -212,9 +212,9 @@ class Fleet:
             del self.replicas[replica.replica]
             actions.append(ForgetReplica(replica.replica))
         # Of an adopted pilot that never reported to us nobody knows how it began: it may have ended in peace.
-        if known.phase != "leaving" and (known.reported or not known.adopted):
-            began = "" if known.reported else " before its agent reported"
-            actions += self._pilot_failed(f"pilot job {pilot} ended{began}: {cause}", output, now)
+        # One whose agent had reported did begin well, and is replaced at once.
+        if known.phase != "leaving" and not known.reported and not known.adopted:
+            actions += self._pilot_failed(f"pilot job {pilot} ended before its agent reported: {cause}", output, now)
         return tuple(actions)
 
     def reported(

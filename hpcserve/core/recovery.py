@@ -96,9 +96,6 @@ class Recovery(Dispatch):
         replica.credit_requests, replica.credit_bytes = credit
         replica.answered += 1
         entry = self.entry(self.session(key[0], now), key[1])
-        if entry.deployment and entry.deployment != replica.deployment:
-            replica.releases.append(key)  # not its to answer
-            return
         before = entry.state
         self.result(replica, entry, body, size_bytes)
         if entry.state is DONE and before is not DONE:
