@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 ATTEMPT_S = 15.0
 """How long one attempt may take from the connection to the handshake, or to the answer to ENROL."""
 FIRST_RETRY_S = 0.1
-LONGEST_RETRY_S = 5.0
+LONGEST_RETRY_S = 2.0
 HEARTBEAT_IVL_MS = 5_000
 HEARTBEAT_TIMEOUT_MS = 15_000
 MAX_MESSAGE_BYTES = 64 << 20

@@ -26,7 +26,7 @@ PATIENCE_S = 30.0
 
 SITE = {
     "scheduler": {"poll_s": 0.2},
-    "pilots": {"orphan_s": 5.0, "stop_grace_s": 1.0, "setup_timeout_s": 20.0, "log_bytes": 1 << 20},
+    "pilots": {"orphan_s": 30.0, "stop_grace_s": 1.0, "setup_timeout_s": 20.0, "log_bytes": 1 << 20},
     "recovery": {"recovery_grace_s": 10.0, "session_linger_s": 2.0, "hang_grace_s": 5.0, "lease_s": 3.0},
 }
 
@@ -193,6 +193,8 @@ class Daemon:
         pid = self.pid_of(name)
         os.kill(pid, signal.SIGKILL)
         until(lambda: not is_alive(pid), f"{name} is gone")
+        if name == "supervisor" and self.process is not None:
+            self.process.wait()
         return pid
 
     # --- its service ----------------------------------------------------------------------------------
