@@ -136,22 +136,6 @@ def test_broker_controller_and_admission_may_die_together(
     assert daemon.replica_pids(clients[0], "tally", at_least=REPLICAS) == replicas
 
 
-@pytest.mark.usefixtures("settled")
-def test_results_that_wait_in_outboxes_survive_the_broker(
-    clients: list[Client], daemon: Daemon, tmp_path: Path
-) -> None:
-    """The client is stopped, so that nothing is acknowledged; the broker dies twice; then it gets what it waits for."""
-    log = tmp_path / "log"
-    with stopped_client(daemon, log, tmp_path / "answers", 200) as resume:
-        until(lambda: log.exists() and len(log.read_text().splitlines()) >= 200, "all of them have run")
-        daemon.kill("broker")
-        until(lambda: not status(clients[0]).recovering, "the new broker has heard the replicas")
-        daemon.kill("broker")
-        answers = resume()
-    assert answers == [str(n) for n in range(200)]
-    assert set(Counter(line.split()[0] for line in log.read_text().splitlines()).values()) == {1}
-
-
 SENDER = """
 import sys
 import numpy as np
