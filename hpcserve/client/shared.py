@@ -1,0 +1,224 @@
+"""The engine that the threads of one client share, and the reading role that passes between them.
+
+Whoever waits for an answer reads the socket, in its own thread: a call from one thread needs no hand-off
+to another, which would cost more than the message itself. One thread at a time has the *reading role*;
+others that wait are woken by it. A background thread, the keeper, has the role when nobody waits (see
+:mod:`hpcserve.client.keeper`), and a caller that finds it reading asks it to step aside.
+
+The socket's descriptor is edge-triggered, and any use of the socket may swallow an edge. So whoever sends
+while another thread reads looks for what has arrived before it lets go of the lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+
+from hpcserve.client.call import FOREVER, AdminCall, Inference, Pending
+from hpcserve.client.dial import Connection
+from hpcserve.client.engine import Engine
+from hpcserve.errors import InvalidInput
+from hpcserve.types import Counter
+
+STEP_ASIDE_S = 0.005  # a caller that asked the keeper for the role looks so often whether it is still needed
+LOOK_S = 0.1  # deadlines of unattended calls are looked at so often
+
+
+class SharedEngine:
+    """An engine behind a lock, which whoever waits drives.
+
+    Attributes:
+        engine: What is shared; touched with the ``lock`` held.
+        role: Held by the one thread that reads.
+        asking: Held by the one caller that asks the keeper for the role.
+        keeper_reads: Whether it is the keeper that reads.
+        reader: The thread that has the reading role; 0: none.
+        wanted: Set when the keeper has something to look at.
+        last_read: When a thread last gave the role back, in monotonic seconds.
+        closed: Nothing may be started any more.
+        wake_read: The descriptor by which the keeper is woken.
+    """
+
+    def __init__(self) -> None:
+        self.engine = Engine()
+        self.lock = threading.Lock()
+        self.role = threading.Lock()
+        self.asking = threading.Lock()
+        self.keeper_reads = False
+        self.reader = 0
+        self.wanted = threading.Event()
+        self.last_read = 0.0
+        self.closed = False
+        self._looked = 0.0
+        self.wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self.wake_read, False)
+        os.set_blocking(self._wake_write, False)
+
+    # --- calls ----------------------------------------------------------------------------------------
+
+    def start(self, call: Inference) -> Counter:
+        """Sends a request."""
+        with self.lock:
+            self._check_open()
+            id = self.engine.infer(call)
+            self._look_for_reader()
+        self.resolve()
+        if call.on_done is not None and self.keeper_reads and self.engine.waiting == 1:
+            self.nudge()  # it sleeps without an end, and must mind this call's deadline
+        return id
+
+    def admin(self, call: AdminCall) -> None:
+        """Sends an administrative call."""
+        with self.lock:
+            self._check_open()
+            self.engine.admin(call)
+            self._look_for_reader()
+
+    def cancel(self, id: Counter) -> bool:
+        """Takes a request back; False when it was answered before."""
+        with self.lock:
+            done = self.engine.cancel(id) if not self.closed else False
+            self._look_for_reader()
+        self.resolve()
+        return done
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise InvalidInput("this client is closed; make a new one")
+
+    def resolve(self) -> None:
+        """Wakes those whose calls are answered. Called without the lock: a callback may call us."""
+        while self.engine.finished:
+            try:
+                call = self.engine.finished.popleft()
+            except IndexError:
+                return  # another thread was faster
+            if call.event is not None:
+                call.event.set()
+            if call.on_done is not None:
+                call.on_done(call)
+
+    def close(self) -> bool:
+        """Ends the session; whoever still waits is told. False when that was done before."""
+        with self.lock:
+            if self.closed:
+                return False
+            self.closed = True
+            self.engine.bye()
+        self.resolve()
+        self.wanted.set()
+        self.nudge()
+        return True
+
+    def release(self) -> None:
+        """Gives back the connection and the descriptors. Nobody reads any more."""
+        self.engine.lost()
+        os.close(self.wake_read)
+        os.close(self._wake_write)
+
+    # --- reading --------------------------------------------------------------------------------------
+
+    def _look_for_reader(self) -> None:
+        """After a send, with the lock: what the sleeping reader would not wake for. A new one looks first."""
+        if self.role.locked():
+            while self.engine.drain():
+                pass
+            if self.engine.connection is None:
+                self.nudge()  # the reader sleeps over a connection that is no more
+
+    def wait(self, call: Pending, timeout: float | None) -> None:
+        """Returns when the call is answered, or ``timeout`` seconds are over."""
+        until = min(call.deadline + LOOK_S, FOREVER if timeout is None else time.monotonic() + timeout)
+        while not call.done and (left := until - time.monotonic()) > 0:
+            if self.reader == threading.get_ident():
+                self._read(call, until)  # a callback of a call that this thread has read waits for another one
+            elif self.engine.connection is not None and self._take_role(call):
+                self.reader = threading.get_ident()
+                try:
+                    self._read(call, until)
+                finally:
+                    self.reader = 0
+                    self.last_read = time.monotonic()
+                    self.role.release()
+                    if self.engine.connection is None:
+                        self.wanted.set()  # the keeper sleeps on this only while there is no connection
+            else:
+                self._wait_for_reader(call, left)
+        if not call.done and timeout is None:
+            with self.lock:
+                self.engine.expire()
+                self._look_for_reader()
+            self.resolve()
+
+    def _wait_for_reader(self, call: Pending, left: float) -> None:
+        """Another thread reads, or there is no connection: sleeps until that changes."""
+        with self.lock:
+            if call.done:
+                return
+            call.event = call.event or threading.Event()
+        self.wanted.set()
+        call.event.wait(min(left, LOOK_S))
+
+    def _take_role(self, call: Pending) -> bool:
+        """Whether this thread may read now; the keeper is asked to step aside, another caller is not."""
+        if self.role.acquire(blocking=False):
+            return True
+        if not self.keeper_reads or not self.asking.acquire(blocking=False):
+            return False
+        try:
+            while self.keeper_reads and not call.done:
+                self.nudge()
+                if self.role.acquire(timeout=STEP_ASIDE_S):
+                    return True
+            return self.role.acquire(blocking=False)
+        finally:
+            self.asking.release()
+
+    def _read(self, call: Pending, until: float) -> None:
+        """Reads until the call is answered, the time is over or the connection lost. Has the role."""
+        known = self.engine.connection
+        while not call.done and known is not None:
+            with self.lock:
+                more = self.engine.drain(call)
+            self.resolve()
+            if call.done or self.engine.connection is not known:
+                return
+            if more:
+                continue
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            for descriptor, _ in known.poller.poll(min(left, LOOK_S) * 1000):
+                if descriptor == self.wake_read:
+                    self.hear_nudges()
+                self.woken(known, descriptor)
+            self.look_at_deadlines()
+
+    def woken(self, connection: Connection, descriptor: int) -> None:
+        """A descriptor of the connection's poller has something: if it is the monitor, the connection may be lost."""
+        if descriptor == connection.monitor_fd:
+            with self.lock:
+                if connection is self.engine.connection and connection.is_down():
+                    self.engine.drain()
+                    self.engine.lost()
+
+    def look_at_deadlines(self) -> None:
+        """Ends the calls whose deadline is over, if nobody has looked for a while."""
+        now = time.monotonic()
+        if now - self._looked >= LOOK_S:
+            self._looked = now
+            with self.lock:
+                self.engine.expire()
+            self.resolve()
+
+    def nudge(self) -> None:
+        """Wakes the keeper out of its poll."""
+        with contextlib.suppress(BlockingIOError):  # the pipe is full: it will wake anyway
+            os.write(self._wake_write, b"w")
+
+    def hear_nudges(self) -> None:
+        """Takes the nudges in, so that they wake nobody again."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.wake_read, 4096)
