@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 
 import zmq
 
+from hpcserve.client.arguments import bound, each_of, seconds, service_named
 from hpcserve.client.call import AdminCall, Inference, Inputs, Pending
 from hpcserve.client.dial import Connection, dial
 from hpcserve.client.engine import Engine
@@ -22,7 +23,6 @@ from hpcserve.client.services import Service, find_service
 from hpcserve.errors import Cancelled, HpcserveError, InvalidInput, ProtocolError
 from hpcserve.types import Counter
 from hpcserve.wire.admin import Admin
-from hpcserve.wire.frames import raw
 
 ACK_S = 0.02
 LOOK_S = 0.1
@@ -40,8 +40,9 @@ class AsyncClient:
     """
 
     def __init__(self, service: str | Service | None = None, *, timeout_s: float | None = 60.0) -> None:
+        seconds(timeout_s)
         self.timeout_s = timeout_s
-        self._service = find_service(service)
+        self._service = find_service(service_named(service))
         self._keys = client_keys()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._engine = Engine()
@@ -122,13 +123,12 @@ class AsyncClient:
         priority: int = 0,
     ) -> AsyncGenerator[Outputs, None]:
         """See :meth:`hpcserve.Client.map`."""
-        if in_flight < 1:
-            raise InvalidInput(f"in_flight is {in_flight}; it must be at least 1")
+        most = bound(in_flight)
         calls: deque[tuple[Counter, asyncio.Future[Outputs]]] = deque()
         try:
-            for item in items:
+            for item in each_of(items):
                 calls.append(self._start(endpoint, item, parameters, timeout_s, priority))
-                if len(calls) >= in_flight:
+                if len(calls) >= most:
                     yield await calls[0][1]
                     calls.popleft()
             while calls:
@@ -145,7 +145,7 @@ class AsyncClient:
         """See :meth:`hpcserve.Client.call`."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._check_open()
-        self._engine.admin(AdminCall(verb, raw(arguments), answer, timeout_s, _resolver(future)))
+        self._engine.admin(AdminCall(verb, arguments, answer, timeout_s, _resolver(future)))
         self._sent()
         return await future
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import msgspec
 
+from hpcserve.client import arguments
+from hpcserve.client.arguments import FOREVER, HALF_HEADER_BYTES, LONGEST_S
 from hpcserve.client.outputs import Outputs
 from hpcserve.errors import HpcserveError, InvalidInput
 from hpcserve.wire import messages as wire
-from hpcserve.wire.frames import MAX_HEADER_BYTES, error_from_wire, raw
+from hpcserve.wire.admin import Admin
+from hpcserve.wire.frames import error_from_wire
 from hpcserve.wire.tensor import Frame, pack, unpack
-
-FOREVER = float("inf")
-LONGEST_S = 10 * 366 * 24 * 3600.0  # a longer deadline is none
 
 Inputs = Any
 """What a caller may give: a mapping from names to arrays, or the only input itself."""
@@ -32,8 +32,9 @@ class Pending:
     __slots__ = ("deadline", "done", "error", "event", "on_done", "value")
 
     def __init__(self, timeout_s: float | None, on_done: Callable[[Any], None] | None = None) -> None:
-        ends = timeout_s is not None and timeout_s < LONGEST_S
-        self.deadline = time.monotonic() + (timeout_s or 0.0) if ends else FOREVER
+        if type(timeout_s) is not float or not 0.0 <= timeout_s < LONGEST_S:
+            timeout_s = arguments.seconds(timeout_s)
+        self.deadline = time.monotonic() + timeout_s
         self.done = False
         self.value: Any = None
         self.error: HpcserveError | None = None
@@ -72,22 +73,22 @@ class Inference(Pending):
         """``own``: copy the inputs, because the caller may change them before the answer is there.
 
         Raises:
-            InvalidInput: Something among the inputs is no tensor, or a parameter cannot travel.
+            InvalidInput: An argument is not what it may be; the message names it.
         """
         super().__init__(timeout_s, on_done)
-        self.endpoint, _, self.method = target.partition(".")
-        named = inputs if isinstance(inputs, Mapping) else {"": inputs}
-        self.specs, packed = pack(named)
+        self.endpoint, self.method = arguments.split(target) if type(target) is str else arguments.names_in(target)
+        named = inputs if type(inputs) is dict else arguments.named(inputs)
+        try:
+            self.specs, packed = pack(named)
+        except InvalidInput as error:
+            raise arguments.not_sent(target, error) from error
         self.frames: Sequence[Frame] = (
             [frame if type(frame) is bytes else bytes(frame) for frame in packed] if own else packed
         )
-        self.parameters = _parameters(parameters) if parameters else wire.EMPTY_MAP
-        if len(self.specs) + len(self.parameters) > MAX_HEADER_BYTES // 2:
-            raise InvalidInput(
-                f"the parameters take {len(self.parameters)} bytes: a request's header holds {MAX_HEADER_BYTES // 2}; "
-                "send large values as inputs"
-            )
-        self.priority = priority
+        self.parameters = arguments.NOTHING if parameters is None else arguments.encoded(parameters)
+        if len(self.specs) + len(self.parameters) > HALF_HEADER_BYTES:
+            raise arguments.too_long(self.parameters)
+        self.priority = priority if type(priority) is int and not priority else arguments.whole_priority(priority)
 
     def finish(self, result: wire.Result, frames: Sequence[Frame]) -> None:
         """Takes the answer in."""
@@ -106,15 +107,6 @@ class Inference(Pending):
         self.frames = ()
 
 
-def _parameters(parameters: Mapping[str, Any]) -> msgspec.Raw:
-    try:
-        return raw(dict(parameters))
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InvalidInput(
-            f"parameters {sorted(map(str, parameters))}: {error}; give numbers, text, bytes, lists and dictionaries"
-        ) from error
-
-
 class AdminCall(Pending):
     """An administrative call. Sent again after a reconnect: each verb may be carried out twice."""
 
@@ -123,14 +115,19 @@ class AdminCall(Pending):
     def __init__(
         self,
         verb: str,
-        body: msgspec.Raw,
+        given: Admin,
         kind: type[Any],
         timeout_s: float | None,
         on_done: Callable[[Any], None] | None = None,
     ) -> None:
+        """``given`` is the verb's struct, ``kind`` that of its answer.
+
+        Raises:
+            InvalidInput: An argument is not what it may be; the message names it.
+        """
         super().__init__(timeout_s, on_done)
         self.verb = verb
-        self.body = body
+        self.body = arguments.body(verb, given)
         self.kind = kind
 
     def finish(self, answer: wire.Answer) -> None:

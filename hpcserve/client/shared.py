@@ -16,7 +16,8 @@ import os
 import threading
 import time
 
-from hpcserve.client.call import FOREVER, AdminCall, Inference, Pending
+from hpcserve.client.arguments import FOREVER
+from hpcserve.client.call import AdminCall, Inference, Pending
 from hpcserve.client.dial import Connection
 from hpcserve.client.engine import Engine
 from hpcserve.errors import InvalidInput

@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 
 import zmq
 
+from hpcserve.client.arguments import bound, each_of, seconds, service_named
 from hpcserve.client.call import AdminCall, Inference, Inputs
 from hpcserve.client.future import InferenceFuture
 from hpcserve.client.keeper import Keeper
@@ -22,10 +23,8 @@ from hpcserve.client.keys import client_keys
 from hpcserve.client.outputs import Outputs
 from hpcserve.client.services import Service, find_service
 from hpcserve.client.shared import SharedEngine
-from hpcserve.errors import InvalidInput
 from hpcserve.types import Counter
 from hpcserve.wire.admin import Admin
-from hpcserve.wire.frames import raw
 
 T = TypeVar("T")
 
@@ -45,11 +44,13 @@ class Client:
     """
 
     def __init__(self, service: str | Service | None = None, *, timeout_s: float | None = 60.0) -> None:
+        seconds(timeout_s)
         self.timeout_s = timeout_s
-        found, keys = find_service(service), client_keys()
+        self._service = find_service(service_named(service))
+        keys = client_keys()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._shared = SharedEngine()
-        self._keeper = Keeper(self._shared, self._context, found, keys)
+        self._keeper = Keeper(self._shared, self._context, self._service, keys)
         try:
             self._keeper.start()
         except BaseException:
@@ -138,14 +139,13 @@ class Client:
         it may be endless. An error is raised in its item's turn, and what is still out is taken back, as it is
         when the generator is closed.
         """
-        if in_flight < 1:
-            raise InvalidInput(f"in_flight is {in_flight}; it must be at least 1")
+        most = bound(in_flight)
         calls: deque[tuple[Counter, Inference]] = deque()
         try:
-            for item in items:
+            for item in each_of(items):
                 call = self._inference(endpoint, item, parameters, timeout_s, priority, own=True)
                 calls.append((self._shared.start(call), call))
-                if len(calls) >= in_flight:
+                if len(calls) >= most:
                     yield self._next_of(calls)
             while calls:
                 yield self._next_of(calls)
@@ -162,7 +162,7 @@ class Client:
             answer: The struct of its answer.
             timeout_s: How long to wait, in seconds; None: without end.
         """
-        call = AdminCall(verb, raw(arguments), answer, timeout_s)
+        call = AdminCall(verb, arguments, answer, timeout_s)
         self._shared.admin(call)
         self._shared.wait(call, None)
         outcome: T = call.outcome()

@@ -139,7 +139,8 @@ def _encode_specs(key: Signature) -> msgspec.Raw:
         if len(shape) > MAX_AXES:
             raise InvalidInput(f"tensor {name!r} has {len(shape)} axes: at most {MAX_AXES} are allowed; reshape it")
     try:
-        specs = encode(key)
+        # A subclass of str, such as numpy's, is text too, but msgspec takes none.
+        specs = encode([(str.__str__(name), dtype, shape) for name, dtype, shape in key])
     except UnicodeEncodeError as error:
         raise InvalidInput(f"a tensor's name is not valid Unicode: {error}; rename it") from error
     if len(specs) > MAX_HEADER_BYTES:

@@ -61,7 +61,7 @@ def refused(client: Client, kind: type[HpcserveError], target: str, inputs: Any)
 def test_an_unknown_endpoint_is_told_the_nearest_names(client: Client) -> None:
     assert "did you mean 'echo'?" in refused(client, UnknownEndpoint, "ehco", ONE)
     assert "known: echo, tally" in refused(client, UnknownEndpoint, "zzz", ONE)
-    refused(client, UnknownEndpoint, "", ONE)
+    refused(client, UnknownEndpoint, "echo ", ONE)
 
 
 def test_an_unknown_method_is_told_the_nearest_names(client: Client) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hpcserve import Client
+from hpcserve.client.call import Inference
 from hpcserve.client.dial import dial
 from hpcserve.client.keys import client_keys
 from hpcserve.client.outputs import Outputs
@@ -97,8 +98,12 @@ def test_long_logs_are_answered(daemon: Daemon, client: Client) -> None:
 
 @pytest.mark.usefixtures("unharmed")
 def test_a_name_without_end_is_refused_at_once(client: Client) -> None:
+    call = Inference("e", X, parameters=None, timeout_s=10.0, priority=0, own=False)
+    call.endpoint = "e" * 500_000  # our own client refuses such a name before it is sent
+    client._shared.start(call)
+    client._shared.wait(call, None)
     with pytest.raises(UnknownEndpoint, match="at most 128 characters") as told:
-        client.infer("e" * 500_000, X, timeout_s=10)
+        call.outcome()
     assert len(str(told.value)) < 1000
 
 
