@@ -64,8 +64,7 @@ def wait_ready(client: Client, deployed: Deployed, *, timeout_s: float | None = 
             return
         if found.state == "failed":
             raise DeploymentFailed(
-                f"deployment {found.deployment} cannot start: {found.error}; correct the servable, publish and "
-                "deploy it again",
+                f"deployment {found.deployment} cannot start: {found.error}",
                 remote_traceback=found.traceback or None,
             )
         if time.monotonic() >= until:

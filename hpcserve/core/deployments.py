@@ -9,6 +9,7 @@ The rules:
   to end); every other one is *old*;
 * an old one is let go only when enough others are ready to do its work; where there is no room for its
   replacement and none is coming, it makes room first;
+* an old one that has other methods than callers see, and so rests, is let go at once;
 * a ready replica is let go in two steps: it gets no new work, and is stopped once it holds none;
 * a deployment's replicas are spread over the pilots; no pilot holds more than its slots;
 * a pilot is submitted only for replicas that no pilot, running or queued, has room for, never more than
@@ -69,13 +70,14 @@ class Pilot:
 
 @dataclass(frozen=True, kw_only=True)
 class Replica:
-    """A replica whose process may exist."""
+    """A replica whose process may exist. ``resting``: it gets no new work in any case."""
 
     replica: ReplicaId
     deployment: DeploymentName
     version: str
     pilot: PilotId
     state: ReplicaState
+    resting: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,8 +189,8 @@ class _Plan:
         self._let_go(current[wanted.replicas :])
         current = current[: wanted.replicas]
         old = [replica for replica in replicas if not self._counts(replica, wanted)]
-        self._let_go(replica for replica in old if replica.state == "starting")
-        serving = [replica for replica in old if replica.state == "ready"]
+        self._let_go(replica for replica in old if replica.state == "starting" or replica.resting)
+        serving = [replica for replica in old if replica.state == "ready" and not replica.resting]
         ready = sum(replica.state == "ready" for replica in current)
         spare = max(0, ready + len(serving) - wanted.replicas)
         self._let_go(serving[:spare])

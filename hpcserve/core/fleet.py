@@ -4,12 +4,13 @@ Events go in with the time, actions come out for the controller to carry out. Wh
 should be is decided in :mod:`hpcserve.core.deployments`; here stands what that needs to know, and what a
 failure means:
 
-* a replica that ends unasked counts against its deployment, which waits before the next one is started,
-  and fails when its replicas end again and again;
-* a replica that is lost with its pilot counts against nobody, nor does one that was killed because a request
-  hung: a caller's deadline must not be able to end a deployment;
-* a pilot that ends unasked counts against all pilots; when they are given up, every deployment that has no
-  replica left fails, since none can be started.
+* a replica that ends before it is ready counts against its deployment, which waits before the next one is
+  started, and fails when its replicas end so again and again;
+* one that ends after it was ready only makes its deployment wait: a caller's request may have killed it, and
+  must not be able to end a deployment. Nor must a caller's deadline: one that was killed because a request hung,
+  like one that was lost with its pilot, counts against nobody;
+* a pilot that ends before its agent reported counts against all pilots; when they are given up, every deployment
+  that has no replica left fails, since none can be started.
 
 A deployment that failed is tried again when it is wanted anew.
 """
@@ -18,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from hpcserve.core import deployments as rules
 from hpcserve.core.deployments import (
@@ -32,20 +32,11 @@ from hpcserve.core.deployments import (
     SubmitPilot,
     reconcile,
 )
+from hpcserve.core.rollout import FleetDeployment, Restarts, Version
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 
 ENDED_STATES = ("failed", "exited")
 """The states of a report that say that a replica's process is gone."""
-
-
-class Restarts(Protocol):
-    """How long to wait after failures, and when to give up. One for each deployment, one for the pilots."""
-
-    def failed(self, now: float) -> float | None:
-        """Counts a failure; returns when to try again, or None to give up."""
-
-    def succeeded(self, now: float) -> None:
-        """What was started works. Whether a failure soon after is one in a row is decided there."""
 
 
 @dataclass(frozen=True)
@@ -88,21 +79,6 @@ class PilotOrders:
 
 
 @dataclass(kw_only=True)
-class FleetDeployment:
-    """A deployment in the books. ``restarts_count`` counts replicas that ended unasked."""
-
-    name: DeploymentName
-    version: str
-    replicas: int
-    restarts: Restarts
-    not_before_s: float = 0.0
-    reason: str = ""
-    traceback: str = ""
-    failed: bool = False
-    restarts_count: int = 0
-
-
-@dataclass(kw_only=True)
 class FleetPilot:
     """A pilot job in the books, until the scheduler says that it has ended. ``adopted``: from an earlier controller."""
 
@@ -118,15 +94,19 @@ class FleetPilot:
 
 @dataclass(kw_only=True)
 class FleetReplica:
-    """A replica in the books. ``crashed``: it ended by itself, so what it was computing is suspect."""
+    """A replica in the books.
+
+    ``ready``: it was, at some time. ``crashed``: it ended by itself, so what it was computing is suspect.
+    """
 
     replica: ReplicaId
     deployment: DeploymentName
-    version: str
+    version: Version
     pilot: PilotId
     state: ReplicaState = "starting"
     kill: bool = False
     seen: bool = False
+    ready: bool = False
     ended: bool = False
     crashed: bool = False
     cause: str = ""
@@ -153,7 +133,7 @@ class Fleet:
     submit_not_before_s: float = 0.0
     next_number: int = 1
 
-    def want(self, name: DeploymentName, version: str, replicas: int) -> None:
+    def want(self, name: DeploymentName, version: Version, replicas: int) -> None:
         """A deployment is to be served, from now on with this version and this number of replicas."""
         self.deployments[name] = FleetDeployment(
             name=name, version=version, replicas=replicas, restarts=self.restarts()
@@ -168,7 +148,7 @@ class Fleet:
         """A pilot that an earlier controller submitted. Whether it still runs, the scheduler will say."""
         self.pilots[pilot] = FleetPilot(pilot=pilot, slots=slots, idle_since_s=now, phase="unknown", adopted=True)
 
-    def adopt_replica(self, replica: ReplicaId, deployment: DeploymentName, version: str, pilot: PilotId) -> None:
+    def adopt_replica(self, replica: ReplicaId, deployment: DeploymentName, version: Version, pilot: PilotId) -> None:
         """A replica that an earlier controller ordered."""
         self.replicas[replica] = FleetReplica(replica=replica, deployment=deployment, version=version, pilot=pilot)
 
@@ -196,14 +176,45 @@ class Fleet:
             stop=known is None or known.phase == "leaving",
         )
 
+    def serving(self, name: DeploymentName) -> Version:
+        """The version of a wanted deployment whose methods callers see."""
+        return self.deployments[name].serving(self._ready().get(name, ()))
+
+    def versions(self) -> set[tuple[DeploymentName, str]]:
+        """Each version of a deployment that is wanted, or of which a replica may run."""
+        wanted = {
+            (each.name, version.digest)
+            for each in self.deployments.values()
+            for version in (each.version, each.fallback)
+            if version is not None
+        }
+        return wanted | {(each.deployment, each.version.digest) for each in self.replicas.values()}
+
+    def resting(self) -> set[ReplicaId]:
+        """The replicas that get no new work: they are to end, or have other methods than callers see."""
+        ready = self._ready()
+        seen = {name: each.serving(ready.get(name, ())).signature for name, each in self.deployments.items()}
+        return {
+            each.replica
+            for each in self.replicas.values()
+            if each.state not in ("starting", "ready")
+            or each.version.signature != seen.get(each.deployment, each.version.signature)
+        }
+
     def job_seen(self, pilot: PilotId, phase: PilotPhase) -> None:
         """The scheduler says that a pilot is queued or running, or (``unknown``) gives no answer about it."""
         known = self.pilots.get(pilot)
         if known is not None and known.phase != "leaving":
             known.phase = phase
 
+    def not_submitted(self, pilot: PilotId, cause: str, now: float) -> tuple[Action, ...]:
+        """The scheduler did not take a pilot."""
+        if self.pilots.pop(pilot, None) is None:
+            return ()
+        return tuple(self._pilot_failed(f"no pilot job can be submitted: {cause}", "", now))
+
     def job_ended(self, pilot: PilotId, cause: str, output: str, now: float) -> tuple[Action, ...]:
-        """A pilot has ended, or could not be submitted; ``output`` is the end of what it printed."""
+        """A pilot has ended; ``output`` is the end of what it printed."""
         known = self.pilots.pop(pilot, None)
         if known is None:
             return ()
@@ -214,7 +225,8 @@ class Fleet:
         # Of an adopted pilot that never reported to us nobody knows how it began: it may have ended in peace.
         # One whose agent had reported did begin well, and is replaced at once.
         if known.phase != "leaving" and not known.reported and not known.adopted:
-            actions += self._pilot_failed(f"pilot job {pilot} ended before its agent reported: {cause}", output, now)
+            reason = f"pilot jobs end before their agents report, the last one, {pilot}, so: {cause}"
+            actions += self._pilot_failed(f"{reason}; see: hpcserve logs {pilot}", output, now)
         return tuple(actions)
 
     def reported(
@@ -270,6 +282,7 @@ class Fleet:
                 yield from self._replica_ended(replica, words, asked=pilot.phase == "leaving", now=now)
             elif words.state == "ready" and replica.state == "starting":
                 replica.state = "ready"
+                replica.ready = True
                 if replica.deployment in self.deployments:
                     self.deployments[replica.deployment].restarts.succeeded(now)
 
@@ -279,14 +292,16 @@ class Fleet:
         replica.crashed = not asked
         replica.cause = replica.cause or words.cause
         deployment = self.deployments.get(replica.deployment)
-        if asked or replica.state == "retiring" or deployment is None or deployment.failed:
-            return
-        if replica.version != deployment.version:
+        if asked or replica.state == "retiring" or deployment is None or replica.version != deployment.target:
             return
         deployment.restarts_count += 1
-        deployment.reason = replica.cause
-        deployment.traceback = words.traceback
+        if not deployment.failed:  # otherwise it is told why the wanted version failed, not its fallback
+            deployment.reason = replica.cause
+            deployment.traceback = words.traceback
         if replica.kill:
+            return
+        if replica.ready:
+            deployment.not_before_s = deployment.restarts.crashed(now)
             return
         again_s = deployment.restarts.failed(now)
         if again_s is None:
@@ -302,13 +317,15 @@ class Fleet:
         self.pilot_restarts.succeeded(now)
         served = {replica.deployment for replica in self._alive()}
         for deployment in self.deployments.values():
-            if deployment.name not in served and not deployment.failed:
-                yield self._fail(deployment, reason, output)
+            if deployment.name not in served and deployment.target is not None:
+                yield self._fail(deployment, reason, output, pilots_ended=True)
 
-    def _fail(self, deployment: FleetDeployment, reason: str, traceback: str) -> FailDeployment:
-        deployment.failed = True
-        deployment.reason = reason
-        deployment.traceback = traceback
+    def _fail(
+        self, deployment: FleetDeployment, reason: str, traceback: str, *, pilots_ended: bool = False
+    ) -> FailDeployment:
+        serving = self.serving(deployment.name)
+        deployment.fail(reason, traceback, pilots_ended=pilots_ended, serving=serving)
+        deployment.restarts = self.restarts()  # the fallback has its own
         return FailDeployment(deployment.name, reason, traceback)
 
     def _apply(self, change: rules.Change, now: float) -> None:
@@ -319,25 +336,39 @@ class Fleet:
             self.pilots[change.pilot].phase = "leaving"
         elif isinstance(change, StartReplica):
             self.next_number += 1
-            self.adopt_replica(change.replica, change.deployment, change.version, change.pilot)
+            self.adopt_replica(change.replica, change.deployment, self._target(change), change.pilot)
         elif isinstance(change, RetireReplica):
             self.replicas[change.replica].state = "retiring"
         else:
             self.replicas[change.replica].state = "stopping"
 
+    def _target(self, start: StartReplica) -> Version:
+        target = self.deployments[start.deployment].target
+        assert target is not None, "none is started where none can be"
+        return target
+
     def _alive(self) -> list[FleetReplica]:
         return [replica for replica in self.replicas.values() if not replica.ended]
 
+    def _ready(self) -> dict[DeploymentName, list[Version]]:
+        """The versions of the replicas that can answer."""
+        found: dict[DeploymentName, list[Version]] = {}
+        for replica in self._alive():
+            if replica.state == "ready" and not replica.kill:
+                found.setdefault(replica.deployment, []).append(replica.version)
+        return found
+
     def _view(self) -> rules.View:
+        resting = self.resting()
         return rules.View(
             policy=self.policy,
             wanted=tuple(
                 rules.Wanted(
                     name=wanted.name,
-                    version=wanted.version,
+                    version=(wanted.target or wanted.version).digest,
                     replicas=wanted.replicas,
                     not_before_s=wanted.not_before_s,
-                    failed=wanted.failed,
+                    failed=wanted.target is None,
                 )
                 for wanted in self.deployments.values()
             ),
@@ -356,9 +387,10 @@ class Fleet:
                 rules.Replica(
                     replica=replica.replica,
                     deployment=replica.deployment,
-                    version=replica.version,
+                    version=replica.version.digest,
                     pilot=replica.pilot,
                     state="stopping" if replica.kill else replica.state,
+                    resting=replica.replica in resting,
                 )
                 for replica in self._alive()
             ),

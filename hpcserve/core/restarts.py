@@ -15,13 +15,13 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers of the policy.
 
     ``first_s`` and ``longest_s`` bound the pause before a restart; after ``stable_s`` of running it is the
-    first again. ``most`` ends within ``window_s`` are too many.
+    first again. ``most`` ends within ``window_s`` are too many; None: it is always started again.
     """
 
     first_s: float = 0.05
     longest_s: float = 10.0
     stable_s: float = 10.0
-    most: int = 10
+    most: int | None = 10
     window_s: float = 60.0
 
 
@@ -64,7 +64,7 @@ class Restarts:
         self._ends.append(now)
         while self._ends[0] <= now - policy.window_s:
             self._ends.popleft()
-        if len(self._ends) >= policy.most:
+        if policy.most is not None and len(self._ends) >= policy.most:
             return GiveUp(f"it ended {len(self._ends)} times within {policy.window_s:g} s")
         pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, policy.longest_s)
         return RestartAt(now + pause_s)

@@ -86,6 +86,13 @@ class Store:
             raise UnknownServable(f"no servable {name}@{version} is published")
         return ServableRow.of(row)
 
+    def version(self, version: Digest) -> ServableRow | None:
+        """The servable of which this is a version, if it is published."""
+        table = schema.servables
+        with self._transaction() as connection:
+            row = connection.execute(sa.select(table).where(table.c.version == version)).first()
+        return None if row is None else ServableRow.of(row)
+
     def set_alias(self, name: str, alias: str, version: Digest) -> None:
         """Lets ``name@alias`` mean ``version``.
 

@@ -67,6 +67,7 @@ class ReplicaView(Admin, frozen=True, kw_only=True):
     """One replica. ``waiting`` and ``answered`` count requests."""
 
     replica: str
+    version: str
     state: str
     pilot: str
     pid: int | None

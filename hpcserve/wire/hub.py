@@ -58,7 +58,6 @@ class DeploymentRoute(Message, frozen=True):
     """A deployment as the broker sees it. ``error`` is set when its replicas cannot start."""
 
     name: DeploymentName
-    version: str
     methods: dict[str, MethodRoute]
     default_method: str
     replicas: tuple[ReplicaId, ...]
@@ -69,7 +68,7 @@ class Routes(Message, frozen=True, tag="routes"):
     """The whole routing table. A replica that is not in it is lost: nothing will come from it any more.
 
     ``crashed`` lists those of the lost that died by themselves (design §6: what they ran is suspect).
-    ``retiring`` replicas get no new work.
+    ``retiring`` replicas get no new work: they are to end, or it is not their version's turn yet.
     """
 
     endpoints: dict[EndpointName, DeploymentName]
@@ -104,7 +103,7 @@ class AskStats(Message, frozen=True, tag="ask-stats"):
 
 
 class AgentSays(Message, frozen=True, tag="agent-says"):
-    """A report from the agent of ``pilot``, as it came. An empty ``body``: it just connected."""
+    """A report from the agent of ``pilot``, as it came."""
 
     pilot: str
     body: bytes
@@ -147,7 +146,6 @@ class DeploymentLoad(Message, frozen=True):
 
     deployment: DeploymentName
     queued: int
-    queued_bytes: int
 
 
 class Stats(Message, frozen=True, tag="stats"):

@@ -110,6 +110,16 @@ def test_two_such_requests_are_both_found(client: Client, daemon: Daemon) -> Non
     assert {type(found[n]) for n in bad} == {PoisonRequest}
 
 
+def test_a_deployment_outlives_any_number_of_such_requests(client: Client, daemon: Daemon) -> None:
+    endpoint = daemon.deploy(client, SERVABLES / "killer", endpoint="many")
+    daemon.replica_pids(client, endpoint)
+    for _ in range(4):
+        with pytest.raises(PoisonRequest):
+            client.infer(endpoint, np.int64(-1), timeout_s=60)
+    assert client.infer(endpoint, np.int64(1), timeout_s=60)["n"] == 1
+    assert deployment(client, endpoint).restarts == 8
+
+
 # --- they return what they must not -----------------------------------------------------------------------
 
 

@@ -15,12 +15,13 @@ import msgspec
 from hpcserve.core.routes import nearest
 from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.logs import read_logs
+from hpcserve.daemon.controller.plan import servable_of, serving
 from hpcserve.daemon.controller.view import status_of
 from hpcserve.errors import HpcserveError, InvalidInput, ProtocolError, UnknownEndpoint
 from hpcserve.registry.ingest import ingest
 from hpcserve.registry.rows import DeploymentRow, ServableRow
 from hpcserve.registry.store import Store
-from hpcserve.servable.manifest import check_name, from_json, to_json
+from hpcserve.servable.manifest import check_name, to_json
 from hpcserve.types import DeploymentName, Digest, EndpointName
 from hpcserve.wire import admin as verbs
 from hpcserve.wire import hub
@@ -105,7 +106,7 @@ class Admin:
             created_s=time.time(),
         )
         await self._controller.storage.do(Store.put_deployment, row)
-        self._controller.serve(row, from_json(servable.manifest_json), servable.path)
+        self._controller.serve(row, servable_of(servable))
         self._controller.tell_broker()  # before the answer: whoever gets it may call the endpoint
         return verbs.Deployed(deployment=row.name, endpoint=endpoint, version=version, replicas=row.replicas)
 
@@ -122,13 +123,14 @@ class Admin:
         return await status_of(self._controller)
 
     async def describe(self, arguments: verbs.Describe) -> verbs.Described:
-        """The methods of what is served at an endpoint."""
-        served = self._controller.served[self._deployment(arguments.endpoint)]
+        """The methods of what is served at an endpoint: of the version that answers now."""
+        name = self._deployment(arguments.endpoint)
+        servable = serving(self._controller.fleet, name, self._controller.servables)
         return verbs.Described(
             endpoint=arguments.endpoint,
-            deployment=served.row.name,
-            version=served.row.version,
-            manifest=msgspec.to_builtins(served.manifest),
+            deployment=name,
+            version=servable.version.digest,
+            manifest=msgspec.to_builtins(servable.manifest),
         )
 
     async def logs(self, arguments: verbs.AskLogs) -> verbs.Logs:
@@ -143,10 +145,10 @@ class Admin:
         return verbs.GoingDown(pid=self._supervisor, host=socket.gethostname())
 
     def _deployment(self, endpoint: str) -> DeploymentName:
-        for name, served in self._controller.served.items():
-            if served.row.endpoint == endpoint:
+        for name, row in self._controller.served.items():
+            if row.endpoint == endpoint:
                 return name
-        known = [served.row.endpoint for served in self._controller.served.values()]
+        known = [row.endpoint for row in self._controller.served.values()]
         raise UnknownEndpoint(f"no endpoint {endpoint!r}; {nearest(endpoint, known)}")
 
 

@@ -21,7 +21,7 @@ from hpcserve.core import restarts
 from hpcserve.core.fleet import Action, FailDeployment, Fleet, ForgetReplica, ReplicaSaid
 from hpcserve.daemon.controller.hub import HubLine
 from hpcserve.daemon.controller.pilots import Pilots
-from hpcserve.daemon.controller.plan import Served, orders, routes
+from hpcserve.daemon.controller.plan import Servable, orders, routes, servable_of
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.errors import (
     AuthenticationError,
@@ -34,8 +34,7 @@ from hpcserve.errors import (
 from hpcserve.registry.rows import DeploymentRow
 from hpcserve.registry.store import Store
 from hpcserve.registry.vault import sweep
-from hpcserve.servable.manifest import Manifest, from_json
-from hpcserve.types import DeploymentName, Epoch, PilotId, ReplicaId
+from hpcserve.types import DeploymentName, Digest, Epoch, PilotId, ReplicaId
 from hpcserve.wire import hub
 from hpcserve.wire.frames import decoder, encode, error_to_wire
 from hpcserve.wire.messages import Orders, Report
@@ -43,8 +42,10 @@ from hpcserve.wire.messages import Orders, Report
 _log = logging.getLogger(__name__)
 
 STORE = "hpcserve.db"
+RUNNING = ("starting", "ready")
 BUSY_S = 0.1  # while something changes, the scheduler is polled so often (site local)
-CRASH_LOOP = restarts.Policy(first_s=0.1, longest_s=10.0, stable_s=10.0, most=5, window_s=60.0)
+NEVER_READY = restarts.Policy(first_s=0.1, longest_s=10.0, stable_s=10.0, most=5, window_s=60.0)
+WAS_READY = restarts.Policy(first_s=0.05, longest_s=1.0, stable_s=10.0, most=None)
 PILOTS_FAIL = restarts.Policy(first_s=0.5, longest_s=30.0, stable_s=30.0, most=3, window_s=60.0)
 
 
@@ -52,16 +53,24 @@ class Failures:
     """Counts the failures of one deployment, or of the pilots, for :class:`Fleet`."""
 
     def __init__(self, policy: restarts.Policy) -> None:
-        self._restarts = restarts.Restarts(policy)
+        self._never_ready = restarts.Restarts(policy)
+        self._was_ready = restarts.Restarts(WAS_READY)
 
     def failed(self, now: float) -> float | None:
         """When to try again; None: not any more."""
-        verdict = self._restarts.exited(now)
+        verdict = self._never_ready.exited(now)
         return verdict.at_s if isinstance(verdict, restarts.RestartAt) else None
+
+    def crashed(self, now: float) -> float:
+        """When to try again."""
+        verdict = self._was_ready.exited(now)
+        assert isinstance(verdict, restarts.RestartAt), "WAS_READY never gives up"
+        return verdict.at_s
 
     def succeeded(self, now: float) -> None:
         """What was started works."""
-        self._restarts.started(now)
+        self._never_ready.started(now)
+        self._was_ready.started(now)
 
 
 class Controller:
@@ -81,14 +90,14 @@ class Controller:
                 drain_s=site.pilots.stop_grace_s,
             ),
             seed=secrets.token_hex(2) + "-",
-            restarts=lambda: Failures(CRASH_LOOP),
+            restarts=lambda: Failures(NEVER_READY),
             pilot_restarts=Failures(PILOTS_FAIL),
         )
-        self.served: dict[DeploymentName, Served] = {}
+        self.served: dict[DeploymentName, DeploymentRow] = {}
+        self.servables: dict[tuple[DeploymentName, str], Servable] = {}
         self.reports: dict[PilotId, Report] = {}
         self.epoch = Epoch(0)
         self.stop = asyncio.Event()
-        self._specs: dict[tuple[DeploymentName, str], Served] = {}
         self._changed = asyncio.Event()
         self._began = time.monotonic()
         self._awaited: set[PilotId] = set()
@@ -109,7 +118,7 @@ class Controller:
         await asyncio.to_thread(sweep, self.site.shared_dir)
         for row in await self.storage.do(Store.deployments):
             servable = await self.storage.do(Store.servable, row.servable, row.version)
-            self.serve(row, from_json(servable.manifest_json), servable.path)
+            self.serve(row, servable_of(servable))
         now = time.monotonic()
         for pilot in await self.pilots.recover():
             self.fleet.adopt_pilot(pilot, self.site.pilots.slots, now)
@@ -150,12 +159,11 @@ class Controller:
 
     # --- what is wanted -------------------------------------------------------------------------------
 
-    def serve(self, row: DeploymentRow, manifest: Manifest, path: str) -> None:
+    def serve(self, row: DeploymentRow, servable: Servable) -> None:
         """A deployment is wanted from now on."""
-        served = Served(row, manifest, path)
-        self.served[row.name] = served
-        self._specs[row.name, row.version] = served
-        self.fleet.want(row.name, row.version, row.replicas)
+        self.served[row.name] = row
+        self.servables[row.name, row.version] = servable
+        self.fleet.want(row.name, servable.version, row.replicas)
         self.change()
 
     def unserve(self, name: DeploymentName) -> None:
@@ -181,6 +189,7 @@ class Controller:
                 await self._carry_out(self.fleet.step(time.monotonic()))
             self._tell_agents()
             self.tell_broker()
+            self._tidy()
             self._changed.clear()
             try:
                 await asyncio.wait_for(
@@ -188,6 +197,11 @@ class Controller:
                 )
             except TimeoutError:
                 continue
+
+    def _tidy(self) -> None:
+        """Forgets the versions that nothing runs or wants any more."""
+        for over in self.servables.keys() - self.fleet.versions():
+            del self.servables[over]
 
     def _is_waiting(self) -> bool:
         """Whether agents that this controller inherited have still to say what they run, and have time to."""
@@ -229,7 +243,7 @@ class Controller:
             await self.pilots.submit(pilot)
         except (SchedulerError, StorageFull) as error:
             _log.warning("pilot %s was not submitted: %s", pilot, error)
-            await self._carry_out(self.fleet.job_ended(pilot, str(error), "", time.monotonic()))
+            await self._carry_out(self.fleet.not_submitted(pilot, str(error), time.monotonic()))
 
     def _forget(self, replica: ReplicaId) -> None:
         key = self._keys.pop(replica, None)
@@ -247,7 +261,7 @@ class Controller:
                 self.fleet,
                 pilot,
                 job.row.incarnation,
-                self._specs,
+                self.servables,
                 setup_timeout_s=self.site.pilots.setup_timeout_s,
                 outbox_bytes=self.site.budgets.outbox_bytes,
             )
@@ -259,7 +273,7 @@ class Controller:
         """The routing table, as soon as it can be trusted: a replica that is not in it is dead to the broker."""
         if self._is_waiting():
             return
-        table = routes(self.fleet, self.served)
+        table = routes(self.fleet, self.served, self.servables)
         if table != self._routes:
             self._routes = table
             self.hub.tell(table)
@@ -304,6 +318,7 @@ class Controller:
         job = self.pilots.jobs.get(report.pilot)
         if job is None or report.incarnation != job.row.incarnation:
             return
+        self.servables |= await self._learn(report)
         self._adopt(report)
         self.reports[report.pilot] = report
         now = time.monotonic()
@@ -319,19 +334,36 @@ class Controller:
         self._told.pop(report.pilot, None)
         self.change()
 
+    async def _learn(self, report: Report) -> dict[tuple[DeploymentName, str], Servable]:
+        """The version of each replica that an earlier controller had started and was about to replace."""
+        learned = {}
+        for status in report.replicas:
+            key = (status.deployment, status.version)
+            if status.state not in RUNNING or status.deployment not in self.served or key in self.servables:
+                continue
+            try:
+                row = await self.storage.do(Store.version, Digest(status.version))
+            except HpcserveError as error:
+                _log.warning("replica %s of an older version is given up: %s", status.replica, error)
+                continue
+            if row is not None:
+                learned[key] = servable_of(row)
+        return learned
+
     def _adopt(self, report: Report) -> None:
         """Lets the replicas in, and takes over those that an earlier controller had started."""
         self._awaited.discard(report.pilot)
         for status in report.replicas:
-            running = status.state in ("starting", "ready")
+            running = status.state in RUNNING
             known = self.fleet.replicas.get(status.replica)
             if known is not None and known.pilot != report.pilot:
                 _log.warning("pilot %s speaks of replica %s of another pilot", report.pilot, status.replica)
                 continue
             if status.replica not in self.fleet.replicas and running:
-                if (status.deployment, status.version) not in self._specs:
+                servable = self.servables.get((status.deployment, status.version))
+                if servable is None:
                     continue  # not wanted any more: it is not in the orders, so its agent stops it
-                self.fleet.adopt_replica(status.replica, status.deployment, status.version, report.pilot)
+                self.fleet.adopt_replica(status.replica, status.deployment, servable.version, report.pilot)
             if running and status.replica not in self._keys:
                 self._keys[status.replica] = status.public_key
                 self.hub.tell(hub.AdmitKey(status.public_key, "replica", status.replica))

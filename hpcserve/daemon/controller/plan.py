@@ -3,27 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
-from hpcserve.core.fleet import Fleet, FleetDeployment
+import msgspec
+
+from hpcserve.core.fleet import Fleet
+from hpcserve.core.rollout import FleetDeployment, Version
 from hpcserve.errors import DeploymentFailed
-from hpcserve.registry.rows import DeploymentRow
-from hpcserve.servable.manifest import Manifest, default_method, to_json
+from hpcserve.registry.rows import DeploymentRow, ServableRow
+from hpcserve.servable.manifest import Manifest, default_method, from_json, to_json
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 from hpcserve.wire import hub
 from hpcserve.wire.frames import error_to_wire
 from hpcserve.wire.messages import Orders, ReplicaSpec
 
 
-class Served:
-    """A deployment that is wanted: its row, its servable's manifest and where its files are."""
+class Servable(NamedTuple):
+    """A published version, and where its files are."""
 
-    def __init__(self, row: DeploymentRow, manifest: Manifest, path: str) -> None:
-        self.row = row
-        self.manifest = manifest
-        self.path = path
+    version: Version
+    manifest: Manifest
+    path: str
 
 
-def routes(fleet: Fleet, served: Mapping[DeploymentName, Served]) -> hub.Routes:
+Servables = Mapping[tuple[DeploymentName, str], Servable]
+"""By deployment and version: all of which a replica may run, those that are being replaced included."""
+
+
+def servable_of(row: ServableRow) -> Servable:
+    """The version that stands in the store."""
+    manifest = from_json(row.manifest_json)
+    signature = msgspec.json.encode(manifest.methods, order="sorted").decode()
+    return Servable(Version(row.version, signature), manifest, row.path)
+
+
+def serving(fleet: Fleet, name: DeploymentName, servables: Servables) -> Servable:
+    """The version whose methods callers of a wanted deployment see."""
+    return servables[name, fleet.serving(name).digest]
+
+
+def routes(fleet: Fleet, served: Mapping[DeploymentName, DeploymentRow], servables: Servables) -> hub.Routes:
     """The broker's whole routing table.
 
     A replica is listed while its process may exist. One of a deployment that is not wanted any more is
@@ -34,58 +53,61 @@ def routes(fleet: Fleet, served: Mapping[DeploymentName, Served]) -> hub.Routes:
         if not replica.ended:
             homes.setdefault(replica.deployment, []).append(replica.replica)
     return hub.Routes(
-        {each.row.endpoint: name for name, each in served.items()},
+        {each.endpoint: name for name, each in served.items()},
         tuple(
-            _route(name, served.get(name), fleet.deployments.get(name), tuple(replicas))
+            _route(fleet.deployments[name], serving(fleet, name, servables).manifest, tuple(replicas))
+            if name in served
+            else hub.DeploymentRoute(name, {}, "", tuple(replicas))
             for name, replicas in homes.items()
         ),
         tuple(each.replica for each in fleet.replicas.values() if each.ended and each.crashed),
-        tuple(each.replica for each in fleet.replicas.values() if each.state not in {"starting", "ready"}),
+        tuple(sorted(fleet.resting())),
     )
 
 
-def _route(
-    name: DeploymentName, served: Served | None, known: FleetDeployment | None, replicas: tuple[ReplicaId, ...]
-) -> hub.DeploymentRoute:
-    if served is None:
-        return hub.DeploymentRoute(name, "", {}, "", replicas)
-    methods = {method: hub.MethodRoute(spec.idempotent) for method, spec in served.manifest.methods.items()}
+def _route(known: FleetDeployment, manifest: Manifest, replicas: tuple[ReplicaId, ...]) -> hub.DeploymentRoute:
+    methods = {method: hub.MethodRoute(spec.idempotent) for method, spec in manifest.methods.items()}
     error = None
-    if known is not None and known.failed and not replicas:
+    if known.failed and not replicas:
         error = error_to_wire(
             DeploymentFailed(
-                f"deployment {name!r} cannot start: {known.reason}; correct the servable and deploy it again",
+                f"deployment {known.name!r} cannot start: {failure(known)}",
                 remote_traceback=known.traceback or None,
             )
         )
-    return hub.DeploymentRoute(name, served.row.version, methods, default_method(served.manifest), replicas, error)
+    return hub.DeploymentRoute(known.name, methods, default_method(manifest), replicas, error)
+
+
+def failure(known: FleetDeployment) -> str:
+    """Why a deployment failed, and what to do."""
+    if known.pilots_ended:
+        return f"{known.reason}; when pilot jobs start again, deploy it again"
+    goes_on = f"; version {known.fallback.digest[:12]} goes on serving" if known.fallback is not None else ""
+    return f"{known.reason}; correct the servable, publish and deploy it again{goes_on}"
 
 
 def orders(
     fleet: Fleet,
     pilot: PilotId,
     incarnation: str,
-    specs: Mapping[tuple[DeploymentName, str], Served],
+    servables: Servables,
     *,
     setup_timeout_s: float,
     outbox_bytes: int,
 ) -> Orders:
-    """All that the agent of a pilot is told.
-
-    ``specs``: every deployment and version of which a replica may run, those that are being replaced included.
-    """
+    """All that the agent of a pilot is told."""
     wanted = fleet.orders(pilot)
     run = []
     for id in wanted.run:
         replica = fleet.replicas[id]
-        served = specs[replica.deployment, replica.version]
+        servable = servables[replica.deployment, replica.version.digest]
         run.append(
             ReplicaSpec(
                 id,
                 replica.deployment,
-                replica.version,
-                served.path,
-                to_json(served.manifest),
+                replica.version.digest,
+                servable.path,
+                to_json(servable.manifest),
                 setup_timeout_s,
                 outbox_bytes,
             )

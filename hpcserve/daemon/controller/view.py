@@ -13,10 +13,10 @@ import msgspec
 import hpcserve
 from hpcserve.core.fleet import FleetReplica
 from hpcserve.daemon.controller.controller import Controller
-from hpcserve.daemon.controller.plan import Served
+from hpcserve.daemon.controller.plan import failure, serving
 from hpcserve.daemon.launch import PROCESSES
 from hpcserve.errors import ServiceUnavailable
-from hpcserve.registry.rows import ServableRow
+from hpcserve.registry.rows import DeploymentRow, ServableRow
 from hpcserve.registry.store import Store
 from hpcserve.servable.manifest import from_json
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
@@ -80,22 +80,25 @@ async def _servables(controller: Controller) -> Iterable[ServableView]:
 
 
 def _deployment(
-    controller: Controller, served: Served, loads: dict[ReplicaId, hub.ReplicaLoad], queued: dict[DeploymentName, int]
+    controller: Controller,
+    row: DeploymentRow,
+    loads: dict[ReplicaId, hub.ReplicaLoad],
+    queued: dict[DeploymentName, int],
 ) -> DeploymentView:
-    row = served.row
+    """A deployment is ready when so many replicas of the wanted version are; those of others do not count."""
     known = controller.fleet.deployments[row.name]
     mine = [each for each in controller.fleet.replicas.values() if each.deployment == row.name and not each.ended]
     replicas = tuple(_replica(controller, each, loads) for each in mine)
-    serving = sum(each.state == "ready" for each in replicas)
-    state = "failed" if known.failed else "ready" if serving >= row.replicas else "starting"
+    ready = sum(each.state == "ready" and each.version == row.version for each in replicas)
+    state = "failed" if known.failed else "ready" if ready >= row.replicas else "starting"
     return DeploymentView(
         deployment=row.name,
         endpoints=(row.endpoint,),
         version=row.version,
-        methods=tuple(served.manifest.methods),
+        methods=tuple(serving(controller.fleet, row.name, controller.servables).manifest.methods),
         wanted=row.replicas,
         state=state,
-        error=known.reason,
+        error=failure(known) if known.failed else known.reason,
         traceback=known.traceback,
         queued=queued.get(row.name, 0),
         restarts=known.restarts_count,
@@ -104,14 +107,18 @@ def _deployment(
 
 
 def _replica(controller: Controller, replica: FleetReplica, loads: dict[ReplicaId, hub.ReplicaLoad]) -> ReplicaView:
-    """A replica is ready when its setup is done and the broker knows it."""
+    """A replica is ready when its setup is done and the broker knows it; draining, when it is to be replaced."""
     load = loads.get(replica.replica)
     connected = load is not None and load.connected
     state = "connecting" if replica.state == "ready" and not connected else str(replica.state)
+    known = controller.fleet.deployments.get(replica.deployment)
+    if state == "ready" and known is not None and replica.version != known.target:
+        state = "draining"
     report = controller.reports.get(replica.pilot)
     pids = {each.replica: each.pid for each in report.replicas} if report is not None else {}
     return ReplicaView(
         replica=replica.replica,
+        version=replica.version.digest,
         state=state,
         pilot=replica.pilot,
         pid=pids.get(replica.replica),

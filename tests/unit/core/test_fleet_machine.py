@@ -12,11 +12,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from hpcserve.core.deployments import CancelPilot, Policy, StartReplica, SubmitPilot
 from hpcserve.core.fleet import Action, FailDeployment, Fleet, ForgetReplica, PilotOrders, ReplicaSaid
+from hpcserve.core.rollout import Version
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 
 SLOTS = 2
 MAX_PILOTS = 3
 WALLTIME_S = 400.0
+# The first and the last have the same methods.
+VERSIONS = [Version("v1", "f(x)"), Version("v2", "g(x)"), Version("v3", "f(x)")]
 NAMES = [DeploymentName(name) for name in ("a", "b", "c")]
 
 
@@ -33,6 +36,9 @@ class ThreeInARow:
         self.good_since_s = None
         self.row += 1
         return None if self.row >= 3 else now + self.row
+
+    def crashed(self, now: float) -> float:
+        return now + 1
 
     def succeeded(self, now: float) -> None:
         self.good_since_s = now
@@ -74,7 +80,7 @@ class FleetMachine(RuleBasedStateMachine):
         self.now = 0.0
         self.fleet = self.new_fleet("x")
         self.jobs: dict[PilotId, AgentProcess | None] = {}
-        self.wanted: dict[DeploymentName, tuple[str, int]] = {}
+        self.wanted: dict[DeploymentName, tuple[Version, int]] = {}
         self.failed: set[DeploymentName] = set()
         self.replica_ids: set[ReplicaId] = set()
         self.controllers = 0
@@ -97,8 +103,8 @@ class FleetMachine(RuleBasedStateMachine):
             elif isinstance(action, StartReplica):
                 assert action.replica not in self.replica_ids
                 self.replica_ids.add(action.replica)
-                assert self.wanted[action.deployment][0] == action.version
-                assert action.deployment not in self.failed
+                is_wanted = self.wanted[action.deployment][0].digest == action.version
+                assert is_wanted == (action.deployment not in self.failed)
             elif isinstance(action, FailDeployment):
                 assert action.reason
                 self.failed.add(action.deployment)
@@ -125,8 +131,8 @@ class FleetMachine(RuleBasedStateMachine):
     def some_job(self, data: st.DataObject) -> PilotId:
         return data.draw(st.sampled_from(sorted(self.jobs)))
 
-    @rule(name=st.sampled_from(NAMES), version=st.sampled_from(["v1", "v2"]), replicas=st.integers(0, 4))
-    def want(self, name: DeploymentName, version: str, replicas: int) -> None:
+    @rule(name=st.sampled_from(NAMES), version=st.sampled_from(VERSIONS), replicas=st.integers(0, 4))
+    def want(self, name: DeploymentName, version: Version, replicas: int) -> None:
         self.wanted[name] = (version, replicas)
         self.failed.discard(name)
         self.fleet.want(name, version, replicas)
@@ -221,6 +227,18 @@ class FleetMachine(RuleBasedStateMachine):
             if agent is not None:
                 running = [state for state in agent.replicas.values() if state in ("starting", "ready")]
                 assert len(running) <= SLOTS
+
+    @invariant()
+    def callers_see_one_set_of_methods(self) -> None:
+        resting = self.fleet.resting()
+        for name in self.wanted:
+            ready = [
+                replica
+                for replica in self.fleet.replicas.values()
+                if replica.deployment == name and replica.state == "ready" and not (replica.ended or replica.kill)
+            ]
+            working = {each.version.signature for each in ready if each.replica not in resting}
+            assert working == ({self.fleet.serving(name).signature} if ready else set())
 
     @invariant()
     def at_rest(self) -> None:

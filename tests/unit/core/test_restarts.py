@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from hpcserve.core.restarts import GiveUp, Policy, RestartAt, Restarts
 
-POLICY = Policy(first_s=1, longest_s=5, stable_s=30, most=6, window_s=1000)
+MOST = 6
+POLICY = Policy(first_s=1, longest_s=5, stable_s=30, most=MOST, window_s=1000)
 
 
 def run(restarts: Restarts, now: float, for_s: float) -> tuple[float, float]:
@@ -49,6 +50,13 @@ def test_ends_that_are_long_past_do_not_count() -> None:
         now, _ = run(restarts, now, 250)
 
 
+def test_without_a_most_it_is_always_started_again() -> None:
+    restarts, now = Restarts(Policy(first_s=1, longest_s=5, most=None)), 0.0
+    for _ in range(100):
+        now, pause = run(restarts, now, 0)
+    assert pause == 5
+
+
 @given(st.lists(st.floats(0, 200), max_size=60))
 def test_pauses_stay_in_bounds_and_giving_up_needs_enough_ends(runs: list[float]) -> None:
     restarts, now, ends = Restarts(POLICY), 0.0, []
@@ -59,8 +67,8 @@ def test_pauses_stay_in_bounds_and_giving_up_needs_enough_ends(runs: list[float]
         verdict = restarts.exited(now)
         recent = sum(end > now - POLICY.window_s for end in ends)
         if isinstance(verdict, GiveUp):
-            assert recent >= POLICY.most
+            assert recent >= MOST
             return
-        assert recent < POLICY.most
+        assert recent < MOST
         assert POLICY.first_s <= round(verdict.at_s - now, 6) <= POLICY.longest_s
         now = verdict.at_s

@@ -1,0 +1,90 @@
+"""One deployment in the controller's books, and which of its versions answers while one replaces another.
+
+Callers see a single version's methods at a time, those of the *serving* one:
+
+* it is the wanted version as soon as one replica of it is ready, or when no other has a ready replica;
+* until then it is the one that served before, and replicas with other methods get no work;
+* from then on replicas with other methods get no new work. Those with the same methods go on beside it.
+
+A wanted version that cannot be started leaves the one that serves in its place: that is the *fallback*, and
+its replicas are replaced as before.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from hpcserve.types import DeploymentName
+
+
+class Version(NamedTuple):
+    """A servable's version; two versions with the same ``signature`` have the same methods."""
+
+    digest: str
+    signature: str = ""
+
+
+class Restarts(Protocol):
+    """How long to wait after failures, and when to give up. One for each deployment, one for the pilots."""
+
+    def failed(self, now: float) -> float | None:
+        """Counts what never began to work; returns when to try again, or None to give up."""
+
+    def crashed(self, now: float) -> float:
+        """Counts the end of what had begun to work; returns when to try again."""
+
+    def succeeded(self, now: float) -> None:
+        """What was started works. Whether a failure soon after is one in a row is decided there."""
+
+
+@dataclass(kw_only=True)
+class FleetDeployment:
+    """A deployment in the books.
+
+    Attributes:
+        restarts_count: How many of its replicas ended unasked.
+        failed: Replicas of ``version`` cannot be started.
+        pilots_ended: It is the pilots that end, not the servable that fails.
+        fallback: What is kept running instead.
+    """
+
+    name: DeploymentName
+    version: Version
+    replicas: int
+    restarts: Restarts
+    not_before_s: float = 0.0
+    reason: str = ""
+    traceback: str = ""
+    failed: bool = False
+    pilots_ended: bool = False
+    restarts_count: int = 0
+    fallback: Version | None = None
+
+    @property
+    def target(self) -> Version | None:
+        """The version whose replicas are started; None when none can be."""
+        return self.fallback if self.failed else self.version
+
+    def serving(self, ready: Iterable[Version]) -> Version:
+        """The version whose methods callers see.
+
+        Args:
+            ready: The version of each replica that is ready and gets work or could.
+        """
+        wanted = self.target or self.version
+        count = Counter(ready)
+        if not count or wanted in count:
+            return wanted
+        return max(count, key=lambda version: (count[version], version))
+
+    def fail(self, reason: str, traceback: str, *, pilots_ended: bool, serving: Version) -> None:
+        """Replicas of the target cannot be started."""
+        self.fallback = serving if self.target not in (None, serving) else None
+        self.failed = True
+        self.pilots_ended = pilots_ended
+        self.reason = reason
+        self.traceback = traceback
+        self.not_before_s = 0.0

@@ -1,0 +1,214 @@
+"""What a failure means: which count against a deployment, which against the pilots, which against nobody."""
+
+from __future__ import annotations
+
+from hpcserve.core.deployments import Policy, RetireReplica, StartReplica, SubmitPilot
+from hpcserve.core.fleet import Action, FailDeployment, Fleet, ReplicaSaid
+from hpcserve.core.rollout import Version
+from hpcserve.types import DeploymentName, PilotId, ReplicaId
+
+D = DeploymentName("d")
+V1, V2, SAME = Version("v1", "f(x)"), Version("v2", "g(x)"), Version("v1b", "f(x)")
+
+
+class ThreeAreTooMany:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def failed(self, now: float) -> float | None:
+        self.count += 1
+        return now + 1 if self.count < 3 else None
+
+    def crashed(self, now: float) -> float:
+        return now + 0.5
+
+    def succeeded(self, now: float) -> None:
+        self.count = 0
+
+
+class World:
+    """A fleet, its one pilot at a time, and a clock that moves on with each event."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.pilot: PilotId | None = None
+        self.said: dict[ReplicaId, ReplicaSaid] = {}
+        self.did: list[Action] = []
+        self.fleet = Fleet(
+            policy=Policy(max_pilots=1, slots=8, idle_s=60.0),
+            seed="s",
+            restarts=ThreeAreTooMany,
+            pilot_restarts=ThreeAreTooMany(),
+        )
+
+    def step(self) -> list[Action]:
+        self.now += 1.0
+        did = list(self.fleet.step(self.now))
+        self.did += did
+        for each in did:
+            if isinstance(each, SubmitPilot):
+                self.pilot = each.pilot
+            elif isinstance(each, StartReplica):
+                self.said[each.replica] = ReplicaSaid(each.replica, "starting")
+        return did
+
+    def report(self) -> None:
+        assert self.pilot is not None
+        self.did += self.fleet.reported(self.pilot, tuple(self.said.values()), ends_s=1e9, leaving=False, now=self.now)
+        self.step()
+
+    def become(self, state: str, version: Version, cause: str = "") -> None:
+        """All living replicas of a version change."""
+        for each in self.alive(version):
+            self.said[each] = ReplicaSaid(each, state, cause, f"traceback of {cause}")
+        self.report()
+
+    def alive(self, version: Version) -> list[ReplicaId]:
+        return [each.replica for each in self.fleet.replicas.values() if each.version == version and not each.ended]
+
+    def serve(self, version: Version, replicas: int = 1) -> None:
+        self.fleet.want(D, version, replicas)
+        self.step()
+        if not self.alive(version):
+            self.report()
+
+    def serve_without_agent(self) -> None:
+        self.fleet.want(D, V1, 1)
+        self.step()
+
+    def lose_pilot(self, cause: str = "gone") -> None:
+        assert self.pilot is not None
+        self.did += self.fleet.job_ended(self.pilot, cause, "its last words", self.now)
+        self.pilot, self.said = None, {}
+        self.step()
+
+    def failures(self) -> list[FailDeployment]:
+        return [each for each in self.did if isinstance(each, FailDeployment)]
+
+
+def test_replicas_that_never_become_ready_fail_the_deployment() -> None:
+    world = World()
+    world.serve(V1)
+    for _ in range(3):
+        world.become("failed", V1, "no weights")
+        world.step()
+    assert world.failures() == [FailDeployment(D, "no weights", "traceback of no weights")]
+    assert world.fleet.deployments[D].failed
+    assert not world.fleet.deployments[D].pilots_ended
+    assert world.alive(V1) == []
+
+
+def test_replicas_that_end_after_they_were_ready_fail_nothing() -> None:
+    world = World()
+    world.serve(V1)
+    for _ in range(20):
+        world.become("ready", V1)
+        world.become("exited", V1, "exit code 7")
+        world.step()
+    assert world.failures() == []
+    assert world.fleet.deployments[D].restarts_count == 20
+    assert len(world.alive(V1)) == 1
+
+
+def test_pilots_whose_agents_had_reported_count_against_nobody() -> None:
+    world = World()
+    world.serve(V1)
+    for _ in range(10):
+        world.become("ready", V1)
+        world.lose_pilot("killed by signal 9 (SIGKILL)")
+        world.report()
+    assert world.failures() == []
+    assert len(world.alive(V1)) == 1
+
+
+def test_pilots_that_end_before_their_agents_report_are_blamed_themselves() -> None:
+    world = World()
+    world.serve_without_agent()
+    for _ in range(3):
+        world.lose_pilot("exit code 3")
+        world.step()
+    (failure,) = world.failures()
+    last = PilotId("pilot-s3")
+    assert failure.reason == (
+        f"pilot jobs end before their agents report, the last one, {last}, so: exit code 3; see: hpcserve logs {last}"
+    )
+    assert failure.traceback == "its last words"
+    assert world.fleet.deployments[D].pilots_ended
+
+
+def test_pilots_that_are_not_taken_are_no_pilots_that_ended() -> None:
+    world = World()
+    world.serve_without_agent()
+    for _ in range(3):
+        assert world.pilot is not None
+        world.did += world.fleet.not_submitted(world.pilot, "no such account", world.now)
+        world.step()
+        world.step()
+    (failure,) = world.failures()
+    assert failure.reason == "no pilot job can be submitted: no such account"
+    assert world.fleet.pilots == {}
+
+
+def test_a_version_with_other_methods_gets_no_work_before_all_of_it_goes_to_it() -> None:
+    world = World()
+    world.serve(V1, 2)
+    world.become("ready", V1)
+    old = set(world.alive(V1))
+    world.serve(V2, 2)
+    assert world.fleet.serving(D) == V1
+    assert world.fleet.resting() == set(world.alive(V2))
+    first = world.alive(V2)[0]
+    world.said[first] = ReplicaSaid(first, "ready")
+    world.report()
+    assert world.fleet.serving(D) == V2
+    assert world.fleet.resting() == old
+    assert {each.replica for each in world.did if isinstance(each, RetireReplica)} == old
+
+
+def test_a_version_with_the_same_methods_works_beside_the_old_one() -> None:
+    world = World()
+    world.serve(V1, 2)
+    world.become("ready", V1)
+    world.serve(SAME, 2)
+    assert world.fleet.resting() == set()
+    first = world.alive(SAME)[0]
+    world.said[first] = ReplicaSaid(first, "ready")
+    world.report()
+    assert world.fleet.serving(D) == SAME
+    assert len(world.fleet.resting()) == 1, "one that is ready takes the place of one, not of both"
+
+
+def test_a_version_that_cannot_start_leaves_the_old_one_whose_replicas_are_replaced() -> None:
+    world = World()
+    world.serve(V1)
+    world.become("ready", V1)
+    world.serve(V2)
+    for _ in range(3):
+        world.become("failed", V2, "no weights")
+        world.step()
+    known = world.fleet.deployments[D]
+    assert (known.failed, known.fallback, world.fleet.serving(D)) == (True, V1, V1)
+    (lost,) = world.alive(V1)
+    world.become("exited", V1, "out of memory")
+    world.step()
+    (new,) = world.alive(V1)
+    assert new != lost
+    assert known.reason == "no weights"
+
+
+def test_a_fallback_that_cannot_start_either_is_given_up() -> None:
+    world = World()
+    world.serve(V1)
+    world.become("ready", V1)
+    world.serve(V2)
+    for _ in range(3):
+        world.become("failed", V2, "no weights")
+        world.step()
+    world.become("exited", V1, "out of memory")
+    for _ in range(3):
+        world.step()
+        world.become("failed", V1, "no memory")
+    assert [each.reason for each in world.failures()] == ["no weights", "no memory"]
+    assert world.fleet.deployments[D].target is None
+    world.step()
+    assert world.alive(V1) == world.alive(V2) == []

@@ -1,0 +1,40 @@
+"""What callers are told of a deployment that failed: whoever is to blame, and what to do."""
+
+from __future__ import annotations
+
+from hpcserve.core.rollout import FleetDeployment, Version
+from hpcserve.daemon.controller.plan import failure
+from hpcserve.types import DeploymentName
+
+V1, V2 = Version("0123456789abcdef"), Version("fedcba9876543210")
+
+
+class Never:
+    """A deployment that is not tried again."""
+
+    def failed(self, now: float) -> float | None:
+        return None
+
+    def crashed(self, now: float) -> float:
+        return now
+
+    def succeeded(self, now: float) -> None:
+        pass
+
+
+def made(*, pilots_ended: bool = False, serving: Version = V1) -> FleetDeployment:
+    deployment = FleetDeployment(name=DeploymentName("d"), version=V1, replicas=1, restarts=Never())
+    deployment.fail("it broke", "", pilots_ended=pilots_ended, serving=serving)
+    return deployment
+
+
+def test_a_servable_that_cannot_start_is_to_be_corrected() -> None:
+    assert failure(made()) == "it broke; correct the servable, publish and deploy it again"
+
+
+def test_a_servable_is_not_to_be_corrected_because_pilots_end() -> None:
+    assert failure(made(pilots_ended=True)) == "it broke; when pilot jobs start again, deploy it again"
+
+
+def test_the_version_that_goes_on_is_named() -> None:
+    assert failure(made(serving=V2)).endswith("; version fedcba987654 goes on serving")
