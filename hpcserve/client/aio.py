@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 
 import zmq
 
+from hpcserve.client import forks
 from hpcserve.client.arguments import bound, each_of, seconds, service_named
 from hpcserve.client.call import AdminCall, Inference, Inputs, Pending
 from hpcserve.client.dial import Connection, dial
@@ -49,6 +50,8 @@ class AsyncClient:
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._watched: Connection | None = None
+        self._is_fork = False
+        forks.watch(self, AsyncClient._forked, self._context)
 
     async def __aenter__(self) -> Self:
         """Connects.
@@ -56,6 +59,8 @@ class AsyncClient:
         Raises:
             HpcserveError: As for :class:`hpcserve.Client`.
         """
+        if self._is_fork or self._task is not None or self._context.closed:
+            raise self._not_open()
         try:
             await self._dial()
         except BaseException:
@@ -176,7 +181,23 @@ class AsyncClient:
 
     def _check_open(self) -> None:
         if self._task is None:
-            raise InvalidInput("this client is not open; use it as: async with AsyncClient() as client")
+            raise self._not_open()
+
+    def _not_open(self) -> InvalidInput:
+        if self._is_fork:
+            return forks.unusable()
+        if self._task is not None:
+            return InvalidInput("this client is open already; make one for each async with")
+        if self._context.closed:
+            return InvalidInput("this client is closed; make a new one")
+        return InvalidInput("this client is not open yet; use it as: async with AsyncClient() as client")
+
+    def _forked(self) -> None:
+        """In a forked child. The loop's descriptors are the parent's too, so nothing is taken off it."""
+        self._is_fork = True
+        forks.keep((self._task, self._engine.connection))
+        self._task = self._watched = self._engine.connection = None
+        self._engine.finished.clear()
 
     def _sent(self) -> None:
         self._changed.set()
@@ -203,7 +224,7 @@ class AsyncClient:
     async def _keep(self) -> None:
         """Connects when the connection is lost, acknowledges, and minds the deadlines."""
         pause_s = FIRST_PAUSE_S
-        while True:
+        while not self._is_fork:
             if self._engine.connection is None:
                 pause_s = await self._redial(pause_s)
                 continue

@@ -16,6 +16,7 @@ import os
 import threading
 import time
 
+from hpcserve.client import forks
 from hpcserve.client.arguments import FOREVER
 from hpcserve.client.call import AdminCall, Inference, Pending
 from hpcserve.client.dial import Connection
@@ -56,6 +57,7 @@ class SharedEngine:
         self.wake_read, self._wake_write = os.pipe()
         os.set_blocking(self.wake_read, False)
         os.set_blocking(self._wake_write, False)
+        self._forked = False
 
     # --- calls ----------------------------------------------------------------------------------------
 
@@ -87,7 +89,7 @@ class SharedEngine:
 
     def _check_open(self) -> None:
         if self.closed:
-            raise InvalidInput("this client is closed; make a new one")
+            raise forks.unusable() if self._forked else InvalidInput("this client is closed; make a new one")
 
     def resolve(self) -> None:
         """Wakes those whose calls are answered. Called without the lock: a callback may call us."""
@@ -116,6 +118,18 @@ class SharedEngine:
     def release(self) -> None:
         """Gives back the connection and the descriptors. Nobody reads any more."""
         self.engine.lost()
+        os.close(self.wake_read)
+        os.close(self._wake_write)
+
+    def forked(self) -> None:
+        """In a forked child: closed from now on. See :mod:`hpcserve.client.forks`."""
+        self._forked = self.closed = True
+        self.lock, self.role, self.asking = threading.Lock(), threading.Lock(), threading.Lock()
+        self.wanted = threading.Event()
+        self.reader, self.keeper_reads = 0, False
+        self.engine.finished.clear()
+        forks.keep(self.engine.connection)
+        self.engine.connection = None
         os.close(self.wake_read)
         os.close(self._wake_write)
 
@@ -158,6 +172,7 @@ class SharedEngine:
         with self.lock:
             if call.done:
                 return
+            self._check_open()  # in a forked child nobody will read
             call.event = call.event or threading.Event()
         self.wanted.set()
         call.event.wait(min(left, LOOK_S))

@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 
 import zmq
 
+from hpcserve.client import forks
 from hpcserve.client.arguments import bound, each_of, seconds, service_named
 from hpcserve.client.call import AdminCall, Inference, Inputs
 from hpcserve.client.future import InferenceFuture
@@ -50,6 +51,7 @@ class Client:
         keys = client_keys()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._shared = SharedEngine()
+        forks.watch(self._shared, SharedEngine.forked, self._context)
         self._keeper = Keeper(self._shared, self._context, self._service, keys)
         try:
             self._keeper.start()
