@@ -7,7 +7,6 @@
     ├── ManifestError               servable.toml or the files it names are wrong
     ├── ServiceUnavailable          no daemon answers (retryable)
     ├── AuthenticationError         the daemon does not know this key, or is not the daemon we pinned
-    ├── PermissionDenied            known, but not allowed to do this
     ├── ProtocolError               a message that the wire format does not allow
     │   └── VersionMismatch         both sides are well, but too far apart in version
     ├── NotFound                    a name that does not exist
@@ -94,13 +93,6 @@ class AuthenticationError(HpcserveError):
 
     code = "unauthenticated"
     http_status = 401
-
-
-class PermissionDenied(HpcserveError):
-    """The caller is known and may not do this."""
-
-    code = "permission_denied"
-    http_status = 403
 
 
 class ProtocolError(HpcserveError):

@@ -11,7 +11,7 @@ import fcntl
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from hpcserve.auth.keys import from_z85, to_z85
@@ -83,11 +83,6 @@ class AuthorizedKeys:
             return False
         changed, self._names = names != self._names, names
         return changed
-
-    @property
-    def names(self) -> Mapping[bytes, str]:
-        """The names by key, as last read."""
-        return self._names
 
 
 def authorize(path: Path, name: str, key: bytes) -> str:

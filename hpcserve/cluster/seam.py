@@ -41,14 +41,12 @@ class JobState:
         cause: Why it ended, or why nothing is known, in words.
         exit_code: Its exit code, negative for a signal; None when it has not ended or nobody knows.
         host: The node that runs it, the first of several.
-        reason: Why it still waits, in the scheduler's words.
     """
 
     phase: JobPhase
     cause: str = ""
     exit_code: int | None = None
     host: str = ""
-    reason: str = ""
 
 
 class Scheduler(Protocol):

@@ -53,7 +53,6 @@ pilots = sa.Table(
     sa.Column("ended_s", sa.DOUBLE_PRECISION, nullable=True),
     _text("cause"),
 )
-counters = sa.Table("counters", TABLES, _text("name", key=True), sa.Column("value", sa.BigInteger, nullable=False))
 schema = sa.Table("schema", TABLES, sa.Column("version", sa.Integer, primary_key=True))
 
 Migration = Callable[[sa.Connection], None]
@@ -72,7 +71,6 @@ _STEP_1 = (
         id TEXT NOT NULL, incarnation TEXT NOT NULL, state TEXT NOT NULL, job TEXT, secret_sha256 TEXT NOT NULL,
         host TEXT, public_key TEXT, submitted_s DOUBLE PRECISION NOT NULL, ended_s DOUBLE PRECISION,
         cause TEXT NOT NULL, PRIMARY KEY (id))""",
-    "CREATE TABLE counters (name TEXT NOT NULL, value BIGINT NOT NULL, PRIMARY KEY (name))",
 )
 
 

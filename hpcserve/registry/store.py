@@ -1,4 +1,4 @@
-"""The durable state of the daemon: servables, their aliases, deployments, pilot jobs, counters.
+"""The durable state of the daemon: servables, their aliases, deployments, pilot jobs.
 
 Plain rows in and out; what they mean is decided by the controller. Blocking, and for one thread alone.
 Each call is one transaction: when it returns, it is on the disk.
@@ -201,28 +201,12 @@ class Store:
                 return connection.execute(sa.select(table.c.id).where(table.c.id == pilot)).first() is not None
             return connection.execute(sa.update(table).where(table.c.id == pilot).values(changes)).rowcount > 0
 
-    def remove_pilot(self, pilot: PilotId) -> bool:
-        """Forgets a pilot. False if there was none."""
-        table = schema.pilots
-        with self._transaction() as connection:
-            return connection.execute(sa.delete(table).where(table.c.id == pilot)).rowcount > 0
-
     def pilots(self) -> tuple[PilotRow, ...]:
         """Every pilot, ended ones included, oldest first."""
         table = schema.pilots
         with self._transaction() as connection:
             rows = connection.execute(sa.select(table).order_by(table.c.submitted_s, table.c.id))
             return tuple(PilotRow.of(row) for row in rows)
-
-    # --- counters -------------------------------------------------------------------------------------
-
-    def next_count(self, counter: str) -> int:
-        """Adds one to a counter and returns it: 1 the first time, never the same number twice."""
-        table = schema.counters
-        with self._transaction() as connection:
-            last = connection.execute(sa.select(table.c.value).where(table.c.name == counter)).scalar() or 0
-            _upsert(connection, table, {"name": counter}, {"value": last + 1})
-        return last + 1
 
     def _transaction(self) -> AbstractContextManager[sa.Connection]:
         return transaction(self._engine)

@@ -38,7 +38,6 @@ class AdmitKey(Message, frozen=True, tag="admit"):
     key: bytes
     role: str
     subject: str
-    expires_s: float | None = None
     ticket: int = 0
 
 

@@ -58,16 +58,14 @@ class Hello(Message, frozen=True, tag="hello"):
 
     versions: tuple[int, ...]
     software: str
-    token: str | None = None
 
 
 class Welcome(Message, frozen=True, tag="welcome"):
-    """The client's key is now known to the broker, for ``expires_s`` seconds (None: without end)."""
+    """The client's key is now known to the broker."""
 
     version: int
     software: str
     identity: str
-    expires_s: float | None = None
 
 
 class Enrol(Message, frozen=True, tag="enrol"):

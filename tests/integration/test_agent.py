@@ -19,7 +19,7 @@ import zmq
 from zmq.utils import z85
 
 from hpcserve.cluster.processes import start_time
-from hpcserve.errors import HpcserveError, PermissionDenied, ServiceUnavailable
+from hpcserve.errors import AuthenticationError, HpcserveError, ServiceUnavailable
 from hpcserve.types import DeploymentName, Epoch, PilotId, ReplicaId
 from hpcserve.wire import frames
 from hpcserve.wire.launch import Enrolment, encode_enrolment
@@ -449,7 +449,7 @@ def test_replicas_do_not_outlive_a_killed_agent(connected: FakeDaemon, pilot: Pi
 
 
 def test_a_twin_is_refused_and_runs_nothing(daemon: FakeDaemon, pilot: Pilot) -> None:
-    daemon.refuse_with = PermissionDenied("pilot-1 one: a younger incarnation runs")
+    daemon.refuse_with = AuthenticationError("pilot-1 one: a younger incarnation runs")
     pilot.start()
     assert exit_code(daemon, pilot) == 1
     assert "the daemon refuses this pilot: pilot-1 one: a younger incarnation runs" in pilot.log()

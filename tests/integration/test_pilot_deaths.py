@@ -21,10 +21,12 @@ def test_agents_that_die_in_a_row_fail_no_deployment(new_daemon: NewDaemon) -> N
     with daemon.client() as client:
         daemon.deploy(client, EXAMPLES / "echo")
         gone: set[int] = set()
+
+        def newcomers() -> set[int]:
+            return {each.pid for each in status(client).pilots if each.pid is not None} - gone
+
         for _ in range(4):
-            agents = until(
-                lambda: {each.pid for each in status(client).pilots if each.pid is not None} - gone, "an agent reports"
-            )
+            agents = until(newcomers, "an agent reports")
             for agent in agents:
                 os.kill(agent, signal.SIGKILL)
             gone |= agents

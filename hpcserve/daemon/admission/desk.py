@@ -123,7 +123,7 @@ class Desk:
 
     def identified(self, connection: bytes, key: bytes, name: str, version: int, now: float) -> None:
         """Whose key it is was found out: the broker is to let it in."""
-        self._ask(connection, version, now + BROKER_S, AdmitKey(key, "client", name, None, self._next()))
+        self._ask(connection, version, now + BROKER_S, AdmitKey(key, "client", name, self._next()))
         self.admitted[key] = name
 
     def _ration(self, key: bytes, name: str | None, message: object, now: float) -> float | None:
@@ -175,7 +175,7 @@ class Desk:
         elif isinstance(message, Done):
             waiting = self._settled(message.ticket, AdmitKey)
             if waiting is not None and isinstance(waiting.ask, AdmitKey):
-                welcome = Welcome(waiting.version, self._software, waiting.ask.subject, waiting.ask.expires_s)
+                welcome = Welcome(waiting.version, self._software, waiting.ask.subject)
                 self._replies.append(Reply(waiting.connection, welcome))
         else:
             self._verdict(message)

@@ -76,7 +76,7 @@ class Back:
 
     def _newcomer(self, message: Incoming, header: wire.FromPilot, header_bytes: bytes) -> None:
         """The first message of a connection, or an agent's."""
-        peer = self._keyring.peer(user_of(message.header), time.monotonic())
+        peer = self._keyring.peer(user_of(message.header))
         if peer is None:
             raise AuthenticationError("this key is not admitted any more")
         if type(header) is wire.Report and peer.role == "agent" and header.pilot == peer.subject:

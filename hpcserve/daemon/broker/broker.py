@@ -40,7 +40,7 @@ class Broker:
         self._exchange = Exchange(limits, now)
         self._epoch = epoch
         keyring = Keyring()
-        self.zap = ZapHandler(context, lambda key, address, domain: keyring.decide(key, domain, time.monotonic()))
+        self.zap = ZapHandler(context, lambda key, address, domain: keyring.decide(key, domain))
         self.front = Front(router(context, keys, FRONT.encode()), self._exchange, keyring, epoch)
         self.back = Back(router(context, keys, BACK.encode()), self._exchange, keyring, epoch)
         self.hub = Hub(router(context, None, b""), self._exchange, keyring, epoch, front=self.front, back=self.back)

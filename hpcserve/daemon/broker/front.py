@@ -100,7 +100,7 @@ class Front:
         """A connection without a session, or a RESUME on one that has one."""
         if len(message.sender) != 5 or message.sender[0]:
             return  # the peer chose its own routing id, and could take over another connection's
-        peer = self._keyring.peer(user_of(message.header), time.monotonic())
+        peer = self._keyring.peer(user_of(message.header))
         if peer is None:
             raise AuthenticationError("this key is not admitted any more: say HELLO to admission again")
         if type(header) is not wire.Resume:

@@ -123,7 +123,7 @@ class Hub:
         self.tell(CONTROLLER, relayed)
 
     def _admit(self, sender: bytes, message: hub.AdmitKey) -> None:
-        self._keyring.admit(message, time.monotonic())
+        self._keyring.admit(message)
         self.tell(sender, hub.Done(message.ticket))
 
     def _revoke(self, sender: bytes, message: hub.RevokeKey) -> None:

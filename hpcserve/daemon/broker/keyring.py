@@ -11,12 +11,11 @@ _DOMAIN_OF = {"client": FRONT, "agent": BACK, "replica": BACK}
 
 
 class Peer(NamedTuple):
-    """Somebody who was let in. ``expires_at`` in the broker's monotonic seconds."""
+    """Somebody who was let in."""
 
     key: bytes
     role: str
     subject: str
-    expires_at: float
 
 
 class Keyring:
@@ -25,22 +24,20 @@ class Keyring:
     def __init__(self) -> None:
         self._peers: dict[str, Peer] = {}
 
-    def admit(self, message: AdmitKey, now: float) -> None:
-        """Lets a key in, or renews it."""
-        expires_at = float("inf") if message.expires_s is None else now + message.expires_s
-        self._peers[message.key.hex()] = Peer(message.key, message.role, message.subject, expires_at)
+    def admit(self, message: AdmitKey) -> None:
+        """Lets a key in."""
+        self._peers[message.key.hex()] = Peer(message.key, message.role, message.subject)
 
     def revoke(self, key: bytes) -> Peer | None:
         """Takes a key out; returns who it was."""
         return self._peers.pop(key.hex(), None)
 
-    def peer(self, user: str, now: float) -> Peer | None:
+    def peer(self, user: str) -> Peer | None:
         """Who has this User-Id, while admitted."""
-        peer = self._peers.get(user)
-        return peer if peer is not None and peer.expires_at > now else None
+        return self._peers.get(user)
 
-    def decide(self, key: bytes, domain: str, now: float) -> str | None:
+    def decide(self, key: bytes, domain: str) -> str | None:
         """ZAP's question: may this key use the sockets of this domain? The answer is its User-Id."""
         user = key.hex()
-        peer = self.peer(user, now)
+        peer = self.peer(user)
         return user if peer is not None and _DOMAIN_OF[peer.role] == domain else None

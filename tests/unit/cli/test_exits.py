@@ -19,7 +19,6 @@ from hpcserve.cli.exits import BUG, CODES, MEANING, OK, exit_code
         (errors.ConfigError("x"), 2),
         (errors.ServiceUnavailable("x"), 3),
         (errors.AuthenticationError("x"), 4),
-        (errors.PermissionDenied("x"), 4),
         (errors.UnknownEndpoint("x"), 5),
         (errors.UnknownServable("x"), 5),
         (errors.DeadlineExceeded("x"), 6),

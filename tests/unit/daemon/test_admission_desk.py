@@ -42,10 +42,10 @@ def test_a_known_key_is_welcome_once_the_broker_knows_it() -> None:
     office = Office()
     office.desk.said(b"c", ADA, [HELLO], 0)
     (ask,) = office.asks()
-    assert ask == AdmitKey(ADA, "client", "ada", None, 1)
+    assert ask == AdmitKey(ADA, "client", "ada", 1)
     assert office.answers() == []
     office.desk.broker_says(Done(1))
-    assert office.answers() == [Welcome(1, "daemon 1", "ada", None)]
+    assert office.answers() == [Welcome(1, "daemon 1", "ada")]
     office.desk.broker_says(Done(1))
     assert office.answers() == []
 
@@ -99,7 +99,7 @@ def test_a_broker_that_comes_in_time_hears_of_those_who_wait() -> None:
     (again,) = office.asks()
     assert isinstance(again, AdmitKey)
     office.desk.broker_says(Done(again.ticket))
-    assert office.answers() == [Welcome(1, "daemon 1", "ada", None)]
+    assert office.answers() == [Welcome(1, "daemon 1", "ada")]
 
 
 def test_a_new_broker_is_told_every_key() -> None:
@@ -143,7 +143,7 @@ def test_an_agent_is_the_controllers_to_judge() -> None:
     office.desk.broker_says(EnrolVerdict(1))
     assert office.answers(b"a") == [Enrolled(1, "daemon 1")]
     office.desk.said(b"a", EVE, [ENROL], 0)
-    error = ErrorInfo("permission_denied", "not this one")
+    error = ErrorInfo("unauthenticated", "not this one")
     office.desk.broker_says(EnrolVerdict(2, error))
     assert office.refusal(b"a") == error
 

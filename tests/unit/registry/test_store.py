@@ -61,26 +61,33 @@ def test_everything_is_there_after_a_restart(place: Path) -> None:
     first.set_alias("digits", "stable", A)
     first.put_deployment(deployment("d"))
     first.put_pilot(pilot("p"))
-    assert first.next_count("epoch") == 1
     first.close()
     again = Store(place)
     assert again.servables() == (servable("digits", A),)
     assert again.aliases("digits") == {"latest": A, "stable": A}
     assert again.deployments() == (deployment("d"),)
     assert again.pilots() == (pilot("p"),)
-    assert again.next_count("epoch") == 2
     again.close()
 
 
 def test_everything_is_there_after_a_kill(place: Path) -> None:
     program = (
         "import os, sys; from pathlib import Path; from hpcserve.registry.store import Store; "
-        "store = Store(Path(sys.argv[1])); [store.next_count('epoch') for _ in range(5)]; os.kill(os.getpid(), 9)"
+        "store = Store(Path(sys.argv[1])); store.set_alias('digits', 'stable', sys.argv[2]); os.kill(os.getpid(), 9)"
     )
-    subprocess.run([sys.executable, "-c", program, str(place)], check=False, timeout=60)
     store = Store(place)
-    assert store.next_count("epoch") == 6
+    store.add_servable(servable("digits", A))
     store.close()
+    subprocess.run([sys.executable, "-c", program, str(place), A], check=False, timeout=60)
+    store = Store(place)
+    assert store.aliases("digits") == {"latest": A, "stable": A}
+    store.close()
+
+
+def test_a_version_is_found_by_its_digest_alone(store: Store) -> None:
+    store.add_servable(servable("digits", A))
+    assert store.version(A) == servable("digits", A)
+    assert store.version(B) is None
 
 
 def test_publishing_moves_latest(store: Store) -> None:
@@ -176,12 +183,6 @@ def test_pilots(store: Store) -> None:
     assert two == pilot("p2", 2.0)
     store.update_pilot(PilotId("p1"), state="ended", ended_s=9.5, cause="walltime")
     assert store.pilots()[0].cause == "walltime"
-    assert store.remove_pilot(PilotId("p1"))
-    assert not store.remove_pilot(PilotId("p1"))
-
-
-def test_counters_are_apart(store: Store) -> None:
-    assert [store.next_count("a"), store.next_count("a"), store.next_count("b")] == [1, 2, 1]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
@@ -202,19 +203,19 @@ def test_a_second_process_is_refused_where_the_file_is_locked(
     monkeypatch.setattr(engine, "MOUNTS", tmp_path / "mounts")
     monkeypatch.setattr(engine, "BUSY_TIMEOUT_S", 0.1)
     first = Store(place)
-    first.next_count("a")
+    first.add_servable(servable("digits", A))
     with pytest.raises(Conflict, match="another process holds the store .*; is a second daemon running"):
         Store(place)
     first.close()
     second = Store(place)
-    assert second.next_count("a") == 2
+    assert second.servables() == (servable("digits", A),)
     second.close()
 
 
 def test_another_thread_is_refused(store: Store) -> None:
     with ThreadPoolExecutor(1) as other, pytest.raises(HpcserveError, match="can only be used in that same thread"):
-        other.submit(store.next_count, "a").result()
-    assert store.next_count("a") == 1
+        other.submit(store.servables).result()
+    assert store.servables() == ()
 
 
 @pytest.mark.parametrize("kind", ["tmpfs", "nfs"])
