@@ -2,6 +2,10 @@
 
 :class:`Books` answers "what does this event do to this request"; :mod:`hpcserve.core.exchange` builds the
 broker's decisions on it.
+
+Three steps of the table are met by every request: it is begun, its result is delivered, and that is closed. They
+are written out here in one piece each (:meth:`Books._begin`, :meth:`Books._deliver`, :meth:`Books._close`), at a third
+of the cost of the general :meth:`Books.apply`; a test holds them to it.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hpcserve.core import actions as act
+from hpcserve.core.lanes import Lane
 from hpcserve.core.ledger import (
     ACKED,
     ANSWERED,
@@ -17,13 +22,14 @@ from hpcserve.core.ledger import (
     LISTED,
     LISTED_DONE,
     RULES,
+    RUNNING,
+    SETTLED,
     UNFINISHED,
     Entry,
     Event,
     State,
 )
-from hpcserve.core.queue import RequestQueue
-from hpcserve.core.replicas import LeastLoaded, Replica
+from hpcserve.core.replicas import Replica
 from hpcserve.core.sessions import Session
 from hpcserve.types import Counter, DeploymentName, ReplicaId, RequestKey, SessionId
 
@@ -47,9 +53,8 @@ class Books:
         self.releases_wait = False
         self.sessions: dict[SessionId, Session] = {}
         self.replicas: dict[ReplicaId, Replica] = {}
-        self.queues: dict[DeploymentName, RequestQueue] = {}
+        self.lanes: dict[DeploymentName, Lane] = {}
         self._session_bytes = session_bytes
-        self._loads: dict[DeploymentName, LeastLoaded] = {}
         self._actions: list[act.AnyAction] = []
         self._asks: dict[Session, list[Counter]] = {}
         self._fetches: dict[Replica, list[RequestKey]] = {}
@@ -71,18 +76,19 @@ class Books:
 
     def take(self) -> list[act.AnyAction]:
         """The actions that the events since the last call have led to, in order."""
+        if self._asks or self._fetches:
+            self._ask_all()
+        taken, self._actions = self._actions, []
+        return taken
+
+    def _ask_all(self) -> None:
         for session, ids in self._asks.items():
             if session.connection is not None:
                 self._actions.append(act.Ask(session.connection, tuple(ids)))
         for replica, keys in self._fetches.items():
             if replica.connection is not None:
                 self._actions.append(act.Fetch(replica.connection, tuple(keys)))
-        if self._asks:
-            self._asks = {}
-        if self._fetches:
-            self._fetches = {}
-        taken, self._actions = self._actions, []
-        return taken
+        self._asks, self._fetches = {}, {}
 
     def session(self, session_id: SessionId, now: float) -> Session:
         """The session of this id; one that is new here has not resumed."""
@@ -100,19 +106,12 @@ class Books:
             session.entries[id] = entry
         return entry
 
-    def queue(self, deployment: DeploymentName) -> RequestQueue:
-        """The queue of a deployment, made when it is first asked for."""
-        queue = self.queues.get(deployment)
-        if queue is None:
-            queue = self.queues[deployment] = RequestQueue()
-        return queue
-
-    def load(self, deployment: DeploymentName) -> LeastLoaded:
-        """The replicas of a deployment by load, made when they are first asked for."""
-        load = self._loads.get(deployment)
-        if load is None:
-            load = self._loads[deployment] = LeastLoaded()
-        return load
+    def lane(self, deployment: DeploymentName) -> Lane:
+        """The lane of a deployment, made when it is first asked for."""
+        lane = self.lanes.get(deployment)
+        if lane is None:
+            lane = self.lanes[deployment] = Lane(deployment)
+        return lane
 
     def account(self, entry: Entry, size_bytes: int) -> None:
         """Makes the budgets count ``size_bytes`` for the entry from now on."""
@@ -126,7 +125,11 @@ class Books:
         sent_bytes = session.sent_bytes
         for id in ids:
             entry = session.entries.get(id)
-            if entry is not None:
+            if entry is None:
+                continue
+            if entry.state is DONE and entry.replica is not None:
+                self._close(entry, entry.replica)
+            else:
                 self.apply(entry, ACKED)
         if session.parked:
             self._unpark(session, sent_bytes - session.sent_bytes)
@@ -147,15 +150,20 @@ class Books:
     def result(self, replica: Replica, entry: Entry, body: object, size_bytes: int) -> None:
         """A replica sent the result of a request."""
         session = entry.session
+        fits = not session.sent_bytes or session.sent_bytes + size_bytes <= self._session_bytes
+        if fits and entry.state is RUNNING and entry.replica is replica and session.connection is not None:
+            self._deliver(entry, replica, session.connection, body, size_bytes)
+            return
         event = ANSWERED
         if entry.replica is not None and entry.replica is not replica:
             event = Event.OTHER_ANSWERED
             entry.replica.unsure = True
-        elif session.sent_bytes and session.sent_bytes + size_bytes > self._session_bytes:
+        elif not fits:
             event = Event.PARKED
-        self._result = (body, size_bytes)
+        before, self._result = entry.state, (body, size_bytes)
         self.apply(entry, event, replica)
         self._result = (None, 0)
+        self.counts.answered += entry.state is DONE and before is not DONE
 
     def apply(self, entry: Entry, event: Event, speaker: Replica | None = None) -> None:
         """Looks the event up in the table and carries out what it says.
@@ -186,9 +194,9 @@ class Books:
             if before.exclusive and not before.waiting:
                 before.exclusive = False
             if before is not after:
-                self.load(before.deployment).update(before)
+                before.lane.load.update(before)
         if after is not None:
-            self.load(after.deployment).update(after)
+            after.lane.load.update(after)
 
     def _settle_accounts(self, entry: Entry) -> None:
         """Makes the budgets and the holder's load agree with the entry's new state."""
@@ -205,14 +213,58 @@ class Books:
             replica.waiting += 1
             replica.waiting_bytes += entry.size_bytes
 
+    # --- the steps of every request, each in one piece ----------------------------------------------------
+
+    def _begin(self, entry: Entry, replica: Replica) -> None:
+        """SETTLED, REQUEST and at once GIVEN: the request is new, its body counted, and nothing waits before it."""
+        entry.state = RUNNING
+        entry.replica = replica
+        replica.entries[entry.key] = entry
+        replica.waiting += 1
+        replica.waiting_bytes += entry.size_bytes
+        replica.lane.load.update(replica)
+
+    def _deliver(self, entry: Entry, replica: Replica, connection: bytes, body: object, size_bytes: int) -> None:
+        """RUNNING, ANSWERED by its replica, and the client can take the result. The load is left to the caller."""
+        session = entry.session
+        replica.waiting -= 1
+        replica.waiting_bytes -= entry.size_bytes
+        if replica.exclusive and not replica.waiting:
+            replica.exclusive = False
+        change = size_bytes - entry.size_bytes
+        session.held_bytes += change
+        session.sent_bytes += size_bytes
+        self.held_bytes += change
+        entry.state = DONE
+        entry.size_bytes = size_bytes
+        entry.body = None
+        self.counts.answered += 1
+        self._actions.append(act.Forward(connection, body))
+
+    def _close(self, entry: Entry, holder: Replica) -> None:
+        """DONE, ACKED: the holder may forget the result, and we the request."""
+        session, key = entry.session, entry.key
+        session.sent_bytes -= entry.size_bytes
+        session.held_bytes -= entry.size_bytes
+        self.held_bytes -= entry.size_bytes
+        entry.state = SETTLED
+        entry.size_bytes = 0
+        entry.replica = None
+        holder.releases.append(key)
+        self.releases_wait = True
+        del holder.entries[key]
+        del session.entries[entry.id]
+
     # --- the effects, in the order of ledger.Effect ------------------------------------------------------
 
     def _enqueue(self, entry: Entry, speaker: Replica | None) -> None:
-        self.queue(entry.deployment).push(entry)
+        assert entry.lane is not None, "a request that is queued has its route"
+        entry.lane.queue.push(entry)
         self.queued += 1
 
     def _dequeue(self, entry: Entry, speaker: Replica | None) -> None:
-        self.queue(entry.deployment).drop(entry)
+        assert entry.lane is not None, "a request that is queued has its route"
+        entry.lane.queue.drop(entry)
         self.queued -= 1
 
     def _forward(self, entry: Entry, speaker: Replica | None) -> None:
@@ -241,26 +293,26 @@ class Books:
         if entry.session.sent_bytes >= self._session_bytes:
             entry.session.parked.append((entry, 0))
         else:
-            self._fetches.setdefault(entry.replica, []).append((entry.session.id, entry.id))
+            self._fetches.setdefault(entry.replica, []).append(entry.key)
 
     def _release(self, entry: Entry, speaker: Replica | None) -> None:
         assert speaker is not None, "a replica spoke"
-        speaker.releases.append((entry.session.id, entry.id))
+        speaker.releases.append(entry.key)
         self.releases_wait = True
 
     def _release_holder(self, entry: Entry, speaker: Replica | None) -> None:
         assert entry.replica is not None, "the entry names its holder"
-        entry.replica.releases.append((entry.session.id, entry.id))
+        entry.replica.releases.append(entry.key)
         self.releases_wait = True
 
     def _adopt(self, entry: Entry, speaker: Replica | None) -> None:
         assert speaker is not None, "a replica spoke, or is spoken to"
         entry.replica, entry.seq = speaker, 0
-        speaker.entries[(entry.session.id, entry.id)] = entry
+        speaker.entries[entry.key] = entry
 
     def _let_go(self, entry: Entry, speaker: Replica | None) -> None:
         if entry.replica is not None:
-            entry.replica.entries.pop((entry.session.id, entry.id), None)
+            entry.replica.entries.pop(entry.key, None)
             entry.replica = None
 
     def _forget(self, entry: Entry, speaker: Replica | None) -> None:

@@ -26,4 +26,7 @@ class Credit:
 
     def requests(self) -> int:
         """The number of unfinished requests that the replica wants to hold in all."""
-        return max(FEWEST, min(MOST, int(HORIZON_S / max(self._mean_s, 1e-9))))
+        mean_s = self._mean_s
+        if mean_s * MOST <= HORIZON_S:
+            return MOST
+        return max(FEWEST, int(HORIZON_S / mean_s))

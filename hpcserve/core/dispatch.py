@@ -11,8 +11,9 @@ import msgspec
 
 from hpcserve.core import actions as act
 from hpcserve.core.books import Books
+from hpcserve.core.lanes import Lane
 from hpcserve.core.ledger import GIVEN, NEVER, Entry, Event
-from hpcserve.core.replicas import LeastLoaded, Replica
+from hpcserve.core.replicas import Replica
 from hpcserve.core.routes import RoutingTable
 from hpcserve.core.sessions import Session
 from hpcserve.errors import (
@@ -23,7 +24,7 @@ from hpcserve.errors import (
     ProtocolError,
     UnknownEndpoint,
 )
-from hpcserve.types import Counter, DeploymentName
+from hpcserve.types import Counter
 
 MAX_AHEAD = 1_000_000
 """How far above its floor a session's ids and acknowledgements may be."""
@@ -62,6 +63,16 @@ class Dispatch(Books):
         self._now = now
         self._table = RoutingTable()
 
+    def _fits(self, session: Session, call: Call) -> bool:
+        """Whether there is room for a request; :meth:`_check` says what is wrong if not."""
+        limits, size_bytes = self.limits, call.size_bytes
+        return (
+            call.id <= session.floor + MAX_AHEAD
+            and session.held_bytes + size_bytes <= limits.session_bytes
+            and self.held_bytes + size_bytes <= limits.broker_bytes
+            and self.queued < limits.max_queued
+        )
+
     def _check(self, session: Session, call: Call) -> None:
         """Refuses a request that there is no room for."""
         limits = self.limits
@@ -92,17 +103,17 @@ class Dispatch(Books):
 
     def _fail_queues(self) -> None:
         """Answers what waits for a deployment that is gone, or that cannot start."""
-        for name, queue in list(self.queues.items()):
+        for name, lane in list(self.lanes.items()):
             deployment = self._table.deployments.get(name)
             error: HpcserveError | None = UnknownEndpoint(f"deployment {name!r} was taken down while requests waited")
             if deployment is not None:
                 error = deployment.error
             if error is not None:
-                for entry in queue.all():
+                for entry in lane.queue.all():
                     entry.error = error
                     self.apply(entry, Event.REFUSED)
             if deployment is None:
-                del self.queues[name]
+                del self.lanes[name]
 
     def _burn(self, entry: Entry) -> None:
         entry.error = OutcomeUnknown(
@@ -115,15 +126,12 @@ class Dispatch(Books):
         entry.error = DeadlineExceeded("the deadline passed while the request was queued; it did not run")
         self.apply(entry, Event.REFUSED)
 
-    def _pump(self, name: DeploymentName) -> None:
-        """Gives out what is queued for a deployment, while a replica has credit.
+    def _pump(self, lane: Lane) -> None:
+        """Gives out what is queued in a lane, while a replica has credit.
 
         A suspect needs an idle replica; until one is idle nothing else is given, so that one soon is.
         """
-        queue = self.queues.get(name)
-        if queue is None or not queue.count:
-            return
-        load = self.load(name)
+        queue, load = lane.queue, lane.load
         while queue.count:
             entry = queue.peek_suspect()
             replica = load.pick() if entry is None else load.pick_idle()
@@ -135,17 +143,19 @@ class Dispatch(Books):
             elif replica is None:
                 return
             else:
-                self._give(entry, replica, load)
+                self.apply(entry, GIVEN, replica)
+                if entry.suspect:
+                    replica.exclusive = True
+                    load.discard(replica)
+                self._send(entry, replica)
 
-    def _give(self, entry: Entry, replica: Replica, load: LeastLoaded) -> None:
-        replica.seq += 1
+    def _send(self, entry: Entry, replica: Replica) -> None:
+        """The request was given to this replica: it goes out with the releases that wait for it."""
+        connection = replica.connection
+        assert connection is not None, "a replica without a connection has no credit"
+        replica.seq = entry.seq = replica.seq + 1
         entry.given_at = self._now
-        self.apply(entry, GIVEN, replica)
-        entry.seq = replica.seq
-        if entry.suspect:
-            replica.exclusive = True
-            load.discard(replica)
-        deadline = entry.deadline
-        remaining_ms = None if deadline == NEVER else max(1, int((deadline - self._now) * 1000))
-        assert replica.connection is not None, "a replica without a connection has no credit"
-        self._actions.append(act.Give(replica.connection, entry, replica.seq, remaining_ms, replica.take_releases()))
+        remaining_ms = None
+        if entry.deadline != NEVER:
+            remaining_ms = max(1, int((entry.deadline - self._now) * 1000))
+        self._actions.append(act.Give(connection, entry, entry.seq, remaining_ms, replica.take_releases()))

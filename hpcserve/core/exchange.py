@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping
 
 from hpcserve.core import actions as act
 from hpcserve.core.dispatch import MAX_AHEAD, Call, Limits
-from hpcserve.core.ledger import NEVER, REQUEST, SETTLED, Entry, Event, State
+from hpcserve.core.lanes import Lane
+from hpcserve.core.ledger import NEVER, REQUEST, SETTLED, WANTED, Entry, Event, State
 from hpcserve.core.recovery import Recovery
 from hpcserve.core.replicas import Replica
 from hpcserve.core.routes import Deployment, RoutingTable
@@ -33,6 +34,14 @@ class Exchange(Recovery):
         super().__init__(limits, now)
         self._places = 0
         self._by_connection: dict[bytes, Session] = {}
+        self._ways: dict[tuple[str, str], tuple[Lane, bool]] = {}
+        self._owed: list[tuple[Session, int, tuple[Counter, ...]]] = []
+
+    def take(self) -> list[act.AnyAction]:
+        """The actions that the events since the last call have led to, in order. Call it until there are none."""
+        if self._owed and not self._actions:
+            self._settle_owed()
+        return super().take()
 
     # --- clients ------------------------------------------------------------------------------------
 
@@ -97,33 +106,65 @@ class Exchange(Recovery):
         if entry is None:
             if session.is_settled(call.id):
                 return
-        elif entry.state is not State.WANTED:
+        elif entry.state is not WANTED:
             return
         try:
-            self._check(session, call)
+            if not self._fits(session, call):
+                self._settle_owed()
+                self._check(session, call)
             if not self._roster_known:
                 self.apply(self.entry(session, call.id), Event.RESUMED)
                 return
-            name, idempotent = self._table.route(call.endpoint, call.method)
+            lane, idempotent = self._ways.get((call.endpoint, call.method)) or self._way(call.endpoint, call.method)
         except HpcserveError as error:
             self._refuse(session, call.id, error)
             return
+        new = entry is None
         if entry is None:
             entry = session.entries[call.id] = Entry(session, call.id, SETTLED)
         else:
             entry.attempt = 1
-        self._places += 1
-        entry.place = self._places
-        entry.deployment, entry.idempotent = name, idempotent
+        self._places = entry.place = self._places + 1
+        entry.lane, entry.idempotent = lane, idempotent
         entry.body, entry.priority = call.body, call.priority
         if call.remaining_ms is not None:
             entry.deadline = now + call.remaining_ms / 1000
         self.account(entry, call.size_bytes)
         self.counts.requests += 1
+        replica = lane.load.pick() if new and not lane.queue.count and entry.deadline > now else None
+        if replica is not None:
+            self._begin(entry, replica)
+            self._send(entry, replica)
+        else:
+            self._wait(entry, lane)
+
+    def _wait(self, entry: Entry, lane: Lane) -> None:
+        """Queues a request, and gives out what can be given."""
         self.apply(entry, REQUEST)
-        if entry.maybe_ran and not idempotent:
+        if entry.maybe_ran and not entry.idempotent:
             self._burn(entry)
-        self._pump(name)
+        self._pump(lane)
+
+    def _way(self, endpoint: str, method: str) -> tuple[Lane, bool]:
+        """Where a call goes, and whether it may run twice; what was found is remembered until the routes change."""
+        name, idempotent = self._table.route(endpoint, method)
+        way = self._ways[endpoint, method] = (self.lane(name), idempotent)
+        return way
+
+    def owe_ack(self, session: Session, floor: int, acks: tuple[Counter, ...]) -> None:
+        """As :meth:`ack`, but not before the actions of the next event were taken: they are more urgent.
+
+        Raises:
+            ProtocolError: It acknowledges more than it can have asked.
+        """
+        if floor > session.floor or acks:
+            self._check_acks(session, floor, acks)
+            self._owed.append((session, floor, acks))
+
+    def _settle_owed(self) -> None:
+        owed, self._owed = self._owed, []
+        for session, floor, acks in owed:
+            self.settle(session, session.settle(floor, acks))
 
     def ack(self, session: Session, floor: int, acks: tuple[Counter, ...], now: float) -> None:
         """A client settled requests: it has their answers, or does not want them.
@@ -132,11 +173,13 @@ class Exchange(Recovery):
             ProtocolError: It acknowledges more than it can have asked.
         """
         self._now = now
-        if floor == session.floor and not acks:
-            return
+        self._check_acks(session, floor, acks)
+        self.settle(session, session.settle(floor, acks))
+
+    @staticmethod
+    def _check_acks(session: Session, floor: int, acks: tuple[Counter, ...]) -> None:
         if floor > session.floor + MAX_AHEAD or len(session.settled) + len(acks) > MAX_AHEAD:
             raise ProtocolError(f"acknowledgements more than {MAX_AHEAD} above the floor {session.floor}")
-        self.settle(session, session.settle(floor, acks))
 
     def bye(self, session: Session, now: float) -> None:
         """A session is over: nothing of it is waited for. It is forgotten when no replica holds any of it.
@@ -177,21 +220,24 @@ class Exchange(Recovery):
         """The whole routing table anew. A replica that is not in it is dead."""
         self._now = now
         self._table = RoutingTable(endpoints, {each.name: each for each in deployments})
+        self._ways.clear()
         homes = {id: each.name for each in self._table.deployments.values() for id in each.replicas}
         for id, replica in list(self.replicas.items()):
             if id not in homes:
                 self._lose(replica, crashed=id in crashed)
         for id, name in homes.items():
-            replica = self.replicas.setdefault(id, Replica(id, name))
+            if id not in self.replicas:
+                self.replicas[id] = Replica(id, self.lane(name))
+            replica = self.replicas[id]
             replica.retiring = id in retiring
-            self.load(name).update(replica)
+            replica.lane.load.update(replica)
         self._fail_queues()
         if not self._roster_known:
             self._roster_known = True
             self._began = now
         self._check_recovered()
-        for name in list(self.queues):
-            self._pump(name)
+        for lane in list(self.lanes.values()):
+            self._pump(lane)
 
     # --- time ---------------------------------------------------------------------------------------
 
@@ -202,13 +248,13 @@ class Exchange(Recovery):
         if not self.recovered:
             self._check_recovered()
             wake = min(wake, max(now + 1.0, self._began + self.limits.recovery_grace_s))
-        for name, queue in self.queues.items():
-            expired = queue.expired(now)
+        for lane in self.lanes.values():
+            expired = lane.queue.expired(now)
             for entry in expired:
                 self._expire(entry)
             if expired:
-                self._pump(name)
-            wake = min(wake, queue.next_deadline())
+                self._pump(lane)
+            wake = min(wake, lane.queue.next_deadline())
         for replica in self.replicas.values():
             if replica.entries:
                 self._watch(replica)

@@ -23,9 +23,10 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from hpcserve.types import Counter, DeploymentName
+from hpcserve.types import Counter, RequestKey
 
 if TYPE_CHECKING:
+    from hpcserve.core.lanes import Lane
     from hpcserve.core.replicas import Replica
     from hpcserve.core.sessions import Session
     from hpcserve.errors import HpcserveError
@@ -91,7 +92,7 @@ class Effect(IntEnum):
 # what every request meets is also known by these names.
 ACKED, ANSWERED, GIVEN, REQUEST = Event.ACKED, Event.ANSWERED, Event.GIVEN, Event.REQUEST
 LISTED, LISTED_DONE = Event.LISTED, Event.LISTED_DONE
-DONE, QUEUED, SETTLED = State.DONE, State.QUEUED, State.SETTLED
+DONE, QUEUED, RUNNING, SETTLED, WANTED = State.DONE, State.QUEUED, State.RUNNING, State.SETTLED, State.WANTED
 
 NEVER = float("inf")
 """The deadline of a request without one."""
@@ -232,19 +233,20 @@ class Entry:
     """One request in the ledger.
 
     ``deadline`` is in the broker's monotonic seconds (infinite without one), ``body`` what the exchange's
-    caller gave with the request, ``place`` its order of arrival, which it keeps when it is queued again, ``seq`` the
-    number under which it was given to ``replica``.
+    caller gave with the request, ``place`` its order of arrival, which it keeps when it is queued again, ``lane`` where
+    it waits (None while its deployment is not known), ``seq`` the number under which it was given to ``replica``.
     """
 
     __slots__ = (
         "attempt",
         "body",
         "deadline",
-        "deployment",
         "error",
         "given_at",
         "id",
         "idempotent",
+        "key",
+        "lane",
         "maybe_ran",
         "place",
         "priority",
@@ -259,9 +261,10 @@ class Entry:
     def __init__(self, session: Session, id: Counter, state: State) -> None:
         self.session = session
         self.id = id
+        self.key: RequestKey = (session.id, id)
         self.state = state
         self.replica: Replica | None = None
-        self.deployment = DeploymentName("")
+        self.lane: Lane | None = None
         self.body: object = None
         self.size_bytes = 0
         self.priority = 0

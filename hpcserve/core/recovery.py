@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hpcserve.core import actions as act
 from hpcserve.core.dispatch import Dispatch, Limits
-from hpcserve.core.ledger import DONE, UNFINISHED, Entry, Event, State
+from hpcserve.core.ledger import UNFINISHED, Entry, Event, State
 from hpcserve.core.replicas import Replica
 from hpcserve.errors import PoisonRequest
 from hpcserve.types import ReplicaId, RequestKey
@@ -68,9 +68,8 @@ class Recovery(Dispatch):
                 self._unlist(entry)
         if fresh and replica.seq > fence:
             self._census(replica)
-        self.load(replica.deployment).update(replica)
         self._check_recovered()
-        self._pump(replica.deployment)
+        self._refill(replica)
         return True
 
     def _unlist(self, entry: Entry) -> None:
@@ -95,13 +94,12 @@ class Recovery(Dispatch):
         self._now = now
         replica.credit_requests, replica.credit_bytes = credit
         replica.answered += 1
-        entry = self.entry(self.session(key[0], now), key[1])
-        before = entry.state
+        session = self.sessions.get(key[0])
+        entry = None if session is None else session.entries.get(key[1])
+        if entry is None:
+            entry = self.entry(self.session(key[0], now), key[1])
         self.result(replica, entry, body, size_bytes)
-        if entry.state is DONE and before is not DONE:
-            self.counts.answered += 1
-        self.load(replica.deployment).update(replica)
-        self._pump(replica.deployment)
+        self._refill(replica)
 
     def dropped(self, replica: Replica, key: RequestKey, *, credit: tuple[int, int], now: float) -> None:
         """A replica let go, before it had begun it, of a request that it was told to release.
@@ -117,15 +115,13 @@ class Recovery(Dispatch):
                 self.apply(entry, Event.UNLISTED)
             elif UNFINISHED[entry.state]:
                 self._census(replica)
-        self.load(replica.deployment).update(replica)
-        self._pump(replica.deployment)
+        self._refill(replica)
 
     def credit(self, replica: Replica, credit: tuple[int, int], now: float) -> None:
         """A replica wants to hold more, or less."""
         self._now = now
         replica.credit_requests, replica.credit_bytes = credit
-        self.load(replica.deployment).update(replica)
-        self._pump(replica.deployment)
+        self._refill(replica)
 
     def replica_gone(self, connection: bytes, now: float) -> None:
         """A replica's connection is not there any more. That says nothing of the replica itself."""
@@ -133,11 +129,11 @@ class Recovery(Dispatch):
         replica = self._replica_by_connection.pop(connection, None)
         if replica is not None and replica.connection == connection:
             replica.connection = None
-            self.load(replica.deployment).discard(replica)
+            replica.lane.load.discard(replica)
 
     def _lose(self, replica: Replica, *, crashed: bool) -> None:
         """The replica is dead. What it had unfinished goes back to the queue; see design §6."""
-        self.load(replica.deployment).discard(replica)
+        replica.lane.load.discard(replica)
         if replica.connection is not None:
             self._replica_by_connection.pop(replica.connection, None)
             replica.connection = None
@@ -155,6 +151,13 @@ class Recovery(Dispatch):
                 entry.suspect = entry.suspect or (crashed and unfinished)
                 self.counts.requeued += entry.state is State.RUNNING
                 self.apply(entry, Event.LOST)
+
+    def _refill(self, replica: Replica) -> None:
+        """The replica's load or credit changed: it may be the next to be given something."""
+        lane = replica.lane
+        lane.load.update(replica)
+        if lane.queue.count:
+            self._pump(lane)
 
     def _census(self, replica: Replica) -> None:
         if replica.connection is not None:

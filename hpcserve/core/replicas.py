@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hpcserve.types import DeploymentName, ReplicaId, RequestKey
+from hpcserve.types import ReplicaId, RequestKey
 
 if TYPE_CHECKING:
+    from hpcserve.core.lanes import Lane
     from hpcserve.core.ledger import Entry
 
 
@@ -29,10 +30,10 @@ class Replica:
         "connection",
         "credit_bytes",
         "credit_requests",
-        "deployment",
         "entries",
         "exclusive",
         "id",
+        "lane",
         "releases",
         "reported",
         "retiring",
@@ -42,9 +43,9 @@ class Replica:
         "waiting_bytes",
     )
 
-    def __init__(self, id: ReplicaId, deployment: DeploymentName) -> None:
+    def __init__(self, id: ReplicaId, lane: Lane) -> None:
         self.id = id
-        self.deployment = deployment
+        self.lane = lane
         self.connection: bytes | None = None
         self.reported = False
         self.retiring = False

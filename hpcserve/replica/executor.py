@@ -43,11 +43,10 @@ class Executor:
         """Calls ``method``; whatever goes wrong becomes the outcome's error."""
         method = method or self._default
         try:
-            inputs = unpack(specs, frames, writable=True)
             names = self._declared(method, specs)
-            by_name = inputs if names == tuple(inputs) else dict(zip(names, inputs.values(), strict=True))
+            inputs = unpack(specs, frames, writable=True, names=names)
             given = {} if bytes(parameters) == _NO_PARAMETERS else from_raw(parameters, dict[str, Any])
-            outputs = self._loaded.run(method, by_name, given)
+            outputs = self._loaded.run(method, inputs, given)
             described, packed = _packed(method, outputs)
             return Outcome(described, _own(packed, outputs, inputs))
         except HpcserveError as error:
@@ -89,6 +88,8 @@ def _own(frames: Sequence[Tensor], outputs: dict[str, Any], inputs: dict[str, An
     A result is kept until it is acknowledged, and a servable may use its output array again for the next
     call: so a view of its memory is copied, unless it is a view of the request's own frames.
     """
+    if len(frames) == 1 and type(frames[0]) is bytes:
+        return [frames[0]]
     return [
         frame if type(frame) is bytes or _is_input(output, inputs) else bytes(frame)
         for frame, output in zip(frames, outputs.values(), strict=True)

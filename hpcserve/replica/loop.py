@@ -179,13 +179,13 @@ class Replica:
             self._holdings.drop(task.key)
             self._send_result(task.key, failed(Cancelled("the request was taken back before it ran")), 0)
             return
-        began = time.perf_counter()
-        if task.deadline <= time.monotonic():
+        began = time.monotonic()
+        if task.deadline <= began:
             outcome = failed(DeadlineExceeded("the deadline passed while the request waited at its replica"))
         else:
             work = task.work
             outcome = self._executor.run(work.method, work.tensors, task.tensors, work.parameters)
-        run_s = time.perf_counter() - began
+        run_s = time.monotonic() - began
         if run_s >= LOOK_EVERY_S:
             self._most = DRAIN  # meanwhile some of what waits may have been taken back: that is read first
         self._credit.ran(run_s)

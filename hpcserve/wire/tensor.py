@@ -153,7 +153,9 @@ def _encode_specs(key: Signature) -> msgspec.Raw:
 # --- from the wire ------------------------------------------------------------------------------------
 
 
-def unpack(specs: msgspec.Raw, frames: Sequence[Frame], *, writable: bool = False) -> dict[str, Any]:
+def unpack(
+    specs: msgspec.Raw, frames: Sequence[Frame], *, writable: bool = False, names: Sequence[str] | None = None
+) -> dict[str, Any]:
     """The tensors of a message by name: arrays, and Python values where the dtype is JSON.
 
     An array is a view of its frame, read-only where the frame is, unless the frame's memory is not aligned
@@ -163,6 +165,7 @@ def unpack(specs: msgspec.Raw, frames: Sequence[Frame], *, writable: bool = Fals
         specs: The ``tensors`` of the header.
         frames: The frames after the header: bytes, or contiguous memoryviews (``zmq.Frame.buffer``).
         writable: Copy arrays whose frame is read-only.
+        names: What the tensors are called in the result, in order, instead of what the specs call them.
 
     Raises:
         ProtocolError: The specs are malformed, or the frames are not what they say.
@@ -172,20 +175,16 @@ def unpack(specs: msgspec.Raw, frames: Sequence[Frame], *, writable: bool = Fals
     if len(slots) != len(frames):
         raise ProtocolError(f"{len(frames)} tensor frames follow a header that describes {len(slots)} tensors")
     tensors: dict[str, Any] = {}
-    for slot, frame in zip(slots, frames, strict=True):
+    for index, slot in enumerate(slots):
         name, dtype, shape, _, size_bytes, special = slot
+        frame = frames[index]
         if special:
-            tensors[name] = _read_special(slot, frame, writable=writable)
-            continue
-        view = memoryview(frame)
-        if view.nbytes != size_bytes:
-            raise _wrong_size(slot, view.nbytes)
-        if writable and view.readonly and size_bytes < COPY_BELOW_BYTES:
-            tensors[name] = np.ndarray(shape, dtype, bytearray(view))  # aligned, and half the price of numpy's copy
-            continue
-        array: npt.NDArray[Any] = np.ndarray(shape, dtype, view)
-        must_copy = (writable and view.readonly) or not array.flags.aligned
-        tensors[name] = array.copy() if must_copy else array
+            value = _read_special(slot, frame, writable=writable)
+        elif writable and type(frame) is bytes and len(frame) == size_bytes < COPY_BELOW_BYTES:
+            value = np.ndarray(shape, dtype, bytearray(frame))  # aligned, and half the price of numpy's copy
+        else:
+            value = _read(slot, frame, writable=writable)
+        tensors[name if names is None else names[index]] = value
     return tensors
 
 
@@ -197,6 +196,15 @@ def signature(specs: msgspec.Raw) -> Signature:
         InvalidInput: A dtype needs the package ``ml_dtypes``, which is missing here.
     """
     return _plan(specs).signature
+
+
+def _read(slot: _Slot, frame: Frame, *, writable: bool) -> npt.NDArray[Any]:
+    view = memoryview(frame)
+    if view.nbytes != slot.size_bytes:
+        raise _wrong_size(slot, view.nbytes)
+    array: npt.NDArray[Any] = np.ndarray(slot.shape, slot.dtype, view)
+    must_copy = (writable and view.readonly) or not array.flags.aligned
+    return array.copy() if must_copy else array
 
 
 def _read_special(slot: _Slot, frame: Frame, *, writable: bool) -> Any:

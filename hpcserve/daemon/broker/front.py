@@ -75,8 +75,7 @@ class Front:
     def _known(self, message: Incoming, header: wire.FromClient, session: Session) -> None:
         now = time.monotonic()
         if type(header) is wire.Request:
-            if header.acks or header.floor != session.floor:
-                self._exchange.ack(session, header.floor, header.acks, now)
+            self._exchange.owe_ack(session, header.floor, header.acks)
             call = ExchangeCall(
                 header.id,
                 header.endpoint,

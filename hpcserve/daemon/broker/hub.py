@@ -175,6 +175,6 @@ class Hub:
                     hub.ReplicaLoad(each.id, each.waiting, each.answered, each.connection is not None)
                     for each in exchange.replicas.values()
                 ),
-                tuple(hub.DeploymentLoad(name, queue.count) for name, queue in exchange.queues.items()),
+                tuple(hub.DeploymentLoad(name, lane.queue.count) for name, lane in exchange.lanes.items()),
             ),
         )

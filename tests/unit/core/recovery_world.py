@@ -145,8 +145,10 @@ class World:
             self.down(link.name, wire.WhoAreYou())
             return
         assert isinstance(message, (wire.Request, wire.Ack))
-        self.exchange.ack(found, message.floor, message.acks, self.now)
-        if isinstance(message, wire.Request):
+        if isinstance(message, wire.Ack):
+            self.exchange.ack(found, message.floor, message.acks, self.now)
+        else:
+            self.exchange.owe_ack(found, message.floor, message.acks)
             size_bytes = len(bytes(message.tensors))
             call = Call(
                 message.id,
@@ -294,9 +296,11 @@ class World:
         exchange = self.exchange
         entries = [entry for session in exchange.sessions.values() for entry in session.entries.values()]
         queued = [entry for entry in entries if entry.state is State.QUEUED]
-        assert exchange.queued == len(queued) == sum(each.count for each in exchange.queues.values())
-        assert sum(each.size_bytes for each in exchange.queues.values()) == sum(each.size_bytes for each in queued)
-        assert {id(each) for queue in exchange.queues.values() for each in queue.all()} == {id(each) for each in queued}
+        assert exchange.queued == len(queued) == sum(each.queue.count for each in exchange.lanes.values())
+        assert sum(each.queue.size_bytes for each in exchange.lanes.values()) == sum(each.size_bytes for each in queued)
+        assert {id(each) for lane in exchange.lanes.values() for each in lane.queue.all()} == {
+            id(each) for each in queued
+        }
         assert exchange.held_bytes == sum(entry.size_bytes for entry in entries)
         for session in exchange.sessions.values():
             held = session.entries.values()
@@ -317,7 +321,7 @@ class World:
         self.check_loads()
 
     def check_loads(self) -> None:
-        load = self.exchange.load(NAME)
+        load = self.exchange.lane(NAME).load
         able = [replica for replica in self.exchange.replicas.values() if replica.has_credit()]
         assert len(load) == len(able)
         best = load.pick()

@@ -198,9 +198,38 @@ def test_ids_and_acknowledgements_must_stay_near_the_floor(desk: Desk) -> None:
     with pytest.raises(ProtocolError):
         desk.ack(session, MAX_AHEAD + 2)
     with pytest.raises(ProtocolError):
+        desk.exchange.owe_ack(session, MAX_AHEAD + 2, ())
+    with pytest.raises(ProtocolError):
         desk.client("d", MAX_AHEAD + 2)
     with pytest.raises(ProtocolError):
         desk.client("d", 3, floor=4)
+
+
+def test_a_request_goes_out_before_the_acknowledgement_that_it_carries_is_settled(desk: Desk) -> None:
+    desk.serve("a")
+    session = desk.client()
+    key = desk.ask(session, 1)
+    desk.answer("a", key)
+    desk.exchange.take()
+    desk.exchange.owe_ack(session, 2, ())
+    desk.ask(session, 2)
+    (give,) = desk.exchange.take()
+    assert isinstance(give, act.Give)
+    assert (give.entry.id, give.releases, session.floor) == (2, (), 1)
+    assert desk.exchange.take() == []
+    assert session.floor == 2
+    desk.exchange.flush()
+    assert desk.took(act.Release) == [act.Release(b"a", (key,))]
+
+
+def test_the_room_that_an_acknowledgement_makes_is_there_for_the_request_that_carries_it(desk: Desk) -> None:
+    desk.serve("a")
+    session = desk.client()
+    desk.answer("a", desk.ask(session, 1), size_bytes=90)
+    desk.exchange.take()
+    desk.exchange.owe_ack(session, 2, ())
+    desk.ask(session, 2, size_bytes=50)
+    assert desk.given() == [("a", 2)]
 
 
 def test_an_acknowledgement_that_repeats_itself_is_taken_once(desk: Desk) -> None:

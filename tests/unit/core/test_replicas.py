@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpcserve.core.lanes import Lane
 from hpcserve.core.replicas import LeastLoaded, Replica
 from hpcserve.types import Counter, DeploymentName, ReplicaId, SessionId
 
 
 def replica(number: int = 0, *, credit: int = 4) -> Replica:
-    made = Replica(ReplicaId(f"r{number}"), DeploymentName("echo"))
+    made = Replica(ReplicaId(f"r{number}"), Lane(DeploymentName("echo")))
     made.connection, made.credit_requests, made.credit_bytes = b"there", credit, 100
     return made
 

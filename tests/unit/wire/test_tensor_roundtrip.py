@@ -32,9 +32,9 @@ JSON_VALUES = st.recursive(
 )
 
 
-def sent(value: Any, **options: bool) -> Any:
+def sent(value: Any, *, writable: bool = False) -> Any:
     specs, frames = pack({"x": value})
-    return unpack(specs, [bytes(frame) for frame in frames], **options)["x"]
+    return unpack(specs, [bytes(frame) for frame in frames], writable=writable)["x"]
 
 
 def bits(array: np.ndarray) -> bytes:
