@@ -123,8 +123,10 @@ class SharedEngine:
 
     def forked(self) -> None:
         """In a forked child: closed from now on. See :mod:`hpcserve.client.forks`."""
-        self._forked = self.closed = True
         self.lock, self.role, self.asking = threading.Lock(), threading.Lock(), threading.Lock()
+        if self.closed:
+            return  # its descriptors may be others by now
+        self._forked = self.closed = True
         self.wanted = threading.Event()
         self.reader, self.keeper_reads = 0, False
         self.engine.finished.clear()

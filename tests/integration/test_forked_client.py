@@ -110,6 +110,22 @@ def test_closing_in_a_child_does_the_parent_no_harm(client: Client) -> None:
     assert status(client).sessions == sessions
 
 
+def test_what_was_closed_before_the_fork_is_left_alone(daemon: Daemon, client: Client) -> None:
+    """The numbers of its descriptors are given to others."""
+    closed = daemon.client()
+    closed.close()
+    pipes = [os.pipe() for _ in range(8)]
+    descriptors = [each for pipe in pipes for each in pipe]
+    try:
+        assert in_child(lambda: [os.fstat(each).st_nlink for each in descriptors]) == repr([1] * 16)
+        assert TOLD in in_child(uses(client)["infer"])
+    finally:
+        for each in descriptors:
+            os.close(each)
+    with pytest.raises(InvalidInput, match="closed"):
+        closed.infer("echo.echo", ONE)
+
+
 def test_a_child_may_have_a_client_of_its_own(daemon: Daemon, client: Client) -> None:
     def own() -> float:
         with pytest.raises(InvalidInput, match=TOLD):
