@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Mapping
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import zmq
@@ -21,7 +22,7 @@ from hpcserve.client.engine import Engine
 from hpcserve.client.keys import client_keys
 from hpcserve.client.outputs import Outputs
 from hpcserve.client.services import Service, find_service
-from hpcserve.errors import Cancelled, HpcserveError, InvalidInput, ProtocolError
+from hpcserve.errors import HpcserveError, InvalidInput, ProtocolError
 from hpcserve.types import Counter
 from hpcserve.wire.admin import Admin
 
@@ -73,7 +74,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Ends the session; calls without an answer fail with Cancelled. May be called twice."""
+        """Ends the session; calls without an answer fail with Cancelled at once. May be called twice."""
         task, self._task = self._task, None
         if task is None:
             return
@@ -99,8 +100,7 @@ class AsyncClient:
         try:
             return await future
         except asyncio.CancelledError:
-            self._engine.cancel(id)
-            self._resolve()
+            self._take_back(id, future)
             raise
 
     def submit(
@@ -111,11 +111,11 @@ class AsyncClient:
         parameters: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
         priority: int = 0,
-    ) -> asyncio.Task[Outputs]:
-        """As :meth:`infer`, as a task that runs already."""
-        return asyncio.ensure_future(
-            self.infer(endpoint, inputs, parameters=parameters, timeout_s=timeout_s, priority=priority)
-        )
+    ) -> asyncio.Future[Outputs]:
+        """As :meth:`infer`, but sends the request at once and returns its future. ``cancel()`` takes it back."""
+        id, future = self._start(endpoint, inputs, parameters, timeout_s, priority)
+        future.add_done_callback(partial(self._take_back, id))
+        return future
 
     async def map(
         self,
@@ -178,6 +178,11 @@ class AsyncClient:
         id = self._engine.infer(call)
         self._sent()
         return id, future
+
+    def _take_back(self, id: Counter, future: asyncio.Future[Outputs]) -> None:
+        if future.cancelled():
+            self._engine.cancel(id)
+            self._resolve()
 
     def _check_open(self) -> None:
         if self._task is None:
@@ -316,8 +321,6 @@ def _resolver(future: asyncio.Future[Any]) -> Any:
             return
         if call.error is None:
             future.set_result(call.value)
-        elif isinstance(call.error, Cancelled):
-            future.cancel(call.error.message)
         else:
             future.set_exception(call.error)
 

@@ -84,7 +84,7 @@ class Engine:
             self._say(encode(wire.Bye()))
             self.connection.close(linger_ms=FAREWELL_MS)
             self.connection = None
-        self.fail_all(Cancelled("the client was closed"))
+        self.fail_all(Cancelled("the client was closed before the answer came; wait for answers before you close it"))
 
     # --- connections ----------------------------------------------------------------------------------
 

@@ -171,7 +171,7 @@ class Client:
         return outcome
 
     def close(self) -> None:
-        """Ends the session; calls without an answer fail with Cancelled. May be called twice."""
+        """Ends the session; calls without an answer fail with Cancelled at once. May be called twice."""
         if not self._shared.close():
             return
         self._keeper.join()

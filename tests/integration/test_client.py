@@ -235,6 +235,15 @@ def test_close_ends_what_is_under_way_and_may_be_called_twice(daemon: Daemon, tm
         other.infer("echo.echo", numbers(1))
 
 
+@pytest.mark.usefixtures("client")
+def test_leaving_the_block_fails_what_was_submitted_in_it_at_once(daemon: Daemon, tmp_path: Path) -> None:
+    with daemon.client() as other:
+        future = ask(other, 1, tmp_path / "log", sleep_s=1.0)
+    assert future.done()
+    with pytest.raises(Cancelled, match="wait for answers before you close it"):
+        future.result(0)
+
+
 def test_a_closed_session_is_gone_at_once(client: Client, daemon: Daemon) -> None:
     other = daemon.client()
     assert other.infer("echo.echo", numbers(1))["x"] == 1
@@ -296,12 +305,46 @@ def test_a_cancelled_task_takes_its_request_back(daemon: Daemon, tmp_path: Path)
             late = other.submit("tally.again", np.int64(3), parameters=parameters)
             await asyncio.sleep(0)
             late.cancel()
+            other.submit("tally.again", np.int64(5), parameters=parameters).cancel()
             await asyncio.gather(*busy)
             await other.infer("tally.again", np.int64(4), parameters={"log": str(log)})
 
     with daemon.environment():
         asyncio.run(main())
     assert {line.split()[0] for line in log.read_text().splitlines()} == {"1", "2", "4"}
+
+
+@pytest.mark.usefixtures("client")
+def test_an_input_may_be_changed_as_soon_as_the_asynchronous_submit_returns(daemon: Daemon) -> None:
+    async def main() -> None:
+        async with AsyncClient(Service(daemon.record)) as other:
+            x = numbers(1)
+            future = other.submit("echo.echo", x)
+            x[:] = 2
+            assert (await future)["x"] == 1
+
+    with daemon.environment():
+        asyncio.run(main())
+
+
+@pytest.mark.usefixtures("client")
+def test_leaving_the_asynchronous_block_fails_what_was_submitted_in_it_at_once(daemon: Daemon, tmp_path: Path) -> None:
+    parameters = {"log": str(tmp_path / "log"), "sleep_s": 1.0}
+
+    async def main() -> None:
+        async with AsyncClient(Service(daemon.record)) as other:
+            task = asyncio.create_task(other.infer("tally.again", np.int64(1), parameters=parameters))
+            await asyncio.sleep(0)
+            future = other.submit("tally.again", np.int64(2), parameters=parameters)
+        assert future.done()
+        for each in (future, task):
+            with pytest.raises(Cancelled, match="wait for answers before you close it"):
+                await each
+        with pytest.raises(InvalidInput, match="closed"):
+            other.submit("echo.echo", numbers(1))
+
+    with daemon.environment():
+        asyncio.run(main())
 
 
 @pytest.mark.usefixtures("client")
