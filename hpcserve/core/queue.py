@@ -23,7 +23,6 @@ class RequestQueue:
         self._suspects: list[tuple[int, float, int, Entry]] = []
         self._deadlines: list[tuple[float, int, Entry]] = []
         self.count = 0
-        self.size_bytes = 0
 
     def push(self, entry: Entry) -> None:
         """Adds a request that has become QUEUED."""
@@ -32,7 +31,6 @@ class RequestQueue:
         if entry.deadline != NEVER:
             heapq.heappush(self._deadlines, (entry.deadline, entry.place, entry))
         self.count += 1
-        self.size_bytes += entry.size_bytes
         most = 2 * self.count + LEFTOVERS
         if len(self._order) > most or len(self._deadlines) > most:
             self._sweep()
@@ -48,7 +46,6 @@ class RequestQueue:
     def drop(self, entry: Entry) -> None:
         """Notes that a request of the queue is not QUEUED any more."""
         self.count -= 1
-        self.size_bytes -= entry.size_bytes
         if not self.count:
             self._order.clear()
             self._suspects.clear()

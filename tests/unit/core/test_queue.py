@@ -15,12 +15,10 @@ from hpcserve.types import Counter, SessionId
 FOREVER = float("inf")
 
 
-def queued(
-    place: int, priority: int = 0, deadline: float = FOREVER, *, suspect: bool = False, size_bytes: int = 1
-) -> Entry:
+def queued(place: int, priority: int = 0, deadline: float = FOREVER, *, suspect: bool = False) -> Entry:
     entry = Entry(Session(SessionId(bytes(16))), Counter(place), State.QUEUED)
     entry.place, entry.priority, entry.deadline = place, priority, deadline
-    entry.suspect, entry.size_bytes = suspect, size_bytes
+    entry.suspect = suspect
     return entry
 
 
@@ -139,7 +137,7 @@ def test_the_queue_is_a_sorted_list(steps: list[tuple[str, int, float, bool] | t
     for place, step in enumerate(steps):
         if len(step) == 4:
             _, priority, deadline, suspect = step
-            entry = queued(place, priority, deadline, suspect=suspect, size_bytes=place + 1)
+            entry = queued(place, priority, deadline, suspect=suspect)
             queue.push(entry)
             model.append(entry)
         elif step[0] in ("give", "suspect"):
@@ -163,6 +161,5 @@ def test_the_queue_is_a_sorted_list(steps: list[tuple[str, int, float, bool] | t
             for entry in over:
                 gone(entry)
         assert queue.count == len(model)
-        assert queue.size_bytes == sum(each.size_bytes for each in model)
         assert queue.next_deadline() == min((each.deadline for each in model), default=FOREVER)
         assert {id(each) for each in queue.all()} == {id(each) for each in model}
