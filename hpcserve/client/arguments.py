@@ -109,7 +109,7 @@ def named(inputs: Any) -> Mapping[str, Any]:
         raise InvalidInput(
             "inputs is None: give an array, or arrays by name; {} for a method without inputs, Json(None) for null"
         )
-    return inputs if isinstance(inputs, Mapping) else {"": inputs}
+    return inputs if type(inputs) is dict or isinstance(inputs, Mapping) else {"": inputs}
 
 
 def not_sent(target: object, error: InvalidInput) -> InvalidInput:

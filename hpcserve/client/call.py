@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from hpcserve.client import arguments
 from hpcserve.client.arguments import FOREVER, HALF_HEADER_BYTES, LONGEST_S
@@ -77,7 +78,7 @@ class Inference(Pending):
         """
         super().__init__(timeout_s, on_done)
         self.endpoint, self.method = arguments.split(target) if type(target) is str else arguments.names_in(target)
-        named = inputs if type(inputs) is dict else arguments.named(inputs)
+        named = {"": inputs} if type(inputs) is np.ndarray else arguments.named(inputs)
         try:
             self.specs, packed = pack(named)
         except InvalidInput as error:

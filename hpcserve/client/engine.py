@@ -46,6 +46,7 @@ class Engine:
         self._next_admin = 1
         self._unacked_bytes = 0
         self._highest_sent = 0
+        self._burst = 1
 
     @property
     def waiting(self) -> int:
@@ -125,8 +126,11 @@ class Engine:
 
     # --- what the socket says -------------------------------------------------------------------------
 
-    def drain(self, until: Pending | None = None) -> bool:
+    def drain(self, until: Pending | None = None, *, woken: bool = False) -> bool:
         """Takes in what has arrived. Looks no further when this call is answered and nothing else is waited for.
+
+        ``woken``: the socket's descriptor has told of something. Then as many messages as came the last time are
+        taken without asking for each: a question costs a fourth of what a receive in vain does.
 
         Returns:
             Whether more may have arrived, for which the socket's descriptor will not wake anybody.
@@ -134,19 +138,13 @@ class Engine:
         connection = self.connection
         if connection is None:
             return False
-        socket = connection.socket
-        for _ in range(DRAIN):
-            if not connection.has_message():
+        surely = self._burst if woken else 0
+        for taken in range(DRAIN):
+            message = _received(connection.socket) if taken < surely or connection.has_message() else None
+            if message is None:
+                self._burst = max(1, taken)
                 return False
-            frame: zmq.Frame = socket.recv(copy=False)
-            header = frame.bytes
-            frames: list[Frame] = []
-            size = len(header)
-            while frame.more:
-                frame = socket.recv(copy=False)
-                size += len(frame)
-                frames.append(frame.bytes if len(frame) <= SMALL_BYTES else frame.buffer)
-            self._take(header, frames, size)
+            self._take(*message)
             if self.connection is None or (until is not None and until.done and not self.caller):
                 return False
         return True
@@ -247,3 +245,20 @@ class Engine:
     def _send_admin(self, id: int, call: AdminCall) -> None:
         if self.connection is not None:
             self._say(encode(wire.Call(id, call.verb, call.body)))
+
+
+def _received(socket: zmq.Socket[bytes]) -> tuple[bytes, list[Frame], int] | None:
+    """The next message: header, frames, and their bytes together; None when there is none now."""
+    try:
+        frame: zmq.Frame = socket.recv(zmq.NOBLOCK, copy=False)
+    except zmq.Again:
+        return None
+    header = frame.bytes
+    frames: list[Frame] = []
+    size_bytes = len(header)
+    while frame.more:
+        frame = socket.recv(copy=False)
+        length = len(frame)
+        size_bytes += length
+        frames.append(frame.bytes if length <= SMALL_BYTES else frame.buffer)
+    return header, frames, size_bytes

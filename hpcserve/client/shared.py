@@ -197,9 +197,10 @@ class SharedEngine:
     def _read(self, call: Pending, until: float) -> None:
         """Reads until the call is answered, the time is over or the connection lost. Has the role."""
         known = self.engine.connection
+        has_told = False
         while not call.done and known is not None:
             with self.lock:
-                more = self.engine.drain(call)
+                more = self.engine.drain(call, woken=has_told)
             self.resolve()
             if call.done or self.engine.connection is not known:
                 return
@@ -208,10 +209,14 @@ class SharedEngine:
             left = until - time.monotonic()
             if left <= 0:
                 return
+            has_told = False
             for descriptor, _ in known.poller.poll(min(left, LOOK_S) * 1000):
-                if descriptor == self.wake_read:
+                if descriptor == known.socket_fd:
+                    has_told = True
+                elif descriptor == self.wake_read:
                     self.hear_nudges()
-                self.woken(known, descriptor)
+                else:
+                    self.woken(known, descriptor)
             self.look_at_deadlines()
 
     def woken(self, connection: Connection, descriptor: int) -> None:
