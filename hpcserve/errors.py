@@ -32,6 +32,7 @@ succeed later without a change). A message names what failed, the offending valu
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 
@@ -189,6 +190,8 @@ class StorageFull(HpcserveError):
 
     code = "storage_full"
     http_status = 507
+    errnos: ClassVar[frozenset[int]] = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+    """The operating system's words for it; the last is that of a limit on the size of files."""
 
 
 class ServableError(HpcserveError):

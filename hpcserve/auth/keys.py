@@ -22,6 +22,8 @@ from hpcserve.errors import ConfigError
 from hpcserve.types import PublicKey
 
 KEY_BYTES = 32
+CLIENT_KEY = "client.key"
+"""The file of the user's own key, below :func:`hpcserve.config.home`."""
 _HEAD = "# A key of hpcserve. Whoever has the secret is its owner: do not copy, mail or publish this file.\n"
 _Z85 = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 

@@ -7,7 +7,6 @@ proof of anything, and what others may read is no secret. Decides nothing about 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import secrets
 import stat
@@ -16,7 +15,6 @@ from pathlib import Path
 
 from hpcserve.errors import ConfigError, HpcserveError, StorageFull
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OTHERS = 0o077
 _OTHERS_WRITE = 0o022
 
@@ -136,6 +134,6 @@ def _refuse_foreign(path: Path, found: os.stat_result) -> None:
 
 def storage_error(error: OSError, what: str) -> HpcserveError:
     """The error that stands for one of the file system: StorageFull, or ConfigError for all others."""
-    if error.errno in _FULL:
+    if error.errno in StorageFull.errnos:
         return StorageFull(f"{what}: {error.strerror}; make room on this disk or in your quota, and try again")
     return ConfigError(f"{what}: {error}")

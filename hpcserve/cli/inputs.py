@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpcserve.core.spelling import nearest
 from hpcserve.errors import ConfigError, InvalidInput
-from hpcserve.servable.spelling import nearest
 from hpcserve.wire.dtypes import BYTES, JSON, dtype_named
 from hpcserve.wire.jsonvalue import Json
 

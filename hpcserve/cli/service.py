@@ -24,11 +24,12 @@ def _add(
     """Add a service; its key is pinned."""
     from msgspec.structs import replace as changed
 
-    from hpcserve.client.services import RECORD, Service, load_services, save_services
+    from hpcserve.client.services import Service, load_services, save_services
     from hpcserve.errors import Conflict
+    from hpcserve.wire.record import RECORD_NAME
 
     place = record.expanduser().absolute()
-    place = place / RECORD if place.is_dir() else place
+    place = place / RECORD_NAME if place.is_dir() else place
     services = load_services()
     if name in services.services and not replace:
         raise Conflict(

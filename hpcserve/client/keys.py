@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from hpcserve import config
-from hpcserve.auth.keys import KeyPair, load_or_create
-
-CLIENT_KEY = "client.key"
+from hpcserve.auth.keys import CLIENT_KEY, KeyPair, load_or_create
 
 
 def client_keys() -> KeyPair:

@@ -6,16 +6,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import msgspec
 
 from hpcserve import config
+from hpcserve.auth.private import private_directory, replace
 from hpcserve.errors import AuthenticationError, ConfigError, NotFound, ServiceUnavailable
-from hpcserve.wire.record import ServiceRecord, decode_record
-
-RECORD = "service.json"
+from hpcserve.wire.record import RECORD_NAME, ServiceRecord, decode_record
 
 
 class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,7 +71,7 @@ class Services(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def of_site(site: str | None) -> Service:
     """The service of a site on this machine."""
-    return Service(config.load_site(site).shared_dir / RECORD)
+    return Service(config.load_site(site).shared_dir / RECORD_NAME)
 
 
 def find_service(name: str | Service | None = None) -> Service:
@@ -102,13 +100,15 @@ def load_services() -> Services:
 
 
 def save_services(services: Services) -> None:
-    """Writes ``services.json``, whole or not at all."""
+    """Writes ``services.json``, whole or not at all.
+
+    Raises:
+        StorageFull: The disk is full; what was there before is still there.
+        ConfigError: It cannot be written, or others may enter its directory.
+    """
     path = _path()
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".services-")
-    with open(descriptor, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(services, enc_hook=str), indent=2) + b"\n")
-    Path(temporary).replace(path)
+    private_directory(path.parent)
+    replace(path, msgspec.json.format(msgspec.json.encode(services, enc_hook=str), indent=2) + b"\n")
 
 
 def _as_path(kind: type, value: object) -> object:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
+from hpcserve.core.spelling import nearest, shortened
 from hpcserve.errors import HpcserveError, UnknownEndpoint, UnknownMethod
 from hpcserve.types import DeploymentName, EndpointName, ReplicaId
 
@@ -40,35 +40,12 @@ class RoutingTable(NamedTuple):
         """
         name = self.endpoints.get(EndpointName(endpoint))
         if name is None:
-            raise UnknownEndpoint(f"no endpoint {shortened(endpoint)}; {nearest(endpoint, self.endpoints)}")
+            raise UnknownEndpoint(f"no endpoint {shortened(endpoint)}{nearest(endpoint, self.endpoints)}")
         deployment = self.deployments[name]
         idempotent = deployment.methods.get(method or deployment.default_method)
         if idempotent is None:
             near = nearest(method, deployment.methods)
-            raise UnknownMethod(f"endpoint {shortened(endpoint)} has no method {shortened(method)}; {near}")
+            raise UnknownMethod(f"endpoint {shortened(endpoint)} has no method {shortened(method)}{near}")
         if deployment.error is not None:
             raise deployment.error
         return name, idempotent
-
-
-LONGEST_NAME = 128
-"""Longer ones are neither compared nor repeated in a message."""
-
-
-def shortened(name: str) -> str:
-    """A name for a message."""
-    return repr(name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME] + "…")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """What to tell somebody who asked for a ``name`` that is not among the ``known`` ones."""
-    names = sorted(known)
-    if len(name) > LONGEST_NAME:
-        return f"a name has at most {LONGEST_NAME} characters"
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    if close:
-        return f"did you mean {' or '.join(map(repr, close))}?"
-    if not names:
-        return "there is none yet"
-    shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
-    return f"known: {shown}"

@@ -8,17 +8,15 @@ signalled, or why it cannot be. The supervisor itself writes one :class:`DaemonR
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-import zmq
 
 from hpcserve.config import Site, load_site
-from hpcserve.errors import BY_CODE, ConfigError, Conflict, HpcserveError, ServiceUnavailable
+from hpcserve.errors import BY_CODE, ConfigError, HpcserveError, ServiceUnavailable
 from hpcserve.types import Epoch
 from hpcserve.wire.record import ServiceRecord
 
@@ -123,26 +121,6 @@ def report_ready(start: ChildStart, addresses: dict[str, str]) -> None:
 def report_error(start: ChildStart, error: HpcserveError) -> None:
     """Says why the child cannot start; says nothing further."""
     _report(start, ChildReport(error=in_json(error)))
-
-
-def bind_error(name: str, host: str, ports: Sequence[int], number: int) -> HpcserveError:
-    """The error that says why socket ``name`` could not be bound to any of ``ports``.
-
-    Args:
-        name: The socket's name: ``front`` for ``[network] front_port``.
-        host: The address.
-        ports: What was tried.
-        number: The error number of the ZMQError.
-    """
-    told = ", ".join(map(str, ports))
-    if number == errno.EADDRINUSE:
-        return Conflict(
-            f"port {told} of {host} is in use by another program: set [network] {name}_port in the site file "
-            "to a free port, or to 0 for any, or end that program"
-        )
-    return ConfigError(
-        f"cannot listen on {host} (port {told}): {zmq.strerror(number)}; correct [network] of the site file"
-    )
 
 
 def hub_address(runtime_dir: str) -> str:

@@ -6,14 +6,11 @@ import os
 import pwd
 
 from hpcserve.auth.authorized import authorize
-from hpcserve.auth.keys import KeyPair, load_or_create
+from hpcserve.auth.keys import CLIENT_KEY, KeyPair, load_or_create
 from hpcserve.auth.private import private_directory
 from hpcserve.config import Site, home, runtime_dir
 from hpcserve.daemon.launch import AUTHORIZED_KEYS, SERVICE_KEY
 from hpcserve.daemon.logs import log_path
-
-CLIENT_KEY = "client.key"
-"""The user's own key, below :func:`hpcserve.config.home`."""
 
 
 def prepare(site: Site) -> KeyPair:

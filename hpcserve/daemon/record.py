@@ -6,12 +6,12 @@ from pathlib import Path
 
 from hpcserve.auth.private import replace
 from hpcserve.errors import ConfigError
-from hpcserve.wire.record import ServiceRecord, decode_record, encode_record
+from hpcserve.wire.record import RECORD_NAME, ServiceRecord, decode_record, encode_record
 
 
 def record_path(shared_dir: Path) -> Path:
     """Where a service's record is."""
-    return shared_dir / "service.json"
+    return shared_dir / RECORD_NAME
 
 
 def write_record(shared_dir: Path, record: ServiceRecord) -> Path:

@@ -30,6 +30,7 @@ from hpcserve.auth import private
 from hpcserve.auth.keys import KeyPair
 from hpcserve.auth.private import storage_error
 from hpcserve.cluster.processes import exit_in_words
+from hpcserve.cluster.signals import Signals
 from hpcserve.config import Site, runtime_dir
 from hpcserve.core.restarts import DEFAULT as DEFAULT_POLICY
 from hpcserve.core.restarts import GiveUp, Policy, Restarts
@@ -40,7 +41,6 @@ from hpcserve.daemon.logs import log_path, log_to
 from hpcserve.daemon.plans import ADMISSION, BROKER, CONTROLLER, Plan
 from hpcserve.daemon.preparation import prepare
 from hpcserve.daemon.record import record_path, remove_record, write_record
-from hpcserve.daemon.signals import Signals
 from hpcserve.daemon.starter import Starter
 from hpcserve.errors import Conflict, HpcserveError
 from hpcserve.types import Epoch

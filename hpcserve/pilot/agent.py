@@ -16,11 +16,11 @@ from functools import partial
 from pathlib import Path
 
 from hpcserve.cluster.plugins import open_launcher
+from hpcserve.cluster.signals import Signals
 from hpcserve.pilot.children import Surroundings
 from hpcserve.pilot.command import replica_command
 from hpcserve.pilot.link import Ears, Link
 from hpcserve.pilot.roster import Roster
-from hpcserve.pilot.signals import Signals
 from hpcserve.pilot.watch import Watch
 from hpcserve.types import PilotId
 from hpcserve.wire.launch import Enrolment
@@ -62,7 +62,8 @@ class Agent:
         self._leaving = ""
         self._exit_code = OK
         self._watch = Watch()
-        self._signals = Signals(self._watch)
+        self._signals = Signals()
+        self._watch.add(self._signals.fileno(), self._signals.drain)
         self._roster = Roster(self._surroundings(record))
         self._link = Link(
             record=record,
@@ -87,6 +88,7 @@ class Agent:
             self._end_everything()
             self._send()
             self._link.close(_FAREWELL_S)
+            self._watch.remove(self._signals.fileno())
             self._signals.close()
         _log.info("ended: %s", self._leaving)
         return self._exit_code

@@ -9,7 +9,6 @@ Source: "Write-Ahead Logging", section "Overview", and "PRAGMA locking_mode", sq
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import sqlite3
@@ -96,7 +95,7 @@ def _touch(path: Path) -> None:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in StorageFull.errnos:
             raise StorageFull(f"no room for the store {path}: {error.strerror}; free some space") from error
         raise ConfigError(f"cannot open the store {path}: {error.strerror}") from error
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from hpcserve.core.spelling import nearest
 from hpcserve.errors import ConfigError, UnknownServable
 from hpcserve.registry import schema
 from hpcserve.registry.engine import open_engine, transaction
 from hpcserve.registry.rows import DeploymentRow, PilotRow, ServableRow
 from hpcserve.servable.manifest import check_name
-from hpcserve.servable.spelling import nearest
 from hpcserve.types import DeploymentName, Digest, PilotId
 
 LATEST = "latest"

@@ -18,9 +18,6 @@ from hpcserve.errors import ConfigError, ManifestError, StorageFull
 from hpcserve.registry.content import Entry, Hashing, digest_of, entries, read_blocks
 from hpcserve.types import Digest
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""The errors that say: no room."""
-
 _PARTIAL = ".partial-"
 
 
@@ -80,7 +77,7 @@ def _no_room(store: Path, needed_bytes: int) -> Iterator[None]:
         store.mkdir(mode=0o700, parents=True, exist_ok=True)
         yield
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in StorageFull.errnos:
             raise StorageFull(
                 f"no room for {needed_bytes} bytes in {store}: {error.strerror}; "
                 "free some space, or set shared_dir to another file system"

@@ -14,8 +14,9 @@ from hpcserve.errors import HpcserveError
 from hpcserve.replica.executor import Executor
 from hpcserve.replica.link import Link
 from hpcserve.replica.loop import Replica
-from hpcserve.replica.start import Lifeline, die_with_parent, say
+from hpcserve.replica.start import Lifeline, say
 from hpcserve.servable.api import Context
+from hpcserve.servable.lifetime import die_with_parent
 from hpcserve.servable.loaded import Loaded
 from hpcserve.servable.loaders import loader_named
 from hpcserve.servable.manifest import Manifest, default_method

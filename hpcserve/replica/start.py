@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 
 from hpcserve.wire.launch import ReplicaSays, ReplicaStart, decode_start, encode_line
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Lifeline:
@@ -41,15 +37,6 @@ class Lifeline:
     def is_cut(self) -> bool:
         """Whether the agent is gone; to be asked when the descriptor is readable."""
         return not os.read(self.fd, 1)
-
-
-def die_with_parent() -> None:
-    """Linux: a SIGKILL for this process when its agent dies, even while it computes (prctl(2)).
-
-    Elsewhere the lifeline alone serves, which is looked at between two requests.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def say(report_fd: int, message: ReplicaSays) -> None:

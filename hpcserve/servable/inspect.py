@@ -7,9 +7,7 @@ whatever the servable prints goes to standard error. Calls no ``setup`` and no m
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -17,11 +15,9 @@ from pathlib import Path
 import msgspec
 
 from hpcserve.errors import HpcserveError
+from hpcserve.servable.lifetime import die_with_parent
 from hpcserve.servable.loaders import loader_named
 from hpcserve.servable.manifest import Manifest, from_json
-
-PR_SET_PDEATHSIG = 1
-"""Source: prctl(2), <linux/prctl.h>."""
 
 
 class Inspected(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -44,17 +40,11 @@ def inspected(manifest_json: bytes, directory: Path) -> Inspected:
     return Inspected(manifest=msgspec.structs.replace(manifest, methods=methods))
 
 
-def _die_with_parent() -> None:
-    """Asks Linux to kill this process when the one that waits for it is gone: an import may hang for ever."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def main(arguments: list[str]) -> None:
     """Reads, inspects, answers; ends the process at once, whatever threads the servable has started."""
     if len(arguments) != 1:
         sys.exit("usage: python -m hpcserve.servable.inspect DIRECTORY < manifest.json")
-    _die_with_parent()
+    die_with_parent()
     sys.dont_write_bytecode = True
     answer_fd = os.dup(1)
     os.dup2(2, 1)

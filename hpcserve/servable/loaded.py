@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from hpcserve.core.spelling import nearest
 from hpcserve.errors import InvalidInput, ServableError, UnknownMethod
 from hpcserve.servable.manifest import MethodSpec
 from hpcserve.servable.outputs import collect, describe
 from hpcserve.servable.signature import Signature, check_outputs
-from hpcserve.servable.spelling import nearest
 from hpcserve.servable.tracebacks import headline, servable_traceback
 
 Arrays = Mapping[str, Any]

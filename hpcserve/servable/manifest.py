@@ -13,8 +13,8 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from hpcserve.core.spelling import nearest
 from hpcserve.errors import ManifestError, UnknownMethod
-from hpcserve.servable.spelling import nearest
 from hpcserve.wire.tensor import JSON, MAX_AXES, NAMES
 
 _SERVABLE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")

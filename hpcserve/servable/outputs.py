@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from hpcserve.core.spelling import nearest
 from hpcserve.errors import InvalidInput, InvalidOutput
 from hpcserve.servable.manifest import MethodSpec, TensorDecl
 from hpcserve.servable.signature import Described, described
-from hpcserve.servable.spelling import nearest
 from hpcserve.wire.dtypes import dtype_named, native_name
 from hpcserve.wire.tensor import BYTES, JSON, Json
 

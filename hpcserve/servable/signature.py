@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hpcserve.core.spelling import nearest
 from hpcserve.errors import InvalidInput, InvalidOutput
 from hpcserve.servable.manifest import MethodSpec, TensorDecl
-from hpcserve.servable.spelling import nearest
 
 Described = tuple[str, str, tuple[int, ...]]
 """One tensor: its name, dtype and shape."""

@@ -10,6 +10,9 @@ import msgspec
 from hpcserve.errors import ConfigError
 from hpcserve.types import Epoch
 
+RECORD_NAME = "service.json"
+"""The name of its file."""
+
 
 class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One running daemon.

@@ -12,9 +12,10 @@ import socket
 import sys
 from pathlib import Path
 
-from hpcserve.daemon.launch import bind_error, receive_start, report_error, report_ready
+from hpcserve.cluster.signals import Signals
+from hpcserve.daemon.launch import receive_start, report_error, report_ready
 from hpcserve.daemon.lifeline import Lifeline
-from hpcserve.daemon.signals import Signals
+from hpcserve.daemon.ports import bind_error
 from hpcserve.errors import Conflict
 
 

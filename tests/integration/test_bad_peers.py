@@ -18,8 +18,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from hpcserve import Client
-from hpcserve.auth.keys import KeyPair, load, new_key_pair
-from hpcserve.client.keys import CLIENT_KEY
+from hpcserve.auth.keys import CLIENT_KEY, KeyPair, load, new_key_pair
 from hpcserve.client.services import Service
 from hpcserve.errors import AuthenticationError
 from hpcserve.types import Counter, EndpointName, Nonce

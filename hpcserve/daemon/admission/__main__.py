@@ -13,6 +13,7 @@ import zmq
 import hpcserve
 from hpcserve.auth.authorized import AuthorizedKeys
 from hpcserve.auth.keys import load
+from hpcserve.cluster.signals import Signals
 from hpcserve.config import Site
 from hpcserve.daemon.admission.desk import Desk
 from hpcserve.daemon.admission.door import Context, Door
@@ -23,14 +24,12 @@ from hpcserve.daemon.launch import (
     AUTHORIZED_KEYS,
     SERVICE_KEY,
     ChildStart,
-    bind_error,
     hub_address,
     receive_start,
     report_error,
     report_ready,
 )
 from hpcserve.daemon.lifeline import Lifeline
-from hpcserve.daemon.signals import Signals
 from hpcserve.errors import HpcserveError
 
 DRAIN = 64
@@ -53,10 +52,7 @@ class Admission:
         )
         self._door = Door(context, load(site.state_dir / SERVICE_KEY))
         self._look_at = time.monotonic() + LOOK_S
-        try:
-            self.address = self._door.bind(site.network.host, start.ports["admission"])
-        except zmq.ZMQError as error:
-            raise bind_error("admission", site.network.host, start.ports["admission"], error.errno or 0) from error
+        self.address = self._door.bind(site.network.host, start.ports["admission"])
         self._line = Line(context, hub_address(start.runtime_dir))
 
     def run(self, signals: Signals, lifeline: Lifeline) -> None:

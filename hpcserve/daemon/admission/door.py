@@ -13,6 +13,7 @@ import zmq
 
 from hpcserve.auth.keys import KeyPair, from_z85, to_z85
 from hpcserve.auth.zap import ZapHandler
+from hpcserve.daemon.ports import bind
 from hpcserve.wire.frames import encode
 from hpcserve.wire.messages import FromAdmission
 
@@ -59,15 +60,9 @@ class Door:
         """Binds to the first of the ``ports`` that is free (0: any); returns the address.
 
         Raises:
-            zmq.ZMQError: None of them is.
+            HpcserveError: None of them is.
         """
-        for port in ports[:-1]:
-            try:
-                return self._bind(host, port)
-            except zmq.ZMQError as error:
-                if error.errno != zmq.EADDRINUSE:
-                    raise
-        return self._bind(host, ports[-1])
+        return bind(self.socket, "admission", host, ports)
 
     def receive(self) -> Said | None:
         """The next message, or None when there is none now."""
@@ -95,9 +90,3 @@ class Door:
         """Closes the socket."""
         self.socket.close()
         self.zap.close()
-
-    def _bind(self, host: str, port: int) -> str:
-        self.socket.bind(f"tcp://{host}:{port or '*'}")
-        address = self.socket.get(zmq.LAST_ENDPOINT)
-        assert isinstance(address, bytes), "an option of type bytes"
-        return address.rstrip(b"\0").decode()

@@ -12,17 +12,16 @@ from hpcserve.auth import keys
 from hpcserve.config import Site
 from hpcserve.core.exchange import Limits
 from hpcserve.daemon.broker.broker import Broker
-from hpcserve.daemon.broker.sockets import bind
 from hpcserve.daemon.launch import (
     SERVICE_KEY,
     ChildStart,
-    bind_error,
     hub_address,
     receive_start,
     report_error,
     report_ready,
 )
 from hpcserve.daemon.lifeline import Lifeline
+from hpcserve.daemon.ports import bind
 from hpcserve.errors import HpcserveError
 
 
@@ -63,10 +62,7 @@ def _bind(broker: Broker, site: Site, start: ChildStart) -> dict[str, str]:
     """Binds the sockets; returns the addresses of those that others connect to."""
     addresses = {}
     for name, socket in (("front", broker.front.socket), ("back", broker.back.socket)):
-        try:
-            addresses[name] = bind(socket, site.network.host, start.ports[name])
-        except zmq.ZMQError as error:
-            raise bind_error(name, site.network.host, start.ports[name], error.errno or 0) from error
+        addresses[name] = bind(socket, name, site.network.host, start.ports[name])
     broker.hub.socket.bind(hub_address(start.runtime_dir))
     return addresses
 

@@ -26,7 +26,7 @@ Tensor = bytes | zmq.Frame
 
 
 class Incoming(msgspec.Struct, gc=False):
-    """A message as it came. ``user`` is what ZAP said of the sender, read only when ``sender`` is new."""
+    """A message as it came. ``size_bytes`` counts its header too."""
 
     sender: bytes
     header: zmq.Frame
@@ -102,23 +102,3 @@ def user_of(frame: zmq.Frame) -> str:
         return str(frame.get("User-Id"))
     except zmq.ZMQError:
         return ""
-
-
-def bind(socket: zmq.Socket[bytes], host: str, preferred: Sequence[int]) -> str:
-    """Binds to the first of the ``preferred`` ports that is free (0: any), and returns the address.
-
-    Raises:
-        zmq.ZMQError: None of them is free.
-    """
-    failure: zmq.ZMQError | None = None
-    for port in preferred:
-        try:
-            socket.bind(f"tcp://{host}:{port or '*'}")
-        except zmq.ZMQError as error:
-            failure = error
-            continue
-        address = socket.get(zmq.LAST_ENDPOINT)
-        assert isinstance(address, bytes), "an option of type bytes"
-        return address.rstrip(b"\0").decode()
-    assert failure is not None, "at least one port is preferred"
-    raise failure

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from hpcserve.core.routes import nearest
+from hpcserve.core.spelling import nearest, shortened
 from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.logs import read_logs
 from hpcserve.daemon.controller.plan import servable_of, serving
@@ -66,7 +66,7 @@ class Admin:
 
     async def _carry_out(self, call: hub.ClientCalls) -> verbs.Admin:
         if call.verb not in self._verbs:
-            raise ProtocolError(f"no call {call.verb!r}; {nearest(call.verb, self._verbs)}")
+            raise ProtocolError(f"no call {shortened(call.verb)}{nearest(call.verb, self._verbs)}")
         kind, do = self._verbs[call.verb]
         return await do(from_raw(call.body, kind))
 
@@ -149,7 +149,7 @@ class Admin:
             if row.endpoint == endpoint:
                 return name
         known = [row.endpoint for row in self._controller.served.values()]
-        raise UnknownEndpoint(f"no endpoint {endpoint!r}; {nearest(endpoint, known)}")
+        raise UnknownEndpoint(f"no endpoint {shortened(endpoint)}{nearest(endpoint, known)}")
 
 
 def _check(what: str, name: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
+from hpcserve.daemon.launch import hub_address
 from hpcserve.errors import ProtocolError, ServiceUnavailable
 from hpcserve.wire import hub
 from hpcserve.wire.frames import decoder, encode
@@ -33,7 +34,7 @@ class HubLine:
         self._socket.reconnect_ivl = 50
         self._socket.routing_id = b"controller"
         self._socket.probe_router = True
-        self._socket.connect(f"ipc://{runtime_dir}/hub")
+        self._socket.connect(hub_address(str(runtime_dir)))
         self._decode = decoder(hub.ToController)
         self._stats: dict[int, asyncio.Future[hub.Stats]] = {}
         self._ticket = 0

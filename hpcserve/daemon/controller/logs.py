@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from hpcserve.core.routes import nearest
+from hpcserve.core.spelling import nearest, shortened
 from hpcserve.errors import NotFound
 from hpcserve.wire.admin import AskLogs, Logs, LogText
 
@@ -31,7 +31,7 @@ def read_logs(directory: Path, arguments: AskLogs, replicas: Iterable[str]) -> L
     found = [wanted] if wanted in known else [log for log in sorted(known) if _is_replica_of(log, name)]
     if not found or not _NAME.fullmatch(name):
         names = [log.removeprefix("daemon-") for log in known]
-        raise NotFound(f"no log of {name!r}; {nearest(name, names)}")
+        raise NotFound(f"no log of {shortened(name)}{nearest(name, names)}")
     return Logs(logs=tuple(LogText(name=log, text=_tail(known[log], arguments.lines)) for log in found))
 
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import cast
 
+from hpcserve.core.spelling import nearest
 from hpcserve.errors import ManifestError
 from hpcserve.servable.loaders.python import PythonLoader
 from hpcserve.servable.loaders.seam import ENTRY_POINTS, Loader
 from hpcserve.servable.loaders.sklearn import SklearnLoader
-from hpcserve.servable.spelling import nearest
 
 _OWN: dict[str, Callable[[], Loader]] = {"python": PythonLoader, "sklearn": SklearnLoader}
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from hpcserve.core.spelling import nearest
 from hpcserve.errors import ManifestError, ServableError
 from hpcserve.servable.api import Context, declared_by, takes_parameters
 from hpcserve.servable.loaded import Arrays, Function, Loaded, Method
 from hpcserve.servable.manifest import Manifest, MethodSpec, check_identifier
 from hpcserve.servable.paths import inside
-from hpcserve.servable.spelling import nearest
 from hpcserve.servable.tracebacks import headline, servable_traceback
 
 _ENTRY = re.compile(r"(?P<module>[^\W\d]\w*):(?P<attribute>[^\W\d]\w*)")

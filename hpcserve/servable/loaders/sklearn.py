@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hpcserve.core.spelling import nearest
 from hpcserve.errors import ManifestError, ServableError
 from hpcserve.servable.api import Context
 from hpcserve.servable.loaded import Arrays, Function, Loaded, Method
 from hpcserve.servable.manifest import Manifest, MethodSpec
 from hpcserve.servable.paths import inside
-from hpcserve.servable.spelling import nearest
 from hpcserve.servable.tracebacks import headline, servable_traceback
 
 

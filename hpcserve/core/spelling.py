@@ -7,6 +7,13 @@ from collections.abc import Iterable
 
 MOST_NAMES = 8
 """How many names a message lists at most."""
+LONGEST_NAME = 128
+"""Longer ones, which a stranger may send, are neither compared nor repeated in a message."""
+
+
+def shortened(name: str) -> str:
+    """A name for a message."""
+    return repr(name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME] + "…")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -19,6 +26,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     Returns:
         ``"; did you mean 'x'?"``, else ``"; known: x, y"``, else ``"; there are none"``.
     """
+    if len(name) > LONGEST_NAME:
+        return f"; a name has at most {LONGEST_NAME} characters"
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=2, cutoff=0.6)
     if close:

@@ -1,0 +1,57 @@
+"""The ports of the daemon's public sockets: the first that is free of those that may be had."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from typing import Any
+
+import zmq
+
+from hpcserve.errors import ConfigError, Conflict, HpcserveError
+
+
+def bind(socket: zmq.Socket[Any], name: str, host: str, ports: Sequence[int]) -> str:
+    """Binds to the first of the ``ports`` that is free, and returns the address.
+
+    Args:
+        socket: The socket.
+        name: What the site file calls it: ``front`` for ``[network] front_port``.
+        host: The address.
+        ports: What to try, in this order; 0 is any free port.
+
+    Raises:
+        Conflict: None of them is free.
+        ConfigError: There is no such host here, or the port may not be had.
+    """
+    for port in ports:
+        try:
+            socket.bind(f"tcp://{host}:{port or '*'}")
+        except zmq.ZMQError as error:
+            if error.errno != errno.EADDRINUSE or port == ports[-1]:
+                raise bind_error(name, host, ports, error.errno or 0) from error
+            continue
+        address = socket.get(zmq.LAST_ENDPOINT)
+        assert isinstance(address, bytes), "an option of type bytes"
+        return address.rstrip(b"\0").decode()
+    raise ConfigError(f"no port to bind the socket {name} of {host} to; correct [network] of the site file")
+
+
+def bind_error(name: str, host: str, ports: Sequence[int], number: int) -> HpcserveError:
+    """The error that says why a socket could not be bound.
+
+    Args:
+        name: The socket's name.
+        host: The address.
+        ports: What was tried.
+        number: The error number.
+    """
+    told = ", ".join(map(str, ports))
+    if number == errno.EADDRINUSE:
+        return Conflict(
+            f"port {told} of {host} is in use by another program: set [network] {name}_port in the site file "
+            "to a free port, or to 0 for any, or end that program"
+        )
+    return ConfigError(
+        f"cannot listen on {host} (port {told}): {zmq.strerror(number)}; correct [network] of the site file"
+    )
