@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -43,9 +44,28 @@ class RoutingTable(NamedTuple):
             raise UnknownEndpoint(f"no endpoint {shortened(endpoint)}{nearest(endpoint, self.endpoints)}")
         deployment = self.deployments[name]
         idempotent = deployment.methods.get(method or deployment.default_method)
+        if idempotent is None and not method:
+            raise UnknownMethod(f"endpoint {shortened(endpoint)} has several methods; {_call(endpoint, deployment)}")
         if idempotent is None:
             near = nearest(method, deployment.methods)
             raise UnknownMethod(f"endpoint {shortened(endpoint)} has no method {shortened(method)}{near}")
         if deployment.error is not None:
             raise deployment.error
         return name, idempotent
+
+
+MOST_METHODS = 10
+
+
+def _call(endpoint: str, deployment: Deployment) -> str:
+    """What to tell somebody who named no method: the most alike to the endpoint's own name comes first."""
+    alike = difflib.SequenceMatcher(b=endpoint)
+
+    def unlike(method: str) -> tuple[float, str]:
+        alike.set_seq1(method)
+        return -alike.ratio(), method
+
+    likely = sorted(deployment.methods, key=unlike)
+    more = ", …" if len(likely) > MOST_METHODS else ""
+    shown = ", ".join(f"{endpoint}.{method}" for method in likely[:MOST_METHODS])
+    return f"name one as ENDPOINT.METHOD: {shown}{more}"

@@ -66,6 +66,8 @@ def test_an_unknown_endpoint_is_told_the_nearest_names(client: Client) -> None:
 
 def test_an_unknown_method_is_told_the_nearest_names(client: Client) -> None:
     assert "did you mean 'echo'?" in refused(client, UnknownMethod, "echo.eccho", ONE)
+    told = refused(client, UnknownMethod, "echo", ONE)
+    assert told.endswith("name one as ENDPOINT.METHOD: echo.echo, echo.blob, echo.value")
 
 
 def test_an_unknown_servable_cannot_be_deployed(client: Client) -> None:
