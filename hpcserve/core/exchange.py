@@ -145,6 +145,13 @@ class Exchange(Recovery):
             self._burn(entry)
         self._pump(lane)
 
+    def refuse(self, session: Session, id: Counter, error: HpcserveError, now: float) -> None:
+        """A client sent a request that is not taken. One that is known already stays as it is."""
+        self._now = now
+        entry = session.entries.get(id)
+        if not session.is_settled(id) if entry is None else entry.state is WANTED:
+            self._refuse(session, id, error)
+
     def _way(self, endpoint: str, method: str) -> tuple[Lane, bool]:
         """Where a call goes, and whether it may run twice; what was found is remembered until the routes change."""
         name, idempotent = self._table.route(endpoint, method)

@@ -80,6 +80,30 @@ def test_the_greatest_deadline_of_the_wire_is_taken(daemon: Daemon, client: Clie
 
 
 @pytest.mark.usefixtures("unharmed")
+def test_a_way_to_reply_that_does_not_exist_is_refused(daemon: Daemon, client: Client) -> None:
+    described, frame = raw([["x", "float32", [3]]]), X.tobytes()
+    with daemon.environment():
+        keys = client_keys()
+    connection = dial(client._context, client._service, keys, nonce=b"r" * 16, waits_for=lambda: (1, ()))
+    try:
+        for number, reply in enumerate(["staged", "stream", "", "inline"], start=1):
+            request = messages.Request(Counter(number), "echo", "echo", described, reply=reply)
+            connection.socket.send_multipart([encode(request), frame])
+            assert connection.socket.poll(10_000)
+            answer = decode_to_client(connection.socket.recv_multipart()[0])
+            assert isinstance(answer, messages.Result)
+            assert answer.id == number
+            if reply == "inline":
+                assert answer.error is None
+            else:
+                assert answer.error is not None
+                assert answer.error.code == "invalid_input"
+                assert f"reply is {reply!r}" in answer.error.message
+    finally:
+        connection.close()
+
+
+@pytest.mark.usefixtures("unharmed")
 def test_a_call_as_long_as_may_be_is_answered(client: Client) -> None:
     with pytest.raises(HpcserveError):
         client.call("publish", admin.Publish(path="/" + "x" * (MAX_HEADER_BYTES - 200)), admin.Published, timeout_s=20)

@@ -15,9 +15,10 @@ import zmq
 from hpcserve.core.exchange import Call as ExchangeCall
 from hpcserve.core.exchange import Exchange
 from hpcserve.core.sessions import Session
+from hpcserve.core.spelling import shortened
 from hpcserve.daemon.broker.keyring import Keyring, Peer
 from hpcserve.daemon.broker.sockets import Incoming, Tensor, receive, send, user_of
-from hpcserve.errors import AuthenticationError, HpcserveError, Overloaded, ProtocolError
+from hpcserve.errors import AuthenticationError, HpcserveError, InvalidInput, Overloaded, ProtocolError
 from hpcserve.types import Epoch, SessionId
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import agree, decode_from_client, encode, error_to_wire
@@ -26,6 +27,7 @@ NONCE_BYTES = 16
 LONGEST_MS = 1000 * 3600 * 24 * 3650  # a deadline in ten years is none
 MOST_SESSIONS = 10_000  # of one key, at a time
 FEW = 1000
+INLINE = "inline"  # the one way in which a result comes, until there is staging
 
 
 class Body(msgspec.Struct, gc=False):
@@ -76,6 +78,12 @@ class Front:
         now = time.monotonic()
         if type(header) is wire.Request:
             self._exchange.owe_ack(session, header.floor, header.acks)
+            if header.reply != INLINE:
+                refusal = InvalidInput(
+                    f"reply is {shortened(header.reply)}: this daemon sends results {INLINE!r} alone"
+                )
+                self._exchange.refuse(session, header.id, refusal, now)
+                return
             call = ExchangeCall(
                 header.id,
                 header.endpoint,

@@ -10,6 +10,7 @@ from hpcserve.core.ledger import State
 from hpcserve.errors import (
     DeadlineExceeded,
     DeploymentFailed,
+    InvalidInput,
     Overloaded,
     ProtocolError,
     UnknownEndpoint,
@@ -130,6 +131,18 @@ def test_an_unknown_method_is_refused_with_the_nearest_names(desk: Desk) -> None
     error = desk.error()
     assert isinstance(error, UnknownMethod)
     assert "did you mean 'run'?" in error.message
+
+
+def test_what_is_not_taken_is_refused_and_what_is_known_already_stays(desk: Desk) -> None:
+    desk.serve("a")
+    session = desk.client()
+    desk.exchange.refuse(session, Counter(1), InvalidInput("no"), desk.now)
+    assert isinstance(desk.error(), InvalidInput)
+    assert session.entries == {}
+    desk.ask(session, 2)
+    desk.exchange.refuse(session, Counter(2), InvalidInput("no"), desk.now)
+    assert desk.given() == [("a", 2)]
+    assert desk.told() == []
 
 
 def test_a_deployment_that_cannot_start_answers_with_its_error(desk: Desk) -> None:
