@@ -18,7 +18,7 @@ import hpcserve
 from hpcserve.auth.keys import KeyPair
 from hpcserve.client.services import Service
 from hpcserve.errors import AuthenticationError, ProtocolError, ServiceUnavailable
-from hpcserve.types import Counter, Epoch
+from hpcserve.types import Counter
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import decode_from_admission, decode_to_client, encode, error_from_wire
 from hpcserve.wire.record import ServiceRecord
@@ -53,7 +53,7 @@ class Connection:
         self.socket_fd = int(socket.FD)
         self.poller.register(self.socket_fd, select.POLLIN)
         self.poller.register(self.monitor_fd, select.POLLIN)
-        self.epoch = Epoch(0)
+        self.session_bytes = 0
         self._sources = [(socket, zmq.POLLIN)]
 
     def has_message(self) -> bool:
@@ -120,17 +120,18 @@ def dial(
     try:
         floor, outstanding = waits_for()
         connection.send(encode(wire.Resume(wire.WIRE_VERSIONS[0], nonce, floor, outstanding)))
-        connection.epoch = _resumed(_answer(connection, decode_to_client, "the daemon's data socket", record))
+        resumed = _resumed(_answer(connection, decode_to_client, "the daemon's data socket", record))
+        connection.session_bytes = resumed.session_bytes
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _resumed(answer: object) -> Epoch:
+def _resumed(answer: object) -> wire.Resumed:
     if not isinstance(answer, wire.Resumed):
         raise ProtocolError(f"expected RESUMED from the daemon, got {type(answer).__name__}")
-    return answer.epoch
+    return answer
 
 
 def say_hello(context: zmq.Context[zmq.Socket[bytes]], record: ServiceRecord, keys: KeyPair) -> wire.Welcome:

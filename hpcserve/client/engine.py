@@ -17,7 +17,7 @@ from zmq.backend import Socket as PlainSocket
 from hpcserve.client.call import AdminCall, Inference, Pending
 from hpcserve.client.dial import Connection
 from hpcserve.core.caller import Caller
-from hpcserve.errors import Cancelled, DeadlineExceeded, HpcserveError, ServiceUnavailable
+from hpcserve.errors import Cancelled, DeadlineExceeded, HpcserveError, InvalidInput, ServiceUnavailable
 from hpcserve.types import Counter
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import decode_to_client, encode, error_from_wire
@@ -27,6 +27,7 @@ SMALL_BYTES = 16 << 10
 ACK_AT_ONCE_BYTES = 1 << 20
 DRAIN = 256
 NONCE_BYTES = 16
+NO_LIMIT_YET = 1 << 62
 FAREWELL_MS = 500  # so long BYE may take to leave
 _MORE = zmq.SNDMORE | zmq.NOBLOCK
 # pyzmq 27: Socket.send first looks at what only draft sockets have, at half the price of a send.
@@ -47,6 +48,7 @@ class Engine:
         self._unacked_bytes = 0
         self._highest_sent = 0
         self._burst = 1
+        self._session_bytes = NO_LIMIT_YET
 
     @property
     def waiting(self) -> int:
@@ -56,7 +58,17 @@ class Engine:
     # --- what a caller wants --------------------------------------------------------------------------
 
     def infer(self, call: Inference) -> Counter:
-        """Sends a request now, or when there is a connection."""
+        """Sends a request now, or when there is a connection.
+
+        Raises:
+            InvalidInput: The service would never take so many bytes.
+        """
+        size_bytes = sum(map(len, call.frames))
+        if size_bytes > self._session_bytes:
+            raise InvalidInput(
+                f"the inputs of {call.endpoint!r} have {size_bytes} bytes: at most {self._session_bytes} may be on "
+                "their way for one client; send them in parts"
+            )
         id = self.caller.start(call, call.deadline)
         if self.connection is not None:
             self._send_request(id, call, 0)
@@ -97,6 +109,7 @@ class Engine:
     def connected(self, connection: Connection, told: tuple[int, tuple[Counter, ...]]) -> None:
         """The session was resumed; ``told`` is what RESUME said was outstanding: the rest is sent now."""
         self.connection = connection
+        self._session_bytes = connection.session_bytes
         self.refused = None
         known = set(told[1])
         for id in self.caller.outstanding:

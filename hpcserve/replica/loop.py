@@ -17,13 +17,13 @@ import msgspec
 
 from hpcserve.core.credit import INBOX_BYTES, Credit
 from hpcserve.core.holdings import Holdings
-from hpcserve.errors import Cancelled, DeadlineExceeded, ProtocolError
+from hpcserve.errors import Cancelled, DeadlineExceeded, InvalidOutput, ProtocolError
 from hpcserve.replica.executor import Executor, Outcome, failed
 from hpcserve.replica.link import Link, Tensor
 from hpcserve.replica.start import Lifeline
 from hpcserve.types import RequestKey
 from hpcserve.wire import messages as wire
-from hpcserve.wire.frames import decode_to_replica, encode
+from hpcserve.wire.frames import MAX_OWN_HEADER_BYTES, decode_to_replica, encode
 from hpcserve.wire.messages import WIRE_VERSIONS
 
 LOOK_EVERY_S = 0.002  # while there is work, the socket is looked at so often
@@ -57,6 +57,7 @@ class Replica:
         self._replica = replica
         self._version = version
         self._holdings = Holdings(outbox_bytes)
+        self._largest_bytes = max(outbox_bytes, MAX_OWN_HEADER_BYTES)
         self._credit = Credit()
         self._told_full = False
         self._most = 1
@@ -189,7 +190,11 @@ class Replica:
         if run_s >= LOOK_EVERY_S:
             self._most = DRAIN  # meanwhile some of what waits may have been taken back: that is read first
         self._credit.ran(run_s)
-        self._holdings.finish(task.key, outcome, _size_bytes(outcome))
+        size_bytes = _size_bytes(outcome)
+        if size_bytes > self._largest_bytes:
+            outcome = failed(_too_large(task.work.method, size_bytes, self._largest_bytes))
+            size_bytes = _size_bytes(outcome)
+        self._holdings.finish(task.key, outcome, size_bytes)
         self._send_result(task.key, outcome, int(run_s * 1e6))
 
     def _offer(self) -> tuple[int, int]:
@@ -229,6 +234,13 @@ def _size_bytes(outcome: Outcome) -> int:
     told = outcome.error
     words = 0 if told is None else len(told.message) + len(told.traceback or "")
     return RESULT_BYTES + words + sum(map(_length, outcome.frames))
+
+
+def _too_large(method: str, size_bytes: int, largest_bytes: int) -> InvalidOutput:
+    return InvalidOutput(
+        f"method {method!r} returned {size_bytes} bytes: at most {largest_bytes} travel in one result; return less, or "
+        "raise budgets.outbox_bytes in the site file"
+    )
 
 
 def _length(frame: Tensor) -> int:

@@ -14,6 +14,7 @@ from hpcserve.errors import (
     ConfigError,
     HpcserveError,
     InvalidInput,
+    InvalidOutput,
     ManifestError,
     NotFound,
     Overloaded,
@@ -184,10 +185,18 @@ def test_parameters_that_cannot_travel_are_refused(client: Client, value: Any) -
 # --- budgets ----------------------------------------------------------------------------------------------
 
 
-def test_what_can_never_fit_is_overloaded_without_a_time_to_come_back(client: Client) -> None:
-    with pytest.raises(Overloaded, match="20000000") as caught:
+def test_what_can_never_fit_does_not_leave_the_client(client: Client) -> None:
+    before = status(client)
+    with pytest.raises(InvalidInput, match="20000000"):
         client.infer("echo.blob", np.zeros(25_000_000, np.uint8))
-    assert caught.value.retry_after_s is None
+    after = status(client)
+    assert (after.requests, after.refused) == (before.requests, before.refused)
+
+
+def test_a_result_that_can_never_be_sent_is_the_servables_error(client: Client) -> None:
+    with pytest.raises(InvalidOutput, match=r"budgets\.outbox_bytes"):
+        client.infer("tally.blob", np.int64((256 << 20) + 1), timeout_s=60)
+    assert client.infer("tally.blob", np.int64(3))["blob"].size == 3
 
 
 def test_a_full_session_is_overloaded_and_told_when_to_come_back(client: Client) -> None:

@@ -94,6 +94,13 @@ class Peer:
                 return event
         raise AssertionError("the handshake did not end")
 
+    def ended(self) -> bool:
+        """Whether the connection is gone."""
+        while self.monitor.poll(0):
+            if recv_monitor_message(self.monitor)["event"] == zmq.Event.DISCONNECTED:
+                return True
+        return False
+
     def say(self, *frames: bytes) -> None:
         self.socket.send_multipart(frames)
 
@@ -259,6 +266,21 @@ def test_tensors_that_do_not_match_their_description_fail_their_request_alone(
             assert bad.hear()[4] is None
         else:
             assert answer[1][0] == "protocol"
+
+
+def test_a_frame_larger_than_the_budget_ends_the_connection_unread(
+    record: ServiceRecord, known: KeyPair, daemon: Daemon
+) -> None:
+    session_bytes = OVERRIDES["budgets"]["session_bytes"]
+    with session(record, known) as bad:
+        bad.say(request(1)[0], bytes(session_bytes))
+        assert bad.hear()[0] in ("result", "refused")
+    before = rss_bytes(daemon.pid_of("broker"))
+    with session(record, known) as bad:
+        bad.say(request(1)[0], bytes(8 * session_bytes))
+        assert bad.hear(2) is None
+        until(bad.ended, "the daemon hangs up")
+    assert rss_bytes(daemon.pid_of("broker")) - before < session_bytes
 
 
 def test_a_chosen_routing_id_is_not_listened_to(record: ServiceRecord, known: KeyPair) -> None:

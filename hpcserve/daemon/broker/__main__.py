@@ -34,7 +34,8 @@ def main() -> int:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     context.set(zmq.MAX_SOCKETS, max(1024, min(most, 65_536)))
     try:
-        broker = Broker(context, keys.load(site.state_dir / SERVICE_KEY), _limits(site), start.epoch)
+        service_keys = keys.load(site.state_dir / SERVICE_KEY)
+        broker = Broker(context, service_keys, _limits(site), start.epoch, outbox_bytes=site.budgets.outbox_bytes)
         addresses = _bind(broker, site, start)
     except HpcserveError as error:
         report_error(start, error)

@@ -23,7 +23,7 @@ from hpcserve.daemon.broker.sockets import router, send
 from hpcserve.daemon.broker.watch import Watch
 from hpcserve.types import Epoch
 from hpcserve.wire import messages as wire
-from hpcserve.wire.frames import encode, error_to_wire
+from hpcserve.wire.frames import MAX_HEADER_BYTES, MAX_OWN_HEADER_BYTES, encode, error_to_wire
 from hpcserve.wire.hub import ReplicaHung, ReplicaIdle
 
 DRAIN = 64  # most messages taken from one socket before the others are looked at
@@ -35,14 +35,26 @@ PROBE_S = 30.0  # and within half a session's linger
 class Broker:
     """The sockets and what is done with the exchange's actions."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys: KeyPair, limits: Limits, epoch: Epoch) -> None:
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        keys: KeyPair,
+        limits: Limits,
+        epoch: Epoch,
+        *,
+        outbox_bytes: int,
+    ) -> None:
         now = time.monotonic()
         self._exchange = Exchange(limits, now)
         self._epoch = epoch
         keyring = Keyring()
         self.zap = ZapHandler(context, lambda key, address, domain: keyring.decide(key, domain))
-        self.front = Front(router(context, keys, FRONT.encode()), self._exchange, keyring, epoch)
-        self.back = Back(router(context, keys, BACK.encode()), self._exchange, keyring, epoch)
+        from_clients = max(limits.session_bytes, MAX_HEADER_BYTES)
+        from_pilots = max(outbox_bytes, MAX_OWN_HEADER_BYTES)
+        front = router(context, keys, FRONT.encode(), largest_bytes=from_clients)
+        back = router(context, keys, BACK.encode(), largest_bytes=from_pilots)
+        self.front = Front(front, self._exchange, keyring, epoch)
+        self.back = Back(back, self._exchange, keyring, epoch)
         self.hub = Hub(router(context, None, b""), self._exchange, keyring, epoch, front=self.front, back=self.back)
         self._flush_at = float("inf")
         self._tick_at = now

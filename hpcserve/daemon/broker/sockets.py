@@ -18,6 +18,8 @@ from hpcserve.wire.frames import MAX_TENSORS
 SMALL_BYTES = 4096
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 5_000, 20_000
 HANDSHAKE_MS = 5_000
+ENVELOPE_BYTES = 4096  # what ZMTP and CURVE add to a frame, with room
+UNREAD = 256  # so many messages of one peer libzmq takes in before the broker has read any; TCP holds the rest back
 
 # pyzmq 27: Socket.send first looks at what only draft sockets have, at half the price of a send.
 plain_send: Callable[..., object] = PlainSocket.send
@@ -35,13 +37,24 @@ class Incoming(msgspec.Struct, gc=False):
     too_many: bool
 
 
-def router(context: zmq.Context[zmq.Socket[bytes]], keys: KeyPair | None, domain: bytes) -> zmq.Socket[bytes]:
-    """A ROUTER that says when a peer is gone, with CURVE where ``keys`` are given."""
+def router(
+    context: zmq.Context[zmq.Socket[bytes]], keys: KeyPair | None, domain: bytes, *, largest_bytes: int = 0
+) -> zmq.Socket[bytes]:
+    """A ROUTER that says when a peer is gone, with CURVE where ``keys`` are given.
+
+    Args:
+        context: Where it is made.
+        keys: The service's, for a socket that peers reach over TCP.
+        domain: What ZAP is told.
+        largest_bytes: A peer that sends a larger frame over TCP loses its connection.
+    """
     socket = context.socket(zmq.ROUTER)
-    socket.set_hwm(0)
+    socket.set_hwm(0)  # what is sent is bounded by the budgets: a full queue would only hide what is too much
     socket.linger = 0
     socket.router_mandatory = True
     if keys is not None:
+        socket.rcvhwm = UNREAD
+        socket.maxmsgsize = largest_bytes + ENVELOPE_BYTES
         socket.curve_server = True
         socket.curve_secretkey = keys.secret
         socket.zap_domain = domain
