@@ -1,7 +1,7 @@
 """The replicas of one agent, brought in line with the last Orders.
 
 Orders list everything that is to run, so obeying them twice, or missing one, changes nothing. A replica
-runs once: whatever way it ends, its id is never started again.
+runs once: whatever way it ends, its id is not started again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from hpcserve.wire.messages import Orders, ReplicaSpec, ReplicaStatus
 
 _log = logging.getLogger(__name__)
 
+MOST_OVER = 1000
+"""How many forgotten replicas are remembered: orders that list one of them came late."""
+
 
 class Roster:
     """All replicas that this agent has been told of."""
@@ -24,7 +27,7 @@ class Roster:
         self._around = around
         self._children: dict[ReplicaId, Child] = {}
         self._stillborn: dict[ReplicaId, ReplicaStatus] = {}
-        self._seen: set[ReplicaId] = set()
+        self._over: dict[ReplicaId, None] = {}
 
     def obey(self, orders: Orders, now: float) -> None:
         """Starts what is missing, stops what is not listed, kills and forgets what the orders say."""
@@ -37,10 +40,11 @@ class Roster:
             if replica not in listed:
                 child.stop("stopped as ordered", now)
         for spec in orders.replicas:
-            if spec.replica not in self._seen:
-                self._start(spec, now)
-            elif spec.replica not in self._children and spec.replica not in self._stillborn:
+            if spec.replica in self._over:
+                del self._over[spec.replica]
                 self._say_ended(spec, "exited", "it ended earlier, and was forgotten")
+            elif spec.replica not in self._children and spec.replica not in self._stillborn:
+                self._start(spec, now)
 
     def stop_all(self, cause: str, now: float) -> None:
         """Stops every replica."""
@@ -75,7 +79,6 @@ class Roster:
         return (*(child.status for child in self._children.values()), *self._stillborn.values())
 
     def _start(self, spec: ReplicaSpec, now: float) -> None:
-        self._seen.add(spec.replica)
         try:
             self._children[spec.replica] = Child(spec, self._around, now)
             _log.info("replica %s of %s started", spec.replica, spec.deployment)
@@ -94,7 +97,11 @@ class Roster:
         for replica in replicas:
             if replica in self._stillborn:
                 del self._stillborn[replica]
-                self._around.changed()
             elif replica in self._children and self._children[replica].ended:
                 del self._children[replica]
-                self._around.changed()
+            else:
+                continue
+            self._over[replica] = None
+            self._around.changed()
+        while len(self._over) > MOST_OVER:
+            del self._over[next(iter(self._over))]

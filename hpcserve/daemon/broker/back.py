@@ -107,6 +107,11 @@ class Back:
         if connection is not None and not send(self.socket, connection, body):
             del self._agents[pilot]
 
+    def forget(self, subject: str) -> None:
+        """An agent or a replica has ended: nothing is for it any more."""
+        self._agents.pop(subject, None)
+        self._unlisted.pop(ReplicaId(subject), None)
+
     def send(self, connection: bytes, header: bytes, tensors: list[Tensor] | tuple[()] = ()) -> None:
         """A message for a replica; when its connection is gone, the exchange is told."""
         if not send(self.socket, connection, header, tensors):

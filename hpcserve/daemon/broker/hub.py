@@ -127,7 +127,9 @@ class Hub:
         self.tell(sender, hub.Done(message.ticket))
 
     def _revoke(self, sender: bytes, message: hub.RevokeKey) -> None:
-        self._keyring.revoke(message.key)
+        peer = self._keyring.revoke(message.key)
+        if peer is not None:
+            self._back.forget(peer.subject)
         self._front.end_sessions(message.key, AuthenticationError("this key was taken out of the service's list"))
 
     def _routes(self, sender: bytes, message: hub.Routes) -> None:
