@@ -42,7 +42,7 @@ class Agent:
     Args:
         record: The path of the service record.
         enrolment: What the controller laid down for this pilot.
-        enrolled: Called once the daemon knows us and the secret is worth nothing any more.
+        enrolled: Called when the daemon knows us, and the secret serves nobody else any more.
         clock: Monotonic seconds.
     """
 

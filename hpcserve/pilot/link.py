@@ -1,4 +1,4 @@
-"""An agent's connection to the daemon: enrolled once, then kept, by a new socket whenever one is lost.
+"""An agent's connection to the daemon: enrolled, then kept, by a new socket whenever one is lost.
 
 What is said over it is decided in :mod:`hpcserve.pilot.agent`. libzmq's own reconnecting is off: a daemon
 that comes back may have moved, so the service record is read again before each attempt. Liveness is
@@ -66,7 +66,7 @@ class Link:
     Args:
         record: The path of the service record.
         enrolment: What to say at admission.
-        enrolled: Called once, when admission has let us in.
+        enrolled: Called whenever admission has let us in.
         watch: Where the sockets are watched.
         clock: Monotonic seconds.
         dice: For the jitter of retries.
@@ -203,6 +203,11 @@ class Link:
             self._hear_admission(frames.decode_from_admission(header))
             return
         message = frames.decode_to_agent(header)
+        if isinstance(message, Refused):
+            # Our key is not known any more, or not yet again: admission says which, and lets us in or not.
+            self._enrolled = False
+            self._lost(frames.error_from_wire(message.error).message)
+            return
         self._attempts = 0
         if isinstance(message, Orders):
             self._ears.orders(message)
@@ -213,7 +218,6 @@ class Link:
         if isinstance(answer, Enrolled):
             _log.info("enrolled with %s", answer.software)
             self._enrolled = True
-            self._attempts = 0
             self._disconnect(linger_ms=0)
             self._due_s = self._down_since_s = self._clock()
             self._on_enrolled()

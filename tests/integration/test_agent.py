@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +150,11 @@ class FakeDaemon:
             assert isinstance(report, Report)
             self.reports.append(report)
 
-    def tell(self, message: Orders | WhoAreYou) -> None:
+    def tell(self, message: Orders | WhoAreYou | Refused) -> None:
         self.back.send_multipart([self.agent, frames.encode(message)])
+
+    def heard_since(self, reports: int) -> bool:
+        return len(self.reports) > reports
 
     def status(self, replica: str) -> ReplicaStatus | None:
         last = self.reports[-1].replicas if self.reports else ()
@@ -463,6 +467,30 @@ def test_a_refusal_that_may_pass_is_asked_again(daemon: FakeDaemon, pilot: Pilot
     daemon.refuse_with = None
     daemon.serve(lambda: daemon.reports, "the agent reports")
     assert pilot.enrolment_file.exists() is False
+
+
+def test_a_broker_that_refuses_is_not_asked_without_a_pause(connected: FakeDaemon, pilot: Pilot) -> None:
+    connected.tell(pilot.orders(pilot.spec("r1", "ready")))
+    pid = connected.wait_for("r1", "ready").pid
+    refusals = 0
+    began = time.monotonic()
+    while time.monotonic() - began < 3.0:
+        heard = len(connected.reports)
+        connected.tell(Refused(frames.error_to_wire(AuthenticationError("this key is not admitted any more"))))
+        connected.serve(partial(connected.heard_since, heard), "the agent reports again")
+        refusals += 1
+    assert 2 <= refusals <= 8, "the pause grows with each"
+    assert len(connected.enrols) == 1 + refusals
+    assert connected.wait_for("r1", "ready").pid == pid
+
+
+def test_an_agent_whose_place_another_has_taken_ends(connected: FakeDaemon, pilot: Pilot) -> None:
+    connected.tell(pilot.orders(pilot.spec("r1", "ready")))
+    connected.wait_for("r1", "ready")
+    connected.refuse_with = AuthenticationError("pilot-1: another incarnation has taken its place")
+    connected.tell(Refused(frames.error_to_wire(AuthenticationError("this key is not admitted any more"))))
+    assert exit_code(connected, pilot) == 1
+    assert "the daemon refuses this pilot: pilot-1: another incarnation has taken its place" in pilot.log()
 
 
 def test_a_daemon_that_comes_back_elsewhere_is_found_by_its_record(connected: FakeDaemon, pilot: Pilot) -> None:
