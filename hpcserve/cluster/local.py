@@ -229,7 +229,10 @@ class LocalScheduler:
     def _write(self, name: JobId, record: Record) -> None:
         path = self._record_file(name)
         part = path.with_suffix(".part")
-        part.write_bytes(msgspec.json.encode(record) + b"\n")
+        with part.open("wb") as file:
+            file.write(msgspec.json.encode(record) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(path)
 
     def _load(self) -> None:

@@ -67,6 +67,26 @@ def test_a_job_runs_and_its_exit_code_output_and_directory_are_kept(tmp_path: Pa
     asyncio.run(scenario())
 
 
+def test_a_jobs_record_is_on_the_disk_before_the_job_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[str, bool]] = []
+    real = os.fsync
+
+    def seen(descriptor: int) -> None:
+        real(descriptor)
+        synced.append((Path(f"/proc/self/fd/{descriptor}").readlink().suffix, (tmp_path / "runs").exists()))
+
+    async def scenario() -> None:
+        scheduler = LocalScheduler(tmp_path / "jobs")
+        name = await scheduler.submit(job(tmp_path, "echo >runs; sleep 60"))
+        await file_there(tmp_path / "runs")
+        assert synced == [(".part", False)]
+        await scheduler.cancel(name)
+        await ended(scheduler, name)
+
+    monkeypatch.setattr(os, "fsync", seen)
+    asyncio.run(scenario())
+
+
 def test_a_command_that_a_signal_ended_says_so(tmp_path: Path) -> None:
     async def scenario() -> None:
         scheduler = LocalScheduler(tmp_path / "jobs")
