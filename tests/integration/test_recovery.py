@@ -136,13 +136,36 @@ def test_broker_controller_and_admission_may_die_together(
     assert daemon.replica_pids(clients[0], "tally", at_least=REPLICAS) == replicas
 
 
+def test_results_that_wait_in_outboxes_survive_the_broker(new_daemon: NewDaemon, tmp_path: Path) -> None:
+    """The client is stopped, so that nothing is acknowledged; the broker dies twice; then it gets what it waits for."""
+    # A daemon of its own: where the broker has died before it comes back late, at last after the pilots have gone.
+    daemon = new_daemon(**OVERRIDES).up()
+    log = tmp_path / "log"
+    with daemon.client() as client:
+        daemon.deploy(client, SERVABLES / "tally", replicas=REPLICAS)
+        replicas = daemon.replica_pids(client, "tally", at_least=REPLICAS)
+        with stopped_client(daemon, log, tmp_path / "answers", 200) as resume:
+            until(lambda: log.exists() and len(log.read_text().splitlines()) >= 200, "all of them have run")
+            daemon.kill("broker")
+            until(lambda: not status(client).recovering, "the new broker has heard the replicas")
+            daemon.kill("broker")
+            answers = resume()
+        assert answers == [str(n) for n in range(200)]
+        assert daemon.replica_pids(client, "tally", at_least=REPLICAS) == replicas
+        assert set(Counter(line.split()[0] for line in log.read_text().splitlines()).values()) == {1}
+        until(lambda: status(client).held_bytes == 0, "the broker holds nothing")
+
+
 SENDER = """
 import sys
 import numpy as np
 from hpcserve import Client
-log, answers, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+from hpcserve.wire import admin
+log, answers, count, sleep_s = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 with Client(timeout_s=100) as client:
-    futures = [client.submit("tally.again", np.int64(n), parameters={"log": log}) for n in range(count)]
+    parameters = {"log": log, "sleep_s": sleep_s}
+    futures = [client.submit("tally.again", np.int64(n), parameters=parameters) for n in range(count)]
+    client.call("status", admin.AskStatus(), admin.Status)  # its answer comes after all of them have arrived
     print("sent", flush=True)
     sys.stdin.readline()
     with open(answers, "w") as file:
@@ -154,7 +177,7 @@ with Client(timeout_s=100) as client:
 def stopped_client(daemon: Daemon, log: Path, answers: Path, count: int) -> Iterator[Any]:
     """A client in a process of its own that sent its requests and was stopped (SIGSTOP)."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SENDER, str(log), str(answers), str(count)],
+        [sys.executable, "-c", SENDER, str(log), str(answers), str(count), str(SLEEP_S)],
         env=os.environ | daemon.variables,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
