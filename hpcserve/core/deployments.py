@@ -37,12 +37,17 @@ ReplicaState = Literal["starting", "ready", "retiring", "retired", "stopping"]
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """The site's limits. A pilot with less than ``drain_s`` of walltime left gets no new replica."""
+    """The site's limits.
+
+    A pilot with less than ``drain_s`` of walltime left gets no new replica. ``pause_s`` follows a submission that
+    could not be written down.
+    """
 
     max_pilots: int
     slots: int
     idle_s: float
     drain_s: float = 0.0
+    pause_s: float = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ from hpcserve.types import DeploymentName, PilotId, ReplicaId
 
 ENDED_STATES = ("failed", "exited")
 """The states of a report that say that a replica's process is gone."""
+NO_PILOT = "no pilot job can be submitted"
 
 
 @dataclass(frozen=True)
@@ -207,11 +208,19 @@ class Fleet:
         if known is not None and known.phase != "leaving":
             known.phase = phase
 
-    def not_submitted(self, pilot: PilotId, cause: str, now: float) -> tuple[Action, ...]:
-        """The scheduler did not take a pilot."""
+    def not_submitted(self, pilot: PilotId, cause: str, now: float, *, lasting: bool) -> tuple[Action, ...]:
+        """A pilot was not submitted. ``lasting``: the same again and again would be a reason to give up."""
         if self.pilots.pop(pilot, None) is None:
             return ()
-        return tuple(self._pilot_failed(f"no pilot job can be submitted: {cause}", "", now))
+        reason = f"{NO_PILOT}: {cause}"
+        if lasting:
+            return tuple(self._pilot_failed(reason, "", now))
+        self.submit_not_before_s = now + self.policy.pause_s
+        served = {replica.deployment for replica in self._alive()}
+        for deployment in self.deployments.values():
+            if deployment.name not in served and not deployment.failed:
+                deployment.reason = reason
+        return ()
 
     def job_ended(self, pilot: PilotId, cause: str, output: str, now: float) -> tuple[Action, ...]:
         """A pilot has ended; ``output`` is the end of what it printed."""
@@ -247,6 +256,9 @@ class Fleet:
         if not known.reported:
             known.reported = True
             self.pilot_restarts.succeeded(now)
+            for deployment in self.deployments.values():
+                if not deployment.failed and deployment.reason.startswith(NO_PILOT):
+                    deployment.reason = ""
         if leaving:
             known.phase = "leaving"
         elif known.phase != "leaving":

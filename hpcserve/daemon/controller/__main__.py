@@ -6,18 +6,22 @@ import asyncio
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hpcserve.config import Site
 from hpcserve.daemon.controller.admin import Admin
 from hpcserve.daemon.controller.controller import Controller
+from hpcserve.daemon.controller.crowd import Crowd
 from hpcserve.daemon.launch import ChildStart, receive_start, report_error, report_ready
 from hpcserve.daemon.lifeline import Lifeline
 from hpcserve.errors import HpcserveError
 from hpcserve.wire import hub
 
 GO_DOWN, PARENT_GONE = 0, 1
+MOST_CALLS, MOST_ENROLMENTS = 64, 16
+"""At a time; who calls or enrols while there are so many is told to come back."""
 
 
 def main() -> int:
@@ -53,11 +57,16 @@ async def _run(site: Site, start: ChildStart) -> int:
 
 
 async def _listen(controller: Controller, admin: Admin) -> None:
-    """Takes what the broker says; each administrative call runs on its own, everything else in order."""
-    async with asyncio.TaskGroup() as calls:
+    """Takes what the broker says, in order; but calls and enrolments, which may take long, run on their own."""
+    async with asyncio.TaskGroup() as tasks:
+        calls, enrolments = Crowd(tasks, MOST_CALLS), Crowd(tasks, MOST_ENROLMENTS)
         async for message in controller.hub.messages():
             if isinstance(message, hub.ClientCalls):
-                calls.create_task(admin.answer(message))
+                if not calls.begin(partial(admin.answer, message)):
+                    admin.refuse(message)
+            elif isinstance(message, hub.EnrolAsk):
+                if not enrolments.begin(partial(controller.enrol, message)):
+                    controller.refuse(message)
             else:
                 await _hear(controller, message)
 
@@ -65,8 +74,6 @@ async def _listen(controller: Controller, admin: Admin) -> None:
 async def _hear(controller: Controller, message: Any) -> None:
     if isinstance(message, hub.AgentSays):
         await controller.agent_says(message)
-    elif isinstance(message, hub.EnrolAsk):
-        await controller.enrol(message)
     elif isinstance(message, hub.BrokerUp):
         controller.broker_is_up(message)
     elif isinstance(message, hub.ReplicaHung):

@@ -7,6 +7,8 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,8 @@ from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.logs import read_logs
 from hpcserve.daemon.controller.plan import servable_of, serving
 from hpcserve.daemon.controller.view import status_of
-from hpcserve.errors import HpcserveError, InvalidInput, ProtocolError, UnknownEndpoint
-from hpcserve.registry.ingest import ingest
+from hpcserve.errors import HpcserveError, InvalidInput, Overloaded, ProtocolError, UnknownEndpoint
+from hpcserve.registry.ingest import Ingested, ingest
 from hpcserve.registry.rows import DeploymentRow, ServableRow
 from hpcserve.registry.store import Store
 from hpcserve.servable.manifest import check_name, to_json
@@ -30,6 +32,8 @@ from hpcserve.wire.frames import error_to_wire, from_raw, raw
 _log = logging.getLogger(__name__)
 
 IMPORT_S = 120.0
+INGESTERS, MOST_INGESTING = 2, 8
+"""So many servables are taken in at a time; so many may wait for it or be at it."""
 MOST_REPLICAS = 10_000
 
 
@@ -39,6 +43,8 @@ class Admin:
     def __init__(self, controller: Controller, *, supervisor: int) -> None:
         self._controller = controller
         self._supervisor = supervisor
+        self._ingesters = ThreadPoolExecutor(INGESTERS, thread_name_prefix="ingest")
+        self._ingesting = 0
         self._verbs: dict[str, tuple[type[Any], Callable[[Any], Awaitable[verbs.Admin]]]] = {
             "publish": (verbs.Publish, self.publish),
             "deploy": (verbs.Deploy, self.deploy),
@@ -64,6 +70,11 @@ class Admin:
             )
         self._controller.hub.tell(hub.ToClientRelay(call.connection, call.id, error, body))
 
+    def refuse(self, call: hub.ClientCalls) -> None:
+        """Answers a call for which there is no room."""
+        error = Overloaded("too many calls are being carried out", retry_after_s=1.0)
+        self._controller.hub.tell(hub.ToClientRelay(call.connection, call.id, error_to_wire(error)))
+
     async def _carry_out(self, call: hub.ClientCalls) -> verbs.Admin:
         if call.verb not in self._verbs:
             raise ProtocolError(f"no call {shortened(call.verb)}{nearest(call.verb, self._verbs)}")
@@ -74,9 +85,7 @@ class Admin:
         """Takes a servable's directory in."""
         for alias in arguments.aliases:
             _check("an alias", alias)
-        found = await asyncio.to_thread(
-            ingest, Path(arguments.path), self._controller.site.shared_dir, timeout_s=IMPORT_S
-        )
+        found = await self._ingest(Path(arguments.path))
         row = ServableRow(
             name=found.manifest.name,
             version=found.version,
@@ -88,6 +97,21 @@ class Admin:
         for alias in arguments.aliases:
             await self._controller.storage.do(Store.set_alias, row.name, alias, row.version)
         return verbs.Published(name=row.name, version=row.version, methods=tuple(found.manifest.methods), new=new)
+
+    async def _ingest(self, path: Path) -> Ingested:
+        """Takes a directory in on threads of its own: copying and importing may take minutes."""
+        if not path.is_absolute():
+            raise InvalidInput(
+                f"the path {str(path)!r} is relative, and the daemon runs elsewhere; give the whole path"
+            )
+        if self._ingesting >= MOST_INGESTING:
+            raise Overloaded(f"{self._ingesting} servables are being published", retry_after_s=5.0)
+        self._ingesting += 1
+        try:
+            work = partial(ingest, path, self._controller.site.shared_dir, timeout_s=IMPORT_S)
+            return await asyncio.get_running_loop().run_in_executor(self._ingesters, work)
+        finally:
+            self._ingesting -= 1
 
     async def deploy(self, arguments: verbs.Deploy) -> verbs.Deployed:
         """Serves a version at an endpoint; one that is served there already is replaced, replica by replica."""

@@ -26,8 +26,8 @@ from hpcserve.daemon.controller.storage import Storage
 from hpcserve.errors import (
     AuthenticationError,
     HpcserveError,
+    Overloaded,
     ProtocolError,
-    SchedulerError,
     ServiceUnavailable,
     StorageFull,
 )
@@ -241,9 +241,10 @@ class Controller:
     async def _submit(self, pilot: PilotId) -> None:
         try:
             await self.pilots.submit(pilot)
-        except (SchedulerError, StorageFull) as error:
+        except HpcserveError as error:
             _log.warning("pilot %s was not submitted: %s", pilot, error)
-            await self._carry_out(self.fleet.not_submitted(pilot, str(error), time.monotonic()))
+            lasting = not isinstance(error, StorageFull)
+            await self._carry_out(self.fleet.not_submitted(pilot, str(error), time.monotonic(), lasting=lasting))
 
     def _forget(self, replica: ReplicaId) -> None:
         key = self._keys.pop(replica, None)
@@ -307,6 +308,11 @@ class Controller:
             return
         self.hub.tell(hub.AdmitKey(ask.key, "agent", pilot))
         self.hub.tell(hub.EnrolVerdict(ask.ticket))
+
+    def refuse(self, ask: hub.EnrolAsk) -> None:
+        """An agent wants in while too many others do."""
+        error = Overloaded("too many agents enrol at once", retry_after_s=1.0)
+        self.hub.tell(hub.EnrolVerdict(ask.ticket, error_to_wire(error)))
 
     async def agent_says(self, said: hub.AgentSays) -> None:
         """An agent's report."""

@@ -6,7 +6,9 @@ it is submitted (design §6), and a restarted controller finds its jobs again by
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 import os
 import secrets
 import sys
@@ -20,11 +22,13 @@ from hpcserve.auth import private
 from hpcserve.cluster.seam import JobId, JobState, PilotJob, Scheduler
 from hpcserve.config import Site
 from hpcserve.daemon.controller.storage import Storage
-from hpcserve.errors import AuthenticationError, SchedulerError, ServiceUnavailable
+from hpcserve.errors import AuthenticationError, HpcserveError, SchedulerError, ServiceUnavailable, StorageFull
 from hpcserve.registry.rows import PilotRow
 from hpcserve.registry.store import Store
 from hpcserve.types import PilotId
 from hpcserve.wire.launch import Enrolment, encode_enrolment
+
+_log = logging.getLogger(__name__)
 
 LIVE = ("submitting", "submitted", "enrolled")
 LOG_TAIL_BYTES = 4096
@@ -37,6 +41,7 @@ class Job:
     row: PilotRow
     name: JobId | None
     state: JobState = field(default_factory=lambda: JobState(phase="queued"))
+    enrolling: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Pilots:
@@ -75,7 +80,7 @@ class Pilots:
 
         Raises:
             SchedulerError: The scheduler did not take it.
-            StorageFull: There is no room to write it down.
+            StorageFull: There is no room to write it down, or for what its agent has to be told.
         """
         secret = secrets.token_urlsafe(32)
         row = PilotRow(
@@ -89,11 +94,12 @@ class Pilots:
         self.jobs[pilot] = Job(row, None)
         try:
             name = await self._scheduler.submit(self._pilot_job(row, secret))
-        except SchedulerError as error:
+        except HpcserveError as error:
             await self.end(pilot, str(error))
             raise
         self.jobs[pilot].name = name
-        await self._storage.do(Store.update_pilot, pilot, state="submitted", job=name)
+        # Without its name the next controller finds the job by its tag.
+        await self._note(pilot, state="submitted", job=name)
 
     def _pilot_job(self, row: PilotRow, secret: str) -> PilotJob:
         pilots = self._site.pilots
@@ -124,13 +130,23 @@ class Pilots:
     async def enrol(self, pilot: PilotId, incarnation: str, secret: str, key: bytes, host: str) -> None:
         """Checks an agent that wants in, and writes its key down.
 
+        Where it runs, it says itself: that keeps out an agent that was started at the wrong place, as the
+        secret keeps out all others.
+
         Raises:
-            AuthenticationError: It is not the agent of a pilot of ours, or not where its pilot runs.
+            AuthenticationError: It is not the agent of a pilot of ours, or says that it runs elsewhere than its pilot.
+            ServiceUnavailable: The scheduler does not say where the pilot runs.
+            SchedulerError: The scheduler does not answer.
+            StorageFull: There is no room to write the key down.
         """
         job = self.jobs.get(pilot)
         if job is None:
             raise AuthenticationError(f"pilot {pilot} is not one of this daemon's, or has ended")
-        row = job.row
+        async with job.enrolling:  # of two agents with one secret, the second finds the first's key
+            await self._enrol(job, incarnation, secret, key, host)
+
+    async def _enrol(self, job: Job, incarnation: str, secret: str, key: bytes, host: str) -> None:
+        row, pilot = job.row, job.row.id
         digest = hashlib.sha256(secret.encode()).hexdigest()
         if incarnation != row.incarnation or not secrets.compare_digest(digest, row.secret_sha256):
             raise AuthenticationError(f"pilot {pilot}: another incarnation has taken its place, or the secret is wrong")
@@ -178,7 +194,23 @@ class Pilots:
         await self._scheduler.close()
 
     async def _ended(self, pilot: PilotId, cause: str) -> None:
-        await self._storage.do(Store.update_pilot, pilot, state="ended", ended_s=time.time(), cause=cause)
+        # Otherwise the next controller asks the scheduler once more.
+        await self._note(pilot, state="ended", ended_s=time.time(), cause=cause)
+
+    async def _note(
+        self,
+        pilot: PilotId,
+        *,
+        state: str,
+        job: str | None = None,
+        ended_s: float | None = None,
+        cause: str | None = None,
+    ) -> None:
+        """Writes down what can be found out again; that there is no room for it ends nothing."""
+        try:
+            await self._storage.do(Store.update_pilot, pilot, state=state, job=job, ended_s=ended_s, cause=cause)
+        except StorageFull as error:
+            _log.warning("pilot %s is %s, which is not written down: %s", pilot, state, error)
 
 
 def _enrolled(store: Store, pilot: PilotId, host: str, key: str, row: PilotRow) -> PilotRow:

@@ -141,12 +141,28 @@ def test_pilots_that_are_not_taken_are_no_pilots_that_ended() -> None:
     world.serve_without_agent()
     for _ in range(3):
         assert world.pilot is not None
-        world.did += world.fleet.not_submitted(world.pilot, "no such account", world.now)
+        world.did += world.fleet.not_submitted(world.pilot, "no such account", world.now, lasting=True)
         world.step()
         world.step()
     (failure,) = world.failures()
     assert failure.reason == "no pilot job can be submitted: no such account"
     assert world.fleet.pilots == {}
+
+
+def test_a_full_disk_is_waited_for() -> None:
+    world = World()
+    world.serve_without_agent()
+    for _ in range(20):
+        assert world.pilot is not None
+        assert world.fleet.not_submitted(world.pilot, "no room", world.now, lasting=False) == ()
+        assert world.step() == [], "not at once"
+        world.now += 5
+        world.step()
+    assert world.failures() == []
+    assert world.fleet.deployments[D].reason == "no pilot job can be submitted: no room"
+    world.report()
+    assert len(world.alive(V1)) == 1
+    assert world.fleet.deployments[D].reason == ""
 
 
 def test_a_version_with_other_methods_gets_no_work_before_all_of_it_goes_to_it() -> None:
