@@ -229,7 +229,7 @@ class AsyncClient:
     async def _keep(self) -> None:
         """Connects when the connection is lost, acknowledges, and minds the deadlines."""
         pause_s = FIRST_PAUSE_S
-        while not self._is_fork:
+        while self._task is not None:
             if self._engine.connection is None:
                 pause_s = await self._redial(pause_s)
                 continue
@@ -237,9 +237,9 @@ class AsyncClient:
             waiting = self._engine.waiting or self._engine.caller.owes_ack
             self._changed.clear()
             try:
-                await asyncio.wait_for(
-                    self._changed.wait(), (LOOK_S if self._engine.waiting else ACK_S) if waiting else None
-                )
+                # Not wait_for(): before Python 3.12 it swallows a cancellation that comes together with a change.
+                async with asyncio.timeout((LOOK_S if self._engine.waiting else ACK_S) if waiting else None):
+                    await self._changed.wait()
             except TimeoutError:
                 self._engine.expire()
                 self._engine.acknowledge()

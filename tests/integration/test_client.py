@@ -348,6 +348,21 @@ def test_leaving_the_asynchronous_block_fails_what_was_submitted_in_it_at_once(d
 
 
 @pytest.mark.usefixtures("client")
+def test_leaving_right_after_a_submit_is_no_hang(daemon: Daemon) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(20), AsyncClient(Service(daemon.record)) as other:
+            await other.infer("echo.echo", numbers(1))
+            while not other._changed._waiters:  # until the background task sleeps
+                await asyncio.sleep(0)
+            future = other.submit("echo.echo", numbers(2))
+        assert future.done()
+        future.exception()
+
+    with daemon.environment():
+        asyncio.run(main())
+
+
+@pytest.mark.usefixtures("client")
 def test_the_asynchronous_client_comes_back_after_a_restart(daemon: Daemon) -> None:
     async def main() -> None:
         async with AsyncClient(Service(daemon.record)) as other:
