@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
-from threading import Thread
+from threading import Event, Thread
 from typing import IO
 
 import msgspec
 
-from hpcserve.errors import ManifestError
+from hpcserve.errors import Cancelled, ManifestError
 from hpcserve.servable.environment import argv_for
 from hpcserve.servable.inspect import Inspected
 from hpcserve.servable.manifest import Manifest, to_json
@@ -26,22 +27,28 @@ MAX_ANSWER_BYTES = 4 << 20
 MAX_LOG_BYTES = 16 << 10
 READ_BYTES = 1 << 16
 JOIN_S = 1.0
+LOOK_S = 0.2
 
 
-def resolve_methods(manifest: Manifest, directory: Path, *, timeout_s: float) -> Manifest:
+def resolve_methods(manifest: Manifest, directory: Path, *, timeout_s: float, stop: Event | None = None) -> Manifest:
     """The manifest with the methods that the servable's code declares.
 
     Args:
         manifest: As :func:`hpcserve.registry.manifest_file.read_manifest` gives it.
         directory: The servable's files.
         timeout_s: How long importing it may take.
+        stop: When it is set, importing is given up.
 
     Raises:
+        Cancelled: ``stop`` was set.
         ManifestError: The code fails, contradicts the manifest, ends its process or takes too long;
             ``remote_traceback`` is its traceback, or the last that it printed.
     """
+    stop = stop or Event()
     argv = argv_for(manifest.environment, "hpcserve.servable.inspect", str(directory))
-    exit_code, answer, log = _run(argv, to_json(manifest).encode(), timeout_s)
+    exit_code, answer, log = _run(argv, to_json(manifest).encode(), timeout_s, stop)
+    if stop.is_set():
+        raise Cancelled(f"servable {manifest.name!r}: the daemon goes down; publish it again when it is back")
     if exit_code is None:
         raise ManifestError(
             f"servable {manifest.name!r}: importing it took longer than {timeout_s:g} s; "
@@ -63,7 +70,7 @@ def resolve_methods(manifest: Manifest, directory: Path, *, timeout_s: float) ->
     return inspected.manifest
 
 
-def _run(argv: list[str], stdin: bytes, timeout_s: float) -> tuple[int | None, bytes, str]:
+def _run(argv: list[str], stdin: bytes, timeout_s: float, stop: Event) -> tuple[int | None, bytes, str]:
     """Exit code (None: the time was up), standard output and the end of standard error."""
     with TemporaryFile() as given:
         given.write(stdin)
@@ -74,17 +81,18 @@ def _run(argv: list[str], stdin: bytes, timeout_s: float) -> tuple[int | None, b
     answer = _Tail(process.stdout, MAX_ANSWER_BYTES)
     log = _Tail(process.stderr, MAX_LOG_BYTES)
     try:
-        exit_code = _exit_code(process, timeout_s)
+        exit_code = _exit_code(process, timeout_s, stop)
     finally:
         _end_group(process)
     return exit_code, answer.result(), log.result().decode(errors="replace")
 
 
-def _exit_code(process: subprocess.Popen[bytes], timeout_s: float) -> int | None:
-    try:
-        return process.wait(timeout_s)
-    except subprocess.TimeoutExpired:
-        return None
+def _exit_code(process: subprocess.Popen[bytes], timeout_s: float, stop: Event) -> int | None:
+    until = time.monotonic() + timeout_s
+    while not stop.is_set() and time.monotonic() < until:
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(LOOK_S)
+    return None
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 from hpcserve.errors import HpcserveError
 from hpcserve.registry.discovery import resolve_methods
@@ -27,7 +28,7 @@ class Ingested:
     new: bool
 
 
-def ingest(directory: Path, shared_dir: Path, *, timeout_s: float) -> Ingested:
+def ingest(directory: Path, shared_dir: Path, *, timeout_s: float, stop: Event | None = None) -> Ingested:
     """Takes the servable in ``directory`` into the store below ``shared_dir``.
 
     The kept copy is inspected, not the original: what is served is what was checked.
@@ -36,8 +37,10 @@ def ingest(directory: Path, shared_dir: Path, *, timeout_s: float) -> Ingested:
         directory: The servable's directory, with its ``servable.toml``.
         shared_dir: The site's shared directory.
         timeout_s: How long importing the servable may take.
+        stop: When it is set, importing is given up.
 
     Raises:
+        Cancelled: ``stop`` was set.
         ManifestError: The manifest, a file or the code is wrong.
         StorageFull: There is no room for the files.
         ConfigError: The shared directory cannot be written.
@@ -45,7 +48,7 @@ def ingest(directory: Path, shared_dir: Path, *, timeout_s: float) -> Ingested:
     read_manifest(directory)
     version, path, new = keep(directory, shared_dir)
     try:
-        manifest = resolve_methods(read_manifest(path), path, timeout_s=timeout_s)
+        manifest = resolve_methods(read_manifest(path), path, timeout_s=timeout_s, stop=stop)
     except HpcserveError:
         if new:
             discard(shared_dir, version)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hpcserve import Client
 from hpcserve.daemon.controller.admin import MOST_INGESTING
 from hpcserve.errors import HpcserveError, InvalidInput, Overloaded
 from hpcserve.wire import admin
+from tests.integration.conftest import NewDaemon
 from tests.integration.daemon_tree import EXAMPLES, Daemon, until
 
 SLOW = """
@@ -73,3 +75,24 @@ def test_too_many_publications_are_refused_and_hold_nobody_up(client: Client, tm
 def test_a_path_that_depends_on_where_one_stands_is_refused(client: Client, path: str) -> None:
     with pytest.raises(InvalidInput, match="is relative, .*; give the whole path"):
         client.call("publish", admin.Publish(path=path), admin.Published)
+
+
+def test_a_publication_that_never_ends_does_not_hold_the_daemon(new_daemon: NewDaemon, tmp_path: Path) -> None:
+    daemon = new_daemon().up()
+    servable = slow_servable(tmp_path, "slow", tmp_path / "never")
+    outcomes: list[str] = []
+
+    def publish() -> None:
+        with daemon.client() as mine:
+            try:
+                mine.call("publish", admin.Publish(path=str(servable)), admin.Published, timeout_s=5)
+            except HpcserveError as error:
+                outcomes.append(type(error).__name__)
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    until(lambda: any("servable.inspect" in each for each in daemon.commands()), "the import has begun")
+    began = time.monotonic()
+    assert daemon.down() == 0
+    assert time.monotonic() - began < 8
+    thread.join()

@@ -40,7 +40,8 @@ async def _run(site: Site, start: ChildStart) -> int:
         return PARENT_GONE
     # A lost parent is a lost daemon: its pilots go on, and the next daemon takes them over.
     parent = asyncio.create_task(Lifeline().wait())
-    listening = asyncio.create_task(_listen(controller, Admin(controller, supervisor=os.getppid())))
+    admin = Admin(controller, supervisor=os.getppid())
+    listening = asyncio.create_task(_listen(controller, admin))
     working = asyncio.create_task(controller.run())
     report_ready(start, {})
     await asyncio.wait({parent, listening, working}, return_when=asyncio.FIRST_COMPLETED)
@@ -49,6 +50,7 @@ async def _run(site: Site, start: ChildStart) -> int:
     for task in (listening, working):
         if task.done():
             task.result()
+    admin.close()
     listening.cancel()
     parent.cancel()
     await asyncio.gather(listening, parent, return_exceptions=True)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import msgspec
@@ -45,6 +46,7 @@ class Admin:
         self._supervisor = supervisor
         self._ingesters = ThreadPoolExecutor(INGESTERS, thread_name_prefix="ingest")
         self._ingesting = 0
+        self._stopped = Event()
         self._verbs: dict[str, tuple[type[Any], Callable[[Any], Awaitable[verbs.Admin]]]] = {
             "publish": (verbs.Publish, self.publish),
             "deploy": (verbs.Deploy, self.deploy),
@@ -54,6 +56,11 @@ class Admin:
             "logs": (verbs.AskLogs, self.logs),
             "down": (verbs.Down, self.down),
         }
+
+    def close(self) -> None:
+        """Gives up what takes long."""
+        self._stopped.set()
+        self._ingesters.shutdown(wait=False, cancel_futures=True)
 
     async def answer(self, call: hub.ClientCalls) -> None:
         """Carries one call out and answers it, whatever happens."""
@@ -108,7 +115,7 @@ class Admin:
             raise Overloaded(f"{self._ingesting} servables are being published", retry_after_s=5.0)
         self._ingesting += 1
         try:
-            work = partial(ingest, path, self._controller.site.shared_dir, timeout_s=IMPORT_S)
+            work = partial(ingest, path, self._controller.site.shared_dir, timeout_s=IMPORT_S, stop=self._stopped)
             return await asyncio.get_running_loop().run_in_executor(self._ingesters, work)
         finally:
             self._ingesting -= 1
