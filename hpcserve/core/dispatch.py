@@ -19,6 +19,7 @@ from hpcserve.core.sessions import Session
 from hpcserve.errors import (
     DeadlineExceeded,
     HpcserveError,
+    InvalidInput,
     OutcomeUnknown,
     Overloaded,
     ProtocolError,
@@ -76,6 +77,12 @@ class Dispatch(Books):
     def _check(self, session: Session, call: Call) -> None:
         """Refuses a request that there is no room for."""
         limits = self.limits
+        most = min(limits.session_bytes, limits.broker_bytes)
+        if call.size_bytes > most:
+            raise InvalidInput(
+                f"a request of {call.size_bytes} bytes can never be taken: at most {most} bytes fit into this daemon's "
+                "budgets (budgets.session_bytes, budgets.broker_bytes); send less at a time"
+            )
         if call.id > session.floor + MAX_AHEAD:
             raise ProtocolError(f"request id {call.id} is too far above the floor {session.floor}")
         if session.held_bytes + call.size_bytes > limits.session_bytes:
@@ -89,7 +96,7 @@ class Dispatch(Books):
         raise Overloaded(
             f"a request of {call.size_bytes} bytes does not fit: the {what} holds {held} of {limit} bytes of "
             "unsettled requests and results",
-            retry_after_s=0.1 if call.size_bytes <= limit else None,
+            retry_after_s=0.1,
         )
 
     def _refuse(self, session: Session, id: Counter, error: HpcserveError) -> None:

@@ -177,8 +177,10 @@ def test_a_request_that_can_never_fit_is_not_asked_to_come_back(desk: Desk) -> N
     desk.serve()
     desk.ask(desk.client(), 1, size_bytes=101)
     error = desk.error()
-    assert isinstance(error, Overloaded)
-    assert error.retry_after_s is None
+    assert isinstance(error, InvalidInput)
+    assert "101 bytes" in error.message
+    assert "at most 100 bytes" in error.message
+    assert not error.retryable
 
 
 def test_a_full_queue_refuses(desk: Desk) -> None:

@@ -7,8 +7,8 @@ import pytest
 from hpcserve.core import actions as act
 from hpcserve.core.ledger import State
 from hpcserve.errors import (
+    InvalidInput,
     OutcomeUnknown,
-    Overloaded,
 )
 from hpcserve.types import Counter, SessionId
 from tests.unit.core.exchange_desk import Desk
@@ -198,9 +198,9 @@ def test_a_refused_request_cannot_forget_that_it_may_have_run(desk: Desk) -> Non
     desk.serve("a")
     session = desk.client("c", 1)
     desk.ask(session, 1, method="pay", size_bytes=200)
-    assert isinstance(desk.error(), Overloaded)
+    assert isinstance(desk.error(), InvalidInput)
     desk.client("c", 1, connection="new")
-    assert isinstance(desk.error(), Overloaded), "the answer stays the same"
+    assert isinstance(desk.error(), InvalidInput), "the answer stays the same"
     assert desk.took(act.Ask) == [act.Ask(b"c", (Counter(1),))]
 
 
