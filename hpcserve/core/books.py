@@ -164,6 +164,8 @@ class Books:
         self.apply(entry, event, replica)
         self._result = (None, 0)
         self.counts.answered += entry.state is DONE and before is not DONE
+        if before is State.STRAY and entry.replica is replica:
+            entry.given_at = 0.0  # it does not run any more; see Recovery._watch
 
     def apply(self, entry: Entry, event: Event, speaker: Replica | None = None) -> None:
         """Looks the event up in the table and carries out what it says.

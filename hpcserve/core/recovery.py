@@ -5,9 +5,12 @@ Here is also the end of the recovery: when a new broker knows enough to ask the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import zip_longest
+
 from hpcserve.core import actions as act
 from hpcserve.core.dispatch import Dispatch, Limits
-from hpcserve.core.ledger import UNFINISHED, Entry, Event, State
+from hpcserve.core.ledger import NEVER, UNFINISHED, Entry, Event, State
 from hpcserve.core.replicas import Replica
 from hpcserve.errors import PoisonRequest
 from hpcserve.types import ReplicaId, RequestKey
@@ -37,8 +40,11 @@ class Recovery(Dispatch):
         fence: int,
         credit: tuple[int, int],
         now: float,
+        remaining_ms: Sequence[int | None] = (),
     ) -> bool:
         """A replica told what it holds. ``fence`` is 0 when it speaks of another epoch than this one.
+
+        ``remaining_ms`` goes with ``unfinished``: until each one's deadline; None, or nothing: it has none.
 
         Returns:
             Whether the replica is on the roster; one that is not has no business here.
@@ -62,6 +68,7 @@ class Recovery(Dispatch):
                 self.apply(entry, event, replica)
                 if event is Event.LISTED and not (entry.replica is replica and UNFINISHED[entry.state]):
                     replica.unsure = True
+        self._learn(replica, unfinished, remaining_ms)
         listed = {*unfinished, *finished}
         for key, entry in list(replica.entries.items()):
             if key not in listed and entry.seq <= fence:
@@ -71,6 +78,15 @@ class Recovery(Dispatch):
         self._check_recovered()
         self._refill(replica)
         return True
+
+    def _learn(self, replica: Replica, unfinished: tuple[RequestKey, ...], remaining_ms: Sequence[int | None]) -> None:
+        """What an earlier broker gave to the replica is watched from now on, by the deadline that the replica names."""
+        for key, left_ms in zip_longest(unfinished, remaining_ms[: len(unfinished)]):
+            entry = replica.entries.get(key)
+            if entry is not None and not entry.given_at:
+                entry.given_at = self._now
+                if left_ms is not None and entry.deadline == NEVER:
+                    entry.deadline = self._now + left_ms / 1000
 
     def _unlist(self, entry: Entry) -> None:
         """Its replica does not hold this request: it never took it, or it may have run it."""
@@ -165,8 +181,11 @@ class Recovery(Dispatch):
             self._actions.append(act.Census(replica.connection, replica.seq))
 
     def _watch(self, replica: Replica) -> None:
-        """Looks at the oldest request of a replica: is it long overdue, or was it perhaps lost on the way?"""
-        oldest = next((each for each in replica.entries.values() if UNFINISHED[each.state]), None)
+        """Looks at the oldest request of a replica: is it long overdue, or was it perhaps lost on the way?
+
+        The oldest is the one that runs. Those behind it may be overdue for no other reason than that they wait.
+        """
+        oldest = next((each for each in replica.entries.values() if _may_run(each)), None)
         if oldest is None:
             return
         overdue_s = self._now - oldest.deadline
@@ -187,3 +206,8 @@ class Recovery(Dispatch):
             for entry in list(session.entries.values()):
                 if entry.state is State.SOUGHT:
                     self.apply(entry, Event.RECOVERED)
+
+
+def _may_run(entry: Entry) -> bool:
+    """Whether its replica may be running this request. A STRAY one that is finished has no ``given_at``."""
+    return UNFINISHED[entry.state] or (entry.state is State.STRAY and entry.given_at > 0.0)

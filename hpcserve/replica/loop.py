@@ -17,6 +17,7 @@ import msgspec
 
 from hpcserve.core.credit import INBOX_BYTES, Credit
 from hpcserve.core.holdings import Holdings
+from hpcserve.core.ledger import NEVER
 from hpcserve.errors import Cancelled, DeadlineExceeded, InvalidOutput, ProtocolError
 from hpcserve.replica.executor import Executor, Outcome, failed
 from hpcserve.replica.link import Link, Tensor
@@ -152,7 +153,7 @@ class Replica:
         key = (work.session, work.id)
         if self._holdings.take(work.epoch, work.seq, key):
             left = work.remaining_ms
-            deadline = float("inf") if left is None else time.monotonic() + left / 1000
+            deadline = NEVER if left is None else time.monotonic() + left / 1000
             self._inbox.append(Task(key, work, tensors, deadline))
 
     def _release(self, keys: Sequence[RequestKey]) -> None:
@@ -224,9 +225,15 @@ class Replica:
                     holdings.finished,
                     requests,
                     size_bytes,
+                    self._remaining_ms(),
                 )
             )
         )
+
+    def _remaining_ms(self) -> tuple[int | None, ...]:
+        """For each unfinished request, which are those of the inbox, as nothing runs while an INVENTORY is sent."""
+        now = time.monotonic()
+        return tuple(None if each.deadline == NEVER else int((each.deadline - now) * 1000) for each in self._inbox)
 
 
 def _size_bytes(outcome: Outcome) -> int:

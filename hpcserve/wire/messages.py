@@ -205,7 +205,9 @@ class Bye(Message, frozen=True, tag="bye"):
 class Inventory(Message, frozen=True, tag="inventory"):
     """All that a replica holds: the first message on a connection, and the answer to a CENSUS.
 
-    No WORK numbered up to ``fence`` in ``epoch`` will be taken any more, unless it is listed here.
+    No WORK numbered up to ``fence`` in ``epoch`` will be taken any more, unless it is listed here. ``unfinished``
+    stands in the order in which it will run; ``remaining_ms`` goes with it: the time until each one's deadline,
+    negative when it is over.
     """
 
     version: int
@@ -215,6 +217,7 @@ class Inventory(Message, frozen=True, tag="inventory"):
     finished: tuple[Key, ...]
     credit_requests: int
     credit_bytes: int
+    remaining_ms: tuple[int | None, ...] = ()
 
 
 class Credit(Message, frozen=True, tag="credit"):

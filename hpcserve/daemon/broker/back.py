@@ -97,6 +97,7 @@ class Back:
             fence=header.fence if header.epoch == self._epoch else 0,
             credit=(header.credit_requests, header.credit_bytes),
             now=time.monotonic(),
+            remaining_ms=header.remaining_ms,
         )
         if not listed:
             self._unlisted[id] = connection

@@ -57,6 +57,7 @@ class Desk:
         fence: int = 0,
         credit: int = 2,
         connection: bytes = b"",
+        remaining_ms: tuple[int | None, ...] = (),
     ) -> bool:
         return self.exchange.inventory(
             ReplicaId(name),
@@ -66,6 +67,7 @@ class Desk:
             fence=fence,
             credit=(credit, 1000),
             now=self.now,
+            remaining_ms=remaining_ms,
         )
 
     def serve(self, *names: str, credit: int = 2) -> None:

@@ -225,6 +225,47 @@ def test_a_hung_replica_is_reported(desk: Desk) -> None:
     assert desk.took(act.ReportHung) == [act.ReportHung(ReplicaId("a"), 5.5)]
 
 
+def test_what_an_earlier_broker_gave_is_watched_by_the_deadline_in_the_inventory(desk: Desk) -> None:
+    desk.now = 100.0
+    desk.serve("a", "b")
+    desk.client("c", 1, 2)
+    desk.inventory("a", unfinished=((SessionId(b"c"), Counter(1)),), remaining_ms=(-1000,))
+    desk.inventory("b", unfinished=((SessionId(b"c"), Counter(2)),))
+    desk.exchange.tick(104.0)
+    assert desk.took(act.ReportHung) == []
+    desk.exchange.tick(104.5)
+    assert desk.took(act.ReportHung) == [act.ReportHung(ReplicaId("a"), 5.5)]
+
+
+def test_what_a_client_that_has_not_come_back_waits_for_is_watched_too(desk: Desk) -> None:
+    desk.now = 100.0
+    desk.serve("a")
+    key = SessionId(b"c"), Counter(1)
+    desk.inventory("a", unfinished=(key,), remaining_ms=(1000,))
+    desk.exchange.tick(106.5)
+    assert [each.replica for each in desk.took(act.ReportHung)] == ["a"]
+    desk.answer("a", key)
+    desk.exchange.tick(107.5)
+    assert desk.took(act.ReportHung) == [], "it has ended"
+
+
+@pytest.mark.parametrize("epoch", ["this", "an earlier one"])
+def test_who_waits_behind_a_long_request_does_not_make_its_replica_hang(desk: Desk, epoch: str) -> None:
+    desk.now = 100.0
+    desk.serve("a")
+    if epoch == "this":
+        session = desk.client()
+        desk.ask(session, 1)
+        desk.ask(session, 2, remaining_ms=1000)
+        assert desk.given() == [("a", 1), ("a", 2)]
+    else:
+        desk.client("c", 2)
+        keys = (SessionId(b"d"), Counter(1)), (SessionId(b"c"), Counter(2))
+        desk.inventory("a", unfinished=keys, remaining_ms=(None, 1000))
+    desk.exchange.tick(120.0)
+    assert desk.took(act.ReportHung) == []
+
+
 def test_a_replica_that_has_been_silent_for_long_is_asked_what_it_holds(desk: Desk) -> None:
     desk.serve("a")
     session = desk.client()
