@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,20 @@ NOT_EVEN_DOWN = {(area, "servable") for area in ("auth", "cluster", "staging")}
 # These run on Python 3.10 in other people's images, and config reads TOML.
 NOT_EVEN_DOWN |= {(area, "config") for area in ("core", "replica", "servable", "wire")}
 NOT_EVEN_DOWN |= {("replica", area) for area in ROWS[5]}
+
+# What these may not import of others' modules. For core, tests/unit/test_core_purity.py says what it may.
+ACTING = "asyncio logging multiprocessing os pathlib secrets select selectors shutil signal socket subprocess sys"
+NOT_FOR_OTHERS_IMAGES = {"multiprocessing", "psutil", "rich", "sqlalchemy", "subprocess", "tomllib", "typer"}
+FOREIGN = {
+    "wire": {*ACTING.split(), *NOT_FOR_OTHERS_IMAGES, "tempfile", "threading", "time", "zmq"},
+    "replica": NOT_FOR_OTHERS_IMAGES,
+    "servable": NOT_FOR_OTHERS_IMAGES,
+}
+# Whatever starts a process or puts another in our place, and the only files that do.
+STARTS = re.compile(
+    r"(subprocess|multiprocessing)(\..*)?|os\.(fork|forkpty|system|popen|posix_spawnp?|(exec|spawn)[lv]\w*)"
+)
+STARTERS = {"cli/daemon_process.py", "cluster/processes.py", "registry/discovery.py"}
 
 
 def area_of(file: Path, package: Path) -> str:
@@ -134,6 +149,65 @@ def test_an_arrow_that_runs_down_is_not(tmp_path: Path, importer: str, statement
     package = made_up(tmp_path)
     place(package / importer, statement)
     assert violations(package) == []
+
+
+def foreign(package: Path) -> list[str]:
+    """Modules of others where they do not belong, and processes started where none may be."""
+    found = []
+    for file in sorted(package.rglob("*.py")):
+        place, tree = str(file.relative_to(package)), ast.parse(file.read_text())
+        forbidden = FOREIGN.get(area_of(file, package), set())
+        names = list(imported_names(tree, ("hpcserve", *file.relative_to(package).parts[:-1])))
+        names += [(node.lineno, ast.unparse(node)) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+        found += [f"{place}:{line}: {name}" for line, name in names if name.partition(".")[0] in forbidden]
+        if place not in STARTERS:
+            found += [f"{place}:{line}: {name}" for line, name in names if STARTS.fullmatch(name)]
+    return sorted(set(found))
+
+
+def test_modules_of_others_are_where_they_belong(root: Path) -> None:
+    assert foreign(root / "hpcserve") == []
+
+
+def test_each_file_that_may_start_processes_does(root: Path) -> None:
+    for place in STARTERS:
+        assert STARTS.search((root / "hpcserve" / place).read_text())
+
+
+@pytest.mark.parametrize(
+    ("importer", "statement"),
+    [
+        ("wire/frames.py", "import logging"),
+        ("wire/frames.py", "from time import monotonic"),
+        ("wire/frames.py", "import sys"),
+        ("wire/frames.py", "def later():\n    from tempfile import TemporaryFile"),
+        ("replica/loop.py", "import typer"),
+        ("replica/loop.py", "from rich.table import Table"),
+        ("servable/api.py", "import psutil"),
+        ("daemon/starter.py", "import subprocess"),
+        ("daemon/child.py", "from subprocess import run"),
+        ("pilot/agent.py", "import os\nos.system('ls')"),
+        ("pilot/agent.py", "from os import posix_spawn"),
+        ("cluster/local.py", "import os\nos.execvp('ls', ['ls'])"),
+    ],
+)
+def test_a_module_that_does_not_belong_there_is_found(tmp_path: Path, importer: str, statement: str) -> None:
+    place(tmp_path / "hpcserve" / importer, statement)
+    assert len(foreign(tmp_path / "hpcserve")) == 1
+
+
+@pytest.mark.parametrize(
+    ("importer", "statement"),
+    [
+        ("wire/frames.py", "import struct, json"),
+        ("replica/loop.py", "import os, signal, time, zmq"),
+        ("cluster/processes.py", "import subprocess"),
+        ("daemon/child.py", "import os\nos.environ, os.kill"),
+    ],
+)
+def test_a_module_that_belongs_there_is_not(tmp_path: Path, importer: str, statement: str) -> None:
+    place(tmp_path / "hpcserve" / importer, statement)
+    assert foreign(tmp_path / "hpcserve") == []
 
 
 def made_up(tmp_path: Path) -> Path:
