@@ -71,7 +71,7 @@ class Desk:
 
     Args:
         identify: Whose key this is; None: a stranger's.
-        admitted: Keys that were let in by an earlier run of admission, and their names.
+        admitted: Keys that were let in by an earlier run of admission; whose they are, ``identify`` says.
         software: This program and its version.
         limits: How often one may ask.
         now: Monotonic seconds.
@@ -89,7 +89,7 @@ class Desk:
         self._replies: list[Reply] = []
         self._to_broker: list[ToBroker] = []
         self.admitted: dict[bytes, str] = dict.fromkeys(admitted, "")
-        """The keys that the broker is to know, and their names."""
+        """The keys that the broker is to know, answered or not. A name is empty until it was looked up."""
         self._identify = identify
         self._software = software
         self._known = Buckets(*limits.known, limits.askers)
