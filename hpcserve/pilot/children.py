@@ -193,6 +193,7 @@ class Child:
             public_key=self._public_key,
             secret_key=secret_key,
             outbox_bytes=spec.outbox_bytes,
+            hang_grace_s=spec.hang_grace_s,
             report_fd=report_fd,
         )
 

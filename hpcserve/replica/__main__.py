@@ -11,6 +11,7 @@ import msgspec
 import zmq
 
 from hpcserve.errors import HpcserveError
+from hpcserve.replica.alarm import Alarm
 from hpcserve.replica.executor import Executor
 from hpcserve.replica.link import Link
 from hpcserve.replica.loop import Replica
@@ -39,10 +40,12 @@ def main() -> int:
         return EXIT_SETUP_FAILED
     say(start.report_fd, ReplicaSays(state="ready"))
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    alarm = Alarm(start.hang_grace_s)
     replica = Replica(
         Link(context, Path(start.record), start.public_key, start.secret_key),
         Executor(loaded, default_method(manifest)),
         lifeline,
+        alarm,
         replica=start.replica,
         version=start.version,
         outbox_bytes=start.outbox_bytes,
@@ -53,6 +56,7 @@ def main() -> int:
     gc.collect()
     gc.freeze()
     replica.run()
+    alarm.rest()
     loaded.teardown()
     context.destroy(linger=1000)
     return 0

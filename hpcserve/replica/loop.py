@@ -19,6 +19,7 @@ from hpcserve.core.credit import INBOX_BYTES, Credit
 from hpcserve.core.holdings import Holdings
 from hpcserve.core.ledger import NEVER
 from hpcserve.errors import Cancelled, DeadlineExceeded, InvalidOutput, ProtocolError
+from hpcserve.replica.alarm import IDLE_MS, Alarm
 from hpcserve.replica.executor import Executor, Outcome, failed
 from hpcserve.replica.link import Link, Tensor
 from hpcserve.replica.start import Lifeline
@@ -45,7 +46,15 @@ class Replica:
     """One running copy of a deployment, of one rank."""
 
     def __init__(
-        self, link: Link, executor: Executor, lifeline: Lifeline, *, replica: str, version: str, outbox_bytes: int
+        self,
+        link: Link,
+        executor: Executor,
+        lifeline: Lifeline,
+        alarm: Alarm,
+        *,
+        replica: str,
+        version: str,
+        outbox_bytes: int,
     ) -> None:
         self._stopping = False
         self._wake_read, self._wake_write = os.pipe()
@@ -55,6 +64,7 @@ class Replica:
         self._link = link
         self._executor = executor
         self._lifeline = lifeline
+        self._alarm = alarm
         self._replica = replica
         self._version = version
         self._holdings = Holdings(outbox_bytes)
@@ -93,7 +103,7 @@ class Replica:
             self._watch_link()
         # A descriptor tells nothing before its socket was first asked, and not of what our own sends have taken in.
         has_message = link.has_message()
-        ready = dict(self._poller.poll(0 if new or has_message or not wait else link.timeout_ms()))
+        ready = dict(self._poller.poll(0) if new or has_message or not wait else self._wait())
         if self._lifeline.fd in ready and self._lifeline.is_cut():
             return False
         if has_message or self._socket_fd in ready:
@@ -101,6 +111,16 @@ class Replica:
         if (new or self._monitor_fd in ready) and link.watch():
             self._send_inventory()
         return True
+
+    def _wait(self) -> list[tuple[int, int]]:
+        """Sleeps until there is something to do; the alarm is not taken off for every short pause."""
+        timeout_ms = self._link.timeout_ms()
+        if self._alarm.set_for != NEVER:
+            timeout_ms = IDLE_MS if timeout_ms is None else min(timeout_ms, IDLE_MS)
+        ready = self._poller.poll(timeout_ms)
+        if not ready:
+            self._alarm.rest()
+        return ready
 
     def _watch_link(self) -> None:
         """The link has another socket, or none: what is watched is made anew."""
@@ -186,6 +206,7 @@ class Replica:
             outcome = failed(DeadlineExceeded("the deadline passed while the request waited at its replica"))
         else:
             work = task.work
+            self._alarm.watch(task.deadline)
             outcome = self._executor.run(work.method, work.tensors, task.tensors, work.parameters)
         run_s = time.monotonic() - began
         if run_s >= LOOK_EVERY_S:

@@ -47,6 +47,7 @@ class ReplicaStart(msgspec.Struct, frozen=True, kw_only=True):
     public_key: bytes
     secret_key: bytes
     outbox_bytes: int
+    hang_grace_s: float
     report_fd: int
 
 

@@ -283,6 +283,7 @@ class ReplicaSpec(Message, frozen=True):
     manifest: str
     setup_timeout_s: float
     outbox_bytes: int
+    hang_grace_s: float = 10.0
 
 
 class ReplicaStatus(Message, frozen=True):

@@ -265,6 +265,7 @@ class Controller:
                 self.servables,
                 setup_timeout_s=self.site.pilots.setup_timeout_s,
                 outbox_bytes=self.site.budgets.outbox_bytes,
+                hang_grace_s=self.site.recovery.hang_grace_s,
             )
             if message != self._told.get(pilot):
                 self._told[pilot] = message

@@ -94,6 +94,7 @@ def orders(
     *,
     setup_timeout_s: float,
     outbox_bytes: int,
+    hang_grace_s: float,
 ) -> Orders:
     """All that the agent of a pilot is told."""
     wanted = fleet.orders(pilot)
@@ -110,6 +111,7 @@ def orders(
                 to_json(servable.manifest),
                 setup_timeout_s,
                 outbox_bytes,
+                hang_grace_s,
             )
         )
     return Orders(pilot, incarnation, tuple(run), wanted.kill, wanted.forget, wanted.stop)

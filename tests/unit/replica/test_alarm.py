@@ -1,0 +1,66 @@
+"""The timer that ends a replica whose request never ends."""
+
+from __future__ import annotations
+
+import faulthandler
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from hpcserve.core.ledger import NEVER
+from hpcserve.replica.alarm import AFTER_S, SLACK_S, Alarm
+
+GRACE_S = 1000.0
+
+
+def left_s() -> float:
+    """Until the kernel's timer goes off; 0: it is off."""
+    return signal.getitimer(signal.ITIMER_REAL)[0]
+
+
+@pytest.fixture
+def alarm() -> Iterator[Alarm]:
+    before = signal.getsignal(signal.SIGALRM)
+    made = Alarm(GRACE_S)
+    yield made
+    made.rest()
+    faulthandler.unregister(signal.SIGALRM)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_it_goes_off_after_deadline_and_grace(alarm: Alarm) -> None:
+    alarm.watch(time.monotonic() + 10.0)
+    assert GRACE_S + AFTER_S < left_s() - 10.0 <= GRACE_S + AFTER_S + SLACK_S
+
+
+def test_requests_that_follow_each_other_share_one_setting(alarm: Alarm) -> None:
+    now = time.monotonic()
+    alarm.watch(now + 10.0)
+    first = alarm.set_for
+    alarm.watch(now + 10.0 + SLACK_S / 2)
+    assert alarm.set_for == first
+    alarm.watch(now + 10.0 + 2 * SLACK_S)
+    assert alarm.set_for > first
+
+
+@pytest.mark.parametrize("deadline_s", [1.0, 100.0])
+def test_it_is_never_too_early_and_never_much_too_late(alarm: Alarm, deadline_s: float) -> None:
+    now = time.monotonic()
+    alarm.watch(now + 10.0)
+    alarm.watch(now + deadline_s)
+    assert 0.0 <= alarm.set_for - (now + deadline_s + GRACE_S + AFTER_S) <= SLACK_S
+
+
+def test_a_request_without_a_deadline_takes_it_off(alarm: Alarm) -> None:
+    alarm.watch(time.monotonic() + 10.0)
+    alarm.watch(NEVER)
+    assert left_s() == 0.0
+
+
+def test_nothing_goes_off_at_rest(alarm: Alarm) -> None:
+    alarm.rest()
+    alarm.watch(time.monotonic() + 10.0)
+    alarm.rest()
+    assert (left_s(), alarm.set_for) == (0.0, NEVER)
