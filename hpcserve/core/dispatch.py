@@ -22,13 +22,15 @@ from hpcserve.errors import (
     InvalidInput,
     OutcomeUnknown,
     Overloaded,
-    ProtocolError,
     UnknownEndpoint,
 )
 from hpcserve.types import Counter
 
-MAX_AHEAD = 1_000_000
-"""How far above its floor a session's ids and acknowledgements may be."""
+MAX_UNSETTLED = 250_000
+"""Most requests of one session that it has not settled, answered ones included."""
+
+MAX_GAPS = 100_000
+"""Most gaps among the ids that a session has settled above its floor."""
 
 
 class Limits(NamedTuple):
@@ -68,7 +70,7 @@ class Dispatch(Books):
         """Whether there is room for a request; :meth:`_check` says what is wrong if not."""
         limits, size_bytes = self.limits, call.size_bytes
         return (
-            call.id <= session.floor + MAX_AHEAD
+            len(session.entries) < MAX_UNSETTLED
             and session.held_bytes + size_bytes <= limits.session_bytes
             and self.held_bytes + size_bytes <= limits.broker_bytes
             and self.queued < limits.max_queued
@@ -83,8 +85,10 @@ class Dispatch(Books):
                 f"a request of {call.size_bytes} bytes can never be taken: at most {most} bytes fit into this daemon's "
                 "budgets (budgets.session_bytes, budgets.broker_bytes); send less at a time"
             )
-        if call.id > session.floor + MAX_AHEAD:
-            raise ProtocolError(f"request id {call.id} is too far above the floor {session.floor}")
+        if len(session.entries) >= MAX_UNSETTLED:
+            raise Overloaded(
+                f"this client has {MAX_UNSETTLED} requests that it has not settled, the most of one", retry_after_s=1.0
+            )
         if session.held_bytes + call.size_bytes > limits.session_bytes:
             what, held, limit = "session", session.held_bytes, limits.session_bytes
         elif self.held_bytes + call.size_bytes > limits.broker_bytes:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from hpcserve.core import actions as act
-from hpcserve.core.dispatch import MAX_AHEAD, Call, Limits
+from hpcserve.core.dispatch import MAX_GAPS, MAX_UNSETTLED, Call, Limits
 from hpcserve.core.lanes import Lane
 from hpcserve.core.ledger import NEVER, REQUEST, SETTLED, WANTED, Entry, Event, State
 from hpcserve.core.recovery import Recovery
@@ -24,7 +24,7 @@ from hpcserve.core.sessions import Session
 from hpcserve.errors import HpcserveError, ProtocolError
 from hpcserve.types import Counter, DeploymentName, EndpointName, ReplicaId, SessionId
 
-__all__ = ["MAX_AHEAD", "Call", "Exchange", "Limits"]
+__all__ = ["MAX_GAPS", "MAX_UNSETTLED", "Call", "Exchange", "Limits"]
 
 
 class Exchange(Recovery):
@@ -64,8 +64,8 @@ class Exchange(Recovery):
         Raises:
             ProtocolError: It claims more than a session may.
         """
-        if any(not floor <= id <= floor + MAX_AHEAD for id in outstanding):
-            raise ProtocolError(f"RESUME: outstanding ids must lie between the floor and {MAX_AHEAD} above it")
+        if any(id < floor for id in outstanding):
+            raise ProtocolError(f"RESUME: an outstanding id is below the floor {floor}, so it is settled")
         self._now = now
         session = self.session(session_id, now)
         # A second RESUME on one connection may be an old one: it knows nothing of what was sent after it.
@@ -165,7 +165,7 @@ class Exchange(Recovery):
             ProtocolError: It acknowledges more than it can have asked.
         """
         if floor > session.floor or acks:
-            self._check_acks(session, floor, acks)
+            self._check_acks(session, acks)
             self._owed.append((session, floor, acks))
 
     def _settle_owed(self) -> None:
@@ -180,13 +180,13 @@ class Exchange(Recovery):
             ProtocolError: It acknowledges more than it can have asked.
         """
         self._now = now
-        self._check_acks(session, floor, acks)
+        self._check_acks(session, acks)
         self.settle(session, session.settle(floor, acks))
 
     @staticmethod
-    def _check_acks(session: Session, floor: int, acks: tuple[Counter, ...]) -> None:
-        if floor > session.floor + MAX_AHEAD or len(session.settled) + len(acks) > MAX_AHEAD:
-            raise ProtocolError(f"acknowledgements more than {MAX_AHEAD} above the floor {session.floor}")
+    def _check_acks(session: Session, acks: tuple[Counter, ...]) -> None:
+        if acks and len(session.settled) > MAX_GAPS:
+            raise ProtocolError(f"more than {MAX_GAPS} gaps among the acknowledged ids above the floor {session.floor}")
 
     def bye(self, session: Session, now: float) -> None:
         """A session is over: nothing of it is waited for. It is forgotten when no replica holds any of it.

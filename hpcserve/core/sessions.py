@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from hpcserve.core.ranges import Ranges
 from hpcserve.types import Counter, SessionId
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Session:
         self.away_since = 0.0
         self.resumed = False
         self.floor = 1
-        self.settled: set[int] = set()
+        self.settled = Ranges()
         self.entries: dict[Counter, Entry] = {}
         self.held_bytes = 0
         self.sent_bytes = 0
@@ -56,7 +57,9 @@ class Session:
     def settle(self, floor: int, acks: tuple[Counter, ...]) -> list[Counter]:
         """Notes an acknowledgement; returns the ids that it newly settles and that have an entry."""
         newly = [id for id in acks if id in self.entries]
-        self.settled.update(id for id in acks if id >= self.floor)
+        for id in acks:
+            if id >= self.floor:
+                self.settled.add(id)
         if floor > self.floor:
             # Whichever is shorter: the gap that was closed, or what is in the ledger.
             if floor - self.floor <= len(self.entries):
@@ -64,6 +67,5 @@ class Session:
             else:
                 newly += [id for id in self.entries if id < floor]
             self.floor = floor
-            if self.settled:
-                self.settled = {id for id in self.settled if id >= floor}
+            self.settled.drop_below(floor)
         return newly

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hpcserve.core import actions as act
-from hpcserve.core.exchange import MAX_AHEAD, Exchange
+from hpcserve.core import dispatch, exchange
+from hpcserve.core.exchange import Exchange
 from hpcserve.core.ledger import State
 from hpcserve.errors import (
     DeadlineExceeded,
@@ -205,18 +206,49 @@ def test_results_that_are_not_acknowledged_count_in_the_session_budget(desk: Des
     assert desk.told() == []
 
 
-def test_ids_and_acknowledgements_must_stay_near_the_floor(desk: Desk) -> None:
+def test_one_long_request_holds_up_no_number_of_short_ones(desk: Desk) -> None:
     desk.serve("a")
     session = desk.client()
-    desk.ask(session, MAX_AHEAD + 2)
-    assert isinstance(desk.error(), ProtocolError)
-    with pytest.raises(ProtocolError):
-        desk.ack(session, MAX_AHEAD + 2)
-    with pytest.raises(ProtocolError):
-        desk.exchange.owe_ack(session, MAX_AHEAD + 2, ())
-    with pytest.raises(ProtocolError):
-        desk.client("d", MAX_AHEAD + 2)
-    with pytest.raises(ProtocolError):
+    long = desk.ask(session, 1)
+    for id in range(2, 5000):
+        desk.answer("a", desk.ask(session, id))
+        desk.ack(session, 1, id)
+        desk.exchange.flush()
+        desk.exchange.take()
+    assert (len(session.entries), len(session.settled)) == (1, 1)
+    desk.ask(session, 3)  # doubled on the way
+    assert desk.took(act.Give) == []
+    desk.answer("a", long)
+    desk.ack(session, 5000)
+    assert (len(session.entries), len(session.settled), session.floor) == (0, 0, 5000)
+
+
+def test_acknowledgements_may_have_so_many_gaps(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "MAX_GAPS", 3)
+    session = desk.client()
+    desk.ack(session, 1, 3, 5, 7, 9)
+    with pytest.raises(ProtocolError, match="gaps"):
+        desk.ack(session, 1, 11)
+    with pytest.raises(ProtocolError, match="gaps"):
+        desk.exchange.owe_ack(session, 1, (Counter(11),))
+    desk.ack(session, 10)
+
+
+def test_a_session_has_so_many_unsettled_requests(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "MAX_UNSETTLED", 2)
+    desk.serve("a", credit=9)
+    session = desk.client()
+    for id in (1, 2):
+        desk.answer("a", desk.ask(session, id), credit=9)
+    desk.ask(session, 3)
+    assert isinstance(desk.error(), Overloaded)
+    desk.ack(session, 3)
+    desk.ask(session, 4)
+    assert desk.given() == [("a", 1), ("a", 2), ("a", 4)]
+
+
+def test_what_lies_below_the_floor_cannot_be_outstanding(desk: Desk) -> None:
+    with pytest.raises(ProtocolError, match="floor"):
         desk.client("d", 3, floor=4)
 
 

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from hpcserve.core.exchange import MAX_AHEAD
+from hpcserve.core.exchange import MAX_GAPS, MAX_UNSETTLED
 from hpcserve.errors import BY_CODE, UnknownEndpoint
 from hpcserve.types import Counter, SessionId
 from hpcserve.wire import admin, messages, record
@@ -143,7 +143,8 @@ def test_the_limits_are_the_programs() -> None:
     assert limits["header"] == f"{MAX_HEADER_BYTES} bytes"
     assert limits["tensors in one message"] == str(MAX_TENSORS)
     assert limits["axes of one tensor"] == str(MAX_AXES)
-    assert limits["request ids and acknowledgements above the floor"] == str(MAX_AHEAD)
+    assert limits["unsettled requests of one session"] == str(MAX_UNSETTLED)
+    assert limits["gaps among the ids acknowledged above the floor"] == str(MAX_GAPS)
 
 
 def test_the_version_is_the_programs() -> None:
