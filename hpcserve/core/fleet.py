@@ -150,8 +150,14 @@ class Fleet:
         self.pilots[pilot] = FleetPilot(pilot=pilot, slots=slots, idle_since_s=now, phase="unknown", adopted=True)
 
     def adopt_replica(self, replica: ReplicaId, deployment: DeploymentName, version: Version, pilot: PilotId) -> None:
-        """A replica that an earlier controller ordered."""
-        self.replicas[replica] = FleetReplica(replica=replica, deployment=deployment, version=version, pilot=pilot)
+        """A replica that an earlier controller ordered.
+
+        It counts as seen: one that the agent does not report has ended and was forgotten there, or was never begun.
+        Either way it is replaced; an agent begins no replica twice.
+        """
+        self.replicas[replica] = FleetReplica(
+            replica=replica, deployment=deployment, version=version, pilot=pilot, seen=True
+        )
 
     def step(self, now: float) -> tuple[Action, ...]:
         """What is to be done now. It counts as done: asked again at once, the answer is empty."""
@@ -348,7 +354,12 @@ class Fleet:
             self.pilots[change.pilot].phase = "leaving"
         elif isinstance(change, StartReplica):
             self.next_number += 1
-            self.adopt_replica(change.replica, change.deployment, self._target(change), change.pilot)
+            self.replicas[change.replica] = FleetReplica(
+                replica=change.replica,
+                deployment=change.deployment,
+                version=self._target(change),
+                pilot=change.pilot,
+            )
         elif isinstance(change, RetireReplica):
             self.replicas[change.replica].state = "retiring"
         else:
