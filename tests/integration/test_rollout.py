@@ -63,6 +63,10 @@ def served(client: Client, endpoint: str) -> str:
     return client.call("describe", admin.Describe(endpoint=endpoint), admin.Described).version
 
 
+def draining(client: Client, endpoint: str) -> set[int | None]:
+    return {each.pid for each in deployment(client, endpoint).replicas if each.state == "draining"}
+
+
 class Load:
     """What callers got, one after the other, who all the time send one tensor."""
 
@@ -167,13 +171,16 @@ def test_a_version_that_does_not_start_leaves_the_old_one(client: Client, daemon
 
 def test_a_new_controller_goes_on_where_the_old_one_was(client: Client, daemon: Daemon, tmp_path: Path) -> None:
     first = publish(client, tmp_path, answer=41)
-    second = publish(client, tmp_path, answer=42, tensor="y", setup="time.sleep(3)")
+    second = publish(client, tmp_path, answer=42, tensor="y", setup="time.sleep(6)")
     deploy(client, "taken-over", first)
     until(lambda: replaced(client, "taken-over"), "the first version is ready")
+    old = set(daemon.replica_pids(client, "taken-over", at_least=2))
     load = Load("taken-over", "x")
     with asking(daemon, load):
         deploy(client, "taken-over", second)
         daemon.kill("controller")
+        until(lambda: draining(client, "taken-over") == old, "the next one has the old replicas go on")
+        assert served(client, "taken-over") == first
         until(lambda: served(client, "taken-over") == second, "the second version serves")
         until(lambda: replaced(client, "taken-over"), "the second version has replaced the first")
     turn = [isinstance(outcome, InvalidInput) for outcome in load.outcomes]
