@@ -189,7 +189,7 @@ class Controller:
                 await self._carry_out(self.fleet.step(time.monotonic()))
             self._tell_agents()
             self.tell_broker()
-            self._tidy()
+            self.tidy()
             self._changed.clear()
             try:
                 await asyncio.wait_for(
@@ -198,7 +198,7 @@ class Controller:
             except TimeoutError:
                 continue
 
-    def _tidy(self) -> None:
+    def tidy(self) -> None:
         """Forgets the versions that nothing runs or wants any more."""
         for over in self.servables.keys() - self.fleet.versions():
             del self.servables[over]
