@@ -25,29 +25,19 @@ from hpcserve.core.deployments import (
     CancelPilot,
     PilotPhase,
     Policy,
-    ReplicaState,
     RetireReplica,
     StartReplica,
     StopReplica,
     SubmitPilot,
     reconcile,
 )
+from hpcserve.core.fleetbook import FleetPilot, FleetReplica, PilotOrders, ReplicaSaid
 from hpcserve.core.rollout import FleetDeployment, Restarts, Version
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 
 ENDED_STATES = ("failed", "exited")
 """The states of a report that say that a replica's process is gone."""
 NO_PILOT = "no pilot job can be submitted"
-
-
-@dataclass(frozen=True)
-class ReplicaSaid:
-    """One replica in an agent's report."""
-
-    replica: ReplicaId
-    state: str
-    cause: str = ""
-    traceback: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,50 +57,6 @@ class FailDeployment:
 
 
 Action = SubmitPilot | CancelPilot | StartReplica | RetireReplica | StopReplica | ForgetReplica | FailDeployment
-
-
-@dataclass(frozen=True, kw_only=True)
-class PilotOrders:
-    """What an agent is to be told: which replicas to run, to kill at once, to forget, or to end."""
-
-    run: tuple[ReplicaId, ...]
-    kill: tuple[ReplicaId, ...]
-    forget: tuple[ReplicaId, ...]
-    stop: bool
-
-
-@dataclass(kw_only=True)
-class FleetPilot:
-    """A pilot job in the books, until the scheduler says that it has ended. ``adopted``: from an earlier controller."""
-
-    pilot: PilotId
-    slots: int
-    idle_since_s: float
-    phase: PilotPhase = "queued"
-    reported: bool = False
-    adopted: bool = False
-    ends_s: float | None = None
-    said: tuple[ReplicaSaid, ...] = ()
-
-
-@dataclass(kw_only=True)
-class FleetReplica:
-    """A replica in the books.
-
-    ``ready``: it was, at some time. ``crashed``: it ended by itself, so what it was computing is suspect.
-    """
-
-    replica: ReplicaId
-    deployment: DeploymentName
-    version: Version
-    pilot: PilotId
-    state: ReplicaState = "starting"
-    kill: bool = False
-    seen: bool = False
-    ready: bool = False
-    ended: bool = False
-    crashed: bool = False
-    cause: str = ""
 
 
 @dataclass(kw_only=True)

@@ -18,7 +18,8 @@ from hpcserve.cluster.plugins import open_scheduler
 from hpcserve.config import Site
 from hpcserve.core import deployments as rules
 from hpcserve.core import restarts
-from hpcserve.core.fleet import Action, FailDeployment, Fleet, ForgetReplica, ReplicaSaid
+from hpcserve.core.fleet import Action, FailDeployment, Fleet, ForgetReplica
+from hpcserve.core.fleetbook import ReplicaSaid
 from hpcserve.daemon.controller.hub import HubLine
 from hpcserve.daemon.controller.pilots import Pilots
 from hpcserve.daemon.controller.plan import Servable, orders, routes, servable_of

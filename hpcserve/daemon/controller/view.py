@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 import hpcserve
-from hpcserve.core.fleet import FleetReplica
+from hpcserve.core.fleetbook import FleetReplica
 from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.plan import failure, serving
 from hpcserve.daemon.launch import PROCESSES

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from hpcserve.core.deployments import Policy, RetireReplica, StartReplica, SubmitPilot
-from hpcserve.core.fleet import Action, FailDeployment, Fleet, ReplicaSaid
+from hpcserve.core.fleet import Action, FailDeployment, Fleet
+from hpcserve.core.fleetbook import ReplicaSaid
 from hpcserve.core.rollout import Version
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 

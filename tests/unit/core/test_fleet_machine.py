@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from hpcserve.core.deployments import CancelPilot, Policy, StartReplica, SubmitPilot
-from hpcserve.core.fleet import Action, FailDeployment, Fleet, ForgetReplica, PilotOrders, ReplicaSaid
+from hpcserve.core.fleet import Action, FailDeployment, Fleet, ForgetReplica
+from hpcserve.core.fleetbook import PilotOrders, ReplicaSaid
 from hpcserve.core.rollout import Version
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 
