@@ -16,7 +16,7 @@ from hpcserve.client.outputs import Outputs
 from hpcserve.errors import HpcserveError, InvalidInput
 from hpcserve.wire import messages as wire
 from hpcserve.wire.admin import Admin
-from hpcserve.wire.frames import error_from_wire
+from hpcserve.wire.frames import enclose, error_from_wire
 from hpcserve.wire.tensor import Frame, pack, unpack
 
 Inputs = Any
@@ -58,7 +58,7 @@ class Pending:
 class Inference(Pending):
     """A call of a servable's method."""
 
-    __slots__ = ("endpoint", "frames", "method", "parameters", "priority", "specs")
+    __slots__ = ("enclosed", "endpoint", "frames", "method", "parameters", "priority", "specs")
 
     def __init__(
         self,
@@ -86,6 +86,7 @@ class Inference(Pending):
         self.frames: Sequence[Frame] = (
             [frame if type(frame) is bytes else bytes(frame) for frame in packed] if own else packed
         )
+        self.enclosed = enclose(self.frames)
         self.parameters = arguments.NOTHING if parameters is None else arguments.encoded(parameters)
         if len(self.specs) + len(self.parameters) > HALF_HEADER_BYTES:
             raise arguments.too_long(self.parameters)
@@ -105,7 +106,7 @@ class Inference(Pending):
                 )
         except HpcserveError as error:
             self.error = error
-        self.frames = ()
+        self.frames = self.enclosed = ()
 
 
 class AdminCall(Pending):

@@ -63,7 +63,7 @@ class Engine:
         Raises:
             InvalidInput: The service would never take so many bytes.
         """
-        size_bytes = sum(map(len, call.frames))
+        size_bytes = 0 if call.enclosed else sum(map(len, call.frames))
         if size_bytes > self._session_bytes:
             raise InvalidInput(
                 f"the inputs of {call.endpoint!r} have {size_bytes} bytes: at most {self._session_bytes} may be on "
@@ -167,7 +167,7 @@ class Engine:
         if type(message) is wire.Result:
             call = self.caller.settle(message.id)
             if isinstance(call, Inference):
-                call.finish(message, frames)
+                call.finish(message, message.enclosed or frames)
                 self._finish(call)
             self._unacked_bytes += size_bytes
             if self._unacked_bytes >= ACK_AT_ONCE_BYTES:
@@ -237,8 +237,9 @@ class Engine:
             "inline",
             floor,
             acks,
+            call.enclosed,
         )
-        self._say(encode(header), call.frames)
+        self._say(encode(header), () if call.enclosed else call.frames)
 
     def _say(self, header: bytes, frames: Sequence[Frame] = ()) -> None:
         """Sends a message. On a connection that has just gone it is dropped: the monitor tells, RESUME makes up.

@@ -14,7 +14,7 @@ import numpy as np
 from hpcserve.errors import HpcserveError, InvalidInput, InvalidOutput, ServableError, UnknownMethod
 from hpcserve.servable.loaded import Loaded
 from hpcserve.servable.signature import check_inputs
-from hpcserve.wire.frames import error_to_wire, from_raw
+from hpcserve.wire.frames import enclose, error_to_wire, from_raw
 from hpcserve.wire.messages import EMPTY_LIST, EMPTY_MAP, ErrorInfo
 from hpcserve.wire.tensor import Frame, pack, signature, unpack
 
@@ -29,6 +29,7 @@ class Outcome(msgspec.Struct, gc=False):
     tensors: msgspec.Raw
     frames: Sequence[Tensor]
     error: ErrorInfo | None = None
+    enclosed: tuple[bytes, ...] = ()
 
 
 class Executor:
@@ -48,7 +49,8 @@ class Executor:
             given = {} if bytes(parameters) == _NO_PARAMETERS else from_raw(parameters, dict[str, Any])
             outputs = self._loaded.run(method, inputs, given)
             described, packed = _packed(method, outputs)
-            return Outcome(described, _own(packed, outputs, inputs))
+            kept = _own(packed, outputs, inputs)
+            return Outcome(described, kept, None, enclose(kept))
         except HpcserveError as error:
             return failed(error)
         except MemoryError as error:

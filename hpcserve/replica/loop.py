@@ -38,7 +38,7 @@ class Task(msgspec.Struct, gc=False):
 
     key: RequestKey
     work: wire.Work
-    tensors: list[Tensor]
+    tensors: Sequence[Tensor]
     deadline: float
 
 
@@ -174,7 +174,7 @@ class Replica:
         if self._holdings.take(work.epoch, work.seq, key):
             left = work.remaining_ms
             deadline = NEVER if left is None else time.monotonic() + left / 1000
-            self._inbox.append(Task(key, work, tensors, deadline))
+            self._inbox.append(Task(key, work, work.enclosed or tensors, deadline))
 
     def _release(self, keys: Sequence[RequestKey]) -> None:
         for key in keys:
@@ -229,9 +229,18 @@ class Replica:
     def _send_result(self, key: RequestKey, outcome: Outcome, run_us: int) -> None:
         requests, size_bytes = self._offer()
         header = wire.Result(
-            key[0], key[1], outcome.tensors, outcome.error, self._replica, self._version, run_us, requests, size_bytes
+            key[0],
+            key[1],
+            outcome.tensors,
+            outcome.error,
+            self._replica,
+            self._version,
+            run_us,
+            requests,
+            size_bytes,
+            outcome.enclosed,
         )
-        self._link.send(encode(header), outcome.frames)
+        self._link.send(encode(header), () if outcome.enclosed else outcome.frames)
 
     def _send_inventory(self) -> None:
         holdings = self._holdings

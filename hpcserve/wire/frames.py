@@ -6,7 +6,7 @@ reason. What a receiver does then (drop the message, end the session) is not dec
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -23,6 +23,9 @@ MAX_OWN_HEADER_BYTES = 256 << 20
 
 MAX_TENSORS = 256
 """Most tensor frames in one message."""
+
+ENCLOSED_BYTES = 4096
+"""Tensors that have so many bytes together, or fewer, are sent inside the header."""
 
 T = TypeVar("T")
 
@@ -77,6 +80,12 @@ def from_raw(body: msgspec.Raw, kind: type[T]) -> T:
         return msgspec.msgpack.decode(body, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"malformed {kind.__name__}: {error}") from error
+
+
+def enclose(frames: Sequence[bytes | bytearray | memoryview]) -> tuple[bytes, ...]:
+    """The tensors' bytes for a header's ``enclosed``; nothing where they are to follow in frames of their own."""
+    small = sum(map(len, frames)) <= ENCLOSED_BYTES
+    return tuple(each if type(each) is bytes else bytes(each) for each in frames) if small else ()
 
 
 def agree(theirs: tuple[int, ...], their_software: str, our_software: str) -> int:

@@ -4,6 +4,8 @@ A message is ``[header, tensor, tensor, …]``: the header is one of these struc
 ``[kind, field, field, …]``; the tensors' bytes follow, a frame each. Arrays make later versions easy: a
 receiver ignores elements past those that it knows, and a missing last element has its default.
 
+A frame costs more than a few kilobytes do: small tensors travel inside the header, as ``enclosed``.
+
 What is not looked into on the way stays :class:`msgspec.Raw`: the broker copies ``tensors`` and
 ``parameters`` from a request into the replica's work without decoding them.
 
@@ -118,7 +120,7 @@ class Resumed(Message, frozen=True, tag="resumed"):
 
 
 class Request(Message, frozen=True, tag="request"):
-    """One call of a method; a frame follows for each tensor.
+    """One call of a method; a frame follows for each tensor, or ``enclosed`` has their bytes.
 
     ``attempt`` is 0, or 1 when the broker asked for the request again. ``acks`` and ``floor`` acknowledge
     earlier results, as in :class:`Ack`.
@@ -136,6 +138,7 @@ class Request(Message, frozen=True, tag="request"):
     reply: str = "inline"
     floor: int = 1
     acks: tuple[Counter, ...] = ()
+    enclosed: tuple[bytes, ...] = ()
 
 
 class Ack(Message, frozen=True, tag="ack"):
@@ -157,6 +160,7 @@ class SendAgain(Message, frozen=True, tag="again"):
 class Result(Message, frozen=True, tag="result"):
     """The one answer to a request, from the replica through the broker to the client, unchanged.
 
+    A frame follows for each tensor, or ``enclosed`` has their bytes.
     ``credit_*`` speak to the broker: how much unfinished work the replica wants to hold in all.
     """
 
@@ -169,6 +173,7 @@ class Result(Message, frozen=True, tag="result"):
     run_us: int = 0
     credit_requests: int = 0
     credit_bytes: int = 0
+    enclosed: tuple[bytes, ...] = ()
 
 
 class Call(Message, frozen=True, tag="call"):
@@ -235,7 +240,9 @@ class Census(Message, frozen=True, tag="census"):
 
 
 class Work(Message, frozen=True, tag="work"):
-    """One request for a replica; a frame follows for each tensor. ``seq`` grows by one within an epoch.
+    """One request for a replica; a frame follows for each tensor, or ``enclosed`` has their bytes.
+
+    ``seq`` grows by one within an epoch.
 
     ``releases`` lists results that were acknowledged, as :class:`Release` does.
     """
@@ -253,6 +260,7 @@ class Work(Message, frozen=True, tag="work"):
     trace: bytes | None = None
     reply: str = "inline"
     releases: tuple[Key, ...] = ()
+    enclosed: tuple[bytes, ...] = ()
 
 
 class Release(Message, frozen=True, tag="release"):

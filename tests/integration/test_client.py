@@ -18,6 +18,7 @@ from hpcserve import AsyncClient, Client
 from hpcserve.client.outputs import Outputs
 from hpcserve.client.services import Service
 from hpcserve.errors import Cancelled, DeadlineExceeded, InvalidInput, ServiceUnavailable
+from hpcserve.wire.frames import ENCLOSED_BYTES
 from tests.integration.daemon_tree import EXAMPLES, SERVABLES, Daemon, status, until
 
 
@@ -52,6 +53,17 @@ def test_an_answer_has_its_outputs_by_name_and_who_gave_them(client: Client) -> 
 def test_a_large_tensor_comes_back_unchanged(client: Client) -> None:
     blob = np.random.default_rng(1).integers(0, 256, 20_000_000, np.uint8)
     assert np.array_equal(client.infer("echo.blob", blob)["blob"], blob)
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, ENCLOSED_BYTES, ENCLOSED_BYTES + 1, 16384, 16385])
+def test_a_tensor_of_any_size_comes_back_unchanged(client: Client, size_bytes: int) -> None:
+    """Inside the header, in a frame that is copied, in one that is not."""
+    blob = np.arange(size_bytes, dtype=np.uint8)
+    for _ in range(2):
+        answer = client.infer("echo.blob", blob)["blob"]
+        assert np.array_equal(answer, blob)
+        answer += 1  # the caller's own
+    assert np.array_equal(blob, np.arange(size_bytes, dtype=np.uint8))
 
 
 def test_an_input_may_be_changed_as_soon_as_submit_returns(client: Client) -> None:

@@ -123,6 +123,8 @@ class TinyClient:
         self.next_id += 1
         header = ["request", id, endpoint, method, specs, named.get("parameters", {}), named.get("remaining_ms")]
         header += [0, 0, None, "inline", floor, acks]
+        if id % 2:  # as it likes
+            header, frames = [*header, frames], []
         self.outstanding[id] = (header, frames)
         self.send(header, frames)
         return id
@@ -164,12 +166,12 @@ class TinyClient:
             if header[2] in self.outstanding:  # else it came twice
                 self.settle(header[2])
                 self.times[header[2]] += 1
-                self.results[header[2]] = (header, frames)
+                self.results[header[2]] = (header, header[10] or frames)
         elif kind == "again":
             for id in header[1]:
                 if id in self.outstanding:
                     request, body = self.outstanding[id]
-                    self.send([*request[:8], 1, *request[9:11], self.floor, []], body)
+                    self.send([*request[:8], 1, *request[9:11], self.floor, [], *request[13:]], body)
         elif kind == "who":
             self.resume()
         elif kind == "answer":
@@ -252,7 +254,7 @@ def test_what_is_left_out_has_its_default(tiny: TinyClient) -> None:
 def test_what_a_later_version_adds_is_ignored(tiny: TinyClient) -> None:
     tiny.next_id, id = tiny.next_id + 1, tiny.next_id
     header = ["request", id, "echo", "echo", [["x", "float32", [1], "new"]]]
-    header += [{}, None, 0, 0, None, "inline", 1, [], "new", {"more": 1}]
+    header += [{}, None, 0, 0, None, "inline", 1, [], [], "new", {"more": 1}]
     tiny.outstanding[id] = (header, [])
     tiny.send(header, [struct.pack("<f", 7)])
     assert tiny.wait(id)[0][4] is None

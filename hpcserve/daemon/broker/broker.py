@@ -154,6 +154,7 @@ class Broker:
             request.trace,
             request.reply,
             action.releases,
+            request.enclosed,
         )
         self.back.send(action.connection, encode(header), body.tensors)
 

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcserve.errors import BY_CODE, HpcserveError, VersionMismatch
-from hpcserve.wire.frames import agree, decode_to_client, encode, error_from_wire, error_to_wire
+from hpcserve.wire.frames import (
+    ENCLOSED_BYTES,
+    agree,
+    decode_to_client,
+    enclose,
+    encode,
+    error_from_wire,
+    error_to_wire,
+)
 from hpcserve.wire.messages import WIRE_VERSIONS, ErrorInfo, Refused
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -63,3 +71,18 @@ def test_disagreement_names_the_side_to_upgrade(theirs: tuple[int, ...], to_upgr
         agree(theirs, "theirs 9.9", "ours 1.0")
     for named in ("theirs 9.9", "ours 1.0", str(list(theirs)), str(list(WIRE_VERSIONS))):
         assert named in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("frames", "enclosed"),
+    [
+        ([], ()),
+        ([b""], (b"",)),
+        ([b"x" * ENCLOSED_BYTES], (b"x" * ENCLOSED_BYTES,)),
+        ([b"x" * ENCLOSED_BYTES, b""], (b"x" * ENCLOSED_BYTES, b"")),
+        ([b"x" * ENCLOSED_BYTES, b"y"], ()),
+        ([memoryview(b"abc"), bytearray(b"de")], (b"abc", b"de")),
+    ],
+)
+def test_small_tensors_are_enclosed(frames: list[bytes], enclosed: tuple[bytes, ...]) -> None:
+    assert enclose(frames) == enclosed

@@ -19,7 +19,7 @@ from hpcserve.errors import BY_CODE, UnknownEndpoint
 from hpcserve.types import Counter, SessionId
 from hpcserve.wire import admin, messages, record
 from hpcserve.wire.dtypes import BYTES, DTYPES, JSON, ML_DTYPES, NAMES
-from hpcserve.wire.frames import MAX_HEADER_BYTES, MAX_TENSORS, encode, error_to_wire
+from hpcserve.wire.frames import ENCLOSED_BYTES, MAX_HEADER_BYTES, MAX_TENSORS, enclose, encode, error_to_wire
 from hpcserve.wire.tensor import MAX_AXES, pack
 
 PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "wire.md").read_text(encoding="utf-8")
@@ -141,6 +141,7 @@ def test_every_dtype_has_its_size() -> None:
 def test_the_limits_are_the_programs() -> None:
     limits = {what: most for what, most, _ in rows(section("Limits", 2))}
     assert limits["header"] == f"{MAX_HEADER_BYTES} bytes"
+    assert f"tensors that have {ENCLOSED_BYTES} bytes or fewer together" in PAGE
     assert limits["tensors in one message"] == str(MAX_TENSORS)
     assert limits["axes of one tensor"] == str(MAX_AXES)
     assert limits["unsettled requests of one session"] == str(MAX_UNSETTLED)
@@ -162,7 +163,9 @@ Y_SPECS, Y_FRAMES = pack({"label": np.array([7], np.int64)})
 ERROR = error_to_wire(UnknownEndpoint("no endpoint is called 'digit'; did you mean 'digits'?"))
 EXAMPLES = {
     "session": bytes(SESSION),
-    "request": encode(messages.Request(Counter(1), "digits", "predict", X_SPECS, remaining_ms=5000)),
+    "request": encode(
+        messages.Request(Counter(1), "digits", "predict", X_SPECS, remaining_ms=5000, enclosed=enclose(X_FRAMES))
+    ),
     "request tensor": X_FRAMES[0],
     "result": encode(
         messages.Result(
@@ -174,9 +177,9 @@ EXAMPLES = {
             run_us=412,
             credit_requests=16,
             credit_bytes=64 << 20,
+            enclosed=enclose(Y_FRAMES),
         )
     ),
-    "result tensor": Y_FRAMES[0],
     "ack": encode(messages.Ack(2)),
     "error": encode(messages.Result(SESSION, Counter(1), error=ERROR)),
 }
@@ -193,6 +196,7 @@ def test_the_example_has_no_other_blocks() -> None:
 
 def test_the_short_form_of_the_example_means_the_same() -> None:
     whole = msgspec.msgpack.decode(example("request"))
-    assert msgspec.msgpack.decode(encode(whole[:7]), type=messages.Request) == msgspec.msgpack.decode(
-        example("request"), type=messages.Request
-    )
+    meant = msgspec.msgpack.decode(example("request"), type=messages.Request)
+    assert meant.enclosed == (example("request tensor"),)
+    short = msgspec.msgpack.decode(encode(whole[:7]), type=messages.Request)
+    assert short == msgspec.structs.replace(meant, enclosed=())
