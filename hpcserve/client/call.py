@@ -83,10 +83,8 @@ class Inference(Pending):
             self.specs, packed = pack(named)
         except InvalidInput as error:
             raise arguments.not_sent(target, error) from error
-        self.frames: Sequence[Frame] = (
-            [frame if type(frame) is bytes else bytes(frame) for frame in packed] if own else packed
-        )
-        self.enclosed = enclose(self.frames)
+        self.enclosed = enclose(packed)
+        self.frames: Sequence[Frame] = packed if self.enclosed or not own else [bytes(frame) for frame in packed]
         self.parameters = arguments.NOTHING if parameters is None else arguments.encoded(parameters)
         if len(self.specs) + len(self.parameters) > HALF_HEADER_BYTES:
             raise arguments.too_long(self.parameters)

@@ -84,8 +84,9 @@ def from_raw(body: msgspec.Raw, kind: type[T]) -> T:
 
 def enclose(frames: Sequence[bytes | bytearray | memoryview]) -> tuple[bytes, ...]:
     """The tensors' bytes for a header's ``enclosed``; nothing where they are to follow in frames of their own."""
-    small = sum(map(len, frames)) <= ENCLOSED_BYTES
-    return tuple(each if type(each) is bytes else bytes(each) for each in frames) if small else ()
+    if len(frames) == 1 and type(frames[0]) is bytes:  # as most are
+        return (frames[0],) if len(frames[0]) <= ENCLOSED_BYTES else ()
+    return tuple(map(bytes, frames)) if sum(map(len, frames)) <= ENCLOSED_BYTES else ()
 
 
 def agree(theirs: tuple[int, ...], their_software: str, our_software: str) -> int:
