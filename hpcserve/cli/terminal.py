@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from hpcserve.errors import DeploymentFailed, HpcserveError, ServableError
+from hpcserve.errors import DeploymentFailed, HpcserveError, ManifestError, ServableError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 PIPE_COLUMNS = 200
 """How wide a table may be where there is no terminal whose width counts."""
+OF_THE_SERVABLE = (ServableError, DeploymentFailed, ManifestError)
+"""Errors whose traceback leads to the servable's own code."""
+LINE_CHARACTERS = 200
+"""So much of an error stands in its line, if its traceback says the rest."""
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -53,11 +57,22 @@ def complain(message: str) -> None:
 
 def show_error(error: HpcserveError, *, debug: bool) -> None:
     """The error's line; below it the traceback of the servable, or with ``debug`` also where it arrived here."""
-    complain(error.message or type(error).__name__)
+    shown = error.remote_traceback if debug or isinstance(error, OF_THE_SERVABLE) else None
+    complain(_without(error.message, shown or "") or type(error).__name__)
     if debug:
         show_traceback(error)  # the remote one is part of it
-    elif error.remote_traceback and isinstance(error, (ServableError, DeploymentFailed)):
-        _write(error.remote_traceback.rstrip(), style="dim")
+    elif shown:
+        _write(shown.rstrip(), style="dim")
+
+
+def _without(message: str, traceback: str) -> str:
+    """The message, but for the end that its traceback says again."""
+    line, _, more = message.partition("\n")
+    if not all(each.removesuffix(" …") in traceback for each in more.splitlines()):
+        return message
+    if len(line) > LINE_CHARACTERS and line[LINE_CHARACTERS:].removesuffix(" …") in traceback:
+        return f"{line[:LINE_CHARACTERS]} …"
+    return line
 
 
 def show_traceback(error: BaseException) -> None:

@@ -14,6 +14,8 @@ _OURS = (str(Path(__file__).resolve().parent), "<frozen importlib", "<frozen run
 def headline(error: BaseException) -> str:
     """``ValueError: the message``, shortened when it is very long."""
     text = "".join(traceback.format_exception_only(type(error), error)).strip()
+    if isinstance(error, SyntaxError):  # its text begins with the place and the code, which are in its traceback
+        text = f"{type(error).__name__}: {error}"
     return text if len(text) <= MAX_MESSAGE_CHARACTERS else text[:MAX_MESSAGE_CHARACTERS] + " …"
 
 
