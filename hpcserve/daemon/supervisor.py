@@ -16,12 +16,14 @@ import enum
 import logging
 import math
 import selectors
+import shutil
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 
 import msgspec
 
@@ -39,7 +41,7 @@ from hpcserve.daemon.launch import PROCESSES, ChildError, DaemonReport, in_json
 from hpcserve.daemon.lease import HeldLease, acquire
 from hpcserve.daemon.logs import log_path, log_to
 from hpcserve.daemon.plans import ADMISSION, BROKER, CONTROLLER, Plan
-from hpcserve.daemon.preparation import prepare
+from hpcserve.daemon.preparation import make_runtime_dir, prepare
 from hpcserve.daemon.record import record_path, remove_record, write_record
 from hpcserve.daemon.starter import Starter
 from hpcserve.errors import Conflict, HpcserveError
@@ -167,6 +169,7 @@ class Supervisor:
         self._phase = _Phase.RUNNING
         self._broker_starts = 0
         self._record: ServiceRecord | None = None
+        self._sockets: Path | None = None
         self._failure: HpcserveError | None = None
         self._exit_code = EXIT_DOWN
         self._renew_at = time.monotonic() + lease.every_s
@@ -175,8 +178,12 @@ class Supervisor:
     def run(self) -> int:
         """Runs until all children have ended; returns the exit code."""
         now = time.monotonic()
+        try:
+            self._sockets = make_runtime_dir(self._site)
+        except HpcserveError as error:
+            self._fail(error, now)
         for child in self._children.values():
-            if not self._asked_to_stop():
+            if self._phase is _Phase.RUNNING and not self._asked_to_stop():
                 self._start(child, now)
         self._step(time.monotonic())
         while self._phase is not _Phase.OVER:
@@ -436,11 +443,18 @@ class Supervisor:
         if self._failure is not None:
             _complain(self._failure, self._starter)
         if self._exit_code == EXIT_LEASE_LOST:
-            return
-        try:
-            if self._record is not None:
-                remove_record(self._site.shared_dir, self._record)
-            self._lease.release()
-        except (HpcserveError, OSError) as error:
-            _log.error("not all is tidy: %s", error)
+            return  # the record and the sockets may be the successor's
+        for tidy in (self._remove_record, self._remove_sockets, self._lease.release):
+            try:
+                tidy()
+            except (HpcserveError, OSError) as error:
+                _log.error("not all is tidy: %s", error)
         _log.info("down")
+
+    def _remove_record(self) -> None:
+        if self._record is not None:
+            remove_record(self._site.shared_dir, self._record)
+
+    def _remove_sockets(self) -> None:
+        if self._sockets is not None:
+            shutil.rmtree(self._sockets)
