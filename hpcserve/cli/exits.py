@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from hpcserve import errors
+from hpcserve.cli.streams import OutputLost
 
-OK, FAILED, USAGE, UNAVAILABLE, NOT_ALLOWED, NOT_FOUND, TOO_LATE, IN_THE_WAY, MACHINE, BUG = (
+OK, FAILED, USAGE, UNAVAILABLE, NOT_ALLOWED, NOT_FOUND, TOO_LATE, IN_THE_WAY, MACHINE, BUG, OUTPUT = (
     0,
     1,
     2,
@@ -15,6 +16,7 @@ OK, FAILED, USAGE, UNAVAILABLE, NOT_ALLOWED, NOT_FOUND, TOO_LATE, IN_THE_WAY, MA
     7,
     8,
     70,
+    74,  # EX_IOERR, as 70 is EX_SOFTWARE. Source: sysexits.h(3head).
 )
 
 CODES: dict[type[errors.HpcserveError], int] = {
@@ -28,6 +30,7 @@ CODES: dict[type[errors.HpcserveError], int] = {
     errors.Conflict: IN_THE_WAY,
     errors.SchedulerError: MACHINE,
     errors.StorageFull: MACHINE,
+    OutputLost: OUTPUT,
 }
 """A class that is not listed has the code of the nearest class above it."""
 
@@ -42,6 +45,7 @@ MEANING = {
     IN_THE_WAY: "the present state is in the way (another daemon, a port in use)",
     MACHINE: "the batch scheduler refused, or the disk is full",
     BUG: "a bug in hpcserve",
+    OUTPUT: "standard output is closed, or its disk is full",
     130: "interrupted by Ctrl-C (143: by SIGTERM)",
     141: "whoever read the output went away",
 }

@@ -6,9 +6,10 @@ is needed, so that ``hpcserve --help`` is quick and a Ctrl-C during an import is
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
+
+from hpcserve.cli.streams import OutputLost, discard_output, guard
 
 INTERRUPTED = 130
 READER_GONE = 141
@@ -24,12 +25,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: see ``docs/reference/cli.md``.
     """
     try:
+        if argv is None:
+            guard()
         return _run(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Python flushes standard output once more when it ends, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return READER_GONE
 
 
@@ -51,6 +53,8 @@ def _run(argv: list[str]) -> int:
         from hpcserve.cli.exits import exit_code
         from hpcserve.cli.terminal import show_error
 
+        if isinstance(error, OutputLost):
+            discard_output()
         show_error(error, debug=options.debug)
         return exit_code(error)
     except Exception as error:  # noqa: BLE001 (whatever it is, the user gets one line)

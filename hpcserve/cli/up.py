@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcserve.cli.exits import OK
+from hpcserve.cli.streams import OutputLost, discard_output
 from hpcserve.cli.terminal import note
 
 if TYPE_CHECKING:
@@ -50,9 +51,8 @@ def _leave(daemon: DaemonProcess, record: ServiceRecord, requests: StopRequests)
     if requests.number:
         daemon.wait()
         return _signalled(requests)
-    typer.echo(_where(record))
-    typer.echo("take it down: hpcserve down")
     daemon.keep()
+    _tell(f"{_where(record)}\ntake it down: hpcserve down")
     return OK
 
 
@@ -60,14 +60,22 @@ def _stay(daemon: DaemonProcess, record: ServiceRecord, requests: StopRequests) 
     from hpcserve.errors import Conflict, HpcserveError
 
     if not requests.number:
-        typer.echo(_where(record))
-        typer.echo("take it down: Ctrl-C here, or hpcserve down elsewhere")
+        _tell(f"{_where(record)}\ntake it down: Ctrl-C here, or hpcserve down elsewhere")
     code = daemon.wait()
     if code == 0:
         note("the daemon is down")
         return OK
     told = daemon.last_words()
     raise (Conflict if code == LEASE_LOST else HpcserveError)(f"the daemon ended with code {code}: {told}")
+
+
+def _tell(message: str) -> None:
+    """Says it on standard output, else on standard error: the daemon runs, whoever hears of it."""
+    try:
+        typer.echo(message)
+    except (OutputLost, BrokenPipeError):
+        discard_output()
+        note(message)
 
 
 def _where(record: ServiceRecord) -> str:

@@ -1,0 +1,77 @@
+"""The command line where something around it is wrong: streams, files, the environment, a daemon that was killed."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.newcomer import HPCSERVE, TIMEOUT_S, User, user_in
+
+STREAM_CODE = 74
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Iterator[User]:
+    with user_in(tmp_path / "home") as found:
+        yield found
+
+
+def in_shell(user: User, redirections: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """``hpcserve ARGUMENTS REDIRECTIONS`` as a shell runs it; no argument has a blank in it."""
+    return subprocess.run(
+        ["sh", "-c", f'"$@" {redirections}', "sh", *HPCSERVE, *arguments],
+        env=user.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        timeout=TIMEOUT_S,
+    )
+
+
+# --- standard streams ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("redirection", "reason"), [(">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")]
+)
+@pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("down",), ("service", "list")])
+def test_output_that_cannot_be_written_is_one_line_and_a_code(
+    user: User, arguments: tuple[str, ...], redirection: str, reason: str
+) -> None:
+    done = in_shell(user, redirection, *arguments)
+    told = f"error: cannot write to standard output: {reason}; send it elsewhere\n"
+    assert (done.returncode, done.stderr.decode()) == (STREAM_CODE, told)
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
+def test_an_error_is_told_where_output_cannot_be_written(user: User, redirection: str) -> None:
+    done = in_shell(user, redirection, "status")
+    assert (done.returncode, done.stderr.startswith(b"error: no daemon runs here")) == (3, True)
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", ">&- 2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full"])
+def test_the_exit_code_says_what_standard_error_cannot(user: User, redirection: str) -> None:
+    assert in_shell(user, redirection, "status").returncode == 3
+    assert in_shell(user, redirection, "frob").returncode == 2
+    assert in_shell(user, redirection, "down").returncode == (STREAM_CODE if redirection.count(">") > 1 else 0)
+
+
+def test_a_closed_standard_input_cannot_be_read(user: User) -> None:
+    user.ok("up", "--detach")
+    done = in_shell(user, "<&-", "run", "x", "--input", "-")
+    assert (done.returncode, done.stderr) == (2, b"error: cannot read standard input: Bad file descriptor\n")
+    user.ok("down")
+
+
+@pytest.mark.parametrize("redirection", [">&-", "<&- >&- 2>&-", ">/dev/full", "| true"])
+def test_a_daemon_needs_no_stream_to_start(user: User, redirection: str) -> None:
+    said = in_shell(user, redirection, "up", "--detach")
+    assert said.returncode == 0
+    if "2>" not in redirection and "|" not in redirection:
+        assert b"serves site local" in said.stderr
+    assert user.status()["site"] == "local"
+    user.ok("down")
+    assert user.processes() == []
