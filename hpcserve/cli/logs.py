@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcserve.cli.options import open_client
+from hpcserve.cli.terminal import note
 
 if TYPE_CHECKING:
     from hpcserve.client import Client
+    from hpcserve.wire.admin import AskLogs, LogText
 
 LOOK_S = 0.5
-FOLLOWED_LINES = 2000
-ANCHOR_CHARACTERS = 4000
 
 
 def command(
@@ -27,34 +27,51 @@ def command(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
 ) -> None:
     """Show the end of a log."""
+    from hpcserve.wire.admin import AskLogs
+
     with open_client(ctx) as client:
-        seen = _read(client, name, lines)
-        for log, text in seen.items():
-            _show(log, text, titled=len(seen) > 1)
+        shown = _Shown()
+        logs = _ask(client, AskLogs(name=name, lines=lines))
+        shown.add(logs)
+        if not follow:
+            shown.end_line()
+        if lines and not any(log.text for log in logs):
+            note("nothing printed yet")
+        marks: dict[str, str] = {}
         while follow:
-            time.sleep(LOOK_S)
-            now = _read(client, name, FOLLOWED_LINES)
-            for log, text in now.items():
-                _show(log, added(seen.get(log, ""), text), titled=len(now) > 1)
-            seen = now
+            if not any(log.more for log in logs):
+                time.sleep(LOOK_S)
+            marks |= {log.name: log.mark for log in logs}
+            logs = _ask(client, AskLogs(name=name, after=marks))
+            shown.add(logs)
 
 
-def _read(client: Client, name: str, lines: int) -> dict[str, str]:
-    from hpcserve.wire.admin import AskLogs, Logs
+def _ask(client: Client, arguments: AskLogs) -> tuple[LogText, ...]:
+    from hpcserve.wire.admin import Logs
 
-    return {log.name: log.text for log in client.call("logs", AskLogs(name=name, lines=lines), Logs).logs}
-
-
-def _show(log: str, text: str, *, titled: bool) -> None:
-    if text:
-        typer.echo(f"==> {log} <==\n{text}" if titled else text, nl=not text.endswith("\n"))
+    return client.call("logs", arguments, Logs).logs
 
 
-def added(before: str, now: str) -> str:
-    """What ``now`` has behind ``before``; both are the last lines of one log, at two times.
+class _Shown:
+    """What is on the screen: whose text came last, and whether its line is complete."""
 
-    The end of ``before`` is looked for in ``now``; when it is not there, all of ``now`` is new.
-    """
-    anchor = before[-ANCHOR_CHARACTERS:]
-    at = now.rfind(anchor)
-    return now if at < 0 else now[at + len(anchor) :]
+    def __init__(self) -> None:
+        self._last = ""
+        self._in_line = False
+
+    def add(self, logs: tuple[LogText, ...]) -> None:
+        """Shows what is new, below the log's name where there are several."""
+        for log in logs:
+            if not log.text:
+                continue
+            if len(logs) > 1 and log.name != self._last:
+                self.end_line()
+                typer.echo(f"==> {log.name} <==")
+            typer.echo(log.text, nl=False)
+            self._last, self._in_line = log.name, not log.text.endswith("\n")
+
+    def end_line(self) -> None:
+        """Ends the line that its writer has not."""
+        if self._in_line:
+            typer.echo()
+            self._in_line = False

@@ -153,17 +153,23 @@ class Described(Admin, frozen=True, kw_only=True):
 
 
 class AskLogs(Admin, frozen=True, kw_only=True):
-    """``logs``: the last ``lines`` lines of a deployment's replicas, a replica, a pilot or a daemon process."""
+    """``logs``: the last ``lines`` lines of a deployment's replicas, a replica, a pilot or a daemon process.
+
+    With ``after``, all that follows these marks, by the log's name; of a log without one, everything.
+    """
 
     name: str
     lines: int = 100
+    after: dict[str, str] | None = None
 
 
 class LogText(Admin, frozen=True, kw_only=True):
-    """The end of one log."""
+    """A piece of one log. ``mark`` is where it ends; ``more``: there is more already."""
 
     name: str
     text: str
+    mark: str = ""
+    more: bool = False
 
 
 class Logs(Admin, frozen=True, kw_only=True):

@@ -167,8 +167,14 @@ class Admin:
     async def logs(self, arguments: verbs.AskLogs) -> verbs.Logs:
         """The end of log files."""
         replicas = [each.replica for each in self._controller.fleet.replicas.values()]
-        directory = self._controller.site.shared_dir / "logs"
-        return await asyncio.to_thread(read_logs, directory, arguments, replicas)
+        read = partial(
+            read_logs,
+            self._controller.site.shared_dir / "logs",
+            arguments,
+            writers=[*replicas, *self._controller.pilots.jobs],
+            deployments=list(self._controller.served),
+        )
+        return await asyncio.to_thread(read)
 
     async def down(self, arguments: verbs.Down) -> verbs.GoingDown:
         """Takes the daemon down, pilots first. The answer leaves before anything ends."""
