@@ -157,7 +157,8 @@ class Books:
         event = ANSWERED
         if entry.replica is not None and entry.replica is not replica:
             event = Event.OTHER_ANSWERED
-            entry.replica.unsure = True
+            if UNFINISHED[entry.state]:
+                entry.replica.unsure = True
         elif not fits:
             event = Event.PARKED
         before, self._result = entry.state, (body, size_bytes)

@@ -111,6 +111,8 @@ class Exchange(Recovery):
         try:
             if not self._fits(session, call):
                 self._settle_owed()
+                if session.is_settled(call.id):
+                    return
                 self._check(session, call)
             if not self._roster_known:
                 self.apply(self.entry(session, call.id), Event.RESUMED)
@@ -266,7 +268,7 @@ class Exchange(Recovery):
             if replica.entries:
                 self._watch(replica)
                 wake = min(wake, now + 1.0)
-            elif replica.retiring:
+            elif replica.retiring and replica.reported:
                 self._actions.append(act.ReportIdle(replica.id))
                 wake = min(wake, now + 1.0)
         for session in list(self.sessions.values()):

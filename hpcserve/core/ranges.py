@@ -6,6 +6,10 @@ A client with one long request and a million short ones settles the million whil
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterable
+from heapq import merge
+
+FEW = 32
 
 
 class Ranges:
@@ -41,6 +45,24 @@ class Ranges:
         else:
             self._starts.insert(index, number)
             self._ends.insert(index, number + 1)
+
+    def update(self, numbers: Iterable[int]) -> None:
+        """Puts numbers in; many at once, in whatever order, cost one pass."""
+        ordered = sorted(numbers)
+        if len(ordered) <= FEW:
+            for number in ordered:
+                self.add(number)
+            return
+        starts: list[int] = []
+        ends: list[int] = []
+        ours = zip(self._starts, self._ends, strict=True)
+        for start, end in merge(ours, ((number, number + 1) for number in ordered)):
+            if ends and start <= ends[-1]:
+                ends[-1] = max(ends[-1], end)
+            else:
+                starts.append(start)
+                ends.append(end)
+        self._starts, self._ends = starts, ends
 
     def drop_below(self, floor: int) -> None:
         """Takes out all numbers below ``floor``."""

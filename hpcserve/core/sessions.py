@@ -57,9 +57,9 @@ class Session:
     def settle(self, floor: int, acks: tuple[Counter, ...]) -> list[Counter]:
         """Notes an acknowledgement; returns the ids that it newly settles and that have an entry."""
         newly = [id for id in acks if id in self.entries]
-        for id in acks:
-            if id >= self.floor:
-                self.settled.add(id)
+        if acks:
+            above = max(floor, self.floor)
+            self.settled.update(id for id in acks if id >= above)
         if floor > self.floor:
             # Whichever is shorter: the gap that was closed, or what is in the ledger.
             if floor - self.floor <= len(self.entries):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -20,11 +21,12 @@ from zmq.utils.monitor import recv_monitor_message
 from hpcserve import Client
 from hpcserve.auth.keys import CLIENT_KEY, KeyPair, load, new_key_pair
 from hpcserve.client.services import Service
+from hpcserve.daemon.broker.hub import MOST_OF_ONE
 from hpcserve.errors import AuthenticationError
 from hpcserve.types import Counter, EndpointName, Nonce
 from hpcserve.wire import admin
 from hpcserve.wire import messages as wire
-from hpcserve.wire.frames import MAX_HEADER_BYTES, MAX_TENSORS, encode
+from hpcserve.wire.frames import MAX_HEADER_BYTES, MAX_TENSORS, encode, raw
 from hpcserve.wire.record import ServiceRecord, decode_record
 from hpcserve.wire.tensor import pack
 from tests.integration.daemon_tree import EXAMPLES, SERVABLES, Daemon, status, until
@@ -106,7 +108,8 @@ class Peer:
 
     def hear(self, within_s: float = 5.0) -> Any:
         """The next message's header as a plain list, or None. A ``ping`` says nothing."""
-        while self.socket.poll(int(within_s * 1000)):
+        until_s = time.monotonic() + within_s
+        while self.socket.poll(max(0, int((until_s - time.monotonic()) * 1000))):
             header = msgspec.msgpack.decode(self.socket.recv_multipart()[0])
             if header != ["ping"]:
                 return header
@@ -278,6 +281,39 @@ def test_a_frame_larger_than_the_budget_ends_the_connection_unread(
         assert bad.hear(2) is None
         until(bad.ended, "the daemon hangs up")
     assert rss_bytes(daemon.pid_of("broker")) - before < session_bytes
+
+
+def test_many_gaps_among_the_acknowledgements_hold_up_nobody(record: ServiceRecord, known: KeyPair) -> None:
+    with session(record, known) as bad:
+        for first in (400_000, 200_000, 2):
+            bad.say(encode(wire.Ack(1, tuple(map(Counter, range(first + 2 * 90_000, first, -2))))))
+        assert bad.hear()[1][0] == "protocol"
+
+
+@pytest.mark.parametrize("frames", [[b"more"], []], ids=["and frames", "too many"])
+def test_what_is_enclosed_is_bounded(record: ServiceRecord, known: KeyPair, frames: Message) -> None:
+    enclosed = (b"abcd",) if frames else (b"",) * (MAX_TENSORS + 1)
+    with session(record, known) as bad:
+        bad.say(request(1, enclosed=enclosed)[0], *frames)
+        answer = bad.hear()
+        assert (answer[0], answer[1][0]) == ("refused", "protocol")
+
+
+def test_one_client_pushes_out_nobodys_calls(record: ServiceRecord, known: KeyPair, daemon: Daemon) -> None:
+    controller = daemon.pid_of("controller")
+    os.kill(controller, signal.SIGSTOP)
+    try:
+        with session(record, known) as other, session(record, known) as bad:
+            other.say(encode(wire.Call(1, "status", raw(admin.AskStatus()))))
+            for id in range(MOST_OF_ONE + 1):
+                bad.say(encode(wire.Call(id, "status", raw(admin.AskStatus()))))
+            answer = bad.hear()
+            assert (answer[:2], answer[2][0]) == (["answer", MOST_OF_ONE], "overloaded")
+            os.kill(controller, signal.SIGCONT)
+            answer = other.hear(20)
+            assert answer[:3] == ["answer", 1, None]
+    finally:
+        os.kill(controller, signal.SIGCONT)
 
 
 def test_a_chosen_routing_id_is_not_listened_to(record: ServiceRecord, known: KeyPair) -> None:

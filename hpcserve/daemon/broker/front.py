@@ -21,7 +21,7 @@ from hpcserve.daemon.broker.sockets import Incoming, Tensor, receive, send, user
 from hpcserve.errors import AuthenticationError, HpcserveError, InvalidInput, Overloaded, ProtocolError
 from hpcserve.types import Epoch, SessionId
 from hpcserve.wire import messages as wire
-from hpcserve.wire.frames import agree, decode_from_client, encode, error_to_wire
+from hpcserve.wire.frames import MAX_TENSORS, agree, decode_from_client, encode, error_to_wire
 
 NONCE_BYTES = 16
 LONGEST_MS = 1000 * 3600 * 24 * 3650  # a deadline in ten years is none
@@ -77,6 +77,8 @@ class Front:
     def _known(self, message: Incoming, header: wire.FromClient, session: Session) -> None:
         now = time.monotonic()
         if type(header) is wire.Request:
+            if header.enclosed and (message.tensors or len(header.enclosed) > MAX_TENSORS):
+                raise ProtocolError(f"enclosed has more than {MAX_TENSORS} tensors, or frames follow beside it")
             self._exchange.owe_ack(session, header.floor, header.acks)
             if header.reply != INLINE:
                 refusal = InvalidInput(
@@ -84,6 +86,8 @@ class Front:
                 )
                 self._exchange.refuse(session, header.id, refusal, now)
                 return
+            if len(header.acks) > FEW:  # they would be kept as long as the request waits, and count for nothing
+                header = msgspec.structs.replace(header, acks=())
             call = ExchangeCall(
                 header.id,
                 header.endpoint,

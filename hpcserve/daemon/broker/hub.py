@@ -18,7 +18,7 @@ from hpcserve.daemon.broker.back import Back
 from hpcserve.daemon.broker.front import Front
 from hpcserve.daemon.broker.keyring import Keyring
 from hpcserve.daemon.broker.sockets import receive, send
-from hpcserve.errors import AuthenticationError, ProtocolError, ServiceUnavailable
+from hpcserve.errors import AuthenticationError, Overloaded, ProtocolError, ServiceUnavailable
 from hpcserve.types import Epoch
 from hpcserve.wire import hub
 from hpcserve.wire import messages as wire
@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 
 CONTROLLER, ADMISSION = b"controller", b"admission"
 MOST_CALLS = 256  # without an answer; further ones push out the oldest
+MOST_OF_ONE = 64  # of one client
 
 
 class Hub:
@@ -116,6 +117,10 @@ class Hub:
 
     def _call(self, connection: bytes, identity: str, call: wire.Call) -> None:
         """A call is kept until it is answered: a controller that dies leaves it to the next (each may run twice)."""
+        if sum(each == connection for each, _ in self._calls) >= MOST_OF_ONE:
+            error = Overloaded(f"this client waits for {MOST_OF_ONE} calls already, the most of one", retry_after_s=1.0)
+            send(self._front.socket, connection, encode(wire.Answer(call.id, error_to_wire(error))))
+            return
         if len(self._calls) >= MOST_CALLS:
             self._give_up(next(iter(self._calls)))
         relayed = hub.ClientCalls(connection, identity, call.id, call.verb, call.body)
@@ -128,7 +133,7 @@ class Hub:
 
     def _revoke(self, sender: bytes, message: hub.RevokeKey) -> None:
         peer = self._keyring.revoke(message.key)
-        if peer is not None:
+        if peer is not None and peer.role != "client":
             self._back.forget(peer.subject)
         self._front.end_sessions(message.key, AuthenticationError("this key was taken out of the service's list"))
 

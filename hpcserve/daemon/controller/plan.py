@@ -68,7 +68,7 @@ def routes(fleet: Fleet, served: Mapping[DeploymentName, DeploymentRow], servabl
 def _route(known: FleetDeployment, manifest: Manifest, replicas: tuple[ReplicaId, ...]) -> hub.DeploymentRoute:
     methods = {method: hub.MethodRoute(spec.idempotent) for method, spec in manifest.methods.items()}
     error = None
-    if known.failed and not replicas:
+    if known.target is None and not replicas:
         error = error_to_wire(
             DeploymentFailed(
                 f"deployment {known.name!r} cannot start: {failure(known)}",

@@ -321,6 +321,15 @@ def test_a_retiring_replica_gets_nothing_and_is_reported_when_idle(desk: Desk) -
     assert desk.took(act.ReportIdle) == [act.ReportIdle(ReplicaId("a"))]
 
 
+def test_a_retiring_replica_that_a_new_broker_has_not_heard_is_not_called_idle(desk: Desk) -> None:
+    desk.route("a", retiring="a")
+    desk.exchange.tick(1.0)
+    assert desk.took(act.ReportIdle) == []
+    desk.inventory("a")
+    desk.exchange.tick(2.0)
+    assert desk.took(act.ReportIdle) == [act.ReportIdle(ReplicaId("a"))]
+
+
 def test_undeploying_fails_what_is_queued(desk: Desk) -> None:
     desk.serve("a", credit=1)
     session = desk.client()

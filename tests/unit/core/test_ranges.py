@@ -28,6 +28,15 @@ def test_it_holds_what_a_set_would_hold(steps: list[tuple[str, int]]) -> None:
         assert len(ranges) == ranges_of(model)
 
 
+@given(held=st.sets(st.integers(0, 150)), more=st.sets(st.integers(0, 150)), ascending=st.booleans())
+def test_many_at_once_are_as_one_by_one(*, held: set[int], more: set[int], ascending: bool) -> None:
+    ranges = Ranges()
+    ranges.update(held)
+    ranges.update(sorted(more, reverse=not ascending))
+    assert {each for each in range(-1, 152) if each in ranges} == held | more
+    assert len(ranges) == ranges_of(held | more)
+
+
 def test_neighbours_cost_nothing() -> None:
     ranges = Ranges()
     for number in range(10_000):
