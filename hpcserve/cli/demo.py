@@ -5,9 +5,7 @@ What is done is in :mod:`hpcserve.cli.demo_run`; here is how it is shown and whe
 
 from __future__ import annotations
 
-import signal
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,27 +25,22 @@ Next:
   hpcserve down                                 take everything down"""
 
 
-class _Terminated(BaseException):
-    """SIGTERM or SIGHUP, on its way through the clean-up."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
 def command(
     *,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> int:
     """Serve a trained model here, call it, kill its broker, show the numbers; nothing is left behind."""
-    from hpcserve.cli.demo_run import run
+    from hpcserve.cli.stopping import Stopped, Stops
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminated)
+    stops = Stops()
     try:
-        findings = run(note)
-    except _Terminated as asked:
-        return 128 + asked.number
+        with stops.work():
+            from hpcserve.cli.demo_run import run
+        findings = run(note, stops)
+    except Stopped:
+        return stops.exit_code()
+    if stops.number:
+        return stops.exit_code()
     if json:
         import msgspec
 
@@ -58,12 +51,6 @@ def command(
     for each in wrong:
         complain(each)
     return FAILED if wrong else OK
-
-
-def _terminated(number: int, _frame: FrameType | None) -> NoReturn:
-    # Once: the clean-up is not to be interrupted in its turn.
-    signal.signal(number, signal.SIG_IGN)
-    raise _Terminated(number)
 
 
 def _show(findings: Findings) -> None:

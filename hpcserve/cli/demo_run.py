@@ -31,6 +31,7 @@ from hpcserve.examples.digits.train import held_out, train
 from hpcserve.wire.admin import AskStatus, Deploy, Deployed, Publish, Published, Status
 
 if TYPE_CHECKING:
+    from hpcserve.cli.stopping import Stops
     from hpcserve.client.outputs import Outputs
 
 Array = np.ndarray[Any, Any]
@@ -140,26 +141,39 @@ class Findings(Finding, frozen=True):
         return [what for what, is_so in found.items() if is_so]
 
 
-def run(say: Say) -> Findings:
-    """Runs the whole demo.
+def run(say: Say, stops: Stops) -> Findings:
+    """Runs the whole demo; when it returns or raises, nothing of it is left.
 
     Args:
         say: Is told about the progress, a line at a time.
+        stops: Says what signals may interrupt.
 
     Raises:
         ConfigError: scikit-learn is not installed.
         HpcserveError: Something did not work at all.
+        Stopped: A signal came.
     """
-    images, labels = held_out()
+
+    def tell(line: str) -> None:
+        stops.check()
+        say(line)
+
+    with stops.work():
+        images, labels = held_out()
     with tempfile.TemporaryDirectory(prefix="hpcserve-demo-", ignore_cleanup_errors=True) as directory:
         home = Path(directory)
         _move_in(home)
-        say("training a classifier of handwritten digits on the first half of its data set")
-        train(home / "digits")
-        with _daemon(home, say), Client(timeout_s=ANSWER_S) as client:
-            _serve(client, home, say)
-            found = _measure(client, images, labels, say)
-        return msgspec.structs.replace(found, left_running=_left_running(home))
+        with stops.work():
+            tell("training a classifier of handwritten digits on the first half of its data set")
+            train(home / "digits")
+        with _daemon(home, say) as daemon:
+            with stops.work():
+                _wait_ready(daemon, tell)
+            with Client(timeout_s=ANSWER_S) as client, stops.work():
+                _serve(client, home, tell)
+                found = _measure(client, images, labels, tell)
+                stops.check()
+        return msgspec.structs.replace(found, left_running=len(_processes_of(home)))
 
 
 def _move_in(home: Path) -> None:
@@ -167,22 +181,29 @@ def _move_in(home: Path) -> None:
     (home / "demo.toml").write_text(SITE.format(home=home))
     os.environ["HPCSERVE_HOME"] = str(home)
     os.environ["HPCSERVE_SITE"] = str(home / "demo.toml")
+    # What tells all processes of the demo from others: a replica inherits it, unlike hpcserve's own variables.
+    (home / "tmp").mkdir()
+    os.environ["TMPDIR"] = str(home / "tmp")
     os.environ.pop("HPCSERVE_SERVICE", None)
 
 
 @contextmanager
-def _daemon(home: Path, say: Say) -> Iterator[None]:
-    began = time.monotonic()
+def _daemon(home: Path, say: Say) -> Iterator[DaemonProcess]:
     daemon = DaemonProcess(str(home / "demo.toml"), tied=True)
     try:
-        if daemon.wait_ready() is None:
-            raise ServiceUnavailable("the demo's daemon ended before it was ready")
-        say(f"the daemon is ready after {time.monotonic() - began:.1f} s")
-        yield
+        yield daemon
         say("taking the daemon down")
     finally:
         daemon.stop()
         daemon.wait(END_S)
+        _wait_gone(home)
+
+
+def _wait_ready(daemon: DaemonProcess, say: Say) -> None:
+    began = time.monotonic()
+    if daemon.wait_ready() is None:
+        raise ServiceUnavailable("the demo's daemon ended before it was ready")
+    say(f"the daemon is ready after {time.monotonic() - began:.1f} s")
 
 
 def _serve(client: Client, home: Path, say: Say) -> None:
@@ -311,17 +332,16 @@ def _outcome(future: Future[Outputs]) -> Outputs | str:
     return error.message if isinstance(error, HpcserveError) else repr(error)
 
 
-def _left_running(home: Path) -> int:
-    """How many processes of the demo still run, when they have had a moment to end."""
+def _wait_gone(home: Path) -> None:
+    """Gives the processes of the demo a last moment to end."""
     until = time.monotonic() + LAST_MOMENT_S
-    while (left := _processes_of(home)) and time.monotonic() < until:
+    while _processes_of(home) and time.monotonic() < until:
         time.sleep(0.02)
-    return len(left)
 
 
 def _processes_of(home: Path) -> list[int]:
-    """The processes other than this one that have ``home`` as their hpcserve home, where the system tells."""
-    mark = f"HPCSERVE_HOME={home}".encode()
+    """The processes of the demo other than this one, where the system tells."""
+    mark = f"TMPDIR={home / 'tmp'}".encode()
     found = []
     for place in Path("/proc").glob("[0-9]*/environ"):
         pid = int(place.parent.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -32,13 +33,21 @@ STOPS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
 
 
 class Demo:
-    """A demo whose temporary directories, and with them its processes, can be told from all others."""
+    """A demo whose directories, and with them its processes, can be told from all others.
 
-    def __init__(self, place: Path) -> None:
+    ``depth`` makes the path of its temporary directory long: then its sockets are elsewhere.
+    """
+
+    def __init__(self, place: Path, depth: int = 1) -> None:
         self.place = place
+        self._temporary = place / ("tmp" * depth)
+        self._sockets = place / "run"
+        for each in (self._temporary, self._sockets):
+            each.mkdir(mode=0o700)
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("HPCSERVE_")},
-            "TMPDIR": str(place),
+            "TMPDIR": str(self._temporary),
+            "XDG_RUNTIME_DIR": str(self._sockets),
             "HOME": str(place),
         }
 
@@ -57,7 +66,7 @@ class Demo:
         found = []
         for process in psutil.process_iter():
             try:
-                if process.environ().get("TMPDIR") == str(self.place) and process.status() != "zombie":
+                if process.environ().get("HOME") == str(self.place) and process.status() != "zombie":
                     found.append(process.pid)
             except psutil.Error:
                 continue
@@ -66,12 +75,22 @@ class Demo:
     def nothing_left(self) -> bool:
         return self.processes() == []
 
+    def files(self) -> list[Path]:
+        """What it has made outside its own directory, that one included; libraries may have made others."""
+        return [*self._temporary.glob("hpcserve*"), *self._sockets.iterdir()]
 
-@pytest.fixture
-def demo() -> Iterator[Demo]:
+
+def reach(process: subprocess.Popen[str], stage: str) -> None:
+    assert process.stderr is not None
+    reached = any(stage in line for line in process.stderr)
+    assert reached, f"the demo ended with {process.wait()} before {stage!r}"
+
+
+@pytest.fixture(params=[1])
+def demo(request: pytest.FixtureRequest) -> Iterator[Demo]:
     # Not pytest's own: its long name would put the sockets elsewhere.
     with tempfile.TemporaryDirectory(prefix="demo-test-", ignore_cleanup_errors=True) as place:
-        found = Demo(Path(place))
+        found = Demo(Path(place), request.param)
         yield found
         for pid in found.processes():
             os.kill(pid, signal.SIGKILL)
@@ -98,7 +117,7 @@ def test_the_demo_prints_one_object_and_leaves_nothing(demo: Demo) -> None:
     assert recovery["epochs"][0] < recovery["epochs"][1]
     assert found["left_running"] == 0
     assert demo.nothing_left()
-    assert list(demo.place.glob("hpcserve-demo-*")) == []
+    assert demo.files() == []
     assert not (demo.place / ".hpcserve").exists()
 
 
@@ -116,17 +135,48 @@ def test_the_demo_prints_a_table_and_what_to_try_next(demo: Demo) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_demo_that_is_ended_leaves_no_process(demo: Demo, stage: str, number: signal.Signals) -> None:
     with demo.start() as process:
-        assert process.stderr is not None
-        reached = any(stage in line for line in process.stderr)
-        assert reached, f"the demo ended with {process.wait()} before {stage!r}"
+        reach(process, stage)
         process.send_signal(number)
+        assert process.stderr is not None
         said = process.stderr.read()
         assert process.wait(60) == STOPS[number]
+        if number != signal.SIGKILL:
+            assert demo.nothing_left()
     assert "Traceback" not in said
     assert "error" not in said
     until(demo.nothing_left)
     if number != signal.SIGKILL:
-        assert list(demo.place.glob("hpcserve-demo-*")) == []
+        assert said.count("stopping…\n") == 1
+        assert demo.files() == []
+
+
+@pytest.mark.parametrize(
+    ("demo", "numbers"),
+    [(1, (signal.SIGINT,) * 3), (30, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))],
+    ids=["short path", "long path"],
+    indirect=["demo"],
+)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_demo_that_is_ended_again_and_again_leaves_nothing(
+    demo: Demo, stage: str, numbers: tuple[signal.Signals, ...]
+) -> None:
+    with demo.start() as process:
+        reach(process, stage)
+        for number in numbers:
+            process.send_signal(number)
+        while process.poll() is None:
+            process.send_signal(numbers[-1])
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
+        left = demo.processes()
+        assert process.stderr is not None
+        said = process.stderr.read()
+        # Of signals that come together, the system does not say which was the first.
+        assert process.returncode in {128 + number for number in numbers}
+    assert left == []
+    assert demo.files() == []
+    assert said.splitlines().count("stopping…") == 1
+    assert "Traceback" not in said
 
 
 def test_without_scikit_learn_it_says_what_to_install() -> None:
