@@ -10,14 +10,15 @@ from __future__ import annotations
 import io
 import json
 import re
-import sys
 import zipfile
+import zlib
 from dataclasses import dataclass
-from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpcserve.cli.reading import NPY, NPZ, Reader, named
 from hpcserve.core.spelling import nearest
 from hpcserve.errors import ConfigError, InvalidInput
 from hpcserve.wire.dtypes import BYTES, JSON, dtype_named
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-NPY, NPZ = b"\x93NUMPY", b"PK\x03\x04"
 _NAMED = re.compile(r"([A-Za-z]\w*)=(.+)", re.DOTALL)
 
 
@@ -39,20 +39,26 @@ class JsonText:
     value: Any
 
 
-def read_inputs(options: list[str]) -> dict[str, Any]:
+def read_inputs(options: list[str], *, most_bytes: int) -> dict[str, Any]:
     """The inputs by name: arrays and :class:`JsonText`. The name ``""`` is the only input of a method.
 
     Args:
         options: ``FILE`` or ``NAME=FILE``; ``-`` is standard input.
+        most_bytes: The largest request that the service takes.
 
     Raises:
-        ConfigError: A file cannot be read, or one name is given twice.
+        ConfigError: A file cannot be read, or one name or standard input is given twice.
+        InvalidInput: The inputs are larger than that.
     """
+    places = [_place(option) for option in options]
+    if [file for _, file in places].count("-") > 1:
+        raise ConfigError(
+            "--input - is given more than once, and standard input can be read once: give the others as files"
+        )
+    reader = Reader(most_bytes)
     found: dict[str, Any] = {}
-    for option in options:
-        match = _NAMED.fullmatch(option)
-        name, file = (match[1], match[2]) if match else ("", option)
-        for key, value in _read(name, file).items():
+    for name, file in places:
+        for key, value in _read(name, file, reader).items():
             if key in found:
                 what = f"input {key!r} is" if key else "several inputs without a name are"
                 raise ConfigError(f"{what} given: write --input NAME=FILE for each, once")
@@ -87,14 +93,24 @@ def from_json(inputs: dict[str, Any], spec: MethodSpec) -> dict[str, Any]:
     return ready
 
 
-def _read(name: str, file: str) -> dict[str, Any]:
-    source = "standard input" if file == "-" else file
+def _place(option: str) -> tuple[str, str]:
+    """The name and the file of ``[NAME=]FILE``."""
+    match = _NAMED.fullmatch(option)
+    return (match[1], match[2]) if match else ("", option)
+
+
+def _read(name: str, file: str, reader: Reader) -> dict[str, Any]:
+    source = named(file)
     try:
-        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read {source}: {error.strerror}") from error
-    if content.startswith((NPY, NPZ)):
-        return _arrays(name, content, source)
+        content = reader.content(file)
+        return (
+            _arrays(name, content, source, reader) if content.startswith((NPY, NPZ)) else _json(name, content, source)
+        )
+    except MemoryError as error:
+        raise InvalidInput(f"{source}: it needs more memory than there is; send it in parts") from error
+
+
+def _json(name: str, content: bytes, source: str) -> dict[str, Any]:
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -104,19 +120,35 @@ def _read(name: str, file: str) -> dict[str, Any]:
     return {name: JsonText(value)}
 
 
-def _arrays(name: str, content: bytes, source: str) -> dict[str, Any]:
+def _arrays(name: str, content: bytes, source: str, reader: Reader) -> dict[str, Any]:
     try:
-        loaded = np.load(io.BytesIO(content), allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {name: loaded}
-        arrays = {key: loaded[key] for key in loaded.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        if content.startswith(NPY):
+            return {name: np.load(io.BytesIO(content), allow_pickle=False)}
+        arrays = _unpacked(content, source, reader)
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        RuntimeError,
+        TypeError,
+        TokenError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise ConfigError(f"cannot read {source}: {error}") from error
     if not name:
         return arrays
     if len(arrays) != 1:
         raise ConfigError(f"{source} holds {len(arrays)} arrays ({', '.join(arrays)}): give it without {name}=")
     return {name: next(iter(arrays.values()))}
+
+
+def _unpacked(content: bytes, source: str, reader: Reader) -> dict[str, Any]:
+    """The arrays of a ``.npz``, whose size is known before they are unpacked."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        reader.check(source, sum(part.file_size for part in archive.infolist()) - len(content), binary=True)
+    with np.load(io.BytesIO(content), allow_pickle=False) as loaded:
+        return {key: loaded[key] for key in loaded.files}
 
 
 def _tensor(tensor: TensorDecl, value: Any) -> Any:

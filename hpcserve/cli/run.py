@@ -39,8 +39,8 @@ def command(
     if output is not None:
         check_output(output)
     values = _parameters(parameters or [])
-    given = read_inputs(inputs or [])
     with open_client(ctx) as client:
+        given = read_inputs(inputs or [], most_bytes=client.session_bytes)
         if needs_declaration(given):
             given = from_json(given, declared(client, target))
         answer = client.infer(target, given, parameters=values, timeout_s=timeout)

@@ -51,7 +51,7 @@ class Engine:
         self._unacked_bytes = 0
         self._highest_sent = 0
         self._burst = 1
-        self._session_bytes = NO_LIMIT_YET
+        self.session_bytes = NO_LIMIT_YET
 
     @property
     def waiting(self) -> int:
@@ -67,9 +67,9 @@ class Engine:
             InvalidInput: The service would never take so many bytes.
         """
         size_bytes = 0 if call.enclosed else sum(map(len, call.frames))
-        if size_bytes > self._session_bytes:
+        if size_bytes > self.session_bytes:
             raise InvalidInput(
-                f"the inputs of {call.endpoint!r} have {size_bytes} bytes: at most {self._session_bytes} may be on "
+                f"the inputs of {call.endpoint!r} have {size_bytes} bytes: at most {self.session_bytes} may be on "
                 "their way for one client; send them in parts"
             )
         id = self.caller.start(call, call.deadline)
@@ -112,7 +112,7 @@ class Engine:
     def connected(self, connection: Connection, told: tuple[int, tuple[Counter, ...]]) -> None:
         """The session was resumed; ``told`` is what RESUME said was outstanding: the rest is sent now."""
         self.connection = connection
-        self._session_bytes = connection.session_bytes
+        self.session_bytes = connection.session_bytes
         self.refused = None
         known = set(told[1])
         for id in self.caller.outstanding:

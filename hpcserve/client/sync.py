@@ -61,6 +61,11 @@ class Client:
         # Without this an interpreter that ends with an open client would wait for its sockets.
         atexit.register(self.close)
 
+    @property
+    def session_bytes(self) -> int:
+        """How many bytes of requests may be on their way at once: the largest request has no more."""
+        return self._shared.engine.session_bytes
+
     # --- the public calls -----------------------------------------------------------------------------
 
     def infer(

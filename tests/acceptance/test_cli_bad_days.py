@@ -19,10 +19,10 @@ def user(tmp_path: Path) -> Iterator[User]:
         yield found
 
 
-def in_shell(user: User, redirections: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """``hpcserve ARGUMENTS REDIRECTIONS`` as a shell runs it; no argument has a blank in it."""
+def in_shell(user: User, redirections: str, *arguments: str, shell: str = "") -> subprocess.CompletedProcess[bytes]:
+    """``hpcserve ARGUMENTS REDIRECTIONS`` as a shell runs it, after the commands ``shell``."""
     return subprocess.run(
-        ["sh", "-c", f'"$@" {redirections}', "sh", *HPCSERVE, *arguments],
+        ["sh", "-c", f'{shell}"$@" {redirections}', "sh", *HPCSERVE, *arguments],
         env=user.environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -75,3 +75,20 @@ def test_a_daemon_needs_no_stream_to_start(user: User, redirection: str) -> None
     assert user.status()["site"] == "local"
     user.ok("down")
     assert user.processes() == []
+
+
+# --- inputs -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inputs", [("/dev/zero",), ("-",)])
+def test_an_endless_input_is_read_to_what_the_service_takes(
+    user: User, tmp_path: Path, inputs: tuple[str, ...]
+) -> None:
+    (tmp_path / "my.toml").write_text("[budgets]\nsession_bytes = 1000000\n")
+    user.environment["HPCSERVE_SITE"] = str(tmp_path / "my.toml")
+    user.ok("up", "--detach")
+    # Should it be read without an end after all, the machine's memory is not its limit.
+    done = in_shell(user, "< /dev/zero", "run", "x", "--input", *inputs, shell="ulimit -v 4000000; ")
+    assert done.returncode == 1
+    assert b"a request to this service has at most 1000000; send them in parts" in done.stderr
+    user.ok("down")
