@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from hpcserve import __version__
 from hpcserve.cli import (
@@ -22,8 +23,23 @@ from hpcserve.cli import (
 from hpcserve.cli.exits import EPILOG
 from hpcserve.cli.options import options
 
+
+class Commands(TyperGroup):
+    """Commands of which an unknown one is told as every other unknown name is."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the first argument names, or the error that says which was meant."""
+        name = args[0]
+        if name not in self.commands and not name.startswith("-"):
+            from hpcserve.core.spelling import nearest
+
+            ctx.fail(f"no such command {name!r}{nearest(name, self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
     name="hpcserve",
+    cls=Commands,
     help="Serves machine-learning models from a supercomputer, through its batch scheduler.",
     epilog=EPILOG,
     add_completion=False,
@@ -33,7 +49,7 @@ app = typer.Typer(
 
 for _verb in (up, down, status, publish, deploy, undeploy, run, logs, demo):
     app.command(_verb.__name__.rpartition(".")[2])(_verb.command)
-app.add_typer(service.app, name="service")
+app.add_typer(service.app, name="service", cls=Commands)
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 (Typer calls it so)

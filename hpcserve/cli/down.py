@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcserve.cli.exits import OK
-from hpcserve.cli.options import options
+from hpcserve.cli.options import options, seconds
 from hpcserve.cli.terminal import waiting
 from hpcserve.cli.up import SITE
 
@@ -29,7 +29,7 @@ def command(
     ctx: typer.Context,
     *,
     site: SITE = None,
-    timeout: Annotated[float, typer.Option(metavar="S", help="Give up after so many seconds.")] = 60.0,
+    timeout: Annotated[float, typer.Option(metavar="S", parser=seconds, help="Give up after so many seconds.")] = 60.0,
 ) -> int:
     """Take the daemon down, with its pilots; fine if none runs."""
     from hpcserve.client.services import find_service, of_site

@@ -71,8 +71,7 @@ def _unexpected(error: Exception, *, debug: bool) -> int:
     told = getattr(error, "format_message", None)
     if told is not None:
         context = getattr(error, "ctx", None)
-        path = "hpcserve" if context is None else context.command_path
-        complain(f"{told().rstrip('.')}; see: {path} --help")
+        complain(_usage(told(), error, "hpcserve" if context is None else context.command_path))
         return USAGE
     if type(error).__name__ == "Abort":
         return INTERRUPTED
@@ -80,6 +79,17 @@ def _unexpected(error: Exception, *, debug: bool) -> int:
     if debug:
         show_traceback(error)
     return BUG
+
+
+def _usage(told: str, error: Exception, path: str) -> str:
+    """What the parser says of wrong usage, in the form of all other errors."""
+    from hpcserve.core.spelling import nearest
+
+    option, possible = getattr(error, "option_name", None), getattr(error, "possibilities", None)
+    if option is not None and possible is not None:
+        told = f"no such option {option!r}{nearest(option, possible) if possible else ''}"
+    told = told[:1].lower() + told[1:].rstrip(".")
+    return told if told.endswith("?") else f"{told}; see: {path} --help"
 
 
 if __name__ == "__main__":

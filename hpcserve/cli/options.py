@@ -35,3 +35,18 @@ def open_client(ctx: typer.Context) -> Client:
     from hpcserve.client import Client
 
     return Client(options(ctx).service)
+
+
+def seconds(text: str | float) -> float:
+    """A time-out as it was written; ``inf`` is none.
+
+    Raises:
+        typer.BadParameter: It is no number, or not greater than 0.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if number > 0:
+        return number
+    raise typer.BadParameter(f"{text!r}: expected a number of seconds greater than 0, or inf")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hpcserve.cli.options import open_client
+from hpcserve.cli.options import open_client, seconds
 
 if TYPE_CHECKING:
     from hpcserve.client import Client
@@ -30,7 +30,7 @@ def command(
     parameters: Annotated[
         list[str] | None, typer.Option("--param", metavar="K=V", help="A parameter; V is JSON, else text.")
     ] = None,
-    timeout: Annotated[float, typer.Option(metavar="S", min=0.001, help="The deadline in seconds.")] = 60.0,
+    timeout: Annotated[float, typer.Option(metavar="S", parser=seconds, help="The deadline in seconds.")] = 60.0,
 ) -> None:
     """Call an endpoint and show, or write, what it answers."""
     from hpcserve.cli.inputs import from_json, needs_declaration, read_inputs

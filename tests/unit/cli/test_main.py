@@ -41,23 +41,39 @@ def test_an_error_is_one_line_and_its_code(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        (["--frob"], r"error: No such option: --frob.*; see: hpcserve --help\n"),
-        (["status", "--frob"], r"error: No such option: --frob.*; see: hpcserve status --help\n"),
-        (["frob"], r"error: No such command 'frob'.*; see: hpcserve --help\n"),
-        (["service"], r"error: Missing command; see: hpcserve service --help\n"),
+        (["--frob"], r"error: no such option '--frob'; see: hpcserve --help\n"),
+        (["status", "--frob"], r"error: no such option '--frob'; see: hpcserve status --help\n"),
+        (["status", "--jsno"], r"error: no such option '--jsno'; did you mean '--json'\?\n"),
+        (["frob"], r"error: no such command 'frob'; known: .*; see: hpcserve --help\n"),
+        (["staus"], r"error: no such command 'staus'; did you mean 'status'\?\n"),
+        (["service", "lst"], r"error: no such command 'lst'; did you mean 'list'\?\n"),
+        (["--frob", "status"], r"error: no such option '--frob'; see: hpcserve --help\n"),
+        (["service"], r"error: missing command; see: hpcserve service --help\n"),
         (
             ["deploy", "x", "--replicas", "many"],
-            r"error: Invalid value for '--replicas': .*; see: hpcserve deploy --help\n",
+            r"error: invalid value for '--replicas': .*; see: hpcserve deploy --help\n",
         ),
         (
             ["run", "x", "--param", "k"],
-            r"error: Invalid value for --param: 'k': expected K=V; see: hpcserve.* --help\n",
+            r"error: invalid value for --param: 'k': expected K=V; see: hpcserve.* --help\n",
         ),
     ],
 )
 def test_wrong_usage_is_one_line_and_2(argv: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == 2
     assert re.fullmatch(line, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("command", [["run", "x"], ["down"]])
+@pytest.mark.parametrize("timeout", ["nan", "-1", "0", "-inf", "x", ""])
+def test_a_timeout_that_cannot_be_meant_is_wrong_usage(
+    command: list[str], timeout: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, f"--timeout={timeout}"]) == 2
+    told = (
+        f"error: invalid value for '--timeout': {timeout!r}: expected a number of seconds greater than 0, or inf; see: "
+    )
+    assert capsys.readouterr().err.startswith(told)
 
 
 def test_a_servables_traceback_stands_below_the_line(
@@ -157,10 +173,12 @@ def test_help_names_every_command_and_exit_code(capsys: pytest.CaptureFixture[st
     assert re.search(r"^ +6  timed out, or overloaded$", said, re.MULTILINE)
 
 
-def test_help_imports_nothing_heavy() -> None:
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_what_the_program_says_of_itself_imports_nothing_heavy(option: str) -> None:
+    heavy = ("rich", "numpy", "zmq", "msgspec", "asyncio", "sqlalchemy", "torch", "h5py", "sklearn")
     program = (
-        "import json, sys; from hpcserve.cli.main import main; main(['--help']); "
-        "print(json.dumps([name for name in ('rich', 'numpy', 'zmq', 'msgspec', 'asyncio') if name in sys.modules]))"
+        f"import json, sys; from hpcserve.cli.main import main; main([{option!r}]); "
+        f"print(json.dumps([name for name in {heavy} if name in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert json.loads(done.stdout.splitlines()[-1]) == []
