@@ -6,8 +6,11 @@ unknown fields are refused, and an error names the file, the field and what was 
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
+import pwd
+import re
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -22,6 +25,7 @@ SizeBytes = Annotated[int, msgspec.Meta(gt=0)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 MIB = 1 << 20
+_UNKNOWN = re.compile("object contains unknown field `(.*)`", re.DOTALL)
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -101,9 +105,31 @@ class Site(Section, frozen=True, kw_only=True):
 
 
 def home() -> Path:
-    """The directory of the user's hpcserve files: ``$HPCSERVE_HOME``, else ``~/.hpcserve``."""
-    named = os.environ.get("HPCSERVE_HOME")
-    return Path(named).expanduser().absolute() if named else Path.home() / ".hpcserve"
+    """The directory of the user's hpcserve files: ``$HPCSERVE_HOME``, else ``~/.hpcserve``.
+
+    Raises:
+        ConfigError: Nothing says where the user is at home.
+    """
+    return expanded(os.environ.get("HPCSERVE_HOME") or "~/.hpcserve")
+
+
+def expanded(path: str) -> Path:
+    """The path from the root; a leading ``~`` is ``$HOME``, or what the password database says if that is empty.
+
+    Raises:
+        ConfigError: Neither says where the user is at home.
+    """
+    if path.partition("/")[0] == "~" and not os.environ.get("HOME"):
+        try:
+            return Path(pwd.getpwuid(os.getuid()).pw_dir, path[2:]).absolute()
+        except KeyError as error:
+            raise ConfigError(
+                f"cannot find {path}: HOME is not set, and uid {os.getuid()} has no home; set HPCSERVE_HOME"
+            ) from error
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigError(f"cannot find {path}: no user of this machine has this name") from error
 
 
 def site_named(option: str | None) -> str:
@@ -119,7 +145,7 @@ def service_named(option: str | None) -> str | None:
 def _content(site: str) -> tuple[str, str]:
     """The text of a site file and the name to call it by in errors. ``site`` is a name or a path."""
     if site.endswith(".toml") or "/" in site:
-        path = Path(site).expanduser()
+        path = expanded(site)
         try:
             return path.read_text(), str(path)
         except (OSError, UnicodeDecodeError) as error:
@@ -157,7 +183,7 @@ def load_site(option: str | None = None) -> Site:
     table.setdefault("shared_dir", str(home() / "sites" / name / "shared"))
     for key in ("state_dir", "shared_dir"):
         if isinstance(table[key], str):
-            table[key] = str(Path(table[key]).expanduser().absolute())
+            table[key] = str(expanded(table[key]))
     try:
         return msgspec.convert(table, Site, dec_hook=_path)
     except msgspec.ValidationError as error:
@@ -176,7 +202,18 @@ def _explain(source: str, error: msgspec.ValidationError) -> str:
     text, _, place = str(error).partition(" - at `$")
     field = place.rstrip("`").lstrip(".")
     told = text[:1].lower() + text[1:]
+    unknown = _UNKNOWN.fullmatch(told)
+    if unknown is not None:
+        told = _unknown(unknown[1], field)
     return f"{source}: {field}: {told}" if field else f"{source}: {told}"
+
+
+def _unknown(name: str, table: str) -> str:
+    """What to say of a name in a table, "" being the whole file, that has no such field."""
+    tables = {each.name: each.type for each in msgspec.structs.fields(Site)}
+    known = [each.name for each in msgspec.structs.fields(tables[table] if table else Site)]
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"unknown field {name!r}; " + (f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}")
 
 
 def runtime_dir(state_dir: Path) -> Path:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from hpcserve.config import Site
+from hpcserve.config import Site, expanded
 
 BROKER, CONTROLLER, ADMISSION = "broker", "controller", "admission"
 
@@ -48,5 +47,5 @@ def daemon_plans(site: Site, site_option: str | None) -> tuple[Plan, ...]:
 def site_option(option: str | None) -> str | None:
     """What names a site to a child: the path of a site file made absolute, a name as it is."""
     if option is not None and (option.endswith(".toml") or "/" in option):
-        return str(Path(option).expanduser().absolute())
+        return str(expanded(option))
     return option

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,31 @@ def test_a_site_file_is_named_after_its_file_and_its_paths_may_use_the_home(tmp_
     assert site.state_dir == Path.home() / "x"
 
 
+@pytest.mark.parametrize("variables", [{"HOME": ""}, {"HOME": "", "HPCSERVE_HOME": ""}, {"HPCSERVE_HOME": ""}, {}])
+def test_without_a_home_in_the_environment_the_password_database_knows_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variables: dict[str, str]
+) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("HPCSERVE_HOME")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    theirs = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    assert config.home() == theirs / ".hpcserve"
+    assert config.load_site(site_file(tmp_path, 'state_dir = "~/x"\n')).state_dir == theirs / "x"
+    monkeypatch.setenv("HPCSERVE_HOME", "~")
+    assert config.home() == theirs
+
+
+def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HPCSERVE_HOME")
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000_000)
+    with pytest.raises(ConfigError, match="HOME is not set, and uid 4000000000 has no home; set HPCSERVE_HOME"):
+        config.home()
+    with pytest.raises(ConfigError, match="cannot find ~nobody-here/x: no user of this machine has this name"):
+        config.expanded("~nobody-here/x")
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -54,7 +81,9 @@ def test_a_site_file_is_named_after_its_file_and_its_paths_may_use_the_home(tmp_
         ("[pilots]\nwalltime_s = -1.0\n", r"polaris.toml: pilots.walltime_s: expected .* > 0"),
         ('[pilots]\nslots = "two"\n', r"polaris.toml: pilots.slots: expected `int`, got `str`"),
         ("[pilots]\nslotz = 1\n", r"polaris.toml: pilots: .*slotz"),
-        ("colour = 1\n", r"polaris.toml: .*colour"),
+        ("colour = 1\n", r"polaris.toml: unknown field 'colour'; known: name, mode, .*recovery$"),
+        ("[pilot]\nslots = 1\n", r"polaris.toml: unknown field 'pilot'; did you mean 'pilots'\?$"),
+        ("[pilots]\nslot = 1\n", r"polaris.toml: pilots: unknown field 'slot'; did you mean 'slots'\?$"),
         ("[network]\nfront_port = 70000\n", r"polaris.toml: network.front_port: expected .* <= 65535"),
         ('[network]\nhost = "0.0.0.0"\n', r"polaris.toml: network: host: expected the address .* got '0.0.0.0'"),
         ('auth = "none"\n', r"polaris.toml: auth: invalid .*none"),
