@@ -54,7 +54,7 @@ def command(
 
 
 def _show(findings: Findings) -> None:
-    from hpcserve.cli.terminal import console, table
+    from hpcserve.cli.terminal import show, table
 
     digits, pi, recovery = findings.digits, findings.pi, findings.recovery
     shown = table("what", "result", "how")
@@ -85,5 +85,5 @@ def _show(findings: Findings) -> None:
         ("left running", f"{findings.left_running} processes", "after the daemon was taken down"),
     ):
         shown.add_row(*row)
-    console().print(shown)
+    show(shown)
     typer.echo(NEXT)

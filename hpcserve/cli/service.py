@@ -24,11 +24,12 @@ def _add(
     """Add a service; its key is pinned."""
     from msgspec.structs import replace as changed
 
+    from hpcserve import config
     from hpcserve.client.services import Service, load_services, save_services
     from hpcserve.errors import Conflict
     from hpcserve.wire.record import RECORD_NAME
 
-    place = record.expanduser().absolute()
+    place = config.expanded(str(record))
     place = place / RECORD_NAME if place.is_dir() else place
     services = load_services()
     if name in services.services and not replace:
@@ -47,16 +48,27 @@ def _add(
 def _list(ctx: typer.Context) -> None:
     """List the services; * marks the one in use."""
     from hpcserve import config
-    from hpcserve.cli.terminal import console, table
-    from hpcserve.client.services import load_services, of_site
+    from hpcserve.cli.terminal import show, table
+    from hpcserve.client.services import load_services
 
     services = load_services()
     used = config.service_named(options(ctx).service) or services.default
     shown = table("", "name", "record", "key")
     for name, service in sorted(services.services.items()):
         shown.add_row("*" if name == used else "", name, str(service.record), service.public_key or "not pinned")
-    shown.add_row("" if used else "*", "(the site's)", str(of_site(None).record), "not pinned")
-    console().print(shown)
+    shown.add_row("" if used else "*", "(the site's)", _of_site(), "not pinned")
+    show(shown)
+
+
+def _of_site() -> str:
+    """The record of the site's own service, or why there is none."""
+    from hpcserve.client.services import of_site
+    from hpcserve.errors import ConfigError
+
+    try:
+        return str(of_site(None).record)
+    except ConfigError as error:
+        return f"none: {error}"
 
 
 @app.command("use")

@@ -12,14 +12,23 @@ from hpcserve.cli.options import open_client
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rich.console import RenderableType
     from rich.table import Table
     from rich.text import Text
 
     from hpcserve.client import Client
-    from hpcserve.wire.admin import Status
+    from hpcserve.wire.admin import DeploymentView, Status
 
 WATCH_S = 1.0
-COLOURS = {"ready": "green", "failed": "red", "starting": "yellow", "unknown": "red"}
+SHORT = 12
+"""So much of a version is shown: enough to name it by."""
+COLOURS = {
+    **dict.fromkeys(("ready", "running"), "green"),
+    **dict.fromkeys(("starting", "connecting", "queued"), "yellow"),
+    **dict.fromkeys(("draining", "retiring", "retired", "stopping", "leaving"), "cyan"),
+    **dict.fromkeys(("failed", "unknown"), "red"),
+}
+"""It works; it will; it goes, as it should; something is wrong."""
 
 
 def command(
@@ -35,9 +44,9 @@ def command(
         elif watch:
             _live(client)
         else:
-            from hpcserve.cli.terminal import console
+            from hpcserve.cli.terminal import show
 
-            console().print(*tables(_ask(client)))
+            show(*drawn(_ask(client)))
 
 
 def _ask(client: Client) -> Status:
@@ -63,64 +72,97 @@ def _live(client: Client) -> None:
 
     from hpcserve.cli.terminal import console
 
-    with Live(Group(*tables(_ask(client))), console=console(), screen=False, auto_refresh=False) as live:
+    with Live(Group(*drawn(_ask(client))), console=console(), screen=False, auto_refresh=False) as live:
         while True:
             time.sleep(WATCH_S)
-            live.update(Group(*tables(_ask(client))), refresh=True)
+            live.update(Group(*drawn(_ask(client))), refresh=True)
 
 
-def tables(status: Status) -> Iterator[Table]:
-    """The tables, empty ones left out."""
-    yield _daemon(status)
+def drawn(status: Status) -> Iterator[RenderableType]:
+    """The daemon in words, then a table of each kind of thing that there is."""
+    yield from _daemon(status)
     if status.deployments:
-        yield _deployments(status)
+        yield from _titled("deployments", _deployments(status))
+        yield from _errors(status)
     if any(each.replicas for each in status.deployments):
-        yield _replicas(status)
+        yield from _titled("replicas", _replicas(status))
     if status.pilots:
-        yield _pilots(status)
+        yield from _titled("pilots", _pilots(status))
     if status.servables:
-        yield _servables(status)
+        yield from _titled("servables", _servables(status))
 
 
-def _daemon(status: Status) -> Table:
-    from hpcserve.cli.terminal import table
+def _titled(title: str, table: Table) -> Iterator[RenderableType]:
+    from rich.text import Text
 
-    made = table("host", "up", "epoch", "sessions", "requests", "answered", "failed", "refused", "requeued", "held")
-    made.title = f"{status.software}, service {status.service}, site {status.site}" + (
-        ", recovering" if status.recovering else ""
+    yield Text(f"\n{title}", style="bold")
+    yield table
+
+
+def _daemon(status: Status) -> Iterator[Text]:
+    from rich.text import Text
+
+    recovering = ", recovering" if status.recovering else ""
+    yield Text(f"{status.software}, service {status.service}, site {status.site}{recovering}", style="bold")
+    yield Text(
+        f"on {status.host} for {span(status.uptime_s)}, epoch {status.epoch}, "
+        f"sessions: {status.sessions}, held: {size(status.held_bytes)}"
     )
-    counts = (status.sessions, status.requests, status.answered, status.failed, status.refused, status.requeued)
-    made.add_row(status.host, span(status.uptime_s), str(status.epoch), *map(str, counts), size(status.held_bytes))
-    return made
+    yield Text(
+        f"requests: {status.requests}, {status.answered} answered, {status.failed} failed, "
+        f"{status.refused} refused, {status.requeued} requeued"
+    )
 
 
 def _deployments(status: Status) -> Table:
     from hpcserve.cli.terminal import table
 
-    made = table("endpoint", "version", "state", "ready", "queued", "restarts", "error", title="deployments")
+    numbers = ("ready", "queued", "restarts")
+    made = table("endpoint", "version", "state", *numbers, folded=("endpoint",), numbers=numbers)
     for each in status.deployments:
-        ready = sum(replica.state == "ready" for replica in each.replicas)
         made.add_row(
-            ", ".join(each.endpoints) or each.deployment,
-            each.version[:12],
+            _name(each),
+            each.version[:SHORT],
             _coloured(each.state),
-            f"{ready}/{each.wanted}",
+            f"{_ready(each)}/{each.wanted}",
             str(each.queued),
             str(each.restarts),
-            each.error,
         )
     return made
 
 
+def _name(deployment: DeploymentView) -> str:
+    return ", ".join(deployment.endpoints) or deployment.deployment
+
+
+def _ready(deployment: DeploymentView) -> int:
+    """How many replicas of the wanted version are ready; those of others stand in the table of replicas."""
+    return sum(replica.state == "ready" and replica.version == deployment.version for replica in deployment.replicas)
+
+
+def _errors(status: Status) -> Iterator[Text]:
+    """What went wrong, a line each: in a column it would be folded beyond recognition."""
+    from rich.text import Text
+
+    for each in status.deployments:
+        if each.error:
+            style = COLOURS["failed" if each.state == "failed" else "starting"]
+            yield Text(f"{_name(each)}: {each.error.splitlines()[0]}", style=style)
+
+
 def _replicas(status: Status) -> Table:
+    """With the version where not all have that of their deployment."""
     from hpcserve.cli.terminal import table
 
-    made = table("replica", "deployment", "state", "pilot", "pid", "waiting", "answered", title="replicas")
+    mixed = any(replica.version != each.version for each in status.deployments for replica in each.replicas)
+    numbers = ("pid", "waiting", "answered")
+    version = ("version",) if mixed else ()
+    made = table("replica", *version, "state", "pilot", *numbers, folded=("replica", "pilot"), numbers=numbers)
     for each in status.deployments:
         for replica in each.replicas:
             made.add_row(
                 replica.replica,
-                each.deployment,
+                *((replica.version[:SHORT],) if mixed else ()),
                 _coloured(replica.state),
                 replica.pilot,
                 "" if replica.pid is None else str(replica.pid),
@@ -133,7 +175,7 @@ def _replicas(status: Status) -> Table:
 def _pilots(status: Status) -> Table:
     from hpcserve.cli.terminal import table
 
-    made = table("pilot", "state", "job", "host", "replicas", "walltime left", title="pilots")
+    made = table("pilot", "state", "job", "host", "replicas", "walltime left", folded=("pilot", "job", "host"))
     for each in status.pilots:
         left = "" if each.walltime_left_s is None else span(each.walltime_left_s)
         made.add_row(each.pilot, _coloured(each.state), each.job, each.host, f"{each.replicas}/{each.slots}", left)
@@ -143,9 +185,9 @@ def _pilots(status: Status) -> Table:
 def _servables(status: Status) -> Table:
     from hpcserve.cli.terminal import table
 
-    made = table("servable", "version", "aliases", "methods", title="servables")
+    made = table("servable", "version", "aliases", "methods", folded=("servable", "aliases", "methods"))
     for each in status.servables:
-        made.add_row(each.name, each.version[:12], ", ".join(each.aliases), ", ".join(each.methods))
+        made.add_row(each.name, each.version[:SHORT], ", ".join(each.aliases), ", ".join(each.methods))
     return made
 
 

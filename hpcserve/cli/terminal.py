@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ import typer
 from hpcserve.errors import DeploymentFailed, HpcserveError, ManifestError, ServableError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.table import Table
 
 PIPE_COLUMNS = 200
@@ -24,7 +24,7 @@ PIPE_COLUMNS = 200
 OF_THE_SERVABLE = (ServableError, DeploymentFailed, ManifestError)
 """Errors whose traceback leads to the servable's own code."""
 LINE_CHARACTERS = 200
-"""So much of an error stands in its line, if its traceback says the rest."""
+"""So much of what an exception says stands in the error's line, if the traceback below says the rest."""
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -35,19 +35,39 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, markup=False, width=None if stream.isatty() else PIPE_COLUMNS)
 
 
-def table(*columns: str, title: str = "") -> Table:
-    """An empty table; what does not fit is folded, never cut off."""
+def table(*columns: str, folded: Collection[str] = (), numbers: Collection[str] = ()) -> Table:
+    """An empty table; what does not fit is folded, never cut off.
+
+    Args:
+        columns: Their names.
+        folded: Those that give way where the table is too wide; default: all.
+        numbers: Those that stand on the right.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
-    from rich.text import Text
 
-    # Text, so that a bracket in a name is no markup.
-    made = Table(
-        box=SIMPLE_HEAD, pad_edge=False, title=Text(title, style="bold") if title else None, title_justify="left"
-    )
+    made = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
-        made.add_column(column, overflow="fold")
+        made.add_column(
+            column,
+            overflow="fold",
+            no_wrap=bool(folded) and column not in folded,
+            justify="right" if column in numbers else "left",
+        )
     return made
+
+
+def show(*drawn: RenderableType) -> None:
+    """Draws on standard output, one below the other. For a program that reads it, no line ends with blanks."""
+    from rich.console import Group
+
+    screen = console()
+    if screen.is_terminal:
+        screen.print(Group(*drawn))
+        return
+    with screen.capture() as captured:
+        screen.print(Group(*drawn))
+    typer.echo("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()), nl=False)
 
 
 def complain(message: str) -> None:
@@ -66,13 +86,17 @@ def show_error(error: HpcserveError, *, debug: bool) -> None:
 
 
 def _without(message: str, traceback: str) -> str:
-    """The message, but for the end that its traceback says again."""
-    line, _, more = message.partition("\n")
-    if not all(each.removesuffix(" …") in traceback for each in more.splitlines()):
-        return message
-    if len(line) > LINE_CHARACTERS and line[LINE_CHARACTERS:].removesuffix(" …") in traceback:
-        return f"{line[:LINE_CHARACTERS]} …"
-    return line
+    """The message, with a part of what its traceback ends with, and so says again."""
+    from hpcserve.servable.tracebacks import MAX_MESSAGE_CHARACTERS
+
+    lines = traceback.rstrip().splitlines()
+    for number, line in enumerate(lines):
+        said = "\n".join(lines[number:])
+        for repeated in (said, f"{said[:MAX_MESSAGE_CHARACTERS]} …"):
+            if repeated in message:
+                short = line[:LINE_CHARACTERS]
+                return message.replace(repeated, short if short == said else f"{short} …")
+    return message
 
 
 def show_traceback(error: BaseException) -> None:

@@ -79,4 +79,14 @@ def test_a_long_error_is_said_once(user: User, tmp_path: Path, given: bytes) -> 
     said = user.fails(1, "run", "broken", "-i", "-", given=given)
     assert said.startswith("error: method 'go' failed: ValueError: line 0 of an error: why ")
     assert said.count("line 2 of an error") == 1
-    assert len(said.splitlines()[0]) < 220
+    assert len(said.splitlines()[0]) < 250
+
+
+def test_a_setup_that_fails_says_what_to_do_and_a_long_error_once(user: User, tmp_path: Path) -> None:
+    code = RAISES.replace("class Broken:", "class Broken:\n    def setup(self, context):\n        self.go([1])\n")
+    user.ok("publish", servable(tmp_path / "broken", code))
+    said = user.fails(1, "deploy", "broken", "--endpoint", "bad")
+    line = said.splitlines()[0]
+    assert line.startswith("error: deployment bad cannot start: ")
+    assert line.endswith(" …; correct the servable, publish and deploy it again")
+    assert said.count("line 2 of an error") == 1

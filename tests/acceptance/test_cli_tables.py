@@ -1,0 +1,186 @@
+"""How ``hpcserve status`` looks: on terminals of several widths, and in a pipe."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import termios
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from rich.console import Console, Group
+
+from hpcserve.cli.status import COLOURS, drawn
+from hpcserve.wire.admin import DeploymentView, PilotView, ReplicaView, ServableView, Status
+from tests.acceptance.newcomer import HPCSERVE, User, user_in
+
+OLD, NEW = "0ld0123456789", "9e30123456789"
+STATES = ["ready", "draining", "retiring", "connecting", "starting", "stopping", "retired"]
+
+
+def status(**changes: Any) -> Status:
+    """A daemon that has been busy for days, with replicas of one version in every state."""
+    replicas = tuple(
+        ReplicaView(
+            replica=f"surrogate-609f-{number}",
+            version=NEW,
+            state=state,
+            pilot="pilot-609f-12",
+            pid=4194304,
+            waiting=100,
+            answered=1_000_000,
+            connected=True,
+        )
+        for number, state in enumerate(STATES)
+    )
+    deployment = DeploymentView(
+        deployment="surrogate",
+        endpoints=("surrogate",),
+        version=NEW,
+        methods=("predict",),
+        wanted=3,
+        state="ready",
+        error="",
+        traceback="",
+        queued=12345,
+        restarts=12,
+        replicas=replicas,
+    )
+    pilot = PilotView(
+        pilot="pilot-609f-12",
+        state="running",
+        job="12345678.polaris-pbs-01",
+        host="x3001c0s13b0n0",
+        pid=1,
+        replicas=16,
+        slots=16,
+        walltime_left_s=86399,
+    )
+    servable = ServableView(name="surrogate", version=NEW, aliases=("latest", "stable"), methods=("predict", "embed"))
+    found = Status(
+        service="local",
+        site="local",
+        host="polaris-login-01",
+        software="hpcserve 0.1.0",
+        epoch=1048577,
+        uptime_s=300_000.0,
+        processes={},
+        sessions=100,
+        requests=1_234_567,
+        answered=1_234_567,
+        failed=12,
+        refused=345,
+        requeued=67,
+        held_bytes=1 << 30,
+        recovering=False,
+        servables=(servable,),
+        deployments=(deployment,),
+        pilots=(pilot,),
+    )
+    return msgspec.structs.replace(found, **changes)
+
+
+def lines(shown: Status, width: int) -> list[str]:
+    screen = Console(width=width, color_system=None, highlight=False, markup=False)
+    with screen.capture() as captured:
+        screen.print(Group(*drawn(shown)))
+    return captured.get().splitlines()
+
+
+def row(shown: list[str], first: str) -> list[str]:
+    """The only line that begins with this word, as words."""
+    (found,) = [line.split() for line in shown if line.split()[:1] == [first]]
+    return found
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_no_header_and_no_row_is_folded(width: int) -> None:
+    shown = lines(status(), width)
+    assert max(map(len, shown)) <= width
+    assert row(shown, "endpoint") == ["endpoint", "version", "state", "ready", "queued", "restarts"]
+    assert row(shown, "surrogate-609f-1")[1:] == ["draining", "pilot-609f-12", "4194304", "100", "1000000"]
+    assert row(shown, "replica") == ["replica", "state", "pilot", "pid", "waiting", "answered"]
+    assert row(shown, "pilot") == ["pilot", "state", "job", "host", "replicas", "walltime", "left"]
+    assert row(shown, "requests:")[-1] == "requeued"
+    assert row(shown, "on")[-1] == "GiB"
+
+
+def test_at_any_width_every_character_is_there() -> None:
+    whole, narrow = ("".join(sorted("".join(lines(status(), width)))) for width in (300, 50))
+    assert whole.replace("─", "").strip() == narrow.replace("─", "").strip()
+
+
+def mixed() -> Status:
+    """One replica of the new version and one of the old one are ready."""
+    (deployment,) = status().deployments
+    new, old = deployment.replicas[0], msgspec.structs.replace(deployment.replicas[1], version=OLD)
+    return status(deployments=(msgspec.structs.replace(deployment, replicas=(new, old)),))
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_versions_are_shown_where_they_are_mixed(width: int) -> None:
+    shown = lines(mixed(), width)
+    assert max(map(len, shown)) <= width
+    assert row(shown, "replica")[1] == "version"
+    text = "\n".join(shown)
+    assert f"{NEW[:12]}  ready" in text
+    assert f"{OLD[:12]}  draining" in text
+    assert "1/3" in text
+    assert "version" not in row(lines(status(), width), "replica")
+
+
+def test_an_error_stands_below_its_table_in_a_line() -> None:
+    (deployment,) = status().deployments
+    broken = msgspec.structs.replace(deployment, state="failed", error="it broke: " + "why " * 12 + "\nand more")
+    shown = lines(status(deployments=(broken,)), 80)
+    assert ("surrogate: it broke: " + "why " * 12).strip() in [line.strip() for line in shown]
+    assert not any("and more" in line for line in shown)
+
+
+@pytest.mark.parametrize("state", [*STATES, "failed", "unknown", "running", "queued", "leaving"])
+def test_each_state_has_a_colour(state: str) -> None:
+    assert COLOURS[state] in {"green", "yellow", "cyan", "red"}
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
+    with user_in(tmp_path_factory.mktemp("user")) as found:
+        found.ok("up", "--detach")
+        yield found
+        found.ok("down")
+
+
+def on_a_terminal(user: User, width: int) -> str:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
+    environment = {**user.environment, "TERM": "xterm", "NO_COLOR": "1"}
+    with subprocess.Popen([*HPCSERVE, "status"], env=environment, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        said = b""
+        try:
+            while part := os.read(ours, 65536):
+                said += part
+        except OSError:  # how a terminal says that all its writers have gone
+            pass
+        os.close(ours)
+    assert process.returncode == 0
+    return re.sub(r"\x1b\[[0-9;]*m", "", said.decode())
+
+
+def test_a_pipe_gets_no_blanks_at_the_ends_of_lines(user: User) -> None:
+    said = user.ok("status")
+    assert said.splitlines()[0].startswith("hpcserve ")
+    assert all(line == line.rstrip() for line in said.splitlines())
+    assert all(line == line.rstrip() for line in user.ok("service", "list").splitlines())
+
+
+def test_the_width_of_the_terminal_counts(user: User) -> None:
+    first, *_ = user.ok("status").splitlines()
+    assert on_a_terminal(user, 100).splitlines()[0] == first
+    assert max(map(len, on_a_terminal(user, 30).splitlines())) <= 30
