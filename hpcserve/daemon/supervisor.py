@@ -96,15 +96,17 @@ def run(site: Site, plans: Iterable[Plan], starter: Starter, timing: Timing | No
         The exit code: 0 after an orderly end, 1 after a failure, 3 when another daemon took the lease.
     """
     signals = Signals()
+    lease: HeldLease | None = None
     try:
         keys = prepare(site)
-        log_to(log_path(site.shared_dir, "supervisor"))
         lease = acquire(
             site.shared_dir,
             state_dir=site.state_dir,
             lease_s=site.recovery.lease_s,
             wait=lambda for_s: _wait(for_s, signals, starter),
         )
+        # Not before: until now the log may be that of the daemon that runs.
+        log_to(log_path(site.shared_dir, "supervisor"))
         supervisor = Supervisor(
             site, plans, keys=keys, lease=lease, starter=starter, signals=signals, timing=timing or _timing_of(site)
         )
@@ -114,6 +116,8 @@ def run(site: Site, plans: Iterable[Plan], starter: Starter, timing: Timing | No
         return EXIT_DOWN
     except (HpcserveError, OSError) as error:
         failure = error if isinstance(error, HpcserveError) else storage_error(error, "the daemon cannot start")
+        if lease is not None:
+            _log.error("%s", failure)
         _complain(failure, starter)
         return EXIT_FAILED
     except Exception:
@@ -124,8 +128,7 @@ def run(site: Site, plans: Iterable[Plan], starter: Starter, timing: Timing | No
 
 
 def _complain(failure: HpcserveError, starter: Starter) -> None:
-    """Says why there is no daemon: in the log, to the starter, and to whoever sees standard error."""
-    _log.error("%s", failure)
+    """Says why there is no daemon: to the starter, and to whoever sees standard error."""
     starter.report(DaemonReport(error=in_json(failure)))
     with contextlib.suppress(OSError):
         sys.stderr.write(f"{failure}\n")
@@ -441,6 +444,7 @@ class Supervisor:
     def _finish(self) -> None:
         """Tells the world that nothing runs any more."""
         if self._failure is not None:
+            _log.error("%s", self._failure)
             _complain(self._failure, self._starter)
         if self._exit_code == EXIT_LEASE_LOST:
             return  # the record and the sockets may be the successor's

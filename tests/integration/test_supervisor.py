@@ -317,6 +317,8 @@ def test_no_child_outlives_a_supervisor_that_was_killed(house: House) -> None:
 
 def test_a_second_daemon_is_told_of_the_first(house: House) -> None:
     daemon = house.up()
+    log = house.shared / "logs" / "daemon-supervisor.log"
+    before = log.read_text()
     record = house.record()
     error = house.refused()
     assert error["code"] == "conflict"
@@ -324,6 +326,7 @@ def test_a_second_daemon_is_told_of_the_first(house: House) -> None:
     assert "`hpcserve down`" in error["message"]
     assert house.record() == record
     assert daemon.poll() is None
+    assert log.read_text() == before, "the log is the first one's"
 
 
 def test_a_daemon_that_lost_its_lease_kills_everything_and_leaves_the_rest_to_its_successor(house: House) -> None:
