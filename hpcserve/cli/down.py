@@ -47,7 +47,10 @@ def command(
             _wait_gone(service, record, until)
         typer.echo(f"the daemon of site {record.site} on {record.host} is down")
     else:
-        typer.echo(f"no daemon runs any more: pid {record.pid} of {record.host} ended without a word")
+        typer.echo(
+            f"no daemon runs any more: pid {record.pid} of {record.host} ended without a word; "
+            "pilots that it has left end by themselves"
+        )
     return OK
 
 

@@ -204,7 +204,9 @@ def _wait_up(connection: Connection, address: str, record: ServiceRecord) -> Non
             raise _Cut(f"{address} on {record.host} closed the connection during the handshake")
         if event & FAILED:
             raise _wrong_key(address, record)
-        raise ServiceUnavailable(f"no daemon answers at {address} on {record.host}; is it running? hpcserve status")
+        raise ServiceUnavailable(
+            f"no daemon answers at {address} on {record.host}; if it was killed, start it there again: hpcserve up"
+        )
     raise ServiceUnavailable(f"{address} on {record.host} did not finish the handshake within {ANSWER_S:g} s")
 
 

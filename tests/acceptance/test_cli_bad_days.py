@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
-from tests.acceptance.newcomer import HPCSERVE, TIMEOUT_S, User, user_in
+from hpcserve import examples
+from tests.acceptance.newcomer import HPCSERVE, TIMEOUT_S, User, until, user_in
 
 STREAM_CODE = 74
 
@@ -92,3 +96,43 @@ def test_an_endless_input_is_read_to_what_the_service_takes(
     assert done.returncode == 1
     assert b"a request to this service has at most 1000000; send them in parts" in done.stderr
     user.ok("down")
+
+
+# --- a daemon that was killed -------------------------------------------------------------------------
+
+
+def test_a_killed_supervisor_is_replaced_by_up(user: User) -> None:
+    user.ok("up", "--detach")
+    user.ok("publish", examples.path("echo"))
+    user.ok("deploy", "echo")
+    pids = _kill_supervisor(user)
+    said = user.fails(3, "status")
+    assert said.endswith(f" on {socket.gethostname()}; if it was killed, start it there again: hpcserve up\n")
+    user.ok("up", "--detach")
+    assert user.ok("run", "echo.echo", "--input", "-", given=b"[1]") == '{"x": [1.0]}\n'
+    assert set(user.status()["processes"].values()).isdisjoint(pids)
+    user.ok("down")
+    assert user.processes() == []
+
+
+def test_a_killed_supervisor_needs_no_down(user: User) -> None:
+    user.ok("up", "--detach")
+    _kill_supervisor(user)
+    assert user.ok("down").startswith("no daemon runs any more: pid ")
+    assert user.processes() == []
+
+
+def _kill_supervisor(user: User) -> set[int]:
+    """Kills it, waits until its children have followed, and returns the pids of them all."""
+    pids = user.status()["processes"]
+    psutil.Process(pids["supervisor"]).send_signal(signal.SIGKILL)
+    until(lambda: not {process.pid for process in user.processes()} & set(pids.values()))
+    return set(pids.values())
+
+
+# --- a site that does not exist -----------------------------------------------------------------------
+
+
+def test_services_are_listed_whatever_the_site(user: User) -> None:
+    user.environment["HPCSERVE_SITE"] = "marss"
+    assert "none: no site named 'marss'; known: local" in user.ok("service", "list")
