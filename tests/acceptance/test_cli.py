@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -119,7 +120,8 @@ def test_a_hundred_thousand_digits_reach_a_pipe_whole(serving: User) -> None:
         (1, ["run", "pi", "-i", "-"], b"1.5", "no whole number"),
         (2, ["run", "pi", "-i", "/nowhere/x.npy"], b"", "cannot read /nowhere/x.npy"),
         (2, ["run", "pi", "-i", "-", "-o", "y.txt"], b"1", "expected a name that ends in .npy"),
-        (6, ["run", "pi", "-i", "-", "--timeout", "0.05"], b"3000000", "deadline"),
+        # It computes for a second or so: a replica that went on for recovery.hang_grace_s would be killed.
+        (6, ["run", "pi", "-i", "-", "--timeout", "0.05"], b"100000", "deadline"),
         (5, ["deploy", "nothing"], b"", "nothing"),
         (5, ["deploy", "echo@nothing"], b"", "nothing"),
         (5, ["undeploy", "ecko"], b"", "did you mean 'echo'?"),
@@ -282,7 +284,8 @@ def test_down_takes_the_named_site_down(user: User, tmp_path: Path) -> None:
 def test_down_finds_a_daemon_that_was_killed(user: User) -> None:
     user.ok("up", "--detach")
     for process in user.processes():
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended with the supervisor
+            process.kill()
     until(user.gone)
     assert user.ok("down").startswith("no daemon runs any more: pid ")
     user.ok("up", "--detach")
@@ -317,9 +320,9 @@ def test_up_leaves_nothing_when_it_is_ended_early(
     process = user.start("up", *detach)
     until(lambda: len(user.processes()) >= processes or process.poll() is not None)
     process.send_signal(number)
-    process.communicate(timeout=60)
-    if process.returncode == 0 and detach:
-        user.ok("down")  # it was faster
+    said, _ = process.communicate(timeout=60)
+    if said and detach:
+        user.ok("down")  # it was faster: the daemon may be on its own already, however the command ended
     until(user.gone)
 
 
@@ -358,5 +361,10 @@ def test_a_daemon_that_went_down_lets_up_end(user: User) -> None:
 def test_the_shell_gets_its_pipe_back(user: User) -> None:
     """A detached daemon holds none of the command's descriptors: ``$(hpcserve up --detach)`` returns."""
     assert "serves site local" in user.ok("up", "--detach")
-    assert os.getpgrp() not in {os.getpgid(process.pid) for process in user.processes()}
+    groups = set()
+    for process in user.processes():
+        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+            groups.add(os.getpgid(process.pid))
+    assert groups
+    assert os.getpgrp() not in groups
     user.ok("down")
