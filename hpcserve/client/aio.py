@@ -7,6 +7,7 @@ at the socket once more.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from functools import partial
@@ -22,12 +23,13 @@ from hpcserve.client.engine import Engine
 from hpcserve.client.keys import client_keys
 from hpcserve.client.outputs import Outputs
 from hpcserve.client.services import Service, find_service
-from hpcserve.errors import HpcserveError, InvalidInput, ProtocolError
+from hpcserve.errors import HpcserveError, InvalidInput, ProtocolError, ServiceUnavailable
 from hpcserve.types import Counter
 from hpcserve.wire.admin import Admin
 
 ACK_S = 0.02
 LOOK_S = 0.1
+ASKED_S = 10.0  # so long a loop that is busy may let the dialling thread wait
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 
 T = TypeVar("T")
@@ -227,8 +229,18 @@ class AsyncClient:
                 call.on_done(call)
 
     async def _keep(self) -> None:
-        """Connects when the connection is lost, acknowledges, and minds the deadlines."""
-        pause_s = FIRST_PAUSE_S
+        """Connects when the connection is lost, acknowledges, and minds the deadlines; whatever happens to it."""
+        while self._task is not None:
+            try:
+                await self._keep_going()
+            except Exception as error:  # noqa: BLE001 (without it a client would wait in silence for ever)
+                self._engine.fail_all(ServiceUnavailable(f"the connection failed: {error!r}"))
+                self._resolve()
+                self._drop()
+                await asyncio.sleep(FIRST_PAUSE_S)
+
+    async def _keep_going(self) -> None:
+        pause_s, looked = FIRST_PAUSE_S, time.monotonic()
         while self._task is not None:
             if self._engine.connection is None:
                 pause_s = await self._redial(pause_s)
@@ -241,11 +253,14 @@ class AsyncClient:
                 async with asyncio.timeout((LOOK_S if self._engine.waiting else ACK_S) if waiting else None):
                     await self._changed.wait()
             except TimeoutError:
+                looked = 0.0
+            else:
+                await asyncio.sleep(ACK_S)
+            if time.monotonic() - looked >= LOOK_S:
+                looked = time.monotonic()
                 self._engine.expire()
                 self._engine.acknowledge()
                 self._read()
-            else:
-                await asyncio.sleep(ACK_S)
 
     async def _redial(self, pause_s: float) -> float:
         refused, self._engine.refused = self._engine.refused, None
@@ -270,10 +285,14 @@ class AsyncClient:
 
     async def _dial(self) -> None:
         told: list[tuple[int, tuple[Counter, ...]]] = []
+        loop = asyncio.get_running_loop()
+
+        async def ask() -> tuple[int, tuple[Counter, ...]]:
+            return self._engine.waits_for()
 
         def waits_for() -> tuple[int, tuple[Counter, ...]]:
-            # In the dialling thread; the engine sends nothing without a connection, so it cannot change.
-            told.append(self._engine.waits_for())
+            # In the dialling thread, while the loop starts and cancels calls: so the loop is asked.
+            told.append(asyncio.run_coroutine_threadsafe(ask(), loop).result(ASKED_S))
             return told[-1]
 
         dialling = asyncio.ensure_future(
@@ -290,7 +309,6 @@ class AsyncClient:
                     opened.close()
             raise
         self._engine.connected(connection, told[-1])
-        loop = asyncio.get_running_loop()
         loop.add_reader(connection.socket_fd, self._read)
         loop.add_reader(connection.monitor_fd, self._watch, connection)
         self._watched = connection
