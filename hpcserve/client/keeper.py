@@ -113,10 +113,11 @@ class Keeper:
                 if not self._engine.waiting:
                     self._engine.acknowledge()
                     more = self._engine.drain()
+                rests = self._shared.keeper_rests = not self._engine.waiting
             self._shared.resolve()
             if more:
                 continue
-            for descriptor, _ in known.poller.poll(LOOK_S * 1000 if self._engine.waiting else None):
+            for descriptor, _ in known.poller.poll(None if rests else LOOK_S * 1000):
                 if descriptor == self._shared.wake_read:
                     self._shared.hear_nudges()
                     return

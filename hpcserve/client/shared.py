@@ -36,6 +36,7 @@ class SharedEngine:
         role: Held by the one thread that reads.
         asking: Held by the one caller that asks the keeper for the role.
         keeper_reads: Whether it is the keeper that reads.
+        keeper_rests: Whether it sleeps without an end, because nothing is waited for.
         reader: The thread that has the reading role; 0: none.
         wanted: Set when the keeper has something to look at.
         last_read: When a thread last gave the role back, in monotonic seconds.
@@ -49,6 +50,7 @@ class SharedEngine:
         self.role = threading.Lock()
         self.asking = threading.Lock()
         self.keeper_reads = False
+        self.keeper_rests = False
         self.reader = 0
         self.wanted = threading.Event()
         self.last_read = 0.0
@@ -67,9 +69,12 @@ class SharedEngine:
             self._check_open()
             id = self.engine.infer(call)
             self._look_for_reader()
+            must_wake = call.on_done is not None and self.keeper_rests
+            if must_wake:
+                self.keeper_rests = False
         self.resolve()
-        if call.on_done is not None and self.keeper_reads and self.engine.waiting == 1:
-            self.nudge()  # it sleeps without an end, and must mind this call's deadline
+        if must_wake:
+            self.nudge()  # it must mind this call's deadline
         return id
 
     def admin(self, call: AdminCall) -> None:

@@ -212,6 +212,15 @@ def test_a_deadline_that_is_over_at_once_is_no_hang(client: Client, tmp_path: Pa
     assert time.monotonic() - began < 0.9
 
 
+def test_the_background_thread_rests_only_while_nothing_is_waited_for(client: Client, tmp_path: Path) -> None:
+    """While it rests it looks at no deadline."""
+    until(lambda: client._shared.keeper_rests, "it has nothing to do")
+    future = ask(client, 1, tmp_path / "log", sleep_s=0.5)
+    assert not client._shared.keeper_rests or future.done()
+    until(future.done, "it has read the answer")
+    until(lambda: client._shared.keeper_rests, "it has nothing to do again")
+
+
 # --- reconnect --------------------------------------------------------------------------------------------
 
 
