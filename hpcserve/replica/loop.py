@@ -199,10 +199,12 @@ class Replica:
         if not self._holdings.is_wanted(task.key):
             # The broker alone reads this: it settles what it told us to release.
             self._holdings.drop(task.key)
+            self._alarm.rest()
             self._send_result(task.key, failed(Cancelled("the request was taken back before it ran")), 0)
             return
         began = time.monotonic()
         if task.deadline <= began:
+            self._alarm.rest()  # a stream of what is not run must not let the last one's alarm go off
             outcome = failed(DeadlineExceeded("the deadline passed while the request waited at its replica"))
         else:
             work = task.work

@@ -31,8 +31,10 @@ def alarm() -> Iterator[Alarm]:
 
 
 def test_it_goes_off_after_deadline_and_grace(alarm: Alarm) -> None:
-    alarm.watch(time.monotonic() + 10.0)
-    assert GRACE_S + AFTER_S < left_s() - 10.0 <= GRACE_S + AFTER_S + SLACK_S
+    now = time.monotonic()
+    alarm.watch(now + 10.0)
+    assert 0.0 <= alarm.set_for - (now + 10.0 + GRACE_S + AFTER_S) <= SLACK_S
+    assert 0.0 < left_s() <= 10.0 + GRACE_S + AFTER_S + SLACK_S
 
 
 def test_requests_that_follow_each_other_share_one_setting(alarm: Alarm) -> None:
