@@ -115,7 +115,7 @@ class Keeper:
                     more = self._engine.drain()
                 rests = self._shared.keeper_rests = not self._engine.waiting
             self._shared.resolve()
-            if more:
+            if more or self._shared.closed:  # by a callback, in this very thread: the descriptors are others' by now
                 continue
             for descriptor, _ in known.poller.poll(None if rests else LOOK_S * 1000):
                 if descriptor == self._shared.wake_read:

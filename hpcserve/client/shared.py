@@ -59,6 +59,8 @@ class SharedEngine:
         self.wake_read, self._wake_write = os.pipe()
         os.set_blocking(self.wake_read, False)
         os.set_blocking(self._wake_write, False)
+        self._can_wake = True
+        self._waking = threading.RLock()  # what the collector closes during a nudge may nudge, too
         self._forked = False
 
     # --- calls ----------------------------------------------------------------------------------------
@@ -87,7 +89,9 @@ class SharedEngine:
     def cancel(self, id: Counter) -> bool:
         """Takes a request back; False when it was answered before."""
         with self.lock:
-            done = self.engine.cancel(id) if not self.closed else False
+            if self.closed:
+                return False
+            done = self.engine.cancel(id)
             self._look_for_reader()
         self.resolve()
         return done
@@ -121,17 +125,23 @@ class SharedEngine:
         return True
 
     def release(self) -> None:
-        """Gives back the connection and the descriptors. Nobody reads any more."""
-        self.engine.lost()
-        os.close(self.wake_read)
-        os.close(self._wake_write)
+        """Gives back the connection and the descriptors, whose numbers are others' from now on."""
+        with self.lock:
+            self.closed = True  # as it is already, unless the first dial failed
+            self.engine.lost()
+        with self._waking:
+            self._can_wake = False
+            os.close(self.wake_read)
+            os.close(self._wake_write)
 
     def forked(self) -> None:
         """In a forked child: closed from now on. See :mod:`hpcserve.client.forks`."""
         self.lock, self.role, self.asking = threading.Lock(), threading.Lock(), threading.Lock()
+        self._waking = threading.RLock()
         if self.closed:
             return  # its descriptors may be others by now
         self._forked = self.closed = True
+        self._can_wake = False
         self.wanted = threading.Event()
         self.reader, self.keeper_reads = 0, False
         self.engine.finished.clear()
@@ -242,9 +252,10 @@ class SharedEngine:
             self.resolve()
 
     def nudge(self) -> None:
-        """Wakes the keeper out of its poll."""
-        with contextlib.suppress(BlockingIOError):  # the pipe is full: it will wake anyway
-            os.write(self._wake_write, b"w")
+        """Wakes the keeper out of its poll, if the client is not closed by now."""
+        with self._waking, contextlib.suppress(BlockingIOError):  # the pipe is full: it will wake anyway
+            if self._can_wake:
+                os.write(self._wake_write, b"w")
 
     def hear_nudges(self) -> None:
         """Takes the nudges in, so that they wake nobody again."""

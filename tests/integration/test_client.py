@@ -274,6 +274,27 @@ def test_a_closed_session_is_gone_at_once(client: Client, daemon: Daemon) -> Non
 
 
 @pytest.mark.usefixtures("client")
+def test_a_callback_may_close_its_client_whose_descriptors_are_others_then(daemon: Daemon, tmp_path: Path) -> None:
+    pipes: list[tuple[int, int]] = []
+    other = daemon.client()
+
+    def close(_: object) -> None:
+        other.close()
+        pipes.extend(os.pipe() for _ in range(16))
+        for _, write in pipes:
+            os.write(write, b"ours")
+
+    keeper = other._keeper._thread
+    ask(other, 1, tmp_path / "log", sleep_s=0.2).add_done_callback(close)
+    keeper.join(10)
+    assert not keeper.is_alive()
+    assert [os.read(read, 100) for read, _ in pipes] == [b"ours"] * 16
+    for read, write in pipes:
+        os.close(read)
+        os.close(write)
+
+
+@pytest.mark.usefixtures("client")
 def test_clients_leave_no_thread_and_no_descriptor(daemon: Daemon) -> None:
     def held() -> tuple[int, int]:
         return threading.active_count(), len(os.listdir("/proc/self/fd"))

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 
 from hpcserve import AsyncClient, Client
 from hpcserve.client.services import Service
-from hpcserve.errors import HpcserveError, InvalidInput
+from hpcserve.errors import HpcserveError, InvalidInput, ServiceUnavailable
 from hpcserve.wire import admin
 from tests.integration.daemon_tree import EXAMPLES, SERVABLES, Daemon, status
 
@@ -124,6 +125,23 @@ def test_what_was_closed_before_the_fork_is_left_alone(daemon: Daemon, client: C
             os.close(each)
     with pytest.raises(InvalidInput, match="closed"):
         closed.infer("echo.echo", ONE)
+
+
+def test_what_never_connected_is_left_alone_too(client: Client, tmp_path: Path) -> None:
+    refused: list[ServiceUnavailable] = []  # its traceback keeps the client that was not made
+    try:
+        Client(Service(tmp_path / "service.json"))
+    except ServiceUnavailable as error:
+        refused.append(error)
+    pipes = [os.pipe() for _ in range(8)]
+    descriptors = [each for pipe in pipes for each in pipe]
+    try:
+        assert in_child(lambda: [os.fstat(each).st_nlink for each in descriptors]) == repr([1] * 16)
+    finally:
+        for each in descriptors:
+            os.close(each)
+    assert refused
+    assert client.infer("echo.echo", ONE)["x"] == 1
 
 
 def test_a_child_may_have_a_client_of_its_own(daemon: Daemon, client: Client) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import select
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -23,9 +24,8 @@ def is_nudged(shared: SharedEngine) -> bool:
 @pytest.fixture
 def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[SharedEngine]:
     made = SharedEngine()
-    with monkeypatch.context() as patch:
-        patch.setattr(made, "_look_for_reader", lambda: None)  # it would nudge: there is no connection here
-        yield made
+    monkeypatch.setattr(made, "_look_for_reader", lambda: None)  # it would nudge: there is no connection here
+    yield made
     if made.close():
         made.release()
 
@@ -51,3 +51,21 @@ def test_a_call_wakes_nobody_who_will_look_anyway(shared: SharedEngine) -> None:
     with shared.role:
         shared.start(call())
     assert not is_nudged(shared)
+
+
+@pytest.mark.parametrize("late", [lambda shared: shared.cancel(1), SharedEngine.nudge, SharedEngine._look_for_reader])
+def test_what_comes_after_the_end_writes_to_no_descriptor_of_others(
+    shared: SharedEngine, late: Callable[[SharedEngine], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    with shared.role:  # another thread is still inside its poll
+        shared.close()
+        shared.release()
+        pipes = [os.pipe() for _ in range(4)]  # these have its descriptors' numbers now
+        try:
+            late(shared)
+            assert not select.select([read for read, _ in pipes], [], [], 0)[0]
+        finally:
+            for each in pipes:
+                os.close(each[0])
+                os.close(each[1])
