@@ -78,7 +78,8 @@ def complain(message: str) -> None:
 def show_error(error: HpcserveError, *, debug: bool) -> None:
     """The error's line; below it the traceback of the servable, or with ``debug`` also where it arrived here."""
     shown = error.remote_traceback if debug or isinstance(error, OF_THE_SERVABLE) else None
-    complain(_without(error.message, shown or "") or type(error).__name__)
+    message = _without(error.message, shown) if shown else error.message
+    complain(message or type(error).__name__)
     if debug:
         show_traceback(error)  # the remote one is part of it
     elif shown:

@@ -1,0 +1,54 @@
+"""What a command imports: only what it needs, since that is most of the time that a short one takes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = frozenset(["asyncio", "h5py", "ml_dtypes", "msgspec", "numpy", "rich", "sklearn", "sqlalchemy", "ssl", "zmq"])
+OURS = frozenset({"hpcserve.client", "hpcserve.daemon", "hpcserve.cli.demo_run"})
+PROGRAM = """
+import sys
+from hpcserve.cli.main import main
+
+code = main(sys.argv[1:])
+print("imported:", *sys.modules, file=sys.stderr)
+sys.exit(code)
+"""
+COMMANDS = ("up", "down", "status", "publish", "deploy", "undeploy", "run", "logs", "service", "demo")
+
+
+def heavy_imports(home: Path, *arguments: str) -> set[str]:
+    """What of the above ``hpcserve ARGUMENTS`` imports where no daemon runs."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        env={**os.environ, "HPCSERVE_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    said, found, imported = done.stderr.rpartition("imported:")
+    assert found, said
+    assert "this is a bug" not in said
+    return (HEAVY | OURS) & set(imported.split())
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("--help",), ("--version",), ("frob",), *((each, "--help") for each in COMMANDS)]
+)
+def test_what_is_said_of_the_program_itself_needs_no_heavy_import(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    assert heavy_imports(tmp_path, *arguments) == set()
+
+
+def test_the_services_are_read_without_a_client(tmp_path: Path) -> None:
+    assert heavy_imports(tmp_path, "service", "use", "nothing") == {"hpcserve.client", "msgspec"}
+    assert heavy_imports(tmp_path, "service", "list") == {"hpcserve.client", "msgspec", "rich"}
+
+
+def test_a_command_that_calls_the_daemon_needs_no_asyncio_and_draws_only_what_it_was_told(tmp_path: Path) -> None:
+    assert heavy_imports(tmp_path, "status") <= {"hpcserve.client", "ml_dtypes", "msgspec", "numpy", "zmq"}
