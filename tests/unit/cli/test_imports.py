@@ -22,7 +22,7 @@ sys.exit(code)
 COMMANDS = ("up", "down", "status", "publish", "deploy", "undeploy", "run", "logs", "service", "demo")
 
 
-def heavy_imports(home: Path, *arguments: str) -> set[str]:
+def heavy_imports(home: Path, *arguments: str) -> frozenset[str]:
     """What of the above ``hpcserve ARGUMENTS`` imports where no daemon runs."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
