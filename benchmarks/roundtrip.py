@@ -3,10 +3,14 @@
 A pair is one measurement of each side with the same number of messages of the same size: calls one after
 the other, then twice as many with a fixed number outstanding, CURVE on every hop. Ratios are made within a
 pair, so that what else the machine does touches both sides; the one that goes first changes from pair to pair.
+
+hpcserve is measured as it comes, which is by Unix sockets, as its owner's client and replica are on the daemon's own
+host; and by TCP, which is what the baseline uses and what peers on other hosts have.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from statistics import median
@@ -25,6 +29,10 @@ WINDOW = 64
 LARGE_BYTES = 8_000_000
 LARGE_WINDOW = 4
 WARM_UP = 100
+TCP_SITE = """
+[network]
+unix_sockets = false
+"""
 
 Measured = dict[str, float]
 Measure = Callable[[], Measured]
@@ -61,30 +69,39 @@ def run(*, pairs: int, n: int = 1000, large_n: int = 8) -> dict[str, Any]:
         n: Calls of a small measurement, one after the other; twice as many follow with 64 outstanding.
         large_n: The same for 8 MB, with 4 outstanding.
     """
-    with topologies() as (keys, addresses), running() as service:
-        service.deploy_echo(1)
+    with topologies() as (keys, addresses), _client() as client, _client(TCP_SITE) as by_tcp:
 
         def bare(topology: str, size: int, count: int, window: int) -> Measure:
             return lambda: bare_zmq.measure(addresses[topology], keys, size, count, window)
 
-        with Client() as client:
-            small = _in_turns(
-                pairs,
-                {
-                    "bare_direct": bare("direct", SMALL.nbytes, n, WINDOW),
-                    "bare_broker": bare("broker", SMALL.nbytes, n, WINDOW),
-                    "hpcserve": lambda: measure(client, "echo.echo", SMALL, n, WINDOW),
-                },
-            )
-            blob = np.zeros(LARGE_BYTES, np.uint8)
-            large = _in_turns(
-                pairs,
-                {
-                    "bare_broker": bare("broker", LARGE_BYTES, large_n, LARGE_WINDOW),
-                    "hpcserve": lambda: measure(client, "echo.blob", blob, large_n, LARGE_WINDOW),
-                },
-            )
+        small = _in_turns(
+            pairs,
+            {
+                "bare_direct": bare("direct", SMALL.nbytes, n, WINDOW),
+                "hpcserve_tcp": lambda: measure(by_tcp, "echo.echo", SMALL, n, WINDOW),
+                "bare_broker": bare("broker", SMALL.nbytes, n, WINDOW),
+                "hpcserve": lambda: measure(client, "echo.echo", SMALL, n, WINDOW),
+            },
+        )
+        blob = np.zeros(LARGE_BYTES, np.uint8)
+        large = _in_turns(
+            pairs,
+            {
+                "hpcserve_tcp": lambda: measure(by_tcp, "echo.blob", blob, large_n, LARGE_WINDOW),
+                "bare_broker": bare("broker", LARGE_BYTES, large_n, LARGE_WINDOW),
+                "hpcserve": lambda: measure(client, "echo.blob", blob, large_n, LARGE_WINDOW),
+            },
+        )
     return _report(small, large, n, large_n)
+
+
+@contextlib.contextmanager
+def _client(site: str | None = None) -> Iterator[Client]:
+    """A client of a daemon of its own, which serves ``echo``."""
+    with running(site) as service:
+        service.deploy_echo(1)
+        with Client() as client:
+            yield client
 
 
 def _in_turns(pairs: int, sides: dict[str, Measure]) -> dict[str, list[Measured]]:
@@ -97,9 +114,13 @@ def _in_turns(pairs: int, sides: dict[str, Measure]) -> dict[str, list[Measured]
 
 def _report(small: dict[str, list[Measured]], large: dict[str, list[Measured]], n: int, large_n: int) -> dict[str, Any]:
     ratios = {
-        "ratio_p50": summary(list(_ratios(small, "p50_us"))),
-        "ratio_rps": summary(list(_ratios(small, "rps"))),
-        "mbps_ratio": summary(list(_ratios(large, "mbps"))),
+        f"{name}{suffix}": summary(list(_ratios(measured, f"hpcserve{suffix}", key)))
+        for suffix in ("", "_tcp")
+        for name, measured, key in (
+            ("ratio_p50", small, "p50_us"),
+            ("ratio_rps", small, "rps"),
+            ("mbps_ratio", large, "mbps"),
+        )
     }
     report: dict[str, Any] = {
         side: {key: round(median(each[key] for each in measured), 1) for key in ("p50_us", "p99_us", "rps")}
@@ -117,6 +138,6 @@ def _report(small: dict[str, list[Measured]], large: dict[str, list[Measured]], 
     return report
 
 
-def _ratios(measured: dict[str, list[Measured]], key: str) -> Iterator[float]:
-    for ours, bare in zip(measured["hpcserve"], measured["bare_broker"], strict=True):
+def _ratios(measured: dict[str, list[Measured]], side: str, key: str) -> Iterator[float]:
+    for ours, bare in zip(measured[side], measured["bare_broker"], strict=True):
         yield ours[key] / bare[key]

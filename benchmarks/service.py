@@ -72,16 +72,25 @@ def own_home() -> Iterator[Path]:
     try:
         yield home
     finally:
-        del os.environ["HPCSERVE_HOME"]
+        for name in [name for name in os.environ if name.startswith("HPCSERVE_")]:
+            del os.environ[name]
         os.environ.update(before)
         shutil.rmtree(home, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def running() -> Iterator[Service]:
-    """A daemon of site ``local`` in a home of its own; it and its pilots are gone at the end."""
-    with own_home() as home, running_in(home) as service:
-        yield service
+def running(site: str | None = None) -> Iterator[Service]:
+    """A daemon in a home of its own; it and its pilots are gone at the end.
+
+    Args:
+        site: The content of its site file; default: site ``local``.
+    """
+    with own_home() as home:
+        if site is not None:
+            (home / "site.toml").write_text(site)
+            os.environ["HPCSERVE_SITE"] = str(home / "site.toml")
+        with running_in(home) as service:
+            yield service
 
 
 @contextlib.contextmanager

@@ -33,12 +33,16 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Network(Section, frozen=True):
-    """``[network]``: where the daemon listens. Port 0 lets the system choose."""
+    """``[network]``: where the daemon listens. Port 0 lets the system choose.
+
+    With ``unix_sockets`` the owner's peers on the daemon's own host need no TCP for their data.
+    """
 
     host: str = "127.0.0.1"
     admission_port: Port = 0
     front_port: Port = 0
     back_port: Port = 0
+    unix_sockets: bool = True
 
     def __post_init__(self) -> None:
         # The address stands in the service record, for others to connect to.

@@ -41,7 +41,7 @@ class _Cut(ServiceUnavailable):
 
 
 class Connection:
-    """A socket of one TCP connection, never reconnected.
+    """A socket of one connection, never reconnected.
 
     ``poller`` tells when the socket or its monitor may have something to read.
     """
@@ -124,7 +124,7 @@ def dial(
     record = service.read()
     say_hello(context, record, keys)
     try:
-        connection = _open(context, record, record.front[0], keys)
+        connection = _open(context, record, record.front_address(), keys)
     except AuthenticationError as error:
         # Admission has just let us in, so the key is right: the broker is a new one that was not told yet.
         raise ServiceUnavailable(f"the daemon on {record.host} is restarting") from error

@@ -58,7 +58,10 @@ class ChildStart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChildReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Without an ``error``: the child is ready, and its sockets have these ZeroMQ addresses."""
+    """Without an ``error``: the child is ready, and its sockets have these ZeroMQ addresses.
+
+    A socket that is a file too has its path as ``NAME_file``.
+    """
 
     addresses: dict[str, str] = {}
     error: ChildError | None = None

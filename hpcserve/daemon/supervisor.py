@@ -351,6 +351,8 @@ class Supervisor:
             front=(broker["front"],),
             back=(broker["back"],),
             software=f"hpcserve {hpcserve.__version__}",
+            front_file=broker.get("front_file", ""),
+            back_file=broker.get("back_file", ""),
         )
         if record == self._record:
             return

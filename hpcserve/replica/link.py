@@ -1,4 +1,4 @@
-"""A replica's connection to the broker: one socket for one TCP connection, a new one after each loss.
+"""A replica's connection to the broker: one socket for one connection, a new one after each loss.
 
 What was under way on a lost connection is lost with it; the INVENTORY on the next one settles it. The
 service record is read anew each time, because the daemon may have moved (design §3a).
@@ -79,7 +79,7 @@ class Link:
         socket.curve_publickey, socket.curve_secretkey = self._keys
         self.monitor = socket.get_monitor_socket(int(_UP | _DOWN))
         self.socket = socket
-        socket.connect(record.back[0])
+        socket.connect(record.back_address())
 
     def watch(self) -> bool:
         """Reads the monitor; True when the connection has just come up."""

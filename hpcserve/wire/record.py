@@ -5,6 +5,8 @@ Clients, agents and replicas read it again whenever they reconnect, so a daemon 
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 
 from hpcserve.errors import ConfigError
@@ -17,8 +19,9 @@ RECORD_NAME = "service.json"
 class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One running daemon.
 
-    Addresses are ZeroMQ addresses (``tcp://127.0.0.1:40123``), best first; ``public_key`` is the service's
-    CURVE key in Z85. ``format`` is 1.
+    Addresses are ZeroMQ addresses (``tcp://127.0.0.1:40123``), best first; ``front_file`` and ``back_file`` are the
+    paths of the same two sockets on ``host``, or empty. ``public_key`` is the service's CURVE key in Z85. ``format``
+    is 1.
     """
 
     format: int
@@ -32,6 +35,21 @@ class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True):
     front: tuple[str, ...]
     back: tuple[str, ...]
     software: str
+    front_file: str = ""
+    back_file: str = ""
+
+    def front_address(self) -> str:
+        """Where a client on this machine connects to."""
+        return self._by_file(self.front_file) or self.front[0]
+
+    def back_address(self) -> str:
+        """Where a replica on this machine connects to."""
+        return self._by_file(self.back_file) or self.back[0]
+
+    def _by_file(self, path: str) -> str:
+        """The address of a Unix socket that this process may open; empty if it has to use TCP."""
+        reachable = path and os.uname().nodename == self.host and os.access(path, os.R_OK | os.W_OK)
+        return f"ipc://{path}" if reachable else ""
 
 
 def encode_record(record: ServiceRecord) -> bytes:

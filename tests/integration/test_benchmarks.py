@@ -32,10 +32,10 @@ def run(root: Path, *arguments: str) -> dict[str, Any]:
 def test_roundtrip_has_both_sides_and_their_ratios(root: Path) -> None:
     found = run(root, "roundtrip")
     assert found["command"] == "python -m benchmarks roundtrip --quick --json"
-    for side in ("bare_direct", "bare_broker", "hpcserve"):
+    for side in ("bare_direct", "bare_broker", "hpcserve", "hpcserve_tcp"):
         assert 0 < found[side]["p50_us"] <= found[side]["p99_us"]
         assert found[side]["rps"] > 0
-    for ratio in ("ratio_p50", "ratio_rps", "mbps_ratio"):
+    for ratio in ("ratio_p50", "ratio_rps", "mbps_ratio", "ratio_p50_tcp", "ratio_rps_tcp", "mbps_ratio_tcp"):
         low, high = found["intervals"][ratio]["interval_95"]
         assert 0 < low <= found[ratio] <= high
         assert found["intervals"][ratio]["pairs"] == 2

@@ -60,10 +60,13 @@ def _limits(site: Site) -> Limits:
 
 
 def _bind(broker: Broker, site: Site, start: ChildStart) -> dict[str, str]:
-    """Binds the sockets; returns the addresses of those that others connect to."""
+    """Binds the sockets; returns the addresses, and the paths, of those that others connect to."""
     addresses = {}
     for name, socket in (("front", broker.front.socket), ("back", broker.back.socket)):
         addresses[name] = bind(socket, name, site.network.host, start.ports[name])
+        if site.network.unix_sockets:
+            addresses[f"{name}_file"] = path = f"{start.runtime_dir}/{name}"
+            socket.bind(f"ipc://{path}")
     broker.hub.socket.bind(hub_address(start.runtime_dir))
     return addresses
 

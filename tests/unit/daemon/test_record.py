@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from hpcserve.daemon.record import record_path, remove_record, write_record
 from hpcserve.types import Epoch
@@ -45,3 +47,14 @@ def test_what_is_no_record_is_left_alone(tmp_path: Path) -> None:
     record_path(tmp_path).write_text("not ours")
     remove_record(tmp_path, RECORD)
     assert record_path(tmp_path).read_text() == "not ours"
+
+
+@pytest.mark.parametrize("gone", ["file", "host", "none"])
+def test_the_address_is_the_file_only_where_it_can_be_opened(tmp_path: Path, gone: str) -> None:
+    path = tmp_path / "front"
+    if gone != "file":
+        path.touch()
+    host = "another" if gone == "host" else os.uname().nodename
+    record = msgspec.structs.replace(RECORD, host=host, front_file=str(path))
+    assert record.front_address() == (f"ipc://{path}" if gone == "none" else "tcp://127.0.0.1:2")
+    assert record.back_address() == "tcp://127.0.0.1:3"

@@ -45,7 +45,7 @@ def spelled(name: str, kind: Any) -> str:
             bounds = f" ≥ {meta.ge}"
     if typing.get_origin(kind) is Literal:
         return " or ".join(f'`"{each}"`' for each in typing.get_args(kind))
-    noun = {float: "number", int: "integer", str: "text", Path: "path"}[kind]
+    noun = {float: "number", int: "integer", str: "text", Path: "path", bool: "true or false"}[kind]
     unit = {"_s": ", seconds", "_bytes": ", bytes"}.get(name[name.rfind("_") :], "")
     return f"{noun}{bounds}{unit}"
 
@@ -66,6 +66,8 @@ def table_of(kind: type[msgspec.Struct], heading: str) -> None:
 
 
 def _plain(default: object) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
     if isinstance(default, float):
         return f"{default:g}" if default < 1e6 else str(int(default))
     return f'"{default}"' if isinstance(default, str) else str(default)
