@@ -22,6 +22,7 @@ from hpcserve.client.dial import Connection, dial
 from hpcserve.client.engine import Engine
 from hpcserve.client.keys import client_keys
 from hpcserve.client.outputs import Outputs
+from hpcserve.client.pauses import Pauses
 from hpcserve.client.services import Service, find_service
 from hpcserve.errors import HpcserveError, InvalidInput, ProtocolError, ServiceUnavailable
 from hpcserve.types import Counter
@@ -30,7 +31,8 @@ from hpcserve.wire.admin import Admin
 ACK_S = 0.02
 LOOK_S = 0.1
 ASKED_S = 10.0  # so long a loop that is busy may let the dialling thread wait
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+LONGEST_PAUSE_S = 1.0  # while nobody answers
+LONGEST_FAILED_S = 4.0  # while something fails that nobody has foreseen
 
 T = TypeVar("T")
 
@@ -230,6 +232,7 @@ class AsyncClient:
 
     async def _keep(self) -> None:
         """Connects when the connection is lost, acknowledges, and minds the deadlines; whatever happens to it."""
+        pauses = Pauses(LONGEST_FAILED_S)
         while self._task is not None:
             try:
                 await self._keep_going()
@@ -237,15 +240,16 @@ class AsyncClient:
                 self._engine.fail_all(ServiceUnavailable(f"the connection failed: {error!r}"))
                 self._resolve()
                 self._drop()
-                await asyncio.sleep(FIRST_PAUSE_S)
+                await self._rest(pauses.after_failure_s())
+                await self._until_wanted()
 
     async def _keep_going(self) -> None:
-        pause_s, looked = FIRST_PAUSE_S, time.monotonic()
+        pauses, looked = Pauses(LONGEST_PAUSE_S), time.monotonic()
         while self._task is not None:
             if self._engine.connection is None:
-                pause_s = await self._redial(pause_s)
+                if await self._redial(pauses):
+                    pauses = Pauses(LONGEST_PAUSE_S)
                 continue
-            pause_s = FIRST_PAUSE_S
             waiting = self._engine.waiting or self._engine.caller.owes_ack
             self._changed.clear()
             try:
@@ -262,7 +266,8 @@ class AsyncClient:
                 self._engine.acknowledge()
                 self._read()
 
-    async def _redial(self, pause_s: float) -> float:
+    async def _redial(self, pauses: Pauses) -> bool:
+        """One try to connect, and the pause before the next; whether it succeeded."""
         refused, self._engine.refused = self._engine.refused, None
         self._drop()
         try:
@@ -273,15 +278,30 @@ class AsyncClient:
             if not error.retryable:
                 self._engine.fail_all(error)
         else:
-            return FIRST_PAUSE_S
-        self._engine.expire()
-        self._resolve()
+            return True
+        self._expire()
         if self._engine.waiting:
-            await asyncio.sleep(pause_s)
+            await self._rest(pauses.after_failure_s())
         else:
+            await self._until_wanted()
+        return False
+
+    async def _rest(self, pause_s: float) -> None:
+        """A pause in which deadlines are kept."""
+        until = time.monotonic() + pause_s
+        while (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, LOOK_S))
+            self._expire()
+
+    async def _until_wanted(self) -> None:
+        """Returns when there is a call to connect for."""
+        while not self._engine.waiting:
             self._changed.clear()
             await self._changed.wait()
-        return min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _expire(self) -> None:
+        self._engine.expire()
+        self._resolve()
 
     async def _dial(self) -> None:
         told: list[tuple[int, tuple[Counter, ...]]] = []
@@ -292,7 +312,15 @@ class AsyncClient:
 
         def waits_for() -> tuple[int, tuple[Counter, ...]]:
             # In the dialling thread, while the loop starts and cancels calls: so the loop is asked.
-            told.append(asyncio.run_coroutine_threadsafe(ask(), loop).result(ASKED_S))
+            asked = asyncio.run_coroutine_threadsafe(ask(), loop)
+            try:
+                told.append(asked.result(ASKED_S))
+            except TimeoutError as error:
+                asked.cancel()
+                raise ServiceUnavailable(
+                    f"the event loop was busy for {ASKED_S:g} s while its client connected; what takes long belongs "
+                    "in a thread: await asyncio.to_thread(…)"
+                ) from error
             return told[-1]
 
         dialling = asyncio.ensure_future(
@@ -301,13 +329,15 @@ class AsyncClient:
             )
         )
         try:
-            connection = await asyncio.shield(dialling)
-        except asyncio.CancelledError:
+            while not (await asyncio.wait((dialling,), timeout=LOOK_S))[0]:
+                self._expire()
+        except BaseException:
             # The thread goes on for some seconds at most, and what it opens must be closed.
             for opened in await asyncio.gather(dialling, return_exceptions=True):
                 if isinstance(opened, Connection):
                     opened.close()
             raise
+        connection = dialling.result()
         self._engine.connected(connection, told[-1])
         loop.add_reader(connection.socket_fd, self._read)
         loop.add_reader(connection.monitor_fd, self._watch, connection)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import select
 import threading
 import time
+from concurrent.futures import Future, wait
 
 import zmq
 
 from hpcserve.auth.keys import KeyPair
 from hpcserve.client.dial import Connection, dial
+from hpcserve.client.pauses import Pauses
 from hpcserve.client.services import Service
 from hpcserve.client.shared import LOOK_S, SharedEngine
 from hpcserve.errors import HpcserveError, ProtocolError, ServiceUnavailable
@@ -21,7 +23,11 @@ from hpcserve.types import Counter
 
 AWAY_WAITED_S = 0.005  # the keeper takes over so long after the last reader left calls unanswered
 AWAY_IDLE_S = 0.02  # and so long after the last reader left none
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+LONGEST_PAUSE_S = 1.0  # while nobody answers
+LONGEST_FAILED_S = 4.0  # while something fails that nobody has foreseen
+
+_Told = tuple[int, tuple[Counter, ...]]
+_Dialled = tuple[Connection, _Told]
 
 
 class Keeper:
@@ -43,6 +49,7 @@ class Keeper:
         self._service = service
         self._keys = keys
         self._thread = threading.Thread(target=self._keep, name="hpcserve-client", daemon=True)
+        self._dialling: threading.Thread | None = None
 
     def start(self) -> None:
         """Connects, and keeps the connection from then on.
@@ -50,15 +57,18 @@ class Keeper:
         Raises:
             HpcserveError: As :func:`hpcserve.client.dial.dial`.
         """
-        self._dial()
+        self._connected(*self._dialled())
         self._thread.start()
 
     def join(self) -> None:
-        """Waits for the thread's end, after the engine was closed. A callback in that very thread does not wait."""
+        """Waits until no thread of ours uses a socket, after the engine was closed. May be called in a callback."""
         if threading.current_thread() is not self._thread:
             self._thread.join()
+        elif self._dialling is not None:
+            self._dialling.join()
 
     def _keep(self) -> None:
+        pauses = Pauses(LONGEST_FAILED_S)
         while not self._shared.closed:
             try:
                 self._keep_going()
@@ -67,15 +77,24 @@ class Keeper:
                     self._engine.fail_all(ServiceUnavailable(f"the connection failed: {error!r}"))
                     self._engine.lost()
                 self._shared.resolve()
-                time.sleep(FIRST_PAUSE_S)
+                self._rest(pauses.after_failure_s())
+                if not self._engine.waiting:
+                    self._shared.wanted.wait()
+
+    def _rest(self, pause_s: float) -> None:
+        """A pause in which deadlines are kept, and which the client's end cuts short."""
+        until = time.monotonic() + pause_s
+        while not self._shared.closed and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, LOOK_S))
+            self._shared.look_at_deadlines()
 
     def _keep_going(self) -> None:
-        pause_s = FIRST_PAUSE_S
+        pauses = Pauses(LONGEST_PAUSE_S)
         while not self._shared.closed:
             if self._engine.connection is None:
-                pause_s = self._redial(pause_s)
+                if self._redial(pauses):
+                    pauses = Pauses(LONGEST_PAUSE_S)
                 continue
-            pause_s = FIRST_PAUSE_S
             since_s = time.monotonic() - self._shared.last_read
             away_s = (AWAY_WAITED_S if self._engine.waiting else AWAY_IDLE_S) - since_s
             # Never in line for the role: it would be handed over at each pause of a caller that reads in a loop.
@@ -124,39 +143,63 @@ class Keeper:
                 self._shared.woken(known, descriptor)
             self._shared.look_at_deadlines()
 
-    def _redial(self, pause_s: float) -> float:
-        """One try to connect; returns the pause before the next."""
+    def _redial(self, pauses: Pauses) -> bool:
+        """One try to connect, and the pause before the next; whether it succeeded."""
         self._shared.wanted.clear()  # before the try: what is wanted during it must not be slept over
         if self._shared.closed:
-            return pause_s
+            return False
         refused, self._engine.refused = self._engine.refused, None
         try:
             if isinstance(refused, ProtocolError):
                 raise refused  # sent again, it would be refused again
-            self._dial()
+            self._dial_beside()
         except HpcserveError as error:
             with self._shared.lock:
                 if not error.retryable:
                     self._engine.fail_all(error)
                 self._engine.expire()
             self._shared.resolve()
-            if not self._engine.waiting:
-                self._shared.wanted.wait()
+            if self._engine.waiting:
+                self._rest(pauses.after_failure_s())
             else:
-                time.sleep(pause_s)
-            return min(2 * pause_s, LONGEST_PAUSE_S)
-        return FIRST_PAUSE_S
+                self._shared.wanted.wait()
+            return False
+        return True
 
-    def _dial(self) -> None:
-        told: list[tuple[int, tuple[Counter, ...]]] = []
+    def _dial_beside(self) -> None:
+        """Dials in a thread of its own, which may take seconds: deadlines are kept meanwhile."""
+        dialled: Future[_Dialled] = Future()
 
-        def waits_for() -> tuple[int, tuple[Counter, ...]]:
+        def dial_now() -> None:
+            try:
+                dialled.set_result(self._dialled())
+            except BaseException as error:  # noqa: BLE001 (the keeper raises it)
+                dialled.set_exception(error)
+
+        self._dialling = threading.Thread(target=dial_now, name="hpcserve-dial", daemon=True)
+        self._dialling.start()
+        while not wait((dialled,), timeout=LOOK_S).done:
+            self._shared.look_at_deadlines()
+        self._connected(*dialled.result())
+
+    def _dialled(self) -> _Dialled:
+        """A new connection, and what was said to be outstanding."""
+        told: list[_Told] = []
+
+        def waits_for() -> _Told:
             with self._shared.lock:
                 told.append(self._engine.waits_for())
             return told[-1]
 
         connection = dial(self._context, self._service, self._keys, nonce=self._engine.nonce, waits_for=waits_for)
+        return connection, told[-1]
+
+    def _connected(self, connection: Connection, told: _Told) -> None:
         with self._shared.lock:
-            self._engine.connected(connection, told[-1])
+            if self._shared.closed:
+                if not self._context.closed:  # as it is if a callback of this very thread has closed the client
+                    connection.close()
+                return
+            self._engine.connected(connection, told)
             self._engine.drain()
         self._shared.resolve()

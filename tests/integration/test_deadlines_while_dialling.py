@@ -1,0 +1,202 @@
+"""While a client connects: deadlines are kept, it may be closed, and it does not try again and again in vain."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+import numpy as np
+import pytest
+import zmq
+
+from hpcserve import AsyncClient, Client
+from hpcserve.client import aio
+from hpcserve.client.services import Service
+from hpcserve.errors import Cancelled, DeadlineExceeded, ServiceUnavailable
+from hpcserve.wire.record import decode_record, encode_record
+from tests.integration.daemon_tree import Daemon, until
+
+ONE = np.ones(1, np.float32)
+DEADLINE_S, LATE_S = 0.3, 1.0
+"""A step of a dial takes four seconds when nobody answers."""
+PATIENCE_S = 30.0
+
+
+class Moving:
+    """A service record that says first where the daemon is, and then where somebody listens who never answers."""
+
+    def __init__(self, daemon: Daemon, place: Path, silent: socket.socket) -> None:
+        self.path = place / "service.json"
+        self.path.write_bytes(daemon.record.read_bytes())
+        self._silent = silent
+
+    def move(self) -> None:
+        record = decode_record(self.path.read_bytes(), str(self.path))
+        address = f"tcp://127.0.0.1:{self._silent.getsockname()[1]}"
+        self.path.write_bytes(encode_record(msgspec.structs.replace(record, admission=(address,))))
+
+    def wait_dialled(self) -> socket.socket:
+        self._silent.settimeout(PATIENCE_S)
+        return self._silent.accept()[0]
+
+
+@pytest.fixture
+def moving(daemon: Daemon, tmp_path: Path) -> Iterator[Moving]:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        yield Moving(daemon, tmp_path, silent)
+
+
+def lose(client: Client) -> None:
+    with client._shared.lock:
+        client._shared.engine.lost()
+    client._shared.wanted.set()
+
+
+def test_the_deadline_of_a_call_that_nobody_waits_for(daemon: Daemon, moving: Moving) -> None:
+    with daemon.environment(), Client(Service(moving.path)) as client:
+        moving.move()
+        lose(client)
+        with moving.wait_dialled():
+            began, ended = time.monotonic(), []
+            future = client.submit("echo", ONE, timeout_s=DEADLINE_S)
+            future.add_done_callback(lambda _: ended.append(time.monotonic()))
+            until(lambda: ended, "the call ended")
+            assert ended[0] - began < DEADLINE_S + LATE_S
+            assert isinstance(future.exception(), DeadlineExceeded)
+
+
+def test_a_callback_may_close_the_client_that_dials(daemon: Daemon, moving: Moving) -> None:
+    with daemon.environment():
+        client = Client(Service(moving.path))
+        moving.move()
+        lose(client)
+        with moving.wait_dialled():
+            closed: list[bool] = []
+            other = client.submit("echo", ONE, timeout_s=600)
+            future = client.submit("echo", ONE, timeout_s=DEADLINE_S)
+
+            def close(_: object) -> None:
+                client.close()
+                closed.append(client._context.closed)
+
+            future.add_done_callback(close)
+            until(lambda: closed, "the client is closed")
+        assert closed == [True]
+        assert isinstance(other.exception(PATIENCE_S), Cancelled)
+        client._keeper._thread.join(PATIENCE_S)
+        assert not client._keeper._thread.is_alive()
+
+
+def test_the_deadline_of_a_call_in_asyncio(daemon: Daemon, moving: Moving) -> None:
+    async def play() -> None:
+        async with AsyncClient(Service(moving.path)) as client:
+            moving.move()
+            client._drop()
+            client._changed.set()
+            with await asyncio.to_thread(moving.wait_dialled):
+                began = time.monotonic()
+                with pytest.raises(DeadlineExceeded):
+                    await client.infer("echo", ONE, timeout_s=DEADLINE_S)
+                assert time.monotonic() - began < DEADLINE_S + LATE_S
+
+    with daemon.environment():
+        asyncio.run(play())
+
+
+class Failing:
+    """A dial that fails as nobody has foreseen, and when it was tried."""
+
+    def __init__(self) -> None:
+        self.tries: list[float] = []
+
+    def __call__(self) -> NoReturn:
+        self.tries.append(time.monotonic())
+        raise zmq.ZMQError(errno.EMFILE)
+
+    async def in_asyncio(self) -> NoReturn:
+        self()
+
+    def check(self) -> None:
+        """A constant pause of 0.05 s would be a storm; doubled six times it has at least 1.6 s."""
+        assert self.tries[-1] - self.tries[-2] > 1.0
+
+
+def test_a_failure_that_lasts_is_met_less_and_less_often(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = Failing()
+    with daemon.environment(), Client(Service(daemon.record)) as client:
+        monkeypatch.setattr(client._keeper, "_dialled", failing)
+        lose(client)
+        while len(failing.tries) < 8:
+            with pytest.raises(ServiceUnavailable, match="Too many open files"):
+                client.infer("echo", ONE, timeout_s=PATIENCE_S)
+    failing.check()
+
+
+def test_a_failure_that_lasts_is_met_less_and_less_often_in_asyncio(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = Failing()
+
+    async def play() -> None:
+        async with AsyncClient(Service(daemon.record)) as client:
+            monkeypatch.setattr(client, "_dial", failing.in_asyncio)
+            client._drop()
+            client._changed.set()
+            while len(failing.tries) < 8:
+                with pytest.raises(ServiceUnavailable, match="Too many open files"):
+                    await client.infer("echo", ONE, timeout_s=PATIENCE_S)
+
+    with daemon.environment():
+        asyncio.run(play())
+    failing.check()
+
+
+def test_a_deadline_is_kept_in_the_pause_after_such_a_failure(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = Failing()
+    with daemon.environment(), Client(Service(daemon.record)) as client:
+        monkeypatch.setattr(client._keeper, "_dialled", failing)
+        lose(client)
+        while len(failing.tries) < 8:
+            client.submit("echo", ONE, timeout_s=PATIENCE_S).exception(PATIENCE_S)
+        ended: list[float] = []
+        began = time.monotonic()
+        client.submit("echo", ONE, timeout_s=DEADLINE_S).add_done_callback(lambda _: ended.append(time.monotonic()))
+        until(lambda: ended, "the call ended")
+        assert ended[0] - began < DEADLINE_S + LATE_S
+
+
+def test_a_loop_that_is_busy_while_its_client_connects_is_told_what_to_do(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = aio.dial
+    is_busy, has_dialled = threading.Event(), threading.Event()
+
+    def dial(*arguments: object, **named: object) -> object:
+        assert is_busy.wait(PATIENCE_S)
+        try:
+            return real(*arguments, **named)  # type: ignore[arg-type]  # as they come
+        finally:
+            has_dialled.set()
+
+    def keep_busy() -> None:
+        is_busy.set()
+        has_dialled.wait(PATIENCE_S)
+
+    async def play() -> None:
+        client = AsyncClient(Service(daemon.record))
+        asyncio.get_running_loop().call_soon(keep_busy)
+        with pytest.raises(ServiceUnavailable, match=r"busy for 0.2 s .* asyncio.to_thread"):
+            await client.__aenter__()
+        assert client._context.closed
+
+    monkeypatch.setattr(aio, "dial", dial)
+    monkeypatch.setattr(aio, "ASKED_S", 0.2)
+    with daemon.environment():
+        asyncio.run(play())
