@@ -6,26 +6,20 @@ import asyncio
 import errno
 import os
 import signal
-import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import zmq
 
-from hpcserve import AsyncClient, Client
-from hpcserve.client import aio
-from hpcserve.client.dial import Connection
+from hpcserve import AsyncClient
 from hpcserve.client.services import Service
 from hpcserve.errors import DeadlineExceeded, ServiceUnavailable
 from tests.integration.daemon_tree import EXAMPLES, Daemon
 
 ONE = np.ones(1, np.float32)
 PATIENCE_S = 20.0
-TRIES, LONGER_S = 6, 0.4
-"""So many tries in a row, of which the last two are at least so far apart."""
 
 
 def test_a_deadline_is_kept_while_other_calls_are_made(daemon: Daemon) -> None:
@@ -79,65 +73,3 @@ def test_an_unforeseen_failure_to_connect_ends_the_calls_and_not_the_client(
 
     asyncio.run(play())
     assert len(tries) > 2
-
-
-def test_what_fails_again_and_again_is_tried_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HPCSERVE_HOME", str(tmp_path))
-    tries: list[float] = []
-
-    async def play() -> None:
-        client = AsyncClient(Service(tmp_path / "service.json"))
-
-        async def dial() -> None:
-            tries.append(time.monotonic())
-            if len(tries) > 1:
-                raise zmq.ZMQError(errno.EMFILE)
-
-        monkeypatch.setattr(client, "_dial", dial)
-        async with client:
-            while len(tries) < TRIES + 1:
-                with pytest.raises(ServiceUnavailable):
-                    await client.infer("echo", ONE, timeout_s=PATIENCE_S)
-
-    asyncio.run(play())
-    assert tries[-1] - tries[-2] > LONGER_S
-
-
-def test_a_client_for_threads_tries_less_often_too(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    tries: list[float] = []
-
-    def dialled() -> None:
-        tries.append(time.monotonic())
-        raise zmq.ZMQError(errno.EMFILE)
-
-    with daemon.environment(), Client(Service(daemon.record)) as client:
-        monkeypatch.setattr(client._keeper, "_dialled", dialled)
-        with client._shared.lock:
-            client._shared.engine.lost()
-        client._shared.wanted.set()
-        while len(tries) < TRIES:
-            with pytest.raises(ServiceUnavailable, match="Too many open files"):
-                client.infer("echo", ONE, timeout_s=PATIENCE_S)
-    assert tries[-1] - tries[-2] > LONGER_S
-
-
-def test_a_loop_that_is_busy_for_too_long_is_told_so(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def play() -> None:
-        loop, ended = asyncio.get_running_loop(), threading.Event()
-        real = aio.dial
-
-        def dial(*arguments: Any, **named: Any) -> Connection:
-            loop.call_soon_threadsafe(ended.wait, PATIENCE_S)
-            try:
-                return real(*arguments, **named)
-            finally:
-                ended.set()
-
-        monkeypatch.setattr(aio, "dial", dial)
-        monkeypatch.setattr(aio, "ASKED_S", 0.05)
-        with pytest.raises(ServiceUnavailable, match="to_thread"):
-            async with AsyncClient(Service(daemon.record)):
-                pass
-
-    with daemon.environment():
-        asyncio.run(play())
