@@ -98,6 +98,12 @@ class AskStats(Message, frozen=True, tag="ask-stats"):
     ticket: int
 
 
+class PilotSecrets(Message, frozen=True, tag="pilot-secrets"):
+    """All pilots that may enrol: the SHA-256, in hex, of each one's secret. The broker keeps it for admission."""
+
+    sha256: dict[str, str]
+
+
 # --- broker to controller ---------------------------------------------------------------------------
 
 
@@ -186,6 +192,8 @@ class EnrolVerdict(Message, frozen=True, tag="enrol-verdict"):
     error: ErrorInfo | None = None
 
 
-ToBroker = AdmitKey | RevokeKey | Routes | ToAgentRelay | ToClientRelay | AskStats | EnrolAsk | EnrolVerdict
+ToBroker = (
+    AdmitKey | RevokeKey | Routes | ToAgentRelay | ToClientRelay | AskStats | EnrolAsk | EnrolVerdict | PilotSecrets
+)
 ToController = BrokerUp | Done | AgentSays | ClientCalls | ReplicaHung | ReplicaIdle | Stats | EnrolAsk
-ToAdmission = BrokerUp | Done | EnrolVerdict
+ToAdmission = BrokerUp | Done | EnrolVerdict | PilotSecrets

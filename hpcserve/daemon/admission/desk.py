@@ -5,13 +5,17 @@ hand its result to :meth:`Desk.identified` later), then the broker learns the ke
 client is welcome. An ENROL is the controller's to judge.
 
 What is malformed is refused with a reason, as long as strangers have not used up what they may ask together:
-after that a stranger gets no answer at all, while known keys and agents are not affected.
+after that a stranger gets no answer at all, while known keys are not affected. Nor are the agents of pilots that
+the controller has named: who sends a pilot's secret is charged to that pilot alone, so that those who do not
+cannot use up what it may ask, with however many keys. All others who ENROL share an allowance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from secrets import compare_digest
 from typing import NamedTuple
 
 import msgspec
@@ -20,7 +24,17 @@ from hpcserve.auth.keys import to_z85
 from hpcserve.core.ratelimit import Bucket, Buckets
 from hpcserve.errors import AuthenticationError, HpcserveError, Overloaded, ProtocolError, ServiceUnavailable
 from hpcserve.wire.frames import agree, decode_from_anyone, error_to_wire
-from hpcserve.wire.hub import AdmitKey, BrokerUp, Done, EnrolAsk, EnrolVerdict, RevokeKey, ToAdmission, ToBroker
+from hpcserve.wire.hub import (
+    AdmitKey,
+    BrokerUp,
+    Done,
+    EnrolAsk,
+    EnrolVerdict,
+    PilotSecrets,
+    RevokeKey,
+    ToAdmission,
+    ToBroker,
+)
 from hpcserve.wire.messages import Enrol, Enrolled, FromAdmission, Hello, Refused, Welcome
 
 BROKER_S = 2.0
@@ -36,12 +50,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """How often one may ask: a rate per second, and a burst.
 
     ``known``: each key that is authorised; a thousand ranks may share one. ``stranger``: each other key.
-    ``strangers``: all of these together. ``enrols``: all ENROLs together.
+    ``strangers``: all of these together. ``pilot``: each pilot, by its secret. ``enrols``: all other ENROLs together.
     """
 
     known: tuple[float, float] = (500.0, 5000.0)
     stranger: tuple[float, float] = (2.0, 10.0)
     strangers: tuple[float, float] = (100.0, 500.0)
+    pilot: tuple[float, float] = (2.0, 10.0)
     enrols: tuple[float, float] = (100.0, 500.0)
     askers: int = 10_000
 
@@ -95,7 +110,9 @@ class Desk:
         self._known = Buckets(*limits.known, limits.askers)
         self._stranger = Buckets(*limits.stranger, limits.askers)
         self._strangers = Bucket(*limits.strangers, now)
+        self._pilot = Buckets(*limits.pilot, limits.askers)
         self._enrols = Bucket(*limits.enrols, now)
+        self._secrets: Mapping[str, str] = {}
         self._pending: dict[int, _Pending] = {}
         self._ticket = 0
         self._broker_is_up = False
@@ -128,12 +145,19 @@ class Desk:
 
     def _ration(self, key: bytes, name: str | None, message: object, now: float) -> float | None:
         """How long ``key`` has to wait before it may ask; None: it gets no answer."""
+        if isinstance(message, Enrol) and self._is_pilot(message):
+            return self._pilot.take(message.pilot, now)
         if name is not None:
             return self._known.take(key, now)
         wait_s = self._stranger.take(key, now)
         if wait_s == 0 and not isinstance(message, Enrol) and self._strangers.take(now):
             return None
         return wait_s
+
+    def _is_pilot(self, message: Enrol) -> bool:
+        """Whether it holds a pilot's secret. That is not yet all that the controller wants to see."""
+        digest = hashlib.sha256(message.secret.encode()).hexdigest()
+        return compare_digest(digest, self._secrets.get(message.pilot, ""))
 
     def _hello(self, connection: bytes, key: bytes, name: str | None, message: Hello, now: float) -> None:
         version = self._agree(message)
@@ -146,7 +170,7 @@ class Desk:
 
     def _enrol(self, connection: bytes, key: bytes, message: Enrol, now: float) -> None:
         version = self._agree(message)
-        wait_s = self._enrols.take(now)
+        wait_s = 0.0 if self._is_pilot(message) else self._enrols.take(now)
         if wait_s:
             raise Overloaded("too many agents enrol at once", retry_after_s=wait_s)
         if not self._broker_is_up:
@@ -168,7 +192,7 @@ class Desk:
     # --- from the broker ------------------------------------------------------------------------
 
     def broker_says(self, message: ToAdmission) -> None:
-        """The broker runs and knows nothing, or has done what it was asked, or passes on a verdict."""
+        """The broker runs and knows nothing, has done what it was asked, or passes on what the controller says."""
         if isinstance(message, BrokerUp):
             self._broker_is_up = True
             self._say_all()
@@ -177,6 +201,8 @@ class Desk:
             if waiting is not None and isinstance(waiting.ask, AdmitKey):
                 welcome = Welcome(waiting.version, self._software, waiting.ask.subject)
                 self._replies.append(Reply(waiting.connection, welcome))
+        elif isinstance(message, PilotSecrets):
+            self._secrets = message.sha256
         else:
             self._verdict(message)
 

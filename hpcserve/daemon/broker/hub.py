@@ -52,6 +52,7 @@ class Hub:
         self._front = front
         self._back = back
         self._began = time.monotonic()
+        self._secrets = hub.PilotSecrets({})
         self._calls: dict[tuple[bytes, int], tuple[hub.ClientCalls, bool]] = {}
         self._decode = decoder(hub.ToBroker)
         self._do: dict[type, Callable[[bytes, Any], object]] = {
@@ -63,6 +64,7 @@ class Hub:
             hub.AskStats: self._stats,
             hub.EnrolAsk: lambda sender, message: self.tell(CONTROLLER, message),
             hub.EnrolVerdict: lambda sender, message: self.tell(ADMISSION, message),
+            hub.PilotSecrets: self._pilots,
         }
 
     def handle(self) -> bool:
@@ -76,6 +78,8 @@ class Hub:
             if message.sender == CONTROLLER:
                 self._back.who_are_you()
                 self._hand_over()
+            elif message.sender == ADMISSION:
+                self.tell(ADMISSION, self._secrets)
             return True
         try:
             header = self._decode(message.header.bytes)
@@ -156,6 +160,10 @@ class Hub:
             now=time.monotonic(),
         )
         self._back.roster_changed()
+
+    def _pilots(self, sender: bytes, message: hub.PilotSecrets) -> None:
+        self._secrets = message
+        self.tell(ADMISSION, message)
 
     def _answer(self, sender: bytes, message: hub.ToClientRelay) -> None:
         self._calls.pop((message.connection, message.id), None)

@@ -69,6 +69,7 @@ async def _listen(controller: Controller, admin: Admin) -> None:
             elif isinstance(message, hub.EnrolAsk):
                 if not enrolments.begin(partial(controller.enrol, message)):
                     controller.refuse(message)
+                await asyncio.sleep(0)  # who holds no secret is refused by now, and takes up no place
             else:
                 await _hear(controller, message)
 

@@ -104,6 +104,7 @@ class Controller:
         self._awaited: set[PilotId] = set()
         self._told: dict[PilotId, Orders] = {}
         self._routes: hub.Routes | None = None
+        self._secrets: hub.PilotSecrets | None = None
         self._keys: dict[ReplicaId, bytes] = {}
         self._decode_report = decoder(Report)
 
@@ -189,6 +190,7 @@ class Controller:
             if not self.stop.is_set() and not self._is_waiting():
                 await self._carry_out(self.fleet.step(time.monotonic()))
             self._tell_agents()
+            self._tell_admission()
             self.tell_broker()
             self.tidy()
             self._changed.clear()
@@ -272,6 +274,13 @@ class Controller:
                 self._told[pilot] = message
                 self.hub.tell(hub.ToAgentRelay(pilot, encode(message)))
 
+    def _tell_admission(self) -> None:
+        """Which pilots may enrol, so that no stranger can keep them out."""
+        message = hub.PilotSecrets({pilot: job.row.secret_sha256 for pilot, job in self.pilots.jobs.items()})
+        if message != self._secrets:
+            self._secrets = message
+            self.hub.tell(message)
+
     def tell_broker(self) -> None:
         """The routing table, as soon as it can be trusted: a replica that is not in it is dead to the broker."""
         if self._is_waiting():
@@ -290,6 +299,7 @@ class Controller:
         for replica, key in self._keys.items():
             self.hub.tell(hub.AdmitKey(key, "replica", replica))
         self._routes = None
+        self._secrets = None
         self._told.clear()
         self.change()
 

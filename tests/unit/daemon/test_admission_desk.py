@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
 from hpcserve.auth.keys import to_z85
 from hpcserve.daemon.admission.desk import BROKER_S, CONTROLLER_S, DEFAULT_LIMITS, Desk, Limits
 from hpcserve.types import Epoch, PilotId
 from hpcserve.wire.frames import encode
-from hpcserve.wire.hub import AdmitKey, BrokerUp, Done, EnrolAsk, EnrolVerdict, RevokeKey, ToBroker
+from hpcserve.wire.hub import AdmitKey, BrokerUp, Done, EnrolAsk, EnrolVerdict, PilotSecrets, RevokeKey, ToBroker
 from hpcserve.wire.messages import Enrol, Enrolled, ErrorInfo, Hello, Refused, Welcome
 
 ADA, BEN, EVE = (bytes([number]) * 32 for number in range(3))
 HELLO = encode(Hello((1,), "client 1"))
 ENROL = encode(Enrol((1,), "agent 1", PilotId("p1"), "p1.1", "secret", "node1"))
 UP = BrokerUp(Epoch(1))
+SECRETS = PilotSecrets({"p1": hashlib.sha256(b"secret").hexdigest()})
 
 
 class Office:
@@ -187,3 +190,36 @@ def test_a_flood_of_strangers_does_not_reach_known_keys_nor_agents() -> None:
     office.desk.said(b"c", ADA, [HELLO], 0)
     office.desk.said(b"a", EVE, [ENROL], 0)
     assert [type(ask) for ask in office.asks()] == [AdmitKey, EnrolAsk]
+
+
+@pytest.mark.parametrize("pilot", ["p1", "p2"])
+def test_a_flood_of_enrols_with_ever_new_keys_keeps_no_pilot_out(pilot: str) -> None:
+    office = Office()
+    office.desk.broker_says(SECRETS)
+    false = encode(Enrol((1,), "agent 1", PilotId(pilot), "p1.1", "guessed", "node1"))
+    for number in range(10_000, 11_000):
+        office.desk.said(b"flood", number.to_bytes(32, "big"), [false], 0)
+    assert len(office.asks()) == 500
+    refusals = [answer for answer in office.answers(b"flood") if isinstance(answer, Refused)]
+    assert [refusal.error.code for refusal in refusals] == ["overloaded"] * 500
+    office.desk.said(b"a", EVE, [ENROL], 0)
+    assert office.asks() == [EnrolAsk(501, EVE, "p1", "p1.1", "secret", "node1")]
+
+
+def test_a_pilot_that_asks_too_often_is_told_when_to_come_back() -> None:
+    office = Office(limits=Limits(pilot=(2.0, 3.0)))
+    office.desk.broker_says(SECRETS)
+    for number in range(4):
+        office.desk.said(b"a", bytes([100 + number]) * 32, [ENROL], 0)
+    refusal = office.refusal(b"a")
+    assert (refusal.code, refusal.retry_after_ms) == ("overloaded", 500)
+    assert len(office.asks()) == 3
+
+
+def test_a_pilot_that_has_ended_is_charged_like_any_stranger() -> None:
+    office = Office(limits=Limits(enrols=(1.0, 1.0)))
+    office.desk.broker_says(SECRETS)
+    office.desk.broker_says(PilotSecrets({}))
+    for number in range(2):
+        office.desk.said(b"a", bytes([100 + number]) * 32, [ENROL], 0)
+    assert office.refusal(b"a").message == "too many agents enrol at once"
