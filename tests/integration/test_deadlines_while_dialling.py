@@ -18,6 +18,7 @@ import zmq
 
 from hpcserve import AsyncClient, Client
 from hpcserve.client import aio
+from hpcserve.client.dial import dial as real_dial
 from hpcserve.client.services import Service
 from hpcserve.errors import Cancelled, DeadlineExceeded, ServiceUnavailable
 from hpcserve.wire.record import decode_record, encode_record
@@ -175,13 +176,14 @@ def test_a_deadline_is_kept_in_the_pause_after_such_a_failure(daemon: Daemon, mo
 def test_a_loop_that_is_busy_while_its_client_connects_is_told_what_to_do(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = aio.dial
     is_busy, has_dialled = threading.Event(), threading.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
 
     def dial(*arguments: object, **named: object) -> object:
+        loops[0].call_soon_threadsafe(keep_busy)
         assert is_busy.wait(PATIENCE_S)
         try:
-            return real(*arguments, **named)  # type: ignore[arg-type]  # as they come
+            return real_dial(*arguments, **named)  # type: ignore[arg-type]  # as they come
         finally:
             has_dialled.set()
 
@@ -191,7 +193,7 @@ def test_a_loop_that_is_busy_while_its_client_connects_is_told_what_to_do(
 
     async def play() -> None:
         client = AsyncClient(Service(daemon.record))
-        asyncio.get_running_loop().call_soon(keep_busy)
+        loops.append(asyncio.get_running_loop())
         with pytest.raises(ServiceUnavailable, match=r"busy for 0.2 s .* asyncio.to_thread"):
             await client.__aenter__()
         assert client._context.closed
