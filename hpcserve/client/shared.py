@@ -15,6 +15,7 @@ import contextlib
 import os
 import threading
 import time
+from collections import deque
 
 from hpcserve.client import forks
 from hpcserve.client.arguments import FOREVER
@@ -62,6 +63,7 @@ class SharedEngine:
         self._can_wake = True
         self._waking = threading.RLock()  # what the collector closes during a nudge may nudge, too
         self._forked = False
+        self._unwanted: deque[Counter] = deque()
 
     # --- calls ----------------------------------------------------------------------------------------
 
@@ -96,12 +98,33 @@ class SharedEngine:
         self.resolve()
         return done
 
+    def abandon(self, id: Counter) -> None:
+        """As :meth:`cancel`, for what the collector may call: anywhere, in a thread that has the lock, too.
+
+        It never waits. If the lock is held, whoever holds it does this next, in :meth:`resolve`.
+        """
+        self._unwanted.append(id)
+        self.resolve()
+
+    def _cancel_unwanted(self) -> None:
+        while self._unwanted and self.lock.acquire(blocking=False):
+            try:
+                with contextlib.suppress(IndexError):  # another thread was faster
+                    id = self._unwanted.popleft()
+                    if not self.closed:
+                        self.engine.cancel(id)
+                self._look_for_reader()
+            finally:
+                self.lock.release()
+
     def _check_open(self) -> None:
         if self.closed:
             raise forks.unusable() if self._forked else InvalidInput("this client is closed; make a new one")
 
     def resolve(self) -> None:
         """Wakes those whose calls are answered. Called without the lock: a callback may call us."""
+        if self._unwanted:
+            self._cancel_unwanted()
         while self.engine.finished:
             try:
                 call = self.engine.finished.popleft()
@@ -145,6 +168,7 @@ class SharedEngine:
         self.wanted = threading.Event()
         self.reader, self.keeper_reads = 0, False
         self.engine.finished.clear()
+        self._unwanted.clear()
         forks.keep(self.engine.connection)
         self.engine.connection = None
         os.close(self.wake_read)

@@ -158,7 +158,7 @@ class Client:
                 yield self._next_of(calls)
         finally:
             for id, _ in calls:
-                self._shared.cancel(id)
+                self._shared.abandon(id)
 
     def call(self, verb: str, arguments: Admin, answer: type[T], *, timeout_s: float | None = 30.0) -> T:
         """An administrative call, such as the command line makes.

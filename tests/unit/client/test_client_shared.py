@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import threading
@@ -9,7 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from hpcserve.client.call import Inference
+from hpcserve.client import Client
+from hpcserve.client.call import Inference, Pending
 from hpcserve.client.shared import SharedEngine
 
 
@@ -69,3 +71,35 @@ def test_what_comes_after_the_end_writes_to_no_descriptor_of_others(
             for each in pipes:
                 os.close(each[0])
                 os.close(each[1])
+
+
+def test_a_map_may_be_collected_in_the_thread_that_has_the_lock(
+    shared: SharedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The collector runs wherever it likes; what it finds dead is taken back without waiting for the lock."""
+
+    def answer(call: Pending, _: object) -> None:
+        call.done = True
+
+    monkeypatch.setattr(shared, "wait", answer)
+    client = Client.__new__(Client)  # connected to nothing
+    client._shared, client.timeout_s = shared, 60.0
+
+    def collect() -> None:
+        cycle: list[object] = [client.map("echo", [{}] * 8, in_flight=4)]
+        next(cycle[0])  # type: ignore[call-overload]  # the map
+        cycle.append(cycle)
+        assert shared.engine.waiting == 4
+        with shared.lock:
+            del cycle
+            gc.collect()
+        shared.resolve()  # as whoever has held the lock does
+
+    thread = threading.Thread(target=collect, daemon=True)
+    thread.start()
+    thread.join(10)
+    is_stuck = thread.is_alive()
+    if is_stuck:
+        shared.lock = threading.Lock()  # for the fixture, which would wait as well
+    assert not is_stuck
+    assert shared.engine.waiting == 1  # the one whose answer was made up here
