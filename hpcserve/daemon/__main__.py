@@ -7,6 +7,7 @@ import logging
 import sys
 
 from hpcserve.config import load_site
+from hpcserve.daemon import streams
 from hpcserve.daemon.launch import DaemonReport, in_json
 from hpcserve.daemon.plans import daemon_plans, site_option
 from hpcserve.daemon.starter import Starter
@@ -16,6 +17,7 @@ from hpcserve.errors import ConfigError
 
 def main() -> int:
     """Runs a daemon; its exit code says how it ended."""
+    streams.hold()
     parser = argparse.ArgumentParser(prog="python -m hpcserve.daemon", description="Runs an hpcserve daemon.")
     parser.add_argument("--site", help="the name of a site or the path of its file")
     parser.add_argument("--tied", action="store_true", help="go down when standard input ends")

@@ -12,6 +12,7 @@ import os
 
 from hpcserve.daemon.launch import DaemonReport, encode_line
 from hpcserve.daemon.lifeline import Lifeline
+from hpcserve.daemon.streams import let_go
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Starter:
         with contextlib.suppress(BlockingIOError):
             if os.read(self._detach_fd, 1) != KEEP:
                 self.gone = "who started it has ended before it was ready"
-            os.close(self._detach_fd)
+            let_go(self._detach_fd)
             self._detach_fd = None
 
     def report(self, report: DaemonReport) -> None:
@@ -65,5 +66,5 @@ class Starter:
             os.write(self._ready_fd, encode_line(report))
         except OSError as error:
             _log.warning("nobody listens to how the start went: %s", error)
-        os.close(self._ready_fd)
+        let_go(self._ready_fd)
         self._ready_fd = None
