@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpcserve.cli.options import open_client
+from hpcserve.cli.options import open_client, seconds
 from hpcserve.cli.terminal import waiting
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ def command(
     replicas: Annotated[int, typer.Option(min=1, metavar="N", help="How many copies run.")] = 1,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when all replicas are ready.")] = True,
     timeout: Annotated[
-        float | None, typer.Option(metavar="S", help="Wait so many seconds; default: on and on.")
+        float | None,
+        typer.Option(metavar="S", parser=seconds, help="Wait so many seconds; default: on and on."),
     ] = None,
 ) -> None:
     """Serve a published servable at an endpoint."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpcserve.cli.options import open_client
+from hpcserve.cli.options import count, open_client
 from hpcserve.cli.terminal import note
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ def command(
     name: Annotated[
         str, typer.Argument(help="A deployment, replica, pilot, or broker, controller, admission, supervisor.")
     ],
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, metavar="N", help="How many lines.")] = 100,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", parser=count, metavar="N", help="How many lines; 0 for none.")
+    ] = 100,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
 ) -> None:
     """Show the end of a log."""

@@ -10,6 +10,9 @@ import typer
 if TYPE_CHECKING:
     from hpcserve.client import Client
 
+LONGEST_DIGITS = 9
+"""More than a billion of anything cannot be meant, and soon does not fit into a message."""
+
 
 @dataclass
 class Options:
@@ -50,3 +53,14 @@ def seconds(text: str | float) -> float:
     if number > 0:
         return number
     raise typer.BadParameter(f"{text!r}: expected a number of seconds greater than 0, or inf")
+
+
+def count(text: str | int) -> int:
+    """A number of things as it was written; 0 is none of them.
+
+    Raises:
+        typer.BadParameter: It is no whole number, or less than 0.
+    """
+    if str(text).isascii() and str(text).isdigit() and len(str(text)) <= LONGEST_DIGITS:
+        return int(text)
+    raise typer.BadParameter(f"{text!r}: expected a whole number from 0 to {10**LONGEST_DIGITS - 1}")

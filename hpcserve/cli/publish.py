@@ -21,10 +21,12 @@ def command(
     alias: Annotated[list[str] | None, typer.Option(metavar="A", help="An alias to set to this version.")] = None,
 ) -> None:
     """Publish the servable in DIR as a new version."""
+    from hpcserve import config
     from hpcserve.wire.admin import Publish, Published
 
+    place = config.expanded(str(directory))
     with open_client(ctx) as client, waiting(f"publishing {directory}"):
-        arguments = Publish(path=str(directory.expanduser().absolute()), aliases=tuple(alias or ()))
+        arguments = Publish(path=str(place), aliases=tuple(alias or ()))
         done = client.call("publish", arguments, Published, timeout_s=TIMEOUT_S)
     what = "published" if done.new else "there already:"
     typer.echo(f"{what} {done.name}@{done.version[:12]} ({', '.join(done.methods)})")

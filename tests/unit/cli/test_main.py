@@ -64,7 +64,7 @@ def test_wrong_usage_is_one_line_and_2(argv: list[str], line: str, capsys: pytes
     assert re.fullmatch(line, capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("command", [["run", "x"], ["down"]])
+@pytest.mark.parametrize("command", [["run", "x"], ["down"], ["deploy", "x"]])
 @pytest.mark.parametrize("timeout", ["nan", "-1", "0", "-inf", "x", ""])
 def test_a_timeout_that_cannot_be_meant_is_wrong_usage(
     command: list[str], timeout: str, capsys: pytest.CaptureFixture[str]
@@ -74,6 +74,19 @@ def test_a_timeout_that_cannot_be_meant_is_wrong_usage(
         f"error: invalid value for '--timeout': {timeout!r}: expected a number of seconds greater than 0, or inf; see: "
     )
     assert capsys.readouterr().err.startswith(told)
+
+
+@pytest.mark.parametrize("lines", ["-1", "1e3", "1.5", "", "many", "²", "9" * 30])
+def test_a_count_that_cannot_be_meant_is_wrong_usage(lines: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["logs", "x", f"--lines={lines}"]) == 2
+    told = f"error: invalid value for '--lines' / '-n': {lines!r}: expected a whole number from 0 to 999999999; see: "
+    assert capsys.readouterr().err.startswith(told)
+
+
+def test_the_home_of_nobody_is_told_before_a_daemon_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["publish", "~nobody-of-this-name/servable"]) == 2
+    told = "error: cannot find ~nobody-of-this-name/servable: no user of this machine has this name\n"
+    assert capsys.readouterr().err == told
 
 
 def test_a_servables_traceback_stands_below_the_line(
