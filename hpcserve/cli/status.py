@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -12,7 +12,7 @@ from hpcserve.cli.options import open_client
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
     from rich.table import Table
     from rich.text import Text
 
@@ -42,7 +42,7 @@ def command(
         if json:
             _as_json(client, watch=watch)
         elif watch:
-            _live(client)
+            _watch(client)
         else:
             from hpcserve.cli.terminal import show
 
@@ -66,13 +66,24 @@ def _as_json(client: Client, *, watch: bool) -> None:
         time.sleep(WATCH_S)
 
 
-def _live(client: Client) -> None:
+def _watch(client: Client) -> None:
+    """In one place of the screen where that can be; else below one another, with an empty line between."""
+    from hpcserve.cli.terminal import console, show
+
+    screen = console()
+    if screen.is_terminal and not screen.is_dumb_terminal:
+        _live(client, screen)
+    show(*drawn(_ask(client)))
+    while True:
+        time.sleep(WATCH_S)
+        show("", *drawn(_ask(client)))
+
+
+def _live(client: Client, screen: Console) -> NoReturn:
     from rich.console import Group
     from rich.live import Live
 
-    from hpcserve.cli.terminal import console
-
-    with Live(Group(*drawn(_ask(client))), console=console(), screen=False, auto_refresh=False) as live:
+    with Live(Group(*drawn(_ask(client))), console=screen, screen=False, auto_refresh=False) as live:
         while True:
             time.sleep(WATCH_S)
             live.update(Group(*drawn(_ask(client))), refresh=True)
