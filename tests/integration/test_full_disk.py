@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,26 +80,35 @@ def test_a_lost_pilot_is_replaced_when_there_is_room_again(client: Client, daemo
     assert daemon.pid_of("controller") == controller
 
 
+@contextmanager
+def stopped(pid: int) -> Iterator[Callable[[], None]]:
+    """This process is stopped (SIGSTOP) until what this gives is called, or the block ends."""
+
+    def resume() -> None:
+        os.kill(pid, signal.SIGCONT)
+
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield resume
+    finally:
+        resume()
+
+
 def test_an_agent_enrols_when_there_is_room_again(client: Client, daemon: Daemon) -> None:
-    controller = daemon.pid_of("controller")
-    logs: set[Path] = set()
-
-    def refused() -> bool:
-        return any("cannot be enrolled now" in log.read_text() for log in logs if log.exists())
-
-    def submitted() -> str:
-        return next((each.pilot for each in status(client).pilots if each.pid is None), "")
-
-    for _ in range(5):  # the agent may be quicker than this test
-        os.kill(agent_of(client), signal.SIGKILL)
-        logs.add(daemon.shared / "logs" / f"{until(submitted, 'a new pilot is submitted')}.log")
+    controller, agent = daemon.pid_of("controller"), agent_of(client)
+    jobs = daemon.state / "local-jobs"
+    before = {*jobs.glob("*.json")}
+    with stopped(daemon.pid_of("broker")) as resume:  # no agent gets through to be let in
+        os.kill(agent, signal.SIGKILL)
+        (job,) = until(lambda: {*jobs.glob("*.json")} - before, "a new pilot is submitted")
+        log = daemon.shared / "logs" / f"{job.stem.rpartition('.')[0]}.log"
         with full_disk(controller):
-            until(lambda: refused() or any(each.pid for each in status(client).pilots), "the agent asks to be let in")
+            resume()
+            until(lambda: "cannot be enrolled now" in log.read_text(), "the agent is refused")
+            assert not any(each.pid for each in status(client).pilots)
             assert daemon.pid_of("controller") == controller
-        if refused():
-            break
-    assert refused()
     assert is_answered(client)
+    assert [each.pilot for each in status(client).pilots if each.pid] == [log.stem]
 
 
 def test_the_lease_is_kept(new_daemon: NewDaemon) -> None:
