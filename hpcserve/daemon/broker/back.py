@@ -7,6 +7,7 @@ unread, but for the fact that it is connected.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import msgspec
 import zmq
@@ -118,8 +119,17 @@ class Back:
         if not send(self.socket, connection, header, tensors):
             self._exchange.replica_gone(connection, time.monotonic())
 
-    def roster_changed(self) -> None:
-        """Asks the replicas that came before the controller had named them."""
+    def roster_changed(self, before: Mapping[ReplicaId, bytes]) -> None:
+        """Asks the replicas that came before the controller had named them, and those that it names no longer.
+
+        One of the latter may be there yet, and be named again when its agent is heard of late. Its answer
+        keeps its connection for that time.
+
+        Args:
+            before: The connections of the roster as it was.
+        """
+        for id in before.keys() - self._exchange.replicas.keys():
+            send(self.socket, before[id], encode(wire.WhoAreYou()))
         for id in [id for id in self._unlisted if id in self._exchange.replicas]:
             send(self.socket, self._unlisted.pop(id), encode(wire.WhoAreYou()))
 

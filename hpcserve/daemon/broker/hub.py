@@ -152,6 +152,8 @@ class Hub:
             )
             for each in message.deployments
         ]
+        replicas = self._exchange.replicas.values()
+        before = {each.id: each.connection for each in replicas if each.connection is not None}
         self._exchange.route(
             message.endpoints,
             deployments,
@@ -159,7 +161,7 @@ class Hub:
             retiring=frozenset(message.retiring),
             now=time.monotonic(),
         )
-        self._back.roster_changed()
+        self._back.roster_changed(before)
 
     def _pilots(self, sender: bytes, message: hub.PilotSecrets) -> None:
         self._secrets = message

@@ -138,7 +138,7 @@ class Admin:
         )
         await self._controller.storage.do(Store.put_deployment, row)
         self._controller.serve(row, servable_of(servable))
-        self._controller.tell_broker()  # before the answer: whoever gets it may call the endpoint
+        await self._controller.wait_for_routes()  # before the answer: whoever gets it may call the endpoint
         return verbs.Deployed(deployment=row.name, endpoint=endpoint, version=version, replicas=row.replicas)
 
     async def undeploy(self, arguments: verbs.Undeploy) -> verbs.Undeployed:
@@ -146,7 +146,7 @@ class Admin:
         name = self._deployment(arguments.endpoint)
         await self._controller.storage.do(Store.remove_deployment, name)
         self._controller.unserve(name)
-        self._controller.tell_broker()
+        await self._controller.wait_for_routes()
         return verbs.Undeployed(endpoint=arguments.endpoint)
 
     async def status(self, arguments: verbs.AskStatus) -> verbs.Status:

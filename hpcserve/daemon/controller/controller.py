@@ -102,6 +102,7 @@ class Controller:
         self._changed = asyncio.Event()
         self._began = time.monotonic()
         self._awaited: set[PilotId] = set()
+        self._routed = asyncio.Event()
         self._told: dict[PilotId, Orders] = {}
         self._routes: hub.Routes | None = None
         self._secrets: hub.PilotSecrets | None = None
@@ -289,6 +290,12 @@ class Controller:
         if table != self._routes:
             self._routes = table
             self.hub.tell(table)
+        self._routed.set()
+
+    async def wait_for_routes(self) -> None:
+        """Returns once the broker was told what is wanted now: what it is told after that, it hears later."""
+        await self._routed.wait()
+        self.tell_broker()
 
     def broker_is_up(self, message: hub.BrokerUp) -> None:
         """A new broker, or a new connection to it: it is told everything."""
