@@ -101,10 +101,11 @@ class SharedEngine:
     def abandon(self, id: Counter) -> None:
         """As :meth:`cancel`, for what the collector may call: anywhere, in a thread that has the lock, too.
 
-        It never waits. If the lock is held, whoever holds it does this next, in :meth:`resolve`.
+        It never waits, nor calls back while the lock is held: whoever holds it does this next, in :meth:`resolve`.
         """
         self._unwanted.append(id)
-        self.resolve()
+        if not self.lock.locked():
+            self.resolve()
 
     def _cancel_unwanted(self) -> None:
         while self._unwanted and self.lock.acquire(blocking=False):

@@ -13,6 +13,7 @@ import pytest
 from hpcserve.client import Client
 from hpcserve.client.call import Inference, Pending
 from hpcserve.client.shared import SharedEngine
+from hpcserve.types import Counter
 
 
 def call() -> Inference:
@@ -103,3 +104,20 @@ def test_a_map_may_be_collected_in_the_thread_that_has_the_lock(
         shared.lock = threading.Lock()  # for the fixture, which would wait as well
     assert not is_stuck
     assert shared.engine.waiting == 1  # the one whose answer was made up here
+
+
+def test_what_is_collected_under_the_lock_calls_nobody_back_there(shared: SharedEngine) -> None:
+    is_locked: list[bool] = []
+
+    def on_done(_: object) -> None:
+        is_locked.append(shared.lock.locked())
+
+    shared.start(Inference("echo", {}, parameters=None, timeout_s=1.0, priority=0, own=True, on_done=on_done))
+    unwanted = shared.start(call())
+    with shared.lock:
+        shared.engine.cancel(Counter(1))
+        shared.abandon(unwanted)
+        assert is_locked == []
+    shared.resolve()
+    assert is_locked == [False]
+    assert shared.engine.waiting == 0
