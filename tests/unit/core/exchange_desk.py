@@ -118,7 +118,8 @@ class Desk:
 
     def took(self, kind: type[ActionT]) -> list[ActionT]:
         """The actions of this kind since they were last asked for."""
-        self.actions += self.exchange.take()
+        while actions := self.exchange.take():
+            self.actions += actions
         found: list[ActionT] = [action for action in self.actions if isinstance(action, kind)]
         self.actions = [action for action in self.actions if not isinstance(action, kind)]
         return found

@@ -39,6 +39,11 @@ class Client:
         self.is_resumed = False
         self.highest_sent = 0
 
+    @property
+    def sent(self) -> tuple[Counter, ...]:
+        """What it has sent, to this broker or another, and still waits for."""
+        return tuple(id for id in self.caller.outstanding if id <= self.highest_sent)
+
     def send(self, message: object) -> None:
         if self.link is not None:
             self.link.up.append(message)
@@ -64,8 +69,7 @@ class Client:
 
     def resume(self) -> None:
         self.is_resumed = False
-        sent = tuple(id for id in self.caller.outstanding if id <= self.highest_sent)
-        self.send(wire.Resume(1, self.session, self.caller.floor, sent))
+        self.send(wire.Resume(1, self.session, self.caller.floor, self.sent))
 
     def flush(self) -> None:
         if self.caller.owes_ack:
@@ -107,6 +111,11 @@ class Replica:
         self.ran: Tally[RequestKey] = Tally()
         self.link: Link | None = None
         self.is_alive = True
+
+    @property
+    def held(self) -> tuple[RequestKey, ...]:
+        """What it was given, and has not been told to let go of."""
+        return (*self.holdings.unfinished, *self.holdings.finished)
 
     @property
     def credit(self) -> tuple[int, int]:

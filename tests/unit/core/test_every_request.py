@@ -62,6 +62,8 @@ class Play:
                 self.desk.answer(name, key, size_bytes=size_bytes, credit=1 + number % 3)
         elif what == "ack":
             self.desk.ack(session, max(session.floor, self.last[who] + 1 - number % 4))
+        elif what == "owe":
+            self.desk.exchange.owe_ack(session, max(session.floor, self.last[who] + 1 - number % 4), ())
         elif what == "away":
             self.desk.exchange.client_gone(f"c{who}".encode(), self.desk.now)
         elif what == "back":
@@ -74,16 +76,18 @@ class Play:
 
     def comes_of_it(self) -> list[object]:
         told: list[object] = []
-        for action in self.desk.exchange.take():
-            if isinstance(action, act.Give):
-                entry = action.entry
-                self.running.append((action.connection.decode(), entry.key))
-                told.append((action.connection, entry.key, action.seq, action.remaining_ms, action.releases))
-            elif isinstance(action, act.Tell):
-                told.append((action.connection, action.id, type(action.error)))
-            else:
-                told.append(action)
+        while actions := self.desk.exchange.take():
+            told += [self.one(action) for action in actions]
         return told
+
+    def one(self, action: act.AnyAction) -> object:
+        if isinstance(action, act.Give):
+            entry = action.entry
+            self.running.append((action.connection.decode(), entry.key))
+            return action.connection, entry.key, action.seq, action.remaining_ms, action.releases
+        if isinstance(action, act.Tell):
+            return action.connection, action.id, type(action.error)
+        return action
 
     def books(self) -> list[object]:
         exchange = self.desk.exchange
@@ -107,7 +111,7 @@ class Play:
 
 
 HAPPENS = st.tuples(
-    st.sampled_from(["ask"] * 4 + ["answer"] * 4 + ["ack"] * 2 + ["away", "back", "crash"]),
+    st.sampled_from(["ask"] * 4 + ["answer"] * 4 + ["ack"] * 2 + ["owe"] * 2 + ["away", "back", "crash"]),
     st.integers(0, 11),
     st.integers(1, 60),
 )

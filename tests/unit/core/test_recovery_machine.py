@@ -23,6 +23,7 @@ class RecoveryMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = World(clients=2, replicas=2)
+        self.world.deliver_all()
 
     def client(self, number: int) -> Client | None:
         living = [each for each in self.world.clients if each.is_alive]
@@ -131,6 +132,23 @@ class RecoveryMachine(RuleBasedStateMachine):
     @rule()
     def broker_dies(self) -> None:
         self.world.start_broker()
+
+    @rule()
+    def results_are_there(self) -> None:
+        """And have not arrived at the broker yet."""
+        self.world.deliver_all()
+        for replica in self.world.replicas:
+            for _ in range(4):
+                self.world.work(replica, 40)
+
+    @rule(is_sent=st.booleans())
+    def broker_dies_and_everybody_comes_back(self, *, is_sent: bool) -> None:
+        """Nothing that a replica holds runs again, or has an unknown outcome."""
+        if is_sent:
+            self.world.deliver_all()
+        self.world.start_broker()
+        self.everybody_comes_back()
+        self.world.deliver_all()
 
     @rule(who=NUMBER)
     def broker_dies_and_one_replica_is_late(self, who: int) -> None:
