@@ -6,6 +6,7 @@ the wrong key is told by the socket's monitor, a silent one by the time. When to
 
 from __future__ import annotations
 
+import os
 import select
 import struct
 import time
@@ -124,7 +125,7 @@ def dial(
     record = service.read()
     say_hello(context, record, keys)
     try:
-        connection = _open(context, record, record.front_address(), keys)
+        connection = _open(context, record, record.front_address(os.uname().nodename, _may_open), keys)
     except AuthenticationError as error:
         # Admission has just let us in, so the key is right: the broker is a new one that was not told yet.
         raise ServiceUnavailable(f"the daemon on {record.host} is restarting") from error
@@ -137,6 +138,10 @@ def dial(
         connection.close()
         raise
     return connection
+
+
+def _may_open(path: str) -> bool:
+    return os.access(path, os.R_OK | os.W_OK)
 
 
 def _resumed(answer: object) -> wire.Resumed:

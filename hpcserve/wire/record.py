@@ -5,7 +5,7 @@ Clients, agents and replicas read it again whenever they reconnect, so a daemon 
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 
 import msgspec
 
@@ -38,18 +38,17 @@ class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True):
     front_file: str = ""
     back_file: str = ""
 
-    def front_address(self) -> str:
-        """Where a client on this machine connects to."""
-        return self._by_file(self.front_file) or self.front[0]
+    def front_address(self, here: str, may_open: Callable[[str], bool]) -> str:
+        """Where a client on the host ``here`` connects to; ``may_open`` says whether it may open a file."""
+        return self._by_file(self.front_file, here, may_open) or self.front[0]
 
-    def back_address(self) -> str:
-        """Where a replica on this machine connects to."""
-        return self._by_file(self.back_file) or self.back[0]
+    def back_address(self, here: str, may_open: Callable[[str], bool]) -> str:
+        """The same for a replica."""
+        return self._by_file(self.back_file, here, may_open) or self.back[0]
 
-    def _by_file(self, path: str) -> str:
-        """The address of a Unix socket that this process may open; empty if it has to use TCP."""
-        reachable = path and os.uname().nodename == self.host and os.access(path, os.R_OK | os.W_OK)
-        return f"ipc://{path}" if reachable else ""
+    def _by_file(self, path: str, here: str, may_open: Callable[[str], bool]) -> str:
+        """The address of a Unix socket; empty where it cannot be reached, and TCP has to be used."""
+        return f"ipc://{path}" if path and here == self.host and may_open(path) else ""
 
 
 def encode_record(record: ServiceRecord) -> bytes:

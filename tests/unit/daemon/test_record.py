@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
@@ -49,12 +48,23 @@ def test_what_is_no_record_is_left_alone(tmp_path: Path) -> None:
     assert record_path(tmp_path).read_text() == "not ours"
 
 
-@pytest.mark.parametrize("gone", ["file", "host", "none"])
-def test_the_address_is_the_file_only_where_it_can_be_opened(tmp_path: Path, gone: str) -> None:
-    path = tmp_path / "front"
-    if gone != "file":
-        path.touch()
-    host = "another" if gone == "host" else os.uname().nodename
-    record = msgspec.structs.replace(RECORD, host=host, front_file=str(path))
-    assert record.front_address() == (f"ipc://{path}" if gone == "none" else "tcp://127.0.0.1:2")
-    assert record.back_address() == "tcp://127.0.0.1:3"
+@pytest.mark.parametrize(
+    ("file", "here", "opens", "expected"),
+    [
+        ("/run/front", "here", True, "ipc:///run/front"),
+        ("/run/front", "here", False, "tcp://127.0.0.1:2"),
+        ("/run/front", "another", True, "tcp://127.0.0.1:2"),
+        ("", "here", True, "tcp://127.0.0.1:2"),
+    ],
+)
+def test_the_address_is_the_file_only_where_it_can_be_opened(file: str, here: str, opens: bool, expected: str) -> None:  # noqa: FBT001
+    record = msgspec.structs.replace(RECORD, front_file=file, back_file=file)
+    asked: list[str] = []
+
+    def may_open(path: str) -> bool:
+        asked.append(path)
+        return opens
+
+    assert record.front_address(here, may_open) == expected
+    assert record.back_address(here, may_open) == expected.replace("127.0.0.1:2", "127.0.0.1:3")
+    assert set(asked) <= {file}
