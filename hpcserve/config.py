@@ -58,7 +58,10 @@ class Scheduler(Section, frozen=True):
 
 
 class Pilots(Section, frozen=True):
-    """``[pilots]``: the pilot jobs. ``slots`` is the number of replicas that one pilot holds."""
+    """``[pilots]``: the pilot jobs. ``slots`` is the number of replicas that one pilot holds.
+
+    ``keep_ended``: of so many pilots and replicas that have ended, the last ones, something is kept.
+    """
 
     walltime_s: Seconds = 24 * 3600.0
     slots: Annotated[int, msgspec.Meta(ge=1)] = 16
@@ -69,6 +72,7 @@ class Pilots(Section, frozen=True):
     setup_timeout_s: Seconds = 300.0
     stop_grace_s: Seconds = 10.0
     log_bytes: SizeBytes = 8 * MIB
+    keep_ended: Annotated[int, msgspec.Meta(ge=1)] = 100
 
 
 class Budgets(Section, frozen=True):

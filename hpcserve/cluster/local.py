@@ -31,7 +31,7 @@ from hpcserve.errors import SchedulerError
 from hpcserve.types import PilotId
 
 KEEP_ENDED_S = 24 * 3600.0
-"""How long the file of an ended job stays."""
+"""How long the file of an ended job stays, at most."""
 
 _SHELL_SIGNALLED = 128
 
@@ -71,14 +71,21 @@ class LocalScheduler:
     Args:
         directory: Where the jobs' files are; made with mode 0700.
         cancel_grace_s: Between SIGTERM and SIGKILL. More than an agent needs to stop its replicas.
+        keep_ended: So many ended jobs are remembered, the last ones.
         clock: Monotonic seconds, the same in every process since the machine was started.
     """
 
     def __init__(
-        self, directory: Path, *, cancel_grace_s: float = 15.0, clock: Callable[[], float] = time.monotonic
+        self,
+        directory: Path,
+        *,
+        cancel_grace_s: float = 15.0,
+        keep_ended: int = 100,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = directory
         self._cancel_grace_s = cancel_grace_s
+        self._keep_ended = keep_ended
         self._clock = clock
         self._boot_id = boot_id()
         self._host = socket.gethostname()
@@ -105,8 +112,9 @@ class LocalScheduler:
 
     async def poll(self, jobs: Collection[JobId]) -> Mapping[JobId, JobState]:
         """The state of ``jobs``. Reaps, keeps walltimes and carries cancellations on, for all jobs."""
-        for name in self._records:
+        for name in list(self._records):
             self._tend(name)
+        self._forget(but=jobs)
         return {name: self._state(name) for name in jobs}
 
     async def find(self) -> Mapping[JobId, PilotId]:
@@ -175,6 +183,7 @@ class LocalScheduler:
         if ended:
             self._children.discard(name)
             cause = record.stop_cause or self._cause(record, code)
+            del self._records[name]  # it comes back as the last one, for _forget
             self._update(name, msgspec.structs.replace(record, ended=True, exit_code=code, cause=cause))
         elif record.stopped_s is not None:
             if now >= record.stopped_s + self._cancel_grace_s:
@@ -215,6 +224,18 @@ class LocalScheduler:
             return JobState(phase="ended", cause=record.cause, exit_code=record.exit_code, host=self._host)
         return JobState(phase="running", host=self._host)
 
+    def _forget(self, *, but: Collection[JobId]) -> None:
+        """Forgets the ended jobs that ended first, of those that nobody asks for."""
+        ended = [name for name, record in self._records.items() if record.ended]
+        for name in ended[: max(0, len(ended) - self._keep_ended)]:
+            if name not in but:
+                del self._records[name]
+                self._remove(name)
+
+    def _remove(self, name: JobId) -> None:
+        self._record_file(name).unlink(missing_ok=True)
+        self._exit_file(name).unlink(missing_ok=True)
+
     def _exit_file(self, name: JobId) -> Path:
         return self._directory / f"{name}.exit"
 
@@ -237,7 +258,7 @@ class LocalScheduler:
 
     def _load(self) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in sorted(self._directory.glob("*.json")):
+        for path in sorted(self._directory.glob("*.json"), key=lambda path: (path.stat().st_mtime, path)):
             name = JobId(path.stem)
             try:
                 record = msgspec.json.decode(path.read_bytes(), type=Record)
@@ -245,8 +266,7 @@ class LocalScheduler:
                 self._unreadable[name] = f"cannot read {path}: {error}"
                 continue
             if record.ended and path.stat().st_mtime < time.time() - KEEP_ENDED_S:
-                path.unlink()
-                self._exit_file(name).unlink(missing_ok=True)
+                self._remove(name)
             else:
                 self._records[name] = record
 

@@ -18,7 +18,11 @@ _STOP_MARGIN_S = 5.0
 
 
 def _local(site: Site) -> Scheduler:
-    return LocalScheduler(site.state_dir / "local-jobs", cancel_grace_s=site.pilots.stop_grace_s + _STOP_MARGIN_S)
+    return LocalScheduler(
+        site.state_dir / "local-jobs",
+        cancel_grace_s=site.pilots.stop_grace_s + _STOP_MARGIN_S,
+        keep_ended=site.pilots.keep_ended,
+    )
 
 
 _SCHEDULERS: dict[str, Callable[[Site], Scheduler]] = {"local": _local}

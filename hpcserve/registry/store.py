@@ -201,6 +201,15 @@ class Store:
                 return connection.execute(sa.select(table.c.id).where(table.c.id == pilot)).first() is not None
             return connection.execute(sa.update(table).where(table.c.id == pilot).values(changes)).rowcount > 0
 
+    def forget_pilots(self, state: str, *, keep: int) -> int:
+        """Removes the pilots in this state but for those ``keep`` that ended last; returns how many."""
+        table = schema.pilots
+        here = sa.select(table.c.id).where(table.c.state == state)
+        with self._transaction() as connection:
+            kept = connection.execute(here.order_by(table.c.ended_s.desc(), table.c.id.desc()).limit(keep)).scalars()
+            over = sa.and_(table.c.state == state, table.c.id.not_in(kept.all()))
+            return connection.execute(sa.delete(table).where(over)).rowcount
+
     def pilots(self) -> tuple[PilotRow, ...]:
         """Every pilot, ended ones included, oldest first."""
         table = schema.pilots

@@ -285,3 +285,28 @@ def test_old_records_of_ended_jobs_go(tmp_path: Path) -> None:
         assert list((tmp_path / "jobs").iterdir()) == []
 
     asyncio.run(scenario())
+
+
+def test_of_many_ended_jobs_the_last_are_remembered(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        scheduler = LocalScheduler(tmp_path / "jobs", keep_ended=2)
+        lasting = await scheduler.submit(job(tmp_path, "exec sleep 60"))
+        names = []
+        for _ in range(4):
+            names.append(await scheduler.submit(job(tmp_path, "exit 0")))
+            await ended(scheduler, names[-1])
+        assert set(await scheduler.find()) == {lasting, *names[-2:]}
+        await scheduler.cancel(lasting)
+        await ended(scheduler, lasting)
+        kept = {names[-1], lasting}
+        assert set(await scheduler.find()) == kept, "it ended last, though it began first"
+        assert {path.name.removesuffix(path.suffix) for path in (tmp_path / "jobs").iterdir()} == kept
+        assert set(await LocalScheduler(tmp_path / "jobs").find()) == kept
+        other = LocalScheduler(tmp_path / "jobs", keep_ended=1)
+        states = await other.poll(list(kept))
+        assert [state.exit_code for state in states.values()].count(None) < 2, "one that is asked for stays"
+        assert set(await other.find()) == kept
+        await other.poll([])
+        assert set(await other.find()) == {lasting}
+
+    asyncio.run(scenario())

@@ -17,10 +17,11 @@ from pathlib import Path
 from hpcserve.cluster.plugins import open_scheduler
 from hpcserve.config import Site
 from hpcserve.core import deployments as rules
-from hpcserve.core import restarts
 from hpcserve.core.fleet import Action, FailDeployment, Fleet, ForgetReplica
 from hpcserve.core.fleetbook import ReplicaSaid
+from hpcserve.daemon.controller.failures import NEVER_READY, PILOTS_FAIL, Failures
 from hpcserve.daemon.controller.hub import HubLine
+from hpcserve.daemon.controller.logs import prune_logs
 from hpcserve.daemon.controller.pilots import Pilots
 from hpcserve.daemon.controller.plan import Servable, orders, routes, servable_of
 from hpcserve.daemon.controller.storage import Storage
@@ -45,33 +46,8 @@ _log = logging.getLogger(__name__)
 STORE = "hpcserve.db"
 RUNNING = ("starting", "ready")
 BUSY_S = 0.1  # while something changes, the scheduler is polled so often (site local)
-NEVER_READY = restarts.Policy(first_s=0.1, longest_s=10.0, stable_s=10.0, most=5, window_s=60.0)
-WAS_READY = restarts.Policy(first_s=0.05, longest_s=1.0, stable_s=10.0, most=None)
-PILOTS_FAIL = restarts.Policy(first_s=0.5, longest_s=30.0, stable_s=30.0, most=3, window_s=60.0)
-
-
-class Failures:
-    """Counts the failures of one deployment, or of the pilots, for :class:`Fleet`."""
-
-    def __init__(self, policy: restarts.Policy) -> None:
-        self._never_ready = restarts.Restarts(policy)
-        self._was_ready = restarts.Restarts(WAS_READY)
-
-    def failed(self, now: float) -> float | None:
-        """When to try again; None: not any more."""
-        verdict = self._never_ready.exited(now)
-        return verdict.at_s if isinstance(verdict, restarts.RestartAt) else None
-
-    def crashed(self, now: float) -> float:
-        """When to try again."""
-        verdict = self._was_ready.exited(now)
-        assert isinstance(verdict, restarts.RestartAt), "WAS_READY never gives up"
-        return verdict.at_s
-
-    def succeeded(self, now: float) -> None:
-        """What was started works."""
-        self._never_ready.started(now)
-        self._was_ready.started(now)
+PRUNE_S = 60.0
+"""How often old logs are looked for."""
 
 
 class Controller:
@@ -101,6 +77,7 @@ class Controller:
         self.stop = asyncio.Event()
         self._changed = asyncio.Event()
         self._began = time.monotonic()
+        self._prune_at = 0.0
         self._awaited: set[PilotId] = set()
         self._routed = asyncio.Event()
         self._told: dict[PilotId, Orders] = {}
@@ -194,6 +171,7 @@ class Controller:
             self._tell_admission()
             self.tell_broker()
             self.tidy()
+            await self._prune_logs()
             self._changed.clear()
             try:
                 await asyncio.wait_for(
@@ -206,6 +184,17 @@ class Controller:
         """Forgets the versions that nothing runs or wants any more."""
         for over in self.servables.keys() - self.fleet.versions():
             del self.servables[over]
+
+    async def _prune_logs(self) -> None:
+        """Removes old logs, once every agent has said which replicas live and may have been silent for long."""
+        now = time.monotonic()
+        if now < self._prune_at or any(pilot.adopted and not pilot.reported for pilot in self.fleet.pilots.values()):
+            return
+        self._prune_at = now + PRUNE_S
+        reported = {each.replica for report in self.reports.values() for each in report.replicas}
+        live = {*self.pilots.jobs, *self.fleet.replicas, *reported}
+        logs = self.site.shared_dir / "logs"
+        await asyncio.to_thread(prune_logs, logs, live=live, keep=self.site.pilots.keep_ended)
 
     def _is_waiting(self) -> bool:
         """Whether agents that this controller inherited have still to say what they run, and have time to."""

@@ -7,16 +7,20 @@ a place in it that stays true meanwhile: which file, and how many bytes of it ha
 from __future__ import annotations
 
 import codecs
+import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from hpcserve.core.retention import over
 from hpcserve.core.spelling import nearest, shortened
 from hpcserve.errors import InvalidInput, NotFound
 from hpcserve.wire.admin import AskLogs, Logs, LogText
+
+_log = logging.getLogger(__name__)
 
 MOST_BYTES = 256 << 10
 DAEMON = ("supervisor", "broker", "controller", "admission")
@@ -27,6 +31,28 @@ _MARK = re.compile(r"(\d{1,20}):(\d{1,20})", re.ASCII)
 class _Mark(NamedTuple):
     inode: int
     offset: int
+
+
+def prune_logs(directory: Path, *, live: Collection[str], keep: int) -> None:
+    """Removes the logs of pilots and replicas that have ended, but for the last ``keep``.
+
+    Args:
+        directory: Where they are.
+        live: The pilots and replicas that have not ended.
+        keep: Of how many others the logs stay.
+    """
+    written_s: dict[str, float] = {}
+    for path in directory.glob("*.log*"):
+        writer = path.name.removesuffix(".1").removesuffix(".log")
+        with suppress(FileNotFoundError):  # it was put aside meanwhile
+            written_s[writer] = max(written_s.get(writer, 0.0), path.stat().st_mtime)
+    own = {f"daemon-{name}" for name in DAEMON}
+    for writer in over(written_s, live={*live, *own}, keep=keep):
+        for path in (directory / f"{writer}.log", directory / f"{writer}.log.1"):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                _log.warning("an old log stays: %s", error)
 
 
 def read_logs(directory: Path, arguments: AskLogs, *, writers: Iterable[str], deployments: Iterable[str]) -> Logs:

@@ -7,6 +7,7 @@ it is submitted (design §6), and a restarted controller finds its jobs again by
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
@@ -31,6 +32,7 @@ from hpcserve.wire.launch import Enrolment, encode_enrolment
 _log = logging.getLogger(__name__)
 
 LIVE = ("submitting", "submitted", "enrolled")
+ENDED = "ended"
 LOG_TAIL_BYTES = 4096
 
 
@@ -186,7 +188,6 @@ class Pilots:
         """A pilot has ended; returns the last of what it printed."""
         self.jobs.pop(pilot, None)
         await self._ended(pilot, cause)
-        (self._enrolments / f"{pilot}.json").unlink(missing_ok=True)
         return _tail(self._site.shared_dir / "logs" / f"{pilot}.log")
 
     async def close(self) -> None:
@@ -195,7 +196,10 @@ class Pilots:
 
     async def _ended(self, pilot: PilotId, cause: str) -> None:
         # Otherwise the next controller asks the scheduler once more.
-        await self._note(pilot, state="ended", ended_s=time.time(), cause=cause)
+        await self._note(pilot, state=ENDED, ended_s=time.time(), cause=cause)
+        (self._enrolments / f"{pilot}.json").unlink(missing_ok=True)
+        with contextlib.suppress(StorageFull):  # the next one that ends makes room for both
+            await self._storage.do(Store.forget_pilots, ENDED, keep=self._site.pilots.keep_ended)
 
     async def _note(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcserve.daemon.controller import logs
-from hpcserve.daemon.controller.logs import read_logs
+from hpcserve.daemon.controller.logs import prune_logs, read_logs
 from hpcserve.errors import InvalidInput, NotFound
 from hpcserve.pilot.logs import CappedLog
 from hpcserve.wire.admin import AskLogs, LogText
@@ -93,3 +94,15 @@ def test_after_a_mark_whose_file_is_gone_comes_all_that_is_left(tmp_path: Path) 
 def test_what_is_no_mark_is_refused(tmp_path: Path, mark: str) -> None:
     with pytest.raises(InvalidInput, match="is no mark of a log"):
         ask(tmp_path, after={NAME: mark})
+
+
+def test_old_logs_go_with_their_older_parts(tmp_path: Path) -> None:
+    for number, name in enumerate(["echo-ab12-1", "echo-ab12-2", "quiet-ab12-3", "pilot-ab12-4", "daemon-broker"]):
+        for path in (tmp_path / f"{name}.log", tmp_path / f"{name}.log.1"):
+            path.touch()
+            os.utime(path, (number, number))
+    (tmp_path / "echo-ab12-1.log").unlink()
+    prune_logs(tmp_path, live={"quiet-ab12-3"}, keep=1)
+    left = {path.name.partition(".")[0] for path in tmp_path.iterdir()}
+    assert left == {"quiet-ab12-3", "pilot-ab12-4", "daemon-broker"}
+    prune_logs(tmp_path / "not there", live=set(), keep=1)

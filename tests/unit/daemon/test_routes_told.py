@@ -6,7 +6,7 @@ from hpcserve.core.deployments import Policy, StartReplica
 from hpcserve.core.fleet import Fleet
 from hpcserve.core.fleetbook import ReplicaSaid
 from hpcserve.core.rollout import Version
-from hpcserve.daemon.controller.controller import NEVER_READY, PILOTS_FAIL, Failures
+from hpcserve.daemon.controller.failures import NEVER_READY, PILOTS_FAIL, Failures
 from hpcserve.daemon.controller.plan import Servable, routes
 from hpcserve.registry.rows import DeploymentRow
 from hpcserve.servable.manifest import Manifest, MethodSpec

@@ -243,3 +243,13 @@ def test_a_store_cannot_begin_on_a_full_disk(small_disk: Path, fill_disk: Fill) 
     fill_disk(small_disk)
     with pytest.raises(StorageFull, match="no room for the store"):
         Store(small_disk / "store.db")
+
+
+def test_of_the_pilots_that_ended_the_last_are_kept(store: Store) -> None:
+    for number in range(5):
+        store.put_pilot(pilot(f"p{number}", submitted_s=number))
+        store.update_pilot(PilotId(f"p{number}"), state="ended", ended_s=100.0 - number)
+    store.put_pilot(pilot("alive"))
+    assert store.forget_pilots("ended", keep=2) == 3
+    assert {row.id for row in store.pilots()} == {"p0", "p1", "alive"}
+    assert store.forget_pilots("ended", keep=2) == 0

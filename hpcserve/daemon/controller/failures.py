@@ -1,0 +1,33 @@
+"""How often what fails is tried again: a deployment's replicas, and the pilots."""
+
+from __future__ import annotations
+
+from hpcserve.core import restarts
+
+NEVER_READY = restarts.Policy(first_s=0.1, longest_s=10.0, stable_s=10.0, most=5, window_s=60.0)
+WAS_READY = restarts.Policy(first_s=0.05, longest_s=1.0, stable_s=10.0, most=None)
+PILOTS_FAIL = restarts.Policy(first_s=0.5, longest_s=30.0, stable_s=30.0, most=3, window_s=60.0)
+
+
+class Failures:
+    """Counts the failures of one deployment, or of the pilots, for :class:`Fleet`."""
+
+    def __init__(self, policy: restarts.Policy) -> None:
+        self._never_ready = restarts.Restarts(policy)
+        self._was_ready = restarts.Restarts(WAS_READY)
+
+    def failed(self, now: float) -> float | None:
+        """When to try again; None: not any more."""
+        verdict = self._never_ready.exited(now)
+        return verdict.at_s if isinstance(verdict, restarts.RestartAt) else None
+
+    def crashed(self, now: float) -> float:
+        """When to try again."""
+        verdict = self._was_ready.exited(now)
+        assert isinstance(verdict, restarts.RestartAt), "WAS_READY never gives up"
+        return verdict.at_s
+
+    def succeeded(self, now: float) -> None:
+        """What was started works."""
+        self._never_ready.started(now)
+        self._was_ready.started(now)
