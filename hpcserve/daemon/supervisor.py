@@ -291,7 +291,7 @@ class Supervisor:
         child.ready = False
         how = exit_in_words(code)
         _log.log(logging.INFO if code == 0 else logging.WARNING, "%s has ended: %s", child.name, how)
-        if self._phase is _Phase.CONTROLLER_ENDS and code != 0:
+        if self._phase is _Phase.CONTROLLER_ENDS and child.name == CONTROLLER and code != 0:
             self._controller_again(now)
         if self._phase is not _Phase.RUNNING:
             return
@@ -406,7 +406,7 @@ class Supervisor:
     def _controller_again(self, now: float) -> None:
         """A controller that crashed before it could end its pilots is started to do just that."""
         controller = self._children[CONTROLLER]
-        wanted = controller.was_ready and not controller.told_to_end and self._asked_to_stop()
+        wanted = controller.was_ready and self._asked_to_stop()
         if controller.pid is None and controller.restart_at is None and wanted:
             verdict = controller.restarts.exited(now)
             controller.restart_at = None if isinstance(verdict, GiveUp) else verdict.at_s

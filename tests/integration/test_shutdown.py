@@ -17,9 +17,10 @@ from hpcserve import Client
 from hpcserve.errors import ServiceUnavailable
 from hpcserve.wire import admin
 from tests.integration.conftest import NewDaemon
-from tests.integration.daemon_tree import SERVABLES, Daemon, command_of, until
+from tests.integration.daemon_tree import SERVABLES, Daemon, command_of, is_alive, status, until
 
 ENDS = [signal.SIGINT, signal.SIGTERM, signal.SIGKILL]
+PROCESSES = ["broker", "controller", "admission"]
 
 
 @contextlib.contextmanager
@@ -55,6 +56,61 @@ def test_down_ends_a_busy_daemon_with_everything(new_daemon: NewDaemon, tmp_path
         assert client.call("down", admin.Down(), admin.GoingDown).pid == daemon.process.pid
         assert daemon.process.wait(20) == 0
         assert not daemon.processes()
+
+
+def go_down(daemon: Daemon, client: Client, way: str) -> None:
+    if way == "call":
+        client.call("down", admin.Down(), admin.GoingDown)
+    else:
+        os.kill(daemon.pid_of("supervisor"), signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def stopped_agent(client: Client) -> Iterator[int]:
+    """Without a word of its agent, the daemon does not get on with going down."""
+    (agent,) = [each.pid for each in status(client).pilots]
+    assert agent is not None
+    os.kill(agent, signal.SIGSTOP)
+    yield agent
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(agent, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("way", ["call", "signal"])
+@pytest.mark.parametrize("victim", ["controller", "agent"])
+def test_what_dies_while_the_daemon_goes_down_does_not_keep_it_up(
+    new_daemon: NewDaemon, tmp_path: Path, victim: str, way: str
+) -> None:
+    """A new controller ends the pilots; the replicas end with their agent."""
+    daemon = new_daemon().up()
+    assert daemon.process is not None
+    with busy(daemon, tmp_path / "log") as client, stopped_agent(client) as agent:
+        pid = agent if victim == "agent" else daemon.pid_of(victim)
+        go_down(daemon, client, way)
+        assert is_alive(pid)
+        os.kill(pid, signal.SIGKILL)
+        if victim != "agent":
+            os.kill(agent, signal.SIGCONT)
+        assert daemon.process.wait(20) == 0
+        assert not daemon.processes(), daemon.commands()
+        assert not daemon.record.exists()
+
+
+@pytest.mark.parametrize("way", ["call", "signal"])
+def test_without_a_supervisor_the_daemon_ends_by_lifelines_and_the_pilot_by_itself(
+    new_daemon: NewDaemon, tmp_path: Path, way: str
+) -> None:
+    """The daemon's processes see their lifelines end; the agent waits ``orphan_s`` for a daemon, and then leaves."""
+    daemon = new_daemon(pilots={"orphan_s": 3.0}).up()
+    assert daemon.process is not None
+    with busy(daemon, tmp_path / "log") as client, stopped_agent(client) as agent:
+        go_down(daemon, client, way)
+        daemon.kill("supervisor")
+        until(lambda: not any(started(daemon, name) for name in PROCESSES), "the lifelines have ended", within_s=5)
+        assert is_alive(agent)
+        os.kill(agent, signal.SIGCONT)
+        until(lambda: not daemon.processes(), f"all have ended: {daemon.commands()}", within_s=15)
+    daemon.up()
 
 
 def test_a_second_signal_changes_nothing(new_daemon: NewDaemon, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,8 @@ from hpcserve.errors import HpcserveError
 from hpcserve.wire import hub
 
 GO_DOWN, PARENT_GONE = 0, 1
+ANSWER_S = 0.1
+"""The answer to who took the daemon down has so long to reach the broker; what is unsent when this ends is lost."""
 MOST_CALLS, MOST_ENROLMENTS = 64, 16
 """At a time; who calls or enrols while there are so many is told to come back."""
 
@@ -43,13 +46,17 @@ async def _run(site: Site, start: ChildStart) -> int:
     admin = Admin(controller, supervisor=os.getppid())
     listening = asyncio.create_task(_listen(controller, admin))
     working = asyncio.create_task(controller.run())
-    report_ready(start, {})
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, controller.stop.set)
+    report_ready(start, {})  # from now on it may be told to end
     await asyncio.wait({parent, listening, working}, return_when=asyncio.FIRST_COMPLETED)
     if parent.done():
         os._exit(PARENT_GONE)
     for task in (listening, working):
         if task.done():
             task.result()
+    if admin.goes_down:
+        await asyncio.sleep(ANSWER_S)
     admin.close()
     listening.cancel()
     parent.cancel()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -44,6 +46,8 @@ class Admin:
     def __init__(self, controller: Controller, *, supervisor: int) -> None:
         self._controller = controller
         self._supervisor = supervisor
+        self.goes_down = False
+        """Whether a caller took the daemon down, and the answer may still be on its way."""
         self._ingesters = ThreadPoolExecutor(INGESTERS, thread_name_prefix="ingest")
         self._ingesting = 0
         self._stopped = Event()
@@ -177,8 +181,9 @@ class Admin:
         return await asyncio.to_thread(read)
 
     async def down(self, arguments: verbs.Down) -> verbs.GoingDown:
-        """Takes the daemon down, pilots first. The answer leaves before anything ends."""
-        asyncio.get_running_loop().call_later(0.1, self._controller.stop.set)
+        """Takes the daemon down, pilots first. The supervisor is told before the caller, should this process end."""
+        os.kill(self._supervisor, signal.SIGTERM)
+        self.goes_down = True
         return verbs.GoingDown(pid=self._supervisor, host=socket.gethostname())
 
     def _deployment(self, endpoint: str) -> DeploymentName:

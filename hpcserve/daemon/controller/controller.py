@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -106,9 +105,6 @@ class Controller:
 
     async def run(self) -> None:
         """Works until :attr:`stop` is set; then every pilot has ended, or had its time to."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop.set)
         steering = asyncio.create_task(self._steer())
         stopping = asyncio.create_task(self.stop.wait())
         await asyncio.wait({steering, stopping}, return_when=asyncio.FIRST_COMPLETED)
