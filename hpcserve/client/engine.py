@@ -49,6 +49,7 @@ class Engine:
         self._admin: dict[int, AdminCall] = {}
         self._next_admin = 1
         self._unacked_bytes = 0
+        self._ack_at_bytes = ACK_AT_ONCE_BYTES
         self._highest_sent = 0
         self._burst = 1
         self.session_bytes = NO_LIMIT_YET
@@ -113,6 +114,7 @@ class Engine:
         """The session was resumed; ``told`` is what RESUME said was outstanding: the rest is sent now."""
         self.connection = connection
         self.session_bytes = connection.session_bytes
+        self._ack_at_bytes = min(ACK_AT_ONCE_BYTES, self.session_bytes // 4)
         self.refused = None
         known = set(told[1])
         for id in self.caller.outstanding:
@@ -173,7 +175,7 @@ class Engine:
                 call.finish(message, message.enclosed or frames)
                 self._finish(call)
             self._unacked_bytes += size_bytes
-            if self._unacked_bytes >= ACK_AT_ONCE_BYTES:
+            if self._unacked_bytes >= self._ack_at_bytes:
                 self.acknowledge()
         elif type(message) is wire.SendAgain:
             for id in message.ids:

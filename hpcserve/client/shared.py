@@ -268,12 +268,16 @@ class SharedEngine:
                     self.engine.lost()
 
     def look_at_deadlines(self) -> None:
-        """Ends the calls whose deadline is over, if nobody has looked for a while."""
+        """Ends the calls whose deadline is over, if nobody has looked for a while.
+
+        And acknowledges: the results that are waited for may have no room before that is said.
+        """
         now = time.monotonic()
         if now - self._looked >= LOOK_S:
             self._looked = now
             with self.lock:
                 self.engine.expire()
+                self.engine.acknowledge()
             self.resolve()
 
     def nudge(self) -> None:

@@ -8,10 +8,9 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -76,7 +75,25 @@ class Run:
 
     def runs(self) -> Counter[str]:
         """How often each request ran."""
-        return Counter(line.split()[0] for line in self.log.read_text().splitlines())
+        return Counter(name for name, _ in runs_in(self.log))
+
+    def ran_outside(self, pid: int) -> set[str]:
+        """The requests that ran in another process than this one."""
+        return {name for name, ran_in in runs_in(self.log) if ran_in != pid}
+
+
+def runs_in(log: Path) -> list[tuple[str, int]]:
+    """What the servable wrote down: each run's request, and the process that it was in."""
+    if not log.exists():
+        return []
+    lines = [line.split() for line in log.read_text().splitlines()]
+    return [(name, int(pid)) for name, _, pid in lines]
+
+
+def agent_of(client: Client) -> int:
+    (agent,) = [each.pid for each in status(client).pilots]
+    assert agent is not None
+    return agent
 
 
 @pytest.fixture
@@ -87,12 +104,12 @@ def settled(clients: list[Client]) -> Iterator[None]:
 
 
 def once_each(run: Run, errors: tuple[type[BaseException], ...] = ()) -> None:
-    """Each was answered and has run once. ``errors`` are answers too: such a request has not run, or once."""
+    """Each was answered and has run once. ``errors`` are answers too, but not to what a living replica ran."""
     failed = run.errors()
     assert not [error for error in failed.values() if type(error) not in errors][:1]
     runs = run.runs()
     assert max(runs.values()) == 1
-    assert set(run.futures) - set(failed) <= set(runs)
+    assert set(runs) == set(run.futures) - set(failed)
 
 
 # --- processes of the daemon ---------------------------------------------------------------------------------
@@ -108,7 +125,7 @@ def test_without_a_process_of_the_daemon_nothing_is_lost_or_run_twice(
     run.wait_for(100)
     replicas = daemon.replica_pids(clients[0], "tally", at_least=REPLICAS)
     killed = daemon.kill(process)
-    # A new broker cannot know whether what nobody holds has run, at a replica that has died since.
+    # What had not reached a replica: a new broker cannot know that it has not run, at one that has died since.
     once_each(run, errors=(OutcomeUnknown,) if (process, method) == ("broker", "once") else ())
     until(lambda: daemon.pid_of(process) != killed, "it runs again")
     assert daemon.replica_pids(clients[0], "tally", at_least=REPLICAS) == replicas
@@ -136,24 +153,109 @@ def test_broker_controller_and_admission_may_die_together(
     assert daemon.replica_pids(clients[0], "tally", at_least=REPLICAS) == replicas
 
 
-def test_results_that_wait_in_outboxes_survive_the_broker(new_daemon: NewDaemon, tmp_path: Path) -> None:
-    """The client is stopped, so that nothing is acknowledged; the broker dies twice; then it gets what it waits for."""
-    # A daemon of its own: where the broker has died before it comes back late, at last after the pilots have gone.
-    daemon = new_daemon(**OVERRIDES).up()
-    log = tmp_path / "log"
+# --- results in outboxes -----------------------------------------------------------------------------------------
+
+WAITING = 100
+RESULT_BYTES = 50_000
+"""A stopped client acknowledges nothing, and is sent no more than its budget: the other results stay where they are."""
+
+
+@pytest.fixture
+def outboxes(new_daemon: NewDaemon) -> Iterator[tuple[Daemon, Client]]:
+    """A daemon whose replicas keep nearly all results of a client that is stopped, for as long as this takes."""
+    daemon = new_daemon(budgets={"session_bytes": 10 * RESULT_BYTES}, recovery={"session_linger_s": 60.0}).up()
     with daemon.client() as client:
         daemon.deploy(client, SERVABLES / "tally", replicas=REPLICAS)
-        replicas = daemon.replica_pids(client, "tally", at_least=REPLICAS)
-        with stopped_client(daemon, log, tmp_path / "answers", 200) as resume:
-            until(lambda: log.exists() and len(log.read_text().splitlines()) >= 200, "all of them have run")
-            daemon.kill("broker")
-            until(lambda: not status(client).recovering, "the new broker has heard the replicas")
-            daemon.kill("broker")
-            answers = resume()
-        assert answers == [str(n) for n in range(200)]
-        assert daemon.replica_pids(client, "tally", at_least=REPLICAS) == replicas
-        assert set(Counter(line.split()[0] for line in log.read_text().splitlines()).values()) == {1}
-        until(lambda: status(client).held_bytes == 0, "the broker holds nothing")
+        daemon.replica_pids(client, "tally", at_least=REPLICAS)
+        yield daemon, client
+
+
+@contextlib.contextmanager
+def full_outboxes(daemon: Daemon, log: Path) -> Iterator[Callable[[], None]]:
+    """A client is stopped until all its requests have run; calling it resumes it, and it gets every answer."""
+    answers = log.with_name("answers")
+    with stopped_client(daemon, log, answers, WAITING, "bulk") as resume:
+        until(lambda: len(runs_in(log)) == WAITING, "all of them have run")
+
+        def answered() -> None:
+            assert not answers.exists(), "it is stopped"
+            assert resume() == [str(n) for n in range(WAITING)]
+
+        yield answered
+
+
+def test_results_that_wait_in_outboxes_survive_the_broker(outboxes: tuple[Daemon, Client], tmp_path: Path) -> None:
+    """Even two brokers, one after the other."""
+    daemon, client = outboxes
+    replicas = daemon.replica_pids(client, "tally", at_least=REPLICAS)
+    with full_outboxes(daemon, tmp_path / "log") as answered:
+        daemon.kill("broker")
+        until(lambda: not status(client).recovering, "the new broker has heard the replicas")
+        daemon.kill("broker")
+        answered()
+    assert daemon.replica_pids(client, "tally", at_least=REPLICAS) == replicas
+    assert len(runs_in(tmp_path / "log")) == WAITING
+    until(lambda: status(client).held_bytes == 0, "the broker holds nothing")
+
+
+@pytest.mark.parametrize("process", ["controller", "admission"])
+def test_results_that_wait_in_outboxes_survive(outboxes: tuple[Daemon, Client], tmp_path: Path, process: str) -> None:
+    daemon, client = outboxes
+    replicas = daemon.replica_pids(client, "tally", at_least=REPLICAS)
+    with full_outboxes(daemon, tmp_path / "log") as answered:
+        killed = daemon.kill(process)
+        until(lambda: daemon.pid_of(process) != killed, "it runs again")
+        answered()
+    assert daemon.replica_pids(client, "tally", at_least=REPLICAS) == replicas
+    assert len(runs_in(tmp_path / "log")) == WAITING
+    until(lambda: status(client).held_bytes == 0, "the broker holds nothing")
+
+
+def test_results_in_the_outbox_of_a_killed_replica_are_made_again(
+    outboxes: tuple[Daemon, Client], tmp_path: Path
+) -> None:
+    daemon, client = outboxes
+    victim, other = daemon.replica_pids(client, "tally", at_least=REPLICAS)
+    with full_outboxes(daemon, tmp_path / "log") as answered:
+        runs = runs_in(tmp_path / "log")
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: not is_alive(victim), "it is gone")
+        until(lambda: victim not in daemon.replica_pids(client, "tally"), "it is known to be gone")
+        answered()
+    lost = {name for name, pid in runs if pid == victim}
+    again = Counter(name for name, _ in runs_in(tmp_path / "log")[WAITING:])
+    assert again, "its results were in its outbox alone"
+    assert max(again.values()) == 1
+    assert set(again) <= lost, "what the other one kept is not run again"
+    assert other in daemon.replica_pids(client, "tally", at_least=REPLICAS)
+    until(lambda: status(client).held_bytes == 0, "the broker holds nothing")
+
+
+def test_results_in_the_outboxes_of_a_lost_pilot_are_made_again(
+    outboxes: tuple[Daemon, Client], tmp_path: Path
+) -> None:
+    daemon, client = outboxes
+    replicas = daemon.replica_pids(client, "tally", at_least=REPLICAS)
+    with full_outboxes(daemon, tmp_path / "log") as answered:
+        os.kill(agent_of(client), signal.SIGKILL)
+        until(lambda: not any(is_alive(pid) for pid in replicas), "its replicas end with it")
+        until(lambda: not {*replicas} & {*daemon.replica_pids(client, "tally")}, "a new pilot takes over")
+        answered()
+    again = Counter(name for name, _ in runs_in(tmp_path / "log")[WAITING:])
+    # Most were in an outbox. The others were on their way to the client, which has not lost them.
+    assert len(again) > WAITING / 2
+    assert max(again.values()) == 1
+    until(lambda: status(client).held_bytes == 0, "the broker holds nothing")
+
+
+def test_a_result_for_which_there_is_room_only_after_an_acknowledgement_comes(
+    outboxes: tuple[Daemon, Client], tmp_path: Path
+) -> None:
+    _, client = outboxes
+    parameters = {"log": str(tmp_path / "log"), "size_bytes": RESULT_BYTES}
+    client.submit("tally.bulk", np.int64(1), parameters=parameters)
+    large = parameters | {"size_bytes": 19 * RESULT_BYTES // 2, "sleep_s": 0.2}
+    assert client.infer("tally.bulk", np.int64(2), parameters=large, timeout_s=10)["n"] == 2
 
 
 SENDER = """
@@ -161,23 +263,28 @@ import sys
 import numpy as np
 from hpcserve import Client
 from hpcserve.wire import admin
-log, answers, count, sleep_s = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+log, answers, count, sleep_s, method, size_bytes = *sys.argv[1:3], int(sys.argv[3]), float(sys.argv[4]), *sys.argv[5:]
 with Client(timeout_s=100) as client:
-    parameters = {"log": log, "sleep_s": sleep_s}
-    futures = [client.submit("tally.again", np.int64(n), parameters=parameters) for n in range(count)]
+    parameters = {"log": log, "sleep_s": sleep_s, "size_bytes": int(size_bytes)}
+    futures = [client.submit(f"tally.{method}", np.int64(n), parameters=parameters) for n in range(count)]
     client.call("status", admin.AskStatus(), admin.Status)  # its answer comes after all of them have arrived
     print("sent", flush=True)
     sys.stdin.readline()
+    results = [each.result() for each in futures]
+    if method == "bulk":
+        assert all((each["blob"] == n).all() and each["blob"].size == int(size_bytes) for n, each in enumerate(results))
     with open(answers, "w") as file:
-        file.writelines(f"{int(each.result()['n'])}\\n" for each in futures)
+        file.writelines(f"{int(each['n'])}\\n" for each in results)
 """
 
 
 @contextlib.contextmanager
-def stopped_client(daemon: Daemon, log: Path, answers: Path, count: int) -> Iterator[Any]:
+def stopped_client(
+    daemon: Daemon, log: Path, answers: Path, count: int, method: str = "again"
+) -> Iterator[Callable[[], list[str]]]:
     """A client in a process of its own that sent its requests and was stopped (SIGSTOP)."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SENDER, str(log), str(answers), str(count), str(SLEEP_S)],
+        [sys.executable, "-c", SENDER, *map(str, (log, answers, count, SLEEP_S, method, RESULT_BYTES))],
         env=os.environ | daemon.variables,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -244,13 +351,16 @@ def test_what_must_not_run_twice_does_not_when_its_replica_dies(
 ) -> None:
     run = Run(clients, tmp_path / "log", "once")
     run.wait_for(100)
-    os.kill(daemon.replica_pids(clients[0], "tally", at_least=REPLICAS)[0], signal.SIGKILL)
+    victim = daemon.replica_pids(clients[0], "tally", at_least=REPLICAS)[0]
+    os.kill(victim, signal.SIGKILL)
     errors = run.errors()
     assert errors
     assert {type(error) for error in errors.values()} == {OutcomeUnknown}
-    runs = run.runs()
-    assert max(runs.values()) == 1
-    assert set(run.futures) - set(runs) <= set(errors)
+    assert max(run.runs().values()) == 1
+    # What waited in the queue, or was at the other replica, is answered.
+    assert len(errors) < len(run.futures) / 2
+    assert run.ran_outside(victim).isdisjoint(errors)
+    assert set(run.futures) - set(run.runs()) <= set(errors)
 
 
 @pytest.mark.usefixtures("settled")
@@ -260,11 +370,10 @@ def test_a_killed_agent_takes_its_replicas_along_and_a_new_pilot_takes_over(
     run = Run(clients, tmp_path / "log")
     run.wait_for(100)
     replicas = daemon.replica_pids(clients[0], "tally", at_least=REPLICAS)
-    (agent,) = [each.pid for each in status(clients[0]).pilots]
-    assert agent is not None
-    os.kill(agent, signal.SIGKILL)
+    os.kill(agent_of(clients[0]), signal.SIGKILL)
     assert run.errors() == {}
     assert set(run.runs()) == set(run.futures)
+    assert max(run.runs().values()) <= 2
     assert not any(is_alive(pid) for pid in replicas)
 
 
@@ -272,14 +381,20 @@ def test_a_killed_agent_takes_its_replicas_along_and_a_new_pilot_takes_over(
 def test_what_must_not_run_twice_does_not_when_the_agent_dies(
     clients: list[Client], daemon: Daemon, tmp_path: Path
 ) -> None:
-    daemon.replica_pids(clients[0], "tally", at_least=REPLICAS)
+    replicas = daemon.replica_pids(clients[0], "tally", at_least=REPLICAS)
     run = Run(clients, tmp_path / "log", "once")
     run.wait_for(100)
-    (agent,) = [each.pid for each in status(clients[0]).pilots]
-    assert agent is not None
-    os.kill(agent, signal.SIGKILL)
-    assert {type(error) for error in run.errors().values()} <= {OutcomeUnknown}
+    os.kill(agent_of(clients[0]), signal.SIGKILL)
+    errors = run.errors()
+    assert errors
+    assert {type(error) for error in errors.values()} == {OutcomeUnknown}
     assert max(run.runs().values()) == 1
+    # What waited in the queue is answered by the new pilot's replicas.
+    assert len(errors) < len(run.futures) / 2
+    new = {name for name, pid in runs_in(run.log) if pid not in replicas}
+    assert new
+    assert new.isdisjoint(errors)
+    assert set(run.futures) - set(run.runs()) <= set(errors)
 
 
 # --- the whole daemon --------------------------------------------------------------------------------------------

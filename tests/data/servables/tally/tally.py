@@ -31,6 +31,10 @@ class Tally:
     def once(self, n, *, parameters):
         return self.run(n, parameters)
 
+    @method(inputs=IN, outputs=OUT | {"blob": Tensor("uint8", [-1])})
+    def bulk(self, n, *, parameters):
+        return {"n": self.run(n, parameters), "blob": np.full(parameters["size_bytes"], int(n), np.uint8)}
+
     @method(inputs={"size": Tensor("int64")}, outputs={"blob": Tensor("uint8", [-1])})
     def blob(self, size):
         return np.zeros(int(size), np.uint8)
