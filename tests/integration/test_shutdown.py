@@ -92,7 +92,7 @@ def test_what_dies_while_the_daemon_goes_down_does_not_keep_it_up(
         if victim != "agent":
             os.kill(agent, signal.SIGCONT)
         assert daemon.process.wait(20) == 0
-        assert not daemon.processes(), daemon.commands()
+        until(lambda: not daemon.processes(), f"all have ended: {daemon.commands()}", within_s=5)
         assert not daemon.record.exists()
 
 
@@ -100,7 +100,7 @@ def test_what_dies_while_the_daemon_goes_down_does_not_keep_it_up(
 def test_without_a_supervisor_the_daemon_ends_by_lifelines_and_the_pilot_by_itself(
     new_daemon: NewDaemon, tmp_path: Path, way: str
 ) -> None:
-    """The daemon's processes see their lifelines end; the agent waits ``orphan_s`` for a daemon, and then leaves."""
+    """The daemon's processes see their lifelines end; an agent not yet told to leave waits for ``orphan_s``."""
     daemon = new_daemon(pilots={"orphan_s": 3.0}).up()
     assert daemon.process is not None
     with busy(daemon, tmp_path / "log") as client, stopped_agent(client) as agent:
