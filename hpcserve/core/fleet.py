@@ -82,10 +82,28 @@ class Fleet:
 
     def want(self, name: DeploymentName, version: Version, replicas: int) -> None:
         """A deployment is to be served, from now on with this version and this number of replicas."""
+        before = self.deployments.get(name)
         self.deployments[name] = FleetDeployment(
-            name=name, version=version, replicas=replicas, restarts=self.restarts()
+            name=name,
+            version=version,
+            replicas=replicas,
+            restarts=self.restarts(),
+            served=before.served if before is not None else None,
         )
         self.submit_not_before_s = 0.0
+
+    def remember(self, name: DeploymentName, served: Version, failure: str) -> None:
+        """What an earlier controller saw of a wanted deployment.
+
+        Args:
+            name: The deployment.
+            served: The version that served last.
+            failure: Why the wanted version cannot be started; empty if it may be tried.
+        """
+        known = self.deployments[name]
+        known.served = served
+        if failure and served != known.version:
+            known.fail(failure, "", pilots_ended=False)
 
     def unwant(self, name: DeploymentName) -> None:
         """A deployment is not to be served any more."""
@@ -107,6 +125,7 @@ class Fleet:
 
     def step(self, now: float) -> tuple[Action, ...]:
         """What is to be done now. It counts as done: asked again at once, the answer is empty."""
+        self._note_served()
         for pilot in {replica.pilot for replica in self._alive()} & self.pilots.keys():
             self.pilots[pilot].idle_since_s = now
         changes = reconcile(self._view(), now)
@@ -138,7 +157,7 @@ class Fleet:
         wanted = {
             (each.name, version.digest)
             for each in self.deployments.values()
-            for version in (each.version, each.fallback)
+            for version in (each.version, each.fallback, each.served)
             if version is not None
         }
         return wanted | {(each.deployment, each.version.digest) for each in self.replicas.values()}
@@ -287,8 +306,8 @@ class Fleet:
     def _fail(
         self, deployment: FleetDeployment, reason: str, traceback: str, *, pilots_ended: bool = False
     ) -> FailDeployment:
-        serving = self.serving(deployment.name)
-        deployment.fail(reason, traceback, pilots_ended=pilots_ended, serving=serving)
+        self._note_served()
+        deployment.fail(reason, traceback, pilots_ended=pilots_ended)
         deployment.restarts = self.restarts()  # the fallback has its own
         return FailDeployment(deployment.name, reason, traceback)
 
@@ -318,6 +337,11 @@ class Fleet:
 
     def _alive(self) -> list[FleetReplica]:
         return [replica for replica in self.replicas.values() if not replica.ended]
+
+    def _note_served(self) -> None:
+        for name, versions in self._ready().items():
+            if name in self.deployments:
+                self.deployments[name].served = self.deployments[name].serving(versions)
 
     def _ready(self) -> dict[DeploymentName, list[Version]]:
         """The versions of the replicas that can answer."""

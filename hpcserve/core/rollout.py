@@ -6,8 +6,8 @@ Callers see a single version's methods at a time, those of the *serving* one:
 * until then it is the one that served before, and replicas with other methods get no work;
 * from then on replicas with other methods get no new work. Those with the same methods go on beside it.
 
-A wanted version that cannot be started leaves the one that serves in its place: that is the *fallback*, and
-its replicas are replaced as before.
+A wanted version that cannot be started leaves the one that *served* last in its place: that is the *fallback*,
+and its replicas are replaced as before. Which one that is outlives the controller, and all replicas.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class FleetDeployment:
         failed: Replicas of ``version`` cannot be started.
         pilots_ended: It is the pilots that end, not the servable that fails.
         fallback: What is kept running instead.
+        served: The version that served last while a replica was ready; None: none ever did.
     """
 
     name: DeploymentName
@@ -62,6 +63,7 @@ class FleetDeployment:
     pilots_ended: bool = False
     restarts_count: int = 0
     fallback: Version | None = None
+    served: Version | None = None
 
     @property
     def target(self) -> Version | None:
@@ -80,9 +82,9 @@ class FleetDeployment:
             return wanted
         return max(count, key=lambda version: (count[version], version))
 
-    def fail(self, reason: str, traceback: str, *, pilots_ended: bool, serving: Version) -> None:
-        """Replicas of the target cannot be started."""
-        self.fallback = serving if self.target not in (None, serving) else None
+    def fail(self, reason: str, traceback: str, *, pilots_ended: bool) -> None:
+        """Replicas of the target cannot be started; where it is the pilots that end, those of no other could."""
+        self.fallback = None if pilots_ended or self.target in (None, self.served) else self.served
         self.failed = True
         self.pilots_ended = pilots_ended
         self.reason = reason

@@ -44,6 +44,18 @@ class DeploymentRow(Row, frozen=True):
     created_s: float
 
 
+class ServedRow(Row, frozen=True):
+    """The ``version`` that served last in a deployment, and why a wanted one could not be started in its place.
+
+    ``failed`` and ``reason`` are that version and the cause; both are empty if none failed.
+    """
+
+    name: DeploymentName
+    version: Digest
+    failed: str = ""
+    reason: str = ""
+
+
 class PilotRow(Row, frozen=True):
     """A pilot job.
 

@@ -39,6 +39,7 @@ deployments = sa.Table(
     _text("endpoint"),
     sa.Column("created_s", sa.DOUBLE_PRECISION, nullable=False),
 )
+served = sa.Table("served", TABLES, _text("name", key=True), _text("version"), _text("failed"), _text("reason"))
 pilots = sa.Table(
     "pilots",
     TABLES,
@@ -79,7 +80,15 @@ def _step_1(connection: sa.Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-MIGRATIONS: tuple[Migration, ...] = (_step_1,)
+def _step_2(connection: sa.Connection) -> None:
+    connection.exec_driver_sql(
+        """CREATE TABLE served (
+            name TEXT NOT NULL, version TEXT NOT NULL, failed TEXT NOT NULL, reason TEXT NOT NULL,
+            PRIMARY KEY (name))"""
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (_step_1, _step_2)
 """Step n (counted from 1) leads a database of version n-1 to version n."""
 
 

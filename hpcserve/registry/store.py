@@ -15,7 +15,7 @@ from hpcserve.core.spelling import nearest
 from hpcserve.errors import ConfigError, UnknownServable
 from hpcserve.registry import schema
 from hpcserve.registry.engine import open_engine, transaction
-from hpcserve.registry.rows import DeploymentRow, PilotRow, ServableRow
+from hpcserve.registry.rows import DeploymentRow, PilotRow, Row, ServableRow, ServedRow
 from hpcserve.servable.manifest import check_name
 from hpcserve.types import DeploymentName, Digest, PilotId
 
@@ -155,9 +155,10 @@ class Store:
             _put(connection, schema.deployments, {"name": row.name}, row)
 
     def remove_deployment(self, name: DeploymentName) -> bool:
-        """Forgets a deployment. False if there was none."""
+        """Forgets a deployment, and what served in it. False if there was none."""
         table = schema.deployments
         with self._transaction() as connection:
+            connection.execute(sa.delete(schema.served).where(schema.served.c.name == name))
             return connection.execute(sa.delete(table).where(table.c.name == name)).rowcount > 0
 
     def deployments(self) -> tuple[DeploymentRow, ...]:
@@ -166,6 +167,16 @@ class Store:
         with self._transaction() as connection:
             rows = connection.execute(sa.select(table).order_by(table.c.created_s, table.c.name))
             return tuple(DeploymentRow.of(row) for row in rows)
+
+    def put_served(self, row: ServedRow) -> None:
+        """Writes down which version of a deployment serves."""
+        with self._transaction() as connection:
+            _put(connection, schema.served, {"name": row.name}, row)
+
+    def served(self) -> tuple[ServedRow, ...]:
+        """What served last in each deployment in which something did."""
+        with self._transaction() as connection:
+            return tuple(ServedRow.of(row) for row in connection.execute(sa.select(schema.served)))
 
     # --- pilots ---------------------------------------------------------------------------------------
 
@@ -225,9 +236,7 @@ def _set_alias(connection: sa.Connection, name: str, alias: str, version: Digest
     _upsert(connection, schema.aliases, {"servable": name, "alias": alias}, {"version": version})
 
 
-def _put(
-    connection: sa.Connection, table: sa.Table, key: dict[str, object], row: ServableRow | DeploymentRow | PilotRow
-) -> bool:
+def _put(connection: sa.Connection, table: sa.Table, key: dict[str, object], row: Row) -> bool:
     return _upsert(connection, table, key, row.columns())
 
 

@@ -15,6 +15,7 @@ import pytest
 from hpcserve import Client
 from hpcserve.errors import HpcserveError, InvalidInput
 from hpcserve.wire import admin
+from tests.integration.conftest import NewDaemon
 from tests.integration.daemon_tree import Daemon, deployment, until
 
 SERVABLE = """
@@ -186,3 +187,31 @@ def test_a_new_controller_goes_on_where_the_old_one_was(client: Client, daemon: 
     turn = [isinstance(outcome, InvalidInput) for outcome in load.outcomes]
     assert turn == sorted(turn)
     assert {outcome for outcome in load.outcomes if isinstance(outcome, int)} == {41}
+
+
+@pytest.mark.parametrize("given_up", [True, False])
+def test_a_new_daemon_has_the_version_serve_that_served(
+    new_daemon: NewDaemon, tmp_path: Path, *, given_up: bool
+) -> None:
+    """``given_up``: the newest version fails before the old daemon ends; else only under the new one."""
+    daemon = new_daemon().up()
+    fails, go = 'raise LookupError("no weights")', tmp_path / "go"
+    waits = f"from pathlib import Path\n        while not Path({str(go)!r}).exists(): time.sleep(0.01)\n        {fails}"
+    with daemon.client() as client:
+        good = publish(client, tmp_path, answer=51)
+        bad = publish(client, tmp_path, answer=52, tensor="y", setup=fails if given_up else waits)
+        deploy(client, "stays", good, replicas=1)
+        until(lambda: replaced(client, "stays"), "the first version is ready")
+        deploy(client, "stays", bad, replicas=1)
+        if given_up:
+            until(lambda: deployment(client, "stays").state == "failed", "the second version is given up")
+    daemon.down()
+    go.touch()
+    daemon.up()
+    with daemon.client() as client:
+        until(lambda: good in {each.version for each in deployment(client, "stays").replicas}, "the old one is started")
+        assert client.infer("stays.ask", {"x": np.int64(1)}, timeout_s=30)["answer"] == 51
+        view = deployment(client, "stays")
+        assert (view.state, view.version) == ("failed", bad)
+        assert "no weights" in view.error
+        assert good[:12] in view.error

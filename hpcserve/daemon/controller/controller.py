@@ -23,6 +23,7 @@ from hpcserve.daemon.controller.hub import HubLine
 from hpcserve.daemon.controller.logs import prune_logs
 from hpcserve.daemon.controller.pilots import Pilots
 from hpcserve.daemon.controller.plan import Servable, orders, routes, servable_of
+from hpcserve.daemon.controller.rollouts import Rollouts
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.errors import (
     AuthenticationError,
@@ -69,6 +70,7 @@ class Controller:
             restarts=lambda: Failures(NEVER_READY),
             pilot_restarts=Failures(PILOTS_FAIL),
         )
+        self._rollouts = Rollouts(self.storage, self.fleet)
         self.served: dict[DeploymentName, DeploymentRow] = {}
         self.servables: dict[tuple[DeploymentName, str], Servable] = {}
         self.reports: dict[PilotId, Report] = {}
@@ -98,6 +100,7 @@ class Controller:
         for row in await self.storage.do(Store.deployments):
             servable = await self.storage.do(Store.servable, row.servable, row.version)
             self.serve(row, servable_of(servable))
+        self.servables |= await self._rollouts.recall()
         now = time.monotonic()
         for pilot in await self.pilots.recover():
             self.fleet.adopt_pilot(pilot, self.site.pilots.slots, now)
@@ -167,6 +170,7 @@ class Controller:
             self._tell_admission()
             self.tell_broker()
             self.tidy()
+            await self._rollouts.note()
             await self._prune_logs()
             self._changed.clear()
             try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from hpcserve.core.deployments import Policy, RetireReplica, StartReplica, SubmitPilot
 from hpcserve.core.fleet import Action, FailDeployment, Fleet
 from hpcserve.core.fleetbook import ReplicaSaid
@@ -231,3 +233,39 @@ def test_a_fallback_that_cannot_start_either_is_given_up() -> None:
     assert world.fleet.deployments[D].target is None
     world.step()
     assert world.alive(V1) == world.alive(V2) == []
+
+
+def test_the_version_that_served_is_the_fallback_though_none_of_its_replicas_is_left() -> None:
+    world = World()
+    world.serve(V1)
+    world.become("ready", V1)
+    world.serve(V2)
+    world.lose_pilot()
+    world.serve(V2)
+    assert world.alive(V1) == []
+    for _ in range(3):
+        world.become("failed", V2, "no weights")
+        world.step()
+    assert world.fleet.deployments[D].fallback == V1
+    world.report()
+    assert len(world.alive(V1)) == 1
+
+
+@pytest.mark.parametrize("failure", ["", "no weights"])
+def test_a_new_controller_knows_what_served_and_whether_the_wanted_version_failed(failure: str) -> None:
+    world = World()
+    world.fleet.want(D, V2, 1)
+    world.fleet.remember(D, V1, failure)
+    world.step()
+    world.report()
+    known = world.fleet.deployments[D]
+    assert (known.served, known.reason, known.failed) == (V1, failure, bool(failure))
+    assert (len(world.alive(V1)), len(world.alive(V2))) == ((1, 0) if failure else (0, 1))
+    assert (D, V1.digest) in world.fleet.versions()
+
+
+def test_what_served_is_no_reason_not_to_start_it() -> None:
+    world = World()
+    world.fleet.want(D, V1, 1)
+    world.fleet.remember(D, V1, "no weights")
+    assert not world.fleet.deployments[D].failed

@@ -22,9 +22,9 @@ class Never:
         pass
 
 
-def made(*, pilots_ended: bool = False, serving: Version = V1) -> FleetDeployment:
-    deployment = FleetDeployment(name=DeploymentName("d"), version=V1, replicas=1, restarts=Never())
-    deployment.fail("it broke", "", pilots_ended=pilots_ended, serving=serving)
+def made(*, pilots_ended: bool = False, served: Version = V1) -> FleetDeployment:
+    deployment = FleetDeployment(name=DeploymentName("d"), version=V1, replicas=1, restarts=Never(), served=served)
+    deployment.fail("it broke", "", pilots_ended=pilots_ended)
     return deployment
 
 
@@ -37,4 +37,4 @@ def test_a_servable_is_not_to_be_corrected_because_pilots_end() -> None:
 
 
 def test_the_version_that_goes_on_is_named() -> None:
-    assert failure(made(serving=V2)).endswith("; version fedcba987654 goes on serving")
+    assert failure(made(served=V2)).endswith("; version fedcba987654 goes on serving")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hpcserve.errors import ConfigError, Conflict, HpcserveError, StorageFull, UnknownServable
 from hpcserve.registry import engine
-from hpcserve.registry.rows import DeploymentRow, PilotRow, ServableRow
+from hpcserve.registry.rows import DeploymentRow, PilotRow, ServableRow, ServedRow
 from hpcserve.registry.store import Store
 from hpcserve.types import DeploymentName, Digest, EndpointName, PilotId
 
@@ -253,3 +253,13 @@ def test_of_the_pilots_that_ended_the_last_are_kept(store: Store) -> None:
     assert store.forget_pilots("ended", keep=2) == 3
     assert {row.id for row in store.pilots()} == {"p0", "p1", "alive"}
     assert store.forget_pilots("ended", keep=2) == 0
+
+
+def test_what_served_is_replaced_and_goes_with_its_deployment(store: Store) -> None:
+    store.put_deployment(deployment("d"))
+    store.put_served(ServedRow(name=DeploymentName("d"), version=A))
+    newest = ServedRow(name=DeploymentName("d"), version=B, failed=C, reason="no weights")
+    store.put_served(newest)
+    assert store.served() == (newest,)
+    store.remove_deployment(DeploymentName("d"))
+    assert store.served() == ()
