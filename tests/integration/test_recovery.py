@@ -171,10 +171,25 @@ def outboxes(new_daemon: NewDaemon) -> Iterator[tuple[Daemon, Client]]:
 
 
 @contextlib.contextmanager
+def stopped_replicas(daemon: Daemon) -> Iterator[None]:
+    with daemon.client() as client:
+        replicas = daemon.replica_pids(client, "tally", at_least=REPLICAS)
+    for pid in replicas:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in replicas:
+            os.kill(pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
 def full_outboxes(daemon: Daemon, log: Path) -> Iterator[Callable[[], None]]:
     """A client is stopped until all its requests have run; calling it resumes it, and it gets every answer."""
     answers = log.with_name("answers")
-    with stopped_client(daemon, log, answers, WAITING, "bulk") as resume:
+    with contextlib.ExitStack() as stack:
+        with stopped_replicas(daemon):  # else the client may have got most answers before it is stopped
+            resume = stack.enter_context(stopped_client(daemon, log, answers, WAITING, "bulk"))
         until(lambda: len(runs_in(log)) == WAITING, "all of them have run")
 
         def answered() -> None:
