@@ -25,11 +25,18 @@ SizeBytes = Annotated[int, msgspec.Meta(gt=0)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 MIB = 1 << 20
+RETRY_S = 2.0
+"""An agent or a replica that has lost the daemon tries about so often to find it again."""
 _UNKNOWN = re.compile("object contains unknown field `(.*)`", re.DOTALL)
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of the tables of a site file."""
+
+
+def _too_short(field: str, value_s: float, consequence: str) -> str:
+    why = f"{consequence} before they could come back from a restart of the daemon"
+    return f"{field}: expected ≥ {RETRY_S:g}, got {value_s:g}: {why}"
 
 
 class Network(Section, frozen=True):
@@ -74,6 +81,10 @@ class Pilots(Section, frozen=True):
     log_bytes: SizeBytes = 8 * MIB
     keep_ended: Annotated[int, msgspec.Meta(ge=1)] = 100
 
+    def __post_init__(self) -> None:
+        if self.orphan_s < RETRY_S:
+            raise ValueError(_too_short("orphan_s", self.orphan_s, "agents would end their pilots"))
+
 
 class Budgets(Section, frozen=True):
     """``[budgets]``: bytes of unsettled requests and results that may be held at once."""
@@ -95,6 +106,10 @@ class Recovery(Section, frozen=True):
     session_linger_s: Seconds = 60.0
     hang_grace_s: Seconds = 10.0
     lease_s: Seconds = 15.0
+
+    def __post_init__(self) -> None:
+        if self.recovery_grace_s < RETRY_S:
+            raise ValueError(_too_short("recovery_grace_s", self.recovery_grace_s, "replicas would be given up"))
 
 
 class Site(Section, frozen=True, kw_only=True):

@@ -67,9 +67,17 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     restarts: Policy = DEFAULT_POLICY
 
 
-def _timing_of(site: Site) -> Timing:
-    """The controller has time to end pilots that have time to stop their replicas."""
-    return Timing(controller_s=2 * site.pilots.stop_grace_s + 10.0)
+def timing_of(site: Site) -> Timing:
+    """What fits the site.
+
+    The controller has time to end pilots that have time to stop their replicas. No pause before a restart is so
+    long that the agents, who wait for ``orphan_s``, end their pilots meanwhile.
+    """
+    longest_s = min(DEFAULT_POLICY.longest_s, site.pilots.orphan_s / 2)
+    return Timing(
+        controller_s=2 * site.pilots.stop_grace_s + 10.0,
+        restarts=msgspec.structs.replace(DEFAULT_POLICY, longest_s=longest_s),
+    )
 
 
 class _Phase(enum.Enum):
@@ -108,7 +116,7 @@ def run(site: Site, plans: Iterable[Plan], starter: Starter, timing: Timing | No
         # Not before: until now the log may be that of the daemon that runs.
         log_to(log_path(site.shared_dir, "supervisor"))
         supervisor = Supervisor(
-            site, plans, keys=keys, lease=lease, starter=starter, signals=signals, timing=timing or _timing_of(site)
+            site, plans, keys=keys, lease=lease, starter=starter, signals=signals, timing=timing or timing_of(site)
         )
         return supervisor.run()
     except _AskedToStop as asked:
