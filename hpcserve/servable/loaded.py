@@ -100,7 +100,7 @@ class Loaded:
         """
         try:
             self._teardown()
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             raise ServableError(
                 f"teardown failed: {headline(error)}", remote_traceback=servable_traceback(error)
             ) from error
@@ -124,12 +124,15 @@ class Loaded:
 
 
 def _called(method: str, function: Function, inputs: Arrays, parameters: Mapping[str, Any]) -> object:
-    """Calls the servable's code. ``sys.exit()`` in there is an error of that request, not the replica's end."""
+    """Calls the servable's code. ``sys.exit()`` in there is an error of that request, not the replica's end.
+
+    So is a KeyboardInterrupt: a replica ignores SIGINT, hence the servable raised it.
+    """
     try:
         return function(inputs, parameters)
     except (InvalidInput, ServableError):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise ServableError(
             f"method {method!r} failed: {headline(error)}", remote_traceback=servable_traceback(error)
         ) from error

@@ -108,7 +108,7 @@ def _run(what: str, step: Callable[[], object]) -> object:
         return step()
     except ManifestError:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # sys.exit() and KeyboardInterrupt too: no replica and no inspection hears SIGINT
         raise ServableError(f"{what} failed: {headline(error)}", remote_traceback=servable_traceback(error)) from error
 
 

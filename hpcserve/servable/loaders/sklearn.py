@@ -61,7 +61,7 @@ def _loaded(path: Path) -> Any:
         ) from error
     try:
         return joblib.load(path)
-    except Exception as error:
+    except BaseException as error:
         raise ServableError(
             f"cannot load the estimator {path.name}: {headline(error)}", remote_traceback=servable_traceback(error)
         ) from error

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 from typing import Any
@@ -202,6 +203,8 @@ def raising(error: BaseException) -> Callable[[], None]:
     [
         (ZeroDivisionError("by nought"), "method 'm' failed: ZeroDivisionError: by nought"),
         (SystemExit(3), "method 'm' failed: SystemExit: 3"),
+        (KeyboardInterrupt(), "method 'm' failed: KeyboardInterrupt"),
+        (asyncio.CancelledError(), "method 'm' failed: .*CancelledError"),
         (MemoryError(), "method 'm' failed: MemoryError"),
         (ValueError("x" * 100_000), "method 'm' failed: ValueError: xxx"),
     ],
@@ -232,12 +235,8 @@ def test_a_servable_may_speak_for_itself(error: ServableError) -> None:
     assert caught.value is error
 
 
-def test_an_interrupt_is_no_error_of_the_servable() -> None:
-    with pytest.raises(KeyboardInterrupt):
-        returning(raising(KeyboardInterrupt())).run("m", {}, {})
-
-
-def test_a_failing_teardown() -> None:
-    loaded = Loaded({}, raising(OSError("gone")))
-    with pytest.raises(ServableError, match="teardown failed: OSError: gone"):
+@pytest.mark.parametrize("error", [OSError("gone"), SystemExit("gone"), KeyboardInterrupt("gone")])
+def test_a_failing_teardown(error: BaseException) -> None:
+    loaded = Loaded({}, raising(error))
+    with pytest.raises(ServableError, match=f"teardown failed: {type(error).__name__}: gone"):
         loaded.teardown()

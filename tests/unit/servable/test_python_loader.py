@@ -215,6 +215,12 @@ class Model:
     @method(inputs={}, outputs={})
     def f(self): ...
 """
+INTERRUPTS_SETUP = """
+class Model:
+    def setup(self, context): raise KeyboardInterrupt
+    @method(inputs={}, outputs={})
+    def f(self): ...
+"""
 
 
 @pytest.mark.parametrize(
@@ -223,6 +229,8 @@ class Model:
         ("import no_such_module_at_all", "importing model.py failed: ModuleNotFoundError", "no_such_module_at_all"),
         ("def f(:", "importing model.py failed: .*SyntaxError", "def f"),
         ("raise SystemExit(3)", "importing model.py failed: SystemExit: 3", "raise SystemExit"),
+        ("raise KeyboardInterrupt", "importing model.py failed: KeyboardInterrupt", "raise KeyboardInterrupt"),
+        (INTERRUPTS_SETUP, "Model.setup failed: KeyboardInterrupt", "in setup"),
         (FAILS_TO_BEGIN, r"Model\(\) failed: ValueError: no", "in __init__"),
         (FAILS_IN_SETUP, "Model.setup failed: AttributeError: ", "in setup"),
     ],
