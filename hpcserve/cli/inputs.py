@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import zipfile
 import zlib
@@ -112,12 +113,31 @@ def _read(name: str, file: str, reader: Reader) -> dict[str, Any]:
 
 def _json(name: str, content: bytes, source: str) -> dict[str, Any]:
     try:
-        value = json.loads(content)
+        value = json.loads(content, object_pairs_hook=_object, parse_float=_float)
+    except (OverflowError, ConfigError) as error:
+        raise ConfigError(f"{source}: {error}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{source} is neither .npy nor .npz nor JSON: {error}") from error
     if not name and isinstance(value, dict):
         return {key: JsonText(each) for key, each in value.items()}
     return {name: JsonText(value)}
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which each name stands once: of two, Python would drop the first without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [key for key, _ in pairs]
+        twice = next(key for key in found if names.count(key) > 1)
+        raise ConfigError(f"the JSON has {twice!r} more than once in one object; leave one of them")
+    return found
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise OverflowError(f"{text} is too large for float64, and with it for every dtype")
+    return number
 
 
 def _arrays(name: str, content: bytes, source: str, reader: Reader) -> dict[str, Any]:
@@ -185,7 +205,16 @@ def _as_numbers(name: str, value: Any) -> Array:
     if dtype.kind in "iu":
         return _whole(given, dtype)
     # null stands for NaN, as JSON has none; float32 and narrower are rounded to the nearest.
-    return np.asarray(value, dtype=np.float64).astype(dtype)
+    return _rounded(np.asarray(value, dtype=np.float64), dtype)
+
+
+def _rounded(given: Array, dtype: np.dtype[Any]) -> Array:
+    with np.errstate(over="ignore"):  # said below, with the value
+        rounded: Array = given.astype(dtype)
+    lost = given[np.isfinite(given) & ~np.isfinite(rounded)]
+    if lost.size:
+        raise OverflowError(f"{float(lost.flat[0])!r} is too large for {dtype}")
+    return rounded
 
 
 def _whole(given: Array, dtype: np.dtype[Any]) -> Array:

@@ -203,6 +203,7 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
         ("bool", [True, False], [True, False]),
         ("int32", [], []),
         ("bfloat16", [1.5], [1.5]),
+        ("float32", [float("inf"), 3.4e38], [float("inf"), float(np.float32(3.4e38))]),
         ("BYTES", ["a", "é"], ["a", "é"]),
         ("BYTES", "a", "a"),
     ],
@@ -228,6 +229,9 @@ def test_a_json_input_stays_json() -> None:
         ("bool", [1], "bool was declared, and numbers given"),
         ("float32", [True], "float32 was declared, and true and false given"),
         ("float32", ["x"], "could not convert"),
+        ("float32", [1, -1e39], r"-1e\+39 is too large for float32"),
+        ("float16", [[70000]], r"70000\.0 is too large for float16"),
+        ("bfloat16", 3.4e38, r"3\.4e\+38 is too large for bfloat16"),
         ("float32", [[1], [2, 3]], "inhomogeneous"),
         ("float32", {"a": 1}, ""),
         ("complex64", [1], r"JSON has no complex numbers; use a \.npy file"),
@@ -237,6 +241,20 @@ def test_a_json_input_stays_json() -> None:
 def test_json_that_would_lose_something_is_refused(dtype: str, value: object, reason: str) -> None:
     with pytest.raises(InvalidInput, match=rf"input 'x': this JSON is no {dtype}: .*{reason}"):
         converted(dtype, value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[1, 1e400]", "1e400 is too large for float64, and with it for every dtype"),
+        ('{"x": 1, "y": 2, "x": 1}', "the JSON has 'x' more than once in one object; leave one of them"),
+        ('[{"x": {"k": 1, "k": 2}}]', "the JSON has 'k' more than once"),
+    ],
+)
+def test_json_that_python_would_change_in_silence_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ConfigError, match=rf"x\.json: {reason}"):
+        read([str(tmp_path / "x.json")])
 
 
 @given(st.lists(st.integers(min_value=-(2**63), max_value=2**63 - 1)))
