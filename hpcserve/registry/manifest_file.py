@@ -16,6 +16,9 @@ from hpcserve.servable.manifest import Manifest, from_table
 FILE_NAME = "servable.toml"
 MAX_FILE_BYTES = 1 << 20
 
+_BYTE_ORDER_MARK = "\ufeff"
+_SAVE = "save it as UTF-8, without a byte order mark"
+
 
 def read_manifest(directory: Path) -> Manifest:
     """The manifest of the servable in ``directory``. ``~`` in ``environment.path`` is expanded.
@@ -40,8 +43,13 @@ def _table(directory: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ManifestError(f"{path}: {path.stat().st_size} bytes; a manifest has at most {MAX_FILE_BYTES}")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+        if text.startswith(_BYTE_ORDER_MARK):
+            raise ManifestError(f"{path} begins with a byte order mark; {_SAVE}")
+        return tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path} is not UTF-8 (byte {error.start}: {error.reason}); {_SAVE}") from error
+    except OSError as error:
         raise ManifestError(f"cannot read {path}: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise ManifestError(f"{FILE_NAME}: not TOML: {error}") from error

@@ -84,9 +84,15 @@ def test_no_file(tmp_path: Path) -> None:
 
 
 def test_no_text(tmp_path: Path) -> None:
-    (tmp_path / "servable.toml").write_bytes(b"name = '\xff'")
-    with pytest.raises(ManifestError, match="cannot read .*servable.toml"):
+    (tmp_path / "servable.toml").write_bytes("name = 'é'".encode("latin-1"))
+    with pytest.raises(ManifestError, match=r"servable.toml is not UTF-8 \(byte 8: .*\); save it as UTF-8, without a"):
         read_manifest(tmp_path)
+
+
+def test_a_byte_order_mark(directory: Path) -> None:
+    (directory / "servable.toml").write_text(GOOD, encoding="utf-8-sig")
+    with pytest.raises(ManifestError, match=r"begins with a byte order mark; save it as UTF-8, without a byte order"):
+        read_manifest(directory)
 
 
 def test_a_huge_file(tmp_path: Path) -> None:
