@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcserve.auth.private import create, private_directory, read_private, replace
+from hpcserve.auth.private import create, private_directory, read_private, replace, storage_error
 from hpcserve.errors import ConfigError, StorageFull
 
 
@@ -104,3 +105,13 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
 def test_a_missing_file_is_not_a_wrong_one(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_private(tmp_path / "file", secret=True)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_place_that_cannot_be_written_says_how_to_name_another(number: int) -> None:
+    told = storage_error(OSError(number, os.strerror(number)), "cannot make directory /home/x")
+    assert type(told) is ConfigError
+    assert str(told) == (
+        f"cannot make directory /home/x: {os.strerror(number)}; set HPCSERVE_HOME, or state_dir and shared_dir in a "
+        "site file, to a directory that can be written"
+    )
