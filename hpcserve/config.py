@@ -153,6 +153,10 @@ def expanded(path: str) -> Path:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:
         raise ConfigError(f"cannot find {path}: no user of this machine has this name") from error
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"cannot find {path}: the current directory no longer exists; change into one that does"
+        ) from error
 
 
 def site_named(option: str | None) -> str:

@@ -89,6 +89,17 @@ def test_the_home_of_nobody_is_told_before_a_daemon_is_asked(capsys: pytest.Capt
     assert capsys.readouterr().err == told
 
 
+def test_a_directory_that_was_deleted_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["publish", "."]) == 2
+    told = "error: cannot find .: the current directory no longer exists; change into one that does\n"
+    assert capsys.readouterr().err == told
+
+
 def test_a_servables_traceback_stands_below_the_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
