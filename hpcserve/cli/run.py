@@ -55,17 +55,22 @@ def declared(client: Client, target: str) -> MethodSpec:
 
     Raises:
         UnknownEndpoint: There is no such endpoint.
-        UnknownMethod: The servable has no such method.
+        UnknownMethod: The servable has no such method, or several and none is named.
     """
     import msgspec
 
+    from hpcserve.errors import UnknownMethod
     from hpcserve.servable.manifest import default_method, from_json, method_named
     from hpcserve.wire.admin import Describe, Described
 
     endpoint, _, method = target.partition(".")
     described = client.call("describe", Describe(endpoint=endpoint), Described)
     manifest = from_json(msgspec.json.encode(described.manifest))
-    return method_named(manifest, method or default_method(manifest))
+    method = method or default_method(manifest)
+    if not method:
+        named = f"{endpoint}.METHOD: {', '.join(sorted(manifest.methods))}"
+        raise UnknownMethod(f"endpoint {endpoint!r} has several methods; name one as {named}")
+    return method_named(manifest, method)
 
 
 def _parameters(texts: list[str]) -> dict[str, Any]:

@@ -53,6 +53,8 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
         found.ok("publish", examples.path("pi"))
         assert found.ok("deploy", "echo@stable", "--replicas", "2").endswith(", ready\n")
         found.ok("deploy", "pi")
+        found.ok("publish", several(found.home / "two"))
+        found.ok("deploy", "two")
         yield found
         assert found.ok("down") == f"the daemon of site local on {socket.gethostname()} is down\n"
         assert found.processes() == []
@@ -68,6 +70,16 @@ def broken(directory: Path, *, setup: str = "pass", go: str = "return x") -> Pat
     directory.mkdir()
     (directory / "servable.toml").write_text(MANIFEST)
     (directory / "broken.py").write_text(CODE.format(setup=setup, go=go))
+    return directory
+
+
+def several(directory: Path) -> Path:
+    """A servable with two methods, of which none is ``predict``."""
+    directory.mkdir()
+    (directory / "servable.toml").write_text('name = "two"\nloader = "python"\nentry = "two:Two"\n')
+    declared = '    @method(inputs={"x": Tensor("float32", [-1])}, outputs={"x": Tensor("float32", [-1])})\n'
+    methods = "".join(f"{declared}    def {name}(self, x):\n        return x\n" for name in ("one", "other"))
+    (directory / "two.py").write_text(f"from hpcserve import Tensor, method\n\nclass Two:\n{methods}")
     return directory
 
 
@@ -112,6 +124,7 @@ def test_a_hundred_thousand_digits_reach_a_pipe_whole(serving: User) -> None:
         (5, ["run", "ecko", "-i", "-"], b"[1]", "did you mean 'echo'?"),
         (5, ["run", "echo.eco", "-i", "-"], b"[1]", "did you mean 'echo'?"),
         (5, ["run", "echo.eco", "-i", "-"], npy([1]), "eco"),
+        (5, ["run", "two", "-i", "-"], b"[1]", "several methods; name one as two.METHOD: one, other"),
         (1, ["run", "echo.echo", "-i", "-"], b'{"y": [1]}', "unknown input 'y'; known: x"),
         (1, ["run", "echo.echo", "-i", "-"], npy([1]), "has dtype int64, expected float32"),
         (1, ["run", "echo.echo", "-i", "-"], npy(np.zeros((2, 2), np.float32)), "has shape [2, 2], expected [any]"),
