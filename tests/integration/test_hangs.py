@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hpcserve import Client
 from hpcserve.errors import DeadlineExceeded
 from tests.integration.conftest import NewDaemon
-from tests.integration.daemon_tree import SERVABLES, Daemon, is_alive, until
+from tests.integration.daemon_tree import SERVABLES, Daemon, deployment, is_alive, until
 
 GRACE = {"recovery": {"hang_grace_s": 1.0}}
 
@@ -28,6 +29,11 @@ def test_a_replica_that_hangs_is_killed_and_replaced(
         until(lambda: not is_alive(hung), "the replica that hangs was killed")
         assert client.infer("hangs", np.int64(5), timeout_s=30)["n"] == 5
         assert hung not in daemon.replica_pids(client, "hangs")
+        if not killed:
+            error = deployment(client, "hangs").error
+            assert re.fullmatch(
+                r"replica hangs-\S+ was killed and replaced: a request was \d+ s past its deadline", error
+            )
     if killed:
         said = "".join(path.read_text() for path in (daemon.shared / "logs").rglob("hangs-*"))
         assert "hangs.py" in said, "nobody else ended it, so it says where it was"

@@ -38,6 +38,8 @@ IMPORT_S = 120.0
 INGESTERS, MOST_INGESTING = 2, 8
 """So many servables are taken in at a time; so many may wait for it or be at it."""
 MOST_REPLICAS = 10_000
+ASKING = frozenset({"status", "describe", "logs"})
+"""The calls that change nothing. Programs make them many times a second, and would bury the others in the log."""
 
 
 class Admin:
@@ -68,7 +70,7 @@ class Admin:
 
     async def answer(self, call: hub.ClientCalls) -> None:
         """Carries one call out and answers it, whatever happens."""
-        _log.info("%s calls %s", call.identity, call.verb)
+        _log.log(logging.DEBUG if call.verb in ASKING else logging.INFO, "%s calls %s", call.identity, call.verb)
         error, body = None, msgspec.Raw(b"\x80")
         try:
             body = raw(await self._carry_out(call))

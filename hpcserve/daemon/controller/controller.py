@@ -384,7 +384,8 @@ class Controller:
 
     def replica_hung(self, message: hub.ReplicaHung) -> None:
         """A replica is to be killed."""
-        self.fleet.hung(message.replica, f"a request was {message.overdue_s:.0f} s past its deadline")
+        overdue = f"a request was {message.overdue_s:.0f} s past its deadline"
+        self.fleet.hung(message.replica, f"replica {message.replica} was killed and replaced: {overdue}")
         self.change()
 
     def replica_idle(self, message: hub.ReplicaIdle) -> None:
