@@ -1,21 +1,19 @@
 """The entry point ``hpcserve``: runs a command, and turns whatever ends it into a line and an exit code.
 
 Decides how errors look and what the process's exit code is; the commands only raise. Nothing is imported before it
-is needed, so that ``hpcserve --help`` is quick and a Ctrl-C during an import is as quiet as any other.
+is needed, so that ``hpcserve --help`` is quick, and nothing but ``sys`` before :func:`main` runs, so that a Ctrl-C
+during an import is as quiet as any other.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-
-from hpcserve.cli.streams import OutputLost, discard_output, guard
 
 INTERRUPTED = 130
 READER_GONE = 141
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Runs the command line.
 
     Args:
@@ -26,11 +24,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         if argv is None:
+            from hpcserve.cli.streams import guard
+
             guard()
-        return _run(list(sys.argv[1:] if argv is None else argv))
+        return _run(sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
+        from hpcserve.cli.streams import discard_output
+
         discard_output()
         return READER_GONE
 
@@ -51,6 +53,7 @@ def _run(argv: list[str]) -> int:
         raise BrokenPipeError from error
     except HpcserveError as error:
         from hpcserve.cli.exits import exit_code
+        from hpcserve.cli.streams import OutputLost, discard_output
         from hpcserve.cli.terminal import show_error
 
         if isinstance(error, OutputLost):

@@ -143,6 +143,28 @@ def test_ctrl_c_is_silent_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert capsys.readouterr().err == ""
 
 
+CTRL_C = """
+import signal, sys
+
+class Finder:
+    def find_spec(name, path, target=None):
+        if name == sys.argv[1]:
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Finder)
+from hpcserve.cli.main import main
+
+sys.argv[1:] = [sys.argv[1], "--help"]
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("module", ["hpcserve.cli.streams", "hpcserve.errors", "hpcserve.cli.app", "typer"])
+def test_ctrl_c_while_something_is_imported_is_silent_and_130(module: str) -> None:
+    done = subprocess.run([sys.executable, "-c", CTRL_C, module], capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
 def test_a_reader_that_goes_away_is_silent_and_141() -> None:
     process = subprocess.Popen([*HPCSERVE, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
