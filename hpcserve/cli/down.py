@@ -1,6 +1,7 @@
 """``hpcserve down``: asks the daemon to end, and waits until nothing of it runs.
 
-A daemon that is not there is down already: that is said, and is no error.
+A daemon that is not there is down already: that is said, and is no error. One of this user on this host that cannot
+be asked, since it does not answer, or its directories were moved, is ended by a signal.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from hpcserve.cli.terminal import waiting
 from hpcserve.cli.up import SITE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hpcserve.client.services import Service
     from hpcserve.wire.record import ServiceRecord
 
@@ -39,8 +42,7 @@ def command(
     try:
         record = service.read()
     except ServiceUnavailable:
-        typer.echo(f"no daemon runs ({service.record} does not exist)")
-        return OK
+        return _without_record(service, site, timeout)
     until = time.monotonic() + timeout
     if _ask(service, record, timeout):
         with waiting("the daemon is going down"):
@@ -57,7 +59,7 @@ def command(
 def _ask(service: Service, record: ServiceRecord, timeout_s: float) -> bool:
     """Whether there is a daemon that will end now."""
     from hpcserve.client import Client
-    from hpcserve.errors import ServiceUnavailable
+    from hpcserve.errors import AuthenticationError, ServiceUnavailable
     from hpcserve.wire.admin import Down, GoingDown
 
     try:
@@ -67,11 +69,54 @@ def _ask(service: Service, record: ServiceRecord, timeout_s: float) -> bool:
         if record.host != socket.gethostname():
             raise
         return _signal(record)
+    except AuthenticationError:
+        # Its keys were moved away. A record that others wrote may name any pid, one of our own daemons' too.
+        ours = service.record.stat().st_uid == os.geteuid()
+        if record.host != socket.gethostname() or not ours or not _signal(record):
+            raise
     return True
 
 
+def _without_record(service: Service, site: str | None, timeout_s: float) -> int:
+    """Ends the daemon that the state directory knows, if one lives: its shared directory was moved or emptied."""
+    from hpcserve import config
+    from hpcserve.errors import DeadlineExceeded
+
+    found = config.load_site(site)
+    pid = _noted_pid(found.state_dir) if service.record.parent == found.shared_dir else None
+    if pid is None:
+        typer.echo(f"no daemon runs (no service record at {service.record})")
+        return OK
+    os.kill(pid, signal.SIGTERM)
+    until = time.monotonic() + timeout_s
+    with waiting("the daemon is going down"):
+        while _is_daemon(pid):
+            if time.monotonic() >= until:
+                raise DeadlineExceeded(f"the daemon (pid {pid}) is still going down; wait for it with: hpcserve down")
+            time.sleep(LOOK_S)
+    typer.echo(f"the daemon of site {found.name} is down (pid {pid}; there was no service record at {service.record})")
+    return OK
+
+
+def _noted_pid(state_dir: Path) -> int | None:
+    """The supervisor that the runtime directory names, if it runs here. Another host may use the directory as well."""
+    import msgspec
+
+    from hpcserve import config
+    from hpcserve.daemon.launch import PROCESSES
+
+    try:
+        noted = msgspec.json.decode((config.runtime_dir(state_dir) / PROCESSES).read_bytes(), type=dict[str, int])
+    except (OSError, msgspec.MsgspecError):
+        return None
+    supervisor = noted.pop("supervisor", None)
+    # Its pid may be that of another daemon by now; those of its children as well is beyond chance.
+    lives = supervisor is not None and _is_daemon(supervisor) and any(map(_is_daemon, noted.values()))
+    return supervisor if lives else None
+
+
 def _signal(record: ServiceRecord) -> bool:
-    """The supervisor of a daemon that does not answer is told by a signal; False: it does not live."""
+    """The supervisor of a daemon that cannot be asked is told by a signal; False: it does not live."""
     if not _lives(record):
         return False
     os.kill(record.pid, signal.SIGTERM)
@@ -79,15 +124,20 @@ def _signal(record: ServiceRecord) -> bool:
 
 
 def _lives(record: ServiceRecord) -> bool:
-    """Whether the supervisor of a daemon on this host runs. Its pid alone is no proof: pids are given again."""
+    """Whether the supervisor of a daemon on this host runs."""
+    return _is_daemon(record.pid)
+
+
+def _is_daemon(pid: int) -> bool:
+    """Whether this process belongs to a daemon. A pid alone is no proof: pids are given again."""
     from pathlib import Path
 
     from hpcserve.cluster.processes import start_time
 
-    if start_time(record.pid) is None:
+    if start_time(pid) is None:
         return False
     try:
-        return b"hpcserve.daemon" in Path(f"/proc/{record.pid}/cmdline").read_bytes()
+        return b"hpcserve.daemon" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return not Path("/proc/self").exists()  # a system without /proc: believe the pid
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hpcserve.client import Client
 
 LONGEST_DIGITS = 9
@@ -36,8 +38,30 @@ def open_client(ctx: typer.Context) -> Client:
         HpcserveError: As :class:`hpcserve.client.Client`.
     """
     from hpcserve.client import Client
+    from hpcserve.errors import AuthenticationError
 
-    return Client(options(ctx).service)
+    try:
+        return Client(options(ctx).service)
+    except AuthenticationError as error:
+        keys = _missing_keys(options(ctx).service)
+        if keys is None:
+            raise
+        raise AuthenticationError(
+            f"{error}; here, that is {keys}, which does not exist: if its directory was moved while the daemon runs, "
+            "take it down with: hpcserve down"
+        ) from error
+
+
+def _missing_keys(service: str | None) -> Path | None:
+    """The authorized keys of the site's own service, if the daemon has lost them."""
+    from hpcserve import config
+    from hpcserve.client.services import find_service
+    from hpcserve.daemon.launch import AUTHORIZED_KEYS
+
+    site = config.load_site(None)
+    keys = site.state_dir / AUTHORIZED_KEYS
+    own = find_service(service).record.parent == site.shared_dir
+    return keys if own and not keys.exists() else None
 
 
 def seconds(text: str | float) -> float:

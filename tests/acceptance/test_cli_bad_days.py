@@ -122,6 +122,30 @@ def test_a_killed_supervisor_needs_no_down(user: User) -> None:
     assert user.processes() == []
 
 
+@pytest.mark.parametrize("moved", ["state", "state/authorized_keys", "shared"])
+def test_a_daemon_whose_directories_were_moved_can_be_taken_down(user: User, moved: str) -> None:
+    user.ok("up", "--detach")
+    pid = user.status()["processes"]["supervisor"]
+    place = user.home / "sites" / "local" / moved
+    place.rename(place.with_name("moved"))
+    said = user.ok("down")
+    assert said.startswith("the daemon of site local ")
+    if moved == "shared":
+        assert said.endswith(f" is down (pid {pid}; there was no service record at {user.record})\n")
+    until(user.gone)
+
+
+def test_a_key_that_is_not_known_names_the_file(user: User) -> None:
+    user.ok("up", "--detach")
+    keys = user.home / "sites" / "local" / "state" / "authorized_keys"
+    keys.rename(keys.with_name("moved"))
+    told = (
+        f"here, that is {keys}, which does not exist: if its directory was moved while the daemon runs, take it down "
+    )
+    assert told in user.fails(4, "status")
+    user.ok("down")
+
+
 def _kill_supervisor(user: User) -> set[int]:
     """Kills it, waits until its children have followed, and returns the pids of them all."""
     pids = user.status()["processes"]
