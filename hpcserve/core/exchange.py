@@ -222,18 +222,18 @@ class Exchange(Recovery):
         endpoints: Mapping[EndpointName, DeploymentName],
         deployments: Iterable[Deployment],
         *,
-        crashed: frozenset[ReplicaId] = frozenset(),
+        crashed: Mapping[ReplicaId, str] | None = None,
         retiring: frozenset[ReplicaId] = frozenset(),
         now: float,
     ) -> None:
-        """The whole routing table anew. A replica that is not in it is dead."""
+        """The whole routing table anew. A replica that is not in it is dead; ``crashed`` says how, if by itself."""
         self._now = now
         self._table = RoutingTable(endpoints, {each.name: each for each in deployments})
         self._ways.clear()
         homes = {id: each.name for each in self._table.deployments.values() for id in each.replicas}
         for id, replica in list(self.replicas.items()):
             if id not in homes:
-                self._lose(replica, crashed=id in crashed)
+                self._lose(replica, (crashed or {}).get(id))
         for id, name in homes.items():
             if id not in self.replicas:
                 self.replicas[id] = Replica(id, self.lane(name))

@@ -147,8 +147,12 @@ class Recovery(Dispatch):
             replica.connection = None
             replica.lane.load.discard(replica)
 
-    def _lose(self, replica: Replica, *, crashed: bool) -> None:
-        """The replica is dead. What it had unfinished goes back to the queue; see design §6."""
+    def _lose(self, replica: Replica, cause: str | None) -> None:
+        """The replica is dead. What it had unfinished goes back to the queue; see design §6.
+
+        ``cause``: how it ended, in words (empty: nobody knows); None: not by itself.
+        """
+        crashed = cause is not None
         replica.lane.load.discard(replica)
         if replica.connection is not None:
             self._replica_by_connection.pop(replica.connection, None)
@@ -158,7 +162,7 @@ class Recovery(Dispatch):
         for entry in list(replica.entries.values()):
             unfinished = UNFINISHED[entry.state]
             if crashed and alone and unfinished and entry.suspect:
-                entry.error = PoisonRequest(f"a second replica died of this request: {replica.id} ran nothing else")
+                entry.error = _poison(replica.id, cause)
                 self.apply(entry, Event.CONVICTED)
             elif not entry.idempotent and entry.state is not State.DONE:
                 self._burn(entry)
@@ -206,6 +210,13 @@ class Recovery(Dispatch):
             for entry in list(session.entries.values()):
                 if entry.state is State.SOUGHT:
                     self.apply(entry, Event.RECOVERED)
+
+
+def _poison(replica: ReplicaId, cause: str | None) -> PoisonRequest:
+    end = f" ({cause})" if cause else ""
+    return PoisonRequest(
+        f"a second replica died of this request: {replica} ran nothing else{end}; see: hpcserve logs {replica}"
+    )
 
 
 def _may_run(entry: Entry) -> bool:

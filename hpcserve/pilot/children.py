@@ -155,6 +155,8 @@ class Child:
             timed_out=self._timed_out,
             last_lines=self._log.tail(_LAST_LINES),
         )
+        if not self._stopped or self._timed_out:  # so that there is a log to look at, even if it printed nothing
+            self._log.write(f"[this replica has ended: {self._end.cause}]\n".encode())
         self._log.close()
         self._around.changed()
 

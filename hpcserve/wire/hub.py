@@ -66,13 +66,13 @@ class DeploymentRoute(Message, frozen=True):
 class Routes(Message, frozen=True, tag="routes"):
     """The whole routing table. A replica that is not in it is lost: nothing will come from it any more.
 
-    ``crashed`` lists those of the lost that died by themselves (design §6: what they ran is suspect).
+    ``crashed`` are those of the lost that died by themselves (design §6: what they ran is suspect), and how each ended.
     ``retiring`` replicas get no new work: they are to end, or it is not their version's turn yet.
     """
 
     endpoints: dict[EndpointName, DeploymentName]
     deployments: tuple[DeploymentRoute, ...]
-    crashed: tuple[ReplicaId, ...] = ()
+    crashed: dict[ReplicaId, str] = msgspec.field(default_factory=dict)
     retiring: tuple[ReplicaId, ...] = ()
 
 

@@ -371,6 +371,8 @@ def test_every_end_has_a_cause(
     assert (status.state, status.pid) == (state, None)
     assert status.cause.startswith(cause)
     assert traceback in status.traceback
+    assert (pilot.logs / "r1.log").read_text().endswith(f"[this replica has ended: {status.cause}]\n")
+    assert "has ended" not in status.traceback
     if what != "garbage":  # the fake one ends by SIGTERM's absence only, so it is killed
         assert status.exit_code == exit_code
 

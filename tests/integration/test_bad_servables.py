@@ -97,6 +97,10 @@ def test_a_request_that_kills_its_replica_is_convicted_alone(client: Client, dae
     answers = [each.exception(60) or int(each.result()["n"]) for each in futures]
     poison = answers.pop(40)
     assert isinstance(poison, PoisonRequest)
+    replica = poison.message.rpartition("hpcserve logs ")[2]
+    assert poison.message.endswith(f"{replica} ran nothing else (exit code 7); see: hpcserve logs {replica}")
+    (log,) = client.call("logs", admin.AskLogs(name=replica), admin.Logs).logs
+    assert log.text.endswith("[this replica has ended: exit code 7]\n")
     assert answers == [n for n in range(100) if n != 40]
 
 

@@ -157,7 +157,7 @@ class Hub:
         self._exchange.route(
             message.endpoints,
             deployments,
-            crashed=frozenset(message.crashed),
+            crashed=message.crashed,
             retiring=frozenset(message.retiring),
             now=time.monotonic(),
         )

@@ -17,6 +17,9 @@ from hpcserve.wire import hub
 from hpcserve.wire.frames import error_to_wire
 from hpcserve.wire.messages import Orders, ReplicaSpec
 
+MOST_CAUSE = 200
+"""Of how a replica ended the broker is told so many characters: a failed setup's words may be very many."""
+
 
 class Servable(NamedTuple):
     """A published version, and where its files are."""
@@ -60,7 +63,7 @@ def routes(fleet: Fleet, served: Mapping[DeploymentName, DeploymentRow], servabl
             else hub.DeploymentRoute(name, {}, "", tuple(replicas))
             for name, replicas in homes.items()
         ),
-        tuple(each.replica for each in fleet.replicas.values() if each.ended and each.crashed),
+        {each.replica: each.cause[:MOST_CAUSE] for each in fleet.replicas.values() if each.ended and each.crashed},
         tuple(sorted(fleet.resting())),
     )
 

@@ -43,7 +43,7 @@ class Desk:
         self.exchange.route(
             {EndpointName("echo"): NAME},
             [deployment],
-            crashed=frozenset(map(ReplicaId, crashed.split())),
+            crashed={ReplicaId(name): "exit code 3" for name in crashed.split()},
             retiring=frozenset(map(ReplicaId, retiring.split())),
             now=self.now,
         )

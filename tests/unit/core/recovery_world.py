@@ -121,7 +121,7 @@ class World:
         self.exchange.route(
             {EndpointName("echo"): NAME},
             [Deployment(NAME, METHODS, "again", roster)],
-            crashed=frozenset(self.crashed),
+            crashed=dict.fromkeys(self.crashed, "killed by signal 9 (SIGKILL)"),
             retiring=frozenset(self.retiring),
             now=self.now,
         )

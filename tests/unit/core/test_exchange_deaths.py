@@ -90,7 +90,8 @@ def test_a_suspect_whose_replica_dies_while_it_runs_alone_is_poison(desk: Desk) 
     desk.route(crashed="b")
     error = desk.error()
     assert isinstance(error, PoisonRequest)
-    assert "b ran nothing else" in error.message
+    end = "b ran nothing else (exit code 3); see: hpcserve logs b"
+    assert error.message == f"a second replica died of this request: {end}"
     assert desk.states(session) == {1: State.FAILED}
 
 
