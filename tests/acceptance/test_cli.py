@@ -158,10 +158,12 @@ def test_what_is_wrong_is_one_line_and_a_code(
 
 def test_status_shows_what_is_served(serving: User) -> None:
     status = serving.status()
-    assert {one["deployment"]: one["state"] for one in status["deployments"]} == {"echo": "ready", "pi": "ready"}
+    states = {one["deployment"]: one["state"] for one in status["deployments"]}
+    assert states == dict.fromkeys(("echo", "pi", "two"), "ready")
     shown = serving.ok("status")
     for word in ("echo", "pi", "2/2", "1/1", "stable", *(pilot["pilot"] for pilot in status["pilots"])):
         assert word in shown
+    assert f"pids: {', '.join(f'{name} {pid}' for name, pid in status['processes'].items())}\n" in shown
     assert "\x1b" not in shown
 
 

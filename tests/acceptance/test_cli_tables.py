@@ -70,7 +70,7 @@ def status(**changes: Any) -> Status:
         software="hpcserve 0.1.0",
         epoch=1048577,
         uptime_s=300_000.0,
-        processes={},
+        processes=dict.fromkeys(("admission", "broker", "controller", "supervisor"), 4194304),
         sessions=100,
         requests=1_234_567,
         answered=1_234_567,
@@ -108,6 +108,8 @@ def test_no_header_and_no_row_is_folded(width: int) -> None:
     assert row(shown, "replica") == ["replica", "state", "pilot", "pid", "waiting", "answered"]
     assert row(shown, "pilot") == ["pilot", "state", "job", "host", "replicas", "walltime", "left"]
     assert row(shown, "requests:")[-1] == "requeued"
+    pids = "pids: admission 4194304, broker 4194304, controller 4194304, supervisor 4194304"
+    assert pids in shown
     assert row(shown, "on")[-1] == "GiB"
 
 
