@@ -7,9 +7,12 @@ somebody else's image loads only what it needs.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+# Not that of typing, whose import is long enough for a Ctrl-C that the command line could not catch yet.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from hpcserve.client import AsyncClient, Client, Outputs
     from hpcserve.errors import HpcserveError
     from hpcserve.servable import Tensor, method

@@ -159,7 +159,7 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize("module", ["hpcserve.cli.streams", "hpcserve.errors", "hpcserve.cli.app", "typer"])
+@pytest.mark.parametrize("module", ["typing", "hpcserve.cli.streams", "hpcserve.errors", "hpcserve.cli.app", "typer"])
 def test_ctrl_c_while_something_is_imported_is_silent_and_130(module: str) -> None:
     done = subprocess.run([sys.executable, "-c", CTRL_C, module], capture_output=True, check=False, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
