@@ -19,11 +19,14 @@ from hpcserve.core.ledger import (
     ANSWERED,
     DONE,
     EMBODIED,
+    ENDED,
     LISTED,
     LISTED_DONE,
     RULES,
     RUNNING,
     SETTLED,
+    TAKEN,
+    UNCOUNTED,
     UNFINISHED,
     Entry,
     Event,
@@ -35,12 +38,36 @@ from hpcserve.types import Counter, DeploymentName, ReplicaId, RequestKey, Sessi
 
 
 class Counts:
-    """What happened since the epoch began."""
+    """What happened since the epoch began; each request counts once as one, and once as answered or failed.
+
+    One that an earlier broker took, and that was never sent to this one, counts when it is answered or fails: so
+    ``answered`` and ``failed`` are never more than ``requests``.
+    """
 
     __slots__ = ("answered", "failed", "refused", "requests", "requeued")
 
     def __init__(self) -> None:
         self.requests = self.answered = self.failed = self.refused = self.requeued = 0
+
+    def take(self, entry: Entry) -> None:
+        """The client has sent the request."""
+        if entry.tally == UNCOUNTED:
+            entry.tally = TAKEN
+            self.requests += 1
+
+    def answer(self, entry: Entry) -> None:
+        """The result is on its way to the client."""
+        if entry.tally != ENDED:
+            self.requests += entry.tally == UNCOUNTED
+            self.answered += 1
+            entry.tally = ENDED
+
+    def fail(self, entry: Entry) -> None:
+        """The client is told an error."""
+        if entry.tally != ENDED:
+            self.requests += entry.tally == UNCOUNTED
+            self.failed += 1
+            entry.tally = ENDED
 
 
 class Books:
@@ -164,7 +191,8 @@ class Books:
         before, self._result = entry.state, (body, size_bytes)
         self.apply(entry, event, replica)
         self._result = (None, 0)
-        self.counts.answered += entry.state is DONE and before is not DONE
+        if entry.state is DONE:
+            self.counts.answer(entry)
         if before is State.STRAY and entry.replica is replica:
             entry.given_at = 0.0  # it does not run any more; see Recovery._watch
 
@@ -241,7 +269,7 @@ class Books:
         entry.state = DONE
         entry.size_bytes = size_bytes
         entry.body = None
-        self.counts.answered += 1
+        self.counts.answer(entry)
         self._actions.append(act.Forward(connection, body))
 
     def _close(self, entry: Entry, holder: Replica) -> None:
@@ -286,7 +314,7 @@ class Books:
 
     def _tell(self, entry: Entry, speaker: Replica | None) -> None:
         assert entry.error is not None, "a failed request has its error"
-        self.counts.failed += 1
+        self.counts.fail(entry)
         session = entry.session
         if session.connection is not None:
             self._actions.append(act.Tell(session.connection, session.id, entry.id, entry.error))

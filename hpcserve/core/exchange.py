@@ -132,7 +132,7 @@ class Exchange(Recovery):
         if call.remaining_ms is not None:
             entry.deadline = now + call.remaining_ms / 1000
         self.account(entry, call.size_bytes)
-        self.counts.requests += 1
+        self.counts.take(entry)
         replica = lane.load.pick() if new and not lane.queue.count and entry.deadline > now else None
         if replica is not None:
             self._begin(entry, replica)

@@ -228,13 +228,17 @@ UNFINISHED = tuple(state in (S.RUNNING, S.HELD, S.ABANDONED) for state in State)
 EMBODIED = tuple(state in (S.QUEUED, S.RUNNING) for state in State)
 """By state: does the broker hold the request's body?"""
 
+UNCOUNTED, TAKEN, ENDED = 0, 1, 2
+"""Whether a request has been counted: not at all, as one that came, as answered or failed too."""
+
 
 class Entry:
     """One request in the ledger.
 
     ``deadline`` is in the broker's monotonic seconds (infinite without one), ``body`` what the exchange's
     caller gave with the request, ``place`` its order of arrival, which it keeps when it is queued again, ``lane`` where
-    it waits (None while its deployment is not known), ``seq`` the number under which it was given to ``replica``.
+    it waits (None while its deployment is not known), ``seq`` the number under which it was given to ``replica``,
+    ``tally`` what of it has been counted.
     """
 
     __slots__ = (
@@ -256,6 +260,7 @@ class Entry:
         "size_bytes",
         "state",
         "suspect",
+        "tally",
     )
 
     def __init__(self, session: Session, id: Counter, state: State) -> None:
@@ -276,4 +281,5 @@ class Entry:
         self.maybe_ran = False
         self.suspect = False
         self.given_at = 0.0
+        self.tally = UNCOUNTED
         self.error: HpcserveError | None = None

@@ -343,6 +343,7 @@ class World:
             assert replica.waiting == len(unfinished)
             assert replica.waiting_bytes == sum(entry.size_bytes for entry in unfinished)
             assert not replica.exclusive or any(entry.suspect for entry in unfinished)
+        assert exchange.counts.answered + exchange.counts.failed <= exchange.counts.requests
         self.check_loads()
 
     def check_loads(self) -> None:

@@ -30,7 +30,7 @@ class ByTheTable(Exchange):
         self._result = (body, size_bytes)
         self.apply(entry, ANSWERED, replica)
         self._result = (None, 0)
-        self.counts.answered += 1
+        self.counts.answer(entry)
 
     def _close(self, entry: Entry, holder: Replica) -> None:
         self.apply(entry, ACKED)

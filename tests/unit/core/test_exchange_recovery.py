@@ -69,6 +69,44 @@ def test_a_request_that_was_lost_on_the_way_is_asked_for(desk: Desk) -> None:
     assert desk.given() == [("a", 1)], "the session was here all the time: it cannot have run"
 
 
+def test_what_another_broker_took_counts_as_a_request_when_it_is_answered(desk: Desk) -> None:
+    desk.route("a")
+    session = desk.client("c", 1, 2)
+    first, second = (session.id, Counter(1)), (session.id, Counter(2))
+    desk.inventory("a", finished=(first,), unfinished=(second,))
+    counts = desk.exchange.counts
+    assert (counts.requests, counts.answered) == (0, 0)
+    desk.answer("a", first)
+    assert (counts.requests, counts.answered) == (1, 1)
+    desk.answer("a", second)
+    assert (counts.requests, counts.answered) == (2, 2)
+
+
+def test_a_request_counts_once_however_often_its_body_and_its_answer_are_sent(desk: Desk) -> None:
+    desk.serve("a")
+    session = desk.client()
+    key = desk.ask(session, 1)
+    desk.answer("a", key)
+    desk.route("b", crashed="a")
+    desk.inventory("b")
+    desk.client("c", 1, connection="new")
+    desk.ask(session, 1)
+    desk.answer("b", key)
+    counts = desk.exchange.counts
+    assert (counts.requests, counts.answered) == (1, 1)
+    assert len(desk.forwarded()) == 2
+
+
+def test_an_error_counts_once_and_so_does_its_request(desk: Desk) -> None:
+    desk.route("a")
+    session = desk.client("c", 1)
+    desk.inventory("a")
+    desk.ask(session, 1, method="pay")
+    desk.client("c", 1, connection="new")
+    assert {type(error) for _, error in desk.told()} == {OutcomeUnknown}
+    assert (desk.exchange.counts.requests, desk.exchange.counts.failed) == (1, 1)
+
+
 def test_what_resume_does_not_list_is_settled(desk: Desk) -> None:
     desk.serve("a", credit=9)
     session = desk.client()
