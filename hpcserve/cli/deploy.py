@@ -69,7 +69,9 @@ def wait_ready(client: Client, deployed: Deployed, *, timeout_s: float | None = 
                 remote_traceback=found.traceback or None,
             )
         if time.monotonic() >= until:
+            reason = f": {found.error.splitlines()[0]}" if found.error else ""
             raise DeadlineExceeded(
-                f"deployment {found.deployment} is still {found.state} after {timeout_s:g} s; see: hpcserve status"
+                f"deployment {found.deployment} is still {found.state} after {timeout_s:g} s{reason}; "
+                "see: hpcserve status"
             )
         time.sleep(LOOK_S)

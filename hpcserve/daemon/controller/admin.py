@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from hpcserve.core.capacity import limit_in_words, most_replicas
 from hpcserve.core.spelling import nearest, shortened
 from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.logs import read_logs
@@ -37,7 +38,6 @@ _log = logging.getLogger(__name__)
 IMPORT_S = 120.0
 INGESTERS, MOST_INGESTING = 2, 8
 """So many servables are taken in at a time; so many may wait for it or be at it."""
-MOST_REPLICAS = 10_000
 ASKING = frozenset({"status", "describe", "logs"})
 """The calls that change nothing. Programs make them many times a second, and would bury the others in the log."""
 
@@ -128,8 +128,9 @@ class Admin:
 
     async def deploy(self, arguments: verbs.Deploy) -> verbs.Deployed:
         """Serves a version at an endpoint; one that is served there already is replaced, replica by replica."""
-        if not 0 <= arguments.replicas <= MOST_REPLICAS:
-            raise InvalidInput(f"replicas is {arguments.replicas}; expected 0 to {MOST_REPLICAS}")
+        policy = self._controller.fleet.policy
+        if not 0 <= arguments.replicas <= most_replicas(policy):
+            raise InvalidInput(f"replicas is {arguments.replicas}; expected 0 or more; {limit_in_words(policy)}")
         name, version = await self._controller.storage.do(Store.resolve, arguments.servable)
         servable = await self._controller.storage.do(Store.servable, name, version)
         endpoint = arguments.endpoint or name

@@ -11,7 +11,10 @@ from pathlib import Path
 import msgspec
 
 import hpcserve
+from hpcserve.core.capacity import lack_of_room
+from hpcserve.core.fleet import Fleet
 from hpcserve.core.fleetbook import FleetReplica
+from hpcserve.core.rollout import FleetDeployment
 from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.plan import failure, serving
 from hpcserve.daemon.launch import PROCESSES
@@ -98,12 +101,21 @@ def _deployment(
         methods=tuple(serving(controller.fleet, row.name, controller.servables).manifest.methods),
         wanted=row.replicas,
         state=state,
-        error=failure(known) if known.failed else known.reason,
+        error=_error(controller.fleet, known),
         traceback=known.traceback,
         queued=queued.get(row.name, 0),
         restarts=known.restarts_count,
         replicas=replicas,
     )
+
+
+def _error(fleet: Fleet, known: FleetDeployment) -> str:
+    """Why a deployment failed, or is not ready yet; and the last thing that went wrong."""
+    if known.failed:
+        return failure(known)
+    alive = [each for each in fleet.replicas.values() if not each.ended]
+    lack = lack_of_room(fleet.policy, known, fleet.deployments.values(), alive)
+    return "; ".join(each for each in (lack, known.reason) if each)
 
 
 def _replica(controller: Controller, replica: FleetReplica, loads: dict[ReplicaId, hub.ReplicaLoad]) -> ReplicaView:

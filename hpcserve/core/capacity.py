@@ -1,0 +1,55 @@
+"""How many replicas fit into a site, and why a deployment lacks some of its own. Decides nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+
+from hpcserve.core.deployments import Policy
+from hpcserve.core.fleetbook import FleetReplica
+from hpcserve.core.rollout import FleetDeployment
+
+MOST_NAMES = 4
+"""Of so many deployments a message says what each one holds."""
+
+
+def most_replicas(policy: Policy) -> int:
+    """How many replicas all deployments together can have."""
+    return policy.max_pilots * policy.slots
+
+
+def limit_in_words(policy: Policy) -> str:
+    """Where that number comes from."""
+    return (
+        f"at most {most_replicas(policy)} replicas fit into this site: "
+        f"pilots.max_pilots {policy.max_pilots} × pilots.slots {policy.slots}"
+    )
+
+
+def lack_of_room(
+    policy: Policy,
+    mine: FleetDeployment,
+    deployments: Collection[FleetDeployment],
+    replicas: Collection[FleetReplica],
+) -> str:
+    """Why replicas of ``mine`` are not even started; empty where it has all, or room for them is made or coming.
+
+    Args:
+        policy: The site's limits.
+        mine: The deployment.
+        deployments: All that are wanted, ``mine`` too.
+        replicas: All whose processes may exist.
+    """
+    held = Counter(each.deployment for each in replicas)
+    most = most_replicas(policy)
+    if mine.target is None or held[mine.name] >= mine.replicas:
+        return ""
+    if mine.replicas > most:
+        return f"{limit_in_words(policy)}; deploy it with fewer replicas"
+    wanted = sum(each.replicas for each in deployments if each.target is not None)
+    others = Counter({name: count for name, count in held.items() if name != mine.name})
+    if wanted <= most or held.total() < most or not others:
+        return ""
+    holders = ", ".join(f"{name} has {count}" for name, count in others.most_common(MOST_NAMES))
+    more = ", …" if len(others) > MOST_NAMES else ""
+    return f"{limit_in_words(policy)}, and {holders}{more}; undeploy one, or deploy with fewer replicas"
