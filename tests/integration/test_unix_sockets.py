@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+import zmq
 
 from hpcserve import Client
+from hpcserve.client.keys import client_keys
 from hpcserve.client.services import Service
 from hpcserve.config import runtime_dir
+from hpcserve.wire.frames import encode
+from hpcserve.wire.messages import Ack
 from hpcserve.wire.record import ServiceRecord, decode_record
 from tests.integration.daemon_tree import EXAMPLES, Daemon, until
 
@@ -56,6 +62,29 @@ def test_a_client_that_cannot_reach_the_file_uses_tcp(new_daemon: Callable[..., 
     elsewhere = tmp_path / "service.json"
     elsewhere.write_bytes(msgspec.json.encode(msgspec.structs.replace(record_of(daemon), host="another")))
     assert serves(daemon, Service(elsewhere))[0] == 1
+
+
+def test_many_clients_at_once_are_all_let_in(new_daemon: Callable[..., Daemon]) -> None:
+    daemon = new_daemon().up()
+    at_once = 2 * 100  # what libzmq queues for a socket of its own accord, twice
+    with daemon.environment(), Client(Service(daemon.record)):  # the key is admitted
+        keys, record = client_keys(), record_of(daemon)
+        broker = daemon.pid_of("broker")
+        os.kill(broker, signal.SIGSTOP)
+        try:
+            with zmq.Context() as context, contextlib.ExitStack() as stack:
+                peers = [stack.enter_context(context.socket(zmq.DEALER)) for _ in range(at_once)]
+                for each in peers:
+                    each.linger, each.reconnect_ivl = 0, -1
+                    each.curve_serverkey = record.public_key.encode()
+                    each.curve_publickey, each.curve_secretkey = keys.public, keys.secret
+                    each.connect(f"ipc://{record.front_file}")
+                    each.send(encode(Ack(1, ())), zmq.NOBLOCK)  # whoever has no session is asked who it is
+                os.kill(broker, signal.SIGCONT)
+                for each in peers:
+                    assert each.poll(20_000), "a connection was refused"
+        finally:
+            os.kill(broker, signal.SIGCONT)
 
 
 def test_a_new_broker_has_the_files_of_the_killed_one(new_daemon: Callable[..., Daemon]) -> None:

@@ -20,6 +20,7 @@ SMALL_BYTES = 4096
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 5_000, 20_000
 HANDSHAKE_MS = 5_000
 ENVELOPE_BYTES = 4096  # what ZMTP and CURVE add to a frame, with room
+BACKLOG = 4096  # a Unix socket refuses at once what does not fit, and a job's ranks come all at the same moment
 UNREAD = 256  # so many messages of one peer libzmq takes in before the broker has read any; TCP holds the rest back
 
 # pyzmq 27: Socket.send first looks at what only draft sockets have, at half the price of a send; and arguments by
@@ -56,6 +57,7 @@ def router(
     socket.linger = 0
     socket.router_mandatory = True
     if keys is not None:
+        socket.backlog = BACKLOG
         socket.rcvhwm = UNREAD
         socket.maxmsgsize = largest_bytes + ENVELOPE_BYTES
         socket.curve_server = True
