@@ -160,6 +160,7 @@ class Controller:
     async def _steer(self) -> None:
         polled_at = 0.0
         while True:
+            self._changed.clear()  # what changes from here on, during any of the steps, is looked at after them
             now = time.monotonic()
             if self.pilots.jobs and now - polled_at >= self._poll_s():
                 polled_at = now
@@ -172,7 +173,6 @@ class Controller:
             self.tidy()
             await self._rollouts.note()
             await self._prune_logs()
-            self._changed.clear()
             try:
                 await asyncio.wait_for(
                     self._changed.wait(), self._poll_s() if self.pilots.jobs or self.served else None
