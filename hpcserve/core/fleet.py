@@ -106,8 +106,11 @@ class Fleet:
             known.fail(failure, "", pilots_ended=False)
 
     def unwant(self, name: DeploymentName) -> None:
-        """A deployment is not to be served any more."""
+        """A deployment is not to be served any more, and none of its replicas counts, should it be wanted again."""
         self.deployments.pop(name, None)
+        for replica in self.replicas.values():
+            if replica.deployment == name and replica.state == "ready":
+                replica.state = "retiring"
 
     def adopt_pilot(self, pilot: PilotId, slots: int, now: float) -> None:
         """A pilot that an earlier controller submitted. Whether it still runs, the scheduler will say."""

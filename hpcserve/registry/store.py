@@ -169,9 +169,12 @@ class Store:
             return tuple(DeploymentRow.of(row) for row in rows)
 
     def put_served(self, row: ServedRow) -> None:
-        """Writes down which version of a deployment serves."""
+        """Writes down which version of a deployment serves, unless that was taken back meanwhile."""
+        deployments = schema.deployments
         with self._transaction() as connection:
-            _put(connection, schema.served, {"name": row.name}, row)
+            known = sa.select(deployments.c.name).where(deployments.c.name == row.name)
+            if connection.execute(known).first() is not None:
+                _put(connection, schema.served, {"name": row.name}, row)
 
     def served(self) -> tuple[ServedRow, ...]:
         """What served last in each deployment in which something did."""

@@ -26,6 +26,7 @@ class Rollouts:
         self._storage = storage
         self._fleet = fleet
         self._noted: dict[DeploymentName, ServedRow] = {}
+        self._unwritten: dict[DeploymentName, ServedRow] = {}
 
     async def recall(self) -> dict[tuple[DeploymentName, str], Servable]:
         """Tells the fleet, which knows what is wanted, what served; returns these versions."""
@@ -45,13 +46,18 @@ class Rollouts:
         """Writes down what serves now, if it is not what served before."""
         for name in self._noted.keys() - self._fleet.deployments.keys():
             del self._noted[name]
+        for name in self._unwritten.keys() - self._fleet.deployments.keys():
+            del self._unwritten[name]
         rows = [_row(known) for known in self._fleet.deployments.values()]
         for row in [row for row in rows if row is not None and row != self._noted.get(row.name)]:
-            self._noted[row.name] = row
             try:
                 await self._storage.do(Store.put_served, row)
             except StorageFull as error:
-                _log.warning("what serves in deployment %s is not written down: %s", row.name, error)
+                if self._unwritten.get(row.name) != row:
+                    _log.warning("what serves in deployment %s is not written down yet: %s", row.name, error)
+                self._unwritten[row.name] = row
+                continue
+            self._noted[row.name] = row
 
 
 def _row(known: FleetDeployment) -> ServedRow | None:

@@ -269,3 +269,18 @@ def test_what_served_is_no_reason_not_to_start_it() -> None:
     world.fleet.want(D, V1, 1)
     world.fleet.remember(D, V1, "no weights")
     assert not world.fleet.deployments[D].failed
+
+
+def test_what_was_taken_back_does_not_come_again_when_another_version_fails() -> None:
+    world = World()
+    world.serve(V1)
+    world.become("ready", V1)
+    world.fleet.unwant(D)
+    world.serve(V2)  # before a step has let the replica of V1 go
+    for _ in range(3):
+        world.become("failed", V2, "no weights")
+        world.step()
+    known = world.fleet.deployments[D]
+    assert known.failed
+    assert (known.served, known.fallback) == (None, None)
+    assert not [each for each in world.did if isinstance(each, StartReplica) and each.version == V1.digest][1:]

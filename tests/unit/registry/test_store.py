@@ -263,3 +263,5 @@ def test_what_served_is_replaced_and_goes_with_its_deployment(store: Store) -> N
     assert store.served() == (newest,)
     store.remove_deployment(DeploymentName("d"))
     assert store.served() == ()
+    store.put_served(newest)  # by somebody who has not heard of it
+    assert store.served() == ()
