@@ -26,7 +26,7 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 MIB = 1 << 20
 RETRY_S = 2.0
-"""An agent or a replica that has lost the daemon tries about so often to find it again."""
+"""An agent or a replica that has lost the daemon pauses so long at most before it looks for it again."""
 _UNKNOWN = re.compile("object contains unknown field `(.*)`", re.DOTALL)
 
 
@@ -34,9 +34,9 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Base of the tables of a site file."""
 
 
-def _too_short(field: str, value_s: float, consequence: str) -> str:
+def _too_short(field: str, least_s: float, value_s: float, consequence: str) -> str:
     why = f"{consequence} before they could come back from a restart of the daemon"
-    return f"{field}: expected ≥ {RETRY_S:g}, got {value_s:g}: {why}"
+    return f"{field}: expected ≥ {least_s:g}, got {value_s:g}: {why}"
 
 
 class Network(Section, frozen=True):
@@ -82,8 +82,8 @@ class Pilots(Section, frozen=True):
     keep_ended: Annotated[int, msgspec.Meta(ge=1)] = 100
 
     def __post_init__(self) -> None:
-        if self.orphan_s < RETRY_S:
-            raise ValueError(_too_short("orphan_s", self.orphan_s, "agents would end their pilots"))
+        if self.orphan_s < 2 * RETRY_S:  # one pause of the agent, and as long for the daemon to come back
+            raise ValueError(_too_short("orphan_s", 2 * RETRY_S, self.orphan_s, "agents would end their pilots"))
 
 
 class Budgets(Section, frozen=True):
@@ -109,7 +109,8 @@ class Recovery(Section, frozen=True):
 
     def __post_init__(self) -> None:
         if self.recovery_grace_s < RETRY_S:
-            raise ValueError(_too_short("recovery_grace_s", self.recovery_grace_s, "replicas would be given up"))
+            consequence = "replicas would be given up"
+            raise ValueError(_too_short("recovery_grace_s", RETRY_S, self.recovery_grace_s, consequence))
 
 
 class Site(Section, frozen=True, kw_only=True):

@@ -33,7 +33,7 @@ from hpcserve.auth.keys import KeyPair
 from hpcserve.auth.private import storage_error
 from hpcserve.cluster.processes import exit_in_words
 from hpcserve.cluster.signals import Signals
-from hpcserve.config import Site, runtime_dir
+from hpcserve.config import RETRY_S, Site, runtime_dir
 from hpcserve.core.restarts import DEFAULT as DEFAULT_POLICY
 from hpcserve.core.restarts import GiveUp, Policy, Restarts
 from hpcserve.daemon.child import Child
@@ -70,10 +70,10 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 def timing_of(site: Site) -> Timing:
     """What fits the site.
 
-    The controller has time to end pilots that have time to stop their replicas. No pause before a restart is so
-    long that the agents, who wait for ``orphan_s``, end their pilots meanwhile.
+    The controller has time to end pilots that have time to stop their replicas. The agents wait for ``orphan_s``: of
+    that, one of their own pauses may pass; half of the rest is for the pause before a restart, half for the start.
     """
-    longest_s = min(DEFAULT_POLICY.longest_s, site.pilots.orphan_s / 2)
+    longest_s = min(DEFAULT_POLICY.longest_s, (site.pilots.orphan_s - RETRY_S) / 2)
     return Timing(
         controller_s=2 * site.pilots.stop_grace_s + 10.0,
         restarts=msgspec.structs.replace(DEFAULT_POLICY, longest_s=longest_s),

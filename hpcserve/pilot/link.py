@@ -233,7 +233,7 @@ class Link:
         now = self._clock()
         if self._down_since_s is None:
             self._down_since_s = now
-        pause_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(self._attempts, 16)) * self._dice.uniform(0.5, 1.5)
+        pause_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(self._attempts, 16)) * self._dice.uniform(0.5, 1.0)
         _log.log(logging.INFO if self._attempts else logging.WARNING, "no connection to the daemon: %s", why)
         self._attempts += 1
         self._disconnect(linger_ms=0)

@@ -37,7 +37,7 @@ def busy(daemon: Daemon, log: Path) -> Iterator[Client]:
 
 @pytest.mark.parametrize("number", ENDS)
 def test_a_busy_daemon_ends_with_everything(new_daemon: NewDaemon, tmp_path: Path, number: signal.Signals) -> None:
-    daemon = new_daemon(pilots={"orphan_s": 2.0}).up()
+    daemon = new_daemon(pilots={"orphan_s": 4.0}).up()
     assert daemon.process is not None
     with busy(daemon, tmp_path / "log"):
         daemon.process.send_signal(number)
@@ -101,7 +101,7 @@ def test_without_a_supervisor_the_daemon_ends_by_lifelines_and_the_pilot_by_itse
     new_daemon: NewDaemon, tmp_path: Path, way: str
 ) -> None:
     """The daemon's processes see their lifelines end; an agent not yet told to leave waits for ``orphan_s``."""
-    daemon = new_daemon(pilots={"orphan_s": 3.0}).up()
+    daemon = new_daemon(pilots={"orphan_s": 4.0}).up()
     assert daemon.process is not None
     with busy(daemon, tmp_path / "log") as client, stopped_agent(client) as agent:
         go_down(daemon, client, way)

@@ -87,7 +87,7 @@ def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None
         ("[network]\nfront_port = 70000\n", r"polaris.toml: network.front_port: expected .* <= 65535"),
         ('[network]\nhost = "0.0.0.0"\n', r"polaris.toml: network: host: expected the address .* got '0.0.0.0'"),
         ('auth = "none"\n', r"polaris.toml: auth: invalid .*none"),
-        ("[pilots]\norphan_s = 1\n", r"polaris.toml: pilots: orphan_s: expected ≥ 2, got 1: agents would end"),
+        ("[pilots]\norphan_s = 3\n", r"polaris.toml: pilots: orphan_s: expected ≥ 4, got 3: agents would end"),
         ("[recovery]\nrecovery_grace_s = 1.5\n", r"polaris.toml: recovery: recovery_grace_s: expected ≥ 2, got 1.5"),
         ("state_dir = 3\n", r"polaris.toml: state_dir: expected a path, got 3"),
         ("[pilots\n", r"polaris.toml: not TOML"),
