@@ -130,7 +130,9 @@ def _report(small: dict[str, list[Measured]], large: dict[str, list[Measured]], 
     report["mbps"] = {side: round(median(each["mbps"] for each in measured), 1) for side, measured in large.items()}
     report["intervals"] = ratios
     report["targets"] = {"ratio_p50": "<= 1.3", "ratio_rps": ">= 0.7", "mbps_ratio": ">= 0.8"}
+    report["targets"] |= {f"{name}_tcp": target for name, target in report["targets"].items()}
     report["method"] = {
+        "transport": {"bare": "tcp", "hpcserve": "unix sockets, as on one host", "hpcserve_tcp": "tcp"},
         "interval": "median of the pairs' ratios, between order statistics, at least 95 %",
         "small": {"bytes": SMALL.nbytes, "sequential": n, "pipelined": 2 * n, "outstanding": WINDOW},
         "large": {"bytes": LARGE_BYTES, "pipelined": 2 * large_n, "outstanding": LARGE_WINDOW},
