@@ -61,6 +61,7 @@ class SharedEngine:
         os.set_blocking(self.wake_read, False)
         os.set_blocking(self._wake_write, False)
         self._can_wake = True
+        self._must_wake = False
         self._waking = threading.RLock()  # what the collector closes during a nudge may nudge, too
         self._forked = False
         self._unwanted: deque[Counter] = deque()
@@ -99,13 +100,14 @@ class SharedEngine:
         return done
 
     def abandon(self, id: Counter) -> None:
-        """As :meth:`cancel`, for what the collector may call: anywhere, in a thread that has the lock, too.
+        """As :meth:`cancel`, for what the collector may call: anywhere, in a thread that has any lock, too.
 
-        It never waits, nor calls back while the lock is held: whoever holds it does this next, in :meth:`resolve`.
+        It never waits, nor calls anybody back: whoever reads, or has the lock, takes the request back in
+        :meth:`resolve`. ``wanted`` is not set: an event has a lock, which this very thread may hold, and the keeper
+        sleeps on it only while nothing is waited for.
         """
         self._unwanted.append(id)
-        if not self.lock.locked():
-            self.resolve()
+        self.nudge()
 
     def _cancel_unwanted(self) -> None:
         while self._unwanted and self.lock.acquire(blocking=False):
@@ -281,10 +283,19 @@ class SharedEngine:
             self.resolve()
 
     def nudge(self) -> None:
-        """Wakes the keeper out of its poll, if the client is not closed by now."""
-        with self._waking, contextlib.suppress(BlockingIOError):  # the pipe is full: it will wake anyway
-            if self._can_wake:
-                os.write(self._wake_write, b"w")
+        """Wakes the keeper out of its poll, if the client is not closed by now. Never waits.
+
+        A thread that finds another one here leaves its nudge to that one, which looks again when it is done.
+        """
+        self._must_wake = True
+        while self._must_wake and self._waking.acquire(blocking=False):
+            try:
+                self._must_wake = False
+                if self._can_wake:
+                    with contextlib.suppress(BlockingIOError):  # the pipe is full: it will wake anyway
+                        os.write(self._wake_write, b"w")
+            finally:
+                self._waking.release()
 
     def hear_nudges(self) -> None:
         """Takes the nudges in, so that they wake nobody again."""

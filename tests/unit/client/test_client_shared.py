@@ -7,6 +7,7 @@ import os
 import select
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -121,3 +122,54 @@ def test_what_is_collected_under_the_lock_calls_nobody_back_there(shared: Shared
     shared.resolve()
     assert is_locked == [False]
     assert shared.engine.waiting == 0
+
+
+def test_what_is_collected_calls_nobody_back(shared: SharedEngine) -> None:
+    """The thread that collects may have a lock of the user's, for which the callback would wait."""
+    called: list[object] = []
+    shared.start(Inference("echo", {}, parameters=None, timeout_s=1.0, priority=0, own=True, on_done=called.append))
+    unwanted = shared.start(call())
+    with shared.lock:
+        shared.engine.cancel(Counter(1))
+    shared.abandon(unwanted)
+    assert called == []
+    assert is_nudged(shared)  # so that the keeper does it
+    shared.resolve()
+    assert len(called) == 1
+    assert shared.engine.waiting == 0
+
+
+@pytest.mark.parametrize(
+    "lock_of",
+    [
+        lambda shared: shared.lock,
+        lambda shared: shared._waking,
+        lambda shared: shared.wanted._cond,  # an event's own, which its set() and its wait() take
+    ],
+)
+def test_what_is_collected_waits_for_no_lock(shared: SharedEngine, lock_of: Callable[[SharedEngine], Any]) -> None:
+    unwanted = shared.start(call())
+    thread = threading.Thread(target=shared.abandon, args=(unwanted,), daemon=True)
+    with lock_of(shared):
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_a_nudge_during_another_one_is_not_lost(shared: SharedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, writes = os.write, []
+
+    def write(descriptor: int, data: bytes) -> int:
+        writes.append(data)
+        written = real(descriptor, data)
+        if len(writes) == 1:
+            shared.hear_nudges()  # the keeper was quick
+            other = threading.Thread(target=shared.nudge)
+            other.start()
+            other.join(10)
+        return written
+
+    monkeypatch.setattr(os, "write", write)
+    shared.nudge()
+    monkeypatch.undo()
+    assert is_nudged(shared)
