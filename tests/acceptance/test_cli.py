@@ -342,24 +342,40 @@ def test_up_leaves_nothing_when_it_is_ended_early(
 
 
 @pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("stage", ["admitted", "asking", "waiting"])
 def test_down_that_is_ended_early_takes_the_daemon_down_all_the_same_or_can_be_repeated(
-    user: User, number: signal.Signals
+    user: User, stage: str, number: signal.Signals
 ) -> None:
+    """Whoever has to speak next is stopped, so that the signal surely meets ``down`` at that stage."""
     user.ok("up", "--detach")
     user.ok("publish", examples.path("echo"))
     user.ok("deploy", "echo")
+    status = user.status()
+    (pilot,) = status["pilots"]
+    silent = status["processes"]["admission" if stage == "admitted" else "controller"]
+    os.kill(silent, signal.SIGSTOP)
+    os.kill(pilot["pid"], signal.SIGSTOP)  # without a word of it, the daemon does not get on with going down
     process = user.start("down")
-    until(lambda: _speaks(process.pid) or process.poll() is not None)
+    until(lambda: _speaks(process.pid, "tcp" if stage == "admitted" else "unix"))
+    if stage == "waiting":
+        os.kill(silent, signal.SIGCONT)
+        until(lambda: not _speaks(process.pid, "unix"))
+    assert process.poll() is None
     process.send_signal(number)
-    process.communicate(timeout=60)
-    user.ok("down")
+    said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130 if number == signal.SIGINT else -number, ("", ""))
+    assert psutil.pid_exists(status["processes"]["supervisor"])
+    for pid in (silent, pilot["pid"]):
+        os.kill(pid, signal.SIGCONT)
+    if stage != "waiting":
+        user.ok("down")
     until(user.gone)
 
 
-def _speaks(pid: int) -> bool:
-    """Whether the process has a connection."""
+def _speaks(pid: int, kind: str) -> bool:
+    """Whether the process has a connection of this kind."""
     try:
-        return bool(psutil.Process(pid).net_connections(kind="tcp"))
+        return any(each.status in ("ESTABLISHED", "NONE") for each in psutil.Process(pid).net_connections(kind=kind))
     except psutil.Error:
         return False
 
