@@ -19,6 +19,7 @@ import zmq
 from hpcserve import AsyncClient, Client
 from hpcserve.client import aio
 from hpcserve.client.dial import dial as real_dial
+from hpcserve.client.pauses import Pauses
 from hpcserve.client.services import Service
 from hpcserve.errors import Cancelled, DeadlineExceeded, ServiceUnavailable
 from hpcserve.wire.record import decode_record, encode_record
@@ -171,6 +172,54 @@ def test_a_deadline_is_kept_in_the_pause_after_such_a_failure(daemon: Daemon, mo
         client.submit("echo", ONE, timeout_s=DEADLINE_S).add_done_callback(lambda _: ended.append(time.monotonic()))
         until(lambda: ended, "the call ended")
         assert ended[0] - began < DEADLINE_S + LATE_S
+
+
+def test_a_deadline_is_kept_in_the_pause_after_such_a_failure_in_asyncio(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = Failing()
+
+    async def play() -> None:
+        async with AsyncClient(Service(daemon.record)) as client:
+            monkeypatch.setattr(client, "_dial", failing.in_asyncio)
+            client._drop()
+            client._changed.set()
+            while len(failing.tries) < 8:
+                with pytest.raises(ServiceUnavailable):
+                    await client.infer("echo", ONE, timeout_s=PATIENCE_S)
+            began = time.monotonic()
+            with pytest.raises(DeadlineExceeded):
+                await client.infer("echo", ONE, timeout_s=DEADLINE_S)
+            assert time.monotonic() - began < DEADLINE_S + LATE_S
+
+    with daemon.environment():
+        asyncio.run(play())
+
+
+def test_a_deadline_is_kept_in_the_pause_between_dials_in_asyncio(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+
+    async def play() -> None:
+        async def nobody() -> NoReturn:
+            nonlocal tries
+            tries += 1
+            raise ServiceUnavailable("nobody answers")
+
+        async with AsyncClient(Service(daemon.record)) as client:
+            monkeypatch.setattr(client, "_dial", nobody)
+            monkeypatch.setattr(Pauses, "after_failure_s", lambda _: PATIENCE_S)
+            client._drop()
+            client._changed.set()
+            began = time.monotonic()
+            with pytest.raises(DeadlineExceeded):
+                await client.infer("echo", ONE, timeout_s=DEADLINE_S)
+            assert time.monotonic() - began < DEADLINE_S + LATE_S
+            assert tries == 1, "it was in the pause"
+
+    with daemon.environment():
+        asyncio.run(play())
 
 
 def test_a_loop_that_is_busy_while_its_client_connects_is_told_what_to_do(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -15,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpcserve import Client
+from hpcserve import AsyncClient, Client
 from hpcserve.client.outputs import Outputs
+from hpcserve.client.services import Service
 from hpcserve.errors import OutcomeUnknown
 from tests.integration.conftest import NewDaemon
 from tests.integration.daemon_tree import EXAMPLES, SERVABLES, Daemon, is_alive, status, until
@@ -271,6 +273,24 @@ def test_a_result_for_which_there_is_room_only_after_an_acknowledgement_comes(
     client.submit("tally.bulk", np.int64(1), parameters=parameters)
     large = parameters | {"size_bytes": 19 * RESULT_BYTES // 2, "sleep_s": 0.2}
     assert client.infer("tally.bulk", np.int64(2), parameters=large, timeout_s=10)["n"] == 2
+
+
+def test_a_result_for_which_there_is_room_only_after_an_acknowledgement_comes_in_asyncio(
+    outboxes: tuple[Daemon, Client], tmp_path: Path
+) -> None:
+    daemon, _ = outboxes
+    parameters = {"log": str(tmp_path / "log"), "size_bytes": RESULT_BYTES}
+    large = parameters | {"size_bytes": 19 * RESULT_BYTES // 2, "sleep_s": 0.2}
+
+    async def play() -> None:
+        async with AsyncClient(Service(daemon.record)) as client:
+            small = client.submit("tally.bulk", np.int64(1), parameters=parameters)
+            outputs = await client.infer("tally.bulk", np.int64(2), parameters=large, timeout_s=10)
+            assert (await small)["n"] == 1
+            assert outputs["n"] == 2
+
+    with daemon.environment():
+        asyncio.run(play())
 
 
 SENDER = """
