@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -94,6 +96,36 @@ def test_a_callback_may_close_the_client_that_dials(daemon: Daemon, moving: Movi
         assert isinstance(other.exception(PATIENCE_S), Cancelled)
         client._keeper._thread.join(PATIENCE_S)
         assert not client._keeper._thread.is_alive()
+
+
+def test_what_was_dialled_for_a_client_that_is_closed_meanwhile_is_closed_too(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pyzmq warns of a socket that is forgotten open."""
+    has_dialled, may_return = threading.Event(), threading.Event()
+    with daemon.environment(), warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        client = Client(Service(daemon.record))
+        dialled = client._keeper._dialled
+
+        def held_up() -> object:
+            try:
+                return dialled()
+            finally:
+                has_dialled.set()
+                may_return.wait(PATIENCE_S)
+
+        monkeypatch.setattr(client._keeper, "_dialled", held_up)
+        lose(client)
+        assert has_dialled.wait(PATIENCE_S)
+        closing = threading.Thread(target=client.close)
+        closing.start()
+        until(lambda: client._shared.closed, "the client is being closed")
+        may_return.set()
+        closing.join(PATIENCE_S)
+        assert client._context.closed
+        gc.collect()
+    assert [str(each.message) for each in warned] == []
 
 
 def test_the_deadline_of_a_call_in_asyncio(daemon: Daemon, moving: Moving) -> None:
