@@ -55,11 +55,20 @@ def test_of_the_pilots_that_ended_the_last_are_kept(new_daemon: NewDaemon) -> No
         daemon.replica_pids(client, "echo")
         (view,) = status(client).deployments
         live = {alive.pilot, *(each.replica for each in view.replicas)}
-        quiet = daemon.shared / "logs" / f"{alive.pilot}.log"
-        os.utime(quiet, (0, 0))
-        daemon.kill("controller")
+        quiet = [daemon.shared / "logs" / f"{name}.log" for name in live]
+        for log in quiet:
+            log.touch()
+            os.utime(log, (0, 0))
+        assert alive.pid is not None
+        os.kill(alive.pid, signal.SIGSTOP)  # until it speaks, the next controller knows of no replica
+        try:
+            daemon.kill("controller")
+            until(lambda: [each.state for each in status(client).pilots] == ["running"], "the next controller looked")
+            assert status(client).pilots[0].pid is None
+        finally:
+            os.kill(alive.pid, signal.SIGCONT)
         until(lambda: len(logs(daemon) - live) == KEPT, "the next controller removes old logs")
-        assert quiet.exists()
+        assert all(log.exists() for log in quiet)
         assert gone[-1] in logs(daemon)
     assert daemon.down() == 0
     assert names(daemon.shared / "enrolments") == []
