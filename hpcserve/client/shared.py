@@ -61,7 +61,6 @@ class SharedEngine:
         os.set_blocking(self.wake_read, False)
         os.set_blocking(self._wake_write, False)
         self._can_wake = True
-        self._must_wake = False
         self._waking = threading.RLock()  # what the collector closes during a nudge may nudge, too
         self._forked = False
         self._unwanted: deque[Counter] = deque()
@@ -102,9 +101,10 @@ class SharedEngine:
     def abandon(self, id: Counter) -> None:
         """As :meth:`cancel`, for what the collector may call: anywhere, in a thread that has any lock, too.
 
-        It never waits, nor calls anybody back: whoever reads, or has the lock, takes the request back in
-        :meth:`resolve`. ``wanted`` is not set: an event has a lock, which this very thread may hold, and the keeper
-        sleeps on it only while nothing is waited for.
+        It calls nobody back: whoever reads, or has the lock, takes the request back in :meth:`resolve`. Nor does it
+        wait: a nudge has its lock for as long as a write to a pipe that never blocks, and may be made within another.
+        ``wanted`` stays as it is: an event's lock may be this very thread's, and cannot be had twice. The keeper sleeps
+        on that event only while nothing is waited for, and so nothing can be taken back.
         """
         self._unwanted.append(id)
         self.nudge()
@@ -283,19 +283,10 @@ class SharedEngine:
             self.resolve()
 
     def nudge(self) -> None:
-        """Wakes the keeper out of its poll, if the client is not closed by now. Never waits.
-
-        A thread that finds another one here leaves its nudge to that one, which looks again when it is done.
-        """
-        self._must_wake = True
-        while self._must_wake and self._waking.acquire(blocking=False):
-            try:
-                self._must_wake = False
-                if self._can_wake:
-                    with contextlib.suppress(BlockingIOError):  # the pipe is full: it will wake anyway
-                        os.write(self._wake_write, b"w")
-            finally:
-                self._waking.release()
+        """Wakes the keeper out of its poll, if the client is not closed by now."""
+        with self._waking, contextlib.suppress(BlockingIOError):  # the pipe is full: it will wake anyway
+            if self._can_wake:
+                os.write(self._wake_write, b"w")
 
     def hear_nudges(self) -> None:
         """Takes the nudges in, so that they wake nobody again."""
