@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 import zmq
+from msgspec.structs import replace
 
 from hpcserve import Client
 from hpcserve.auth.keys import new_key_pair
@@ -62,14 +63,14 @@ class Flood:
 
 
 @contextmanager
-def flooded(daemon: Daemon) -> Iterator[None]:
+def flooded(daemon: Daemon) -> Iterator[Flood]:
     """Inside, strangers have used up what they may ask together, and go on."""
     flood = Flood(decode_record(daemon.record.read_bytes(), "the record"))
     thread = threading.Thread(target=flood.run)
     thread.start()
     try:
         assert flood.used_up.wait(60)
-        yield
+        yield flood
     finally:
         flood.over.set()
         thread.join(60)
@@ -100,6 +101,33 @@ def newcomer(daemon: Daemon, client: Client) -> Iterator[int]:
         os.kill(agent, signal.SIGCONT)
 
 
+def enrol(daemon: Daemon, client: Client) -> Enrol:
+    """What the newcomer will say."""
+    (pilot,) = [each.pilot for each in status(client).pilots if each.state == "running"]
+    known = decode_enrolment((daemon.shared / "enrolments" / f"{pilot}.json").read_bytes())
+    return Enrol((1,), "agent", PilotId(pilot), known.incarnation, known.secret, socket.gethostname())
+
+
+def holds_its_secret(daemon: Daemon, client: Client, flood: Flood) -> None:
+    """All who know the secret are heard, though nothing is left to strangers: one of them might be lucky."""
+    record = decode_record(daemon.record.read_bytes(), "the record")
+    asked = replace(enrol(daemon, client), incarnation="another")
+    with zmq.Context[zmq.Socket[bytes]]() as context, connected(context, record) as knocking:
+        knocking.send(HELLO)  # now it is connected, and its next messages arrive at once
+        assert knocking.poll(PATIENCE_MS)
+        knocking.recv()
+        flood.used_up.clear()
+        assert flood.used_up.wait(60)
+        for _ in range(8):
+            knocking.send(encode(asked))
+        for _ in range(8):
+            assert knocking.poll(PATIENCE_MS)
+            answer = decode_from_admission(knocking.recv())
+            assert isinstance(answer, Refused)
+            assert "another incarnation" in answer.error.message
+        knocking.close(linger=0)
+
+
 @pytest.mark.parametrize("lost", [(), ("admission",), ("broker",), ("broker", "admission")], ids="+".join)
 def test_a_pilot_enrols_at_once_in_a_flood_of_strangers(new_daemon: NewDaemon, lost: tuple[str, ...]) -> None:
     """Also where what told the strangers from it was lost after it was submitted."""
@@ -112,7 +140,8 @@ def test_a_pilot_enrols_at_once_in_a_flood_of_strangers(new_daemon: NewDaemon, l
                 daemon.kill(name)
                 daemon.pid_of(name)
                 status(client)
-            with flooded(daemon):
+            with flooded(daemon) as flood:
+                holds_its_secret(daemon, client, flood)
                 os.kill(agent, signal.SIGCONT)
                 (new,) = until(lambda: [each for each in status(client).pilots if each.pid == agent], "it reports")
         (log,) = client.call("logs", admin.AskLogs(name=new.pilot), admin.Logs).logs
@@ -128,9 +157,7 @@ def test_false_enrols_that_arrive_at_once_leave_room_for_a_true_one(new_daemon: 
         daemon.deploy(client, EXAMPLES / "echo")
         daemon.replica_pids(client, "echo")
         with newcomer(daemon, client):
-            (pilot,) = [each.pilot for each in status(client).pilots if each.state == "running"]
-            known = decode_enrolment((daemon.shared / "enrolments" / f"{pilot}.json").read_bytes())
-            true = Enrol((1,), "agent", PilotId(pilot), known.incarnation, known.secret, socket.gethostname())
+            true = enrol(daemon, client)
             controller = daemon.pid_of("controller")
             os.kill(controller, signal.SIGSTOP)
             try:
