@@ -71,9 +71,11 @@ def stopped_agent(client: Client) -> Iterator[int]:
     (agent,) = [each.pid for each in status(client).pilots]
     assert agent is not None
     os.kill(agent, signal.SIGSTOP)
-    yield agent
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(agent, signal.SIGCONT)
+    try:
+        yield agent
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(agent, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("way", ["call", "signal"])
