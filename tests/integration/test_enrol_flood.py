@@ -129,7 +129,9 @@ def holds_its_secret(daemon: Daemon, client: Client, flood: Flood) -> None:
         knocking.close(linger=0)
 
 
-@pytest.mark.parametrize("lost", [(), ("admission",), ("broker",), ("broker", "admission")], ids=["nothing", "admission", "broker", "both"])
+@pytest.mark.parametrize(
+    "lost", [(), ("admission",), ("broker",), ("broker", "admission")], ids=lambda lost: "+".join(lost) or "nothing"
+)
 def test_a_pilot_enrols_at_once_in_a_flood_of_strangers(new_daemon: NewDaemon, lost: tuple[str, ...]) -> None:
     """Also where what told the strangers from it was lost after it was submitted."""
     daemon = new_daemon().up()
