@@ -33,9 +33,8 @@ from hpcserve.auth.keys import KeyPair
 from hpcserve.auth.private import storage_error
 from hpcserve.cluster.processes import exit_in_words
 from hpcserve.cluster.signals import Signals
-from hpcserve.config import RETRY_S, Site, runtime_dir
-from hpcserve.core.restarts import DEFAULT as DEFAULT_POLICY
-from hpcserve.core.restarts import GiveUp, Policy, Restarts
+from hpcserve.config import Site, runtime_dir
+from hpcserve.core.restarts import GiveUp, Restarts
 from hpcserve.daemon.child import Child
 from hpcserve.daemon.launch import PROCESSES, ChildError, DaemonReport, in_json
 from hpcserve.daemon.lease import HeldLease, acquire
@@ -44,6 +43,7 @@ from hpcserve.daemon.plans import ADMISSION, BROKER, CONTROLLER, Plan
 from hpcserve.daemon.preparation import make_runtime_dir, prepare
 from hpcserve.daemon.record import record_path, remove_record, write_record
 from hpcserve.daemon.starter import Starter
+from hpcserve.daemon.timing import Timing, timing_of
 from hpcserve.errors import Conflict, HpcserveError
 from hpcserve.types import Epoch
 from hpcserve.wire.record import ServiceRecord
@@ -53,31 +53,6 @@ _log = logging.getLogger(__name__)
 EXIT_DOWN, EXIT_FAILED, EXIT_LEASE_LOST = 0, 1, 3
 EPOCH_BITS = 20
 """An epoch of the broker is the lease's, followed by the number of its start in so many bits."""
-
-
-class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """How long things may take: a child to be ready, the controller to end the pilots, the others to end.
-
-    ``restarts`` says how often a child may end.
-    """
-
-    ready_s: float = 60.0
-    controller_s: float = 20.0
-    others_s: float = 3.0
-    restarts: Policy = DEFAULT_POLICY
-
-
-def timing_of(site: Site) -> Timing:
-    """What fits the site.
-
-    The controller has time to end pilots that have time to stop their replicas. The agents wait for ``orphan_s``: of
-    that, one of their own pauses may pass; half of the rest is for the pause before a restart, half for the start.
-    """
-    longest_s = min(DEFAULT_POLICY.longest_s, (site.pilots.orphan_s - RETRY_S) / 2)
-    return Timing(
-        controller_s=2 * site.pilots.stop_grace_s + 10.0,
-        restarts=msgspec.structs.replace(DEFAULT_POLICY, longest_s=longest_s),
-    )
 
 
 class _Phase(enum.Enum):

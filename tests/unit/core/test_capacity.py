@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 
 from hpcserve.core.capacity import lack_of_room, limit_in_words
@@ -11,24 +9,11 @@ from hpcserve.core.deployments import Policy
 from hpcserve.core.fleetbook import FleetReplica
 from hpcserve.core.rollout import FleetDeployment, Version
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
+from tests.unit.core.untried import Never
 
 POLICY = Policy(max_pilots=4, slots=16, idle_s=60.0)
 LIMIT = "at most 64 replicas fit into this site: pilots.max_pilots 4 × pilots.slots 16"
 V = Version("v")
-
-
-@dataclass
-class Never:
-    """A deployment that is not tried again."""
-
-    def failed(self, now: float) -> float | None:
-        return None
-
-    def crashed(self, now: float) -> float:
-        return now
-
-    def succeeded(self, now: float) -> None:
-        pass
 
 
 def lack(wanted: dict[str, int], held: dict[str, int], *, failed: str = "") -> str:

@@ -5,21 +5,9 @@ from __future__ import annotations
 from hpcserve.core.rollout import FleetDeployment, Version
 from hpcserve.daemon.controller.plan import failure
 from hpcserve.types import DeploymentName
+from tests.unit.core.untried import Never
 
 V1, V2 = Version("0123456789abcdef"), Version("fedcba9876543210")
-
-
-class Never:
-    """A deployment that is not tried again."""
-
-    def failed(self, now: float) -> float | None:
-        return None
-
-    def crashed(self, now: float) -> float:
-        return now
-
-    def succeeded(self, now: float) -> None:
-        pass
 
 
 def made(*, pilots_ended: bool = False, served: Version = V1) -> FleetDeployment:

@@ -15,21 +15,9 @@ from hpcserve.daemon.controller.rollouts import Rollouts
 from hpcserve.errors import StorageFull
 from hpcserve.registry.rows import ServedRow
 from hpcserve.types import DeploymentName
+from tests.unit.core.untried import Never
 
 D = DeploymentName("d")
-
-
-class NeverAgain:
-    """Nothing fails here."""
-
-    def failed(self, now: float) -> float | None:
-        return None
-
-    def crashed(self, now: float) -> float:
-        return now
-
-    def succeeded(self, now: float) -> None:
-        pass
 
 
 class FullAtFirst:
@@ -47,9 +35,7 @@ class FullAtFirst:
 
 
 def test_a_full_disk_only_puts_it_off(caplog: pytest.LogCaptureFixture) -> None:
-    fleet = Fleet(
-        policy=Policy(max_pilots=1, slots=1, idle_s=1.0), seed="s", restarts=NeverAgain, pilot_restarts=NeverAgain()
-    )
+    fleet = Fleet(policy=Policy(max_pilots=1, slots=1, idle_s=1.0), seed="s", restarts=Never, pilot_restarts=Never())
     fleet.want(D, Version("v1"), 1)
     fleet.deployments[D].served = Version("v1")
     store = FullAtFirst()

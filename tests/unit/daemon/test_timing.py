@@ -7,7 +7,7 @@ import pytest
 
 from hpcserve.config import RETRY_S, Pilots, load_site
 from hpcserve.core.restarts import RestartAt, Restarts
-from hpcserve.daemon.supervisor import timing_of
+from hpcserve.daemon.timing import timing_of
 from hpcserve.pilot import link as pilot_link
 from hpcserve.replica import link as replica_link
 

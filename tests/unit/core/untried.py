@@ -1,0 +1,16 @@
+"""Restarts of what is not tried again, for tests in which nothing is to be restarted."""
+
+from __future__ import annotations
+
+
+class Never:
+    """A deployment, or pilots, that are given up at the first failure."""
+
+    def failed(self, now: float) -> float | None:
+        return None
+
+    def crashed(self, now: float) -> float:
+        return now
+
+    def succeeded(self, now: float) -> None:
+        pass
