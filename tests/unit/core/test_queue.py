@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 from hypothesis import given
@@ -15,8 +16,13 @@ from hpcserve.types import Counter, SessionId
 FOREVER = float("inf")
 
 
-def queued(place: int, priority: int = 0, deadline: float = FOREVER, *, suspect: bool = False) -> Entry:
-    entry = Entry(Session(SessionId(bytes(16))), Counter(place), State.QUEUED)
+SESSIONS = [Session(SessionId(bytes([number] * 16))) for number in range(4)]
+
+
+def queued(
+    place: int, priority: int = 0, deadline: float = FOREVER, *, suspect: bool = False, session: int = 0
+) -> Entry:
+    entry = Entry(SESSIONS[session], Counter(place), State.QUEUED)
     entry.place, entry.priority, entry.deadline = place, priority, deadline
     entry.suspect = suspect
     return entry
@@ -102,7 +108,47 @@ def test_a_queue_that_never_empties_does_not_grow() -> None:
         leave(queue, backlog.pop(0))
     assert {id(each) for each in queue.all()} == {id(each) for each in backlog}
     assert len(queue._deadlines) <= 2 * len(backlog) + LEFTOVERS + 1
-    assert len(queue._order) <= 2 * len(backlog) + LEFTOVERS + 1
+    assert queue._items <= 2 * len(backlog) + LEFTOVERS + 1
+
+
+def given_in_order(queue: RequestQueue, most: int = 1_000_000) -> list[Entry]:
+    order: list[Entry] = []
+    while len(order) < most and (entry := queue.peek()) is not None:
+        order.append(entry)
+        leave(queue, entry)
+    return order
+
+
+def test_a_session_with_many_requests_does_not_hold_up_one_with_few() -> None:
+    many = [queued(place, session=1) for place in range(10_000)]
+    few = [queued(10_000 + place, session=2) for place in range(3)]
+    queue = filled(many)
+    for entry in few:
+        queue.push(entry)
+    assert given_in_order(queue, 8) == [many[0], few[0], many[1], few[1], many[2], few[2], many[3], many[4]]
+
+
+def test_sessions_take_turns_within_a_priority_alone() -> None:
+    low = [queued(place, session=place % 2) for place in range(4)]
+    high = [queued(10 + place, priority=1, session=2) for place in range(3)]
+    assert given_in_order(filled([*low, *high])) == [*high, *low]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1), st.sampled_from([1.0, 2.0, FOREVER])), max_size=60))
+def test_who_waits_is_served_in_every_round(requests: list[tuple[int, int, float]]) -> None:
+    entries = [
+        queued(place, priority, deadline, session=session)
+        for place, (session, priority, deadline) in enumerate(requests)
+    ]
+    order = given_in_order(filled(entries))
+    assert sorted(each.place for each in order) == list(range(len(entries)))
+    assert [each.priority for each in order] == sorted((each.priority for each in order), reverse=True)
+    for priority in (0, 1):
+        for session in SESSIONS:
+            own = [each for each in order if each.priority == priority and each.session is session]
+            assert own == sorted(own, key=lambda each: (each.deadline, each.place))
+            turns = [at for at, each in enumerate(order) if each in own]
+            assert all(after - before <= len(SESSIONS) for before, after in itertools.pairwise(turns))
 
 
 steps = st.lists(
