@@ -58,7 +58,7 @@ class Pending:
 class Inference(Pending):
     """A call of a servable's method."""
 
-    __slots__ = ("enclosed", "endpoint", "frames", "method", "parameters", "priority", "specs")
+    __slots__ = ("enclosed", "endpoint", "frames", "method", "parameters", "priority", "refusal", "specs")
 
     def __init__(
         self,
@@ -77,6 +77,7 @@ class Inference(Pending):
             InvalidInput: An argument is not what it may be; the message names it.
         """
         super().__init__(timeout_s, on_done)
+        self.refusal: wire.ErrorInfo | None = None  # why it waits to be sent again
         self.endpoint, self.method = arguments.split(target) if type(target) is str else arguments.names_in(target)
         named = {"": inputs} if type(inputs) is np.ndarray else arguments.named(inputs)
         try:

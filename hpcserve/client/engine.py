@@ -7,6 +7,7 @@ protocol must not lose is kept by :class:`hpcserve.core.caller.Caller`, across c
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from zmq.backend import Socket as PlainSocket
 from hpcserve.client.call import AdminCall, Inference, Pending
 from hpcserve.client.dial import Connection
 from hpcserve.core.caller import Caller
-from hpcserve.errors import Cancelled, DeadlineExceeded, HpcserveError, InvalidInput, ServiceUnavailable
+from hpcserve.errors import Cancelled, DeadlineExceeded, HpcserveError, InvalidInput, Overloaded, ServiceUnavailable
 from hpcserve.types import Counter
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import decode_to_client, encode, error_from_wire
@@ -170,6 +171,8 @@ class Engine:
     def _take(self, header: bytes, frames: list[Frame], size_bytes: int) -> None:
         message = decode_to_client(header)
         if type(message) is wire.Result:
+            if message.error is not None and self._comes_again(message.id, message.error):
+                return
             call = self.caller.settle(message.id)
             if isinstance(call, Inference):
                 call.finish(message, message.enclosed or frames)
@@ -193,15 +196,35 @@ class Engine:
             self.refused = error_from_wire(message.error)
             self.lost()
 
+    def _comes_again(self, id: Counter, error: wire.ErrorInfo) -> bool:
+        """Whether a request that was refused for now is sent again later."""
+        if error.code != Overloaded.code or error.retry_after_ms is None:
+            return False
+        call = self.caller.get(id)
+        if not isinstance(call, Inference):
+            return False
+        call.refusal = error
+        return self.caller.refused(id, error.retry_after_ms / 1000, random.random(), time.monotonic())
+
     def expire(self) -> None:
-        """Ends the calls whose deadline is over."""
+        """Ends the calls whose deadline is over, and sends those again that were to wait until now."""
         now = time.monotonic()
+        if self.connection is not None:
+            for id in self.caller.due(now):
+                call = self.caller.get(id)
+                if isinstance(call, Inference):
+                    call.refusal = None
+                    self._send_request(id, call, 0)
         why = "" if self.connection is not None else "; there was no connection to the daemon"
         expired = self.caller.expired(now)
         for id in expired:
             call = self.caller.settle(id)
             assert isinstance(call, Inference), "the caller keeps inferences"
-            call.error = DeadlineExceeded(f"no answer from endpoint {call.endpoint!r} within its deadline{why}")
+            call.error = (
+                DeadlineExceeded(f"no answer from endpoint {call.endpoint!r} within its deadline{why}")
+                if call.refusal is None
+                else error_from_wire(call.refusal)
+            )
             self._finish(call)
         if expired:
             self.acknowledge()  # at once, so that what has not begun is not run for nobody

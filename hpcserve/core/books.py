@@ -225,9 +225,9 @@ class Books:
             if before.exclusive and not before.waiting:
                 before.exclusive = False
             if before is not after:
-                before.lane.load.update(before)
+                before.lane.update(before)
         if after is not None:
-            after.lane.load.update(after)
+            after.lane.update(after)
 
     def _settle_accounts(self, entry: Entry) -> None:
         """Makes the budgets and the holder's load agree with the entry's new state."""
@@ -253,7 +253,7 @@ class Books:
         replica.entries[entry.key] = entry
         replica.waiting += 1
         replica.waiting_bytes += entry.size_bytes
-        replica.lane.load.update(replica)
+        replica.lane.update(replica)
 
     def _deliver(self, entry: Entry, replica: Replica, connection: bytes, body: object, size_bytes: int) -> None:
         """RUNNING, ANSWERED by its replica, and the client can take the result. The load is left to the caller."""

@@ -3,9 +3,14 @@
 A request stays outstanding until its answer is there, its deadline is over or the caller gave it up; each
 of these settles it, and what is settled is acknowledged to the broker: all ids below the *floor*, and
 single ones above it. After any break RESUME names the floor and what is outstanding, which says it all.
+
+A request that was refused for want of room, with a time after which to ask again, stays outstanding, and is sent
+again then: up to twice as late, so that not all who were refused come back at once.
 """
 
 from __future__ import annotations
+
+import heapq
 
 from hpcserve.types import Counter
 
@@ -17,6 +22,7 @@ class Caller:
         self._next = 1
         self._outstanding: dict[Counter, tuple[object, float]] = {}
         self._acks: list[Counter] = []
+        self._later: list[tuple[float, Counter]] = []
 
     def __len__(self) -> int:
         return len(self._outstanding)
@@ -58,6 +64,34 @@ class Caller:
     def next_deadline(self) -> float:
         """The earliest deadline of all, infinite without one."""
         return min((deadline for _, deadline in self._outstanding.values()), default=float("inf"))
+
+    def refused(self, id: Counter, after_s: float, late: float, now: float) -> bool:
+        """The broker had no room for a request, and said when to ask again.
+
+        Args:
+            id: The request.
+            after_s: Not before so many seconds.
+            late: A random number from 0 to 1.
+            now: Monotonic seconds.
+
+        Returns:
+            Whether it is sent again; False: there would be no time left for an answer.
+        """
+        at = now + after_s * (1 + late)
+        found = self._outstanding.get(id)
+        if found is None or at + after_s > found[1]:
+            return False
+        heapq.heappush(self._later, (at, id))
+        return True
+
+    def due(self, now: float) -> list[Counter]:
+        """The refused requests that are to be sent again now; each is named once."""
+        ids = []
+        while self._later and self._later[0][0] <= now:
+            id = heapq.heappop(self._later)[1]
+            if id in self._outstanding:
+                ids.append(id)
+        return ids
 
     @property
     def owes_ack(self) -> bool:

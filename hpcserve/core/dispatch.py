@@ -106,7 +106,7 @@ class Dispatch(Books):
     def _refuse(self, session: Session, id: Counter, error: HpcserveError) -> None:
         self.counts.refused += 1
         entry = session.entries.get(id)
-        if entry is not None:
+        if entry is not None and error.retry_after_s is None:
             entry.error = error
             self.apply(entry, Event.REFUSED)
         elif session.connection is not None:
@@ -140,7 +140,8 @@ class Dispatch(Books):
     def _pump(self, lane: Lane) -> None:
         """Gives out what is queued in a lane, while a replica has credit.
 
-        A suspect needs an idle replica; until one is idle nothing else is given, so that one soon is.
+        A suspect needs an idle replica; until one is idle nothing else is given, so that one soon is. An urgent request
+        may be given beyond the credit.
         """
         queue, load = lane.queue, lane.load
         while queue.count:
@@ -151,14 +152,16 @@ class Dispatch(Books):
                 return
             if entry.deadline <= self._now:
                 self._expire(entry)
-            elif replica is None:
+                continue
+            if replica is None and entry.priority > 0 and not entry.suspect:
+                replica = lane.pick_reserved(self.replicas.values())
+            if replica is None:
                 return
-            else:
-                self.apply(entry, GIVEN, replica)
-                if entry.suspect:
-                    replica.exclusive = True
-                    load.discard(replica)
-                self._send(entry, replica)
+            self.apply(entry, GIVEN, replica)
+            if entry.suspect:
+                replica.exclusive = True
+                lane.discard(replica)
+            self._send(entry, replica)
 
     def _send(self, entry: Entry, replica: Replica) -> None:
         """The request was given to this replica: it goes out with the releases that wait for it."""

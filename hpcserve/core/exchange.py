@@ -239,7 +239,7 @@ class Exchange(Recovery):
                 self.replicas[id] = Replica(id, self.lane(name))
             replica = self.replicas[id]
             replica.retiring = id in retiring
-            replica.lane.load.update(replica)
+            replica.lane.update(replica)
         self._fail_queues()
         if not self._roster_known:
             self._roster_known = True

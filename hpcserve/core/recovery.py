@@ -145,7 +145,7 @@ class Recovery(Dispatch):
         replica = self._replica_by_connection.pop(connection, None)
         if replica is not None and replica.connection == connection:
             replica.connection = None
-            replica.lane.load.discard(replica)
+            replica.lane.discard(replica)
 
     def _lose(self, replica: Replica, cause: str | None) -> None:
         """The replica is dead. What it had unfinished goes back to the queue; see design §6.
@@ -153,7 +153,7 @@ class Recovery(Dispatch):
         ``cause``: how it ended, in words (empty: nobody knows); None: not by itself.
         """
         crashed = cause is not None
-        replica.lane.load.discard(replica)
+        replica.lane.discard(replica)
         if replica.connection is not None:
             self._replica_by_connection.pop(replica.connection, None)
             replica.connection = None
@@ -175,7 +175,7 @@ class Recovery(Dispatch):
     def _refill(self, replica: Replica) -> None:
         """The replica's load or credit changed: it may be the next to be given something."""
         lane = replica.lane
-        lane.load.update(replica)
+        lane.update(replica)
         if lane.queue.count:
             self._pump(lane)
 

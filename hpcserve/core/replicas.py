@@ -61,13 +61,13 @@ class Replica:
         self.entries: dict[RequestKey, Entry] = {}
         self.releases: list[RequestKey] = []
 
-    def has_credit(self) -> bool:
-        """Whether one more request may be sent to it now."""
+    def has_credit(self, more: int = 0) -> bool:
+        """Whether one more request may be sent to it now, if so many ``more`` than it asked for are allowed."""
         return (
             self.connection is not None
             and not self.retiring
             and not self.exclusive
-            and self.waiting < self.credit_requests
+            and self.waiting < self.credit_requests + more
             and (self.waiting == 0 or self.waiting_bytes < self.credit_bytes)
         )
 
@@ -81,9 +81,14 @@ class Replica:
 
 
 class LeastLoaded:
-    """The replicas of one deployment that have credit, in buckets by their unfinished requests."""
+    """The replicas of one deployment that have credit, in buckets by their unfinished requests.
 
-    def __init__(self) -> None:
+    Args:
+        more: So many requests beyond its credit a replica may be given.
+    """
+
+    def __init__(self, more: int = 0) -> None:
+        self._more = more
         self._buckets: list[dict[Replica, None]] = []
         self._place: dict[Replica, int] = {}
         self._lowest = 0
@@ -94,7 +99,7 @@ class LeastLoaded:
     def update(self, replica: Replica) -> None:
         """Puts the replica where its load and its credit belong; to be called whenever either changed."""
         old = self._place.get(replica)
-        new = replica.waiting if replica.has_credit() else None
+        new = replica.waiting if replica.has_credit(self._more) else None
         if old == new:
             return
         if old is not None:

@@ -199,12 +199,22 @@ def test_a_result_that_can_never_be_sent_is_the_servables_error(client: Client) 
     assert client.infer("tally.blob", np.int64(3))["blob"].size == 3
 
 
-def test_a_full_session_is_overloaded_and_told_when_to_come_back(client: Client) -> None:
+def test_a_full_session_is_refused_for_now_and_comes_again_by_itself(client: Client) -> None:
+    before = status(client)
     slow = {"sleep_s": 0.3}
     futures = [client.submit("tally.measure", np.zeros(6_000_000, np.uint8), parameters=slow) for _ in range(5)]
-    errors = [each.exception(20) for each in futures]
-    failed = [each for each in errors if each is not None]
-    assert len(failed) == 2
+    assert [each.exception(30) for each in futures] == [None] * 5
+    after = status(client)
+    assert after.refused - before.refused >= 2
+    assert after.requests - before.requests == 5
+
+
+def test_what_has_no_room_before_its_deadline_is_overloaded(client: Client) -> None:
+    held = {"sleep_s": 1.5}
+    fill = [client.submit("tally.measure", np.zeros(6_000_000, np.uint8), parameters=held) for _ in range(3)]
+    late = [client.submit("tally.measure", np.zeros(3_000_000, np.uint8), timeout_s=0.8) for _ in range(2)]
+    failed = [each.exception(20) for each in late]
+    assert [each.exception(20) for each in fill] == [None] * 3
     for error in failed:
         assert isinstance(error, Overloaded)
         assert error.retryable
@@ -213,14 +223,16 @@ def test_a_full_session_is_overloaded_and_told_when_to_come_back(client: Client)
 
 
 def test_a_full_daemon_is_overloaded_for_everybody(client: Client, daemon: Daemon) -> None:
-    slow = {"sleep_s": 0.5}
+    slow = {"sleep_s": 1.5}
     with daemon.client() as other:
         mine = [client.submit("tally.measure", np.zeros(9_000_000, np.uint8), parameters=slow) for _ in range(2)]
         until(lambda: status(client).held_bytes > 18_000_000, "the daemon holds what was sent")
-        theirs = [other.submit("tally.measure", np.zeros(9_000_000, np.uint8), parameters=slow) for _ in range(2)]
+        theirs = [
+            other.submit("tally.measure", np.zeros(9_000_000, np.uint8), parameters=slow, timeout_s=timeout_s)
+            for timeout_s in (30.0, 0.7, 30.0)
+        ]
         assert [each.exception(20) for each in mine] == [None, None]
-        failed = [each.exception(20) for each in theirs]
-        assert [type(each) for each in failed] == [type(None), Overloaded]
+        assert [type(each.exception(20)) for each in theirs] == [type(None), Overloaded, type(None)]
     until(lambda: status(client).held_bytes < 1000, "everything was given back")
 
 
@@ -228,7 +240,7 @@ def test_a_full_queue_is_overloaded(new_daemon: Any) -> None:
     daemon = new_daemon(budgets={"max_queued": 10}).up()
     with daemon.client() as client:
         daemon.deploy(client, EXAMPLES / "echo", replicas=0)
-        waiting = [client.submit("echo.echo", ONE) for _ in range(12)]
+        waiting = [client.submit("echo.echo", ONE, timeout_s=60 if n < 10 else 0.5) for n in range(12)]
         for late in waiting[10:]:
             with pytest.raises(Overloaded, match="10 requests are queued") as caught:
                 late.result(10)

@@ -51,7 +51,7 @@ class Client:
     def start(self, method: str, size_bytes: int, deadline: float, now: float) -> None:
         call = wire.Request(Counter(0), "echo", method, msgspec.Raw(bytes(size_bytes)))
         id = self.caller.start(call, deadline)
-        self.calls[id] = msgspec.structs.replace(call, id=id, remaining_ms=int(DEADLINE_S * 1000))
+        self.calls[id] = msgspec.structs.replace(call, id=id, remaining_ms=int(DEADLINE_S * 1000), priority=id % 3 - 1)
         if deadline == float("inf"):
             self.calls[id] = msgspec.structs.replace(self.calls[id], remaining_ms=None)
         if self.is_resumed:

@@ -9,6 +9,7 @@ from collections import Counter as Tally
 
 from hpcserve.core import actions as act
 from hpcserve.core.exchange import Call, Exchange, Limits
+from hpcserve.core.lanes import RESERVE
 from hpcserve.core.ledger import UNFINISHED, State
 from hpcserve.core.routes import Deployment
 from hpcserve.errors import Cancelled, DeadlineExceeded, OutcomeUnknown, Overloaded, PoisonRequest
@@ -347,9 +348,12 @@ class World:
         self.check_loads()
 
     def check_loads(self) -> None:
-        load = self.exchange.lane(NAME).load
+        lane = self.exchange.lane(NAME)
+        load = lane.load
         able = [replica for replica in self.exchange.replicas.values() if replica.has_credit()]
         assert len(load) == len(able)
+        if lane.reserve is not None:
+            assert len(lane.reserve) == sum(each.has_credit(RESERVE) for each in self.exchange.replicas.values())
         best = load.pick()
         assert (best.waiting if best is not None else None) == min((each.waiting for each in able), default=None)
 

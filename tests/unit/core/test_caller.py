@@ -73,3 +73,26 @@ def test_floor_and_acks_say_exactly_what_is_settled(steps: list[str | int]) -> N
             assert (caller.settle(Counter(step)) is not None) == (step not in settled)
             settled.add(step)
         assert set(caller.outstanding) == set(range(1, started + 1)) - settled
+
+
+def test_a_refused_request_is_due_again_after_its_time_and_up_to_twice_that() -> None:
+    caller = Caller()
+    soon, late, gone = (caller.start(name, FOREVER) for name in ("soon", "late", "gone"))
+    assert caller.refused(soon, 0.1, 0.0, now=10.0)
+    assert caller.refused(late, 0.1, 1.0, now=10.0)
+    assert caller.refused(gone, 0.1, 0.5, now=10.0)
+    caller.settle(gone)
+    assert caller.due(10.09) == []
+    assert caller.due(10.1) == [soon]
+    assert caller.due(10.19) == []
+    assert caller.due(10.2) == [late]
+    assert caller.due(99.0) == []
+    assert caller.outstanding == (soon, late)
+
+
+def test_a_request_whose_deadline_is_over_by_then_is_not_sent_again() -> None:
+    caller = Caller()
+    id = caller.start("call", 10.2)
+    assert not caller.refused(id, 0.1, 0.1, now=10.0)
+    assert caller.refused(id, 0.1, 0.0, now=10.0)
+    assert not caller.refused(Counter(99), 0.1, 0.0, now=10.0)

@@ -7,6 +7,7 @@ import pytest
 from hpcserve.core import actions as act
 from hpcserve.core import dispatch, exchange
 from hpcserve.core.exchange import Exchange
+from hpcserve.core.lanes import RESERVE
 from hpcserve.core.ledger import State
 from hpcserve.errors import (
     DeadlineExceeded,
@@ -101,17 +102,36 @@ def test_priority_then_deadline_then_arrival(desk: Desk) -> None:
     desk.serve("a", credit=1)
     session = desk.client()
     desk.ask(session, 1)
-    desk.ask(session, 2)
-    desk.ask(session, 3, remaining_ms=9000)
-    desk.ask(session, 4, remaining_ms=8000)
-    desk.ask(session, 5, priority=1)
-    desk.ask(session, 6)
+    desk.ask(session, 2, priority=-1)
+    desk.ask(session, 3, priority=-1, remaining_ms=9000)
+    desk.ask(session, 4, priority=-1, remaining_ms=8000)
+    desk.ask(session, 5)
+    desk.ask(session, 6, priority=-1)
     order = []
     for _ in range(6):
         ((_, id),) = desk.given()
         order.append(id)
         desk.answer("a", (session.id, Counter(id)), size_bytes=1, credit=1)
     assert order == [1, 5, 4, 3, 2, 6]
+
+
+def test_an_urgent_request_is_sent_past_those_that_a_replica_holds(desk: Desk) -> None:
+    desk.serve("a", "b", credit=2)
+    session = desk.client()
+    for id in range(1, 7):
+        desk.ask(session, id)
+    assert len(desk.given()) == 4
+    desk.ask(session, 7, priority=1)
+    desk.ask(session, 8, priority=5)
+    assert desk.given() == [("a", 7), ("b", 8)]
+    desk.ask(session, 9)
+    assert desk.given() == []
+    for id in range(10, 10 + 2 * RESERVE):
+        desk.ask(session, id, priority=1)
+    assert len(desk.given()) == 2 * RESERVE - 2  # the reserve has an end
+    desk.exchange.replica_gone(b"a", desk.now)
+    desk.answer("b", (session.id, Counter(8)), size_bytes=1, credit=2)
+    assert [replica for replica, _ in desk.given()] == ["b"]
 
 
 # --- refusals ----------------------------------------------------------------------------------------------
