@@ -1,4 +1,4 @@
-"""``python -m benchmarks {roundtrip,footprint,startup,all} [--json] [--pairs N] [--quick]``."""
+"""``python -m benchmarks {roundtrip,footprint,startup,batching,all} [--json] [--pairs N] [--quick]``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import footprint, roundtrip, startup
+from benchmarks import batching, footprint, roundtrip, startup
 from benchmarks.machine import facts
 
-NAMES = ("roundtrip", "footprint", "startup")
+NAMES = ("roundtrip", "footprint", "startup", "batching")
 
 
 def main() -> int:
@@ -40,6 +40,7 @@ def _real(pairs: int, repetitions: int) -> dict[str, Callable[[], dict[str, Any]
         "roundtrip": lambda: roundtrip.run(pairs=pairs),
         "footprint": footprint.run,
         "startup": lambda: startup.run(repetitions=repetitions),
+        "batching": batching.run,
     }
 
 
@@ -48,6 +49,7 @@ def _quick() -> dict[str, Callable[[], dict[str, Any]]]:
         "roundtrip": lambda: roundtrip.run(pairs=2, n=20, large_n=1),
         "footprint": lambda: footprint.run(replicas=2, sessions=3, idle_s=0.1, warm_up=20, requests=100),
         "startup": lambda: startup.run(repetitions=1),
+        "batching": lambda: batching.run(seconds=0.5, repetitions=1, calls=5, cases=(batching.Case(5.0, 1.0, 80.0),)),
     }
 
 

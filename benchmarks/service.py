@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hpcserve
 from benchmarks.processes import children
@@ -18,6 +19,7 @@ from hpcserve.client.sync import Client
 from hpcserve.daemon.launch import DaemonReport, decode_line
 from hpcserve.wire import admin
 
+SERVABLES = Path(__file__).parent / "servables"
 ECHO = Path(hpcserve.__file__).parent / "examples" / "echo"
 PATIENCE_S = 60.0
 
@@ -45,6 +47,19 @@ class Service:
         """What ``hpcserve status`` would tell."""
         with Client() as client:
             return client.call("status", admin.AskStatus(), admin.Status)
+
+    def deploy(self, servable: Path, **wanted: Any) -> None:
+        """Publishes and deploys one replica, and waits until it is ready and has heard of what is wanted."""
+        with Client() as client:
+            published = client.call("publish", admin.Publish(path=str(servable)), admin.Published)
+            client.call("deploy", admin.Deploy(servable=published.name, **wanted), admin.Deployed)
+            until = time.monotonic() + PATIENCE_S
+            while time.monotonic() < until:
+                status = client.call("status", admin.AskStatus(), admin.Status)
+                if all(each.state == "ready" for each in status.deployments):
+                    return
+                time.sleep(0.05)
+        raise TimeoutError(f"{servable.name} was not ready within {PATIENCE_S:g} s")
 
     def deploy_echo(self, replicas: int) -> list[int]:
         """Serves the example ``echo``; returns the replicas' pids when all are connected."""
