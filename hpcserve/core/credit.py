@@ -3,13 +3,15 @@
 What lies at a replica cannot be given to another one, so the total is small: as many requests as fill
 ``HORIZON_S``, the time in which the broker surely has sent more, and never fewer than two (one that runs,
 one that waits). The time of one request is an exponentially weighted mean, so that one slow call does not
-starve the replica for long.
+starve the replica for long. Where requests are computed together there are enough for two batches: one that runs,
+and one that is complete when it ends.
 """
 
 from __future__ import annotations
 
 HORIZON_S = 0.02
 FEWEST, MOST = 2, 256
+MOST_OF_BATCHES = 4096
 WEIGHT = 0.1
 INBOX_BYTES = 64 << 20
 
@@ -19,13 +21,24 @@ class Credit:
 
     def __init__(self) -> None:
         self._mean_s = HORIZON_S / 16
+        self._mean_samples = 1.0
+        self._two_batches = 0
 
     def ran(self, run_s: float) -> None:
         """A request took ``run_s`` seconds."""
         self._mean_s += WEIGHT * (run_s - self._mean_s)
 
+    def ran_together(self, requests: int, samples: int, run_s: float, limit: int) -> None:
+        """A batch took ``run_s`` seconds; the next of its kind may have ``limit`` samples."""
+        self.ran(run_s / requests)
+        self._mean_samples += WEIGHT * (samples / requests - self._mean_samples)
+        self._two_batches = min(MOST_OF_BATCHES, int(2 * limit / max(1.0, self._mean_samples)) + 1)
+
     def requests(self) -> int:
         """The number of unfinished requests that the replica wants to hold in all."""
+        return max(self._two_batches, self._by_time())
+
+    def _by_time(self) -> int:
         mean_s = self._mean_s
         if mean_s * MOST <= HORIZON_S:
             return MOST

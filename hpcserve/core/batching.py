@@ -1,0 +1,211 @@
+"""How many samples the next batch may have, and which requests it is made of.
+
+Three rules, each for a reason:
+
+- **No request waits for company** while its replica is free, unless the method has a ``max_wait_s``: what is there runs
+  now. While it runs more arrive, and make the next batch larger. So batches grow with the load, by themselves.
+- **A batch is no larger than is of use.** With an objective, it has ``SHARE`` of it: a request that has just missed a
+  batch waits for that one and then for its own. Without an objective it ends where another sample does not save
+  anything any more: at ``1 - WORTH`` of the throughput of an endless batch.
+- **The line is not believed blindly** (:mod:`hpcserve.core.latency`). A batch has at most twice the samples of the
+  largest one that is remembered; and what the line allows is multiplied by a factor that is kept by additive increase
+  and multiplicative decrease (Chiu and Jain, 1989; Clipper, NSDI 2017): each full batch within its share adds
+  ``INCREASE`` to it, each that took longer multiplies it by ``DECREASE``. It settles where about one full batch in
+  ten takes longer, however the times vary.
+
+What may share a batch, and how it is put together, is the replica's business: here requests have an opaque key.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Hashable, Iterator
+from typing import Generic, NamedTuple, TypeVar
+
+from hpcserve.core.latency import LatencyModel
+
+SHARE = 0.45
+WORTH = 0.05
+INCREASE = 0.01
+DECREASE = 0.9
+LEAST_FACTOR, MOST_FACTOR = 0.05, 2.0
+MOST_KINDS = 64
+RECENT = 32
+UNBATCHED = None
+"""The group of requests that always run alone."""
+
+Group = tuple[str, Hashable, bytes] | None
+"""What requests must have in common to share a batch: the method, its inputs' shapes, the parameters."""
+
+T = TypeVar("T")
+
+
+class Policy(NamedTuple):
+    """What a deployment wants of the batches of one method.
+
+    ``objective_s``: what a request may take at the replica, waiting included; None: no such wish. ``max_samples``: most
+    samples of a batch; 1 turns batching off. ``max_wait_s``: how long a batch that is not full waits for more.
+    ``preferred``: sizes that the model is fast at; a batch is cut to the largest of them that it fills.
+    """
+
+    objective_s: float | None = None
+    max_samples: int = 256
+    max_wait_s: float = 0.0
+    preferred: tuple[int, ...] = ()
+
+
+class BatchSize:
+    """The largest batch of one method that is of use now."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.model = LatencyModel()
+        self.factor = 1.0
+        self.limit = 1
+        self.most = policy.max_samples
+        self.batches = 0
+        self.mean_samples = 0.0
+
+    def ran(self, samples: int, took_s: float) -> None:
+        """A batch of so many samples took so long."""
+        policy = self.policy
+        self.batches += 1
+        self.mean_samples += (samples - self.mean_samples) / min(self.batches, RECENT)
+        if self.model.ran(samples, took_s):
+            self.factor = 1.0  # it corrected another line
+        elif policy.objective_s is not None:
+            if took_s > SHARE * policy.objective_s and samples > 1:
+                self.factor = max(LEAST_FACTOR, self.factor * DECREASE)
+            elif samples >= self.limit:
+                self.factor = min(MOST_FACTOR, self.factor + INCREASE)
+        self.limit = self._limit()
+
+    def tune(self, policy: Policy) -> None:
+        """From now on the batches are to be like this."""
+        self.policy = policy
+        self.most = policy.max_samples
+        self.factor = 1.0
+        self.limit = 1 if self.model.line is None else self._limit()
+
+    def out_of_memory(self, samples: int) -> None:
+        """A batch of so many samples did not fit into memory: from now on it is half of that at most."""
+        self.most = min(self.most, max(1, samples // 2))
+        self.limit = min(self.limit, self.most)
+
+    def _limit(self) -> int:
+        line = self.model.line
+        assert line is not None, "a batch ran"
+        if self.policy.objective_s is not None:
+            useful = self.factor * line.samples(SHARE * self.policy.objective_s)
+        elif line.per_sample_s > 0 and self.model.sizes > 1:
+            useful = line.fixed_s / line.per_sample_s * (1 - WORTH) / WORTH
+        else:
+            useful = float(self.most)
+        known = 2 * self.model.largest
+        return max(1, int(min(useful, known, self.most)))
+
+
+class Sizes:
+    """The batch sizes of a replica's methods, each for every kind of request that is met.
+
+    Args:
+        policy_of: What the servable says of a method's batches.
+    """
+
+    def __init__(self, policy_of: Callable[[str], Policy]) -> None:
+        self._policy_of = policy_of
+        self._objective_s: float | None = None
+        self._max_samples: int | None = None
+        self._sizes: dict[tuple[str, Hashable], BatchSize] = {}
+
+    def __iter__(self) -> Iterator[tuple[str, BatchSize]]:
+        """The sizes, each with its method."""
+        return ((method, size) for (method, _), size in self._sizes.items())
+
+    def tune(self, objective_s: float | None, max_samples: int | None) -> None:
+        """What the deployment says of all batches."""
+        self._objective_s, self._max_samples = objective_s, max_samples
+        for (method, _), size in self._sizes.items():
+            size.tune(self._policy(method))
+
+    def _policy(self, method: str) -> Policy:
+        policy = self._policy_of(method)
+        most = policy.max_samples if self._max_samples is None else min(self._max_samples, policy.max_samples)
+        return policy._replace(objective_s=self._objective_s, max_samples=most)
+
+    def of(self, group: tuple[str, Hashable, bytes]) -> BatchSize:
+        """The size for a group of requests: of one method and of equal shapes, whatever their parameters."""
+        kind = group[:2]
+        size = self._sizes.get(kind)
+        if size is None:
+            if len(self._sizes) >= MOST_KINDS:
+                del self._sizes[next(iter(self._sizes))]
+            size = self._sizes[kind] = BatchSize(self._policy(group[0]))
+        return size
+
+
+Waiting = tuple[int, float, int, int, float, T]
+"""A request in the inbox, as it is ordered: minus its priority, deadline, arrival; then samples, when it came, task."""
+
+
+class Inbox(Generic[T]):
+    """What a replica was given and has not begun, by what may share a batch: priority, then deadline, then arrival."""
+
+    def __init__(self) -> None:
+        self._groups: dict[Group, list[Waiting[T]]] = {}
+        self._place = 0
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def push(self, task: T, group: Group, *, samples: int, priority: int, deadline: float, now: float) -> None:
+        """Adds a request that may share a batch with those of its group; it alone has group None."""
+        self._place += 1
+        self._count += 1
+        item = (-priority, deadline, self._place, samples, now, task)
+        waiting = self._groups.get(group)
+        if waiting is None:
+            self._groups[group] = [item]
+        else:
+            heapq.heappush(waiting, item)
+
+    def first(self) -> Group:
+        """The group of the request that is to run next. There is one."""
+        if len(self._groups) == 1:
+            return next(iter(self._groups))
+        return min(self._groups, key=lambda group: self._groups[group][0][:3])
+
+    def wait_s(self, group: Group, sizes: Sizes, now: float) -> float:
+        """How long the batch of this group should wait for company; 0: it runs now."""
+        if group is None:
+            return 0.0
+        size = sizes.of(group)
+        if size.policy.max_wait_s <= 0:
+            return 0.0
+        waiting = self._groups[group]
+        if sum(each[3] for each in waiting) >= size.limit:
+            return 0.0
+        return max(0.0, min(each[4] for each in waiting) + size.policy.max_wait_s - now)
+
+    def take(self, group: Group, limit: int, preferred: tuple[int, ...] = ()) -> list[T]:
+        """Takes out the requests of the group's next batch: one at least, with ``limit`` samples at most."""
+        waiting = self._groups[group]
+        taken = [heapq.heappop(waiting)]
+        samples = taken[0][3]
+        while waiting and group is not None and samples + waiting[0][3] <= limit:
+            samples += waiting[0][3]
+            taken.append(heapq.heappop(waiting))
+        if preferred and waiting:  # what is cut off runs in a batch with the rest
+            fits = max((size for size in preferred if size <= samples), default=0)
+            while fits and len(taken) > 1 and samples - taken[-1][3] >= fits:
+                samples -= taken[-1][3]
+                heapq.heappush(waiting, taken.pop())
+        if not waiting:
+            del self._groups[group]
+        self._count -= len(taken)
+        return [each[5] for each in taken]
+
+    def tasks(self) -> list[T]:
+        """Everything that waits, in no order."""
+        return [each[5] for waiting in self._groups.values() for each in waiting]

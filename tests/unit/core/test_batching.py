@@ -1,0 +1,262 @@
+"""How large a batch may be, and which requests are in it."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from hpcserve.core.batching import SHARE, UNBATCHED, BatchSize, Group, Inbox, Policy, Sizes
+from hpcserve.core.latency import Line
+from hpcserve.core.ledger import NEVER
+
+A = ("go", "shape", b"")
+B = ("go", "other", b"")
+
+
+class Simulated(NamedTuple):
+    throughput: float
+    largest_s: float
+    size: BatchSize
+
+
+def simulated(
+    line: Line, policy: Policy, *, rate: float, seconds: float, change: tuple[float, Line] | None = None, seed: int = 1
+) -> Simulated:
+    """A replica in virtual time: requests come at random, batches take as long as the line says, within 5 %.
+
+    The throughput and the longest time of a request are those of the last half.
+    """
+    dice = random.Random(seed)
+    size = BatchSize(policy)
+    now, arrives, done, longest_s = 0.0, 0.0, 0, 0.0
+    waiting: deque[float] = deque()
+    while now < seconds:
+        if change is not None and now >= change[0]:
+            line = change[1]
+        if not waiting:
+            now = max(now, arrives)
+        while arrives <= now:
+            waiting.append(arrives)
+            arrives += dice.expovariate(rate)
+        samples = min(len(waiting), size.limit)
+        took_s = line.seconds(samples) * dice.uniform(0.95, 1.05)
+        now += took_s
+        batch = [waiting.popleft() for _ in range(samples)]
+        size.ran(samples, took_s)
+        if now > seconds / 2:
+            done += samples
+            longest_s = max(longest_s, now - batch[0])
+    return Simulated(done / (seconds / 2), longest_s, size)
+
+
+CASES = [
+    pytest.param(Line(5e-3, 1e-4), 0.05, id="mostly-fixed"),
+    pytest.param(Line(2e-2, 1e-3), 0.2, id="slow"),
+    pytest.param(Line(1e-3, 5e-4), 0.03, id="mostly-per-sample"),
+]
+
+
+@pytest.mark.parametrize(("line", "objective_s"), CASES)
+def test_overloaded_it_comes_near_the_best_fixed_size(line: Line, objective_s: float) -> None:
+    best = max(n / line.seconds(n) for n in range(1, 1025) if 2 * line.seconds(n) <= objective_s)
+    found = simulated(line, Policy(objective_s, 1024), rate=3 * best, seconds=20)
+    assert found.throughput >= 0.9 * best
+    assert line.seconds(found.size.limit) <= 1.1 * SHARE * objective_s
+
+
+@pytest.mark.parametrize(("line", "objective_s"), CASES)
+def test_below_its_capacity_it_keeps_the_objective(line: Line, objective_s: float) -> None:
+    most = simulated(line, Policy(objective_s, 1024), rate=1e5, seconds=10).throughput
+    found = simulated(line, Policy(objective_s, 1024), rate=0.8 * most, seconds=20)
+    assert found.largest_s <= objective_s
+
+
+@pytest.mark.parametrize("times", [0.4, 2.0])
+def test_a_change_of_the_model_is_learned_in_five_seconds(times: float) -> None:
+    line, objective_s = Line(5e-3, 4e-4), 0.06
+    new = Line(line.fixed_s * times, line.per_sample_s * times)
+    best = max(n / new.seconds(n) for n in range(1, 1025) if 2 * new.seconds(n) <= objective_s)
+    found = simulated(line, Policy(objective_s, 1024), rate=1e5, seconds=20, change=(5.0, new))
+    assert found.throughput >= 0.85 * best
+    assert new.seconds(found.size.limit) <= 1.2 * SHARE * objective_s
+
+
+def test_without_an_objective_it_ends_where_more_samples_save_nothing() -> None:
+    found = simulated(Line(1e-3, 1e-3), Policy(max_samples=1024), rate=1e5, seconds=20).size
+    assert found.limit == pytest.approx(19, abs=8)
+    endless = simulated(Line(1e-2, 0.0), Policy(max_samples=300), rate=1e5, seconds=20).size
+    assert endless.limit == 300
+
+
+def test_it_grows_by_doubling_and_only_over_sizes_that_ran() -> None:
+    size = BatchSize(Policy(10.0, 1024))
+    limits = []
+    for _ in range(6):
+        size.ran(size.limit, 1e-3)
+        limits.append(size.limit)
+    assert limits == [2, 4, 8, 16, 32, 64]
+
+
+def test_one_sample_that_takes_too_long_is_run_all_the_same() -> None:
+    size = BatchSize(Policy(0.01, 64))
+    for _ in range(100):
+        size.ran(1, 1.0)
+    assert size.limit == 1
+    for _ in range(12):
+        size.ran(size.limit, 1e-4 * size.limit)
+    assert size.limit > 8
+
+
+def test_batches_that_take_too_long_make_the_next_smaller() -> None:
+    size = BatchSize(Policy(0.1, 1024))
+    for samples in (1, 2, 4, 8, 16, 32):
+        size.ran(samples, 1e-3 * samples)
+    before = size.limit
+    for _ in range(3):
+        size.ran(before, 1.3 * SHARE * 0.1)
+    assert size.limit < before
+
+
+def test_out_of_memory_is_remembered() -> None:
+    size = BatchSize(Policy(None, 256))
+    for samples in (1, 2, 4, 8, 16, 32):
+        size.ran(samples, 1e-3)
+    assert size.limit == 64
+    size.out_of_memory(64)
+    assert size.limit == 32
+    for _ in range(10):
+        size.ran(32, 1e-3)
+    assert size.limit == 32
+    size.out_of_memory(1)
+    assert size.limit == 1
+
+
+def test_sizes_follow_what_the_deployment_says() -> None:
+    sizes = Sizes(lambda method: Policy(max_samples=100))
+    size = sizes.of(A)
+    for samples in (1, 2, 4, 8, 16, 32, 64):
+        size.ran(samples, 1e-3 * samples + 5e-3)
+    assert size.limit == 95  # where a sample more saves less than a twentieth
+    sizes.tune(0.1, 30)
+    assert sizes.of(A) is size
+    assert size.limit == 30
+    sizes.tune(0.04, None)
+    assert size.limit == pytest.approx((SHARE * 0.04 - 5e-3) / 1e-3, abs=2)
+    assert sizes.of(("go", "new", b"")).policy == Policy(0.04, 100)
+
+
+# --- the inbox ------------------------------------------------------------------------------------------
+
+
+def pushed(*requests: tuple[str, Group, int, int, float]) -> Inbox[str]:
+    """An inbox with these requests: name, group, samples, priority, deadline."""
+    inbox: Inbox[str] = Inbox()
+    for place, (name, group, samples, priority, deadline) in enumerate(requests):
+        inbox.push(name, group, samples=samples, priority=priority, deadline=deadline, now=float(place))
+    return inbox
+
+
+def test_priority_goes_before_deadline_and_deadline_before_arrival() -> None:
+    inbox = pushed(
+        ("late", A, 1, 0, 9.0), ("soon", A, 1, 0, 2.0), ("never", A, 1, 0, NEVER), ("urgent", A, 1, 1, NEVER)
+    )
+    assert inbox.take(A, 10) == ["urgent", "soon", "late", "never"]
+
+
+def test_the_group_of_the_first_request_is_the_next() -> None:
+    inbox = pushed(("a1", A, 1, 0, NEVER), ("b1", B, 1, 0, NEVER), ("a2", A, 1, 0, NEVER), ("b2", B, 1, 5, NEVER))
+    assert inbox.first() == B
+    assert inbox.take(B, 8) == ["b2", "b1"]
+    assert inbox.first() == A
+    assert inbox.take(A, 8) == ["a1", "a2"]
+    assert not inbox
+
+
+@pytest.mark.parametrize(("limit", "taken"), [(1, ["a"]), (3, ["a"]), (5, ["a", "b"]), (6, ["a", "b", "c"])])
+def test_a_batch_has_whole_requests_up_to_the_limit_and_one_in_any_case(limit: int, taken: list[str]) -> None:
+    inbox = pushed(("a", A, 3, 0, NEVER), ("b", A, 2, 0, NEVER), ("c", A, 1, 0, NEVER))
+    assert inbox.take(A, limit) == taken
+    assert len(inbox) == 3 - len(taken)
+
+
+def test_what_cannot_share_a_batch_runs_alone() -> None:
+    inbox = pushed(("a", UNBATCHED, 1, 0, NEVER), ("b", UNBATCHED, 1, 0, NEVER))
+    assert inbox.take(UNBATCHED, 10) == ["a"]
+    assert inbox.take(UNBATCHED, 10) == ["b"]
+
+
+def test_a_batch_is_cut_to_a_preferred_size_when_others_wait() -> None:
+    many = [(str(n), A, 1, 0, NEVER) for n in range(20)]
+    inbox = pushed(*many)
+    assert len(inbox.take(A, 14, (4, 8, 16))) == 8
+    assert len(inbox.take(A, 14, (4, 8, 16))) == 12  # nobody would wait for the rest
+
+
+def test_a_batch_waits_for_company_only_where_the_method_says_so() -> None:
+    eager, patient = Sizes(lambda method: Policy()), Sizes(lambda method: Policy(max_wait_s=0.01))
+    size = patient.of(A)
+    for samples in (1, 2, 4):
+        size.ran(samples, 1e-3)
+    inbox = pushed(("a", A, 1, 0, NEVER))
+    assert inbox.wait_s(A, eager, 0.0) == 0.0
+    assert inbox.wait_s(A, patient, 0.002) == pytest.approx(0.008)
+    assert inbox.wait_s(A, patient, 0.02) == 0.0
+    for name in "bcdefgh":
+        inbox.push(name, A, samples=1, priority=0, deadline=NEVER, now=0.003)
+    assert len(inbox) == size.limit
+    assert inbox.wait_s(A, patient, 0.003) == 0.0
+
+
+class InboxMachine(RuleBasedStateMachine):
+    """Against a sorted list: nothing is lost, doubled, or runs before what is more urgent in its group."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inbox: Inbox[int] = Inbox()
+        self.waiting: list[tuple[int, float, int, int, Group]] = []
+        self.number = 0
+
+    @rule(
+        group=st.sampled_from([A, B, UNBATCHED]),
+        samples=st.integers(0, 5),
+        priority=st.integers(-1, 1),
+        deadline=st.sampled_from([1.0, 2.0, NEVER]),
+    )
+    def push(self, group: Group, samples: int, priority: int, deadline: float) -> None:
+        self.number += 1
+        self.inbox.push(self.number, group, samples=samples, priority=priority, deadline=deadline, now=0.0)
+        self.waiting.append((-priority, deadline, self.number, samples, group))
+
+    @precondition(lambda self: self.waiting)
+    @rule(limit=st.integers(1, 8), preferred=st.sampled_from([(), (2,), (2, 4)]))
+    def take(self, limit: int, preferred: tuple[int, ...]) -> None:
+        self.waiting.sort(key=lambda each: each[:3])
+        group = self.inbox.first()
+        assert group == self.waiting[0][4]
+        taken = self.inbox.take(group, limit, preferred)
+        same = [each for each in self.waiting if each[4] == group]
+        assert taken == [each[2] for each in same[: len(taken)]]
+        assert len(taken) == 1 or (group is not UNBATCHED and sum(each[3] for each in same[: len(taken)]) <= limit)
+        self.waiting = [each for each in self.waiting if each[2] not in taken]
+
+    @invariant()
+    def all_are_there(self) -> None:
+        assert len(self.inbox) == len(self.waiting)
+        assert sorted(self.inbox.tasks()) == sorted(each[2] for each in self.waiting)
+
+
+TestInbox = InboxMachine.TestCase
+
+
+@given(st.lists(st.tuples(st.integers(1, 300), st.floats(1e-6, 10)), max_size=80), st.integers(1, 64))
+def test_the_limit_is_never_outside_its_bounds(batches: list[tuple[int, float]], most: int) -> None:
+    size = BatchSize(Policy(0.05, most))
+    for samples, took_s in batches:
+        size.ran(samples, took_s)
+        assert 1 <= size.limit <= most
