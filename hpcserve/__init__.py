@@ -15,17 +15,29 @@ if TYPE_CHECKING:
 
     from hpcserve.client import AsyncClient, Client, Outputs
     from hpcserve.errors import HpcserveError
-    from hpcserve.servable import Tensor, method
+    from hpcserve.servable import Batching, SampleError, Tensor, method
 
 __version__ = "0.1.0"
 
-__all__ = ["AsyncClient", "Client", "HpcserveError", "Outputs", "Tensor", "__version__", "method"]
+__all__ = [
+    "AsyncClient",
+    "Batching",
+    "Client",
+    "HpcserveError",
+    "Outputs",
+    "SampleError",
+    "Tensor",
+    "__version__",
+    "method",
+]
 
 _HOME = {
     "AsyncClient": "hpcserve.client",
+    "Batching": "hpcserve.servable",
     "Client": "hpcserve.client",
     "HpcserveError": "hpcserve.errors",
     "Outputs": "hpcserve.client",
+    "SampleError": "hpcserve.servable",
     "Tensor": "hpcserve.servable",
     "method": "hpcserve.servable",
 }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpcserve.cli.options import open_client, seconds
+from hpcserve.cli.options import milliseconds, open_client, seconds
 from hpcserve.cli.terminal import waiting
 
 if TYPE_CHECKING:
@@ -23,6 +23,18 @@ def command(
     servable: Annotated[str, typer.Argument(metavar="SERVABLE[@VERSION|@ALIAS]", help="What to serve.")],
     endpoint: Annotated[str | None, typer.Option(metavar="NAME", help="Its endpoint; default: its name.")] = None,
     replicas: Annotated[int, typer.Option(min=1, metavar="N", help="How many copies run.")] = 1,
+    objective_ms: Annotated[
+        float | None,
+        typer.Option(
+            "--objective-ms",
+            metavar="MS",
+            parser=milliseconds,
+            help="What a request should take at its replica; batches are sized by it.",
+        ),
+    ] = None,
+    max_batch_size: Annotated[
+        int | None, typer.Option("--max-batch-size", min=1, metavar="N", help="Most samples of a batch; 1: no batches.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when all replicas are ready.")] = True,
     timeout: Annotated[
         float | None,
@@ -33,7 +45,13 @@ def command(
     from hpcserve.wire.admin import Deploy, Deployed
 
     with open_client(ctx) as client:
-        arguments = Deploy(servable=servable, endpoint=endpoint, replicas=replicas)
+        arguments = Deploy(
+            servable=servable,
+            endpoint=endpoint,
+            replicas=replicas,
+            objective_ms=objective_ms,
+            max_batch_size=max_batch_size,
+        )
         deployed = client.call("deploy", arguments, Deployed)
         if wait:
             with waiting(f"waiting for {deployed.replicas} replicas of {deployed.deployment}"):

@@ -79,6 +79,21 @@ def seconds(text: str | float) -> float:
     raise typer.BadParameter(f"{text!r}: expected a number of seconds greater than 0, or inf")
 
 
+def milliseconds(text: str | float) -> float:
+    """A time as it was written.
+
+    Raises:
+        typer.BadParameter: It is no number, endless, or not greater than 0.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if 0 < number < float("inf"):
+        return number
+    raise typer.BadParameter(f"{text!r}: expected a number of milliseconds greater than 0")
+
+
 def count(text: str | int) -> int:
     """A number of things as it was written; 0 is none of them.
 

@@ -97,6 +97,8 @@ def drawn(status: Status) -> Iterator[RenderableType]:
         yield from _errors(status)
     if any(each.replicas for each in status.deployments):
         yield from _titled("replicas", _replicas(status))
+    if any(replica.learned for each in status.deployments for replica in each.replicas):
+        yield from _titled("batches", _batches(status))
     if status.pilots:
         yield from _titled("pilots", _pilots(status))
     if status.servables:
@@ -182,6 +184,21 @@ def _replicas(status: Status) -> Table:
                 str(replica.waiting),
                 str(replica.answered),
             )
+    return made
+
+
+def _batches(status: Status) -> Table:
+    """What each replica has learned: how long a batch of n samples takes, and how many samples are of use."""
+    from hpcserve.cli.terminal import table
+
+    numbers = ("batches", "mean", "at most")
+    columns = ("method", "replica", *numbers, "n samples take")
+    made = table(*columns, folded=("method", "replica", "n samples take"), numbers=numbers)
+    for each in status.deployments:
+        for replica in each.replicas:
+            for kind in replica.learned:
+                line = f"{kind.fixed_us / 1000:.3g} ms + n × {kind.per_sample_us / 1000:.3g} ms"
+                made.add_row(kind.method, replica.replica, str(kind.batches), f"{kind.mean:.1f}", str(kind.limit), line)
     return made
 
 

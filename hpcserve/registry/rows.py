@@ -34,7 +34,7 @@ class ServableRow(Row, frozen=True):
 
 
 class DeploymentRow(Row, frozen=True):
-    """A version that is to be served at ``endpoint`` by so many replicas."""
+    """A version that is to be served at ``endpoint`` by so many replicas, and what is wanted of its batches."""
 
     name: DeploymentName
     servable: str
@@ -42,6 +42,8 @@ class DeploymentRow(Row, frozen=True):
     replicas: int
     endpoint: EndpointName
     created_s: float
+    objective_ms: float | None = None
+    max_batch_size: int | None = None
 
 
 class ServedRow(Row, frozen=True):

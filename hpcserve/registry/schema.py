@@ -38,6 +38,8 @@ deployments = sa.Table(
     sa.Column("replicas", sa.Integer, nullable=False),
     _text("endpoint"),
     sa.Column("created_s", sa.DOUBLE_PRECISION, nullable=False),
+    sa.Column("objective_ms", sa.DOUBLE_PRECISION, nullable=True),
+    sa.Column("max_batch_size", sa.Integer, nullable=True),
 )
 served = sa.Table("served", TABLES, _text("name", key=True), _text("version"), _text("failed"), _text("reason"))
 pilots = sa.Table(
@@ -88,7 +90,18 @@ def _step_2(connection: sa.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (_step_1, _step_2)
+_STEP_3 = (
+    "ALTER TABLE deployments ADD COLUMN objective_ms DOUBLE PRECISION",
+    "ALTER TABLE deployments ADD COLUMN max_batch_size INTEGER",
+)
+
+
+def _step_3(connection: sa.Connection) -> None:
+    for statement in _STEP_3:
+        connection.exec_driver_sql(statement)
+
+
+MIGRATIONS: tuple[Migration, ...] = (_step_1, _step_2, _step_3)
 """Step n (counted from 1) leads a database of version n-1 to version n."""
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import zmq
 
+from hpcserve.core.batching import Policy
 from hpcserve.errors import HpcserveError
 from hpcserve.replica.alarm import Alarm
 from hpcserve.replica.executor import Executor
@@ -20,7 +22,7 @@ from hpcserve.servable.api import Context
 from hpcserve.servable.lifetime import die_with_parent
 from hpcserve.servable.loaded import Loaded
 from hpcserve.servable.loaders import loader_named
-from hpcserve.servable.manifest import Manifest, default_method
+from hpcserve.servable.manifest import Batching, Manifest, default_method
 from hpcserve.wire.launch import ReplicaSays, ReplicaStart
 
 EXIT_SETUP_FAILED = 3
@@ -33,24 +35,27 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     start = lifeline.read_start()
     manifest = msgspec.json.decode(start.manifest, type=Manifest)
+    watch = Watch()
     try:
-        loaded = _load(start, manifest)
+        loaded = _load(start, manifest, watch)
     except HpcserveError as error:
         say(start.report_fd, ReplicaSays(state="failed", cause=error.message, traceback=error.remote_traceback or ""))
         return EXIT_SETUP_FAILED
     say(start.report_fd, ReplicaSays(state="ready"))
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     alarm = Alarm(start.hang_grace_s)
+    executor = Executor(loaded, default_method(manifest))
     replica = Replica(
         Link(context, Path(start.record), start.public_key, start.secret_key),
-        Executor(loaded, default_method(manifest)),
+        executor,
         lifeline,
         alarm,
         replica=start.replica,
         version=start.version,
         outbox_bytes=start.outbox_bytes,
+        policy_of=lambda method: policy(executor.batching(method)),
     )
-
+    watch.ask = replica.gave_up
     signal.signal(signal.SIGTERM, lambda signum, frame: replica.stop())
     # What the servable loaded stays: the collector need not walk it again and again while requests wait.
     gc.collect()
@@ -62,8 +67,28 @@ def main() -> int:
     return 0
 
 
-def _load(start: ReplicaStart, manifest: Manifest) -> Loaded:
-    context = Context(Path(start.servable), manifest.name, start.version, start.deployment, start.replica)
+def policy(batching: Batching) -> Policy:
+    """What the servable says of a method's batches."""
+    return Policy(
+        max_samples=batching.max_batch_size,
+        max_wait_s=batching.max_wait_ms / 1000,
+        preferred=batching.preferred_batch_sizes,
+    )
+
+
+class Watch:
+    """Lets a servable, which is there before the loop, ask whether anybody still waits."""
+
+    def __init__(self) -> None:
+        self.ask: Callable[[], bool] | None = None
+
+    def __call__(self) -> bool:
+        """Whether nobody does; False before there is a loop."""
+        return self.ask is not None and self.ask()
+
+
+def _load(start: ReplicaStart, manifest: Manifest, watch: Watch) -> Loaded:
+    context = Context(Path(start.servable), manifest.name, start.version, start.deployment, start.replica, watch)
     return loader_named(manifest.loader).load(manifest, context)
 
 

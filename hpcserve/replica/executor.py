@@ -5,14 +5,18 @@ Inputs are checked once for each distinct signature, which is recognised by its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
+from hpcserve.core.batching import UNBATCHED, Group
 from hpcserve.errors import HpcserveError, InvalidInput, InvalidOutput, ServableError, UnknownMethod
+from hpcserve.replica.joint import Key, joined, key_of, parted
+from hpcserve.replica.together import of_one_sample, run_together
 from hpcserve.servable.loaded import Loaded
+from hpcserve.servable.manifest import Batching
 from hpcserve.servable.signature import check_inputs
 from hpcserve.wire.frames import enclose, error_to_wire, from_raw
 from hpcserve.wire.messages import EMPTY_LIST, EMPTY_MAP, ErrorInfo
@@ -32,44 +36,121 @@ class Outcome(msgspec.Struct, gc=False):
     enclosed: tuple[bytes, ...] = ()
 
 
+class _Known(NamedTuple):
+    """What is the same for all requests of one signature. ``key`` is None for those that run alone."""
+
+    names: tuple[str, ...]
+    key: Key | None
+    samples: int
+
+
 class Executor:
     """Runs the methods of one loaded servable."""
 
     def __init__(self, loaded: Loaded, default_method: str) -> None:
         self._loaded = loaded
+        self._specs = loaded.methods
         self._default = default_method
-        self._names: dict[tuple[str, bytes], tuple[str, ...]] = {}
+        self._known: dict[tuple[str, bytes], _Known] = {}
+
+    def method(self, name: str) -> str:
+        """The method that a request means which may name none."""
+        return name or self._default
+
+    def batching(self, method: str) -> Batching:
+        """How the requests of a method may be joined."""
+        return self._specs[method].batching
+
+    def group(self, method: str, specs: msgspec.Raw, parameters: msgspec.Raw) -> tuple[Group, int]:
+        """What a request shares with those that it may be joined with, None if it runs alone; and its samples."""
+        spec = self._specs.get(method)
+        if spec is None or not spec.batchable:
+            return UNBATCHED, 1
+        try:
+            known = self._declared(method, specs)
+        except HpcserveError:
+            return UNBATCHED, 1  # what is wrong with it, its run will tell
+        return (method, known.key, bytes(parameters)), known.samples
 
     def run(self, method: str, specs: msgspec.Raw, frames: Sequence[Tensor], parameters: msgspec.Raw) -> Outcome:
         """Calls ``method``; whatever goes wrong becomes the outcome's error."""
-        method = method or self._default
         try:
-            names = self._declared(method, specs)
+            names = self._declared(method, specs).names
             inputs = unpack(specs, frames, writable=True, names=names)
             given = {} if bytes(parameters) == _NO_PARAMETERS else from_raw(parameters, dict[str, Any])
-            outputs = self._loaded.run(method, inputs, given)
-            described, packed = _packed(method, outputs)
-            kept = _own(packed, outputs, inputs)
-            return Outcome(described, kept, None, enclose(kept))
+            return _outcome(method, self._loaded.run(method, inputs, given), inputs)
         except HpcserveError as error:
-            return failed(error)
+            return failed(of_one_sample(error))
         except MemoryError as error:
             return failed(ServableError(f"method {method!r}: out of memory: {error}"))
 
-    def _declared(self, method: str, specs: msgspec.Raw) -> tuple[str, ...]:
-        """The declared names of the inputs in the order given, after the check of names, dtypes and shapes."""
+    def run_together(
+        self,
+        method: str,
+        requests: Sequence[tuple[msgspec.Raw, Sequence[Tensor]]],
+        parameters: msgspec.Raw,
+        gave_up: Callable[[], bool],
+    ) -> tuple[list[Outcome], int]:
+        """Calls ``method`` once for several requests of one group, or more often if that fails.
+
+        ``gave_up`` says whether nobody waits for them any more.
+
+        Returns:
+            The outcome of each; and the fewest samples for which there was no memory, or 0.
+        """
+        samples = [self._declared(method, specs).samples for specs, _ in requests]
+        inputs = [self._unpacked(method, specs, frames) for specs, frames in requests]
+        good = {index: each for index, each in enumerate(inputs) if not isinstance(each, HpcserveError)}
+        spec = self._specs[method]
+        given = {} if bytes(parameters) == _NO_PARAMETERS else from_raw(parameters, dict[str, Any])
+
+        def run(batch: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+            try:
+                return parted(method, spec, self._loaded.run(method, joined(spec, batch), given), batch)
+            except MemoryError as error:
+                raise ServableError(f"method {method!r}: out of memory: {error}") from error
+
+        results, too_many = run_together(list(good.values()), run, [samples[index] for index in good], gave_up)
+        found = dict(zip(good, results, strict=True))
+        return [_outcome_of(method, found.get(index, each)) for index, each in enumerate(inputs)], too_many
+
+    def _unpacked(self, method: str, specs: msgspec.Raw, frames: Sequence[Tensor]) -> dict[str, Any] | HpcserveError:
+        try:
+            return unpack(specs, frames, names=self._declared(method, specs).names)
+        except HpcserveError as error:
+            return error
+
+    def _declared(self, method: str, specs: msgspec.Raw) -> _Known:
+        """What is known of a signature, after the check of names, dtypes and shapes."""
         key = (method, bytes(specs))
-        names = self._names.get(key)
-        if names is None:
-            spec = self._loaded.methods.get(method)
+        known = self._known.get(key)
+        if known is None:
+            spec = self._specs.get(method)
             if spec is None:
-                known = ", ".join(sorted(self._loaded.methods))
-                raise UnknownMethod(f"the servable has no method {method!r}; it has: {known}")
-            names = check_inputs(method, spec, signature(specs))
-            if len(self._names) >= MAX_KNOWN:
-                self._names.clear()
-            self._names[key] = names
-        return names
+                told = ", ".join(sorted(self._specs))
+                raise UnknownMethod(f"the servable has no method {method!r}; it has: {told}")
+            described = signature(specs)
+            names = check_inputs(method, spec, described)
+            known = _Known(names, *(key_of(spec, names, described) if spec.batchable else (None, 1)))
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known[key] = known
+        return known
+
+
+def _outcome_of(method: str, result: dict[str, Any] | HpcserveError) -> Outcome:
+    if isinstance(result, HpcserveError):
+        return failed(result)
+    try:
+        return _outcome(method, result, {})
+    except HpcserveError as error:
+        return failed(error)
+
+
+def _outcome(method: str, outputs: dict[str, Any], inputs: dict[str, Any]) -> Outcome:
+    described, packed = _packed(method, outputs)
+    kept = _own(packed, outputs, inputs)
+    return Outcome(described, kept, None, enclose(kept))
 
 
 def _packed(method: str, outputs: dict[str, Any]) -> tuple[msgspec.Raw, list[Tensor]]:

@@ -1,20 +1,22 @@
-"""The replica's one loop: drain the socket, run the oldest request, send its result (design §3).
+"""The replica's one loop: drain the socket, run the next batch, send its results (design §3).
 
 There is no second Python thread: libzmq keeps the connection alive during a long call. What is kept, and
-what is dropped, :mod:`hpcserve.core.holdings` decides.
+what is dropped, :mod:`hpcserve.core.holdings` decides; which requests make a batch, :mod:`hpcserve.core.batching`.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import sys
+import threading
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
+from hpcserve.core.batching import UNBATCHED, BatchSize, Inbox, Policy, Sizes
 from hpcserve.core.credit import INBOX_BYTES, Credit
 from hpcserve.core.holdings import Holdings
 from hpcserve.core.ledger import NEVER
@@ -31,6 +33,8 @@ from hpcserve.wire.messages import WIRE_VERSIONS
 LOOK_EVERY_S = 0.002  # while there is work, the socket is looked at so often
 DRAIN = 256
 RESULT_BYTES = 512
+TELL_EVERY_S = 1.0
+ASK_EVERY_S = 0.001
 
 
 class Task(msgspec.Struct, gc=False):
@@ -40,6 +44,7 @@ class Task(msgspec.Struct, gc=False):
     work: wire.Work
     tensors: Sequence[Tensor]
     deadline: float
+    samples: int
 
 
 class Replica:
@@ -55,6 +60,7 @@ class Replica:
         replica: str,
         version: str,
         outbox_bytes: int,
+        policy_of: Callable[[str], Policy],
     ) -> None:
         self._stopping = False
         self._wake_read, self._wake_write = os.pipe()
@@ -72,7 +78,15 @@ class Replica:
         self._credit = Credit()
         self._told_full = False
         self._most = 1
-        self._inbox: deque[Task] = deque()
+        self._inbox: Inbox[Task] = Inbox()
+        self._sizes = Sizes(policy_of)
+        self._company_until = 0.0
+        self._thread = threading.get_ident()
+        self._running: Sequence[Task] = ()
+        self._gave_up = False
+        self._ask_at = 0.0
+        self._has_news = False
+        self._tell_at = 0.0
 
     def stop(self) -> None:
         """Ends :meth:`run` after the request that runs now. May be called from a signal handler."""
@@ -83,14 +97,25 @@ class Replica:
         """Serves until the agent is gone or asks to stop; what runs then is finished first."""
         look_at = 0.0
         while not self._stopping:
-            ready = bool(self._inbox) and not self._holdings.is_full
-            now = time.monotonic()
-            if not ready or now >= look_at:
+            ready = self._may_run()
+            if not ready or time.monotonic() >= look_at:
                 if not self._look(wait=not ready):
                     return
                 look_at = time.monotonic() + LOOK_EVERY_S
-            if self._inbox and not self._holdings.is_full:
-                self._run(self._inbox.popleft())
+            if ready or self._may_run():
+                self._run_next()
+
+    def gave_up(self) -> bool:
+        """Whether nobody waits any more for what runs now. The servable asks while it runs."""
+        if threading.get_ident() == self._thread:
+            now = time.monotonic()
+            if now >= self._ask_at:
+                self._ask_at = now + ASK_EVERY_S
+                while self._link.has_message():
+                    self._drain(more=True)
+                wanted = self._holdings.is_wanted
+                self._gave_up = not any(wanted(task.key) and task.deadline > now for task in self._running)
+        return self._gave_up
 
     # --- the socket -----------------------------------------------------------------------------------
 
@@ -98,6 +123,10 @@ class Replica:
         """Takes what has arrived, waiting for it if there is nothing to do. False: the agent is gone."""
         link = self._link
         link.connect()
+        now = time.monotonic()
+        if now >= self._tell_at:
+            self._tell_at = now + TELL_EVERY_S
+            self._tell_learned()
         new = self._polled is not link.socket
         if new:
             self._watch_link()
@@ -115,6 +144,10 @@ class Replica:
     def _wait(self) -> list[tuple[int, int]]:
         """Sleeps until there is something to do; the alarm is not taken off for every short pause."""
         timeout_ms = self._link.timeout_ms()
+        if self._has_news or (self._inbox and not self._holdings.is_full):
+            until = self._company_until if self._inbox else self._tell_at
+            left_ms = max(0, math.ceil((until - time.monotonic()) * 1000))
+            timeout_ms = left_ms if timeout_ms is None else min(timeout_ms, left_ms)
         if self._alarm.set_for != NEVER:
             timeout_ms = IDLE_MS if timeout_ms is None else min(timeout_ms, IDLE_MS)
         ready = self._poller.poll(timeout_ms)
@@ -161,6 +194,9 @@ class Replica:
         elif type(message) is wire.Census:
             self._holdings.census(message.epoch, message.fence)
             self._send_inventory()
+        elif type(message) is wire.Tune:
+            objective_s = None if message.objective_ms is None else message.objective_ms / 1000
+            self._sizes.tune(objective_s, message.max_batch_size)
         elif type(message) is wire.WhoAreYou:
             self._send_inventory()
         elif type(message) is wire.Refused:
@@ -173,8 +209,11 @@ class Replica:
         key = (work.session, work.id)
         if self._holdings.take(work.epoch, work.seq, key):
             left = work.remaining_ms
-            deadline = NEVER if left is None else time.monotonic() + left / 1000
-            self._inbox.append(Task(key, work, work.enclosed or tensors, deadline))
+            now = time.monotonic()
+            deadline = NEVER if left is None else now + left / 1000
+            group, samples = self._executor.group(self._executor.method(work.method), work.tensors, work.parameters)
+            task = Task(key, work, work.enclosed or tensors, deadline, samples)
+            self._inbox.push(task, group, samples=samples, priority=work.priority, deadline=deadline, now=now)
 
     def _release(self, keys: Sequence[RequestKey]) -> None:
         for key in keys:
@@ -195,31 +234,95 @@ class Replica:
 
     # --- the work -------------------------------------------------------------------------------------
 
-    def _run(self, task: Task) -> None:
+    def _may_run(self) -> bool:
+        """Whether something is to be run now. A batch may wait a little for company."""
+        if not self._inbox or self._holdings.is_full:
+            return False
+        now = time.monotonic()
+        self._company_until = now + self._inbox.wait_s(self._inbox.first(), self._sizes, now)
+        return self._company_until <= now
+
+    def _run_next(self) -> None:
+        group = self._inbox.first()
+        if group is UNBATCHED:
+            self._run(self._inbox.take(group, 1)[0], None)
+            return
+        size = self._sizes.of(group)
+        tasks = [task for task in self._inbox.take(group, size.limit, size.policy.preferred) if self._is_due(task)]
+        if len(tasks) == 1:
+            self._run(tasks[0], size)
+        elif tasks:
+            self._run_together(tasks, size)
+
+    def _is_due(self, task: Task) -> bool:
+        """Whether a request is to be run; if not, it is answered here."""
         if not self._holdings.is_wanted(task.key):
             # The broker alone reads this: it settles what it told us to release.
             self._holdings.drop(task.key)
             self._alarm.rest()
             self._send_result(task.key, failed(Cancelled("the request was taken back before it ran")), 0)
-            return
-        began = time.monotonic()
-        if task.deadline <= began:
+            return False
+        if task.deadline <= time.monotonic():
             self._alarm.rest()  # a stream of what is not run must not let the last one's alarm go off
-            outcome = failed(DeadlineExceeded("the deadline passed while the request waited at its replica"))
+            late = failed(DeadlineExceeded("the deadline passed while the request waited at its replica"))
+            self._finish(task, late, 0)
+            return False
+        return True
+
+    def _run(self, task: Task, size: BatchSize | None) -> None:
+        """Runs one request alone. ``size``: of the batches that it could have been in."""
+        if size is None and not self._is_due(task):
+            return
+        work = task.work
+        began = self._begin((task,))
+        outcome = self._executor.run(self._executor.method(work.method), work.tensors, task.tensors, work.parameters)
+        run_s = self._ran(began)
+        if size is None:
+            self._credit.ran(run_s)
         else:
-            work = task.work
-            self._alarm.watch(task.deadline)
-            outcome = self._executor.run(work.method, work.tensors, task.tensors, work.parameters)
+            self._has_news = True
+            size.ran(max(1, task.samples), run_s)
+            self._credit.ran_together(1, task.samples, run_s, size.limit)
+        self._finish(task, outcome, int(run_s * 1e6))
+
+    def _run_together(self, tasks: list[Task], size: BatchSize) -> None:
+        work = tasks[0].work
+        samples = sum(task.samples for task in tasks)
+        began = self._begin(tasks)
+        requests = [(task.work.tensors, task.tensors) for task in tasks]
+        method = self._executor.method(work.method)
+        outcomes, too_many = self._executor.run_together(method, requests, work.parameters, self.gave_up)
+        run_s = self._ran(began)
+        self._has_news = True
+        if too_many:
+            size.out_of_memory(too_many)
+        elif all(outcome.error is None for outcome in outcomes):
+            size.ran(max(1, samples), run_s)
+        self._credit.ran_together(len(tasks), samples, run_s, size.limit)
+        for task, outcome in zip(tasks, outcomes, strict=True):
+            self._finish(task, outcome, int(run_s * 1e6))
+
+    def _begin(self, tasks: Sequence[Task]) -> float:
+        """Something is run from now on; returns when that is."""
+        self._running, self._gave_up = tasks, False
+        self._alarm.watch(min(task.deadline for task in tasks) if len(tasks) > 1 else tasks[0].deadline)
+        return time.monotonic()
+
+    def _ran(self, began: float) -> float:
+        """How long something ran that is over now."""
+        self._running = ()
         run_s = time.monotonic() - began
         if run_s >= LOOK_EVERY_S:
             self._most = DRAIN  # meanwhile some of what waits may have been taken back: that is read first
-        self._credit.ran(run_s)
+        return run_s
+
+    def _finish(self, task: Task, outcome: Outcome, run_us: int) -> None:
         size_bytes = _size_bytes(outcome)
         if size_bytes > self._largest_bytes:
             outcome = failed(_too_large(task.work.method, size_bytes, self._largest_bytes))
             size_bytes = _size_bytes(outcome)
         self._holdings.finish(task.key, outcome, size_bytes)
-        self._send_result(task.key, outcome, int(run_s * 1e6))
+        self._send_result(task.key, outcome, run_us)
 
     def _offer(self) -> tuple[int, int]:
         """The credit: unfinished requests and bytes that this replica wants to hold in all."""
@@ -244,6 +347,22 @@ class Replica:
         )
         self._link.send(encode(header), () if outcome.enclosed else outcome.frames)
 
+    def _tell_learned(self) -> None:
+        """What the batches have taught, when there were some since it was last told."""
+        if not self._has_news:
+            return
+        self._has_news = False
+        kinds = []
+        for method, size in self._sizes:
+            line = size.model.line
+            if line is not None:
+                kinds.append(
+                    wire.BatchesRun(
+                        method, size.limit, size.mean_samples, size.batches, line.fixed_s * 1e6, line.per_sample_s * 1e6
+                    )
+                )
+        self._link.send(encode(wire.Learned(tuple(kinds))))
+
     def _send_inventory(self) -> None:
         holdings = self._holdings
         requests, size_bytes = self._offer()
@@ -263,9 +382,11 @@ class Replica:
         )
 
     def _remaining_ms(self) -> tuple[int | None, ...]:
-        """For each unfinished request, which are those of the inbox, as nothing runs while an INVENTORY is sent."""
+        """For each unfinished request: what runs, where the servable asks while it does, and what is in the inbox."""
         now = time.monotonic()
-        return tuple(None if each.deadline == NEVER else int((each.deadline - now) * 1000) for each in self._inbox)
+        deadlines = {task.key: task.deadline for task in (*self._running, *self._inbox.tasks())}
+        left_s = (deadlines[key] - now for key in self._holdings.unfinished)
+        return tuple(None if left == NEVER else int(left * 1000) for left in left_s)
 
 
 def _size_bytes(outcome: Outcome) -> int:

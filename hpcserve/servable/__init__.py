@@ -1,5 +1,6 @@
 """Servables: what their authors write, and how a replica loads and runs them."""
 
-from hpcserve.servable.api import Context, Tensor, method
+from hpcserve.servable.api import Context, SampleError, Tensor, method
+from hpcserve.servable.manifest import Batching
 
-__all__ = ["Context", "Tensor", "method"]
+__all__ = ["Batching", "Context", "SampleError", "Tensor", "method"]

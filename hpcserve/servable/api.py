@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from hpcserve.errors import ManifestError
-from hpcserve.servable.manifest import MethodSpec, TensorDecl
+from hpcserve.servable.manifest import Batching, MethodSpec, TensorDecl
 
 _MARK = "__hpcserve_method__"
 
 F = TypeVar("F", bound=Callable[..., object])
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Context:
         version: The sha256 of its content; empty where it runs unpublished.
         deployment: The deployment that this replica belongs to; empty where there is none.
         replica: The replica's id; empty where there is none.
+        watch: What :attr:`cancelled` asks.
     """
 
     directory: Path
@@ -37,6 +42,16 @@ class Context:
     version: str = ""
     deployment: str = ""
     replica: str = ""
+    watch: Callable[[], bool] = field(default=_never, repr=False, compare=False)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits any more for what the method computes now: it may stop, by raising anything.
+
+        To be asked now and then by a method that takes long. In a batch it is true when nobody waits for any of its
+        requests. In a thread of the servable's own it is what the replica's thread was told last.
+        """
+        return self.watch()
 
 
 class Tensor:
@@ -63,7 +78,27 @@ Tensors = Mapping[str, Tensor] | Sequence[Tensor]
 """Declarations by name, or a list of named ones."""
 
 
-def method(*, inputs: Tensors, outputs: Tensors, idempotent: bool = True, batchable: bool = False) -> Callable[[F], F]:
+class SampleError(Exception):
+    """Raised by a batchable method: one sample is at fault, and the others are not.
+
+    Args:
+        index: Its place along the first axis of the inputs that the method was called with.
+        message: What is wrong with it, for the caller.
+    """
+
+    def __init__(self, index: int, message: str) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+def method(
+    *,
+    inputs: Tensors,
+    outputs: Tensors,
+    idempotent: bool = True,
+    batchable: bool = False,
+    batching: Batching | None = None,
+) -> Callable[[F], F]:
     """Declares a function, or a method of a class, as a method of the servable.
 
     It is called with its inputs as keyword arguments, and returns a dictionary of its outputs, or the bare
@@ -75,6 +110,7 @@ def method(*, inputs: Tensors, outputs: Tensors, idempotent: bool = True, batcha
         outputs: The declared outputs.
         idempotent: It may run twice if its replica dies while it runs.
         batchable: The first axis of every input and output counts independent samples.
+        batching: How the requests of a batchable method may be joined.
 
     Raises:
         ManifestError: A declaration is wrong.
@@ -89,6 +125,7 @@ def method(*, inputs: Tensors, outputs: Tensors, idempotent: bool = True, batcha
                 idempotent=idempotent,
                 batchable=batchable,
                 parameters=takes_parameters(function),
+                batching=batching or Batching(),
             )
         except (TypeError, ValueError) as error:
             raise ManifestError(f"@method of {where}: {error}") from error

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import keyword
 import re
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from hpcserve.core.spelling import nearest
 from hpcserve.errors import ManifestError, UnknownMethod
-from hpcserve.wire.tensor import JSON, MAX_AXES, NAMES
+from hpcserve.wire.tensor import BYTES, JSON, MAX_AXES, NAMES
 
 _SERVABLE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
@@ -48,11 +48,28 @@ class TensorDecl(Declaration, frozen=True):
             raise ValueError(f"shape {list(self.shape)}: a JSON value has shape []")
 
 
+class Batching(Declaration, frozen=True):
+    """How the requests of a batchable method may be joined.
+
+    ``max_batch_size``: most samples of a batch; 1 turns joining off. ``max_wait_ms``: how long a batch that is not full
+    may wait for more. ``preferred_batch_sizes``: sizes that the model is fast at. ``pad``: for inputs whose axes after
+    the first may differ from request to request, the value that fills them up. ``cut``: for an output the padded input
+    whose lengths its own axes of any length have, in order; they are cut back to those that the request's input had.
+    """
+
+    max_batch_size: Annotated[int, msgspec.Meta(ge=1)] = 256
+    max_wait_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    preferred_batch_sizes: tuple[Annotated[int, msgspec.Meta(ge=1)], ...] = ()
+    pad: dict[str, float] = {}
+    cut: dict[str, str] = {}
+
+
 class MethodSpec(Declaration, frozen=True):
     """What one method takes and gives.
 
     ``idempotent``: it may run twice if its replica dies. ``batchable``: the first axis of every input and
-    output counts samples that may be computed together. ``parameters``: it takes the request's parameters.
+    output counts samples that may be computed together. ``parameters``: it takes the request's parameters. The rest
+    is for batchable methods: see :class:`Batching`.
     """
 
     inputs: tuple[TensorDecl, ...]
@@ -60,6 +77,7 @@ class MethodSpec(Declaration, frozen=True):
     idempotent: bool = True
     batchable: bool = False
     parameters: bool = False
+    batching: Batching = Batching()
 
     def __post_init__(self) -> None:
         for noun, tensors in (("input", self.inputs), ("output", self.outputs)):
@@ -71,6 +89,8 @@ class MethodSpec(Declaration, frozen=True):
             raise ValueError("an input cannot be called 'parameters': that is the request's own dictionary")
         if self.batchable:
             self._check_batchable()
+        elif self.batching != Batching():
+            raise ValueError("batching: has a meaning only with batchable = true")
 
     def _check_batchable(self) -> None:
         if not self.inputs or not self.outputs:
@@ -78,6 +98,25 @@ class MethodSpec(Declaration, frozen=True):
         for tensor in (*self.inputs, *self.outputs):
             if tensor.shape[:1] != (-1,):
                 raise ValueError(f"batchable: the first axis of {tensor.name!r} must be -1, the number of samples")
+        inputs = {tensor.name: tensor for tensor in self.inputs}
+        outputs = {tensor.name: tensor for tensor in self.outputs}
+        for name in self.batching.pad:
+            if -1 not in _ragged(inputs, name, "pad"):
+                raise ValueError(f"pad: no axis of input {name!r} after the first has any length: nothing to pad")
+            if inputs[name].dtype == BYTES:
+                raise ValueError(f"pad: input {name!r} is {BYTES}: only numbers are padded")
+        for name, like in self.batching.cut.items():
+            if like not in self.batching.pad:
+                raise ValueError(f"cut: output {name!r} is cut like {like!r}, which is not among the inputs of pad")
+            if _ragged(outputs, name, "cut").count(-1) != _ragged(inputs, like, "cut").count(-1):
+                raise ValueError(f"cut: {name!r} and {like!r} have different numbers of axes of any length")
+
+
+def _ragged(tensors: dict[str, TensorDecl], name: str, field: str) -> tuple[int, ...]:
+    """The axes of a tensor after the first."""
+    if name not in tensors:
+        raise ValueError(f"{field}: unknown tensor {name!r}{nearest(name, tensors)}")
+    return tensors[name].shape[1:]
 
 
 class Environment(Declaration, frozen=True):

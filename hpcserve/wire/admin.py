@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from hpcserve.wire.messages import BatchesRun
+
 
 class Admin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of the administrative structs: a msgpack map."""
@@ -31,11 +33,16 @@ class Published(Admin, frozen=True, kw_only=True):
 
 
 class Deploy(Admin, frozen=True, kw_only=True):
-    """``deploy``: serve ``servable`` (``name``, ``name@version`` or ``name@alias``) at ``endpoint``."""
+    """``deploy``: serve ``servable`` (``name``, ``name@version`` or ``name@alias``) at ``endpoint``.
+
+    ``objective_ms``: what a request should take at its replica; ``max_batch_size``: most samples of a batch.
+    """
 
     servable: str
     endpoint: str | None = None
     replicas: int = 1
+    objective_ms: float | None = None
+    max_batch_size: int | None = None
 
 
 class Deployed(Admin, frozen=True, kw_only=True):
@@ -64,7 +71,7 @@ class AskStatus(Admin, frozen=True, kw_only=True):
 
 
 class ReplicaView(Admin, frozen=True, kw_only=True):
-    """One replica. ``waiting`` and ``answered`` count requests."""
+    """One replica. ``waiting`` and ``answered`` count requests; ``learned`` is what it knows of its batches."""
 
     replica: str
     version: str
@@ -74,6 +81,7 @@ class ReplicaView(Admin, frozen=True, kw_only=True):
     waiting: int
     answered: int
     connected: bool
+    learned: tuple[BatchesRun, ...] = ()
 
 
 class DeploymentView(Admin, frozen=True, kw_only=True):
@@ -84,6 +92,8 @@ class DeploymentView(Admin, frozen=True, kw_only=True):
     version: str
     methods: tuple[str, ...]
     wanted: int
+    objective_ms: float | None
+    max_batch_size: int | None
     state: str
     error: str
     traceback: str

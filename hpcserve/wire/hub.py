@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from hpcserve.types import DeploymentName, EndpointName, Epoch, ReplicaId
-from hpcserve.wire.messages import EMPTY_MAP, ErrorInfo, Message
+from hpcserve.wire.messages import EMPTY_MAP, BatchesRun, ErrorInfo, Message, Tune
 
 # --- broker to both ---------------------------------------------------------------------------------
 
@@ -61,6 +61,7 @@ class DeploymentRoute(Message, frozen=True):
     default_method: str
     replicas: tuple[ReplicaId, ...]
     error: ErrorInfo | None = None
+    tune: Tune = Tune()
 
 
 class Routes(Message, frozen=True, tag="routes"):
@@ -144,6 +145,7 @@ class ReplicaLoad(Message, frozen=True):
     waiting: int
     answered: int
     connected: bool
+    learned: tuple[BatchesRun, ...] = ()
 
 
 class DeploymentLoad(Message, frozen=True):

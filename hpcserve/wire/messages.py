@@ -232,6 +232,34 @@ class Credit(Message, frozen=True, tag="credit"):
     credit_bytes: int
 
 
+class BatchesRun(Message, frozen=True):
+    """What a replica has learned of the batches of one method and one kind of inputs.
+
+    ``limit``: most samples of the next batch; ``mean``: samples of the last ones, on average; ``batches``: how many
+    there were. A batch of n samples takes about ``fixed_us + n * per_sample_us``.
+    """
+
+    method: str
+    limit: int
+    mean: float
+    batches: int
+    fixed_us: float
+    per_sample_us: float
+
+
+class Learned(Message, frozen=True, tag="learned"):
+    """What a replica has learned of its batches, whole; at most once a second, and only when it ran some."""
+
+    kinds: tuple[BatchesRun, ...]
+
+
+class Tune(Message, frozen=True, tag="tune"):
+    """What the deployment wants of batches: a request's time at the replica, and most samples of one; nil: no wish."""
+
+    objective_ms: float | None = None
+    max_batch_size: int | None = None
+
+
 class Census(Message, frozen=True, tag="census"):
     """The broker asks for an INVENTORY. The replica takes no WORK numbered up to ``fence`` from now on."""
 
@@ -345,6 +373,6 @@ FromAnyone = Hello | Enrol
 FromAdmission = Welcome | Enrolled | Refused
 FromClient = Request | Ack | Resume | Call | Bye
 ToClient = Result | Resumed | SendAgain | Answer | Ping | WhoAreYou | Refused
-FromPilot = Result | Inventory | Credit | Report
-ToReplica = Work | Census | Release | Fetch | WhoAreYou | Refused
+FromPilot = Result | Inventory | Credit | Learned | Report
+ToReplica = Work | Census | Release | Fetch | Tune | WhoAreYou | Refused
 ToAgent = Orders | WhoAreYou | Refused

@@ -18,6 +18,7 @@ from rich.console import Console, Group
 
 from hpcserve.cli.status import COLOURS, drawn
 from hpcserve.wire.admin import DeploymentView, PilotView, ReplicaView, ServableView, Status
+from hpcserve.wire.messages import BatchesRun
 from tests.acceptance.newcomer import HPCSERVE, User, user_in
 
 OLD, NEW = "0ld0123456789", "9e30123456789"
@@ -36,6 +37,7 @@ def status(**changes: Any) -> Status:
             waiting=100,
             answered=1_000_000,
             connected=True,
+            learned=(BatchesRun("predict_many", 1024, 987.6, 1_000_000, 123456.7, 1234.5),),
         )
         for number, state in enumerate(STATES)
     )
@@ -45,6 +47,8 @@ def status(**changes: Any) -> Status:
         version=NEW,
         methods=("predict",),
         wanted=3,
+        objective_ms=50.0,
+        max_batch_size=None,
         state="ready",
         error="",
         traceback="",
@@ -106,6 +110,9 @@ def test_no_header_and_no_row_is_folded(width: int) -> None:
     assert row(shown, "endpoint") == ["endpoint", "version", "state", "ready", "queued", "restarts"]
     assert row(shown, "surrogate-609f-1")[1:] == ["draining", "pilot-609f-12", "4194304", "100", "1000000"]
     assert row(shown, "replica") == ["replica", "state", "pilot", "pid", "waiting", "answered"]
+    assert row(shown, "method") == ["method", "replica", "batches", "mean", "at", "most", "n", "samples", "take"]
+    learned = ["surrogate-609f-0", "1000000", "987.6", "1024", "123", "ms", "+", "n", "×", "1.23", "ms"]
+    assert next(line.split() for line in shown if line.startswith("predict_many"))[1:] == learned
     assert row(shown, "pilot") == ["pilot", "state", "job", "host", "replicas", "walltime", "left"]
     assert row(shown, "requests:")[-1] == "requeued"
     pids = "pids: admission 4194304, broker 4194304, controller 4194304, supervisor 4194304"

@@ -41,6 +41,9 @@ class Back:
         self._epoch = epoch
         self._agents: dict[str, bytes] = {}
         self._unlisted: dict[ReplicaId, bytes] = {}
+        self.learned: dict[ReplicaId, tuple[wire.BatchesRun, ...]] = {}
+        self._tunes: dict[ReplicaId, wire.Tune] = {}
+        self._tuned: dict[ReplicaId, tuple[bytes, wire.Tune]] = {}
 
     def handle(self) -> bool:
         """Takes one message; False when there is none."""
@@ -74,6 +77,8 @@ class Back:
             self._exchange.credit(replica, (header.credit_requests, header.credit_bytes), now)
         elif type(header) is wire.Inventory:
             self._inventory(replica.id, message.sender, header)
+        elif type(header) is wire.Learned:
+            self.learned[replica.id] = header.kinds
 
     def _newcomer(self, message: Incoming, header: wire.FromPilot, header_bytes: bytes) -> None:
         """The first message of a connection, or an agent's."""
@@ -102,12 +107,30 @@ class Back:
         )
         if not listed:
             self._unlisted[id] = connection
+        self._tune(id)
 
     def to_agent(self, pilot: str, body: bytes) -> None:
         """Orders for an agent. One that is away will report when it is back, and be told again."""
         connection = self._agents.get(pilot)
         if connection is not None and not send(self.socket, connection, body):
             del self._agents[pilot]
+
+    def tune(self, tunes: dict[ReplicaId, wire.Tune]) -> None:
+        """What every replica's deployment wants of batches; those that were told something else hear of it."""
+        self._tunes = tunes
+        self._tuned = {id: told for id, told in self._tuned.items() if id in tunes}
+        self.learned = {id: learned for id, learned in self.learned.items() if id in tunes}
+        for id in tunes:
+            self._tune(id)
+
+    def _tune(self, id: ReplicaId) -> None:
+        replica, tune = self._exchange.replicas.get(id), self._tunes.get(id)
+        if replica is None or replica.connection is None or tune is None:
+            return
+        told = replica.connection, tune
+        if self._tuned.get(id) != told:
+            self._tuned[id] = told
+            self.send(replica.connection, encode(tune))
 
     def forget(self, subject: str) -> None:
         """An agent or a replica has ended: nothing is for it any more."""

@@ -162,6 +162,7 @@ class Hub:
             now=time.monotonic(),
         )
         self._back.roster_changed(before)
+        self._back.tune({id: each.tune for each in message.deployments for id in each.replicas})
 
     def _pilots(self, sender: bytes, message: hub.PilotSecrets) -> None:
         self._secrets = message
@@ -189,7 +190,13 @@ class Hub:
                 exchange.held_bytes,
                 not exchange.recovered,
                 tuple(
-                    hub.ReplicaLoad(each.id, each.waiting, each.answered, each.connection is not None)
+                    hub.ReplicaLoad(
+                        each.id,
+                        each.waiting,
+                        each.answered,
+                        each.connection is not None,
+                        self._back.learned.get(each.id, ()),
+                    )
                     for each in exchange.replicas.values()
                 ),
                 tuple(hub.DeploymentLoad(name, lane.queue.count) for name, lane in exchange.lanes.items()),

@@ -131,6 +131,10 @@ class Admin:
         policy = self._controller.fleet.policy
         if not 0 <= arguments.replicas <= most_replicas(policy):
             raise InvalidInput(f"replicas is {arguments.replicas}; expected 0 or more; {limit_in_words(policy)}")
+        if arguments.objective_ms is not None and not 0 < arguments.objective_ms < float("inf"):
+            raise InvalidInput(f"objective_ms is {arguments.objective_ms}; expected milliseconds, more than 0")
+        if arguments.max_batch_size is not None and arguments.max_batch_size < 1:
+            raise InvalidInput(f"max_batch_size is {arguments.max_batch_size}; expected 1 (no batches) or more")
         name, version = await self._controller.storage.do(Store.resolve, arguments.servable)
         servable = await self._controller.storage.do(Store.servable, name, version)
         endpoint = arguments.endpoint or name
@@ -142,6 +146,8 @@ class Admin:
             replicas=arguments.replicas,
             endpoint=EndpointName(endpoint),
             created_s=time.time(),
+            objective_ms=arguments.objective_ms,
+            max_batch_size=arguments.max_batch_size,
         )
         await self._controller.storage.do(Store.put_deployment, row)
         self._controller.serve(row, servable_of(servable))

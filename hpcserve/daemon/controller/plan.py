@@ -15,7 +15,7 @@ from hpcserve.servable.manifest import Manifest, default_method, from_json, to_j
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 from hpcserve.wire import hub
 from hpcserve.wire.frames import error_to_wire
-from hpcserve.wire.messages import Orders, ReplicaSpec
+from hpcserve.wire.messages import Orders, ReplicaSpec, Tune
 
 MOST_CAUSE = 200
 """Of how a replica ended the broker is told so many characters: a failed setup's words may be very many."""
@@ -58,7 +58,7 @@ def routes(fleet: Fleet, served: Mapping[DeploymentName, DeploymentRow], servabl
     return hub.Routes(
         {each.endpoint: name for name, each in served.items()},
         tuple(
-            _route(fleet.deployments[name], serving(fleet, name, servables).manifest, tuple(replicas))
+            _route(fleet.deployments[name], served[name], serving(fleet, name, servables).manifest, tuple(replicas))
             if name in served
             else hub.DeploymentRoute(name, {}, "", tuple(replicas))
             for name, replicas in homes.items()
@@ -68,7 +68,9 @@ def routes(fleet: Fleet, served: Mapping[DeploymentName, DeploymentRow], servabl
     )
 
 
-def _route(known: FleetDeployment, manifest: Manifest, replicas: tuple[ReplicaId, ...]) -> hub.DeploymentRoute:
+def _route(
+    known: FleetDeployment, row: DeploymentRow, manifest: Manifest, replicas: tuple[ReplicaId, ...]
+) -> hub.DeploymentRoute:
     methods = {method: hub.MethodRoute(spec.idempotent) for method, spec in manifest.methods.items()}
     error = None
     if known.target is None and not replicas:
@@ -78,7 +80,8 @@ def _route(known: FleetDeployment, manifest: Manifest, replicas: tuple[ReplicaId
                 remote_traceback=known.traceback or None,
             )
         )
-    return hub.DeploymentRoute(known.name, methods, default_method(manifest), replicas, error)
+    tune = Tune(row.objective_ms, row.max_batch_size)
+    return hub.DeploymentRoute(known.name, methods, default_method(manifest), replicas, error, tune)
 
 
 def failure(known: FleetDeployment) -> str:

@@ -100,6 +100,8 @@ def _deployment(
         version=row.version,
         methods=tuple(serving(controller.fleet, row.name, controller.servables).manifest.methods),
         wanted=row.replicas,
+        objective_ms=row.objective_ms,
+        max_batch_size=row.max_batch_size,
         state=state,
         error=_error(controller.fleet, known),
         traceback=known.traceback,
@@ -137,6 +139,7 @@ def _replica(controller: Controller, replica: FleetReplica, loads: dict[ReplicaI
         waiting=load.waiting if load is not None else 0,
         answered=load.answered if load is not None else 0,
         connected=connected,
+        learned=load.learned if load is not None else (),
     )
 
 

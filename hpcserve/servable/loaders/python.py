@@ -172,6 +172,7 @@ def _agreed(name: str, listed: MethodSpec, declared: MethodSpec | None, function
         idempotent=listed.idempotent,
         batchable=listed.batchable,
         parameters=parameters,
+        batching=listed.batching,
     )
     if declared is not None and declared != whole:
         raise ManifestError(f"methods.{name}: servable.toml and @method differ; declare it in one place")

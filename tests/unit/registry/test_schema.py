@@ -58,11 +58,11 @@ def test_an_older_database_keeps_its_rows(opened: sa.Engine) -> None:
         connection.exec_driver_sql("ALTER TABLE deployments RENAME COLUMN note TO remark")
 
     with transaction(opened) as connection:
-        migrate(connection)
+        migrate(connection, MIGRATIONS[:1])
         connection.exec_driver_sql("INSERT INTO deployments VALUES ('d', 's', 'v', 1, 'e', 2.5)")
     steps = (*MIGRATIONS, add_column, rename)
     with transaction(opened) as connection:
-        assert migrate(connection, steps) == len(MIGRATIONS)
+        assert migrate(connection, steps) == 1
         assert version(connection) == [len(steps)]
         rows = connection.exec_driver_sql("SELECT * FROM deployments").mappings().all()
     assert dict(rows[0]) == {
@@ -72,6 +72,8 @@ def test_an_older_database_keeps_its_rows(opened: sa.Engine) -> None:
         "replicas": 1,
         "endpoint": "e",
         "created_s": 2.5,
+        "objective_ms": None,
+        "max_batch_size": None,
         "remark": "none",
     }
     with transaction(opened) as connection:

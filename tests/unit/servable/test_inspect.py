@@ -42,6 +42,13 @@ def test_the_declared_methods_join_the_manifest(python_servable: PythonServable)
             "idempotent": True,
             "batchable": False,
             "parameters": False,
+            "batching": {
+                "max_batch_size": 256,
+                "max_wait_ms": 0.0,
+                "preferred_batch_sizes": [],
+                "pad": {},
+                "cut": {},
+            },
         }
     }
 
