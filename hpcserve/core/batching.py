@@ -144,12 +144,15 @@ class Sizes:
         return size
 
 
-Waiting = tuple[int, float, int, int, float, T]
-"""A request in the inbox, as it is ordered: minus its priority, deadline, arrival; then samples, when it came, task."""
+Waiting = tuple[int, int, int, float, T]
+"""A request in the inbox, as it is ordered: minus its priority, its number; then samples, time of arrival, task."""
 
 
 class Inbox(Generic[T]):
-    """What a replica was given and has not begun, by what may share a batch: priority, then deadline, then arrival."""
+    """What a replica was given and has not begun, by what may share a batch: by priority, then by arrival.
+
+    The broker gives by deadline. Here that would let a request without one wait for ever.
+    """
 
     def __init__(self) -> None:
         self._groups: dict[Group, list[Waiting[T]]] = {}
@@ -159,11 +162,11 @@ class Inbox(Generic[T]):
     def __len__(self) -> int:
         return self._count
 
-    def push(self, task: T, group: Group, *, samples: int, priority: int, deadline: float, now: float) -> None:
+    def push(self, task: T, group: Group, *, samples: int, priority: int, now: float) -> None:
         """Adds a request that may share a batch with those of its group; it alone has group None."""
         self._place += 1
         self._count += 1
-        item = (-priority, deadline, self._place, samples, now, task)
+        item = (-priority, self._place, samples, now, task)
         waiting = self._groups.get(group)
         if waiting is None:
             self._groups[group] = [item]
@@ -174,7 +177,7 @@ class Inbox(Generic[T]):
         """The group of the request that is to run next. There is one."""
         if len(self._groups) == 1:
             return next(iter(self._groups))
-        return min(self._groups, key=lambda group: self._groups[group][0][:3])
+        return min(self._groups, key=lambda group: self._groups[group][0][:2])
 
     def wait_s(self, group: Group, sizes: Sizes, now: float) -> float:
         """How long the batch of this group should wait for company; 0: it runs now."""
@@ -184,28 +187,28 @@ class Inbox(Generic[T]):
         if size.policy.max_wait_s <= 0:
             return 0.0
         waiting = self._groups[group]
-        if sum(each[3] for each in waiting) >= size.limit:
+        if sum(each[2] for each in waiting) >= size.limit:
             return 0.0
-        return max(0.0, min(each[4] for each in waiting) + size.policy.max_wait_s - now)
+        return max(0.0, min(each[3] for each in waiting) + size.policy.max_wait_s - now)
 
     def take(self, group: Group, limit: int, preferred: tuple[int, ...] = ()) -> list[T]:
         """Takes out the requests of the group's next batch: one at least, with ``limit`` samples at most."""
         waiting = self._groups[group]
         taken = [heapq.heappop(waiting)]
-        samples = taken[0][3]
-        while waiting and group is not None and samples + waiting[0][3] <= limit:
-            samples += waiting[0][3]
+        samples = taken[0][2]
+        while waiting and group is not None and samples + waiting[0][2] <= limit:
+            samples += waiting[0][2]
             taken.append(heapq.heappop(waiting))
         if preferred and waiting:  # what is cut off runs in a batch with the rest
             fits = max((size for size in preferred if size <= samples), default=0)
-            while fits and len(taken) > 1 and samples - taken[-1][3] >= fits:
-                samples -= taken[-1][3]
+            while fits and len(taken) > 1 and samples - taken[-1][2] >= fits:
+                samples -= taken[-1][2]
                 heapq.heappush(waiting, taken.pop())
         if not waiting:
             del self._groups[group]
         self._count -= len(taken)
-        return [each[5] for each in taken]
+        return [each[4] for each in taken]
 
     def tasks(self) -> list[T]:
         """Everything that waits, in no order."""
-        return [each[5] for waiting in self._groups.values() for each in waiting]
+        return [each[4] for waiting in self._groups.values() for each in waiting]

@@ -213,7 +213,7 @@ class Replica:
             deadline = NEVER if left is None else now + left / 1000
             group, samples = self._executor.group(self._executor.method(work.method), work.tensors, work.parameters)
             task = Task(key, work, work.enclosed or tensors, deadline, samples)
-            self._inbox.push(task, group, samples=samples, priority=work.priority, deadline=deadline, now=now)
+            self._inbox.push(task, group, samples=samples, priority=work.priority, now=now)
 
     def _release(self, keys: Sequence[RequestKey]) -> None:
         for key in keys:
@@ -281,7 +281,8 @@ class Replica:
             self._credit.ran(run_s)
         else:
             self._has_news = True
-            size.ran(max(1, task.samples), run_s)
+            if outcome.error is None:
+                size.ran(max(1, task.samples), run_s)
             self._credit.ran_together(1, task.samples, run_s, size.limit)
         self._finish(task, outcome, int(run_s * 1e6))
 

@@ -13,7 +13,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from hpcserve.core.batching import SHARE, UNBATCHED, BatchSize, Group, Inbox, Policy, Sizes
 from hpcserve.core.latency import Line
-from hpcserve.core.ledger import NEVER
 
 A = ("go", "shape", b"")
 B = ("go", "other", b"")
@@ -154,23 +153,21 @@ def test_sizes_follow_what_the_deployment_says() -> None:
 # --- the inbox ------------------------------------------------------------------------------------------
 
 
-def pushed(*requests: tuple[str, Group, int, int, float]) -> Inbox[str]:
-    """An inbox with these requests: name, group, samples, priority, deadline."""
+def pushed(*requests: tuple[str, Group, int, int]) -> Inbox[str]:
+    """An inbox with these requests: name, group, samples, priority."""
     inbox: Inbox[str] = Inbox()
-    for place, (name, group, samples, priority, deadline) in enumerate(requests):
-        inbox.push(name, group, samples=samples, priority=priority, deadline=deadline, now=float(place))
+    for place, (name, group, samples, priority) in enumerate(requests):
+        inbox.push(name, group, samples=samples, priority=priority, now=float(place))
     return inbox
 
 
-def test_priority_goes_before_deadline_and_deadline_before_arrival() -> None:
-    inbox = pushed(
-        ("late", A, 1, 0, 9.0), ("soon", A, 1, 0, 2.0), ("never", A, 1, 0, NEVER), ("urgent", A, 1, 1, NEVER)
-    )
-    assert inbox.take(A, 10) == ["urgent", "soon", "late", "never"]
+def test_priority_goes_before_arrival() -> None:
+    inbox = pushed(("low", A, 1, -1), ("first", A, 1, 0), ("second", A, 1, 0), ("urgent", A, 1, 1))
+    assert inbox.take(A, 10) == ["urgent", "first", "second", "low"]
 
 
 def test_the_group_of_the_first_request_is_the_next() -> None:
-    inbox = pushed(("a1", A, 1, 0, NEVER), ("b1", B, 1, 0, NEVER), ("a2", A, 1, 0, NEVER), ("b2", B, 1, 5, NEVER))
+    inbox = pushed(("a1", A, 1, 0), ("b1", B, 1, 0), ("a2", A, 1, 0), ("b2", B, 1, 5))
     assert inbox.first() == B
     assert inbox.take(B, 8) == ["b2", "b1"]
     assert inbox.first() == A
@@ -180,19 +177,19 @@ def test_the_group_of_the_first_request_is_the_next() -> None:
 
 @pytest.mark.parametrize(("limit", "taken"), [(1, ["a"]), (3, ["a"]), (5, ["a", "b"]), (6, ["a", "b", "c"])])
 def test_a_batch_has_whole_requests_up_to_the_limit_and_one_in_any_case(limit: int, taken: list[str]) -> None:
-    inbox = pushed(("a", A, 3, 0, NEVER), ("b", A, 2, 0, NEVER), ("c", A, 1, 0, NEVER))
+    inbox = pushed(("a", A, 3, 0), ("b", A, 2, 0), ("c", A, 1, 0))
     assert inbox.take(A, limit) == taken
     assert len(inbox) == 3 - len(taken)
 
 
 def test_what_cannot_share_a_batch_runs_alone() -> None:
-    inbox = pushed(("a", UNBATCHED, 1, 0, NEVER), ("b", UNBATCHED, 1, 0, NEVER))
+    inbox = pushed(("a", UNBATCHED, 1, 0), ("b", UNBATCHED, 1, 0))
     assert inbox.take(UNBATCHED, 10) == ["a"]
     assert inbox.take(UNBATCHED, 10) == ["b"]
 
 
 def test_a_batch_is_cut_to_a_preferred_size_when_others_wait() -> None:
-    many = [(str(n), A, 1, 0, NEVER) for n in range(20)]
+    many = [(str(n), A, 1, 0) for n in range(20)]
     inbox = pushed(*many)
     assert len(inbox.take(A, 14, (4, 8, 16))) == 8
     assert len(inbox.take(A, 14, (4, 8, 16))) == 12  # nobody would wait for the rest
@@ -203,12 +200,12 @@ def test_a_batch_waits_for_company_only_where_the_method_says_so() -> None:
     size = patient.of(A)
     for samples in (1, 2, 4):
         size.ran(samples, 1e-3)
-    inbox = pushed(("a", A, 1, 0, NEVER))
+    inbox = pushed(("a", A, 1, 0))
     assert inbox.wait_s(A, eager, 0.0) == 0.0
     assert inbox.wait_s(A, patient, 0.002) == pytest.approx(0.008)
     assert inbox.wait_s(A, patient, 0.02) == 0.0
     for name in "bcdefgh":
-        inbox.push(name, A, samples=1, priority=0, deadline=NEVER, now=0.003)
+        inbox.push(name, A, samples=1, priority=0, now=0.003)
     assert len(inbox) == size.limit
     assert inbox.wait_s(A, patient, 0.003) == 0.0
 
@@ -219,36 +216,35 @@ class InboxMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.inbox: Inbox[int] = Inbox()
-        self.waiting: list[tuple[int, float, int, int, Group]] = []
+        self.waiting: list[tuple[int, int, int, Group]] = []
         self.number = 0
 
     @rule(
         group=st.sampled_from([A, B, UNBATCHED]),
         samples=st.integers(0, 5),
         priority=st.integers(-1, 1),
-        deadline=st.sampled_from([1.0, 2.0, NEVER]),
     )
-    def push(self, group: Group, samples: int, priority: int, deadline: float) -> None:
+    def push(self, group: Group, samples: int, priority: int) -> None:
         self.number += 1
-        self.inbox.push(self.number, group, samples=samples, priority=priority, deadline=deadline, now=0.0)
-        self.waiting.append((-priority, deadline, self.number, samples, group))
+        self.inbox.push(self.number, group, samples=samples, priority=priority, now=0.0)
+        self.waiting.append((-priority, self.number, samples, group))
 
     @precondition(lambda self: self.waiting)
     @rule(limit=st.integers(1, 8), preferred=st.sampled_from([(), (2,), (2, 4)]))
     def take(self, limit: int, preferred: tuple[int, ...]) -> None:
-        self.waiting.sort(key=lambda each: each[:3])
+        self.waiting.sort(key=lambda each: each[:2])
         group = self.inbox.first()
-        assert group == self.waiting[0][4]
+        assert group == self.waiting[0][3]
         taken = self.inbox.take(group, limit, preferred)
-        same = [each for each in self.waiting if each[4] == group]
-        assert taken == [each[2] for each in same[: len(taken)]]
-        assert len(taken) == 1 or (group is not UNBATCHED and sum(each[3] for each in same[: len(taken)]) <= limit)
-        self.waiting = [each for each in self.waiting if each[2] not in taken]
+        same = [each for each in self.waiting if each[3] == group]
+        assert taken == [each[1] for each in same[: len(taken)]]
+        assert len(taken) == 1 or (group is not UNBATCHED and sum(each[2] for each in same[: len(taken)]) <= limit)
+        self.waiting = [each for each in self.waiting if each[1] not in taken]
 
     @invariant()
     def all_are_there(self) -> None:
         assert len(self.inbox) == len(self.waiting)
-        assert sorted(self.inbox.tasks()) == sorted(each[2] for each in self.waiting)
+        assert sorted(self.inbox.tasks()) == sorted(each[1] for each in self.waiting)
 
 
 TestInbox = InboxMachine.TestCase
