@@ -19,6 +19,7 @@ What may share a batch, and how it is put together, is the replica's business: h
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, NamedTuple, TypeVar
 
@@ -29,7 +30,7 @@ WORTH = 0.05
 INCREASE = 0.01
 DECREASE = 0.9
 LEAST_FACTOR, MOST_FACTOR = 0.05, 2.0
-MOST_KINDS = 64
+MOST_KINDS = 1024
 RECENT = 32
 UNBATCHED = None
 """The group of requests that always run alone."""
@@ -63,11 +64,12 @@ class BatchSize:
         self.factor = 1.0
         self.limit = 1
         self.most = policy.max_samples
+        self._fits = math.inf  # so many samples there is memory for
         self.batches = 0
         self.mean_samples = 0.0
 
-    def ran(self, samples: int, took_s: float) -> None:
-        """A batch of so many samples took so long."""
+    def ran(self, samples: int, took_s: float, *, full: bool) -> None:
+        """A batch of so many samples took so long; ``full``: it would have had more if it could."""
         policy = self.policy
         self.batches += 1
         self.mean_samples += (samples - self.mean_samples) / min(self.batches, RECENT)
@@ -76,20 +78,23 @@ class BatchSize:
         elif policy.objective_s is not None:
             if took_s > SHARE * policy.objective_s and samples > 1:
                 self.factor = max(LEAST_FACTOR, self.factor * DECREASE)
-            elif samples >= self.limit:
+            elif full:
                 self.factor = min(MOST_FACTOR, self.factor + INCREASE)
         self.limit = self._limit()
 
     def tune(self, policy: Policy) -> None:
         """From now on the batches are to be like this."""
+        if policy == self.policy:
+            return
         self.policy = policy
-        self.most = policy.max_samples
+        self.most = int(min(policy.max_samples, self._fits))
         self.factor = 1.0
         self.limit = 1 if self.model.line is None else self._limit()
 
     def out_of_memory(self, samples: int) -> None:
         """A batch of so many samples did not fit into memory: from now on it is half of that at most."""
-        self.most = min(self.most, max(1, samples // 2))
+        self._fits = min(self._fits, max(1, samples // 2))
+        self.most = int(min(self.policy.max_samples, self._fits))
         self.limit = min(self.limit, self.most)
 
     def _limit(self) -> int:
@@ -136,16 +141,17 @@ class Sizes:
     def of(self, group: tuple[str, Hashable, bytes]) -> BatchSize:
         """The size for a group of requests: of one method and of equal shapes, whatever their parameters."""
         kind = group[:2]
-        size = self._sizes.get(kind)
+        size = self._sizes.pop(kind, None)
         if size is None:
             if len(self._sizes) >= MOST_KINDS:
-                del self._sizes[next(iter(self._sizes))]
-            size = self._sizes[kind] = BatchSize(self._policy(group[0]))
+                del self._sizes[next(iter(self._sizes))]  # that of which none was met for the longest time
+            size = BatchSize(self._policy(group[0]))
+        self._sizes[kind] = size
         return size
 
 
-Waiting = tuple[int, int, int, float, T]
-"""A request in the inbox, as it is ordered: minus its priority, its number; then samples, time of arrival, task."""
+Waiting = tuple[int, int, int, float, float, T]
+"""A request in the inbox, as it is ordered: minus its priority, its number; then samples, arrival, deadline, task."""
 
 
 class Inbox(Generic[T]):
@@ -162,53 +168,72 @@ class Inbox(Generic[T]):
     def __len__(self) -> int:
         return self._count
 
-    def push(self, task: T, group: Group, *, samples: int, priority: int, now: float) -> None:
+    def push(self, task: T, group: Group, *, samples: int, priority: int, deadline: float, now: float) -> None:
         """Adds a request that may share a batch with those of its group; it alone has group None."""
         self._place += 1
         self._count += 1
-        item = (-priority, self._place, samples, now, task)
+        item = (-priority, self._place, samples, now, deadline, task)
         waiting = self._groups.get(group)
         if waiting is None:
             self._groups[group] = [item]
         else:
             heapq.heappush(waiting, item)
 
-    def first(self) -> Group:
-        """The group of the request that is to run next. There is one."""
-        if len(self._groups) == 1:
-            return next(iter(self._groups))
-        return min(self._groups, key=lambda group: self._groups[group][0][:2])
+    def next(self, sizes: Sizes, now: float) -> tuple[Group, float]:
+        """The group that is to run next, and how many seconds from now: 0, unless all that is there waits for company.
 
-    def wait_s(self, group: Group, sizes: Sizes, now: float) -> float:
-        """How long the batch of this group should wait for company; 0: it runs now."""
+        There is something. A group that waits does not hold up one that does not.
+        """
+        if len(self._groups) == 1:
+            group = next(iter(self._groups))
+            return group, self._wait_s(group, sizes, now)
+        waits = []
+        for group in sorted(self._groups, key=lambda each: self._groups[each][0][:2]):
+            wait_s = self._wait_s(group, sizes, now)
+            if wait_s <= 0:
+                return group, 0.0
+            waits.append((wait_s, group))
+        wait_s, group = min(waits, key=lambda each: each[0])
+        return group, wait_s
+
+    def _wait_s(self, group: Group, sizes: Sizes, now: float) -> float:
+        """How long the batch of this group should wait for company; nobody waits for half of what is left to him."""
         if group is None:
             return 0.0
         size = sizes.of(group)
-        if size.policy.max_wait_s <= 0:
+        most_s = size.policy.max_wait_s
+        if most_s <= 0:
             return 0.0
         waiting = self._groups[group]
         if sum(each[2] for each in waiting) >= size.limit:
             return 0.0
-        return max(0.0, min(each[3] for each in waiting) + size.policy.max_wait_s - now)
+        until = min(arrived + min(most_s, (deadline - arrived) / 2) for _, _, _, arrived, deadline, _ in waiting)
+        return max(0.0, until - now)
 
-    def take(self, group: Group, limit: int, preferred: tuple[int, ...] = ()) -> list[T]:
-        """Takes out the requests of the group's next batch: one at least, with ``limit`` samples at most."""
+    def take(self, group: Group, limit: int, preferred: tuple[int, ...] = ()) -> tuple[list[T], bool]:
+        """Takes out the requests of the group's next batch: one at least, with ``limit`` samples at most.
+
+        Returns:
+            The requests, and whether there would have been more without the limit.
+        """
         waiting = self._groups[group]
         taken = [heapq.heappop(waiting)]
         samples = taken[0][2]
         while waiting and group is not None and samples + waiting[0][2] <= limit:
             samples += waiting[0][2]
             taken.append(heapq.heappop(waiting))
-        if preferred and waiting:  # what is cut off runs in a batch with the rest
-            fits = max((size for size in preferred if size <= samples), default=0)
+        full = bool(waiting)
+        if preferred and full:  # what is cut off runs in a batch with the rest
+            # A cut below half of the limit would keep the limit where it is, and larger preferred sizes out of reach.
+            fits = max((size for size in preferred if limit < 2 * size and size <= samples), default=0)
             while fits and len(taken) > 1 and samples - taken[-1][2] >= fits:
                 samples -= taken[-1][2]
                 heapq.heappush(waiting, taken.pop())
         if not waiting:
             del self._groups[group]
         self._count -= len(taken)
-        return [each[4] for each in taken]
+        return [each[5] for each in taken], full
 
     def tasks(self) -> list[T]:
         """Everything that waits, in no order."""
-        return [each[4] for waiting in self._groups.values() for each in waiting]
+        return [each[5] for waiting in self._groups.values() for each in waiting]

@@ -25,12 +25,13 @@ class Credit:
         self._two_batches = 0
 
     def ran(self, run_s: float) -> None:
-        """A request took ``run_s`` seconds."""
+        """A request took ``run_s`` seconds, alone."""
         self._mean_s += WEIGHT * (run_s - self._mean_s)
+        self._two_batches = int((1 - WEIGHT) * self._two_batches)
 
     def ran_together(self, requests: int, samples: int, run_s: float, limit: int) -> None:
         """A batch took ``run_s`` seconds; the next of its kind may have ``limit`` samples."""
-        self.ran(run_s / requests)
+        self._mean_s += WEIGHT * (run_s / requests - self._mean_s)
         self._mean_samples += WEIGHT * (samples / requests - self._mean_samples)
         self._two_batches = min(MOST_OF_BATCHES, int(2 * limit / max(1.0, self._mean_samples)) + 1)
 

@@ -15,7 +15,7 @@ import bisect
 import heapq
 from collections import OrderedDict
 
-from hpcserve.core.ledger import NEVER, QUEUED, Entry
+from hpcserve.core.ledger import NEVER, QUEUED, RUNNING, Entry
 from hpcserve.core.sessions import Session
 
 LEFTOVERS = 64
@@ -96,10 +96,10 @@ class RequestQueue:
             if waiting and waiting[0][2] is entry:
                 heapq.heappop(waiting)
                 self._items -= 1
-                if waiting:
-                    level.move_to_end(session)
-                else:
+                if not waiting:
                     del level[session]
+                elif entry.state is RUNNING:  # taken back, it has cost its session no turn
+                    level.move_to_end(session)
 
     def peek(self) -> Entry | None:
         """The next request that may run beside others, or None."""

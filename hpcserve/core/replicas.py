@@ -67,7 +67,7 @@ class Replica:
             self.connection is not None
             and not self.retiring
             and not self.exclusive
-            and self.waiting < self.credit_requests + more
+            and self.waiting < self.credit_requests + (more if self.credit_requests else 0)
             and (self.waiting == 0 or self.waiting_bytes < self.credit_bytes)
         )
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from hpcserve.core.batching import UNBATCHED, Group
 from hpcserve.errors import HpcserveError, InvalidInput, InvalidOutput, ServableError, UnknownMethod
-from hpcserve.replica.joint import Key, joined, key_of, parted
+from hpcserve.replica.joint import Key, check_samples, joined, key_of, parted
 from hpcserve.replica.together import of_one_sample, run_together
 from hpcserve.servable.loaded import Loaded
 from hpcserve.servable.manifest import Batching
@@ -64,8 +64,8 @@ class Executor:
     def group(self, method: str, specs: msgspec.Raw, parameters: msgspec.Raw) -> tuple[Group, int]:
         """What a request shares with those that it may be joined with, None if it runs alone; and its samples."""
         spec = self._specs.get(method)
-        if spec is None or not spec.batchable:
-            return UNBATCHED, 1
+        if spec is None or not spec.batchable or not spec.idempotent:
+            return UNBATCHED, 1  # a batch that fails is run again in parts
         try:
             known = self._declared(method, specs)
         except HpcserveError:
@@ -75,14 +75,16 @@ class Executor:
     def run(self, method: str, specs: msgspec.Raw, frames: Sequence[Tensor], parameters: msgspec.Raw) -> Outcome:
         """Calls ``method``; whatever goes wrong becomes the outcome's error."""
         try:
-            names = self._declared(method, specs).names
-            inputs = unpack(specs, frames, writable=True, names=names)
-            given = {} if bytes(parameters) == _NO_PARAMETERS else from_raw(parameters, dict[str, Any])
-            return _outcome(method, self._loaded.run(method, inputs, given), inputs)
+            known = self._declared(method, specs)
+            inputs = unpack(specs, frames, writable=True, names=known.names)
+            outputs = self._loaded.run(method, inputs, _parameters(parameters))
+            if known.key is not None:
+                check_samples(method, outputs, known.samples)
+            return _outcome(method, outputs, inputs)
         except HpcserveError as error:
             return failed(of_one_sample(error))
         except MemoryError as error:
-            return failed(ServableError(f"method {method!r}: out of memory: {error}"))
+            return failed(_no_memory(method, error))
 
     def run_together(
         self,
@@ -102,13 +104,13 @@ class Executor:
         inputs = [self._unpacked(method, specs, frames) for specs, frames in requests]
         good = {index: each for index, each in enumerate(inputs) if not isinstance(each, HpcserveError)}
         spec = self._specs[method]
-        given = {} if bytes(parameters) == _NO_PARAMETERS else from_raw(parameters, dict[str, Any])
 
         def run(batch: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+            given = _parameters(parameters)
             try:
                 return parted(method, spec, self._loaded.run(method, joined(spec, batch), given), batch)
             except MemoryError as error:
-                raise ServableError(f"method {method!r}: out of memory: {error}") from error
+                raise _no_memory(method, error) from error
 
         results, too_many = run_together(list(good.values()), run, [samples[index] for index in good], gave_up)
         found = dict(zip(good, results, strict=True))
@@ -119,6 +121,8 @@ class Executor:
             return unpack(specs, frames, names=self._declared(method, specs).names)
         except HpcserveError as error:
             return error
+        except MemoryError as error:
+            return _no_memory(method, error)
 
     def _declared(self, method: str, specs: msgspec.Raw) -> _Known:
         """What is known of a signature, after the check of names, dtypes and shapes."""
@@ -145,6 +149,17 @@ def _outcome_of(method: str, result: dict[str, Any] | HpcserveError) -> Outcome:
         return _outcome(method, result, {})
     except HpcserveError as error:
         return failed(error)
+    except MemoryError as error:
+        return failed(_no_memory(method, error))
+
+
+def _no_memory(method: str, error: MemoryError) -> ServableError:
+    return ServableError(f"method {method!r}: out of memory: {error}")
+
+
+def _parameters(parameters: msgspec.Raw) -> dict[str, Any]:
+    """The request's own dictionary of parameters: a method may change it."""
+    return {} if bytes(parameters) == _NO_PARAMETERS else from_raw(parameters, dict[str, Any])
 
 
 def _outcome(method: str, outputs: dict[str, Any], inputs: dict[str, Any]) -> Outcome:

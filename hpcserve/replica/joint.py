@@ -69,6 +69,20 @@ def _even(arrays: list[Array], fill: float | None) -> list[Array]:
     return even
 
 
+def check_samples(method: str, outputs: Mapping[str, Array], samples: int) -> None:
+    """Checks what a batchable method returned for so many samples.
+
+    Raises:
+        InvalidOutput: An output has another number of them.
+    """
+    for name, output in outputs.items():
+        if len(output) != samples:
+            raise InvalidOutput(
+                f"method {method!r} was called with {samples} samples and returned {len(output)} of {name!r}: a "
+                "batchable method returns one for each"
+            )
+
+
 def parted(
     method: str, spec: MethodSpec, outputs: Mapping[str, Array], requests: Sequence[Mapping[str, Array]]
 ) -> list[dict[str, Array]]:
@@ -78,12 +92,7 @@ def parted(
         InvalidOutput: An output has another number of samples than the inputs.
     """
     counts = [len(next(iter(each.values()))) for each in requests]
-    for name, output in outputs.items():
-        if len(output) != sum(counts):
-            raise InvalidOutput(
-                f"method {method!r} was called with {sum(counts)} samples and returned {len(output)} of {name!r}: a "
-                "batchable method returns one for each"
-            )
+    check_samples(method, outputs, sum(counts))
     bounds = np.cumsum(counts)[:-1]
     parts = {name: np.split(output, bounds) for name, output in outputs.items()}
     return [

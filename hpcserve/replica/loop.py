@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from hpcserve.core.batching import UNBATCHED, BatchSize, Inbox, Policy, Sizes
+from hpcserve.core.batching import UNBATCHED, BatchSize, Group, Inbox, Policy, Sizes
 from hpcserve.core.credit import INBOX_BYTES, Credit
 from hpcserve.core.holdings import Holdings
 from hpcserve.core.ledger import NEVER
@@ -81,6 +81,7 @@ class Replica:
         self._inbox: Inbox[Task] = Inbox()
         self._sizes = Sizes(policy_of)
         self._company_until = 0.0
+        self._group: Group = UNBATCHED
         self._thread = threading.get_ident()
         self._running: Sequence[Task] = ()
         self._gave_up = False
@@ -102,7 +103,7 @@ class Replica:
                 if not self._look(wait=not ready):
                     return
                 look_at = time.monotonic() + LOOK_EVERY_S
-            if ready or self._may_run():
+            if self._may_run():  # what has just come may be more urgent
                 self._run_next()
 
     def gave_up(self) -> bool:
@@ -114,7 +115,8 @@ class Replica:
                 while self._link.has_message():
                     self._drain(more=True)
                 wanted = self._holdings.is_wanted
-                self._gave_up = not any(wanted(task.key) and task.deadline > now for task in self._running)
+                waited_for = any(wanted(task.key) and task.deadline > now for task in self._running)
+                self._gave_up = bool(self._running) and not waited_for
         return self._gave_up
 
     # --- the socket -----------------------------------------------------------------------------------
@@ -144,8 +146,10 @@ class Replica:
     def _wait(self) -> list[tuple[int, int]]:
         """Sleeps until there is something to do; the alarm is not taken off for every short pause."""
         timeout_ms = self._link.timeout_ms()
-        if self._has_news or (self._inbox and not self._holdings.is_full):
-            until = self._company_until if self._inbox else self._tell_at
+        until = self._tell_at if self._has_news else math.inf
+        if self._inbox and not self._holdings.is_full:
+            until = min(until, self._company_until)
+        if until < math.inf:
             left_ms = max(0, math.ceil((until - time.monotonic()) * 1000))
             timeout_ms = left_ms if timeout_ms is None else min(timeout_ms, left_ms)
         if self._alarm.set_for != NEVER:
@@ -213,7 +217,7 @@ class Replica:
             deadline = NEVER if left is None else now + left / 1000
             group, samples = self._executor.group(self._executor.method(work.method), work.tensors, work.parameters)
             task = Task(key, work, work.enclosed or tensors, deadline, samples)
-            self._inbox.push(task, group, samples=samples, priority=work.priority, now=now)
+            self._inbox.push(task, group, samples=samples, priority=work.priority, deadline=deadline, now=now)
 
     def _release(self, keys: Sequence[RequestKey]) -> None:
         for key in keys:
@@ -239,20 +243,25 @@ class Replica:
         if not self._inbox or self._holdings.is_full:
             return False
         now = time.monotonic()
-        self._company_until = now + self._inbox.wait_s(self._inbox.first(), self._sizes, now)
-        return self._company_until <= now
+        self._group, wait_s = self._inbox.next(self._sizes, now)
+        self._company_until = now + wait_s
+        return wait_s <= 0
 
     def _run_next(self) -> None:
-        group = self._inbox.first()
+        """Runs what :meth:`_may_run` has found."""
+        group = self._group
         if group is UNBATCHED:
-            self._run(self._inbox.take(group, 1)[0], None)
+            (task,), _ = self._inbox.take(group, 1)
+            if self._is_due(task):
+                self._run(task)
             return
         size = self._sizes.of(group)
-        tasks = [task for task in self._inbox.take(group, size.limit, size.policy.preferred) if self._is_due(task)]
+        taken, full = self._inbox.take(group, size.limit, size.policy.preferred)
+        tasks = [task for task in taken if self._is_due(task)]
         if len(tasks) == 1:
-            self._run(tasks[0], size)
+            self._run(tasks[0], size, full=full)
         elif tasks:
-            self._run_together(tasks, size)
+            self._run_together(tasks, size, full=full)
 
     def _is_due(self, task: Task) -> bool:
         """Whether a request is to be run; if not, it is answered here."""
@@ -269,10 +278,8 @@ class Replica:
             return False
         return True
 
-    def _run(self, task: Task, size: BatchSize | None) -> None:
+    def _run(self, task: Task, size: BatchSize | None = None, *, full: bool = False) -> None:
         """Runs one request alone. ``size``: of the batches that it could have been in."""
-        if size is None and not self._is_due(task):
-            return
         work = task.work
         began = self._begin((task,))
         outcome = self._executor.run(self._executor.method(work.method), work.tensors, task.tensors, work.parameters)
@@ -282,11 +289,11 @@ class Replica:
         else:
             self._has_news = True
             if outcome.error is None:
-                size.ran(max(1, task.samples), run_s)
+                size.ran(max(1, task.samples), run_s, full=full)
             self._credit.ran_together(1, task.samples, run_s, size.limit)
         self._finish(task, outcome, int(run_s * 1e6))
 
-    def _run_together(self, tasks: list[Task], size: BatchSize) -> None:
+    def _run_together(self, tasks: list[Task], size: BatchSize, *, full: bool) -> None:
         work = tasks[0].work
         samples = sum(task.samples for task in tasks)
         began = self._begin(tasks)
@@ -298,7 +305,7 @@ class Replica:
         if too_many:
             size.out_of_memory(too_many)
         elif all(outcome.error is None for outcome in outcomes):
-            size.ran(max(1, samples), run_s)
+            size.ran(max(1, samples), run_s, full=full)
         self._credit.ran_together(len(tasks), samples, run_s, size.limit)
         for task, outcome in zip(tasks, outcomes, strict=True):
             self._finish(task, outcome, int(run_s * 1e6))

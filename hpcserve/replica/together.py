@@ -1,7 +1,7 @@
 """A batch of requests as one call, and what becomes of each when that call fails (design §6).
 
 - A :class:`~hpcserve.servable.api.SampleError` names its sample: that request fails, the others are run again.
-- Out of memory: each half is run by itself, and the caller is told how many samples were too many.
+- Out of memory: each half is run by itself, and the caller is told how many samples were too many together.
 - Anything else: each half is run by itself, down to the requests that fail alone. Nobody fails for a batch-mate.
 """
 
@@ -20,9 +20,17 @@ Run = Callable[[Sequence[Request]], list[dict[str, Array]]]
 OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "_ArrayMemoryError")
 """The names of the exceptions of Python, of torch and of numpy; to import torch only for its name would be dear."""
 
+MOST_NAMED = 3
+"""After so many named samples the batch is halved: to run it once for each of a thousand would take too long."""
+
 
 def run_together(
-    requests: Sequence[Request], run: Run, samples: Sequence[int], gave_up: Callable[[], bool] = lambda: False
+    requests: Sequence[Request],
+    run: Run,
+    samples: Sequence[int],
+    gave_up: Callable[[], bool] = lambda: False,
+    *,
+    named: int = 0,
 ) -> tuple[list[Result], int]:
     """Runs the requests as one batch if that succeeds.
 
@@ -31,29 +39,41 @@ def run_together(
         run: Calls the method with all the inputs together; returns the outputs of each.
         samples: How many samples each has.
         gave_up: Whether nobody waits for them any more: then a failed batch is not looked into.
+        named: How many samples the method has named in vain.
 
     Returns:
-        For each request its outputs or its error; and the fewest samples that were out of memory, or 0.
+        For each request its outputs or its error; and the fewest samples that were out of memory though each half of
+        them was not, or 0.
     """
     try:
         return list(run(requests)), 0
     except HpcserveError as error:
         failure: HpcserveError = error
-    cause = failure.__cause__
     if gave_up():
         return [failure] * len(requests), 0
-    if isinstance(cause, SampleError):
-        return _without_one(requests, run, samples, failure, gave_up)
-    too_many = sum(samples) if type(cause).__name__ in OUT_OF_MEMORY else 0
+    place, start = _at_fault(failure, samples)
     if len(requests) == 1:
-        return [failure], too_many
-    results: list[Result] = []
+        return [of_one_sample(failure) if place == 0 else failure], 0
+    if place is not None and named < MOST_NAMED:
+        others = [index for index in range(len(requests)) if index != place]
+        kept, kept_samples = [requests[index] for index in others], [samples[index] for index in others]
+        results, too_many = run_together(kept, run, kept_samples, gave_up, named=named + 1)
+        results.insert(place, of_one_sample(failure, start))
+        return results, too_many
+    results, too_many = [], 0
     middle = len(requests) // 2
     for part in (slice(middle), slice(middle, None)):
-        found, fewer = run_together(requests[part], run, samples[part], gave_up)
+        found, fewer = run_together(requests[part], run, samples[part], gave_up, named=named)
         results += found
         too_many = min(too_many or fewer, fewer or too_many)
+    if not too_many and type(failure.__cause__).__name__ in OUT_OF_MEMORY and not _out_of_memory(results):
+        too_many = sum(samples)
     return results, too_many
+
+
+def _out_of_memory(results: Sequence[Result]) -> bool:
+    """Whether a request had no memory by itself."""
+    return any(isinstance(each, HpcserveError) and type(each.__cause__).__name__ in OUT_OF_MEMORY for each in results)
 
 
 def of_one_sample(failure: HpcserveError, start: int = 0) -> HpcserveError:
@@ -70,30 +90,13 @@ def of_one_sample(failure: HpcserveError, start: int = 0) -> HpcserveError:
     return ServableError(told, remote_traceback=failure.remote_traceback)
 
 
-def _without_one(
-    requests: Sequence[Request],
-    run: Run,
-    samples: Sequence[int],
-    failure: HpcserveError,
-    gave_up: Callable[[], bool],
-) -> tuple[list[Result], int]:
-    """The request with the faulty sample fails with its words; the others are run without it."""
+def _at_fault(failure: HpcserveError, samples: Sequence[int]) -> tuple[int | None, int]:
+    """The request whose sample a SampleError names, and the place of its first sample; None if it names nobody's."""
     fault = failure.__cause__
-    assert isinstance(fault, SampleError), "the caller looked"
-    place, start = 0, 0
-    while place < len(requests) and fault.index >= start + samples[place]:
-        start += samples[place]
-        place += 1
-    if fault.index < 0 or place == len(requests):
-        told = ServableError(
-            f"SampleError({fault.index}) names none of the {sum(samples)} samples: {fault}",
-            remote_traceback=failure.remote_traceback,
-        )
-        return [told] * len(requests), 0
-    own: Result = of_one_sample(failure, start)
-    others = [index for index in range(len(requests)) if index != place]
-    if not others:
-        return [own], 0
-    results, too_many = run_together([requests[i] for i in others], run, [samples[i] for i in others], gave_up)
-    results.insert(place, own)
-    return results, too_many
+    start = 0
+    if isinstance(fault, SampleError) and fault.index >= 0:
+        for place, count in enumerate(samples):
+            if fault.index < start + count:
+                return place, start
+            start += count
+    return None, 0

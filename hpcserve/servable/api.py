@@ -7,10 +7,11 @@ tested as before. What the declarations mean at run time is decided by :mod:`hpc
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import SupportsIndex, TypeVar
 
 from hpcserve.errors import ManifestError
 from hpcserve.servable.manifest import Batching, MethodSpec, TensorDecl
@@ -86,9 +87,9 @@ class SampleError(Exception):
         message: What is wrong with it, for the caller.
     """
 
-    def __init__(self, index: int, message: str) -> None:
+    def __init__(self, index: SupportsIndex, message: str) -> None:
         super().__init__(message)
-        self.index = index
+        self.index = operator.index(index)
 
 
 def method(

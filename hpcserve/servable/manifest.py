@@ -8,6 +8,7 @@ the files exist and what the loader makes of them is decided elsewhere.
 from __future__ import annotations
 
 import keyword
+import math
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -100,16 +101,27 @@ class MethodSpec(Declaration, frozen=True):
                 raise ValueError(f"batchable: the first axis of {tensor.name!r} must be -1, the number of samples")
         inputs = {tensor.name: tensor for tensor in self.inputs}
         outputs = {tensor.name: tensor for tensor in self.outputs}
-        for name in self.batching.pad:
+        for name, value in self.batching.pad.items():
             if -1 not in _ragged(inputs, name, "pad"):
                 raise ValueError(f"pad: no axis of input {name!r} after the first has any length: nothing to pad")
-            if inputs[name].dtype == BYTES:
-                raise ValueError(f"pad: input {name!r} is {BYTES}: only numbers are padded")
+            if not _holds(inputs[name].dtype, self.batching.pad[name]):
+                raise ValueError(f"pad: input {name!r} is {inputs[name].dtype}, which does not hold {value}")
         for name, like in self.batching.cut.items():
             if like not in self.batching.pad:
                 raise ValueError(f"cut: output {name!r} is cut like {like!r}, which is not among the inputs of pad")
             if _ragged(outputs, name, "cut").count(-1) != _ragged(inputs, like, "cut").count(-1):
                 raise ValueError(f"cut: {name!r} and {like!r} have different numbers of axes of any length")
+
+
+def _holds(dtype: str, value: float) -> bool:
+    """Whether a number can be written in a dtype without becoming another."""
+    if dtype == "bool":
+        return value in (0, 1)
+    bits = re.fullmatch(r"(u?)int(\d+)", dtype)
+    if bits is None:
+        return dtype != BYTES
+    low, high = (0, 1 << int(bits[2])) if bits[1] else (-(1 << int(bits[2]) - 1), 1 << int(bits[2]) - 1)
+    return value == int(value) and low <= value < high if abs(value) < math.inf else False
 
 
 def _ragged(tensors: dict[str, TensorDecl], name: str, field: str) -> tuple[int, ...]:

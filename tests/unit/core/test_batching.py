@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from statistics import median
 from typing import NamedTuple
 
 import pytest
@@ -13,9 +14,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from hpcserve.core.batching import SHARE, UNBATCHED, BatchSize, Group, Inbox, Policy, Sizes
 from hpcserve.core.latency import Line
+from hpcserve.core.ledger import NEVER
 
 A = ("go", "shape", b"")
 B = ("go", "other", b"")
+EAGER = Sizes(lambda method: Policy())
 
 
 class Simulated(NamedTuple):
@@ -47,7 +50,7 @@ def simulated(
         took_s = line.seconds(samples) * dice.uniform(0.95, 1.05)
         now += took_s
         batch = [waiting.popleft() for _ in range(samples)]
-        size.ran(samples, took_s)
+        size.ran(samples, took_s, full=bool(waiting))
         if now > seconds / 2:
             done += samples
             longest_s = max(longest_s, now - batch[0])
@@ -97,7 +100,7 @@ def test_it_grows_by_doubling_and_only_over_sizes_that_ran() -> None:
     size = BatchSize(Policy(10.0, 1024))
     limits = []
     for _ in range(6):
-        size.ran(size.limit, 1e-3)
+        size.ran(size.limit, 1e-3, full=True)
         limits.append(size.limit)
     assert limits == [2, 4, 8, 16, 32, 64]
 
@@ -105,32 +108,32 @@ def test_it_grows_by_doubling_and_only_over_sizes_that_ran() -> None:
 def test_one_sample_that_takes_too_long_is_run_all_the_same() -> None:
     size = BatchSize(Policy(0.01, 64))
     for _ in range(100):
-        size.ran(1, 1.0)
+        size.ran(1, 1.0, full=True)
     assert size.limit == 1
     for _ in range(12):
-        size.ran(size.limit, 1e-4 * size.limit)
+        size.ran(size.limit, 1e-4 * size.limit, full=True)
     assert size.limit > 8
 
 
 def test_batches_that_take_too_long_make_the_next_smaller() -> None:
     size = BatchSize(Policy(0.1, 1024))
     for samples in (1, 2, 4, 8, 16, 32):
-        size.ran(samples, 1e-3 * samples)
+        size.ran(samples, 1e-3 * samples, full=True)
     before = size.limit
     for _ in range(3):
-        size.ran(before, 1.3 * SHARE * 0.1)
+        size.ran(before, 1.3 * SHARE * 0.1, full=True)
     assert size.limit < before
 
 
 def test_out_of_memory_is_remembered() -> None:
     size = BatchSize(Policy(None, 256))
     for samples in (1, 2, 4, 8, 16, 32):
-        size.ran(samples, 1e-3)
+        size.ran(samples, 1e-3, full=True)
     assert size.limit == 64
     size.out_of_memory(64)
     assert size.limit == 32
     for _ in range(10):
-        size.ran(32, 1e-3)
+        size.ran(32, 1e-3, full=True)
     assert size.limit == 32
     size.out_of_memory(1)
     assert size.limit == 1
@@ -140,7 +143,7 @@ def test_sizes_follow_what_the_deployment_says() -> None:
     sizes = Sizes(lambda method: Policy(max_samples=100))
     size = sizes.of(A)
     for samples in (1, 2, 4, 8, 16, 32, 64):
-        size.ran(samples, 1e-3 * samples + 5e-3)
+        size.ran(samples, 1e-3 * samples + 5e-3, full=True)
     assert size.limit == 95  # where a sample more saves less than a twentieth
     sizes.tune(0.1, 30)
     assert sizes.of(A) is size
@@ -150,6 +153,44 @@ def test_sizes_follow_what_the_deployment_says() -> None:
     assert sizes.of(("go", "new", b"")).policy == Policy(0.04, 100)
 
 
+def test_the_same_wish_again_changes_nothing() -> None:
+    size = BatchSize(Policy(None, 256))
+    for samples in (1, 2, 4, 8, 16, 32):
+        size.ran(samples, 1e-3, full=True)
+    size.out_of_memory(64)
+    size.tune(Policy(None, 256))
+    size.tune(Policy(None, 128))
+    for _ in range(10):
+        size.ran(32, 1e-3, full=True)
+    assert size.limit == 32
+
+
+@pytest.mark.parametrize("samples", [7, 16, 32])
+@pytest.mark.parametrize("preferred", [(), (32, 128), (1, 64)])
+def test_requests_of_many_samples_and_slow_batches_leave_batches_large(
+    samples: int, preferred: tuple[int, ...]
+) -> None:
+    dice = random.Random(1)
+    line, size, inbox = Line(5e-3, 1e-4), BatchSize(Policy(0.04, 256, preferred=preferred)), Inbox[int]()
+    sizes = []
+    for number in range(400):
+        while len(inbox) < 64:
+            inbox.push(number, A, samples=samples, priority=0, deadline=NEVER, now=0.0)
+        taken, full = inbox.take(A, size.limit, preferred)
+        sizes.append(samples * len(taken))
+        size.ran(sizes[-1], line.seconds(sizes[-1]) * (3 if dice.random() < 0.02 else 1), full=full)
+    assert median(sizes[-100:]) >= 48
+
+
+def test_many_kinds_of_requests_are_all_remembered() -> None:
+    sizes = Sizes(lambda method: Policy(1.0))
+    for _ in range(8):
+        for kind in range(300):
+            size = sizes.of(("go", kind, b""))
+            size.ran(size.limit, 1e-3, full=True)
+    assert all(size.limit >= 128 for _, size in sizes)
+
+
 # --- the inbox ------------------------------------------------------------------------------------------
 
 
@@ -157,57 +198,81 @@ def pushed(*requests: tuple[str, Group, int, int]) -> Inbox[str]:
     """An inbox with these requests: name, group, samples, priority."""
     inbox: Inbox[str] = Inbox()
     for place, (name, group, samples, priority) in enumerate(requests):
-        inbox.push(name, group, samples=samples, priority=priority, now=float(place))
+        inbox.push(name, group, samples=samples, priority=priority, deadline=NEVER, now=float(place))
     return inbox
 
 
 def test_priority_goes_before_arrival() -> None:
     inbox = pushed(("low", A, 1, -1), ("first", A, 1, 0), ("second", A, 1, 0), ("urgent", A, 1, 1))
-    assert inbox.take(A, 10) == ["urgent", "first", "second", "low"]
+    assert inbox.take(A, 10)[0] == ["urgent", "first", "second", "low"]
 
 
 def test_the_group_of_the_first_request_is_the_next() -> None:
     inbox = pushed(("a1", A, 1, 0), ("b1", B, 1, 0), ("a2", A, 1, 0), ("b2", B, 1, 5))
-    assert inbox.first() == B
-    assert inbox.take(B, 8) == ["b2", "b1"]
-    assert inbox.first() == A
-    assert inbox.take(A, 8) == ["a1", "a2"]
+    assert inbox.next(EAGER, 0.0)[0] == B
+    assert inbox.take(B, 8)[0] == ["b2", "b1"]
+    assert inbox.next(EAGER, 0.0)[0] == A
+    assert inbox.take(A, 8)[0] == ["a1", "a2"]
     assert not inbox
 
 
 @pytest.mark.parametrize(("limit", "taken"), [(1, ["a"]), (3, ["a"]), (5, ["a", "b"]), (6, ["a", "b", "c"])])
 def test_a_batch_has_whole_requests_up_to_the_limit_and_one_in_any_case(limit: int, taken: list[str]) -> None:
     inbox = pushed(("a", A, 3, 0), ("b", A, 2, 0), ("c", A, 1, 0))
-    assert inbox.take(A, limit) == taken
+    assert inbox.take(A, limit)[0] == taken
     assert len(inbox) == 3 - len(taken)
 
 
 def test_what_cannot_share_a_batch_runs_alone() -> None:
     inbox = pushed(("a", UNBATCHED, 1, 0), ("b", UNBATCHED, 1, 0))
-    assert inbox.take(UNBATCHED, 10) == ["a"]
-    assert inbox.take(UNBATCHED, 10) == ["b"]
+    assert inbox.take(UNBATCHED, 10)[0] == ["a"]
+    assert inbox.take(UNBATCHED, 10)[0] == ["b"]
 
 
 def test_a_batch_is_cut_to_a_preferred_size_when_others_wait() -> None:
     many = [(str(n), A, 1, 0) for n in range(20)]
     inbox = pushed(*many)
-    assert len(inbox.take(A, 14, (4, 8, 16))) == 8
-    assert len(inbox.take(A, 14, (4, 8, 16))) == 12  # nobody would wait for the rest
+    assert len(inbox.take(A, 14, (4, 8, 16))[0]) == 8
+    assert len(inbox.take(A, 14, (4, 8, 16))[0]) == 12  # nobody would wait for the rest
 
 
 def test_a_batch_waits_for_company_only_where_the_method_says_so() -> None:
-    eager, patient = Sizes(lambda method: Policy()), Sizes(lambda method: Policy(max_wait_s=0.01))
+    patient = Sizes(lambda method: Policy(max_wait_s=0.01))
     size = patient.of(A)
     for samples in (1, 2, 4):
-        size.ran(samples, 1e-3)
+        size.ran(samples, 1e-3, full=True)
     inbox = pushed(("a", A, 1, 0))
-    assert inbox.wait_s(A, eager, 0.0) == 0.0
-    assert inbox.wait_s(A, patient, 0.002) == pytest.approx(0.008)
-    assert inbox.wait_s(A, patient, 0.02) == 0.0
+    assert inbox.next(EAGER, 0.0)[1] == 0.0
+    assert inbox.next(patient, 0.002)[1] == pytest.approx(0.008)
+    assert inbox.next(patient, 0.02)[1] == 0.0
     for name in "bcdefgh":
-        inbox.push(name, A, samples=1, priority=0, now=0.003)
+        inbox.push(name, A, samples=1, priority=0, deadline=NEVER, now=0.003)
     assert len(inbox) == size.limit
-    assert inbox.wait_s(A, patient, 0.003) == 0.0
+    assert inbox.next(patient, 0.003)[1] == 0.0
+
+
+def test_a_group_that_waits_for_company_holds_up_no_other() -> None:
+    sizes = Sizes(lambda method: Policy(max_wait_s=0.2 if method == "patient" else 0.0))
+    patient = ("patient", "shape", b"")
+    for samples in (1, 2, 4):
+        sizes.of(patient).ran(samples, 1e-3, full=True)
+    inbox = pushed(("a", patient, 1, 5), ("b", UNBATCHED, 1, 0), ("c", A, 1, 0))
+    assert inbox.next(sizes, 0.01) == (UNBATCHED, 0.0)
+    inbox.take(UNBATCHED, 1)
+    assert inbox.next(sizes, 0.01) == (A, 0.0)
+    inbox.take(A, 1)
+    group, wait_s = inbox.next(sizes, 0.01)
+    assert group == patient
+    assert wait_s == pytest.approx(0.19)
+
+
+def test_nobody_waits_for_company_beyond_half_of_his_time() -> None:
+    sizes = Sizes(lambda method: Policy(max_wait_s=10.0))
+    for samples in (1, 2, 4):
+        sizes.of(A).ran(samples, 1e-3, full=True)
+    inbox: Inbox[str] = Inbox()
+    inbox.push("a", A, samples=1, priority=0, deadline=1.0, now=0.0)
+    assert inbox.next(sizes, 0.1)[1] == pytest.approx(0.4)
 
 
 class InboxMachine(RuleBasedStateMachine):
@@ -226,16 +291,16 @@ class InboxMachine(RuleBasedStateMachine):
     )
     def push(self, group: Group, samples: int, priority: int) -> None:
         self.number += 1
-        self.inbox.push(self.number, group, samples=samples, priority=priority, now=0.0)
+        self.inbox.push(self.number, group, samples=samples, priority=priority, deadline=NEVER, now=0.0)
         self.waiting.append((-priority, self.number, samples, group))
 
     @precondition(lambda self: self.waiting)
     @rule(limit=st.integers(1, 8), preferred=st.sampled_from([(), (2,), (2, 4)]))
     def take(self, limit: int, preferred: tuple[int, ...]) -> None:
         self.waiting.sort(key=lambda each: each[:2])
-        group = self.inbox.first()
+        group, _ = self.inbox.next(EAGER, 0.0)
         assert group == self.waiting[0][3]
-        taken = self.inbox.take(group, limit, preferred)
+        taken = self.inbox.take(group, limit, preferred)[0]
         same = [each for each in self.waiting if each[3] == group]
         assert taken == [each[1] for each in same[: len(taken)]]
         assert len(taken) == 1 or (group is not UNBATCHED and sum(each[2] for each in same[: len(taken)]) <= limit)
@@ -254,5 +319,5 @@ TestInbox = InboxMachine.TestCase
 def test_the_limit_is_never_outside_its_bounds(batches: list[tuple[int, float]], most: int) -> None:
     size = BatchSize(Policy(0.05, most))
     for samples, took_s in batches:
-        size.ran(samples, took_s)
+        size.ran(samples, took_s, full=True)
         assert 1 <= size.limit <= most

@@ -34,3 +34,15 @@ def test_one_slow_call_is_soon_forgotten() -> None:
     for _ in range(100):
         credit.ran(HORIZON_S / 100)
     assert credit.requests() >= before * 0.9
+
+
+def test_there_is_credit_for_two_batches_as_long_as_there_are_batches() -> None:
+    credit = Credit()
+    credit.ran_together(64, 128, 1.0, 256)
+    assert credit.requests() == pytest.approx(2 * 256, rel=0.1)
+    for _ in range(20):
+        credit.ran_together(64, 128, 1.0, 256)
+    assert credit.requests() == pytest.approx(256, rel=0.2)  # each of them has two samples
+    for _ in range(100):
+        credit.ran(10.0)
+    assert credit.requests() == 2

@@ -39,6 +39,15 @@ def test_credit(change: dict[str, object], *, has_credit: bool) -> None:
     assert one.has_credit() is has_credit
 
 
+def test_a_replica_that_wants_nothing_gets_no_urgent_request_either() -> None:
+    one = replica(credit=0)
+    assert not one.has_credit(8)
+    one.credit_requests, one.waiting = 4, 11
+    assert one.has_credit(8)
+    one.waiting = 12
+    assert not one.has_credit(8)
+
+
 def test_releases_are_taken_once() -> None:
     one, key = replica(), (SessionId(bytes(16)), Counter(1))
     assert one.take_releases() == ()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hpcserve.errors import ManifestError, UnknownMethod
 from hpcserve.servable.manifest import (
+    Batching,
     Environment,
     Manifest,
     MethodSpec,
@@ -157,3 +158,32 @@ def test_an_unknown_method_is_answered_with_the_nearest() -> None:
     assert method_named(manifest, "predict").inputs[0].name == "x"
     with pytest.raises(UnknownMethod, match="'digits' has no method 'predct'; did you mean 'predict'"):
         method_named(manifest, "predct")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "held"),
+    [
+        ("int32", -1, True),
+        ("uint8", -1, False),
+        ("uint8", 255, True),
+        ("uint8", 256, False),
+        ("int8", -129, False),
+        ("int64", 0.5, False),
+        ("int32", float("nan"), False),
+        ("float32", float("nan"), True),
+        ("bool", 1, True),
+        ("bool", 2, False),
+        ("BYTES", 0, False),
+    ],
+)
+def test_what_fills_an_input_up_is_a_value_of_its_dtype(dtype: str, value: float, held: bool) -> None:  # noqa: FBT001
+    def spec() -> MethodSpec:
+        x = TensorDecl(name="x", dtype=dtype, shape=(-1, -1))
+        y = TensorDecl(name="y", dtype="int64", shape=(-1,))
+        return MethodSpec(inputs=(x,), outputs=(y,), batchable=True, batching=Batching(pad={"x": value}))
+
+    if held:
+        spec()
+    else:
+        with pytest.raises(ValueError, match="pad: input 'x'"):
+            spec()

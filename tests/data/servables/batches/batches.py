@@ -65,6 +65,19 @@ class Batches:
             raise ValueError(f"negative: {x[x < 0][0]}")
         return answer(x)
 
+    @method(inputs=X, outputs=Y, batchable=True, idempotent=False)
+    def once(self, x):
+        time.sleep(0.005)
+        return answer(x)
+
+    @method(inputs=X, outputs=Y, batchable=True)
+    def takes_out(self, x, *, parameters):
+        times = parameters.pop("times")
+        time.sleep(0.005)
+        if (x < 0).any():
+            raise ValueError("negative")
+        return answer(times * x)
+
     @method(inputs=X, outputs=Y, batchable=True)
     def names(self, x):
         time.sleep(0.005)
