@@ -32,6 +32,7 @@ DECREASE = 0.9
 LEAST_FACTOR, MOST_FACTOR = 0.05, 2.0
 MOST_KINDS = 1024
 RECENT = 32
+SELDOM, QUICK_S = 16, 1e-3
 UNBATCHED = None
 """The group of requests that always run alone."""
 
@@ -70,8 +71,10 @@ class BatchSize:
 
     def ran(self, samples: int, took_s: float, *, full: bool) -> None:
         """A batch of so many samples took so long; ``full``: it would have had more if it could."""
-        policy = self.policy
         self.batches += 1
+        if not full and self.batches % SELDOM and took_s < QUICK_S and self.batches > SELDOM:
+            return  # nothing waits: to learn from each would cost more than some methods do
+        policy = self.policy
         self.mean_samples += (samples - self.mean_samples) / min(self.batches, RECENT)
         if self.model.ran(samples, took_s):
             self.factor = 1.0  # it corrected another line

@@ -103,7 +103,8 @@ class Replica:
                 if not self._look(wait=not ready):
                     return
                 look_at = time.monotonic() + LOOK_EVERY_S
-            if self._may_run():  # what has just come may be more urgent
+                ready = self._may_run()  # what has just come may be more urgent
+            if ready:
                 self._run_next()
 
     def gave_up(self) -> bool:
@@ -313,7 +314,7 @@ class Replica:
     def _begin(self, tasks: Sequence[Task]) -> float:
         """Something is run from now on; returns when that is."""
         self._running, self._gave_up = tasks, False
-        self._alarm.watch(min(task.deadline for task in tasks) if len(tasks) > 1 else tasks[0].deadline)
+        self._alarm.watch(tasks[0].deadline if len(tasks) == 1 else min(task.deadline for task in tasks))
         return time.monotonic()
 
     def _ran(self, began: float) -> float:
