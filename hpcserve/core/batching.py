@@ -1,12 +1,15 @@
 """How many samples the next batch may have, and which requests it is made of.
 
-Three rules, each for a reason:
+Four rules, each for a reason:
 
 - **No request waits for company** while its replica is free, unless the method has a ``max_wait_s``: what is there runs
   now. While it runs more arrive, and make the next batch larger. So batches grow with the load, by themselves.
 - **A batch is no larger than is of use.** With an objective, it has ``SHARE`` of it: a request that has just missed a
   batch waits for that one and then for its own. Without an objective it ends where another sample does not save
   anything any more: at ``1 - WORTH`` of the throughput of an endless batch.
+- **What is quick runs alone.** To put requests together and to take them apart again costs each some tens of
+  microseconds. A request that takes less than ``WORTH_JOINING_S`` alone gains nothing by company; from time to time
+  one is run alone to find that out.
 - **The line is not believed blindly** (:mod:`hpcserve.core.latency`). A batch has at most twice the samples of the
   largest one that is remembered; and what the line allows is multiplied by a factor that is kept by additive increase
   and multiplicative decrease (Chiu and Jain, 1989; Clipper, NSDI 2017): each full batch within its share adds
@@ -33,6 +36,7 @@ LEAST_FACTOR, MOST_FACTOR = 0.05, 2.0
 MOST_KINDS = 1024
 RECENT = 32
 SELDOM, QUICK_S = 16, 1e-3
+WORTH_JOINING_S = 5e-5
 UNBATCHED = None
 """The group of requests that always run alone."""
 
@@ -66,14 +70,25 @@ class BatchSize:
         self.limit = 1
         self.most = policy.max_samples
         self._fits = math.inf  # so many samples there is memory for
+        self._alone_s = math.inf  # so long a request takes alone, or less: one slow run is no proof
         self.batches = 0
         self.mean_samples = 0.0
 
-    def ran(self, samples: int, took_s: float, *, full: bool) -> None:
-        """A batch of so many samples took so long; ``full``: it would have had more if it could."""
+    def ran(self, samples: int, took_s: float, *, full: bool, requests: int = 1) -> None:
+        """A batch of so many samples, of so many requests, took so long; ``full``: it would have had more if it could.
+
+        To learn from each quick one, where nothing waits or nothing is to be gained, would cost more than it took.
+        """
         self.batches += 1
+        if requests == 1:
+            self._alone_s = min(took_s, 1.25 * self._alone_s)
+        elif took_s < 2 * WORTH_JOINING_S * requests and not self.batches % RECENT:
+            self._alone_s, self.limit = math.inf, 1  # are they worth joining? The next is run alone, which will tell
+            return
+        if self._alone_s < WORTH_JOINING_S:
+            self.limit, full = 1, False
         if not full and self.batches % SELDOM and took_s < QUICK_S and self.batches > SELDOM:
-            return  # nothing waits: to learn from each would cost more than some methods do
+            return
         policy = self.policy
         self.mean_samples += (samples - self.mean_samples) / min(self.batches, RECENT)
         if self.model.ran(samples, took_s):
@@ -101,6 +116,8 @@ class BatchSize:
         self.limit = min(self.limit, self.most)
 
     def _limit(self) -> int:
+        if self._alone_s < WORTH_JOINING_S:
+            return 1
         line = self.model.line
         assert line is not None, "a batch ran"
         if self.policy.objective_s is not None:
@@ -125,6 +142,7 @@ class Sizes:
         self._objective_s: float | None = None
         self._max_samples: int | None = None
         self._sizes: dict[tuple[str, Hashable], BatchSize] = {}
+        self._last: tuple[Group, BatchSize] | None = None
 
     def __iter__(self) -> Iterator[tuple[str, BatchSize]]:
         """The sizes, each with its method."""
@@ -143,6 +161,9 @@ class Sizes:
 
     def of(self, group: tuple[str, Hashable, bytes]) -> BatchSize:
         """The size for a group of requests: of one method and of equal shapes, whatever their parameters."""
+        last = self._last
+        if last is not None and last[0] is group:
+            return last[1]
         kind = group[:2]
         size = self._sizes.pop(kind, None)
         if size is None:
@@ -150,6 +171,7 @@ class Sizes:
                 del self._sizes[next(iter(self._sizes))]  # that of which none was met for the longest time
             size = BatchSize(self._policy(group[0]))
         self._sizes[kind] = size
+        self._last = group, size
         return size
 
 
@@ -220,6 +242,10 @@ class Inbox(Generic[T]):
             The requests, and whether there would have been more without the limit.
         """
         waiting = self._groups[group]
+        if len(waiting) == 1:
+            del self._groups[group]
+            self._count -= 1
+            return [waiting[0][5]], False
         taken = [heapq.heappop(waiting)]
         samples = taken[0][2]
         while waiting and group is not None and samples + waiting[0][2] <= limit:

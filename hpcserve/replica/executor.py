@@ -37,11 +37,15 @@ class Outcome(msgspec.Struct, gc=False):
 
 
 class _Known(NamedTuple):
-    """What is the same for all requests of one signature. ``key`` is None for those that run alone."""
+    """What is the same for all requests of one signature.
+
+    ``key`` is None where nothing is known of samples; ``group`` is that of the requests without parameters.
+    """
 
     names: tuple[str, ...]
     key: Key | None
     samples: int
+    group: Group
 
 
 class Executor:
@@ -63,14 +67,15 @@ class Executor:
 
     def group(self, method: str, specs: msgspec.Raw, parameters: msgspec.Raw) -> tuple[Group, int]:
         """What a request shares with those that it may be joined with, None if it runs alone; and its samples."""
-        spec = self._specs.get(method)
-        if spec is None or not spec.batchable or not spec.idempotent:
-            return UNBATCHED, 1  # a batch that fails is run again in parts
         try:
             known = self._declared(method, specs)
         except HpcserveError:
             return UNBATCHED, 1  # what is wrong with it, its run will tell
-        return (method, known.key, bytes(parameters)), known.samples
+        group = known.group
+        if group is UNBATCHED:
+            return UNBATCHED, 1
+        given = bytes(parameters)
+        return group if given == _NO_PARAMETERS else (method, known.key, given), known.samples
 
     def run(self, method: str, specs: msgspec.Raw, frames: Sequence[Tensor], parameters: msgspec.Raw) -> Outcome:
         """Calls ``method``; whatever goes wrong becomes the outcome's error."""
@@ -135,7 +140,10 @@ class Executor:
                 raise UnknownMethod(f"the servable has no method {method!r}; it has: {told}")
             described = signature(specs)
             names = check_inputs(method, spec, described)
-            known = _Known(names, *(key_of(spec, names, described) if spec.batchable else (None, 1)))
+            kind, samples = key_of(spec, names, described) if spec.batchable else (None, 1)
+            # A batch that fails is run again in parts.
+            may_join = spec.batchable and spec.idempotent
+            known = _Known(names, kind, samples, (method, kind, _NO_PARAMETERS) if may_join else UNBATCHED)
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
             self._known[key] = known

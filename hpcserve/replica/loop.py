@@ -258,6 +258,10 @@ class Replica:
             return
         size = self._sizes.of(group)
         taken, full = self._inbox.take(group, size.limit, size.policy.preferred)
+        if len(taken) == 1:
+            if self._is_due(taken[0]):
+                self._run(taken[0], size, full=full)
+            return
         tasks = [task for task in taken if self._is_due(task)]
         if len(tasks) == 1:
             self._run(tasks[0], size, full=full)
@@ -285,12 +289,13 @@ class Replica:
         began = self._begin((task,))
         outcome = self._executor.run(self._executor.method(work.method), work.tensors, task.tensors, work.parameters)
         run_s = self._ran(began)
-        if size is None:
-            self._credit.ran(run_s)
-        else:
+        if size is not None:
             self._has_news = True
             if outcome.error is None:
                 size.ran(max(1, task.samples), run_s, full=full)
+        if size is None or size.limit == 1:
+            self._credit.ran(run_s)
+        else:
             self._credit.ran_together(1, task.samples, run_s, size.limit)
         self._finish(task, outcome, int(run_s * 1e6))
 
@@ -306,7 +311,7 @@ class Replica:
         if too_many:
             size.out_of_memory(too_many)
         elif all(outcome.error is None for outcome in outcomes):
-            size.ran(max(1, samples), run_s, full=full)
+            size.ran(max(1, samples), run_s, full=full, requests=len(tasks))
         self._credit.ran_together(len(tasks), samples, run_s, size.limit)
         for task, outcome in zip(tasks, outcomes, strict=True):
             self._finish(task, outcome, int(run_s * 1e6))

@@ -321,3 +321,28 @@ def test_the_limit_is_never_outside_its_bounds(batches: list[tuple[int, float]],
     for samples, took_s in batches:
         size.ran(samples, took_s, full=True)
         assert 1 <= size.limit <= most
+
+
+def test_what_is_quick_alone_is_not_joined() -> None:
+    size = BatchSize(Policy())
+    size.ran(1, 3e-4, full=True)  # the first call of a method is slow
+    size.ran(size.limit, 1e-4, full=True, requests=size.limit)
+    assert size.limit > 1
+    sizes = []
+    for number in range(200):
+        requests = size.limit
+        slow_s = 3e-3 if number % 20 == 0 else 0.0  # another process had the core
+        size.ran(requests, slow_s + (2e-5 if requests == 1 else 4e-5 * requests), full=True, requests=requests)
+        sizes.append(size.limit)
+    assert set(sizes[-100:]) == {1}
+
+
+def test_what_becomes_slow_alone_is_joined_again() -> None:
+    size = BatchSize(Policy())
+    for _ in range(100):
+        size.ran(1, 2e-5, full=True)
+    assert size.limit == 1
+    for _ in range(100):
+        requests = size.limit
+        size.ran(requests, 1e-3 + 1e-5 * requests, full=True, requests=requests)
+    assert size.limit >= 32
