@@ -37,6 +37,7 @@ MOST_KINDS = 1024
 RECENT = 32
 SELDOM, QUICK_S = 16, 1e-3
 WORTH_JOINING_S = 5e-5
+SLOWER = 1.25
 UNBATCHED = None
 """The group of requests that always run alone."""
 
@@ -81,7 +82,8 @@ class BatchSize:
         """
         self.batches += 1
         if requests == 1:
-            self._alone_s = min(took_s, 1.25 * self._alone_s)
+            most_s = SLOWER * self._alone_s
+            self._alone_s = min(most_s, took_s)
         elif took_s < 2 * WORTH_JOINING_S * requests and not self.batches % RECENT:
             self._alone_s, self.limit = math.inf, 1  # are they worth joining? The next is run alone, which will tell
             return
@@ -188,15 +190,16 @@ class Inbox(Generic[T]):
     def __init__(self) -> None:
         self._groups: dict[Group, list[Waiting[T]]] = {}
         self._place = 0
-        self._count = 0
+        self.count = 0
+        """How many requests wait."""
 
     def __len__(self) -> int:
-        return self._count
+        return self.count
 
     def push(self, task: T, group: Group, *, samples: int, priority: int, deadline: float, now: float) -> None:
         """Adds a request that may share a batch with those of its group; it alone has group None."""
         self._place += 1
-        self._count += 1
+        self.count += 1
         item = (-priority, self._place, samples, now, deadline, task)
         waiting = self._groups.get(group)
         if waiting is None:
@@ -210,8 +213,8 @@ class Inbox(Generic[T]):
         There is something. A group that waits does not hold up one that does not.
         """
         if len(self._groups) == 1:
-            group = next(iter(self._groups))
-            return group, self._wait_s(group, sizes, now)
+            (group,) = self._groups
+            return group, 0.0 if group is UNBATCHED else self._wait_s(group, sizes, now)
         waits = []
         for group in sorted(self._groups, key=lambda each: self._groups[each][0][:2]):
             wait_s = self._wait_s(group, sizes, now)
@@ -244,7 +247,7 @@ class Inbox(Generic[T]):
         waiting = self._groups[group]
         if len(waiting) == 1:
             del self._groups[group]
-            self._count -= 1
+            self.count -= 1
             return [waiting[0][5]], False
         taken = [heapq.heappop(waiting)]
         samples = taken[0][2]
@@ -260,7 +263,7 @@ class Inbox(Generic[T]):
                 heapq.heappush(waiting, taken.pop())
         if not waiting:
             del self._groups[group]
-        self._count -= len(taken)
+        self.count -= len(taken)
         return [each[5] for each in taken], full
 
     def tasks(self) -> list[T]:

@@ -37,10 +37,6 @@ class Credit:
 
     def requests(self) -> int:
         """The number of unfinished requests that the replica wants to hold in all."""
-        return max(self._two_batches, self._by_time())
-
-    def _by_time(self) -> int:
-        mean_s = self._mean_s
-        if mean_s * MOST <= HORIZON_S:
-            return MOST
-        return max(FEWEST, int(HORIZON_S / mean_s))
+        mean_s, two_batches = self._mean_s, self._two_batches
+        by_time = MOST if mean_s * MOST <= HORIZON_S else max(FEWEST, int(HORIZON_S / mean_s))
+        return max(two_batches, by_time)

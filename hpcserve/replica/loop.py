@@ -42,6 +42,7 @@ class Task(msgspec.Struct, gc=False):
 
     key: RequestKey
     work: wire.Work
+    method: str
     tensors: Sequence[Tensor]
     deadline: float
     samples: int
@@ -148,7 +149,7 @@ class Replica:
         """Sleeps until there is something to do; the alarm is not taken off for every short pause."""
         timeout_ms = self._link.timeout_ms()
         until = self._tell_at if self._has_news else math.inf
-        if self._inbox and not self._holdings.is_full:
+        if self._inbox.count and not self._holdings.is_full:
             until = min(until, self._company_until)
         if until < math.inf:
             left_ms = max(0, math.ceil((until - time.monotonic()) * 1000))
@@ -216,8 +217,9 @@ class Replica:
             left = work.remaining_ms
             now = time.monotonic()
             deadline = NEVER if left is None else now + left / 1000
-            group, samples = self._executor.group(self._executor.method(work.method), work.tensors, work.parameters)
-            task = Task(key, work, work.enclosed or tensors, deadline, samples)
+            method = self._executor.method(work.method)
+            group, samples = self._executor.group(method, work.tensors, work.parameters)
+            task = Task(key, work, method, work.enclosed or tensors, deadline, samples)
             self._inbox.push(task, group, samples=samples, priority=work.priority, deadline=deadline, now=now)
 
     def _release(self, keys: Sequence[RequestKey]) -> None:
@@ -241,12 +243,14 @@ class Replica:
 
     def _may_run(self) -> bool:
         """Whether something is to be run now. A batch may wait a little for company."""
-        if not self._inbox or self._holdings.is_full:
+        if not self._inbox.count or self._holdings.is_full:
             return False
         now = time.monotonic()
         self._group, wait_s = self._inbox.next(self._sizes, now)
+        if wait_s <= 0:
+            return True
         self._company_until = now + wait_s
-        return wait_s <= 0
+        return False
 
     def _run_next(self) -> None:
         """Runs what :meth:`_may_run` has found."""
@@ -287,7 +291,7 @@ class Replica:
         """Runs one request alone. ``size``: of the batches that it could have been in."""
         work = task.work
         began = self._begin((task,))
-        outcome = self._executor.run(self._executor.method(work.method), work.tensors, task.tensors, work.parameters)
+        outcome = self._executor.run(task.method, work.tensors, task.tensors, work.parameters)
         run_s = self._ran(began)
         if size is not None:
             self._has_news = True
@@ -304,8 +308,7 @@ class Replica:
         samples = sum(task.samples for task in tasks)
         began = self._begin(tasks)
         requests = [(task.work.tensors, task.tensors) for task in tasks]
-        method = self._executor.method(work.method)
-        outcomes, too_many = self._executor.run_together(method, requests, work.parameters, self.gave_up)
+        outcomes, too_many = self._executor.run_together(tasks[0].method, requests, work.parameters, self.gave_up)
         run_s = self._ran(began)
         self._has_news = True
         if too_many:
@@ -333,7 +336,7 @@ class Replica:
     def _finish(self, task: Task, outcome: Outcome, run_us: int) -> None:
         size_bytes = _size_bytes(outcome)
         if size_bytes > self._largest_bytes:
-            outcome = failed(_too_large(task.work.method, size_bytes, self._largest_bytes))
+            outcome = failed(_too_large(task.method, size_bytes, self._largest_bytes))
             size_bytes = _size_bytes(outcome)
         self._holdings.finish(task.key, outcome, size_bytes)
         self._send_result(task.key, outcome, run_us)
