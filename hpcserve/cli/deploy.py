@@ -35,6 +35,16 @@ def command(
     max_batch_size: Annotated[
         int | None, typer.Option("--max-batch-size", min=1, metavar="N", help="Most samples of a batch; 1: no batches.")
     ] = None,
+    max_queue_bytes: Annotated[
+        int | None,
+        typer.Option(
+            "--max-queue-bytes", min=1, max=1 << 62, metavar="N", help="So many bytes may wait; more are refused."
+        ),
+    ] = None,
+    max_queue_s: Annotated[
+        float | None,
+        typer.Option("--max-queue-s", metavar="S", parser=seconds, help="So long may a request wait to be begun."),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when all replicas are ready.")] = True,
     timeout: Annotated[
         float | None,
@@ -51,6 +61,8 @@ def command(
             replicas=replicas,
             objective_ms=objective_ms,
             max_batch_size=max_batch_size,
+            max_queue_bytes=max_queue_bytes,
+            max_queue_s=None if max_queue_s == float("inf") else max_queue_s,
         )
         deployed = client.call("deploy", arguments, Deployed)
         if wait:

@@ -95,6 +95,8 @@ def drawn(status: Status) -> Iterator[RenderableType]:
     if status.deployments:
         yield from _titled("deployments", _deployments(status))
         yield from _errors(status)
+    if any(each.queued or each.refused or each.expired for each in status.deployments):
+        yield from _titled("queues", _queues(status))
     if any(each.replicas for each in status.deployments):
         yield from _titled("replicas", _replicas(status))
     if any(replica.learned for each in status.deployments for replica in each.replicas):
@@ -142,6 +144,24 @@ def _deployments(status: Status) -> Table:
             f"{_ready(each)}/{each.wanted}",
             str(each.queued),
             str(each.restarts),
+        )
+    return made
+
+
+def _queues(status: Status) -> Table:
+    """What waits, and what has not been run."""
+    from hpcserve.cli.terminal import table
+
+    numbers = ("queued", "bytes", "wait", "refused", "expired")
+    made = table("queue", *numbers, folded=("queue",), numbers=numbers)
+    for each in status.deployments:
+        made.add_row(
+            _name(each),
+            str(each.queued),
+            size(each.queued_bytes),
+            "" if each.wait_s is None else f"{each.wait_s:.1f} s",
+            str(each.refused),
+            str(each.expired),
         )
     return made
 

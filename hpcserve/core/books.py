@@ -62,6 +62,12 @@ class Counts:
             self.answered += 1
             entry.tally = ENDED
 
+    def refuse(self, entry: Entry) -> None:
+        """The request was taken, and is refused after all: as if it had been so at once."""
+        self.requests -= entry.tally == TAKEN
+        self.refused += 1
+        entry.tally = ENDED
+
     def fail(self, entry: Entry) -> None:
         """The client is told an error."""
         if entry.tally != ENDED:

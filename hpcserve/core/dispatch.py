@@ -133,9 +133,24 @@ class Dispatch(Books):
         )
         self.apply(entry, Event.BURNED)
 
-    def _expire(self, entry: Entry) -> None:
-        entry.error = DeadlineExceeded("the deadline passed while the request was queued; it did not run")
-        self.apply(entry, Event.REFUSED)
+    def _give_up(self, entry: Entry) -> None:
+        """A queued request is not run: its deadline is over, or it has waited for longer than its deployment allows.
+
+        Of the latter, which may come back, nothing is kept, as of any other that was refused.
+        """
+        lane = entry.lane
+        assert lane is not None, "a request that is queued has its route"
+        if entry.deadline <= self._now:
+            lane.expired += 1
+            entry.error = DeadlineExceeded("the deadline passed while the request was queued; it did not run")
+            self.apply(entry, Event.REFUSED)
+            return
+        lane.refused += 1
+        self.counts.refuse(entry)
+        session = entry.session
+        if session.connection is not None:
+            self._actions.append(act.Tell(session.connection, session.id, entry.id, lane.too_long()))
+        self.apply(entry, Event.ACKED)
 
     def _pump(self, lane: Lane) -> None:
         """Gives out what is queued in a lane, while a replica has credit.
@@ -150,13 +165,14 @@ class Dispatch(Books):
             entry = entry or queue.peek()
             if entry is None:
                 return
-            if entry.deadline <= self._now:
-                self._expire(entry)
+            if entry.deadline <= self._now or entry.patience <= self._now:
+                self._give_up(entry)
                 continue
             if replica is None and entry.priority > 0 and not entry.suspect:
                 replica = lane.pick_reserved(self.replicas.values())
             if replica is None:
                 return
+            entry.patience = NEVER  # should it come back, it is not turned away
             self.apply(entry, GIVEN, replica)
             if entry.suspect:
                 replica.exclusive = True

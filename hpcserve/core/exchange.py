@@ -121,27 +121,43 @@ class Exchange(Recovery):
         except HpcserveError as error:
             self._refuse(session, call.id, error)
             return
-        new = entry is None
+        deadline = NEVER if call.remaining_ms is None else now + call.remaining_ms / 1000
         if entry is None:
+            replica = lane.load.pick() if not lane.queue.count and deadline > now else None
+            if replica is None and self._turns_away(session, call, lane, deadline - now):
+                return
             entry = session.entries[call.id] = Entry(session, call.id, SETTLED)
         else:
+            replica = None
             entry.attempt = 1
         self._places = entry.place = self._places + 1
         entry.lane, entry.idempotent = lane, idempotent
         entry.body, entry.priority = call.body, call.priority
-        if call.remaining_ms is not None:
-            entry.deadline = now + call.remaining_ms / 1000
+        entry.deadline = deadline
         self.account(entry, call.size_bytes)
         self.counts.take(entry)
-        replica = lane.load.pick() if new and not lane.queue.count and entry.deadline > now else None
         if replica is not None:
             self._begin(entry, replica)
             self._send(entry, replica)
         else:
             self._wait(entry, lane)
 
+    def _turns_away(self, session: Session, call: Call, lane: Lane, left_s: float) -> bool:
+        """Whether a request is refused because it would have to wait. One without any time left expires instead."""
+        refusal = lane.refusal(session, call.size_bytes, left_s, call.priority) if left_s > 0 else None
+        if refusal is None:
+            return False
+        lane.refused += 1
+        self._refuse(session, call.id, refusal)
+        return True
+
     def _wait(self, entry: Entry, lane: Lane) -> None:
-        """Queues a request, and gives out what can be given."""
+        """Queues a request, and gives out what can be given.
+
+        One that the client was asked for had been taken before; it is not turned away.
+        """
+        if not entry.attempt:
+            entry.patience = self._now + lane.max_queue_s
         self.apply(entry, REQUEST)
         if entry.maybe_ran and not entry.idempotent:
             self._burn(entry)
@@ -240,6 +256,9 @@ class Exchange(Recovery):
             replica = self.replicas[id]
             replica.retiring = id in retiring
             replica.lane.update(replica)
+        for each in self._table.deployments.values():
+            lane = self.lane(each.name)
+            lane.max_queue_bytes, lane.max_queue_s = each.max_queue_bytes, each.max_queue_s
         self._fail_queues()
         if not self._roster_known:
             self._roster_known = True
@@ -257,12 +276,17 @@ class Exchange(Recovery):
         if not self.recovered:
             self._check_recovered()
             wake = min(wake, max(now + 1.0, self._began + self.limits.recovery_grace_s))
-        for lane in self.lanes.values():
+        workers = dict.fromkeys(self.lanes.values(), 0)
+        for replica in self.replicas.values():
+            if replica.connection is not None and not replica.retiring and replica.lane in workers:
+                workers[replica.lane] += 1
+        for lane, count in workers.items():
             expired = lane.queue.expired(now)
             for entry in expired:
-                self._expire(entry)
+                self._give_up(entry)
             if expired:
                 self._pump(lane)
+            lane.pace.look(now, waits=lane.queue.count > 0, answered=lane.answered, workers=count)
             wake = min(wake, lane.queue.next_deadline())
         for replica in self.replicas.values():
             if replica.entries:

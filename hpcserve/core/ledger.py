@@ -237,7 +237,8 @@ class Entry:
 
     ``deadline`` is in the broker's monotonic seconds (infinite without one), ``body`` what the exchange's
     caller gave with the request, ``place`` its order of arrival, which it keeps when it is queued again, ``lane`` where
-    it waits (None while its deployment is not known), ``seq`` the number under which it was given to ``replica``,
+    it waits (None while its deployment is not known), ``patience`` when it has waited there too long (infinite without
+    such a time), ``seq`` the number under which it was given to ``replica``,
     ``tally`` what of it has been counted.
     """
 
@@ -252,6 +253,7 @@ class Entry:
         "key",
         "lane",
         "maybe_ran",
+        "patience",
         "place",
         "priority",
         "replica",
@@ -274,6 +276,7 @@ class Entry:
         self.size_bytes = 0
         self.priority = 0
         self.deadline = NEVER
+        self.patience = NEVER
         self.place = 0
         self.seq = 0
         self.attempt = 0

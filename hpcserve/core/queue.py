@@ -21,8 +21,20 @@ from hpcserve.core.sessions import Session
 LEFTOVERS = 64
 """So many leftovers are never worth a sweep."""
 
+MOST_PRIORITIES = 64
+"""Of more priorities than these at a time none is told from another when it is asked what waits before a request."""
+
 Item = tuple[float, int, Entry]
 """Deadline, place, request."""
+
+
+class Load:
+    """How many requests of one priority wait, and their bytes."""
+
+    __slots__ = ("bytes", "requests")
+
+    def __init__(self) -> None:
+        self.requests = self.bytes = 0
 
 
 class RequestQueue:
@@ -34,7 +46,9 @@ class RequestQueue:
         self._suspects: list[tuple[int, float, int, Entry]] = []
         self._deadlines: list[Item] = []
         self._items = 0
+        self._loads: dict[int, Load] = {}
         self.count = 0
+        self.bytes = 0
 
     def push(self, entry: Entry) -> None:
         """Adds a request that has become QUEUED."""
@@ -42,9 +56,16 @@ class RequestQueue:
             heapq.heappush(self._suspects, (-entry.priority, entry.deadline, entry.place, entry))
         else:
             self._add(entry)
-        if entry.deadline != NEVER:
-            heapq.heappush(self._deadlines, (entry.deadline, entry.place, entry))
+        end = _end(entry)
+        if end != NEVER:
+            heapq.heappush(self._deadlines, (end, entry.place, entry))
+        load = self._loads.get(-entry.priority)
+        if load is None:
+            load = self._loads[-entry.priority] = Load()
+        load.requests += 1
+        load.bytes += entry.size_bytes
         self.count += 1
+        self.bytes += entry.size_bytes
         most = 2 * self.count + LEFTOVERS
         if self._items > most or len(self._deadlines) > most:
             self._sweep()
@@ -75,7 +96,7 @@ class RequestQueue:
                 self._add(each)
         # A sorted list is a heap.
         self._suspects = sorted((-each.priority, each.deadline, each.place, each) for each in queued if each.suspect)
-        self._deadlines = sorted((each.deadline, each.place, each) for each in queued if each.deadline != NEVER)
+        self._deadlines = sorted((_end(each), each.place, each) for each in queued if _end(each) != NEVER)
 
     def _clear(self) -> None:
         self._levels.clear()
@@ -87,6 +108,12 @@ class RequestQueue:
     def drop(self, entry: Entry) -> None:
         """Notes that a request of the queue is not QUEUED any more. If it was the next, its session's turn is over."""
         self.count -= 1
+        self.bytes -= entry.size_bytes
+        load = self._loads[-entry.priority]
+        load.requests -= 1
+        load.bytes -= entry.size_bytes
+        if not load.requests:
+            del self._loads[-entry.priority]
         if not self.count:
             self._clear()
             return
@@ -126,17 +153,40 @@ class RequestQueue:
             heapq.heappop(self._suspects)
         return None
 
+    def before(self, session: Session, priority: int) -> tuple[int, int]:
+        """About how many requests would be given out before a new one, and their bytes.
+
+        Those of a higher priority all would; of the others of its own as many as the session itself has there, and one
+        more of each other session, in turn. Their bytes count in full.
+        """
+        urgency = -priority
+        if len(self._loads) > MOST_PRIORITIES:
+            return self.count, self.bytes
+        requests = size_bytes = 0
+        for each, load in self._loads.items():
+            if each < urgency:
+                requests += load.requests
+                size_bytes += load.bytes
+        mine = self._loads.get(urgency)
+        if mine is not None:
+            level = self._levels.get(urgency) or OrderedDict()
+            own = len(level.get(session, ()))
+            others = len(level) - (session in level)
+            requests += min(mine.requests, own + (own + 1) * others)
+            size_bytes += mine.bytes
+        return requests, size_bytes
+
     def expired(self, now: float) -> list[Entry]:
-        """The queued requests whose deadline is over, each once."""
+        """The queued requests whose deadline is over, or that have waited too long, each once."""
         found = []
         while self._deadlines and self._deadlines[0][0] <= now:
             entry = heapq.heappop(self._deadlines)[2]
-            if entry.state is QUEUED and entry.deadline <= now:
+            if entry.state is QUEUED and _end(entry) <= now:
                 found.append(entry)
         return list(dict.fromkeys(found))
 
     def next_deadline(self) -> float:
-        """The earliest deadline among the queued requests, infinite without one."""
+        """When the first of the queued requests is to be given up, infinite without one."""
         while self._deadlines and self._deadlines[0][2].state is not QUEUED:
             heapq.heappop(self._deadlines)
         return self._deadlines[0][0] if self._deadlines else NEVER
@@ -146,3 +196,8 @@ class RequestQueue:
         plain = (item[2] for level in self._levels.values() for waiting in level.values() for item in waiting)
         suspect = (item[3] for item in self._suspects)
         return list(dict.fromkeys(entry for entry in (*plain, *suspect) if entry.state is QUEUED))
+
+
+def _end(entry: Entry) -> float:
+    """When a request is not to be run any more."""
+    return min(entry.deadline, entry.patience)

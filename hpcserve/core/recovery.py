@@ -110,6 +110,7 @@ class Recovery(Dispatch):
         self._now = now
         replica.credit_requests, replica.credit_bytes = credit
         replica.answered += 1
+        replica.lane.answered += 1
         session = self.sessions.get(key[0])
         entry = None if session is None else session.entries.get(key[1])
         if entry is None:

@@ -15,7 +15,7 @@ class Deployment(NamedTuple):
     """A deployment as the broker needs it.
 
     ``methods`` maps each method to whether it is idempotent; ``error`` is set when its replicas cannot
-    start, and then answers every request.
+    start, and then answers every request. ``max_queue_*`` bound its queue, see :mod:`hpcserve.core.lanes`.
     """
 
     name: DeploymentName
@@ -23,6 +23,8 @@ class Deployment(NamedTuple):
     default_method: str
     replicas: tuple[ReplicaId, ...]
     error: HpcserveError | None = None
+    max_queue_bytes: float = float("inf")
+    max_queue_s: float = float("inf")
 
 
 class RoutingTable(NamedTuple):

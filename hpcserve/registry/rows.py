@@ -34,7 +34,7 @@ class ServableRow(Row, frozen=True):
 
 
 class DeploymentRow(Row, frozen=True):
-    """A version that is to be served at ``endpoint`` by so many replicas, and what is wanted of its batches."""
+    """A version that is to be served at ``endpoint`` by so many replicas, and what is wanted of batches and queue."""
 
     name: DeploymentName
     servable: str
@@ -44,6 +44,8 @@ class DeploymentRow(Row, frozen=True):
     created_s: float
     objective_ms: float | None = None
     max_batch_size: int | None = None
+    max_queue_bytes: int | None = None
+    max_queue_s: float | None = None
 
 
 class ServedRow(Row, frozen=True):

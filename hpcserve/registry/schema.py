@@ -40,6 +40,8 @@ deployments = sa.Table(
     sa.Column("created_s", sa.DOUBLE_PRECISION, nullable=False),
     sa.Column("objective_ms", sa.DOUBLE_PRECISION, nullable=True),
     sa.Column("max_batch_size", sa.Integer, nullable=True),
+    sa.Column("max_queue_bytes", sa.BigInteger, nullable=True),
+    sa.Column("max_queue_s", sa.DOUBLE_PRECISION, nullable=True),
 )
 served = sa.Table("served", TABLES, _text("name", key=True), _text("version"), _text("failed"), _text("reason"))
 pilots = sa.Table(
@@ -101,7 +103,18 @@ def _step_3(connection: sa.Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-MIGRATIONS: tuple[Migration, ...] = (_step_1, _step_2, _step_3)
+_STEP_4 = (
+    "ALTER TABLE deployments ADD COLUMN max_queue_bytes BIGINT",
+    "ALTER TABLE deployments ADD COLUMN max_queue_s DOUBLE PRECISION",
+)
+
+
+def _step_4(connection: sa.Connection) -> None:
+    for statement in _STEP_4:
+        connection.exec_driver_sql(statement)
+
+
+MIGRATIONS: tuple[Migration, ...] = (_step_1, _step_2, _step_3, _step_4)
 """Step n (counted from 1) leads a database of version n-1 to version n."""
 
 

@@ -36,6 +36,7 @@ class Deploy(Admin, frozen=True, kw_only=True):
     """``deploy``: serve ``servable`` (``name``, ``name@version`` or ``name@alias``) at ``endpoint``.
 
     ``objective_ms``: what a request should take at its replica; ``max_batch_size``: most samples of a batch.
+    ``max_queue_bytes`` and ``max_queue_s``: how much may wait for a replica, and how long; more is refused.
     """
 
     servable: str
@@ -43,6 +44,8 @@ class Deploy(Admin, frozen=True, kw_only=True):
     replicas: int = 1
     objective_ms: float | None = None
     max_batch_size: int | None = None
+    max_queue_bytes: int | None = None
+    max_queue_s: float | None = None
 
 
 class Deployed(Admin, frozen=True, kw_only=True):
@@ -85,7 +88,11 @@ class ReplicaView(Admin, frozen=True, kw_only=True):
 
 
 class DeploymentView(Admin, frozen=True, kw_only=True):
-    """One deployment. ``wanted`` is the number of replicas; ``error`` and ``traceback`` say why one ended last."""
+    """One deployment. ``wanted`` is the number of replicas; ``error`` and ``traceback`` say why one ended last.
+
+    ``refused`` requests had no room in its queue, ``expired`` ones did not run before their deadline; ``wait_s`` is
+    what the last in the queue is expected to wait.
+    """
 
     deployment: str
     endpoints: tuple[str, ...]
@@ -94,10 +101,16 @@ class DeploymentView(Admin, frozen=True, kw_only=True):
     wanted: int
     objective_ms: float | None
     max_batch_size: int | None
+    max_queue_bytes: int | None
+    max_queue_s: float | None
     state: str
     error: str
     traceback: str
     queued: int
+    queued_bytes: int
+    refused: int
+    expired: int
+    wait_s: float | None
     restarts: int
     replicas: tuple[ReplicaView, ...]
 

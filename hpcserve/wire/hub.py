@@ -62,6 +62,8 @@ class DeploymentRoute(Message, frozen=True):
     replicas: tuple[ReplicaId, ...]
     error: ErrorInfo | None = None
     tune: Tune = Tune()
+    max_queue_bytes: int | None = None
+    max_queue_s: float | None = None
 
 
 class Routes(Message, frozen=True, tag="routes"):
@@ -149,10 +151,14 @@ class ReplicaLoad(Message, frozen=True):
 
 
 class DeploymentLoad(Message, frozen=True):
-    """A deployment's queue in the statistics."""
+    """A deployment's queue in the statistics. ``wait_s``: what the last in it has to wait, if that is known."""
 
     deployment: DeploymentName
     queued: int
+    queued_bytes: int = 0
+    refused: int = 0
+    expired: int = 0
+    wait_s: float | None = None
 
 
 class Stats(Message, frozen=True, tag="stats"):

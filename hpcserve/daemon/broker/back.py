@@ -16,7 +16,7 @@ from hpcserve.core.exchange import Exchange
 from hpcserve.core.replicas import Replica
 from hpcserve.daemon.broker.keyring import Keyring
 from hpcserve.daemon.broker.sockets import Incoming, Tensor, receive, send, user_of
-from hpcserve.errors import AuthenticationError, Cancelled, HpcserveError, ProtocolError
+from hpcserve.errors import AuthenticationError, Cancelled, DeadlineExceeded, HpcserveError, ProtocolError
 from hpcserve.types import Epoch, ReplicaId
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import agree, decode_from_pilot, encode, error_to_wire
@@ -68,9 +68,11 @@ class Back:
         now = time.monotonic()
         if type(header) is wire.Result:
             key, credit = (header.session, header.id), (header.credit_requests, header.credit_bytes)
-            if header.error is not None and header.error.code == Cancelled.code:
-                self._exchange.dropped(replica, key, credit=credit, now=now)
-                return
+            if header.error is not None:
+                if header.error.code == Cancelled.code:
+                    self._exchange.dropped(replica, key, credit=credit, now=now)
+                    return
+                replica.lane.expired += header.error.code == DeadlineExceeded.code
             body = Answered(header_bytes, message.tensors)
             self._exchange.answered(replica, key, body=body, size_bytes=message.size_bytes, credit=credit, now=now)
         elif type(header) is wire.Credit:

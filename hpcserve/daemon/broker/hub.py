@@ -13,6 +13,7 @@ from typing import Any
 import zmq
 
 from hpcserve.core.exchange import Exchange
+from hpcserve.core.ledger import NEVER
 from hpcserve.core.routes import Deployment
 from hpcserve.daemon.broker.back import Back
 from hpcserve.daemon.broker.front import Front
@@ -149,6 +150,8 @@ class Hub:
                 each.default_method,
                 each.replicas,
                 None if each.error is None else error_from_wire(each.error),
+                NEVER if each.max_queue_bytes is None else each.max_queue_bytes,
+                NEVER if each.max_queue_s is None else each.max_queue_s,
             )
             for each in message.deployments
         ]
@@ -199,6 +202,11 @@ class Hub:
                     )
                     for each in exchange.replicas.values()
                 ),
-                tuple(hub.DeploymentLoad(name, lane.queue.count) for name, lane in exchange.lanes.items()),
+                tuple(
+                    hub.DeploymentLoad(
+                        name, lane.queue.count, lane.queue.bytes, lane.refused, lane.expired, lane.wait_s
+                    )
+                    for name, lane in exchange.lanes.items()
+                ),
             ),
         )

@@ -38,6 +38,8 @@ _log = logging.getLogger(__name__)
 IMPORT_S = 120.0
 INGESTERS, MOST_INGESTING = 2, 8
 """So many servables are taken in at a time; so many may wait for it or be at it."""
+MOST_BYTES = 1 << 62
+"""More than this no queue may be allowed: the store's numbers end soon after it."""
 ASKING = frozenset({"status", "describe", "logs"})
 """The calls that change nothing. Programs make them many times a second, and would bury the others in the log."""
 
@@ -135,6 +137,10 @@ class Admin:
             raise InvalidInput(f"objective_ms is {arguments.objective_ms}; expected milliseconds, more than 0")
         if arguments.max_batch_size is not None and arguments.max_batch_size < 1:
             raise InvalidInput(f"max_batch_size is {arguments.max_batch_size}; expected 1 (no batches) or more")
+        if arguments.max_queue_bytes is not None and not 0 < arguments.max_queue_bytes <= MOST_BYTES:
+            raise InvalidInput(f"max_queue_bytes is {arguments.max_queue_bytes}; expected from 1 to {MOST_BYTES}")
+        if arguments.max_queue_s is not None and not 0 < arguments.max_queue_s < float("inf"):
+            raise InvalidInput(f"max_queue_s is {arguments.max_queue_s}; expected seconds, more than 0")
         name, version = await self._controller.storage.do(Store.resolve, arguments.servable)
         servable = await self._controller.storage.do(Store.servable, name, version)
         endpoint = arguments.endpoint or name
@@ -148,6 +154,8 @@ class Admin:
             created_s=time.time(),
             objective_ms=arguments.objective_ms,
             max_batch_size=arguments.max_batch_size,
+            max_queue_bytes=arguments.max_queue_bytes,
+            max_queue_s=arguments.max_queue_s,
         )
         await self._controller.storage.do(Store.put_deployment, row)
         self._controller.serve(row, servable_of(servable))

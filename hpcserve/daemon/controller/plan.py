@@ -81,7 +81,10 @@ def _route(
             )
         )
     tune = Tune(row.objective_ms, row.max_batch_size)
-    return hub.DeploymentRoute(known.name, methods, default_method(manifest), replicas, error, tune)
+    default = default_method(manifest)
+    return hub.DeploymentRoute(
+        known.name, methods, default, replicas, error, tune, row.max_queue_bytes, row.max_queue_s
+    )
 
 
 def failure(known: FleetDeployment) -> str:

@@ -36,7 +36,7 @@ async def status_of(controller: Controller) -> Status:
     except ServiceUnavailable:
         stats = hub.Stats(0, controller.epoch, 0.0, 0, 0, 0, 0, 0, 0, 0, True, (), ())
     loads = {load.replica: load for load in stats.replicas}
-    queued = {load.deployment: load.queued for load in stats.deployments}
+    queues = {load.deployment: load for load in stats.deployments}
     return Status(
         service=controller.site.name,
         site=controller.site.name,
@@ -54,7 +54,7 @@ async def status_of(controller: Controller) -> Status:
         held_bytes=stats.held_bytes,
         recovering=stats.recovering,
         servables=tuple(await _servables(controller)),
-        deployments=tuple(_deployment(controller, each, loads, queued) for each in controller.served.values()),
+        deployments=tuple(_deployment(controller, each, loads, queues) for each in controller.served.values()),
         pilots=tuple(_pilot(controller, pilot) for pilot in controller.pilots.jobs),
     )
 
@@ -86,10 +86,11 @@ def _deployment(
     controller: Controller,
     row: DeploymentRow,
     loads: dict[ReplicaId, hub.ReplicaLoad],
-    queued: dict[DeploymentName, int],
+    queues: dict[DeploymentName, hub.DeploymentLoad],
 ) -> DeploymentView:
     """A deployment is ready when so many replicas of the wanted version are; those of others do not count."""
     known = controller.fleet.deployments[row.name]
+    queue = queues.get(row.name) or hub.DeploymentLoad(row.name, 0)
     mine = [each for each in controller.fleet.replicas.values() if each.deployment == row.name and not each.ended]
     replicas = tuple(_replica(controller, each, loads) for each in mine)
     ready = sum(each.state == "ready" and each.version == row.version for each in replicas)
@@ -102,10 +103,16 @@ def _deployment(
         wanted=row.replicas,
         objective_ms=row.objective_ms,
         max_batch_size=row.max_batch_size,
+        max_queue_bytes=row.max_queue_bytes,
+        max_queue_s=row.max_queue_s,
         state=state,
         error=_error(controller.fleet, known),
         traceback=known.traceback,
-        queued=queued.get(row.name, 0),
+        queued=queue.queued,
+        queued_bytes=queue.queued_bytes,
+        refused=queue.refused,
+        expired=queue.expired,
+        wait_s=queue.wait_s,
         restarts=known.restarts_count,
         replicas=replicas,
     )

@@ -38,8 +38,15 @@ class Desk:
 
     # --- the controller and the replicas
 
-    def route(self, *names: str, crashed: str = "", retiring: str = "", error: HpcserveError | None = None) -> None:
-        deployment = Deployment(NAME, METHODS, "run", tuple(ReplicaId(name) for name in names), error)
+    def route(
+        self,
+        *names: str,
+        crashed: str = "",
+        retiring: str = "",
+        error: HpcserveError | None = None,
+        **bounds: float,
+    ) -> None:
+        deployment = Deployment(NAME, METHODS, "run", tuple(ReplicaId(name) for name in names), error, **bounds)
         self.exchange.route(
             {EndpointName("echo"): NAME},
             [deployment],

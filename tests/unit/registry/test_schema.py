@@ -74,6 +74,8 @@ def test_an_older_database_keeps_its_rows(opened: sa.Engine) -> None:
         "created_s": 2.5,
         "objective_ms": None,
         "max_batch_size": None,
+        "max_queue_bytes": None,
+        "max_queue_s": None,
         "remark": "none",
     }
     with transaction(opened) as connection:
