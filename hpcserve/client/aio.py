@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 import zmq
 
 from hpcserve.client import forks
-from hpcserve.client.arguments import bound, each_of, seconds, service_named
+from hpcserve.client.arguments import FOREVER, bound, each_of, seconds, service_named
 from hpcserve.client.call import AdminCall, Inference, Inputs, Pending
 from hpcserve.client.dial import Connection, dial
 from hpcserve.client.engine import Engine
@@ -55,6 +55,8 @@ class AsyncClient:
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._watched: Connection | None = None
+        self._due: asyncio.TimerHandle | None = None
+        self._due_at = FOREVER
         self._is_fork = False
         forks.watch(self, AsyncClient._forked, self._context)
 
@@ -82,6 +84,8 @@ class AsyncClient:
         task, self._task = self._task, None
         if task is None:
             return
+        if self._due is not None:
+            self._due.cancel()
         self._unwatch()  # before the descriptors are closed, and perhaps somebody else's
         self._engine.bye()
         self._resolve()
@@ -205,7 +209,7 @@ class AsyncClient:
         """In a forked child. The loop's descriptors are the parent's too, so nothing is taken off it."""
         self._is_fork = True
         forks.keep((self._task, self._engine.connection))
-        self._task = self._watched = self._engine.connection = None
+        self._task = self._watched = self._due = self._engine.connection = None
         self._engine.finished.clear()
 
     def _sent(self) -> None:
@@ -220,9 +224,26 @@ class AsyncClient:
             self._engine.fail_all(error)
             self._engine.lost()
         self._resolve()
+        if self._engine.caller.due_at != FOREVER:
+            self._mind_refused()
         if self._engine.connection is None:
             self._drop()
             self._changed.set()
+
+    def _mind_refused(self) -> None:
+        """Has what was refused sent again in time. Without a connection that waits for one."""
+        due_at = self._engine.caller.due_at
+        if self._engine.connection is None or (self._due is not None and self._due_at <= due_at):
+            return
+        if self._due is not None:
+            self._due.cancel()
+        self._due_at = due_at
+        self._due = asyncio.get_running_loop().call_later(max(0.0, due_at - time.monotonic()), self._send_due)
+
+    def _send_due(self) -> None:
+        self._due = None
+        self._engine.send_due()
+        self._read()
 
     def _resolve(self) -> None:
         while self._engine.finished:

@@ -206,15 +206,18 @@ class Engine:
         call.refusal = error
         return self.caller.refused(id, error.retry_after_ms / 1000, random.random(), time.monotonic())
 
-    def expire(self) -> None:
-        """Ends the calls whose deadline is over, and sends those again that were to wait until now."""
-        now = time.monotonic()
+    def send_due(self) -> None:
+        """Sends the refused requests again that were to wait until now."""
         if self.connection is not None:
-            for id in self.caller.due(now):
+            for id in self.caller.due(time.monotonic()):
                 call = self.caller.get(id)
                 if isinstance(call, Inference):
                     call.refusal = None
                     self._send_request(id, call, 0)
+
+    def expire(self) -> None:
+        """Ends the calls whose deadline is over."""
+        now = time.monotonic()
         why = "" if self.connection is not None else "; there was no connection to the daemon"
         expired = self.caller.expired(now)
         for id in expired:

@@ -136,7 +136,7 @@ class Keeper:
             self._shared.resolve()
             if more or self._shared.closed:  # by a callback, in this very thread: the descriptors are others' by now
                 continue
-            for descriptor, _ in known.poller.poll(None if rests else LOOK_S * 1000):
+            for descriptor, _ in known.poller.poll(None if rests else self._shared.look_in_s() * 1000):
                 if descriptor == self._shared.wake_read:
                     self._shared.hear_nudges()
                     return

@@ -252,7 +252,7 @@ class SharedEngine:
             if left <= 0:
                 return
             has_told = False
-            for descriptor, _ in known.poller.poll(min(left, LOOK_S) * 1000):
+            for descriptor, _ in known.poller.poll(self.look_in_s(left) * 1000):
                 if descriptor == known.socket_fd:
                     has_told = True
                 elif descriptor == self.wake_read:
@@ -269,12 +269,22 @@ class SharedEngine:
                     self.engine.drain()
                     self.engine.lost()
 
+    def look_in_s(self, longest_s: float = LOOK_S) -> float:
+        """How long a reader may sleep: until it has to look at deadlines, or to send what was refused again."""
+        due_at = self.engine.caller.due_at
+        if due_at == FOREVER:
+            return min(longest_s, LOOK_S)
+        return max(0.0, min(longest_s, LOOK_S, due_at - time.monotonic()))
+
     def look_at_deadlines(self) -> None:
-        """Ends the calls whose deadline is over, if nobody has looked for a while.
+        """Ends the calls whose deadline is over, if nobody has looked for a while, and sends again what is due.
 
         And acknowledges: the results that are waited for may have no room before that is said.
         """
         now = time.monotonic()
+        if now >= self.engine.caller.due_at:
+            with self.lock:
+                self.engine.send_due()
         if now - self._looked >= LOOK_S:
             self._looked = now
             with self.lock:

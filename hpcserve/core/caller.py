@@ -5,7 +5,8 @@ of these settles it, and what is settled is acknowledged to the broker: all ids 
 single ones above it. After any break RESUME names the floor and what is outstanding, which says it all.
 
 A request that was refused for want of room, with a time after which to ask again, stays outstanding, and is sent
-again then: up to twice as late, so that not all who were refused come back at once.
+again after that time, and by chance later, so that not all who were refused come back at once: up to twice as late the
+first time, and after each further refusal up to twice as much later as the time before.
 """
 
 from __future__ import annotations
@@ -14,15 +15,24 @@ import heapq
 
 from hpcserve.types import Counter
 
+LONGEST_S = 5.0
+"""A refused request is sent again at most so much later than the daemon has asked for, or at most twice as late."""
+MOST_DOUBLINGS = 30
+
 
 class Caller:
-    """The requests of one client process. ``call`` is whatever the client keeps with a request."""
+    """The requests of one client process. ``call`` is whatever the client keeps with a request.
+
+    ``due_at`` is when :meth:`due` has something to tell, infinite while no request waits to be sent again.
+    """
 
     def __init__(self) -> None:
         self._next = 1
         self._outstanding: dict[Counter, tuple[object, float]] = {}
         self._acks: list[Counter] = []
         self._later: list[tuple[float, Counter]] = []
+        self._refusals: dict[Counter, tuple[int, float]] = {}  # how many, and when it is sent again
+        self.due_at = float("inf")
 
     def __len__(self) -> int:
         return len(self._outstanding)
@@ -55,6 +65,8 @@ class Caller:
         if found is None:
             return None
         self._acks.append(id)
+        if self._refusals:
+            self._refusals.pop(id, None)
         return found[0]
 
     def expired(self, now: float) -> list[Counter]:
@@ -77,20 +89,28 @@ class Caller:
         Returns:
             Whether it is sent again; False: there would be no time left for an answer.
         """
-        at = now + after_s * (1 + late)
         found = self._outstanding.get(id)
-        if found is None or at + after_s > found[1]:
+        if found is None:
             return False
+        left_s = found[1] - after_s - now  # as long again as the daemon has asked for is left for the answer
+        if left_s < after_s:
+            return False
+        before, _ = self._refusals.get(id, (0, 0.0))
+        more_s = max(after_s, min(after_s * 2.0 ** min(before, MOST_DOUBLINGS), LONGEST_S))
+        at = now + after_s + late * min(more_s, left_s - after_s)
+        self._refusals[id] = before + 1, at
         heapq.heappush(self._later, (at, id))
+        self.due_at = self._later[0][0]
         return True
 
     def due(self, now: float) -> list[Counter]:
         """The refused requests that are to be sent again now; each is named once."""
         ids = []
         while self._later and self._later[0][0] <= now:
-            id = heapq.heappop(self._later)[1]
-            if id in self._outstanding:
+            at, id = heapq.heappop(self._later)
+            if self._refusals.get(id, (0, 0.0))[1] == at:  # it is neither settled nor, meanwhile, refused anew
                 ids.append(id)
+        self.due_at = self._later[0][0] if self._later else float("inf")
         return ids
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcserve.core.caller import Caller
+from hpcserve.core.caller import LONGEST_S, Caller
 from hpcserve.types import Counter
 
 FOREVER = float("inf")
@@ -90,9 +90,68 @@ def test_a_refused_request_is_due_again_after_its_time_and_up_to_twice_that() ->
     assert caller.outstanding == (soon, late)
 
 
-def test_a_request_whose_deadline_is_over_by_then_is_not_sent_again() -> None:
+def test_a_request_that_has_no_time_for_another_try_is_not_sent_again() -> None:
     caller = Caller()
-    id = caller.start("call", 10.2)
-    assert not caller.refused(id, 0.1, 0.1, now=10.0)
-    assert caller.refused(id, 0.1, 0.0, now=10.0)
-    assert not caller.refused(Counter(99), 0.1, 0.0, now=10.0)
+    id = caller.start("call", 10.25)
+    assert not caller.refused(id, 0.125, 0.0, now=10.01)
+    assert caller.refused(id, 0.125, 0.0, now=10.0)
+    assert not caller.refused(Counter(99), 0.125, 0.0, now=10.0)
+
+
+def test_each_refusal_doubles_how_much_later_it_may_be_up_to_a_bound() -> None:
+    caller, now, spans = Caller(), 0.0, []
+    id = caller.start("call", FOREVER)
+    for _ in range(2000):
+        assert caller.refused(id, 0.5, 1.0, now)
+        spans.append(caller.due_at - now)
+        now = caller.due_at
+        assert caller.due(now) == [id]
+    assert spans[:5] == [1.0, 1.5, 2.5, 4.5, 5.5]
+    assert max(spans) == 0.5 + LONGEST_S
+    assert caller.refused(id, 60.0, 1.0, now)
+    assert caller.due_at - now == 120.0
+
+
+def test_it_never_waits_so_long_that_no_time_is_left() -> None:
+    caller = Caller()
+    id = caller.start("call", 100.0)
+    now = 0.0
+    while caller.refused(id, 1.0, 1.0, now):
+        assert now + 1.0 <= caller.due_at <= 99.0
+        now = caller.due_at
+        caller.due(now)
+    assert now > 98.0
+
+
+def test_the_first_that_is_due_is_known() -> None:
+    caller = Caller()
+    assert caller.due_at == FOREVER
+    late, soon = caller.start("late", FOREVER), caller.start("soon", FOREVER)
+    caller.refused(late, 0.5, 0.0, now=0.0)
+    assert caller.due_at == 0.5
+    caller.refused(soon, 0.25, 0.0, now=0.0)
+    assert caller.due_at == 0.25
+    caller.due(0.25)
+    assert caller.due_at == 0.5
+    caller.due(0.5)
+    assert caller.due_at == FOREVER
+
+
+def test_a_request_that_the_broker_asked_for_and_refused_meanwhile_is_sent_once() -> None:
+    caller = Caller()
+    id = caller.start("call", FOREVER)
+    caller.refused(id, 0.5, 0.0, now=0.0)
+    caller.refused(id, 0.5, 0.0, now=0.25)
+    assert caller.due(0.5) == []
+    assert caller.due(0.75) == [id]
+
+
+def test_nothing_is_remembered_of_what_is_settled() -> None:
+    caller = Caller()
+    for _ in range(100):
+        id = caller.start("call", FOREVER)
+        caller.refused(id, 0.5, 0.5, now=0.0)
+        caller.settle(id)
+    assert not caller._refusals
+    assert caller.due(1.0) == []
+    assert not caller._later
