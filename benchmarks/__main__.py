@@ -1,4 +1,4 @@
-"""``python -m benchmarks {roundtrip,footprint,startup,batching,all} [--json] [--pairs N] [--quick]``."""
+"""``python -m benchmarks {roundtrip,footprint,startup,batching,overload,all} [--json] [--pairs N] [--quick]``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import batching, footprint, roundtrip, startup
+from benchmarks import batching, footprint, overload, roundtrip, startup
 from benchmarks.machine import facts
 
-NAMES = ("roundtrip", "footprint", "startup", "batching")
+NAMES = ("roundtrip", "footprint", "startup", "batching", "overload")
 
 
 def main() -> int:
@@ -41,6 +41,7 @@ def _real(pairs: int, repetitions: int) -> dict[str, Callable[[], dict[str, Any]
         "footprint": footprint.run,
         "startup": lambda: startup.run(repetitions=repetitions),
         "batching": batching.run,
+        "overload": overload.run,
     }
 
 
@@ -50,6 +51,7 @@ def _quick() -> dict[str, Callable[[], dict[str, Any]]]:
         "footprint": lambda: footprint.run(replicas=2, sessions=3, idle_s=0.1, warm_up=20, requests=100),
         "startup": lambda: startup.run(repetitions=1),
         "batching": lambda: batching.run(seconds=0.5, repetitions=1, calls=5, cases=(batching.Case(5.0, 1.0, 80.0),)),
+        "overload": lambda: overload.run(seconds=2.0, calm_s=1.5, urgent_s=2.0),
     }
 
 

@@ -2,9 +2,9 @@
 
 A deployment may bound its queue: ``max_queue_bytes`` of requests, and ``max_queue_s`` of waiting. A request for which
 no replica is free is refused when the bytes before it and its own are more than the one; or when it is expected to
-wait longer than the other, or than until its own deadline. What is *before it* has a higher priority, or the same and
-an earlier turn. The expected wait is the number of these requests by the rate at which the deployment is served; while
-that is unknown, every wait is taken to be short enough.
+wait longer than most of the other, or than until its own deadline. What is *before it* has a higher priority, or the
+same and an earlier turn. The expected wait is the number of these requests by the rate at which the deployment is
+served; while that is unknown, every wait is taken to be short enough.
 
 The refusal says when to come back: when what is too much will have been served.
 """
@@ -23,6 +23,10 @@ from hpcserve.types import DeploymentName
 
 RESERVE = 8
 """So many urgent requests are given to a replica beyond its credit."""
+
+MARGIN = 0.8
+"""So much of ``max_queue_s`` a request may be expected to wait: the estimate may be wrong by the rest, and what was
+queued for so long should run and not be turned away at the end."""
 
 SOONEST_S, LATEST_S = 0.1, 60.0
 """Nobody is told to come back sooner, or later, than this."""
@@ -89,13 +93,13 @@ class Lane:
             )
         if per_s is None:
             return None
-        wait_s, most_s = requests / per_s, min(left_s, self.max_queue_s)
+        wait_s, most_s = requests / per_s, min(left_s, MARGIN * self.max_queue_s)
         if wait_s <= most_s:
             return None
-        limit = "max_queue_s" if most_s == self.max_queue_s else "its deadline"
+        limit = f"its deadline is in {left_s:.2g} s" if most_s == left_s else f"max_queue_s is {self.max_queue_s:g} s"
         return Overloaded(
-            f"deployment {self.name!r}: a request would wait about {wait_s:.2g} s, and {limit} allows {most_s:.2g} s: "
-            f"{requests} requests are before it, and {per_s:.3g} are served in a second",
+            f"deployment {self.name!r}: a request would wait about {wait_s:.2g} s, and {limit}: {requests} requests "
+            f"are before it, and {per_s:.3g} are served in a second",
             retry_after_s=_bounded(wait_s - most_s),
         )
 

@@ -18,7 +18,7 @@ from collections import deque
 
 WINDOW_S = 0.5
 WINDOWS = 8
-FRESH_S = 10.0
+FRESH_S = 60.0
 FRESH_WINDOWS = 4
 """A rate that took long to measure stays for so many of its windows."""
 

@@ -114,6 +114,7 @@ def test_no_header_and_no_row_is_folded(width: int) -> None:
     shown = lines(status(), width)
     assert max(map(len, shown)) <= width
     assert row(shown, "endpoint") == ["endpoint", "version", "state", "ready", "queued", "restarts"]
+    assert row(shown, "queue") == ["queue", "queued", "bytes", "wait", "refused", "expired"]
     assert row(shown, "surrogate-609f-1")[1:] == ["draining", "pilot-609f-12", "4194304", "100", "1000000"]
     assert row(shown, "replica") == ["replica", "state", "pilot", "pid", "waiting", "answered"]
     assert row(shown, "method") == ["method", "replica", "batches", "mean", "at", "most", "n", "samples", "take"]

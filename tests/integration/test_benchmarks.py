@@ -55,6 +55,16 @@ def test_startup_ends_with_an_answer(root: Path) -> None:
     assert 0 < found["up_returns_s"] <= found["first_answer_s"]
 
 
+def test_overload_tells_what_is_answered_and_what_is_refused(root: Path) -> None:
+    found = run(root, "overload")
+    assert 0 < found["goodput_of_capacity"] < 1.5
+    assert found["refused"] > 0
+    assert found["other_errors"] == 0
+    assert 0 < found["refusal_p50_ms"] <= found["refusal_p99_ms"]
+    assert found["priority"]["errors"] == 0
+    assert found["priority"]["p50_of_batch"] < found["priority"]["low_p50_of_batch"]
+
+
 def test_the_interval_is_the_one_of_order_statistics() -> None:
     assert interval([float(value) for value in range(1, 21)]) == (6.0, 15.0)
     assert interval([3.0, 1.0, 2.0]) == (1.0, 3.0)

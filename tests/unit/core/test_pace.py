@@ -88,10 +88,10 @@ def test_what_nothing_confirms_is_forgotten() -> None:
 
 
 def test_what_takes_long_to_measure_is_not_forgotten_between_two_windows() -> None:
-    served = Served(50, 12.0)
-    served.go(30)
-    for _ in range(20):
-        assert served.go(5) is not None
+    served = Served(50, 70.0)
+    served.go(150)
+    for _ in range(40):
+        assert served.go(10) is not None
 
 
 @given(st.lists(st.tuples(st.integers(0, 500), st.booleans(), st.integers(0, 3), st.floats(0.0, 20.0)), max_size=100))

@@ -24,7 +24,7 @@ def queued(
 ) -> Entry:
     entry = Entry(SESSIONS[session], Counter(place), State.QUEUED)
     entry.place, entry.priority, entry.deadline = place, priority, deadline
-    entry.suspect = suspect
+    entry.suspect, entry.size_bytes = suspect, 1 + place
     return entry
 
 
@@ -207,5 +207,12 @@ def test_the_queue_is_a_sorted_list(steps: list[tuple[str, int, float, bool] | t
             for entry in over:
                 gone(entry)
         assert queue.count == len(model)
+        assert queue.bytes == sum(each.size_bytes for each in model)
+        for priority in range(-2, 3):
+            higher = sum(each.priority > priority for each in model)
+            equal = [each.size_bytes for each in model if each.priority >= priority]
+            requests, size_bytes = queue.before(SESSIONS[0], priority)
+            assert (requests, size_bytes) == (len(equal), sum(equal)) or any(each.suspect for each in model)
+            assert higher <= queue.before(SESSIONS[1], priority)[0] <= min(higher + 1, len(equal))
         assert queue.next_deadline() == min((each.deadline for each in model), default=FOREVER)
         assert {id(each) for each in queue.all()} == {id(each) for each in model}
