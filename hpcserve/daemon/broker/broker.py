@@ -14,7 +14,7 @@ import zmq
 from hpcserve.auth.keys import KeyPair
 from hpcserve.auth.zap import ZapHandler
 from hpcserve.core import actions as act
-from hpcserve.core.exchange import Exchange, Limits
+from hpcserve.core.exchange import MAX_UNSETTLED, Exchange, Limits
 from hpcserve.daemon.broker.back import Answered, Back
 from hpcserve.daemon.broker.front import Body, Front
 from hpcserve.daemon.broker.hub import CONTROLLER, Hub
@@ -29,6 +29,7 @@ from hpcserve.wire.hub import ReplicaHung, ReplicaIdle
 DRAIN = 64  # most messages taken from one socket before the others are looked at
 FLUSH_S = 0.02  # releases wait so long for work that carries them along
 BUSY_TICK_S, IDLE_TICK_S = 0.1, 5.0
+MOST_UNREAD = 2 * MAX_UNSETTLED  # more than any client's results can be: only refusals have no end
 PROBE_S = 30.0  # and within half a session's linger
 
 
@@ -51,7 +52,7 @@ class Broker:
         self.zap = ZapHandler(context, lambda key, address, domain: keyring.decide(key, domain))
         from_clients = max(limits.session_bytes, MAX_HEADER_BYTES)
         from_pilots = max(outbox_bytes, MAX_OWN_HEADER_BYTES)
-        front = router(context, keys, FRONT.encode(), largest_bytes=from_clients)
+        front = router(context, keys, FRONT.encode(), largest_bytes=from_clients, most_unread=MOST_UNREAD)
         back = router(context, keys, BACK.encode(), largest_bytes=from_pilots)
         self.front = Front(front, self._exchange, keyring, epoch)
         self.back = Back(back, self._exchange, keyring, epoch)

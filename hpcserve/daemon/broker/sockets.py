@@ -30,6 +30,8 @@ plain_receive: Callable[..., Any] = PlainSocket.recv
 
 Tensor = bytes | zmq.Frame
 
+_FIRST = zmq.SNDMORE | zmq.NOBLOCK
+
 
 class Incoming(msgspec.Struct, gc=False):
     """A message as it came. ``size_bytes`` counts its header too."""
@@ -42,7 +44,12 @@ class Incoming(msgspec.Struct, gc=False):
 
 
 def router(
-    context: zmq.Context[zmq.Socket[bytes]], keys: KeyPair | None, domain: bytes, *, largest_bytes: int = 0
+    context: zmq.Context[zmq.Socket[bytes]],
+    keys: KeyPair | None,
+    domain: bytes,
+    *,
+    largest_bytes: int = 0,
+    most_unread: int = 0,
 ) -> zmq.Socket[bytes]:
     """A ROUTER that says when a peer is gone, with CURVE where ``keys`` are given.
 
@@ -51,9 +58,11 @@ def router(
         keys: The service's, for a socket that peers reach over TCP.
         domain: What ZAP is told.
         largest_bytes: A peer that sends a larger frame over TCP loses its connection.
+        most_unread: A peer that has left so many messages unread is sent no more; 0: any number.
     """
     socket = context.socket(zmq.ROUTER)
     socket.set_hwm(0)  # what is sent is bounded by the budgets: a full queue would only hide what is too much
+    socket.sndhwm = most_unread  # but refusals, which no budget counts
     socket.linger = 0
     socket.router_mandatory = True
     if keys is not None:
@@ -96,12 +105,12 @@ def receive(socket: zmq.Socket[bytes]) -> Incoming | None:
 
 
 def send(socket: zmq.Socket[bytes], to: bytes, header: bytes, tensors: Sequence[Tensor] = ()) -> bool:
-    """Sends a whole message; False when the peer is not connected any more."""
+    """Sends a whole message; False when the peer is not connected any more, or has left too much unread."""
     more = zmq.SNDMORE
     try:
-        plain_send(socket, to, more)
+        plain_send(socket, to, _FIRST)
     except zmq.ZMQError as error:
-        if error.errno == zmq.EHOSTUNREACH:
+        if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
             return False
         raise
     if not tensors:
