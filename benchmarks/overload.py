@@ -14,7 +14,8 @@ The broker's memory (PSS) is looked at meanwhile.
 
 For priorities a model with longer batches is asked for three times its capacity, and beside that for a few requests of
 a higher priority: their 99th percentile as a multiple of a batch's time. The least that anybody can promise is two: the
-batch that runs, and one's own.
+batch that runs, and one's own. Since requests come at any moment of a batch the percentile would be 1.99 on a machine
+that does nothing else; the batches are long so that its milliseconds do not decide.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ TIMEOUT_S = 10.0
 TIMES = 3.0
 CALM = 0.5
 AGAIN_S, STEP_S, TOLERANCE = 2.0, 0.1, 1.25
-URGENT_RATE = 20.0
+URGENT_RATE = 10.0
 
 
 class Model(NamedTuple):
@@ -66,7 +67,7 @@ class Model(NamedTuple):
 
 
 QUICK_BATCHES = Model(20.0, 1.0, 16)
-LONG_BATCHES = Model(160.0, 2.5, 16)
+LONG_BATCHES = Model(320.0, 5.0, 16)
 
 
 def run(*, seconds: float = 60.0, calm_s: float = 15.0, urgent_s: float = 60.0) -> dict[str, Any]:

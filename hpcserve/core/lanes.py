@@ -21,9 +21,6 @@ from hpcserve.core.sessions import Session
 from hpcserve.errors import Overloaded
 from hpcserve.types import DeploymentName
 
-RESERVE = 8
-"""So many urgent requests are given to a replica beyond its credit."""
-
 MARGIN = 0.8
 """So much of ``max_queue_s`` a request may be expected to wait: the estimate may be wrong by the rest, and what was
 queued for so long should run and not be turned away at the end."""
@@ -127,7 +124,7 @@ class Lane:
     def pick_reserved(self, replicas: Iterable[Replica]) -> Replica | None:
         """The replica for an urgent request when none has credit; ``replicas`` are all that there are."""
         if self.reserve is None:
-            self.reserve = LeastLoaded(RESERVE)
+            self.reserve = LeastLoaded(urgent=True)
             for replica in replicas:
                 if replica.lane is self:
                     self.reserve.update(replica)

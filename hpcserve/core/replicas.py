@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from hpcserve.core.ledger import Entry
 
 
+RESERVE = 8
+"""So many urgent requests, or half of its credit if that is more, a replica is given beyond it: about a batch."""
+
+
 class Replica:
     """One replica in the broker's books.
 
@@ -61,13 +65,14 @@ class Replica:
         self.entries: dict[RequestKey, Entry] = {}
         self.releases: list[RequestKey] = []
 
-    def has_credit(self, more: int = 0) -> bool:
-        """Whether one more request may be sent to it now, if so many ``more`` than it asked for are allowed."""
+    def has_credit(self, *, urgent: bool = False) -> bool:
+        """Whether one more request may be sent to it now. An ``urgent`` one may be one of half as many again, or 8."""
+        more = max(RESERVE, self.credit_requests // 2) if urgent and self.credit_requests else 0
         return (
             self.connection is not None
             and not self.retiring
             and not self.exclusive
-            and self.waiting < self.credit_requests + (more if self.credit_requests else 0)
+            and self.waiting < self.credit_requests + more
             and (self.waiting == 0 or self.waiting_bytes < self.credit_bytes)
         )
 
@@ -84,11 +89,11 @@ class LeastLoaded:
     """The replicas of one deployment that have credit, in buckets by their unfinished requests.
 
     Args:
-        more: So many requests beyond its credit a replica may be given.
+        urgent: It is for urgent requests, of which a replica may be given some beyond its credit.
     """
 
-    def __init__(self, more: int = 0) -> None:
-        self._more = more
+    def __init__(self, *, urgent: bool = False) -> None:
+        self._urgent = urgent
         self._buckets: list[dict[Replica, None]] = []
         self._place: dict[Replica, int] = {}
         self._lowest = 0
@@ -99,7 +104,7 @@ class LeastLoaded:
     def update(self, replica: Replica) -> None:
         """Puts the replica where its load and its credit belong; to be called whenever either changed."""
         old = self._place.get(replica)
-        new = replica.waiting if replica.has_credit(self._more) else None
+        new = replica.waiting if replica.has_credit(urgent=self._urgent) else None
         if old == new:
             return
         if old is not None:

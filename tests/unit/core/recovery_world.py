@@ -9,7 +9,6 @@ from collections import Counter as Tally
 
 from hpcserve.core import actions as act
 from hpcserve.core.exchange import Call, Exchange, Limits
-from hpcserve.core.lanes import RESERVE
 from hpcserve.core.ledger import UNFINISHED, State
 from hpcserve.core.routes import Deployment
 from hpcserve.errors import Cancelled, DeadlineExceeded, OutcomeUnknown, Overloaded, PoisonRequest
@@ -353,7 +352,7 @@ class World:
         able = [replica for replica in self.exchange.replicas.values() if replica.has_credit()]
         assert len(load) == len(able)
         if lane.reserve is not None:
-            assert len(lane.reserve) == sum(each.has_credit(RESERVE) for each in self.exchange.replicas.values())
+            assert len(lane.reserve) == sum(each.has_credit(urgent=True) for each in self.exchange.replicas.values())
         best = load.pick()
         assert (best.waiting if best is not None else None) == min((each.waiting for each in able), default=None)
 

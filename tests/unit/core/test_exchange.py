@@ -7,8 +7,8 @@ import pytest
 from hpcserve.core import actions as act
 from hpcserve.core import dispatch, exchange
 from hpcserve.core.exchange import Exchange
-from hpcserve.core.lanes import RESERVE
 from hpcserve.core.ledger import State
+from hpcserve.core.replicas import RESERVE
 from hpcserve.errors import (
     DeadlineExceeded,
     DeploymentFailed,

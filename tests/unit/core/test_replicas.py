@@ -41,11 +41,19 @@ def test_credit(change: dict[str, object], *, has_credit: bool) -> None:
 
 def test_a_replica_that_wants_nothing_gets_no_urgent_request_either() -> None:
     one = replica(credit=0)
-    assert not one.has_credit(8)
+    assert not one.has_credit(urgent=True)
     one.credit_requests, one.waiting = 4, 11
-    assert one.has_credit(8)
+    assert one.has_credit(urgent=True)
     one.waiting = 12
-    assert not one.has_credit(8)
+    assert not one.has_credit(urgent=True)
+
+
+def test_of_urgent_requests_a_replica_with_large_batches_is_given_more() -> None:
+    one = replica(credit=40)
+    one.waiting = 59
+    assert one.has_credit(urgent=True)
+    one.waiting = 60
+    assert not one.has_credit(urgent=True)
 
 
 def test_releases_are_taken_once() -> None:
