@@ -38,6 +38,7 @@ class Client:
         self.is_alive = True
         self.is_resumed = False
         self.highest_sent = 0
+        self.now = 0.0
 
     @property
     def sent(self) -> tuple[Counter, ...]:
@@ -80,6 +81,9 @@ class Client:
             assert message.session == self.session, "another session's result"
             if message.error is None:
                 assert bytes(message.tensors).strip(b".") == payload((message.session, message.id)), "another result"
+            after_ms = None if message.error is None else message.error.retry_after_ms
+            if after_ms is not None and self.caller.refused(message.id, after_ms / 1000, 0.5, self.now):
+                return
             self.settle(message.id, "ok" if message.error is None else message.error.code)
         elif isinstance(message, wire.SendAgain):
             for id in message.ids:

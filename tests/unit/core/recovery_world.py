@@ -14,10 +14,12 @@ from hpcserve.core.routes import Deployment
 from hpcserve.errors import Cancelled, DeadlineExceeded, OutcomeUnknown, Overloaded, PoisonRequest
 from hpcserve.types import DeploymentName, EndpointName, Epoch, ReplicaId, RequestKey, SessionId
 from hpcserve.wire import messages as wire
+from hpcserve.wire.frames import error_to_wire
 from tests.unit.core.recovery_peers import Client, Link, Replica
 
 NAME = DeploymentName("echo@1")
 METHODS = {"again": True, "once": False}
+MAX_QUEUE_S = 3.0
 LIMITS = Limits(
     broker_bytes=300,
     session_bytes=160,
@@ -120,7 +122,7 @@ class World:
             self.excused.update(self.exchange.replicas[dead].entries)
         self.exchange.route(
             {EndpointName("echo"): NAME},
-            [Deployment(NAME, METHODS, "again", roster)],
+            [Deployment(NAME, METHODS, "again", roster, max_queue_s=MAX_QUEUE_S)],
             crashed=dict.fromkeys(self.crashed, "killed by signal 9 (SIGKILL)"),
             retiring=frozenset(self.retiring),
             now=self.now,
@@ -230,7 +232,7 @@ class World:
                 self.down(action.connection, action.body)
             elif isinstance(action, act.Tell):
                 self.check_tell(action)
-                error = wire.ErrorInfo(action.error.code, action.error.message)
+                error = error_to_wire(action.error)
                 self.down(action.connection, wire.Result(action.session, action.id, error=error))
             elif isinstance(action, act.Ask):
                 self.down(action.connection, wire.SendAgain(action.ids))
@@ -275,8 +277,12 @@ class World:
         self.exchange.tick(self.now)
         self.carry_out()
         for client in self.clients:
+            client.now = self.now
             for id in client.caller.expired(self.now):
                 client.settle(id, DeadlineExceeded.code)
+            if client.is_alive and client.is_resumed:
+                for id in client.caller.due(self.now):
+                    client.ask(id)
 
     def flush(self) -> None:
         self.exchange.flush()
