@@ -1,7 +1,7 @@
 """Servables to try hpcserve with.
 
 ``pi`` and ``echo`` are complete servable directories; ``digits`` becomes one by
-:func:`hpcserve.examples.digits.train.train`.
+:func:`hpcserve.examples.digits.train.train`, ``surrogate`` by :func:`hpcserve.examples.surrogate.fit.fit`.
 """
 
 from __future__ import annotations
@@ -18,5 +18,7 @@ def path(name: str) -> Path:
         ValueError: There is no such example.
     """
     if name not in _COMPLETE:
-        raise ValueError(f"no complete example {name!r}; there are {', '.join(_COMPLETE)}, and digits to be trained")
+        raise ValueError(
+            f"no complete example {name!r}; there are {', '.join(_COMPLETE)}, and digits and surrogate to be trained"
+        )
     return Path(__file__).resolve().parent / name
