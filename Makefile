@@ -42,8 +42,8 @@ clean: ## remove the virtual environment and everything that was built
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.for-demo: EXTRAS := sklearn
-$(VENV)/.for-tests: EXTRAS := sklearn,bench,dev
+$(VENV)/.for-demo: EXTRAS := sklearn,plot
+$(VENV)/.for-tests: EXTRAS := sklearn,plot,bench,dev
 # An interrupted start may have left a Python without pip.
 $(VENV)/.for-%: setup.cfg pyproject.toml | $(PY)
 	@echo "installing hpcserve[$(EXTRAS)] into $(VENV)"

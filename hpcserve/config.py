@@ -160,6 +160,15 @@ def expanded(path: str) -> Path:
         ) from error
 
 
+def cache_dir() -> Path:
+    """What can be made again: ``$XDG_CACHE_HOME/hpcserve``, else ``~/.cache/hpcserve``.
+
+    Raises:
+        ConfigError: Nothing says where the user is at home.
+    """
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "hpcserve"
+
+
 def site_named(option: str | None) -> str:
     """The site to use: the command line's ``option``, ``$HPCSERVE_SITE``, else ``local``."""
     return option or os.environ.get("HPCSERVE_SITE") or "local"

@@ -1,4 +1,4 @@
-"""``hpcserve demo``: serves two models on this machine, kills the broker under load, and shows what came back.
+"""``hpcserve demo``: serves three models on this machine, kills the broker under load, and shows what came back.
 
 What is done is in :mod:`hpcserve.cli.demo_run`; here is how it is shown and when it counts as passed.
 """
@@ -14,6 +14,8 @@ from hpcserve.cli.terminal import complain, note
 
 if TYPE_CHECKING:
     from hpcserve.cli.demo_run import Findings
+    from hpcserve.cli.demo_surrogate import Side
+    from hpcserve.cli.latency_plot import Latencies
 
 NEXT = """\
 Next:
@@ -36,7 +38,7 @@ def command(
     try:
         with stops.work():
             from hpcserve.cli.demo_run import run
-        findings = run(note, stops)
+        findings, latencies = run(note, stops)
     except Stopped:
         return stops.exit_code()
     if stops.number:
@@ -47,6 +49,10 @@ def command(
         typer.echo(msgspec.json.encode(findings))
     else:
         _show(findings)
+        _draw(latencies)
+        if findings.surrogate.plot:
+            typer.echo(f"The same as a picture: {findings.surrogate.plot}\n")
+        typer.echo(NEXT)
     wrong = findings.wrong()
     for each in wrong:
         complain(each)
@@ -56,7 +62,7 @@ def command(
 def _show(findings: Findings) -> None:
     from hpcserve.cli.terminal import show, table
 
-    digits, pi, recovery = findings.digits, findings.pi, findings.recovery
+    digits, pi, surrogate, recovery = findings.digits, findings.pi, findings.surrogate, findings.recovery
     shown = table("what", "result", "how")
     for row in (
         ("digits: accuracy", f"{digits.accuracy:.1%}", f"{digits.images} held-out images, one request each"),
@@ -71,6 +77,13 @@ def _show(findings: Findings) -> None:
             f"{findings.batch.images_per_s:,.0f} images/s",
             f"{findings.batch.images} images in one request",
         ),
+        (
+            "surrogate: error",
+            f"RMS {surrogate.error.rms:.4f}, at most {surrogate.error.max:.3f}",
+            f"{surrogate.error.answers:,} answers beside the solver's",
+        ),
+        ("surrogate: batching on", *_side(surrogate.batching_on, surrogate.clients)),
+        ("surrogate: batching off", *_side(surrogate.batching_off, surrogate.clients)),
         ("pi", f"{pi.ndigits:,} digits, {'correct' if pi.correct else 'WRONG'}", "checked by another formula (BBP)"),
         (
             "broker killed",
@@ -86,4 +99,21 @@ def _show(findings: Findings) -> None:
     ):
         shown.add_row(*row)
     show(shown)
-    typer.echo(NEXT)
+
+
+def _side(side: Side, clients: int) -> tuple[str, str]:
+    return (
+        f"{side.requests_per_s:,.0f} requests/s",
+        f"{clients} clients, p50 {side.p50_ms:.1f} ms, p99 {side.p99_ms:.1f} ms",
+    )
+
+
+def _draw(latencies: Latencies) -> None:
+    from hpcserve.cli.latency_plot import histogram
+    from hpcserve.cli.terminal import console
+
+    screen = console()
+    typer.echo("\nHow long the surrogate's requests took:")
+    for line in histogram(latencies, columns=screen.width, ascii_only=screen.options.ascii_only):
+        typer.echo(line)
+    typer.echo()

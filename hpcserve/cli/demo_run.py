@@ -21,13 +21,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from hpcserve.cli import demo_surrogate
 from hpcserve.cli.daemon_process import DaemonProcess
+from hpcserve.cli.demo_picture import picture
+from hpcserve.cli.demo_surrogate import CLIENTS, RMS_AT_MOST, Callers, Surrogate
 from hpcserve.cli.deploy import wait_ready
+from hpcserve.cli.latency_plot import Latencies
 from hpcserve.cli.pi_check import is_pi
 from hpcserve.client import Client
 from hpcserve.errors import HpcserveError, ServiceUnavailable
 from hpcserve.examples import path as example
 from hpcserve.examples.digits.train import held_out, train
+from hpcserve.examples.surrogate.fit import fit
 from hpcserve.wire.admin import AskStatus, Deploy, Deployed, Publish, Published, Status
 
 if TYPE_CHECKING:
@@ -56,7 +61,7 @@ shared_dir = "{home}/shared"
 kind = "local"
 poll_s = 0.2
 [pilots]
-slots = 4
+slots = 5
 max_pilots = 1
 orphan_s = 5.0
 stop_grace_s = 2.0
@@ -118,6 +123,7 @@ class Findings(Finding, frozen=True):
 
     digits: Digits
     pi: Pi
+    surrogate: Surrogate
     latency_ms: Latency
     batch: Batch
     requests_per_s: float
@@ -133,6 +139,9 @@ class Findings(Finding, frozen=True):
             < ACCURACY_AT_LEAST,
             f"accuracy of the batch, {self.batch.accuracy:.3f}, differs": self.batch.accuracy != self.digits.accuracy,
             "the digits of pi are wrong": not self.pi.correct,
+            f"the surrogate's error, {self.surrogate.error.rms:.4f}, is above {RMS_AT_MOST}": not (
+                self.surrogate.error.rms <= RMS_AT_MOST
+            ),
             f"{lost} requests were lost when the broker was killed{first}": lost != 0,
             "no request was in flight when the broker was killed": self.recovery.in_flight == 0,
             "no new broker took over": self.recovery.epochs[1] <= self.recovery.epochs[0],
@@ -141,12 +150,15 @@ class Findings(Finding, frozen=True):
         return [what for what, is_so in found.items() if is_so]
 
 
-def run(say: Say, stops: Stops) -> Findings:
+def run(say: Say, stops: Stops) -> tuple[Findings, Latencies]:
     """Runs the whole demo; when it returns or raises, nothing of it is left.
 
     Args:
         say: Is told about the progress, a line at a time.
         stops: Says what signals may interrupt.
+
+    Returns:
+        What was found, and the latencies of the surrogate's requests.
 
     Raises:
         ConfigError: scikit-learn is not installed.
@@ -166,14 +178,23 @@ def run(say: Say, stops: Stops) -> Findings:
         with stops.work():
             tell("training a classifier of handwritten digits on the first half of its data set")
             train(home / "digits")
+            tell("fitting a surrogate, a multi-layer perceptron, to a solver of damped oscillators")
+            fit(home / "surrogate")
         with _daemon(home, say) as daemon:
             with stops.work():
                 _wait_ready(daemon, tell)
             with Client(timeout_s=ANSWER_S) as client, stops.work():
                 _serve(client, home, tell)
-                found = _measure(client, images, labels, tell)
+            with Callers(CLIENTS, timeout_s=ANSWER_S) as callers, stops.work():
+                surrogate, latencies = demo_surrogate.measure(callers, tell)
+            with Client(timeout_s=ANSWER_S) as client, stops.work():
+                found = _measure(client, images, labels, surrogate, tell)
                 stops.check()
-        return msgspec.structs.replace(found, left_running=len(_processes_of(home)))
+        with stops.work():
+            surrogate = msgspec.structs.replace(surrogate, plot=picture(latencies, home / "tmp", tell))
+            stops.check()
+        found = msgspec.structs.replace(found, surrogate=surrogate, left_running=len(_processes_of(home)))
+        return found, latencies
 
 
 def _move_in(home: Path) -> None:
@@ -184,6 +205,8 @@ def _move_in(home: Path) -> None:
     # What tells all processes of the demo from others: a replica inherits it, unlike hpcserve's own variables.
     (home / "tmp").mkdir()
     os.environ["TMPDIR"] = str(home / "tmp")
+    # A replica has a core at best: threads of its linear algebra would only wait for each other.
+    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
     os.environ.pop("HPCSERVE_SERVICE", None)
 
 
@@ -208,16 +231,19 @@ def _wait_ready(daemon: DaemonProcess, say: Say) -> None:
 
 def _serve(client: Client, home: Path, say: Say) -> None:
     deployed = []
-    for directory, replicas in ((home / "digits", 2), (example("pi"), 1)):
+    for directory, replicas in ((home / "digits", 2), (example("pi"), 1), (home / "surrogate", 1)):
         published = client.call("publish", Publish(path=str(directory)), Published, timeout_s=SETUP_S)
         say(f"published {published.name}@{published.version[:12]}, deploying {replicas} of it")
         wanted = Deploy(servable=f"{published.name}@{published.version}", replicas=replicas)
         deployed.append(client.call("deploy", wanted, Deployed, timeout_s=SETUP_S))
+    say("deploying another one of it, without batches")
+    one_by_one = msgspec.structs.replace(wanted, endpoint=demo_surrogate.OFF, max_batch_size=1)
+    deployed.append(client.call("deploy", one_by_one, Deployed, timeout_s=SETUP_S))
     for each in deployed:
         wait_ready(client, each, timeout_s=SETUP_S)
 
 
-def _measure(client: Client, images: Array, labels: Array, say: Say) -> Findings:
+def _measure(client: Client, images: Array, labels: Array, surrogate: Surrogate, say: Say) -> Findings:
     say(f"calling digits {SYNC_REQUESTS} times, one call after the other")
     latency = _one_by_one(client, images)
     say(f"calling digits {MAPPED_REQUESTS} times, {IN_FLIGHT} calls at once")
@@ -231,6 +257,7 @@ def _measure(client: Client, images: Array, labels: Array, say: Say) -> Findings
     return Findings(
         digits=Digits(accuracy=right / len(labels), images=len(labels)),
         pi=pi,
+        surrogate=surrogate,
         latency_ms=latency,
         batch=batch,
         requests_per_s=requests_per_s,

@@ -18,13 +18,16 @@ import psutil  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from hpcserve.cli.demo_run import Batch, Digits, Findings, Latency, Pi, Recovery
+from hpcserve.cli.demo_surrogate import Side, Surrogate, SurrogateError
 from tests.acceptance.newcomer import HPCSERVE, until
 
 STAGES = (
     "training a classifier",
+    "fitting a surrogate",
     "the daemon is ready",
     "published digits",
     "published pi",
+    "calling the surrogate from 32 clients",
     "calling digits 500 times",
     "and killing the broker meanwhile",
     "taking the daemon down",
@@ -45,16 +48,18 @@ class Demo:
         for each in (self._temporary, self._sockets):
             each.mkdir(mode=0o700)
         self._environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("HPCSERVE_")},
+            **{name: value for name, value in os.environ.items() if not name.startswith(("HPCSERVE_", "XDG_"))},
             "TMPDIR": str(self._temporary),
             "XDG_RUNTIME_DIR": str(self._sockets),
             "HOME": str(place),
         }
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, program: tuple[str, ...] = (*HPCSERVE, "demo"), **environment: str
+    ) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [*HPCSERVE, "demo", *arguments],
-            env=self._environment,
+            [*program, *arguments],
+            env=self._environment | environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -109,6 +114,18 @@ def test_the_demo_prints_one_object_and_leaves_nothing(demo: Demo) -> None:
     assert found["pi"] == {"correct": True, "ndigits": 100_000}
     assert 0 < found["latency_ms"]["p50"] <= found["latency_ms"]["p99"]
     assert found["requests_per_s"] > 0
+    surrogate = found["surrogate"]
+    assert surrogate["clients"] == 32
+    for side in (surrogate["batching_on"], surrogate["batching_off"]):
+        assert side["requests"] > 32
+        assert side["requests_per_s"] > 0
+        assert 0 < side["p50_ms"] <= side["p99_ms"]
+    error = surrogate["error"]
+    assert error["answers"] == surrogate["batching_on"]["requests"] + surrogate["batching_off"]["requests"]
+    assert 0 < error["rms"] < 0.01
+    assert error["rms"] < error["max"] < 0.5
+    assert surrogate["plot"] == str(demo.place / ".cache" / "hpcserve" / "demo-latency.png")
+    assert Path(surrogate["plot"]).read_bytes().startswith(b"\x89PNG")
     recovery = found["recovery"]
     assert recovery["killed"] == "broker"
     assert recovery["in_flight"] > 0
@@ -118,7 +135,8 @@ def test_the_demo_prints_one_object_and_leaves_nothing(demo: Demo) -> None:
     assert found["left_running"] == 0
     assert demo.nothing_left()
     assert demo.files() == []
-    assert not (demo.place / ".hpcserve").exists()
+    assert {path.name for path in demo.place.iterdir()} == {"tmp", "run", ".cache"}
+    assert len(list((demo.place / ".cache").rglob("*.*"))) == 1
 
 
 def test_the_demo_prints_a_table_and_what_to_try_next(demo: Demo) -> None:
@@ -127,8 +145,24 @@ def test_the_demo_prints_a_table_and_what_to_try_next(demo: Demo) -> None:
     assert process.returncode == 0
     for words in ("accuracy", "96.9%", "p50", "p99", "requests/s", "broker killed", "900 of 900 answered", "correct"):
         assert words in said
+    for words in ("surrogate: error", "RMS 0.00", "surrogate: batching off", "32 clients", "█", "demo-latency.png"):
+        assert words in said
     assert "hpcserve up --detach" in said
     assert "\x1b" not in said
+
+
+def test_the_demo_on_a_terminal_that_knows_ascii_only_and_without_matplotlib(demo: Demo) -> None:
+    program = (
+        "import sys; sys.modules['matplotlib'] = None; from hpcserve.cli.main import main; sys.exit(main(['demo']))"
+    )
+    process = demo.start(program=(sys.executable, "-c", program), PYTHONIOENCODING="ascii")
+    said, progress = process.communicate(timeout=110)
+    assert process.returncode == 0, progress
+    assert said.isascii()
+    assert "##" in said
+    assert "picture" not in said
+    assert progress.count("for a picture of the latencies: pip install 'hpcserve[plot]'") == 1
+    assert not (demo.place / ".cache").exists()
 
 
 @pytest.mark.parametrize("number", STOPS)
@@ -191,6 +225,12 @@ def test_without_scikit_learn_it_says_what_to_install() -> None:
 GOOD = Findings(
     digits=Digits(accuracy=0.97, images=899),
     pi=Pi(correct=True, ndigits=100),
+    surrogate=Surrogate(
+        clients=32,
+        batching_on=Side(requests=10, requests_per_s=2.0, p50_ms=1.0, p99_ms=2.0),
+        batching_off=Side(requests=10, requests_per_s=1.0, p50_ms=1.0, p99_ms=2.0),
+        error=SurrogateError(rms=0.004, max=0.05, answers=20),
+    ),
     latency_ms=Latency(p50=1.0, p99=2.0, requests=10),
     batch=Batch(accuracy=0.97, images=899, images_per_s=1.0),
     requests_per_s=1.0,
@@ -224,6 +264,10 @@ def test_a_good_demo_has_nothing_wrong() -> None:
         ({"digits__accuracy": 0.89, "batch__accuracy": 0.89}, "accuracy 0.890 is below 0.9"),
         ({"batch__accuracy": 0.95}, "accuracy of the batch, 0.950, differs"),
         ({"pi__correct": False}, "the digits of pi are wrong"),
+        (
+            {"surrogate__error": {"rms": 0.02, "max": 0.05, "answers": 20}},
+            "the surrogate's error, 0.0200, is above 0.01",
+        ),
         ({"recovery__answered": 9, "recovery__errors": ["why"]}, "1 requests were lost .*, the first because: why"),
         ({"recovery__in_flight": 0}, "no request was in flight"),
         ({"recovery__epochs": [1, 1]}, "no new broker took over"),
