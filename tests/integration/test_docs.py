@@ -28,6 +28,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
     "README.md",
+    "docs/how-to/call-from-a-simulation.md",
     "docs/how-to/call-from-python.md",
     "docs/how-to/run-as-a-daemon.md",
     "docs/reference/python.md",
