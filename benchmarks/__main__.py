@@ -1,4 +1,7 @@
-"""``python -m benchmarks {roundtrip,footprint,startup,batching,overload,all} [--json] [--pairs N] [--quick]``."""
+"""``python -m benchmarks {roundtrip,footprint,startup,batching,overload,all} [--json] [--pairs N] [--quick]``.
+
+``python -m benchmarks plot`` draws the figures of the documentation from the results in ``benchmarks/results``.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from benchmarks import batching, footprint, overload, roundtrip, startup
+from benchmarks import batching, figures, footprint, overload, roundtrip, startup
 from benchmarks.machine import facts
 
 NAMES = ("roundtrip", "footprint", "startup", "batching", "overload")
@@ -17,14 +21,19 @@ NAMES = ("roundtrip", "footprint", "startup", "batching", "overload")
 def main() -> int:
     """Runs what is named, and prints what was measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures hpcserve on this machine.")
-    parser.add_argument("name", choices=(*NAMES, "all"))
+    parser.add_argument("name", choices=(*NAMES, "all", "plot"))
     parser.add_argument("--json", action="store_true", help="one JSON object on one line, instead of indented")
     parser.add_argument("--pairs", type=int, default=20, help="roundtrip: interleaved pairs (20)")
     parser.add_argument("--repetitions", type=int, default=10, help="startup: counted starts (10)")
     parser.add_argument(
         "--quick", action="store_true", help="a few messages only: does it run? The numbers mean nothing"
     )
+    parser.add_argument("--results", type=Path, default=figures.RESULTS, help="plot: where the results are")
+    parser.add_argument("--figures", type=Path, default=figures.FIGURES, help="plot: where the figures go")
     options = parser.parse_args()
+    if options.name == "plot":
+        print(*figures.write(options.results, options.figures), sep="\n")
+        return 0
     run = _quick() if options.quick else _real(options.pairs, options.repetitions)
     names = NAMES if options.name == "all" else (options.name,)
     results = {

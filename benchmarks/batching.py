@@ -14,6 +14,7 @@ Without load, calls one after the other are made in turns with batches on and of
 
 from __future__ import annotations
 
+import math
 import time
 from statistics import median
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ X = np.ones((1, 16), np.float32)
 OUTSTANDING = 512
 SETTLE_S = 3.0
 RELEARN_S = 5.0
+BIN_S = 0.5
 SIZES = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256)
 
 
@@ -107,6 +109,7 @@ def _case(service: Service, client: Client, case: Case, seconds: float, repetiti
         "objective_ms": case.objective_ms,
         "sweep_rps": {str(size): round(found, 1) for size, found in swept.items()},
         "best_size": best,
+        "adaptive_rps": round(median(adaptive for adaptive, _ in pairs), 1),
         "throughput_ratio": summary([adaptive / fixed for adaptive, fixed in pairs]),
         "rate": round(rate, 1),
         **_latency(steady, case),
@@ -126,7 +129,20 @@ def _change(client: Client, case: Case, rate: float, seconds: float) -> dict[str
     )
     during = [each for each in sent if change_s <= each.due_s < change_s + RELEARN_S]
     after = [each for each in sent if each.due_s >= change_s + RELEARN_S]
-    return {"while_learning": _latency(during, case), **_latency(after, case)}
+    return {"while_learning": _latency(during, case), **_latency(after, case), "timeline": _timeline(sent, change_s)}
+
+
+def _timeline(sent: list[Sent], change_s: float) -> dict[str, list[float]]:
+    """The latencies of those that were due in each half second, counted from the change; for the figures."""
+    bins: dict[int, list[float]] = {}
+    for each in sent:
+        bins.setdefault(math.floor((each.due_s - change_s) / BIN_S), []).append(each.latency_s * 1000)
+    ordered = sorted(bins.items())
+    return {
+        "from_s": [number * BIN_S for number, _ in ordered],
+        "p50_ms": [round(percentile(latencies, 0.5), 2) for _, latencies in ordered],
+        "p99_ms": [round(percentile(latencies, 0.99), 2) for _, latencies in ordered],
+    }
 
 
 def _best(case: Case) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.figures import write
 from benchmarks.ratios import interval, summary
 
 
@@ -63,6 +64,20 @@ def test_overload_tells_what_is_answered_and_what_is_refused(root: Path) -> None
     assert 0 < found["refusal_p50_ms"] <= found["refusal_p99_ms"]
     assert found["priority"]["errors"] == 0
     assert found["priority"]["p50_of_batch"] < found["priority"]["low_p50_of_batch"]
+
+
+def test_batching_has_what_its_figures_show(root: Path, tmp_path: Path) -> None:
+    found = run(root, "batching")
+    (case,) = found["cases"]
+    assert set(case["sweep_rps"]) == {"1", "2", "4", "8", "16", "32"}
+    assert case["adaptive_rps"] > 0
+    timeline = case["change"]["timeline"]
+    assert timeline["from_s"][0] < 0 < timeline["from_s"][-1]
+    (tmp_path / "batching.json").write_text(json.dumps(found))
+    assert [path.name for path in write(tmp_path, tmp_path / "figures")] == [
+        "batching-throughput.svg",
+        "batching-change.svg",
+    ]
 
 
 def test_the_interval_is_the_one_of_order_statistics() -> None:
