@@ -36,7 +36,8 @@ def write(results: Path, figures: Path) -> list[Path]:
     written = []
     with mpl.rc_context(STYLE):
         for name, draw in (("batching-throughput.svg", throughput), ("batching-change.svg", change)):
-            draw(found).savefig(figures / name, metadata={"Date": None})
+            # The date of the result, not of the drawing.
+            draw(found).savefig(figures / name, metadata={"Date": None, "Description": _origin(found)})
             written.append(figures / name)
     return written
 
@@ -50,7 +51,7 @@ def throughput(found: dict[str, Any]) -> Figure:
         axes.axhline(case["adaptive_rps"], color=OTHER, label="adaptive")
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * max(case["adaptive_rps"], *case["sweep_rps"].values()))
         axes.set_xlabel("samples in a batch, at most")
     _finish(figure, "requests/s")
     return figure
@@ -82,23 +83,23 @@ def _panels(found: dict[str, Any]) -> tuple[Figure, Iterator[tuple[dict[str, Any
     from matplotlib.figure import Figure
 
     cases = found["cases"]
-    figure = Figure(figsize=(3.1 * len(cases), 3.2), layout="constrained")
+    figure = Figure(figsize=(3.1 * len(cases), 3.4), layout="constrained")
     panels = list(figure.subplots(1, len(cases), squeeze=False)[0])
     for case, axes in zip(cases, panels, strict=True):
         model = case["model_ms"]
         axes.set_title(
             f"{model['fixed_ms']:g} ms + n × {model['sample_ms']:g} ms, objective {case['objective_ms']:g} ms"
         )
-    machine = found["machine"]
-    figure.supxlabel(
-        f"{found['command']}; {found['date']}, {machine['cpus']} cores, load {machine['load_1min']:g} before",
-        fontsize="x-small",
-        color=LIMIT,
-    )
+    figure.supxlabel(_origin(found), fontsize="x-small", color=LIMIT)
     return figure, zip(cases, panels, strict=True)
+
+
+def _origin(found: dict[str, Any]) -> str:
+    machine = found["machine"]
+    return f"{found['command']}; {found['date']}, {machine['cpus']} cores, load {machine['load_1min']:g} before"
 
 
 def _finish(figure: Figure, unit: str) -> None:
     first = figure.axes[0]
     first.set_ylabel(unit)
-    first.legend(frameon=False, fontsize="small")
+    figure.legend(*first.get_legend_handles_labels(), frameon=False, loc="outside upper left", ncols=3)
