@@ -113,7 +113,7 @@ def _draw(latencies: Latencies) -> None:
     from hpcserve.cli.terminal import console
 
     screen = console()
-    typer.echo("\nHow long the surrogate's requests took:")
+    typer.echo("\nLatency of the surrogate's requests:")
     for line in histogram(latencies, columns=screen.width, ascii_only=screen.options.ascii_only):
         typer.echo(line)
     typer.echo()
