@@ -8,7 +8,7 @@ import msgspec
 
 from hpcserve.core.caller import Caller
 from hpcserve.core.holdings import Holdings
-from hpcserve.errors import Cancelled
+from hpcserve.errors import Cancelled, DeadlineExceeded
 from hpcserve.types import Counter, ReplicaId, RequestKey, SessionId
 from hpcserve.wire import messages as wire
 
@@ -63,6 +63,10 @@ class Client:
         floor, acks = self.caller.take_acks()
         self.send(msgspec.structs.replace(self.calls[id], floor=floor, acks=acks))
 
+    def again(self, id: Counter) -> wire.Request:
+        """The request as the broker has asked for it."""
+        return msgspec.structs.replace(self.calls[id], attempt=1)
+
     def settle(self, id: Counter, answer: str) -> None:
         if self.caller.settle(id) is not None:
             assert id not in self.answers, "a request was answered twice"
@@ -76,19 +80,30 @@ class Client:
         if self.caller.owes_ack:
             self.send(wire.Ack(*self.caller.take_acks()))
 
+    def tick(self, now: float) -> None:
+        self.now = now
+        for id in self.caller.expired(now):
+            self.settle(id, DeadlineExceeded.code)
+        if self.is_alive and self.is_resumed:
+            for id in self.caller.due(now):
+                self.ask(id)
+
+    def take(self, result: wire.Result) -> None:
+        if result.error is None:
+            assert bytes(result.tensors).strip(b".") == payload((result.session, result.id)), "another result"
+        after_ms = None if result.error is None else result.error.retry_after_ms
+        if after_ms is not None and self.caller.refused(result.id, after_ms / 1000, 0.5, self.now):
+            return
+        self.settle(result.id, "ok" if result.error is None else result.error.code)
+
     def receive(self, message: object) -> None:
         if isinstance(message, wire.Result):
             assert message.session == self.session, "another session's result"
-            if message.error is None:
-                assert bytes(message.tensors).strip(b".") == payload((message.session, message.id)), "another result"
-            after_ms = None if message.error is None else message.error.retry_after_ms
-            if after_ms is not None and self.caller.refused(message.id, after_ms / 1000, 0.5, self.now):
-                return
-            self.settle(message.id, "ok" if message.error is None else message.error.code)
+            self.take(message)
         elif isinstance(message, wire.SendAgain):
             for id in message.ids:
                 if self.caller.get(id) is not None:
-                    self.send(msgspec.structs.replace(self.calls[id], attempt=1))
+                    self.send(self.again(id))
         elif isinstance(message, wire.WhoAreYou):
             self.resume()
         else:
@@ -151,6 +166,9 @@ class Replica:
                 error = wire.ErrorInfo(Cancelled.code, "released")
                 self.send(wire.Result(*key, error=error, credit_requests=CREDIT[0], credit_bytes=CREDIT[1]))
 
+    def accept(self, work: wire.Work) -> None:
+        self.inbox[work.session, work.id] = None
+
     def release(self, keys: tuple[RequestKey, ...]) -> None:
         was_full = self.holdings.is_full
         for key in keys:
@@ -171,7 +189,7 @@ class Replica:
         if isinstance(message, wire.Work):
             self.release(message.releases)
             if self.holdings.take(message.epoch, message.seq, (message.session, message.id)):
-                self.inbox[message.session, message.id] = None
+                self.accept(message)
         elif isinstance(message, wire.Release):
             self.release(message.keys)
         elif isinstance(message, wire.Fetch):

@@ -34,10 +34,13 @@ LIMITS = Limits(
 class World:
     """All processes, the connections between them, and the clock."""
 
+    limits = LIMITS
+    methods = METHODS
+
     def __init__(self, clients: int, replicas: int) -> None:
         self.now = 100.0
         self.links: dict[bytes, Link] = {}
-        self.clients = [Client(number) for number in range(clients)]
+        self.clients = [self.new_client(number) for number in range(clients)]
         self.replicas: list[Replica] = []
         self.strangers: set[bytes] = set()
         self.crashed: dict[ReplicaId, frozenset[RequestKey]] = {}
@@ -51,6 +54,12 @@ class World:
         self.route()
         for endpoint in self.endpoints:
             self.connect(endpoint)
+
+    def new_client(self, number: int) -> Client:
+        return Client(number)
+
+    def new_replica(self, number: int) -> Replica:
+        return Replica(number)
 
     @property
     def endpoints(self) -> list[Client | Replica]:
@@ -67,7 +76,7 @@ class World:
         self.unheard_of.update(sent - held)
         self.epoch = Epoch(self.epoch + 1)
         self.strangers.clear()
-        self.exchange = Exchange(LIMITS, self.now)
+        self.exchange = Exchange(self.limits, self.now)
         self.has_roster = False
         self.grace_ends: float | None = None
         self.reported: set[ReplicaId] = set()
@@ -115,20 +124,20 @@ class World:
     def route(self) -> None:
         """The controller sees who is alive, starts replacements and tells the broker."""
         missing = self.wanted_replicas - sum(each.id not in self.retiring for each in self.replicas)
-        self.replicas += [Replica(self.hired + number) for number in range(missing)]
+        self.replicas += [self.new_replica(self.hired + number) for number in range(missing)]
         self.hired += max(0, missing)
         roster = tuple(each.id for each in self.replicas)
         for dead in self.exchange.replicas.keys() - set(roster):
             self.excused.update(self.exchange.replicas[dead].entries)
         self.exchange.route(
             {EndpointName("echo"): NAME},
-            [Deployment(NAME, METHODS, "again", roster, max_queue_s=MAX_QUEUE_S)],
+            [Deployment(NAME, self.methods, "again", roster, max_queue_s=MAX_QUEUE_S)],
             crashed=dict.fromkeys(self.crashed, "killed by signal 9 (SIGKILL)"),
             retiring=frozenset(self.retiring),
             now=self.now,
         )
         if not self.has_roster:
-            self.has_roster, self.grace_ends = True, self.now + LIMITS.recovery_grace_s
+            self.has_roster, self.grace_ends = True, self.now + self.limits.recovery_grace_s
         self.carry_out()
         for name in self.strangers:
             self.down(name, wire.WhoAreYou())
@@ -158,7 +167,7 @@ class World:
                 outstanding=message.outstanding,
                 now=self.now,
             )
-            self.down(link.name, wire.Resumed(1, self.epoch, session.id, LIMITS.session_bytes))
+            self.down(link.name, wire.Resumed(1, self.epoch, session.id, self.limits.session_bytes))
             return
         found = self.exchange.session_of(link.name)
         if found is None:
@@ -225,15 +234,14 @@ class World:
                 assert isinstance(entry.body, wire.Request), "a request is given without its body"
                 work = wire.Work(
                     self.epoch, action.seq, entry.session.id, entry.id, entry.body.method, entry.body.tensors,
-                    releases=action.releases,
+                    remaining_ms=action.remaining_ms, priority=entry.priority, releases=action.releases,
                 )  # fmt: skip
                 self.down(action.connection, work)
             elif isinstance(action, act.Forward):
                 self.down(action.connection, action.body)
             elif isinstance(action, act.Tell):
                 self.check_tell(action)
-                error = error_to_wire(action.error)
-                self.down(action.connection, wire.Result(action.session, action.id, error=error))
+                self.down(action.connection, wire.Result(action.session, action.id, error=error_to_wire(action.error)))
             elif isinstance(action, act.Ask):
                 self.down(action.connection, wire.SendAgain(action.ids))
             elif isinstance(action, act.Fetch):
@@ -270,19 +278,14 @@ class World:
     def advance(self, seconds: float) -> None:
         self.now += seconds
         for session in self.exchange.sessions.values():
-            if session.connection is None and self.now - session.away_since >= LIMITS.session_linger_s:
+            if session.connection is None and self.now - session.away_since >= self.limits.session_linger_s:
                 # To the broker this client is dead.
                 client = next(each for each in self.clients if each.session == session.id)
                 self.excused.update((session.id, id) for id in client.sent)
         self.exchange.tick(self.now)
         self.carry_out()
         for client in self.clients:
-            client.now = self.now
-            for id in client.caller.expired(self.now):
-                client.settle(id, DeadlineExceeded.code)
-            if client.is_alive and client.is_resumed:
-                for id in client.caller.due(self.now):
-                    client.ask(id)
+            client.tick(self.now)
 
     def flush(self) -> None:
         self.exchange.flush()
@@ -319,7 +322,7 @@ class World:
 
     def check_runs(self, key: RequestKey) -> None:
         call = next(each for each in self.clients if each.session == key[0]).calls[key[1]]
-        assert self.ran[key] == 1 or call.method == "again", "a request that must not run twice ran twice"
+        assert self.ran[key] == 1 or self.methods[call.method], "a request that must not run twice ran twice"
         assert self.ran[key] == 1 or key in self.excused, "a request ran twice, and no process died"
 
     # --- what must be true at any time
