@@ -96,8 +96,9 @@ class BatchSize:
         if self.model.ran(samples, took_s):
             self.factor = 1.0  # it corrected another line
         elif policy.objective_s is not None:
-            if took_s > SHARE * policy.objective_s and samples > 1:
-                self.factor = max(LEAST_FACTOR, self.factor * DECREASE)
+            if took_s > SHARE * policy.objective_s:
+                if samples > 1:  # one sample cannot be made fewer
+                    self.factor = max(LEAST_FACTOR, self.factor * DECREASE)
             elif full:
                 self.factor = min(MOST_FACTOR, self.factor + INCREASE)
         self.limit = self._limit()

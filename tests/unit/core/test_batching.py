@@ -115,6 +115,13 @@ def test_one_sample_that_takes_too_long_is_run_all_the_same() -> None:
     assert size.limit > 8
 
 
+def test_one_sample_that_takes_too_long_does_not_allow_more_of_them() -> None:
+    size = BatchSize(Policy(0.01, 64))
+    for _ in range(200):
+        size.ran(1, 0.006, full=True)
+    assert size.factor <= 1.0
+
+
 def test_batches_that_take_too_long_make_the_next_smaller() -> None:
     size = BatchSize(Policy(0.1, 1024))
     for samples in (1, 2, 4, 8, 16, 32):
