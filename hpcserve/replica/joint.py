@@ -17,7 +17,8 @@ from hpcserve.servable.signature import Signature
 
 Array = npt.NDArray[Any]
 Key = tuple[tuple[str, str, tuple[int, ...]], ...]
-"""What tensors must have in common to be put together: names, dtypes, and the axes that are not padded."""
+"""What tensors must have in common to be put together: names, dtypes, axes; of a padded axis only the octave of its
+length, as a negative number: else one long input would have all the others filled up to many times their size."""
 
 
 def key_of(spec: MethodSpec, names: Sequence[str], signature: Signature) -> tuple[Key, int]:
@@ -40,7 +41,8 @@ def key_of(spec: MethodSpec, names: Sequence[str], signature: Signature) -> tupl
         declared = next(tensor.shape for tensor in spec.inputs if tensor.name == name)
         is_padded = name in spec.batching.pad
         axes = (
-            -1 if is_padded and wanted == -1 else length for wanted, length in zip(declared[1:], shape[1:], strict=True)
+            ~length.bit_length() if is_padded and wanted == -1 else length
+            for wanted, length in zip(declared[1:], shape[1:], strict=True)
         )
         key.append((name, dtype, tuple(axes)))
     return tuple(key), counts.pop()

@@ -45,6 +45,8 @@ def run_together(
         For each request its outputs or its error; and the fewest samples that were out of memory though each half of
         them was not, or 0.
     """
+    if not requests:
+        return [], 0
     try:
         return list(run(requests)), 0
     except HpcserveError as error:

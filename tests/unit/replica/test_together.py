@@ -60,6 +60,12 @@ def test_a_batch_is_one_call() -> None:
     assert too_many == 0
 
 
+def test_of_no_requests_nothing_is_run() -> None:
+    model = Model()
+    assert run(model) == ([], 0)
+    assert not model.calls
+
+
 @given(
     counts=st.lists(st.integers(1, 3), min_size=1, max_size=12),
     bad=st.sets(st.integers(0, 35), max_size=4),
