@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hpcserve import Client
-from hpcserve.errors import HpcserveError, InvalidInput, InvalidOutput, PoisonRequest, ServableError
+from hpcserve.errors import DeadlineExceeded, HpcserveError, InvalidInput, InvalidOutput, PoisonRequest, ServableError
 from hpcserve.wire import admin
 from hpcserve.wire.messages import BatchesRun
 from tests.integration.daemon_tree import SERVABLES, Daemon, status, until
@@ -103,6 +103,7 @@ def test_ragged_inputs_are_padded_and_cut_back(client: Client) -> None:
     [
         ("raises", ServableError, r"ValueError: negative: -\d+"),
         ("names", ServableError, r"sample 0 of the request: negative: -\d+"),
+        ("names_nobody", ServableError, r"whose\?"),
         ("loses_one", InvalidOutput, r"called with 1 samples and returned 0"),
     ],
 )
@@ -129,9 +130,27 @@ def test_a_batch_that_has_no_memory_is_halved_from_then_on(client: Client) -> No
     assert is_small()
 
 
-def test_the_batch_mates_of_a_crasher_are_answered(client: Client) -> None:
+def test_a_batch_beyond_the_memory_of_its_process_is_halved(daemon: Daemon, client: Client) -> None:
+    daemon.deploy(client, SERVABLES / "confined")
+    pids = daemon.replica_pids(client, "confined")
+    for _ in range(2):
+        futures = [client.submit("confined.fill", np.array([n])) for n in range(150)]
+        found = [future.result(60) for future in futures]
+        assert [int(each["y"][0]) for each in found] == list(range(150))
+        assert max(int(each["together"][0]) for each in found) > 1
+    with pytest.raises(ServableError, match="MemoryError"):
+        client.infer("confined.fill", np.arange(40))
+    assert client.infer("confined.fill", np.array([5]))["y"].tolist() == [5]
+    assert daemon.replica_pids(client, "confined") == pids
+    kind = until(lambda: learned(client, "fill"), "it tells what it has learned")
+    assert kind is not None
+    assert 4 <= kind.limit < 24
+
+
+@pytest.mark.parametrize("method", ["dies", "segfaults"])
+def test_the_batch_mates_of_a_crasher_are_answered(client: Client, method: str) -> None:
     values = [-1 if n == 30 else n for n in range(60)]
-    outcomes = results(client, "dies", values)
+    outcomes = results(client, method, values)
     assert isinstance(outcomes[30], PoisonRequest)
     del outcomes[30], values[30]
     doubled(outcomes, values)
@@ -150,9 +169,42 @@ def test_a_method_may_change_its_parameters(client: Client) -> None:
         futures[-1].result(60)
 
 
-def test_inputs_with_different_numbers_of_samples_are_refused(client: Client) -> None:
-    with pytest.raises(InvalidInput, match="shape"):
-        client.infer("batches.plain", np.zeros((2, 2), np.int64))
+def test_inputs_that_do_not_fit_harm_no_others(client: Client) -> None:
+    odd: dict[int, tuple[Any, str]] = {
+        10: ({"x": np.arange(3), "k": np.arange(2)}, "'x' has 3, 'k' has 2"),
+        20: ({"x": np.zeros((2, 2), np.int64), "k": np.arange(2)}, "shape"),
+        30: ({"x": np.zeros(2), "k": np.arange(2)}, "int64"),
+        40: ({"x": np.arange(2)}, "'k'"),
+    }
+    inputs = [odd[n][0] if n in odd else {"x": np.full(n % 4, n), "k": np.full(n % 4, 3)} for n in range(60)]
+    futures = [client.submit("batches.two", each) for each in inputs]
+    together = []
+    for n, future in enumerate(futures):
+        if n in odd:
+            with pytest.raises(InvalidInput, match=odd[n][1]):
+                future.result(60)
+        else:
+            assert future.result(60)["y"].tolist() == [3 * n] * (n % 4)
+            together += future.result(60)["together"].tolist()
+    assert max(together) > 3
+
+
+def test_every_deadline_is_its_own(client: Client) -> None:
+    blocker = client.submit("batches.until_cancelled", np.array([1]))
+    until(lambda: waiting(client) == 1, "it runs")
+    century_s = 100 * 365.25 * 86_400
+    deadlines_s = [0.0, 0.2, century_s, None] * 5
+    futures = [
+        client.submit("batches.plain", np.array([n]), timeout_s=timeout_s) for n, timeout_s in enumerate(deadlines_s)
+    ]
+    late = [n for n, timeout_s in enumerate(deadlines_s) if timeout_s is not None and timeout_s < 1]
+    for n in late:
+        assert isinstance(futures[n].exception(20), DeadlineExceeded)
+    blocker.cancel()
+    for n in set(range(len(futures))) - set(late):
+        found = futures[n].result(20)
+        assert found["y"].tolist() == [2 * n]
+        assert found["together"][0] <= len(futures) - len(late)  # what was late is left out
 
 
 @pytest.mark.parametrize("how", ["cancel", "deadline"])

@@ -1,6 +1,7 @@
 """Methods that tell of the batches that they were called with, and that fail in every way."""
 
 import os
+import signal
 import time
 
 import numpy as np
@@ -103,6 +104,25 @@ class Batches:
         if (x < 0).any():
             os._exit(7)
         return answer(x)
+
+    @method(inputs=X, outputs=Y, batchable=True)
+    def segfaults(self, x):
+        time.sleep(0.005)
+        if (x < 0).any():
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return answer(x)
+
+    @method(inputs=X, outputs=Y, batchable=True)
+    def names_nobody(self, x):
+        time.sleep(0.005)
+        if (x < 0).any():
+            raise SampleError(len(x) + 5 if len(x) % 2 else -1, "whose?")
+        return answer(x)
+
+    @method(inputs={"x": Tensor("int64", [-1]), "k": Tensor("int64", [-1])}, outputs=Y, batchable=True)
+    def two(self, x, k):
+        time.sleep(0.005)
+        return {"y": x * k, "together": np.full(len(x), len(x))}
 
     @method(
         inputs={"tokens": Tensor("int32", [-1, -1])},
