@@ -230,6 +230,8 @@ class LoadReplica(Replica):
             assert wait_s < MAX_WAIT_S + 1e-6
             assert all(each.group is not UNBATCHED and each.group[0] == "few" for each in self.waiting.tasks())
             self.company_until = now + wait_s
+            for each in self.waiting.tasks():
+                assert self.company_until < (each.arrived + each.deadline) / 2 + 1e-6, "waits for half of what is left"
             return False
         size = None if group is UNBATCHED else self.sizes.of(group)
         limit, preferred = (1, ()) if size is None else (size.limit, size.policy.preferred)

@@ -187,6 +187,16 @@ class LoadWorld(World):
             assert self.now <= until + (0.0 if waits else self.limits.session_linger_s), f"starved: {self.describe()}"
             self.advance(max(0.001, self.next_event() - self.now))
             self.go_on()
+            self.check_cancelled()
+
+    def check_cancelled(self) -> None:
+        """What a client does not wait for is not run: every replica that has not begun it knows."""
+        waits = {(each.session, id) for each in self.clients for id in each.caller.outstanding}
+        dead = {each.session for each in self.clients if not each.is_alive}
+        for replica in self.workers:
+            for task in replica.waiting.tasks():
+                is_over = task.key not in waits and task.key[0] not in dead
+                assert not (is_over and replica.holdings.is_wanted(task.key)), "what was cancelled is going to run"
 
     def bound_s(self) -> float:
         """In so much time all that is waited for is served, by one replica."""

@@ -50,7 +50,7 @@ class LoadMachine(RuleBasedStateMachine):
         requests=st.lists(st.sampled_from(KINDS), min_size=1, max_size=8),
         shape=st.sampled_from("aab"),
         priority=st.sampled_from([0, 0, 0, 1, -1]),
-        within_s=st.sampled_from([float("inf"), float("inf"), 20.0, 1.0, 0.05, 0.0]),
+        within_s=st.sampled_from([float("inf"), float("inf"), 20.0, 1.0, 0.2, 0.05, 0.0]),
     )
     def client_asks(
         self, *, who: int, method: str, requests: list[str], shape: str, priority: int, within_s: float
