@@ -209,6 +209,12 @@ class LoadReplica(Replica):
     def credit(self) -> tuple[int, int]:
         return (0, 0) if self.holdings.is_full else (self._credit.requests(), INBOX_BYTES)
 
+    @property
+    def can_begin(self) -> bool:
+        """Whether there is something to be run, and nothing to wait for."""
+        idle = self.batch is None and not self.holdings.is_full
+        return idle and len(self.waiting) > 0 and self.company_until == NEVER
+
     def accept(self, work: wire.Work) -> None:
         now, body = self._clock(), bytes(work.tensors)
         samples = tuple(body[at : at + SAMPLE_BYTES] for at in range(0, len(body), SAMPLE_BYTES))

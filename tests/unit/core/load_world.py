@@ -210,6 +210,8 @@ class LoadWorld(World):
         return PATIENCE_S + linger_s + RUNS * alone_s
 
     def next_event(self) -> float:
+        if self.lanes() or any(each.can_begin for each in self.workers):
+            return self.now
         ends = [each.batch.ends for each in self.workers if each.batch is not None]
         company = [each.company_until for each in self.workers]
         due = [each.next_due() for each in self.callers if each.is_alive]

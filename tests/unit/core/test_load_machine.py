@@ -191,7 +191,7 @@ class LoadMachine(RuleBasedStateMachine):
 
 
 CHOSEN = settings(
-    max_examples=120,
+    max_examples=60,
     stateful_step_count=STEPS,
     deadline=None,
     derandomize=True,
