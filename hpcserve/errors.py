@@ -19,6 +19,7 @@
     ├── DeadlineExceeded            the request's time was up
     ├── Cancelled                   the caller took the request back
     ├── DeploymentFailed            the deployment's replicas cannot start
+    ├── StreamInterrupted           its replica died after some items had come (retryable)
     ├── SchedulerError              the batch scheduler refused a job, or gave no usable answer
     ├── StorageFull                 the daemon's disk or quota is full
     └── ServableError               the servable's own code failed; ``remote_traceback`` says where
@@ -176,6 +177,14 @@ class DeploymentFailed(HpcserveError):
 
     code = "deployment_failed"
     http_status = 503
+
+
+class StreamInterrupted(HpcserveError):
+    """The replica of a stream died after some items had come; a second run might yield others."""
+
+    code = "stream_interrupted"
+    http_status = 503
+    retryable = True
 
 
 class SchedulerError(HpcserveError):

@@ -24,6 +24,8 @@ from hpcserve.client.keys import client_keys
 from hpcserve.client.outputs import Outputs
 from hpcserve.client.pauses import Pauses
 from hpcserve.client.services import Service, find_service
+from hpcserve.client.stream import AsyncStream
+from hpcserve.client.streaming import WINDOW, Came, Streaming
 from hpcserve.errors import HpcserveError, InvalidInput, ProtocolError, ServiceUnavailable
 from hpcserve.types import Counter
 from hpcserve.wire.admin import Admin
@@ -154,6 +156,26 @@ class AsyncClient:
                     self._engine.cancel(id)
             self._resolve()
 
+    def stream(
+        self,
+        endpoint: str,
+        inputs: Inputs,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+        priority: int = 0,
+        window: int = WINDOW,
+    ) -> AsyncStream:
+        """See :meth:`hpcserve.Client.stream`; for ``async for``. ``aclose()`` ends the producer."""
+        self._check_open()
+        deadline_s = self.timeout_s if timeout_s is None else timeout_s
+        call = Streaming(
+            endpoint, inputs, parameters=parameters, timeout_s=deadline_s, priority=priority, window=window
+        )
+        id = self._engine.stream(call)
+        self._sent()
+        return AsyncStream(call, partial(self._has_read, id, call), partial(self._leave, id))
+
     async def call(self, verb: str, arguments: Admin, answer: type[T], *, timeout_s: float | None = 30.0) -> T:
         """See :meth:`hpcserve.Client.call`."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -186,6 +208,16 @@ class AsyncClient:
         id = self._engine.infer(call)
         self._sent()
         return id, future
+
+    def _has_read(self, id: Counter, call: Streaming, item: Came) -> None:
+        if call.incoming.read(item.size_bytes) and self._task is not None:
+            self._engine.streams.more(id, call)
+            self._sent()
+
+    def _leave(self, id: Counter) -> None:
+        if self._task is not None:
+            self._engine.cancel(id)
+            self._sent()
 
     def _take_back(self, id: Counter, future: asyncio.Future[Outputs]) -> None:
         if future.cancelled():

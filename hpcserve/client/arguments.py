@@ -145,15 +145,16 @@ def too_long(parameters: msgspec.Raw) -> InvalidInput:
     )
 
 
-def bound(in_flight: Any) -> int:
-    """How many calls ``map`` may have out.
+def bound(number: Any, what: str = "in_flight", most: float = FOREVER) -> int:
+    """How many calls ``map`` may have out, or how many items a stream.
 
     Raises:
-        InvalidInput: It is no integer, or less than 1.
+        InvalidInput: It is no integer, or less than 1, or more than ``most``.
     """
-    if _is_a(numbers.Integral, in_flight) and in_flight >= 1:
-        return operator.index(in_flight)
-    raise InvalidInput(f"in_flight is {shown(in_flight)}: give an integer, at least 1")
+    if _is_a(numbers.Integral, number) and 1 <= number <= most:
+        return operator.index(number)
+    told = "" if most == FOREVER else f" and at most {most}"
+    raise InvalidInput(f"{what} is {shown(number)}: give an integer, at least 1{told}")
 
 
 def each_of(items: Iterable[T]) -> Iterator[T]:

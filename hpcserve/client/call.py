@@ -59,6 +59,7 @@ class Inference(Pending):
     """A call of a servable's method."""
 
     __slots__ = ("enclosed", "endpoint", "frames", "method", "parameters", "priority", "refusal", "specs")
+    window: wire.Window | None = None
 
     def __init__(
         self,

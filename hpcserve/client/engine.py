@@ -18,6 +18,7 @@ from zmq.backend import Socket as PlainSocket
 
 from hpcserve.client.call import AdminCall, Inference, Pending
 from hpcserve.client.dial import Connection
+from hpcserve.client.streaming import Streaming, Streams
 from hpcserve.core.caller import Caller
 from hpcserve.errors import Cancelled, DeadlineExceeded, HpcserveError, InvalidInput, Overloaded, ServiceUnavailable
 from hpcserve.types import Counter
@@ -47,6 +48,7 @@ class Engine:
         self.connection: Connection | None = None
         self.refused: HpcserveError | None = None
         self.finished: deque[Pending] = deque()
+        self.streams = Streams(self.caller, self._tell, self._finish)
         self._admin: dict[int, AdminCall] = {}
         self._next_admin = 1
         self._unacked_bytes = 0
@@ -77,6 +79,12 @@ class Engine:
         id = self.caller.start(call, call.deadline)
         if self.connection is not None:
             self._send_request(id, call, 0)
+        return id
+
+    def stream(self, call: Streaming) -> Counter:
+        """As :meth:`infer`, for the call of a stream."""
+        id = self.infer(call)
+        self.streams.started(id, call)
         return id
 
     def admin(self, call: AdminCall) -> None:
@@ -124,6 +132,7 @@ class Engine:
                 self._send_request(id, call, 0)
         for number, admin in self._admin.items():
             self._send_admin(number, admin)
+        self.streams.connected()
 
     def lost(self) -> None:
         """The connection is gone."""
@@ -173,6 +182,8 @@ class Engine:
         if type(message) is wire.Result:
             if message.error is not None and self._comes_again(message.id, message.error):
                 return
+            if self.streams and self.streams.ended(message):
+                return
             call = self.caller.settle(message.id)
             if isinstance(call, Inference):
                 call.finish(message, message.enclosed or frames)
@@ -180,10 +191,17 @@ class Engine:
             self._unacked_bytes += size_bytes
             if self._unacked_bytes >= self._ack_at_bytes:
                 self.acknowledge()
+        else:
+            self._take_other(message, frames)
+
+    def _take_other(self, message: wire.ToClient, frames: list[Frame]) -> None:
+        """What comes less often than a result."""
+        if type(message) is wire.Items:
+            self.streams.take(message, frames)
         elif type(message) is wire.SendAgain:
             for id in message.ids:
                 wanted = self.caller.get(id)
-                if isinstance(wanted, Inference):
+                if isinstance(wanted, Inference) and not self.streams.cannot_repeat(id, wanted):
                     self._send_request(id, wanted, 1)
         elif type(message) is wire.Answer:
             admin = self._admin.pop(message.id, None)
@@ -218,6 +236,8 @@ class Engine:
     def expire(self) -> None:
         """Ends the calls whose deadline is over."""
         now = time.monotonic()
+        if self.streams and self.connection is not None:
+            self.streams.look(now)
         why = "" if self.connection is not None else "; there was no connection to the daemon"
         expired = self.caller.expired(now)
         for id in expired:
@@ -269,8 +289,13 @@ class Engine:
             floor,
             acks,
             call.enclosed,
+            call.window,
         )
         self._say(encode(header), () if call.enclosed else call.frames)
+
+    def _tell(self, header: bytes) -> None:
+        if self.connection is not None:
+            self._say(header)
 
     def _say(self, header: bytes, frames: Sequence[Frame] = ()) -> None:
         """Sends a message. On a connection that has just gone it is dropped: the monitor tells, RESUME makes up.

@@ -22,6 +22,7 @@ from hpcserve.client.arguments import FOREVER
 from hpcserve.client.call import AdminCall, Inference, Pending
 from hpcserve.client.dial import Connection
 from hpcserve.client.engine import Engine
+from hpcserve.client.streaming import Came, Streaming
 from hpcserve.errors import InvalidInput
 from hpcserve.types import Counter
 
@@ -81,6 +82,33 @@ class SharedEngine:
             self.nudge()  # it must mind this call's deadline
         return id
 
+    def open(self, call: Streaming) -> Counter:
+        """Calls a stream."""
+        with self.lock:
+            self._check_open()
+            id = self.engine.stream(call)
+            self._look_for_reader()
+            must_wake, self.keeper_rests = self.keeper_rests, False
+        self.resolve()
+        if must_wake:
+            self.nudge()
+        return id
+
+    def read(self, id: Counter, call: Streaming, item: Came) -> None:
+        """The reader of a stream has taken an item."""
+        if call.incoming.read(item.size_bytes):
+            with self.lock:
+                if not self.closed:
+                    self.engine.streams.more(id, call)
+                    self._look_for_reader()
+            self.resolve()
+
+    def rearm(self, call: Streaming) -> None:
+        """The reader of a stream has taken everything, and is about to wait for more."""
+        with self.lock:
+            if not call.came and not call.is_over:
+                call.done, call.event = False, None
+
     def admin(self, call: AdminCall) -> None:
         """Sends an administrative call."""
         with self.lock:
@@ -133,8 +161,9 @@ class SharedEngine:
                 call = self.engine.finished.popleft()
             except IndexError:
                 return  # another thread was faster
-            if call.event is not None:
-                call.event.set()
+            event = call.event  # the reader of a stream takes a new one for each wait
+            if event is not None:
+                event.set()
             if call.on_done is not None:
                 call.on_done(call)
 

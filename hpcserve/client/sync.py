@@ -24,6 +24,8 @@ from hpcserve.client.keys import client_keys
 from hpcserve.client.outputs import Outputs
 from hpcserve.client.services import Service, find_service
 from hpcserve.client.shared import SharedEngine
+from hpcserve.client.stream import Stream
+from hpcserve.client.streaming import WINDOW, Streaming
 from hpcserve.types import Counter
 from hpcserve.wire.admin import Admin
 
@@ -159,6 +161,35 @@ class Client:
         finally:
             for id, _ in calls:
                 self._shared.abandon(id)
+
+    def stream(
+        self,
+        endpoint: str,
+        inputs: Inputs,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+        priority: int = 0,
+        window: int = WINDOW,
+    ) -> Stream:
+        """Calls a method that yields a stream, and returns an iterator of its items.
+
+        Each item comes once, in order; an error comes after the items before it. Closing the iterator, as ``with``
+        does, ends the producer; so does dropping it.
+
+        Args:
+            endpoint: As for :meth:`infer`.
+            inputs: As for :meth:`infer`; they are copied.
+            parameters: As for :meth:`infer`.
+            timeout_s: The deadline of the whole stream in seconds; default: the client's.
+            priority: As for :meth:`infer`; it counts until the stream begins.
+            window: Most items that are made before the reader takes them.
+        """
+        deadline_s = self.timeout_s if timeout_s is None else timeout_s
+        call = Streaming(
+            endpoint, inputs, parameters=parameters, timeout_s=deadline_s, priority=priority, window=window
+        )
+        return Stream(self._shared, self._shared.open(call), call)
 
     def call(self, verb: str, arguments: Admin, answer: type[T], *, timeout_s: float | None = 30.0) -> T:
         """An administrative call, such as the command line makes.

@@ -56,6 +56,15 @@ class Fetch(Action, frozen=True):
     keys: tuple[RequestKey, ...]
 
 
+class More(Action, frozen=True):
+    """Tell a replica how much of a stream its reader has taken."""
+
+    connection: bytes
+    key: RequestKey
+    received: int
+    again: bool
+
+
 class Release(Action, frozen=True):
     """Tell a replica what it need not keep."""
 
@@ -89,4 +98,4 @@ class ReportIdle(Action, frozen=True):
     replica: ReplicaId
 
 
-AnyAction = Give | Forward | Tell | Ask | Fetch | Release | Census | Probe | ReportHung | ReportIdle
+AnyAction = Give | Forward | Tell | Ask | Fetch | More | Release | Census | Probe | ReportHung | ReportIdle

@@ -34,6 +34,7 @@ from hpcserve.core.ledger import (
 )
 from hpcserve.core.replicas import Replica
 from hpcserve.core.sessions import Session
+from hpcserve.core.streams import Relay
 from hpcserve.types import Counter, DeploymentName, ReplicaId, RequestKey, SessionId
 
 
@@ -87,6 +88,7 @@ class Books:
         self.sessions: dict[SessionId, Session] = {}
         self.replicas: dict[ReplicaId, Replica] = {}
         self.lanes: dict[DeploymentName, Lane] = {}
+        self.relays: dict[RequestKey, Relay] = {}
         self._session_bytes = session_bytes
         self._actions: list[act.AnyAction] = []
         self._asks: dict[Session, list[Counter]] = {}
@@ -156,6 +158,8 @@ class Books:
     def settle(self, session: Session, ids: list[Counter]) -> None:
         """The client does not wait for these any more; what was parked for want of room moves on."""
         sent_bytes = session.sent_bytes
+        if self.relays:
+            self._end_relays(session, ids)
         for id in ids:
             entry = session.entries.get(id)
             if entry is None:
@@ -166,6 +170,18 @@ class Books:
                 self.apply(entry, ACKED)
         if session.parked:
             self._unpark(session, sent_bytes - session.sent_bytes)
+
+    def _end_relays(self, session: Session, ids: list[Counter]) -> None:
+        for id in ids:
+            relay = self.relays.pop((session.id, id), None)
+            if relay is not None:
+                self._count_items(session, -relay.out_bytes)
+
+    def _count_items(self, session: Session, size_bytes: int) -> None:
+        """Makes the budgets count so many more bytes of items that are on their way to the client."""
+        session.sent_bytes += size_bytes
+        session.held_bytes += size_bytes
+        self.held_bytes += size_bytes
 
     def _unpark(self, session: Session, room_bytes: int) -> None:
         """Fetches about as much as was acknowledged, and one result at least.

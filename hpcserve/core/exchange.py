@@ -1,10 +1,10 @@
 """The broker's decisions: who is served, refused, given what, asked again (design §5 and §6).
 
 Events come in as method calls with ``now`` (monotonic seconds); what is to be done comes out of
-:meth:`Exchange.take` as frozen actions. The house has four floors: what an event does to a single request stands
+:meth:`Exchange.take` as frozen actions. The house has five floors: what an event does to a single request stands
 in the table of :mod:`hpcserve.core.ledger`, which :mod:`hpcserve.core.books` carries out;
-:mod:`hpcserve.core.dispatch` gives out what is queued; :mod:`hpcserve.core.recovery` listens to the replicas;
-here are the clients, the controller and time.
+:mod:`hpcserve.core.dispatch` gives out what is queued; :mod:`hpcserve.core.recovery` listens to the replicas, and
+:mod:`hpcserve.core.relays` to their streams; here are the clients, the controller and time.
 
 Does not decide who may call (admission and the controller do), nor how many replicas there are.
 """
@@ -17,7 +17,7 @@ from hpcserve.core import actions as act
 from hpcserve.core.dispatch import MAX_GAPS, MAX_UNSETTLED, Call, Limits
 from hpcserve.core.lanes import Lane
 from hpcserve.core.ledger import NEVER, REQUEST, SETTLED, WANTED, Entry, Event, State
-from hpcserve.core.recovery import Recovery
+from hpcserve.core.relays import Relays
 from hpcserve.core.replicas import Replica
 from hpcserve.core.routes import Deployment, RoutingTable
 from hpcserve.core.sessions import Session
@@ -27,7 +27,7 @@ from hpcserve.types import Counter, DeploymentName, EndpointName, ReplicaId, Ses
 __all__ = ["MAX_GAPS", "MAX_UNSETTLED", "Call", "Exchange", "Limits"]
 
 
-class Exchange(Recovery):
+class Exchange(Relays):
     """All requests of one broker, in one epoch."""
 
     def __init__(self, limits: Limits, now: float) -> None:

@@ -12,7 +12,7 @@ from hpcserve.core import actions as act
 from hpcserve.core.dispatch import Dispatch, Limits
 from hpcserve.core.ledger import NEVER, UNFINISHED, Entry, Event, State
 from hpcserve.core.replicas import Replica
-from hpcserve.errors import PoisonRequest
+from hpcserve.errors import PoisonRequest, StreamInterrupted
 from hpcserve.types import ReplicaId, RequestKey
 
 
@@ -90,6 +90,9 @@ class Recovery(Dispatch):
 
     def _unlist(self, entry: Entry) -> None:
         """Its replica does not hold this request: it never took it, or it may have run it."""
+        if entry.key in self.relays and entry.state is not State.DONE:
+            self._interrupt(entry)
+            return
         if entry.state is State.RUNNING:
             self.counts.requeued += 1
         else:
@@ -167,11 +170,22 @@ class Recovery(Dispatch):
                 self.apply(entry, Event.CONVICTED)
             elif not entry.idempotent and entry.state is not State.DONE:
                 self._burn(entry)
+            elif entry.key in self.relays and entry.state is not State.DONE:
+                self._interrupt(entry)
             else:
                 entry.maybe_ran = True
                 entry.suspect = entry.suspect or (crashed and unfinished)
                 self.counts.requeued += entry.state is State.RUNNING
                 self.apply(entry, Event.LOST)
+
+    def _interrupt(self, entry: Entry) -> None:
+        """Items of this stream have reached its client: a second run might yield others."""
+        sent = self.relays[entry.key].next
+        entry.error = StreamInterrupted(
+            f"the replica died after {sent} items of the stream; a second run might yield others: call it again to "
+            "have them from the start"
+        )
+        self.apply(entry, Event.BURNED)
 
     def _refill(self, replica: Replica) -> None:
         """The replica's load or credit changed: it may be the next to be given something."""
@@ -190,14 +204,22 @@ class Recovery(Dispatch):
 
         The oldest is the one that runs. Those behind it may be overdue for no other reason than that they wait.
         """
-        oldest = next((each for each in replica.entries.values() if _may_run(each)), None)
+        may_run = (each for each in replica.entries.values() if _may_run(each))
+        oldest = next((each for each in may_run if each.key not in self.relays), None)
         if oldest is None:
             return
         overdue_s = self._now - oldest.deadline
+        if self.relays:
+            overdue_s = min(overdue_s, self._stream_overdue_s(replica))
         if overdue_s > self.limits.hang_grace_s:
             self._actions.append(act.ReportHung(replica.id, overdue_s))
         if self._now - max(oldest.given_at, replica.asked_at) > self.limits.census_s:
             self._census(replica)
+
+    def _stream_overdue_s(self, replica: Replica) -> float:
+        """How long the stream is overdue that has the most time: it may be what runs, and the others wait for it."""
+        streams = (each for each in replica.entries.values() if each.key in self.relays and UNFINISHED[each.state])
+        return min((self._now - each.deadline for each in streams), default=NEVER)
 
     def _check_recovered(self) -> None:
         """Ends the recovery when every known replica has reported, or the grace since they are known is over."""

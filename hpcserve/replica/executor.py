@@ -18,6 +18,7 @@ from hpcserve.replica.together import of_one_sample, run_together
 from hpcserve.servable.loaded import Loaded
 from hpcserve.servable.manifest import Batching
 from hpcserve.servable.signature import check_inputs
+from hpcserve.servable.yields import Yields
 from hpcserve.wire.frames import enclose, error_to_wire, from_raw
 from hpcserve.wire.messages import EMPTY_LIST, EMPTY_MAP, ErrorInfo
 from hpcserve.wire.tensor import Frame, pack, signature, unpack
@@ -28,12 +29,13 @@ _NO_PARAMETERS = bytes(EMPTY_MAP)
 
 
 class Outcome(msgspec.Struct, gc=False):
-    """What a request came to: tensors as they travel, or an error."""
+    """What a request came to: tensors as they travel, or an error. ``items``: as the end of a stream of so many."""
 
     tensors: msgspec.Raw
     frames: Sequence[Tensor]
     error: ErrorInfo | None = None
     enclosed: tuple[bytes, ...] = ()
+    items: int | None = None
 
 
 class _Known(NamedTuple):
@@ -88,6 +90,33 @@ class Executor:
             return _outcome(method, outputs, inputs)
         except HpcserveError as error:
             return failed(of_one_sample(error))
+        except MemoryError as error:
+            return failed(_no_memory(method, error))
+
+    def is_stream(self, method: str) -> bool:
+        """Whether the method yields a stream."""
+        spec = self._specs.get(method)
+        return spec is not None and spec.stream
+
+    def stream(
+        self, method: str, specs: msgspec.Raw, frames: Sequence[Tensor], parameters: msgspec.Raw
+    ) -> Yields | Outcome:
+        """Calls a ``method`` that yields a stream; whatever goes wrong becomes the outcome's error."""
+        try:
+            inputs = unpack(specs, frames, writable=True, names=self._declared(method, specs).names)
+            return self._loaded.stream(method, inputs, _parameters(parameters))
+        except HpcserveError as error:
+            return failed(error)
+        except MemoryError as error:
+            return failed(_no_memory(method, error))
+
+    def item(self, method: str, items: Yields) -> Outcome | None:
+        """The next item of a stream, or the error that ends it; None at its end."""
+        try:
+            outputs = items.next()
+            return None if outputs is None else _outcome(method, outputs, {})  # the generator may change its inputs
+        except HpcserveError as error:
+            return failed(error)
         except MemoryError as error:
             return failed(_no_memory(method, error))
 

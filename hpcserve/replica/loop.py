@@ -25,6 +25,7 @@ from hpcserve.replica.alarm import IDLE_MS, Alarm
 from hpcserve.replica.executor import Executor, Outcome, failed
 from hpcserve.replica.link import Link, Tensor
 from hpcserve.replica.start import Lifeline
+from hpcserve.replica.streams import Streams
 from hpcserve.types import RequestKey
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import MAX_OWN_HEADER_BYTES, decode_to_replica, encode
@@ -89,6 +90,9 @@ class Replica:
         self._ask_at = 0.0
         self._has_news = False
         self._tell_at = 0.0
+        self._streams = Streams(
+            self, executor, link, replica=replica, version=version, budget_bytes=max(1, outbox_bytes // 2)
+        )
 
     def stop(self) -> None:
         """Ends :meth:`run` after the request that runs now. May be called from a signal handler."""
@@ -96,17 +100,24 @@ class Replica:
         os.write(self._wake_write, b"s")
 
     def run(self) -> None:
-        """Serves until the agent is gone or asks to stop; what runs then is finished first."""
+        """Serves until the agent is gone or asks to stop; what runs then is finished first, but for streams."""
+        self._serve()
+        self._streams.close()
+
+    def _serve(self) -> None:
         look_at = 0.0
+        streams = self._streams
         while not self._stopping:
             ready = self._may_run()
-            if not ready or time.monotonic() >= look_at:
-                if not self._look(wait=not ready):
+            if not (ready or streams.ready) or time.monotonic() >= look_at:
+                if not self._look(wait=not (ready or streams.ready)):
                     return
                 look_at = time.monotonic() + LOOK_EVERY_S
                 ready = self._may_run()  # what has just come may be more urgent
             if ready:
                 self._run_next()
+            if streams.ready:
+                streams.go_on()
 
     def gave_up(self) -> bool:
         """Whether nobody waits any more for what runs now. The servable asks while it runs."""
@@ -143,6 +154,8 @@ class Replica:
             self._drain(more=has_message)
         if (new or self._monitor_fd in ready) and link.watch():
             self._send_inventory()
+        if self._streams.look_at < math.inf:
+            self._streams.look()
         return True
 
     def _wait(self) -> list[tuple[int, int]]:
@@ -151,6 +164,7 @@ class Replica:
         until = self._tell_at if self._has_news else math.inf
         if self._inbox.count and not self._holdings.is_full:
             until = min(until, self._company_until)
+        until = min(until, self._streams.look_at)
         if until < math.inf:
             left_ms = max(0, math.ceil((until - time.monotonic()) * 1000))
             timeout_ms = left_ms if timeout_ms is None else min(timeout_ms, left_ms)
@@ -195,6 +209,8 @@ class Replica:
             self._take_work(message, tensors)
         elif type(message) is wire.Release:
             self._release(message.keys)
+        elif type(message) is wire.MoreFor:
+            self._streams.more((message.session, message.id), message.received, again=message.again)
         elif type(message) is wire.Fetch:
             self._fetch(message.keys)
         elif type(message) is wire.Census:
@@ -220,14 +236,18 @@ class Replica:
             method = self._executor.method(work.method)
             group, samples = self._executor.group(method, work.tensors, work.parameters)
             task = Task(key, work, method, work.enclosed or tensors, deadline, samples)
+            if work.window is not None and not self._executor.is_stream(method):
+                group = UNBATCHED  # it is not to share a batch: opening it will tell what is wrong
             self._inbox.push(task, group, samples=samples, priority=work.priority, deadline=deadline, now=now)
 
     def _release(self, keys: Sequence[RequestKey]) -> None:
         for key in keys:
             self._holdings.release(key)
+        if self._streams.kept:
+            self._streams.release(keys)
         if self._told_full and not self._holdings.is_full:
             self._told_full = False
-            self._link.send(encode(wire.Credit(*self._offer())))
+            self.tell_credit()
 
     def _fetch(self, keys: Sequence[RequestKey]) -> None:
         all_held = True
@@ -258,7 +278,10 @@ class Replica:
         if group is UNBATCHED:
             (task,), _ = self._inbox.take(group, 1)
             if self._is_due(task):
-                self._run(task)
+                if task.work.window is None:
+                    self._run(task)
+                else:
+                    self._streams.open(task, task.work.window)
             return
         size = self._sizes.of(group)
         taken, full = self._inbox.take(group, size.limit, size.policy.preferred)
@@ -272,27 +295,34 @@ class Replica:
         elif tasks:
             self._run_together(tasks, size, full=full)
 
+    def is_wanted(self, task: Task) -> bool:
+        """Whether somebody still waits for a request."""
+        return self._holdings.is_wanted(task.key)
+
     def _is_due(self, task: Task) -> bool:
         """Whether a request is to be run; if not, it is answered here."""
         if not self._holdings.is_wanted(task.key):
-            # The broker alone reads this: it settles what it told us to release.
-            self._holdings.drop(task.key)
-            self._alarm.rest()
-            self._send_result(task.key, failed(Cancelled("the request was taken back before it ran")), 0)
+            self._drop(task)
             return False
         if task.deadline <= time.monotonic():
             self._alarm.rest()  # a stream of what is not run must not let the last one's alarm go off
             late = failed(DeadlineExceeded("the deadline passed while the request waited at its replica"))
-            self._finish(task, late, 0)
+            self.finish(task, late, 0)
             return False
         return True
+
+    def _drop(self, task: Task) -> None:
+        # The broker alone reads this: it settles what it told us to release.
+        self._holdings.drop(task.key)
+        self._alarm.rest()
+        self._send_result(task.key, failed(Cancelled("the request was taken back before it ran")), 0)
 
     def _run(self, task: Task, size: BatchSize | None = None, *, full: bool = False) -> None:
         """Runs one request alone. ``size``: of the batches that it could have been in."""
         work = task.work
-        began = self._begin((task,))
+        began = self.begin((task,))
         outcome = self._executor.run(task.method, work.tensors, task.tensors, work.parameters)
-        run_s = self._ran(began)
+        run_s = self.ran(began)
         if size is not None:
             self._has_news = True
             if outcome.error is None:
@@ -301,15 +331,15 @@ class Replica:
             self._credit.ran(run_s)
         else:
             self._credit.ran_together(1, task.samples, run_s, size.limit)
-        self._finish(task, outcome, int(run_s * 1e6))
+        self.finish(task, outcome, int(run_s * 1e6))
 
     def _run_together(self, tasks: list[Task], size: BatchSize, *, full: bool) -> None:
         work = tasks[0].work
         samples = sum(task.samples for task in tasks)
-        began = self._begin(tasks)
+        began = self.begin(tasks)
         requests = [(task.work.tensors, task.tensors) for task in tasks]
         outcomes, too_many = self._executor.run_together(tasks[0].method, requests, work.parameters, self.gave_up)
-        run_s = self._ran(began)
+        run_s = self.ran(began)
         self._has_news = True
         if too_many:
             size.out_of_memory(too_many)
@@ -317,15 +347,15 @@ class Replica:
             size.ran(max(1, samples), run_s, full=full, requests=len(tasks))
         self._credit.ran_together(len(tasks), samples, run_s, size.limit)
         for task, outcome in zip(tasks, outcomes, strict=True):
-            self._finish(task, outcome, int(run_s * 1e6))
+            self.finish(task, outcome, int(run_s * 1e6))
 
-    def _begin(self, tasks: Sequence[Task]) -> float:
+    def begin(self, tasks: Sequence[Task]) -> float:
         """Something is run from now on; returns when that is."""
         self._running, self._gave_up = tasks, False
         self._alarm.watch(tasks[0].deadline if len(tasks) == 1 else min(task.deadline for task in tasks))
         return time.monotonic()
 
-    def _ran(self, began: float) -> float:
+    def ran(self, began: float) -> float:
         """How long something ran that is over now."""
         self._running = ()
         run_s = time.monotonic() - began
@@ -333,20 +363,30 @@ class Replica:
             self._most = DRAIN  # meanwhile some of what waits may have been taken back: that is read first
         return run_s
 
-    def _finish(self, task: Task, outcome: Outcome, run_us: int) -> None:
+    def finish(self, task: Task, outcome: Outcome | None, run_us: int, items: int | None = None) -> None:
+        """A request has its result, or nobody wants it; ``items``: as the end of a stream that had so many."""
+        if outcome is None:
+            self._drop(task)
+            return
         size_bytes = _size_bytes(outcome)
         if size_bytes > self._largest_bytes:
             outcome = failed(_too_large(task.method, size_bytes, self._largest_bytes))
             size_bytes = _size_bytes(outcome)
+        outcome.items = items
         self._holdings.finish(task.key, outcome, size_bytes)
         self._send_result(task.key, outcome, run_us)
+
+    def tell_credit(self) -> None:
+        """More, or less, is wanted than before."""
+        self._link.send(encode(wire.Credit(*self._offer())))
 
     def _offer(self) -> tuple[int, int]:
         """The credit: unfinished requests and bytes that this replica wants to hold in all."""
         if self._holdings.is_full:
             self._told_full = True
             return 0, 0
-        return self._credit.requests(), INBOX_BYTES
+        streams = self._streams  # one that waits for its reader is no work
+        return self._credit.requests() + streams.opened, INBOX_BYTES + streams.input_bytes
 
     def _send_result(self, key: RequestKey, outcome: Outcome, run_us: int) -> None:
         requests, size_bytes = self._offer()
@@ -361,6 +401,7 @@ class Replica:
             requests,
             size_bytes,
             outcome.enclosed,
+            outcome.items,
         )
         self._link.send(encode(header), () if outcome.enclosed else outcome.frames)
 
@@ -401,7 +442,7 @@ class Replica:
     def _remaining_ms(self) -> tuple[int | None, ...]:
         """For each unfinished request: what runs, where the servable asks while it does, and what is in the inbox."""
         now = time.monotonic()
-        deadlines = {task.key: task.deadline for task in (*self._running, *self._inbox.tasks())}
+        deadlines = {task.key: task.deadline for task in (*self._running, *self._inbox.tasks(), *self._streams.tasks())}
         left_s = (deadlines[key] - now for key in self._holdings.unfinished)
         return tuple(None if left == NEVER else int(left * 1000) for left in left_s)
 

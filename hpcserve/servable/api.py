@@ -99,12 +99,14 @@ def method(
     idempotent: bool = True,
     batchable: bool = False,
     batching: Batching | None = None,
+    stream: bool = False,
 ) -> Callable[[F], F]:
     """Declares a function, or a method of a class, as a method of the servable.
 
     It is called with its inputs as keyword arguments, and returns a dictionary of its outputs, or the bare
     value where it has exactly one. If it has a keyword-only argument ``parameters``, that is the request's
-    dictionary of parameters.
+    dictionary of parameters. A generator function makes a stream: each item that it yields is what a plain method
+    returns.
 
     Args:
         inputs: The declared inputs, by the names of the function's arguments.
@@ -112,6 +114,7 @@ def method(
         idempotent: It may run twice if its replica dies while it runs.
         batchable: The first axis of every input and output counts independent samples.
         batching: How the requests of a batchable method may be joined.
+        stream: It returns an iterator; true of a generator function without saying so.
 
     Raises:
         ManifestError: A declaration is wrong.
@@ -127,6 +130,7 @@ def method(
                 batchable=batchable,
                 parameters=takes_parameters(function),
                 batching=batching or Batching(),
+                stream=stream or inspect.isgeneratorfunction(function),
             )
         except (TypeError, ValueError) as error:
             raise ManifestError(f"@method of {where}: {error}") from error

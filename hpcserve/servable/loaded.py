@@ -17,6 +17,7 @@ from hpcserve.servable.manifest import MethodSpec
 from hpcserve.servable.outputs import collect, describe
 from hpcserve.servable.signature import Signature, check_outputs
 from hpcserve.servable.tracebacks import headline, servable_traceback
+from hpcserve.servable.yields import Yields
 
 Arrays = Mapping[str, Any]
 """Inputs by name, as :func:`hpcserve.wire.tensor.unpack` gives them: arrays, or the Python value of a JSON."""
@@ -48,7 +49,8 @@ class Loaded:
     """
 
     def __init__(self, methods: Mapping[str, Method], teardown: Callable[[], object] = _nothing) -> None:
-        self._methods = dict(methods)
+        self._methods = {name: _refusing(name, one) if one.spec.stream else one for name, one in methods.items()}
+        self._streams = {name: one for name, one in methods.items() if one.spec.stream}
         self._teardown = teardown
         self._right_outputs: set[tuple[str, Signature]] = set()
         self._right_arrays: dict[tuple[str, np.dtype[Any], tuple[int, ...]], str] = {}
@@ -80,15 +82,36 @@ class Loaded:
         if found is None:
             raise UnknownMethod(f"the servable has no method {method!r}{nearest(method, self._methods)}")
         if parameters and not found.spec.parameters:
-            names = ", ".join(sorted(map(str, parameters)))
-            raise InvalidInput(f"method {method!r} takes no parameters, but {names} given")
-        answer = _called(method, found.function, inputs, parameters)
+            raise _no_parameters(method, parameters)
+        return self._collected(method, found.spec, _called(method, found.function, inputs, parameters))
+
+    def stream(self, method: str, inputs: Arrays, parameters: Mapping[str, Any]) -> Yields:
+        """Calls ``method``, which yields a stream; its items are checked as :meth:`run` checks what is returned.
+
+        Raises:
+            InvalidInput: The method is a plain one, or takes no parameters and some are given.
+            UnknownMethod: There is no such method.
+            ServableError: The servable's code failed; ``remote_traceback`` says where.
+            InvalidOutput: It returned no iterator.
+        """
+        found = self._streams.get(method)
+        if found is None:
+            if method not in self._methods:
+                raise UnknownMethod(f"the servable has no method {method!r}{nearest(method, self._methods)}")
+            raise InvalidInput(f"method {method!r} returns one answer: call it by infer() instead of stream()")
+        if parameters and not found.spec.parameters:
+            raise _no_parameters(method, parameters)
+        spec, items = found.spec, _called(method, found.function, inputs, parameters)
+        return Yields(method, items, lambda item: self._collected(method, spec, item))
+
+    def _collected(self, method: str, spec: MethodSpec, answer: object) -> dict[str, Any]:
+        """The outputs in what a method returned or yielded, checked."""
         if type(answer) is np.ndarray:
             name = self._right_arrays.get((method, answer.dtype, answer.shape))
             if name is not None:
                 return {name: answer}
-        with_outputs = collect(method, found.spec, answer)
-        self._check(method, found.spec, with_outputs)
+        with_outputs = collect(method, spec, answer)
+        self._check(method, spec, with_outputs)
         self._remember(method, with_outputs, answer)
         return with_outputs
 
@@ -121,6 +144,20 @@ class Loaded:
             if len(self._right_arrays) >= MAX_KNOWN_SIGNATURES:
                 self._right_arrays.clear()
             self._right_arrays[method, answer.dtype, answer.shape] = name
+
+
+def _refusing(name: str, method: Method) -> Method:
+    """A method that yields a stream, as it meets those who want one answer."""
+
+    def refuse(_inputs: Arrays, _parameters: Mapping[str, Any]) -> object:
+        raise InvalidInput(f"method {name!r} yields a stream: call it by stream() instead of infer()")
+
+    return Method(method.spec, refuse)
+
+
+def _no_parameters(method: str, parameters: Mapping[str, Any]) -> InvalidInput:
+    names = ", ".join(sorted(map(str, parameters)))
+    return InvalidInput(f"method {method!r} takes no parameters, but {names} given")
 
 
 def _called(method: str, function: Function, inputs: Arrays, parameters: Mapping[str, Any]) -> object:

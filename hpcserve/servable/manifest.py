@@ -69,8 +69,8 @@ class MethodSpec(Declaration, frozen=True):
     """What one method takes and gives.
 
     ``idempotent``: it may run twice if its replica dies. ``batchable``: the first axis of every input and
-    output counts samples that may be computed together. ``parameters``: it takes the request's parameters. The rest
-    is for batchable methods: see :class:`Batching`.
+    output counts samples that may be computed together. ``parameters``: it takes the request's parameters.
+    ``stream``: it yields items, each with all the outputs. The rest is for batchable methods: see :class:`Batching`.
     """
 
     inputs: tuple[TensorDecl, ...]
@@ -79,6 +79,7 @@ class MethodSpec(Declaration, frozen=True):
     batchable: bool = False
     parameters: bool = False
     batching: Batching = Batching()
+    stream: bool = False
 
     def __post_init__(self) -> None:
         for noun, tensors in (("input", self.inputs), ("output", self.outputs)):
@@ -88,6 +89,8 @@ class MethodSpec(Declaration, frozen=True):
                 raise ValueError(f"two {noun}s are called {twice!r}")
         if any(tensor.name == "parameters" for tensor in self.inputs):
             raise ValueError("an input cannot be called 'parameters': that is the request's own dictionary")
+        if self.batchable and self.stream:
+            raise ValueError("batchable: a method that yields a stream is called for one request at a time")
         if self.batchable:
             self._check_batchable()
         elif self.batching != Batching():

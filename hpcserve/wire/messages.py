@@ -52,6 +52,20 @@ class TensorSpec(Message, frozen=True):
     shape: tuple[int, ...]
 
 
+class Window(Message, frozen=True):
+    """How much of a stream its reader is ready to hold: so many items, and so many bytes of them or one item."""
+
+    items: int
+    size_bytes: int
+
+
+class Item(Message, frozen=True):
+    """One item of a stream: what a plain method returns. Without ``enclosed`` its tensors' frames follow the header."""
+
+    tensors: msgspec.Raw
+    enclosed: tuple[bytes, ...] = ()
+
+
 # --- anyone to admission, and back ------------------------------------------------------------------
 
 
@@ -123,7 +137,7 @@ class Request(Message, frozen=True, tag="request"):
     """One call of a method; a frame follows for each tensor, or ``enclosed`` has their bytes.
 
     ``attempt`` is 0, or 1 when the broker asked for the request again. ``acks`` and ``floor`` acknowledge
-    earlier results, as in :class:`Ack`.
+    earlier results, as in :class:`Ack`. With a ``window`` it is the call of a stream.
     """
 
     id: Counter
@@ -139,6 +153,7 @@ class Request(Message, frozen=True, tag="request"):
     floor: int = 1
     acks: tuple[Counter, ...] = ()
     enclosed: tuple[bytes, ...] = ()
+    window: Window | None = None
 
 
 class Ack(Message, frozen=True, tag="ack"):
@@ -162,6 +177,7 @@ class Result(Message, frozen=True, tag="result"):
 
     A frame follows for each tensor, or ``enclosed`` has their bytes.
     ``credit_*`` speak to the broker: how much unfinished work the replica wants to hold in all.
+    ``items``: this is the end of a stream, and it had so many.
     """
 
     session: SessionId
@@ -174,6 +190,35 @@ class Result(Message, frozen=True, tag="result"):
     credit_requests: int = 0
     credit_bytes: int = 0
     enclosed: tuple[bytes, ...] = ()
+    items: int | None = None
+
+
+class Items(Message, frozen=True, tag="items"):
+    """Some items of a stream, from the replica through the broker to the client, unchanged.
+
+    ``first`` is the number of the first of them, from 0; ``count`` how many :class:`Item` there are in ``items``. An
+    item whose tensors follow in frames of their own is alone in its message. ``run_us``: how long they were computed.
+    """
+
+    session: SessionId
+    id: Counter
+    first: int
+    count: int
+    items: msgspec.Raw
+    replica: str = ""
+    version: str = ""
+    run_us: int = 0
+
+
+class More(Message, frozen=True, tag="more"):
+    """The reader of a stream has taken all items below ``received``, so that as many more may come.
+
+    ``again``: what was sent above that may have been lost, and is to be sent again.
+    """
+
+    id: Counter
+    received: int
+    again: bool = False
 
 
 class Call(Message, frozen=True, tag="call"):
@@ -289,6 +334,7 @@ class Work(Message, frozen=True, tag="work"):
     reply: str = "inline"
     releases: tuple[Key, ...] = ()
     enclosed: tuple[bytes, ...] = ()
+    window: Window | None = None
 
 
 class Release(Message, frozen=True, tag="release"):
@@ -301,6 +347,15 @@ class Fetch(Message, frozen=True, tag="fetch"):
     """Results that the replica sends once more, as soon as they are there."""
 
     keys: tuple[Key, ...]
+
+
+class MoreFor(Message, frozen=True, tag="more-for"):
+    """A :class:`More`, for the replica that holds the stream."""
+
+    session: SessionId
+    id: Counter
+    received: int
+    again: bool = False
 
 
 # --- agent to controller, and back (the broker relays) ---------------------------------------------------
@@ -371,8 +426,8 @@ class Orders(Message, frozen=True, tag="orders"):
 
 FromAnyone = Hello | Enrol
 FromAdmission = Welcome | Enrolled | Refused
-FromClient = Request | Ack | Resume | Call | Bye
-ToClient = Result | Resumed | SendAgain | Answer | Ping | WhoAreYou | Refused
-FromPilot = Result | Inventory | Credit | Learned | Report
-ToReplica = Work | Census | Release | Fetch | Tune | WhoAreYou | Refused
+FromClient = Request | Ack | More | Resume | Call | Bye
+ToClient = Result | Items | Resumed | SendAgain | Answer | Ping | WhoAreYou | Refused
+FromPilot = Result | Items | Inventory | Credit | Learned | Report
+ToReplica = Work | Census | Release | Fetch | MoreFor | Tune | WhoAreYou | Refused
 ToAgent = Orders | WhoAreYou | Refused

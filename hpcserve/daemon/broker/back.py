@@ -24,7 +24,7 @@ from hpcserve.wire.hub import AgentSays
 
 
 class Answered(msgspec.Struct, gc=False):
-    """A result on its way: it goes to the client as it came."""
+    """A result, or items, on their way: they go to the client as they came."""
 
     header: bytes
     tensors: list[Tensor]
@@ -75,6 +75,16 @@ class Back:
                 replica.lane.expired += header.error.code == DeadlineExceeded.code
             body = Answered(header_bytes, message.tensors)
             self._exchange.answered(replica, key, body=body, size_bytes=message.size_bytes, credit=credit, now=now)
+        elif type(header) is wire.Items:
+            self._exchange.items(
+                replica,
+                (header.session, header.id),
+                first=header.first,
+                count=header.count,
+                body=Answered(header_bytes, message.tensors),
+                size_bytes=message.size_bytes,
+                now=now,
+            )
         elif type(header) is wire.Credit:
             self._exchange.credit(replica, (header.credit_requests, header.credit_bytes), now)
         elif type(header) is wire.Inventory:

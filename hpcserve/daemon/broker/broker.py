@@ -67,6 +67,9 @@ class Broker:
             act.Tell: self._tell,
             act.Ask: lambda a: self._to_client(a.connection, wire.SendAgain(a.ids)),
             act.Fetch: lambda a: self.back.send(a.connection, encode(wire.Fetch(a.keys))),
+            act.More: lambda a: self.back.send(
+                a.connection, encode(wire.MoreFor(a.key[0], a.key[1], a.received, a.again))
+            ),
             act.Release: lambda a: self.back.send(a.connection, encode(wire.Release(a.keys))),
             act.Census: lambda a: self.back.send(a.connection, encode(wire.Census(epoch, a.fence))),
             act.Probe: lambda a: self._to_client(a.connection, wire.Ping()),
@@ -156,6 +159,7 @@ class Broker:
             request.reply,
             action.releases,
             request.enclosed,
+            request.window,
         )
         self.back.send(action.connection, encode(header), body.tensors)
 

@@ -27,6 +27,7 @@ NONCE_BYTES = 16
 LONGEST_MS = 1000 * 3600 * 24 * 3650  # a deadline in ten years is none
 MOST_SESSIONS = 10_000  # of one key, at a time
 FEW = 1000
+MOST_ITEMS = 1 << 16  # of a stream's window
 INLINE = "inline"  # the one way in which a result comes, until there is staging
 
 
@@ -40,6 +41,10 @@ class Body(msgspec.Struct, gc=False):
 def session_id(key: bytes, nonce: bytes) -> SessionId:
     """The session of a client key and its process's nonce: blake2b-128 of both."""
     return SessionId(hashlib.blake2b(key + nonce, digest_size=16).digest())
+
+
+def _is_sound(window: wire.Window) -> bool:
+    return 1 <= window.items <= MOST_ITEMS and window.size_bytes >= 1
 
 
 class Front:
@@ -86,6 +91,13 @@ class Front:
                 )
                 self._exchange.refuse(session, header.id, refusal, now)
                 return
+            if header.window is not None and not _is_sound(header.window):
+                refusal = InvalidInput(
+                    f"window is {header.window.items} items, {header.window.size_bytes} bytes: give 1 or more of each, "
+                    f"and at most {MOST_ITEMS} items"
+                )
+                self._exchange.refuse(session, header.id, refusal, now)
+                return
             if len(header.acks) > FEW:  # they would be kept as long as the request waits, and count for nothing
                 header = msgspec.structs.replace(header, acks=())
             call = ExchangeCall(
@@ -100,6 +112,8 @@ class Front:
             self._exchange.request(session, call, now)
         elif type(header) is wire.Ack:
             self._exchange.ack(session, header.floor, header.acks, now)
+        elif type(header) is wire.More:
+            self._exchange.more(session, header.id, header.received, again=header.again, now=now)
         elif type(header) is wire.Call:
             self.calls.append((message.sender, session.identity, header))
         elif type(header) is wire.Bye:

@@ -173,6 +173,7 @@ def _agreed(name: str, listed: MethodSpec, declared: MethodSpec | None, function
         batchable=listed.batchable,
         parameters=parameters,
         batching=listed.batching,
+        stream=listed.stream or inspect.isgeneratorfunction(function),
     )
     if declared is not None and declared != whole:
         raise ManifestError(f"methods.{name}: servable.toml and @method differ; declare it in one place")
@@ -201,8 +202,9 @@ def _check_arguments(where: str, signature: inspect.Signature, spec: MethodSpec)
 
 
 def _caller(function: Callable[..., object], spec: MethodSpec) -> Function:
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-        raise ManifestError(f"{getattr(function, '__qualname__', function)}: a method must be a plain function")
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        where = getattr(function, "__qualname__", function)
+        raise ManifestError(f"{where}: a method must be a plain function or a generator function, without async")
     if spec.parameters:
         return lambda inputs, parameters: function(**inputs, parameters=dict(parameters))
 

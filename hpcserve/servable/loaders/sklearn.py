@@ -35,6 +35,8 @@ class SklearnLoader:
                 raise ManifestError(f"methods.{name}: an estimator's method has exactly one input and one output")
             if spec.parameters:
                 raise ManifestError(f"methods.{name}: parameters: an estimator's method takes none")
+            if spec.stream:
+                raise ManifestError(f"methods.{name}: stream: an estimator's method returns all at once")
 
     def discover(self, manifest: Manifest, directory: Path) -> dict[str, MethodSpec]:
         """Loads the estimator to see that it has the methods."""

@@ -1,0 +1,61 @@
+"""Streams in the broker's books: which items go on to their client, and what becomes of a stream that is cut.
+
+A stream is a request like any other: it is queued, given out, recovered and answered by the ledger's table. What is
+here comes to it on its way: items pass from its replica to its client, and the client's word back.
+"""
+
+from __future__ import annotations
+
+from hpcserve.core import actions as act
+from hpcserve.core.ledger import Event, State
+from hpcserve.core.recovery import Recovery
+from hpcserve.core.replicas import Replica
+from hpcserve.core.sessions import Session
+from hpcserve.core.streams import Relay
+from hpcserve.types import Counter, RequestKey
+
+_STREAMING = (State.RUNNING, State.HELD, State.KEPT, State.DONE)
+
+
+class Relays(Recovery):
+    """The passing on of items."""
+
+    def items(
+        self, replica: Replica, key: RequestKey, *, first: int, count: int, body: object, size_bytes: int, now: float
+    ) -> None:
+        """A replica sent items of a stream. Those that cannot go on are dropped: the client asks for them again."""
+        self._now = now
+        session = self.sessions.get(key[0])
+        entry = None if session is None else session.entries.get(key[1])
+        if session is None or entry is None or session.connection is None:
+            return
+        if entry.replica is not replica or entry.state not in _STREAMING:
+            return
+        relay = self.relays.get(key)
+        if relay is None:
+            relay = self.relays[key] = Relay()
+        if relay.is_held:
+            return
+        if session.sent_bytes and session.sent_bytes + size_bytes > self.limits.session_bytes:
+            relay.is_held = True
+            return
+        relay.send(first + count, size_bytes)
+        self._count_items(session, size_bytes)
+        self._actions.append(act.Forward(session.connection, body))
+
+    def more(self, session: Session, id: Counter, received: int, *, again: bool, now: float) -> None:
+        """A client has taken items; ``again``: it misses those that follow."""
+        self._now = now
+        entry = session.entries.get(id)
+        if entry is None:
+            return
+        if again and entry.state is State.LEFT:
+            self.apply(entry, Event.RESUMED)  # the answer has come, items are missing, and no replica has them
+            return
+        relay = self.relays.get(entry.key)
+        if relay is not None:
+            again = again or relay.is_held
+            self._count_items(session, -(relay.again() if again else relay.more(received)))
+        replica = entry.replica
+        if replica is not None and replica.connection is not None:
+            self._actions.append(act.More(replica.connection, entry.key, received, again))

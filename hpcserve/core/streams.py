@@ -1,0 +1,199 @@
+"""The items of one stream on their way, at its three stations: replica, broker, client.
+
+Each item has a number, from 0. The reader tells cumulatively how many it has *taken*; the replica keeps each item until
+then, and has no more of them out than the reader's window allows. So:
+
+1. What was lost on the way, with a connection or a broker, is sent again when the reader says that it misses something.
+2. What comes twice, or does not follow what is there, is left out: the reader sees each item once, in order.
+3. A reader that does not read stops its producer, and holds no more than a window.
+4. Items of two runs are never mixed: a reader that has taken some of one run refuses those of another.
+
+Whose turn it is at the replica, and what travels in one message, is not decided here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from hpcserve.types import ReplicaId
+
+ITEM_BYTES = 64
+"""What an item counts besides its tensors, at each end."""
+
+SILENCE_S, LONGEST_SILENCE_S = 1.0, 30.0
+GAP_S = 0.1
+QUICK_S, FEW = 1e-3, 32
+
+T = TypeVar("T")
+
+
+class Pace:
+    """Whether an item waits for the next, to travel with it.
+
+    An item that waits goes when the next is there, which may be soon or never: so only those wait whose stream has
+    been quick for a while. A stream that yields a few at a time, then computes, has them sent one by one.
+    """
+
+    def __init__(self) -> None:
+        self._quick = 0
+
+    def made(self, took_s: float) -> bool:
+        """An item was made in so many seconds. Returns whether it may wait."""
+        self._quick = self._quick + 1 if took_s < QUICK_S else 0
+        return self._quick > FEW
+
+
+class Room(NamedTuple):
+    """What a reader is ready to hold: so many items, and so many bytes of them, or one item that has more."""
+
+    items: int
+    size_bytes: int
+
+
+class Outgoing(Generic[T]):
+    """The replica's end: the items that may have to be sent again."""
+
+    def __init__(self, room: Room) -> None:
+        self.next = 0
+        self.kept_bytes = 0
+        self._room = room
+        self._kept: deque[tuple[T, int]] = deque()
+
+    @property
+    def received(self) -> int:
+        """So many items the reader has taken."""
+        return self.next - len(self._kept)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the reader has taken everything."""
+        return not self._kept
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the reader is ready for one more."""
+        kept = len(self._kept)
+        return kept < self._room.items and (not kept or self.kept_bytes < self._room.size_bytes)
+
+    def add(self, item: T, size_bytes: int) -> None:
+        """One more item was made."""
+        self.next += 1
+        self.kept_bytes += size_bytes
+        self._kept.append((item, size_bytes))
+
+    def more(self, received: int) -> int:
+        """The reader has taken all items below ``received``. Returns how many bytes are kept no longer."""
+        before = self.kept_bytes
+        while self._kept and self.received < received:
+            self.kept_bytes -= self._kept.popleft()[1]
+        return before - self.kept_bytes
+
+    def kept(self) -> list[T]:
+        """The items from :attr:`received` on."""
+        return [item for item, _ in self._kept]
+
+
+class Incoming:
+    """The client's end: what has come, what the reader has taken of it, and what the replica has been told."""
+
+    def __init__(self, room: Room, now: float) -> None:
+        self.next = 0
+        self.taken = 0
+        self.source: ReplicaId | None = None
+        self._room = room
+        self._told = 0
+        self._told_bytes = 0
+        self._taken_bytes = 0
+        self._came_bytes = 0
+        self._ask_at = now + SILENCE_S
+        self._patience_s = SILENCE_S
+        self._may_ask_at = now
+
+    def take(self, first: int, sizes: Sequence[int], source: ReplicaId, now: float) -> int | None:
+        """Items have come from a replica: the first one's number, and the bytes of each.
+
+        Returns:
+            How many of them, from the front, are to be left out; None: they are of another run.
+        """
+        if self.source is None:
+            self.source = source
+        elif self.source != source:
+            return None
+        self._patience_s = SILENCE_S
+        self._ask_at = now + SILENCE_S
+        if first > self.next:
+            self._ask_at = max(now, self._may_ask_at)  # something is missing
+            return len(sizes)
+        known = min(self.next - first, len(sizes))
+        self.next = max(self.next, first + len(sizes))
+        self._came_bytes += sum(sizes[known:])
+        return known
+
+    def read(self, size_bytes: int) -> bool:
+        """The reader has taken an item. Returns whether the replica is to be told now, so that it never runs dry."""
+        self.taken += 1
+        self._taken_bytes += size_bytes
+        return (
+            2 * (self.taken - self._told) >= self._room.items
+            or 2 * (self._taken_bytes - self._told_bytes) >= self._room.size_bytes
+        )
+
+    def tell(self, now: float) -> int:
+        """The replica is told now: returns how many items the reader has taken."""
+        self._told, self._told_bytes = self.taken, self._taken_bytes
+        self._ask_at = max(self._ask_at, now + SILENCE_S)
+        return self._told
+
+    def misses(self, now: float) -> bool:
+        """Whether the replica is to be asked for what may have been lost. The more often in vain, the more seldom."""
+        if now < self._ask_at or self._is_full():
+            return False
+        self._patience_s = min(LONGEST_SILENCE_S, 2 * self._patience_s)
+        self._ask_at = now + self._patience_s
+        self._may_ask_at = now + GAP_S
+        return True
+
+    def lost(self, now: float) -> None:
+        """What was on its way is gone with the connection, or the end has come before all the items."""
+        self._patience_s = SILENCE_S
+        self._ask_at = max(now, self._may_ask_at)
+
+    def _is_full(self) -> bool:
+        """Whether all has come for which there is room, so that silence means nothing."""
+        came, room = self.next - self._told, self._room
+        return came >= room.items or (came > 0 and self._came_bytes - self._told_bytes >= room.size_bytes)
+
+
+class Relay:
+    """The broker's station: what of a stream has gone to the client and is not taken yet.
+
+    ``next``: so many items have gone to the client, in this epoch. ``is_held``: the client's budget had no room for
+    some, so what follows them is not sent either.
+    """
+
+    def __init__(self) -> None:
+        self.next = 0
+        self.out_bytes = 0
+        self.is_held = False
+        self._out: deque[tuple[int, int]] = deque()
+
+    def send(self, end: int, size_bytes: int) -> None:
+        """Items below ``end`` go to the client."""
+        self.next = max(self.next, end)
+        self.out_bytes += size_bytes
+        self._out.append((end, size_bytes))
+
+    def more(self, received: int) -> int:
+        """The client has taken all items below ``received``. Returns how many bytes are not on their way any more."""
+        before = self.out_bytes
+        while self._out and self._out[0][0] <= received:
+            self.out_bytes -= self._out.popleft()[1]
+        return before - self.out_bytes
+
+    def again(self) -> int:
+        """Everything that is not taken is sent once more. Returns as :meth:`more`."""
+        freed, self.out_bytes, self.is_held = self.out_bytes, 0, False
+        self._out.clear()
+        return freed
