@@ -172,6 +172,8 @@ class Streams:
             self._finish(call)
         if call.incoming.misses(time.monotonic()):
             self._more(message.id, call, again=True)
+        elif not message.count and call.incoming.must_tell:
+            self._more(message.id, call, again=False)
 
     def ended(self, result: wire.Result) -> bool:
         """A result has come. Returns whether it was the end of a stream."""

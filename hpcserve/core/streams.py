@@ -13,6 +13,7 @@ Whose turn it is at the replica, and what travels in one message, is not decided
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from typing import Generic, NamedTuple, TypeVar
@@ -105,6 +106,7 @@ class Incoming:
         self._room = room
         self._told = 0
         self._told_bytes = 0
+        self._hurry = math.inf
         self._taken_bytes = 0
         self._came_bytes = 0
         self._ask_at = now + SILENCE_S
@@ -112,7 +114,7 @@ class Incoming:
         self._may_ask_at = now
 
     def take(self, first: int, sizes: Sequence[int], source: ReplicaId, now: float) -> int | None:
-        """Items have come from a replica: the first one's number, and the bytes of each.
+        """Items have come from a replica: the first one's number, and the bytes of each. None: it has no room for more.
 
         Returns:
             How many of them, from the front, are to be left out; None: they are of another run.
@@ -123,6 +125,8 @@ class Incoming:
             return None
         self._patience_s = SILENCE_S
         self._ask_at = now + SILENCE_S
+        if not sizes:
+            self._hurry = first
         if first > self.next:
             self._ask_at = max(now, self._may_ask_at)  # something is missing
             return len(sizes)
@@ -135,14 +139,22 @@ class Incoming:
         """The reader has taken an item. Returns whether the replica is to be told now, so that it never runs dry."""
         self.taken += 1
         self._taken_bytes += size_bytes
+        return self.must_tell
+
+    @property
+    def must_tell(self) -> bool:
+        """Whether the replica is to be told now: half of what there is room for was taken, or it waits for that."""
         return (
-            2 * (self.taken - self._told) >= self._room.items
+            self._hurry <= self.taken
+            or 2 * (self.taken - self._told) >= self._room.items
             or 2 * (self._taken_bytes - self._told_bytes) >= self._room.size_bytes
         )
 
     def tell(self, now: float) -> int:
         """The replica is told now: returns how many items the reader has taken."""
         self._told, self._told_bytes = self.taken, self._taken_bytes
+        if self._hurry <= self.taken:
+            self._hurry = math.inf
         self._ask_at = max(self._ask_at, now + SILENCE_S)
         return self._told
 

@@ -125,15 +125,19 @@ class Streams:
         stream = self.ready.popleft()
         if not stream.is_open or self._is_over(stream):
             return
-        began = self._host.begin((stream.task,))
-        end = self._run(stream, began)
-        stream.run_s += self._host.ran(began)
-        if end is not None:
-            self._end(stream, end)
-        elif self._may_go_on(stream):
+        if self._may_go_on(stream):
+            began = self._host.begin((stream.task,))
+            end = self._run(stream, began)
+            stream.run_s += self._host.ran(began)
+            if end is not None:
+                self._end(stream, end)
+                return
+        if self._may_go_on(stream):
             self.ready.append(stream)
-        else:
-            stream.is_ready = False
+            return
+        stream.is_ready = False
+        if stream.out.has_room and not stream.out.is_empty:
+            self._say(stream.task.key, stream.out.next, [], 0)  # there is none here: its reader is to hurry
 
     def look(self) -> None:
         """Ends the streams whose deadline is over, and those that nobody wants, if that may be."""
@@ -149,10 +153,12 @@ class Streams:
         out = self.kept.get(key)
         if out is None:
             return
+        stream = self._open.get(key)
+        if stream is not None:
+            self._open[key] = self._open.pop(key)  # others have waited for room longer
         self._free(out.more(received))
         if again:
             self._send(key, out.received, out.kept(), 0)
-        stream = self._open.get(key)
         if stream is not None:
             self._wake(stream)
 
