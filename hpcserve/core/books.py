@@ -171,6 +171,12 @@ class Books:
         if session.parked:
             self._unpark(session, sent_bytes - session.sent_bytes)
 
+    def streams_at(self, replica: Replica) -> int:
+        """How many unfinished requests of a replica are streams that have begun."""
+        if not self.relays:
+            return 0
+        return sum(key in self.relays and UNFINISHED[entry.state] for key, entry in replica.entries.items())
+
     def _end_relays(self, session: Session, ids: list[Counter]) -> None:
         for id in ids:
             relay = self.relays.pop((session.id, id), None)
@@ -244,7 +250,7 @@ class Books:
     def _settle_loads(self, before: Replica | None, after: Replica | None) -> None:
         """Puts the request's old and new holder, whose unfinished work has changed, where they now belong."""
         if before is not None:
-            if before.exclusive and not before.waiting:
+            if before.exclusive and before.waiting <= self.streams_at(before):
                 before.exclusive = False
             if before is not after:
                 before.lane.update(before)
@@ -282,8 +288,6 @@ class Books:
         session = entry.session
         replica.waiting -= 1
         replica.waiting_bytes -= entry.size_bytes
-        if replica.exclusive and not replica.waiting:
-            replica.exclusive = False
         change = size_bytes - entry.size_bytes
         session.held_bytes += change
         session.sent_bytes += size_bytes
@@ -291,6 +295,8 @@ class Books:
         entry.state = DONE
         entry.size_bytes = size_bytes
         entry.body = None
+        if replica.exclusive and replica.waiting <= self.streams_at(replica):
+            replica.exclusive = False
         self.counts.answer(entry)
         self._actions.append(act.Forward(connection, body))
 

@@ -161,7 +161,7 @@ class Dispatch(Books):
         queue, load = lane.queue, lane.load
         while queue.count:
             entry = queue.peek_suspect()
-            replica = load.pick() if entry is None else load.pick_idle()
+            replica = load.pick() if entry is None else load.pick_idle(self.streams_at)
             entry = entry or queue.peek()
             if entry is None:
                 return

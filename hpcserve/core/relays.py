@@ -7,7 +7,7 @@ here comes to it on its way: items pass from its replica to its client, and the 
 from __future__ import annotations
 
 from hpcserve.core import actions as act
-from hpcserve.core.ledger import Event, State
+from hpcserve.core.ledger import Entry, Event, State
 from hpcserve.core.recovery import Recovery
 from hpcserve.core.replicas import Replica
 from hpcserve.core.sessions import Session
@@ -34,6 +34,7 @@ class Relays(Recovery):
         relay = self.relays.get(key)
         if relay is None:
             relay = self.relays[key] = Relay()
+            self._begun(replica, entry)
         if relay.is_held:
             return
         if session.sent_bytes and session.sent_bytes + size_bytes > self.limits.session_bytes:
@@ -42,6 +43,13 @@ class Relays(Recovery):
         relay.send(first + count, size_bytes)
         self._count_items(session, size_bytes)
         self._actions.append(act.Forward(session.connection, body))
+
+    def _begun(self, replica: Replica, entry: Entry) -> None:
+        """A stream has its first item. It is not run again, so it need not be alone to be convicted, should it be."""
+        entry.suspect = False
+        if replica.exclusive and replica.waiting <= self.streams_at(replica):
+            replica.exclusive = False
+            self._refill(replica)
 
     def more(self, session: Session, id: Counter, received: int, *, again: bool, now: float) -> None:
         """A client has taken items; ``again``: it misses those that follow."""

@@ -6,6 +6,7 @@ that has waited longest. Choosing costs the same with one replica and with a tho
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hpcserve.types import ReplicaId, RequestKey
@@ -133,7 +134,10 @@ class LeastLoaded:
             self._lowest += 1
         return next(iter(self._buckets[self._lowest]))
 
-    def pick_idle(self) -> Replica | None:
-        """A replica without unfinished work, for a request that must run alone."""
+    def pick_idle(self, streams: Callable[[Replica], int] = lambda replica: 0) -> Replica | None:
+        """A replica without unfinished work, for a request that must run alone.
+
+        ``streams``: how many of a replica's unfinished requests are streams that have begun, which may take days.
+        """
         replica = self.pick()
-        return replica if replica is not None and replica.waiting == 0 else None
+        return replica if replica is not None and replica.waiting <= streams(replica) else None

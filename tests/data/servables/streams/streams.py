@@ -87,3 +87,7 @@ class Streams:
             time.sleep(parameters["pause_s"])
             os._exit(7)
         yield from range(int(n), 10)
+
+    @method(inputs=N, outputs=Y, idempotent=False)
+    def dies_once(self, n, *, parameters):
+        yield from self.dies(n, parameters=parameters)
