@@ -1,4 +1,4 @@
-"""``python -m benchmarks {roundtrip,footprint,startup,batching,overload,all} [--json] [--pairs N] [--quick]``.
+"""``python -m benchmarks {roundtrip,footprint,startup,batching,overload,streams,all} [--json] [--pairs N] [--quick]``.
 
 ``python -m benchmarks plot`` draws the figures of the documentation from the results in ``benchmarks/results``.
 """
@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import batching, figures, footprint, overload, roundtrip, startup
+from benchmarks import batching, figures, footprint, overload, roundtrip, startup, streams
 from benchmarks.machine import facts
 
-NAMES = ("roundtrip", "footprint", "startup", "batching", "overload")
+NAMES = ("roundtrip", "footprint", "startup", "batching", "overload", "streams")
 
 
 def main() -> int:
@@ -51,6 +51,7 @@ def _real(pairs: int, repetitions: int) -> dict[str, Callable[[], dict[str, Any]
         "startup": lambda: startup.run(repetitions=repetitions),
         "batching": batching.run,
         "overload": overload.run,
+        "streams": streams.run,
     }
 
 
@@ -61,6 +62,7 @@ def _quick() -> dict[str, Callable[[], dict[str, Any]]]:
         "startup": lambda: startup.run(repetitions=1),
         "batching": lambda: batching.run(seconds=0.5, repetitions=1, calls=5, cases=(batching.Case(5.0, 1.0, 80.0),)),
         "overload": lambda: overload.run(seconds=2.0, calm_s=1.5, urgent_s=2.0),
+        "streams": lambda: streams.run(items=500, repetitions=2, firsts=3),
     }
 
 

@@ -6,7 +6,7 @@ import base64
 import json
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,28 @@ def write(outputs: Mapping[str, Any], output: str) -> None:
             _write_npz(path, outputs)
         else:
             np.save(path, _only(outputs, output), allow_pickle=False)
+    except OSError as error:
+        raise ConfigError(f"cannot write {output}: {error.strerror}") from error
+
+
+def write_items(items: Iterable[Mapping[str, Any]], output: str | None) -> None:
+    """Writes the items of a stream as they come, each as JSON on a line of its own.
+
+    Raises:
+        ConfigError: The file cannot be written, or is not a .json file.
+    """
+    if output in (None, "-"):
+        for item in items:
+            typer.echo(as_json(item))
+        return
+    path = Path(str(output))
+    if path.suffix != ".json":
+        raise ConfigError(f"--output {output}: the items of a stream are JSON, one a line: write a .json file, or -")
+    try:
+        with path.open("w") as file:
+            for item in items:
+                file.write(as_json(item) + "\n")
+                file.flush()
     except OSError as error:
         raise ConfigError(f"cannot write {output}: {error.strerror}") from error
 

@@ -34,15 +34,20 @@ def command(
 ) -> None:
     """Call an endpoint and show, or write, what it answers."""
     from hpcserve.cli.inputs import from_json, needs_declaration, read_inputs
-    from hpcserve.cli.outputs import check_output, show, write
+    from hpcserve.cli.outputs import check_output, show, write, write_items
 
     if output is not None:
         check_output(output)
     values = _parameters(parameters or [])
     with open_client(ctx) as client:
         given = read_inputs(inputs or [], most_bytes=client.session_bytes)
+        method = declared(client, target)
         if needs_declaration(given):
-            given = from_json(given, declared(client, target))
+            given = from_json(given, method)
+        if method.stream:
+            with client.stream(target, given, parameters=values, timeout_s=timeout) as items:
+                write_items(items, output)
+            return
         answer = client.infer(target, given, parameters=values, timeout_s=timeout)
     if output is None:
         show(answer)

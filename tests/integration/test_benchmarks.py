@@ -80,6 +80,13 @@ def test_batching_has_what_its_figures_show(root: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_streams_have_a_rate_and_a_first_item(root: Path) -> None:
+    found = run(root, "streams")
+    for side in ("hpcserve", "hpcserve_tcp"):
+        assert found[side]["items_per_s"] > 0
+        assert found[side]["first_item_p50_us"] > 0
+
+
 def test_the_interval_is_the_one_of_order_statistics() -> None:
     assert interval([float(value) for value in range(1, 21)]) == (6.0, 15.0)
     assert interval([3.0, 1.0, 2.0]) == (1.0, 3.0)

@@ -23,7 +23,7 @@ from hpcserve.wire.frames import ENCLOSED_BYTES, MAX_HEADER_BYTES, MAX_TENSORS, 
 from hpcserve.wire.tensor import MAX_AXES, pack
 
 PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "wire.md").read_text(encoding="utf-8")
-RAW_TYPES = {"tensors": "[TensorSpec]", "parameters": "map", "body": "map"}
+RAW_TYPES = {"tensors": "[TensorSpec]", "parameters": "map", "body": "map", "items": "[Item]"}
 VERBS = {
     "publish": (admin.Publish, admin.Published),
     "deploy": (admin.Deploy, admin.Deployed),
