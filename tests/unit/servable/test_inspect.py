@@ -49,6 +49,7 @@ def test_the_declared_methods_join_the_manifest(python_servable: PythonServable)
                 "pad": {},
                 "cut": {},
             },
+            "stream": False,
         }
     }
 

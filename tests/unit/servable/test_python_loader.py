@@ -148,7 +148,7 @@ def test_dataclasses_work_in_a_servable(python_servable: PythonServable, load: L
         (ONE + "def f(): pass", "model:f", {}, "got an unexpected keyword argument 'x'"),
         (ONE + "def f(x, /): pass", "model:f", {}, "does not fit its inputs"),
         (ONE + "async def f(x): pass", "model:f", {}, "f: a method must be a plain function"),
-        (ONE + "def f(x): yield x", "model:f", {}, "f: a method must be a plain function"),
+        (ONE + "async def f(x): yield x", "model:f", {}, "f: a method must be a plain function"),
         (ONE + "def _f(x): pass", "model:_f", {}, "'_f' cannot be a method's name"),
         (
             ONE + "def f(x): pass",
