@@ -99,6 +99,22 @@ def test_files_in_and_files_out(serving: User, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "z.npy"), numbers)
 
 
+def test_the_items_of_a_stream_are_lines_of_json(serving: User, tmp_path: Path) -> None:
+    serving.ok("publish", broken(tmp_path / "broken", go="yield x; yield x + 1; x[1]"))
+    serving.ok("deploy", "broken", "--endpoint", "yields")
+    lines = '{"x": [1.0, 2.0]}\n{"x": [2.0, 3.0]}\n'
+    assert serving.ok("run", "yields", "-i", "-", given=b"[1, 2]") == lines
+    assert serving.ok("run", "yields", "-i", "-", "-o", "-", given=b"[1, 2]") == lines
+    assert serving.ok("run", "yields", "-i", "-", "-o", tmp_path / "y.json", given=b"[1, 2]") == ""
+    assert (tmp_path / "y.json").read_text() == lines
+    broken_off = serving.run("run", "yields", "-i", "-", given=b"[1]")
+    assert (broken_off.returncode, broken_off.stdout) == (1, b'{"x": [1.0]}\n{"x": [2.0]}\n')
+    assert b"IndexError" in broken_off.stderr
+    said = serving.fails(1, "run", "yields", "-i", "-", "-o", tmp_path / "y.npy", given=b"[1]")
+    assert "write a .json file" in said
+    serving.ok("undeploy", "yields")
+
+
 def test_an_array_from_standard_input(serving: User) -> None:
     assert serving.ok("run", "echo.blob", "--input", "-", given=npy(np.arange(3, dtype=np.uint8))) == (
         '{"blob": [0, 1, 2]}\n'

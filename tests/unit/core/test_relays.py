@@ -1,0 +1,157 @@
+"""Streams at the broker: what goes on to the client, what is held back, and how a stream is cut."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpcserve.core import actions as act
+from hpcserve.core.ledger import State
+from hpcserve.core.sessions import Session
+from hpcserve.errors import OutcomeUnknown, StreamInterrupted
+from hpcserve.types import Counter, RequestKey
+from tests.unit.core.exchange_desk import Desk
+
+
+def items(desk: Desk, name: str, key: RequestKey, first: int, count: int = 1, *, size_bytes: int = 10) -> None:
+    desk.exchange.items(
+        desk.replica(name), key, first=first, count=count, body=("items", key), size_bytes=size_bytes, now=desk.now
+    )
+
+
+def more(desk: Desk, session: Session, id: int, received: int, *, again: bool = False) -> list[tuple[str, int, bool]]:
+    """What replicas are told of it."""
+    desk.exchange.more(session, Counter(id), received, again=again, now=desk.now)
+    return [(each.connection.decode(), each.received, each.again) for each in desk.took(act.More)]
+
+
+@pytest.fixture
+def desk() -> Desk:
+    made = Desk()
+    made.serve("a", "b")
+    return made
+
+
+@pytest.fixture
+def single() -> Desk:
+    made = Desk()
+    made.serve("c")
+    return made
+
+
+def test_items_go_to_the_client_and_its_word_to_the_replica(desk: Desk) -> None:
+    session = desk.client()
+    key = desk.ask(session, 1)
+    ((name, _),) = desk.given()
+    items(desk, name, key, 0, 3)
+    assert desk.forwarded() == [1]
+    assert more(desk, session, 1, 2) == [(name, 2, False)]
+    assert more(desk, session, 1, 2, again=True) == [(name, 2, True)]
+
+
+def test_items_of_what_nobody_waits_for_go_nowhere(desk: Desk) -> None:
+    session = desk.client()
+    key = desk.ask(session, 1)
+    ((name, _),) = desk.given()
+    other = {"a": "b", "b": "a"}[name]
+    items(desk, other, key, 0)
+    desk.ack(session, 2)
+    items(desk, name, key, 0)
+    assert desk.forwarded() == []
+    assert more(desk, session, 1, 1) == [(name, 1, False)]  # abandoned: it does no harm
+    assert more(desk, session, 7, 1) == []
+
+
+def test_what_has_no_room_is_held_until_the_client_asks(desk: Desk) -> None:
+    session = desk.client()
+    key = desk.ask(session, 1)
+    ((name, _),) = desk.given()
+    items(desk, name, key, 0, size_bytes=80)
+    items(desk, name, key, 1, size_bytes=30)
+    items(desk, name, key, 2, size_bytes=1)  # would fit, but must not overtake
+    assert desk.forwarded() == [1]
+    assert more(desk, session, 1, 1) == [(name, 1, True)]
+    items(desk, name, key, 1, size_bytes=30)
+    assert desk.forwarded() == [1]
+
+
+def test_the_budgets_count_items_until_they_are_taken(desk: Desk) -> None:
+    session = desk.client()
+    key = desk.ask(session, 1, size_bytes=1)
+    ((name, _),) = desk.given()
+    items(desk, name, key, 0, 2, size_bytes=20)
+    items(desk, name, key, 2, 1, size_bytes=10)
+    assert (session.sent_bytes, desk.exchange.held_bytes) == (30, 31)
+    more(desk, session, 1, 2)
+    assert (session.sent_bytes, desk.exchange.held_bytes) == (10, 11)
+    desk.answer(name, key, size_bytes=5)
+    assert (session.sent_bytes, desk.exchange.held_bytes) == (15, 15)
+    desk.ack(session, 2)
+    assert (session.sent_bytes, session.held_bytes, desk.exchange.held_bytes) == (0, 0, 0)
+    assert not desk.exchange.relays
+
+
+def test_a_stream_is_run_again_only_before_its_first_item(desk: Desk) -> None:
+    session = desk.client()
+    first, second = desk.ask(session, 1), desk.ask(session, 2)
+    given = {id: name for name, id in desk.given()}
+    items(desk, given[1], first, 0, 4)
+    desk.route(crashed="a b")
+    ((id, error),) = desk.told()
+    assert (id, type(error)) == (1, StreamInterrupted)
+    assert "after 4 items" in error.message
+    assert desk.states(session) == {1: State.FAILED, 2: State.QUEUED}
+    assert second not in desk.exchange.relays
+
+
+def test_one_that_must_not_run_twice_says_so(desk: Desk) -> None:
+    session = desk.client()
+    key = desk.ask(session, 1, method="pay")
+    ((name, _),) = desk.given()
+    items(desk, name, key, 0)
+    desk.route(crashed=name)
+    assert isinstance(desk.error(), OutcomeUnknown)
+
+
+def test_a_replica_that_has_forgotten_a_stream_interrupts_it(desk: Desk) -> None:
+    session = desk.client()
+    key = desk.ask(session, 1)
+    ((name, _),) = desk.given()
+    items(desk, name, key, 0)
+    desk.inventory(name, fence=1)
+    assert isinstance(desk.error(), StreamInterrupted)
+
+
+def test_items_that_are_missing_after_the_end_of_a_dead_replica_are_asked_of_the_client(desk: Desk) -> None:
+    session = desk.client()
+    key = desk.ask(session, 1)
+    ((name, _),) = desk.given()
+    desk.answer(name, key)
+    desk.route(*({"a", "b"} - {name}))
+    assert desk.states(session) == {1: State.LEFT}
+    more(desk, session, 1, 0, again=True)
+    assert [action.ids for action in desk.took(act.Ask)] == [(1,)]
+
+
+def test_suspects_that_have_begun_to_yield_hold_up_no_other(single: Desk) -> None:
+    session = single.client()
+    keys = {id: single.ask(session, id) for id in (1, 2)}
+    assert [name for name, _ in single.given()] == ["c", "c"]
+    single.route(crashed="c")
+    single.serve("d", credit=8)
+    ((_, first),) = single.given()  # alone, and the other waits
+    items(single, "d", keys[first], 0)
+    ((_, second),) = single.given()
+    assert {first, second} == {1, 2}
+    items(single, "d", keys[second], 0)
+    single.ask(session, 3)
+    assert single.given() == [("d", 3)]
+
+
+def test_a_call_behind_a_stream_is_not_overdue_by_itself(single: Desk) -> None:
+    session = single.client()
+    stream = single.ask(session, 1)
+    single.ask(session, 2, remaining_ms=1000)
+    assert [name for name, _ in single.given()] == ["c", "c"]
+    items(single, "c", stream, 0)
+    single.exchange.tick(100.0)
+    assert single.took(act.ReportHung) == []  # the stream, which has no deadline, may be what runs
