@@ -110,7 +110,7 @@ def test_the_items_of_a_stream_are_lines_of_json(serving: User, tmp_path: Path) 
     broken_off = serving.run("run", "yields", "-i", "-", given=b"[1]")
     assert (broken_off.returncode, broken_off.stdout) == (1, b'{"x": [1.0]}\n{"x": [2.0]}\n')
     assert b"IndexError" in broken_off.stderr
-    said = serving.fails(1, "run", "yields", "-i", "-", "-o", tmp_path / "y.npy", given=b"[1]")
+    said = serving.fails(2, "run", "yields", "-i", "-", "-o", tmp_path / "y.npy", given=b"[1]")
     assert "write a .json file" in said
     serving.ok("undeploy", "yields")
 
