@@ -54,9 +54,8 @@ class Host(Protocol):
 class Open:
     """A stream that has not ended."""
 
-    def __init__(self, task: Task, method: str, items: Yields, out: Outgoing[Outcome]) -> None:
+    def __init__(self, task: Task, items: Yields, out: Outgoing[Outcome]) -> None:
         self.task = task
-        self.method = method
         self.items = items
         self.out = out
         self.pace = Pace()
@@ -107,14 +106,13 @@ class Streams:
     def open(self, task: Task, window: wire.Window) -> None:
         """Begins a stream."""
         work, began = task.work, self._host.begin((task,))
-        method = self._executor.method(work.method)
-        items = self._executor.stream(method, work.tensors, task.tensors, work.parameters)
+        items = self._executor.stream(task.method, work.tensors, task.tensors, work.parameters)
         run_s = self._host.ran(began)
         if isinstance(items, Outcome):
             self._host.finish(task, items, int(run_s * 1e6), 0)
             return
         out = self.kept[task.key] = Outgoing[Outcome](Room(window.items, window.size_bytes))
-        stream = self._open[task.key] = Open(task, method, items, out)
+        stream = self._open[task.key] = Open(task, items, out)
         self.input_bytes += stream.input_bytes
         self.look_at = min(self.look_at, task.deadline)
         self.ready.append(stream)
@@ -183,14 +181,14 @@ class Streams:
         unsent: list[Outcome] = []
         unsent_bytes, end = 0, None
         while True:
-            outcome = executor.item(stream.method, stream.items)
+            outcome = executor.item(stream.task.method, stream.items)
             now = time.monotonic()
             if outcome is None or outcome.error is not None:
                 end = outcome or Outcome(EMPTY_LIST, ())
                 break
             size_bytes = ITEM_BYTES + sum(map(len, outcome.frames))
             if size_bytes > 2 * self._budget_bytes:
-                end = failed(_too_large(stream.method, size_bytes, 2 * self._budget_bytes))
+                end = failed(_too_large(stream.task.method, size_bytes, 2 * self._budget_bytes))
                 break
             out.add(outcome, size_bytes)
             self._kept_bytes += size_bytes
