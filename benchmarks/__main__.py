@@ -1,4 +1,4 @@
-"""``python -m benchmarks {roundtrip,footprint,startup,batching,overload,streams,all} [--json] [--pairs N] [--quick]``.
+"""``python -m benchmarks NAME [--json] [--pairs N] [--quick]``, where NAME is one of NAMES, or ``all``.
 
 ``python -m benchmarks plot`` draws the figures of the documentation from the results in ``benchmarks/results``.
 """
