@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 WATCH_S = 1.0
 SHORT = 12
 """So much of a version is shown: enough to name it by."""
+LAST_WORDS = 12
+"""Most lines of the traceback, or of the log, of a replica that made its deployment fail."""
 COLOURS = {
     **dict.fromkeys(("ready", "running"), "green"),
     **dict.fromkeys(("starting", "connecting", "queued"), "yellow"),
@@ -176,13 +178,15 @@ def _ready(deployment: DeploymentView) -> int:
 
 
 def _errors(status: Status) -> Iterator[Text]:
-    """What went wrong, a line each: in a column it would be folded beyond recognition."""
+    """What went wrong, a line each: in a column it would be folded beyond recognition. Failures with last words."""
     from rich.text import Text
 
     for each in status.deployments:
         if each.error:
             style = COLOURS["failed" if each.state == "failed" else "starting"]
             yield Text(f"{_name(each)}: {each.error.splitlines()[0]}", style=style)
+            if each.state == "failed":
+                yield from (Text(f"  {line}", style="dim") for line in each.traceback.splitlines()[-LAST_WORDS:])
 
 
 def _replicas(status: Status) -> Table:

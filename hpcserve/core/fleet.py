@@ -6,9 +6,10 @@ failure means:
 
 * a replica that ends before it is ready counts against its deployment, which waits before the next one is
   started, and fails when its replicas end so again and again;
-* one that ends after it was ready only makes its deployment wait: a caller's request may have killed it, and
-  must not be able to end a deployment. Nor must a caller's deadline: one that was killed because a request hung,
-  like one that was lost with its pilot, counts against nobody;
+* one that ends after it was ready makes its deployment wait. A caller's request may have killed it, so it counts only
+  while the deployment's replicas answer nothing: when they end so again and again the deployment fails
+  (:meth:`Fleet.judge`). One that was killed because a request hung, like one that was lost with its pilot, counts
+  against nobody;
 * a pilot that ends before its agent reported counts against all pilots; when they are given up, every deployment
   that has no replica left fails, since none can be started.
 
@@ -17,7 +18,7 @@ A deployment that failed is tried again when it is wanted anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from hpcserve.core import deployments as rules
@@ -288,12 +289,39 @@ class Fleet:
             return
         if replica.ready:
             deployment.not_before_s = deployment.restarts.crashed(now)
+            deployment.unjudged += 1
             return
         again_s = deployment.restarts.failed(now)
         if again_s is None:
             yield self._fail(deployment, replica.cause, words.traceback)
         else:
             deployment.not_before_s = again_s
+
+    @property
+    def has_unjudged(self) -> bool:
+        """Whether replicas that had been ready have ended since the last :meth:`judge`."""
+        return any(each.unjudged for each in self.deployments.values())
+
+    def judge(self, answered: Mapping[DeploymentName, int] | None) -> tuple[Action, ...]:
+        """Whether a deployment whose replicas end does anything beside: where not, it fails in the end.
+
+        Args:
+            answered: So many requests each has had answered, counted by the broker; None: nobody can say.
+        """
+        return tuple(self._judge(answered))
+
+    def _judge(self, answered: Mapping[DeploymentName, int] | None) -> Iterable[Action]:
+        for deployment in self.deployments.values():
+            crashes, deployment.unjudged = deployment.unjudged, 0
+            if answered is None or not crashes:
+                continue
+            count = answered.get(deployment.name, 0)
+            worked = count > 0 and count != deployment.answered  # a new broker counts from 0
+            deployment.answered = count
+            in_vain = deployment.restarts.in_vain(crashes, worked=worked)
+            if in_vain is not None and deployment.target is not None:
+                cause = f"{in_vain} replicas in a row ended without a request answered, the last one so: "
+                yield self._fail(deployment, cause + deployment.reason, deployment.traceback, crashes=True)
 
     def _pilot_failed(self, reason: str, output: str, now: float) -> Iterable[Action]:
         again_s = self.pilot_restarts.failed(now)
@@ -307,10 +335,16 @@ class Fleet:
                 yield self._fail(deployment, reason, output, pilots_ended=True)
 
     def _fail(
-        self, deployment: FleetDeployment, reason: str, traceback: str, *, pilots_ended: bool = False
+        self,
+        deployment: FleetDeployment,
+        reason: str,
+        traceback: str,
+        *,
+        pilots_ended: bool = False,
+        crashes: bool = False,
     ) -> FailDeployment:
         self._note_served()
-        deployment.fail(reason, traceback, pilots_ended=pilots_ended)
+        deployment.fail(reason, traceback, pilots_ended=pilots_ended, crashes=crashes)
         deployment.restarts = self.restarts()  # the fallback has its own
         return FailDeployment(deployment.name, reason, traceback)
 

@@ -36,6 +36,13 @@ class Restarts(Protocol):
     def crashed(self, now: float) -> float:
         """Counts the end of what had begun to work; returns when to try again."""
 
+    def in_vain(self, crashes: int, *, worked: bool) -> int | None:
+        """Counts the ends of what had begun to work and did not get anything done; ``worked``: it did, since the last.
+
+        Returns:
+            How many there were in a row, where these are too many.
+        """
+
     def succeeded(self, now: float) -> None:
         """What was started works. Whether a failure soon after is one in a row is decided there."""
 
@@ -46,8 +53,11 @@ class FleetDeployment:
 
     Attributes:
         restarts_count: How many of its replicas ended unasked.
+        unjudged: How many of those had been ready, and ended since it was last asked what was answered.
+        answered: So many requests had been answered when it was asked.
         failed: Replicas of ``version`` cannot be started.
         pilots_ended: It is the pilots that end, not the servable that fails.
+        crashes: They can be started, but end without a request answered.
         fallback: What is kept running instead.
         served: The version that served last while a replica was ready; None: none ever did.
     """
@@ -61,7 +71,10 @@ class FleetDeployment:
     traceback: str = ""
     failed: bool = False
     pilots_ended: bool = False
+    crashes: bool = False
     restarts_count: int = 0
+    unjudged: int = 0
+    answered: int = 0
     fallback: Version | None = None
     served: Version | None = None
 
@@ -82,11 +95,12 @@ class FleetDeployment:
             return wanted
         return max(count, key=lambda version: (count[version], version))
 
-    def fail(self, reason: str, traceback: str, *, pilots_ended: bool) -> None:
+    def fail(self, reason: str, traceback: str, *, pilots_ended: bool, crashes: bool = False) -> None:
         """Replicas of the target cannot be started; where it is the pilots that end, those of no other could."""
         self.fallback = None if pilots_ended or self.target in (None, self.served) else self.served
         self.failed = True
         self.pilots_ended = pilots_ended
+        self.crashes = crashes
         self.reason = reason
         self.traceback = traceback
         self.not_before_s = 0.0

@@ -151,7 +151,10 @@ class ReplicaLoad(Message, frozen=True):
 
 
 class DeploymentLoad(Message, frozen=True):
-    """A deployment's queue in the statistics. ``wait_s``: what the last in it has to wait, if that is known."""
+    """A deployment's queue in the statistics. ``wait_s``: what the last in it has to wait, if that is known.
+
+    ``answered``: by all its replicas, those that are dead included.
+    """
 
     deployment: DeploymentName
     queued: int
@@ -159,6 +162,7 @@ class DeploymentLoad(Message, frozen=True):
     refused: int = 0
     expired: int = 0
     wait_s: float | None = None
+    answered: int = 0
 
 
 class Stats(Message, frozen=True, tag="stats"):

@@ -116,7 +116,7 @@ def test_two_such_requests_are_both_found(client: Client, daemon: Daemon) -> Non
 
 def test_a_deployment_outlives_any_number_of_such_requests(client: Client, daemon: Daemon) -> None:
     endpoint = daemon.deploy(client, SERVABLES / "killer", endpoint="many")
-    daemon.replica_pids(client, endpoint)
+    assert client.infer(endpoint, np.int64(0), timeout_s=60)["n"] == 0
     for _ in range(4):
         with pytest.raises(PoisonRequest):
             client.infer(endpoint, np.int64(-1), timeout_s=60)

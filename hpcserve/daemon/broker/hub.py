@@ -204,7 +204,7 @@ class Hub:
                 ),
                 tuple(
                     hub.DeploymentLoad(
-                        name, lane.queue.count, lane.queue.bytes, lane.refused, lane.expired, lane.wait_s
+                        name, lane.queue.count, lane.queue.bytes, lane.refused, lane.expired, lane.wait_s, lane.answered
                     )
                     for name, lane in exchange.lanes.items()
                 ),

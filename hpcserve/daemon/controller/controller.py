@@ -165,6 +165,8 @@ class Controller:
             if self.pilots.jobs and now - polled_at >= self._poll_s():
                 polled_at = now
                 await self._poll()
+            if self.fleet.has_unjudged:
+                await self._carry_out(self.fleet.judge(await self._answered()))
             if not self.stop.is_set() and not self._is_waiting():
                 await self._carry_out(self.fleet.step(time.monotonic()))
             self._tell_agents()
@@ -179,6 +181,14 @@ class Controller:
                 )
             except TimeoutError:
                 continue
+
+    async def _answered(self) -> dict[DeploymentName, int] | None:
+        """How many requests each deployment has had answered; None while the broker is away."""
+        try:
+            stats = await self.hub.stats()
+        except ServiceUnavailable:
+            return None
+        return {load.deployment: load.answered for load in stats.deployments}
 
     def tidy(self) -> None:
         """Forgets the versions that nothing runs or wants any more."""

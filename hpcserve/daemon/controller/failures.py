@@ -9,12 +9,19 @@ WAS_READY = restarts.Policy(first_s=0.05, longest_s=1.0, stable_s=10.0, most=Non
 PILOTS_FAIL = restarts.Policy(first_s=0.5, longest_s=30.0, stable_s=30.0, most=3, window_s=60.0)
 
 
+MOST_IN_VAIN, MOST_OF_PROVEN = 5, 25
+"""So many replicas that were ready may end in a row, without a request answered between. The second: of a deployment
+that has answered some before, so that the bad inputs of one caller do not end what works for others."""
+
+
 class Failures:
     """Counts the failures of one deployment, or of the pilots, for :class:`Fleet`."""
 
     def __init__(self, policy: restarts.Policy) -> None:
         self._never_ready = restarts.Restarts(policy)
         self._was_ready = restarts.Restarts(WAS_READY)
+        self._row = 0
+        self._is_proven = False
 
     def failed(self, now: float) -> float | None:
         """When to try again; None: not any more."""
@@ -26,6 +33,13 @@ class Failures:
         verdict = self._was_ready.exited(now)
         assert isinstance(verdict, restarts.RestartAt), "WAS_READY never gives up"
         return verdict.at_s
+
+    def in_vain(self, crashes: int, *, worked: bool) -> int | None:
+        """How many ended in a row without anything done, where that is too many; ``worked``: something was, since."""
+        if worked:
+            self._row, self._is_proven = 0, True
+        self._row += crashes
+        return self._row if self._row >= (MOST_OF_PROVEN if self._is_proven else MOST_IN_VAIN) else None
 
     def succeeded(self, now: float) -> None:
         """What was started works."""

@@ -76,7 +76,7 @@ def _route(
     if known.target is None and not replicas:
         error = error_to_wire(
             DeploymentFailed(
-                f"deployment {known.name!r} cannot start: {failure(known)}",
+                f"deployment {known.name!r} {'has stopped' if known.crashes else 'cannot start'}: {failure(known)}",
                 remote_traceback=known.traceback or None,
             )
         )

@@ -18,7 +18,7 @@ class ThreeAreTooMany:
     """However much time and success lie between them."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count = self.vain = 0
 
     def failed(self, now: float) -> float | None:
         self.count += 1
@@ -26,6 +26,10 @@ class ThreeAreTooMany:
 
     def crashed(self, now: float) -> float:
         return now + 0.5
+
+    def in_vain(self, crashes: int, *, worked: bool) -> int | None:
+        self.vain = crashes + (0 if worked else self.vain)
+        return self.vain if self.vain >= 3 else None
 
     def succeeded(self, now: float) -> None:
         pass
@@ -36,6 +40,7 @@ class World:
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.answered: int | None = None
         self.pilot: PilotId | None = None
         self.said: dict[ReplicaId, ReplicaSaid] = {}
         self.did: list[Action] = []
@@ -60,6 +65,7 @@ class World:
     def report(self) -> None:
         assert self.pilot is not None
         self.did += self.fleet.reported(self.pilot, tuple(self.said.values()), ends_s=1e9, leaving=False, now=self.now)
+        self.did += self.fleet.judge(None if self.answered is None else {D: self.answered})
         self.step()
 
     def become(self, state: str, version: Version, cause: str = "") -> None:
@@ -103,16 +109,46 @@ def test_replicas_that_never_become_ready_fail_the_deployment() -> None:
     assert world.alive(V1) == []
 
 
-def test_replicas_that_end_after_they_were_ready_fail_nothing() -> None:
+def crash(world: World, answered: int | None) -> None:
+    """A replica was ready, and ends; by now so many requests have been answered."""
+    world.answered = answered
+    world.become("ready", V1)
+    world.become("exited", V1, "exit code 7")
+    world.step()
+
+
+def test_replicas_that_end_after_they_were_ready_fail_nothing_while_others_answer() -> None:
+    world = World()
+    world.serve(V1)
+    for count in (1, 1, 2, 2, 3, 1, 1, 7):  # before the last three there was a new broker
+        crash(world, answered=count)
+    assert world.failures() == []
+    assert world.fleet.deployments[D].restarts_count == 8
+    assert len(world.alive(V1)) == 1
+
+
+@pytest.mark.parametrize("answered", [[0, 0, 0], [5, 5, 5], [4, 5, 5, 5]])
+def test_replicas_that_end_again_and_again_with_nothing_answered_fail_the_deployment(answered: list[int]) -> None:
+    world = World()
+    world.serve(V1)
+    for count in answered:
+        assert world.failures() == []
+        crash(world, answered=count)
+    reason = "3 replicas in a row ended without a request answered, the last one so: exit code 7"
+    assert world.failures() == [FailDeployment(D, reason, "traceback of exit code 7")]
+    assert world.fleet.deployments[D].crashes
+    assert world.alive(V1) == []
+    world.serve(V1)
+    assert not world.fleet.deployments[D].failed
+    assert len(world.alive(V1)) == 1
+
+
+def test_while_nobody_can_say_what_was_answered_the_ends_of_replicas_do_not_count() -> None:
     world = World()
     world.serve(V1)
     for _ in range(20):
-        world.become("ready", V1)
-        world.become("exited", V1, "exit code 7")
-        world.step()
+        crash(world, answered=None)
     assert world.failures() == []
-    assert world.fleet.deployments[D].restarts_count == 20
-    assert len(world.alive(V1)) == 1
 
 
 def test_pilots_whose_agents_had_reported_count_against_nobody() -> None:

@@ -41,6 +41,9 @@ class ThreeInARow:
     def crashed(self, now: float) -> float:
         return now + 1
 
+    def in_vain(self, crashes: int, *, worked: bool) -> int | None:
+        return None
+
     def succeeded(self, now: float) -> None:
         self.good_since_s = now
 

@@ -12,5 +12,8 @@ class Never:
     def crashed(self, now: float) -> float:
         return now
 
+    def in_vain(self, crashes: int, *, worked: bool) -> int | None:
+        return None
+
     def succeeded(self, now: float) -> None:
         pass
