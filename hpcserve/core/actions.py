@@ -72,6 +72,13 @@ class Release(Action, frozen=True):
     keys: tuple[RequestKey, ...]
 
 
+class GiveBack(Action, frozen=True):
+    """Have a replica give back so many requests that it has not begun."""
+
+    connection: bytes
+    most: int
+
+
 class Census(Action, frozen=True):
     """Ask a replica what it holds, and forbid it to take anything numbered up to ``fence``."""
 
@@ -98,4 +105,6 @@ class ReportIdle(Action, frozen=True):
     replica: ReplicaId
 
 
-AnyAction = Give | Forward | Tell | Ask | Fetch | More | Release | Census | Probe | ReportHung | ReportIdle
+AnyAction = (
+    Give | Forward | Tell | Ask | Fetch | More | Release | GiveBack | Census | Probe | ReportHung | ReportIdle
+)

@@ -24,7 +24,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Hashable, Iterator
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from hpcserve.core.latency import LatencyModel
 
@@ -182,6 +182,11 @@ Waiting = tuple[int, int, int, float, float, T]
 """A request in the inbox, as it is ordered: minus its priority, its number; then samples, arrival, deadline, task."""
 
 
+def _turn(waiting: Waiting[Any]) -> tuple[int, int]:
+    """What orders the requests of an inbox."""
+    return waiting[:2]
+
+
 class Inbox(Generic[T]):
     """What a replica was given and has not begun, by what may share a batch: by priority, then by arrival.
 
@@ -266,6 +271,21 @@ class Inbox(Generic[T]):
             del self._groups[group]
         self.count -= len(taken)
         return [each[5] for each in taken], full
+
+    def give_back(self, most: int, may: Callable[[T], bool]) -> list[T]:
+        """Takes out up to so many requests that ``may`` be given back, those that would run last."""
+        last = sorted((each for waiting in self._groups.values() for each in waiting), key=_turn, reverse=True)
+        given = [each for each in last if may(each[5])][:most]
+        places = {each[1] for each in given}
+        for group, waiting in list(self._groups.items()):
+            kept = [each for each in waiting if each[1] not in places]
+            if kept:
+                heapq.heapify(kept)
+                self._groups[group] = kept
+            else:
+                del self._groups[group]
+        self.count -= len(given)
+        return [each[5] for each in given]
 
     def tasks(self) -> list[T]:
         """Everything that waits, in no order."""

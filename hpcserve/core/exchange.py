@@ -21,6 +21,7 @@ from hpcserve.core.relays import Relays
 from hpcserve.core.replicas import Replica
 from hpcserve.core.routes import Deployment, RoutingTable
 from hpcserve.core.sessions import Session
+from hpcserve.core.sharing import LEAST, SILENT_S, overloaded
 from hpcserve.errors import HpcserveError, ProtocolError
 from hpcserve.types import Counter, DeploymentName, EndpointName, ReplicaId, SessionId
 
@@ -240,9 +241,13 @@ class Exchange(Relays):
         *,
         crashed: Mapping[ReplicaId, str] | None = None,
         retiring: frozenset[ReplicaId] = frozenset(),
+        giving_back: frozenset[ReplicaId] = frozenset(),
         now: float,
     ) -> None:
-        """The whole routing table anew. A replica that is not in it is dead; ``crashed`` says how, if by itself."""
+        """The whole routing table anew. A replica that is not in it is dead; ``crashed`` says how, if by itself.
+
+        Of the ``retiring``, which get nothing more, those ``giving_back`` keep only what they have begun.
+        """
         self._now = now
         self._table = RoutingTable(endpoints, {each.name: each for each in deployments})
         self._ways.clear()
@@ -256,6 +261,8 @@ class Exchange(Relays):
             replica = self.replicas[id]
             replica.retiring = id in retiring
             replica.lane.update(replica)
+            if id in giving_back and replica.waiting >= LEAST:
+                self.ask_back(replica, replica.waiting)
         for each in self._table.deployments.values():
             lane = self.lane(each.name)
             lane.max_queue_bytes, lane.max_queue_s = each.max_queue_bytes, each.max_queue_s
@@ -295,6 +302,11 @@ class Exchange(Relays):
             elif replica.retiring and replica.reported:
                 self._actions.append(act.ReportIdle(replica.id))
                 wake = min(wake, now + 1.0)
+        overfull, soon = overloaded(self.lanes.values(), self.replicas.values(), now)
+        for replica, most in overfull:
+            self.ask_back(replica, most)
+        if soon:
+            wake = min(wake, now + SILENT_S)
         for session in list(self.sessions.values()):
             if session.connection is None and now - session.away_since >= self.limits.session_linger_s:
                 self.bye(session, now)

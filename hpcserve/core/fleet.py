@@ -168,14 +168,27 @@ class Fleet:
 
     def resting(self) -> set[ReplicaId]:
         """The replicas that get no new work: they are to end, or have other methods than callers see."""
-        ready = self._ready()
-        seen = {name: each.serving(ready.get(name, ())).signature for name, each in self.deployments.items()}
+        seen = self._seen()
         return {
             each.replica
             for each in self.replicas.values()
             if each.state not in ("starting", "ready")
             or each.version.signature != seen.get(each.deployment, each.version.signature)
         }
+
+    def giving_back(self) -> set[ReplicaId]:
+        """The replicas that are to end, and what they have not begun others can do: they have the same methods."""
+        seen = self._seen()
+        return {
+            each.replica
+            for each in self.replicas.values()
+            if each.state == "retiring" and each.version.signature == seen.get(each.deployment)
+        }
+
+    def _seen(self) -> dict[DeploymentName, str]:
+        """Of each deployment the methods that callers see."""
+        ready = self._ready()
+        return {name: each.serving(ready.get(name, ())).signature for name, each in self.deployments.items()}
 
     def job_seen(self, pilot: PilotId, phase: PilotPhase) -> None:
         """The scheduler says that a pilot is queued or running, or (``unknown``) gives no answer about it."""

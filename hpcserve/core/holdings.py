@@ -73,7 +73,7 @@ class Holdings:
         return self._unfinished.get(key, False)
 
     def drop(self, key: RequestKey) -> None:
-        """An unfinished request that nobody wants is given up before it was begun."""
+        """An unfinished request is given up before it was begun: nobody wants it, or somebody else is to run it."""
         del self._unfinished[key]
 
     def finish(self, key: RequestKey, body: object, size_bytes: int) -> None:

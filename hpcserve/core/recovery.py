@@ -61,7 +61,7 @@ class Recovery(Dispatch):
             self._replica_by_connection[connection] = replica
         replica.reported = True
         replica.credit_requests, replica.credit_bytes = credit
-        replica.unsure = False
+        replica.unsure = replica.asked_back = False
         for keys, event in ((unfinished, Event.LISTED), (finished, Event.LISTED_DONE)):
             for session_id, id in keys:
                 entry = self.entry(self.session(session_id, now), id)
@@ -198,6 +198,12 @@ class Recovery(Dispatch):
         if replica.connection is not None:
             replica.asked_at = self._now
             self._actions.append(act.Census(replica.connection, replica.seq))
+
+    def ask_back(self, replica: Replica, most: int) -> None:
+        """Has a replica give back so many requests that it has not begun; its INVENTORY will tell which."""
+        if replica.connection is not None and not replica.asked_back:
+            replica.asked_back = True
+            self._actions.append(act.GiveBack(replica.connection, most))
 
     def _watch(self, replica: Replica) -> None:
         """Looks at the oldest request of a replica: is it long overdue, or was it perhaps lost on the way?

@@ -26,12 +26,15 @@ class Replica:
     ``connection`` is None while it is away. ``seq`` numbers what it was given in this epoch. ``entries``
     are the requests that it holds, finished or not; ``waiting`` counts the unfinished, ``waiting_bytes``
     their bytes. ``credit_*`` are the totals of unfinished work that it wants to hold. ``exclusive``: it was
-    given a suspect, which runs alone; ``unsure``: it may be computing what ``waiting`` does not count.
+    given a suspect, which runs alone; ``unsure``: it may be computing what ``waiting`` does not count. ``asked_back``:
+    it was asked for what it has not begun, and has not said what it holds since; ``silent_*``: when it had been seen to
+    have answered so many.
     """
 
     __slots__ = (
         "answered",
         "asked_at",
+        "asked_back",
         "connection",
         "credit_bytes",
         "credit_requests",
@@ -43,6 +46,8 @@ class Replica:
         "reported",
         "retiring",
         "seq",
+        "silent_at",
+        "silent_since",
         "unsure",
         "waiting",
         "waiting_bytes",
@@ -61,6 +66,9 @@ class Replica:
         self.waiting = 0
         self.waiting_bytes = 0
         self.answered = 0
+        self.asked_back = False
+        self.silent_at = 0
+        self.silent_since = float("inf")
         self.credit_requests = 0
         self.credit_bytes = 0
         self.entries: dict[RequestKey, Entry] = {}
@@ -133,6 +141,10 @@ class LeastLoaded:
         while not self._buckets[self._lowest]:
             self._lowest += 1
         return next(iter(self._buckets[self._lowest]))
+
+    def count_idle(self) -> int:
+        """How many replicas with credit have no unfinished work."""
+        return len(self._buckets[0]) if self._buckets else 0
 
     def pick_idle(self, streams: Callable[[Replica], int] = lambda replica: 0) -> Replica | None:
         """A replica without unfinished work, for a request that must run alone.

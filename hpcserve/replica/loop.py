@@ -26,7 +26,7 @@ from hpcserve.replica.executor import Executor, Outcome, failed
 from hpcserve.replica.link import Link, Tensor
 from hpcserve.replica.start import Lifeline
 from hpcserve.replica.streams import Streams
-from hpcserve.types import RequestKey
+from hpcserve.types import Epoch, RequestKey
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import MAX_OWN_HEADER_BYTES, decode_to_replica, encode
 from hpcserve.wire.messages import WIRE_VERSIONS
@@ -213,6 +213,8 @@ class Replica:
             self._streams.more((message.session, message.id), message.received, again=message.again)
         elif type(message) is wire.Fetch:
             self._fetch(message.keys)
+        elif type(message) is wire.GiveBack:
+            self._give_back(message.epoch, message.most)
         elif type(message) is wire.Census:
             self._holdings.census(message.epoch, message.fence)
             self._send_inventory()
@@ -258,6 +260,12 @@ class Replica:
                 self._send_result(key, result, 0)
         if not all_held:
             self._send_inventory()
+
+    def _give_back(self, epoch: Epoch, most: int) -> None:
+        """Lets go of what has not begun. What an earlier broker gave is kept: to the present one it may have run."""
+        for task in self._inbox.give_back(most, lambda task: task.work.epoch == epoch):
+            self._holdings.drop(task.key)
+        self._send_inventory()
 
     # --- the work -------------------------------------------------------------------------------------
 

@@ -70,13 +70,15 @@ class Routes(Message, frozen=True, tag="routes"):
     """The whole routing table. A replica that is not in it is lost: nothing will come from it any more.
 
     ``crashed`` are those of the lost that died by themselves (design §6: what they ran is suspect), and how each ended.
-    ``retiring`` replicas get no new work: they are to end, or it is not their version's turn yet.
+    ``retiring`` replicas get no new work: they are to end, or it is not their version's turn yet. Those that others can
+    do the work of are ``giving_back`` what they have not begun.
     """
 
     endpoints: dict[EndpointName, DeploymentName]
     deployments: tuple[DeploymentRoute, ...]
     crashed: dict[ReplicaId, str] = msgspec.field(default_factory=dict)
     retiring: tuple[ReplicaId, ...] = ()
+    giving_back: tuple[ReplicaId, ...] = ()
 
 
 class ToAgentRelay(Message, frozen=True, tag="to-agent"):

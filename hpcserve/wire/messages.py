@@ -343,6 +343,16 @@ class Release(Message, frozen=True, tag="release"):
     keys: tuple[Key, ...]
 
 
+class GiveBack(Message, frozen=True, tag="give-back"):
+    """The replica is to give back up to ``most`` requests of this epoch that it has not begun, the last first.
+
+    What it gives back its INVENTORY tells, which is the answer: it is not in it.
+    """
+
+    epoch: Epoch
+    most: int
+
+
 class Fetch(Message, frozen=True, tag="fetch"):
     """Results that the replica sends once more, as soon as they are there."""
 
@@ -429,5 +439,5 @@ FromAdmission = Welcome | Enrolled | Refused
 FromClient = Request | Ack | More | Resume | Call | Bye
 ToClient = Result | Items | Resumed | SendAgain | Answer | Ping | WhoAreYou | Refused
 FromPilot = Result | Items | Inventory | Credit | Learned | Report
-ToReplica = Work | Census | Release | Fetch | MoreFor | Tune | WhoAreYou | Refused
+ToReplica = Work | Census | Release | GiveBack | Fetch | MoreFor | Tune | WhoAreYou | Refused
 ToAgent = Orders | WhoAreYou | Refused

@@ -28,7 +28,7 @@ from hpcserve.wire.hub import ReplicaHung, ReplicaIdle
 
 DRAIN = 64  # most messages taken from one socket before the others are looked at
 FLUSH_S = 0.02  # releases wait so long for work that carries them along
-BUSY_TICK_S, IDLE_TICK_S = 0.1, 5.0
+BUSY_TICK_S, IDLE_TICK_S = 0.1, 1.0
 MOST_UNREAD = 2 * MAX_UNSETTLED  # more than any client's results can be: only refusals have no end
 PROBE_S = 30.0  # and within half a session's linger
 
@@ -71,6 +71,7 @@ class Broker:
                 a.connection, encode(wire.MoreFor(a.key[0], a.key[1], a.received, a.again))
             ),
             act.Release: lambda a: self.back.send(a.connection, encode(wire.Release(a.keys))),
+            act.GiveBack: lambda a: self.back.send(a.connection, encode(wire.GiveBack(epoch, a.most))),
             act.Census: lambda a: self.back.send(a.connection, encode(wire.Census(epoch, a.fence))),
             act.Probe: lambda a: self._to_client(a.connection, wire.Ping()),
             act.ReportHung: lambda a: self.hub.tell(CONTROLLER, ReplicaHung(a.replica, a.overdue_s)),

@@ -162,6 +162,7 @@ class Hub:
             deployments,
             crashed=message.crashed,
             retiring=frozenset(message.retiring),
+            giving_back=frozenset(message.giving_back),
             now=time.monotonic(),
         )
         self._back.roster_changed(before)

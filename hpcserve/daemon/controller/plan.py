@@ -65,6 +65,7 @@ def routes(fleet: Fleet, served: Mapping[DeploymentName, DeploymentRow], servabl
         ),
         {each.replica: each.cause[:MOST_CAUSE] for each in fleet.replicas.values() if each.ended and each.crashed},
         tuple(sorted(fleet.resting())),
+        tuple(sorted(fleet.giving_back())),
     )
 
 

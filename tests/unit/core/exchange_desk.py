@@ -43,6 +43,7 @@ class Desk:
         *names: str,
         crashed: str = "",
         retiring: str = "",
+        giving_back: str = "",
         error: HpcserveError | None = None,
         **bounds: float,
     ) -> None:
@@ -52,6 +53,7 @@ class Desk:
             [deployment],
             crashed={ReplicaId(name): "exit code 3" for name in crashed.split()},
             retiring=frozenset(map(ReplicaId, retiring.split())),
+            giving_back=frozenset(map(ReplicaId, giving_back.split())),
             now=self.now,
         )
 

@@ -29,7 +29,7 @@ from hpcserve.errors import (
 )
 from hpcserve.replica.together import MOST_NAMED, Request, Result, of_one_sample, run_together
 from hpcserve.servable.api import SampleError
-from hpcserve.types import Counter, RequestKey
+from hpcserve.types import Counter, Epoch, RequestKey
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import error_to_wire
 from tests.unit.core.recovery_peers import Client, Replica
@@ -166,6 +166,7 @@ class Task:
     """A request in the inbox; ``place`` is its order of arrival."""
 
     key: RequestKey
+    epoch: Epoch
     place: int
     arrived: float
     group: Group
@@ -221,8 +222,13 @@ class LoadReplica(Replica):
         group = (work.method, body[1:2], b"") if work.method in POLICIES else UNBATCHED
         deadline = NEVER if work.remaining_ms is None else now + work.remaining_ms / 1000
         self._places += 1
-        task = Task((work.session, work.id), self._places, now, group, work.priority, deadline, samples)
+        task = Task((work.session, work.id), work.epoch, self._places, now, group, work.priority, deadline, samples)
         self.waiting.push(task, group, samples=len(samples), priority=work.priority, deadline=deadline, now=now)
+
+    def give_back(self, epoch: Epoch, most: int) -> None:
+        for task in self.waiting.give_back(most, lambda task: task.epoch == epoch):
+            self.holdings.drop(task.key)
+        self.company_until = NEVER
 
     def begin(self, fixed_s: float, per_sample_s: float) -> bool:
         """Begins the next batch; False: there is none to begin now."""
@@ -289,7 +295,7 @@ class LoadReplica(Replica):
             if batch.too_many:
                 size.out_of_memory(batch.too_many)
             elif not any(isinstance(each, HpcserveError) for each in batch.results):
-                size.ran(max(1, samples), run_s, full=batch.full)
+                size.ran(max(1, samples), run_s, full=batch.full, requests=len(batch.tasks))
             self._credit.ran_together(len(batch.tasks), samples, run_s, size.limit)
         for task, result in zip(batch.tasks, batch.results, strict=True):
             self._finish(task.key, result)

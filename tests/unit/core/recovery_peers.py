@@ -9,7 +9,7 @@ import msgspec
 from hpcserve.core.caller import Caller
 from hpcserve.core.holdings import Holdings
 from hpcserve.errors import Cancelled, DeadlineExceeded
-from hpcserve.types import Counter, ReplicaId, RequestKey, SessionId
+from hpcserve.types import Counter, Epoch, ReplicaId, RequestKey, SessionId
 from hpcserve.wire import messages as wire
 
 CREDIT = 2, 60
@@ -125,7 +125,7 @@ class Replica:
     def __init__(self, number: int) -> None:
         self.id = ReplicaId(f"r{number}")
         self.holdings = Holdings(OUTBOX_BYTES)
-        self.inbox: dict[RequestKey, None] = {}
+        self.inbox: dict[RequestKey, Epoch] = {}
         self.running: RequestKey | None = None
         self.ran: Tally[RequestKey] = Tally()
         self.link: Link | None = None
@@ -167,7 +167,13 @@ class Replica:
                 self.send(wire.Result(*key, error=error, credit_requests=CREDIT[0], credit_bytes=CREDIT[1]))
 
     def accept(self, work: wire.Work) -> None:
-        self.inbox[work.session, work.id] = None
+        self.inbox[work.session, work.id] = work.epoch
+
+    def give_back(self, epoch: Epoch, most: int) -> None:
+        may = [key for key, given in self.inbox.items() if given == epoch]
+        for key in may[::-1][:most]:
+            del self.inbox[key]
+            self.holdings.drop(key)
 
     def release(self, keys: tuple[RequestKey, ...]) -> None:
         was_full = self.holdings.is_full
@@ -194,6 +200,9 @@ class Replica:
             self.release(message.keys)
         elif isinstance(message, wire.Fetch):
             self.fetch(message.keys)
+        elif isinstance(message, wire.GiveBack):
+            self.give_back(message.epoch, message.most)
+            self.inventory()
         elif isinstance(message, wire.Census):
             self.holdings.census(message.epoch, message.fence)
             self.inventory()

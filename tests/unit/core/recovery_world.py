@@ -134,6 +134,7 @@ class World:
             [Deployment(NAME, self.methods, "again", roster, max_queue_s=MAX_QUEUE_S)],
             crashed=dict.fromkeys(self.crashed, "killed by signal 9 (SIGKILL)"),
             retiring=frozenset(self.retiring),
+            giving_back=frozenset(self.retiring),
             now=self.now,
         )
         if not self.has_roster:
@@ -244,17 +245,22 @@ class World:
                 self.down(action.connection, wire.Result(action.session, action.id, error=error_to_wire(action.error)))
             elif isinstance(action, act.Ask):
                 self.down(action.connection, wire.SendAgain(action.ids))
-            elif isinstance(action, act.Fetch):
-                self.down(action.connection, wire.Fetch(action.keys))
-            elif isinstance(action, act.Release):
-                self.down(action.connection, wire.Release(action.keys))
-            elif isinstance(action, act.Census):
-                self.down(action.connection, wire.Census(self.epoch, action.fence))
+            elif isinstance(action, (act.Fetch, act.Release, act.GiveBack, act.Census)):
+                self.down(action.connection, self.to_replica(action))
             elif isinstance(action, act.Probe):
                 if self.links[action.connection].owner.link is not self.links[action.connection]:
                     self.exchange.client_gone(action.connection, self.now)
             elif isinstance(action, act.ReportIdle):
                 self.retire(action.replica)
+
+    def to_replica(self, action: act.Fetch | act.Release | act.GiveBack | act.Census) -> wire.Message:
+        if isinstance(action, act.Fetch):
+            return wire.Fetch(action.keys)
+        if isinstance(action, act.Release):
+            return wire.Release(action.keys)
+        if isinstance(action, act.GiveBack):
+            return wire.GiveBack(self.epoch, action.most)
+        return wire.Census(self.epoch, action.fence)
 
     def retire(self, id: ReplicaId) -> None:
         """A drained replica is stopped; this is no death, so nothing that it ran may run again."""

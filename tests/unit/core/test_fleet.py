@@ -320,3 +320,27 @@ def test_what_was_taken_back_does_not_come_again_when_another_version_fails() ->
     assert known.failed
     assert (known.served, known.fallback) == (None, None)
     assert not [each for each in world.did if isinstance(each, StartReplica) and each.version == V1.digest][1:]
+
+
+def test_fewer_replicas_give_back_what_they_have_not_begun_unless_nobody_else_could_do_it() -> None:
+    world = World()
+    world.serve(V1, replicas=2)
+    world.become("ready", V1)
+    assert world.fleet.giving_back() == set()
+    world.serve(V1, replicas=0)
+    assert len(world.fleet.giving_back()) == 2
+    world.fleet.unwant(D)
+    assert world.fleet.giving_back() == set()
+    assert len(world.fleet.resting()) == 2
+
+
+@pytest.mark.parametrize(("newer", "gives_back"), [(SAME, True), (V2, False)])
+def test_a_replica_that_is_replaced_gives_back_what_its_successor_can_do(newer: Version, *, gives_back: bool) -> None:
+    world = World()
+    world.serve(V1)
+    world.become("ready", V1)
+    world.serve(newer)
+    world.become("ready", newer)
+    (old,) = world.alive(V1)
+    assert world.fleet.replicas[old].state == "retiring"
+    assert world.fleet.giving_back() == ({old} if gives_back else set())

@@ -125,6 +125,22 @@ class RecoveryMachine(RuleBasedStateMachine):
             self.world.retiring.add(replica.id)
             self.world.route()
 
+    @rule(who=NUMBER, most=st.integers(1, 3), is_read=st.booleans())
+    def replica_is_asked_back(self, *, who: int, most: int, is_read: bool) -> None:
+        """As when another one is idle. ``is_read``: while it computes; then others may be given it."""
+        known = [each for each in self.world.exchange.replicas.values() if each.connection is not None]
+        if not known:
+            return
+        if is_read:
+            self.world.deliver_all()
+            for each in self.world.replicas:
+                if each.running is None:
+                    self.world.work(each, 40)
+        self.world.exchange.ask_back(known[who % len(known)], most)
+        self.world.carry_out()
+        if is_read:
+            self.world.deliver_all()
+
     @rule()
     def controller_speaks(self) -> None:
         self.world.route()

@@ -1,0 +1,51 @@
+"""What lies at one replica while another has nothing to do: which is to give back how much of it.
+
+Credit is given for calls like those before. When slow ones follow quick ones, many of them may be sent to one replica
+before it is known how long they take. The rule: where a replica of the deployment is idle and nothing is queued, the
+one with the most unfinished work, if it has answered nothing for ``SILENT_S``, gives back what the idle ones could take
+of it. It is asked once, and reads that when its call has ended; what it has begun it keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hpcserve.core.lanes import Lane
+from hpcserve.core.ledger import NEVER
+from hpcserve.core.replicas import Replica
+
+SILENT_S = 0.1
+LEAST = 2
+"""With fewer unfinished requests a replica has nothing to give back: it runs one."""
+
+
+def overloaded(
+    lanes: Iterable[Lane], replicas: Iterable[Replica], now: float
+) -> tuple[list[tuple[Replica, int]], bool]:
+    """The replicas that are to give something back, each with how much; and whether to look again soon."""
+    idle = {lane: lane.load.count_idle() for lane in lanes if not lane.queue.count}
+    if not any(idle.values()):
+        return [], False
+    most: dict[Lane, Replica] = {}
+    soon = False
+    for replica in replicas:
+        if replica.waiting < LEAST:
+            replica.silent_since = NEVER
+        elif idle.get(replica.lane):
+            soon = True
+            best = most.get(replica.lane)
+            if _may_share(replica, now) and (best is None or best.waiting < replica.waiting):
+                most[replica.lane] = replica
+    return [(replica, _share(replica.waiting, idle[lane])) for lane, replica in most.items()], soon
+
+
+def _may_share(replica: Replica, now: float) -> bool:
+    if replica.answered != replica.silent_at or replica.silent_since == NEVER:
+        replica.silent_at, replica.silent_since = replica.answered, now
+    silent = now - replica.silent_since >= SILENT_S
+    return silent and not replica.asked_back and not replica.exclusive and replica.connection is not None
+
+
+def _share(waiting: int, idle: int) -> int:
+    """How much of it others take, if each gets as much as the one that gives."""
+    return waiting - -(-waiting // (idle + 1))
