@@ -22,7 +22,7 @@ def command(
     *,
     servable: Annotated[str, typer.Argument(metavar="SERVABLE[@VERSION|@ALIAS]", help="What to serve.")],
     endpoint: Annotated[str | None, typer.Option(metavar="NAME", help="Its endpoint; default: its name.")] = None,
-    replicas: Annotated[int, typer.Option(min=1, metavar="N", help="How many copies run.")] = 1,
+    replicas: Annotated[int, typer.Option(min=0, metavar="N", help="How many copies run; 0: requests wait.")] = 1,
     objective_ms: Annotated[
         float | None,
         typer.Option(
@@ -68,7 +68,7 @@ def command(
         if wait:
             with waiting(f"waiting for {deployed.replicas} replicas of {deployed.deployment}"):
                 wait_ready(client, deployed, timeout_s=timeout)
-    verb = "ready" if wait else "wanted"
+    verb = "wanted" if not wait else "ready" if deployed.replicas else "paused"
     typer.echo(f"{deployed.endpoint}: {deployed.replicas} × {servable}, version {deployed.version[:12]}, {verb}")
 
 
@@ -91,7 +91,7 @@ def wait_ready(client: Client, deployed: Deployed, *, timeout_s: float | None = 
             raise NotFound(
                 f"deployment {deployed.deployment} was replaced or undeployed meanwhile; see: hpcserve status"
             )
-        if found.state == "ready":
+        if found.state in ("ready", "paused"):
             return
         if found.state == "failed":
             raise DeploymentFailed(

@@ -27,7 +27,7 @@ LAST_WORDS = 12
 COLOURS = {
     **dict.fromkeys(("ready", "running"), "green"),
     **dict.fromkeys(("starting", "connecting", "queued"), "yellow"),
-    **dict.fromkeys(("draining", "retiring", "retired", "stopping", "leaving"), "cyan"),
+    **dict.fromkeys(("paused", "draining", "retiring", "retired", "stopping", "leaving"), "cyan"),
     **dict.fromkeys(("failed", "unknown"), "red"),
 }
 """It works; it will; it goes, as it should; something is wrong."""

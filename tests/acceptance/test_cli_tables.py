@@ -159,7 +159,7 @@ def test_an_error_stands_below_its_table_in_a_line() -> None:
     assert not any("and more" in line for line in shown)
 
 
-@pytest.mark.parametrize("state", [*STATES, "failed", "unknown", "running", "queued", "leaving"])
+@pytest.mark.parametrize("state", [*STATES, "paused", "failed", "unknown", "running", "queued", "leaving"])
 def test_each_state_has_a_colour(state: str) -> None:
     assert COLOURS[state] in {"green", "yellow", "cyan", "red"}
 

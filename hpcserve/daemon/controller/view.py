@@ -95,6 +95,8 @@ def _deployment(
     replicas = tuple(_replica(controller, each, loads) for each in mine)
     ready = sum(each.state == "ready" and each.version == row.version for each in replicas)
     state = "failed" if known.failed else "ready" if ready >= row.replicas else "starting"
+    if state == "ready" and not row.replicas:
+        state = "paused"  # requests wait
     return DeploymentView(
         deployment=row.name,
         endpoints=(row.endpoint,),
