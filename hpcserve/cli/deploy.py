@@ -45,6 +45,15 @@ def command(
         float | None,
         typer.Option("--max-queue-s", metavar="S", parser=seconds, help="So long may a request wait to be begun."),
     ] = None,
+    kill_cancelled_s: Annotated[
+        float | None,
+        typer.Option(
+            "--kill-cancelled-after",
+            metavar="S",
+            parser=seconds,
+            help="Kill a replica when nobody has waited so long for what it runs.",
+        ),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when all replicas are ready.")] = True,
     timeout: Annotated[
         float | None,
@@ -63,6 +72,7 @@ def command(
             max_batch_size=max_batch_size,
             max_queue_bytes=max_queue_bytes,
             max_queue_s=None if max_queue_s == float("inf") else max_queue_s,
+            kill_cancelled_s=kill_cancelled_s,
         )
         deployed = client.call("deploy", arguments, Deployed)
         if wait:

@@ -99,6 +99,13 @@ class ReportHung(Action, frozen=True):
     overdue_s: float
 
 
+class ReportUnwanted(Action, frozen=True):
+    """A replica has for so long run only what nobody waits for, and is to be killed."""
+
+    replica: ReplicaId
+    for_s: float
+
+
 class ReportIdle(Action, frozen=True):
     """A retiring replica holds nothing any more."""
 
@@ -106,5 +113,17 @@ class ReportIdle(Action, frozen=True):
 
 
 AnyAction = (
-    Give | Forward | Tell | Ask | Fetch | More | Release | GiveBack | Census | Probe | ReportHung | ReportIdle
+    Give
+    | Forward
+    | Tell
+    | Ask
+    | Fetch
+    | More
+    | Release
+    | GiveBack
+    | Census
+    | Probe
+    | ReportHung
+    | ReportUnwanted
+    | ReportIdle
 )

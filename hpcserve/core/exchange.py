@@ -255,6 +255,8 @@ class Exchange(Relays):
         for id, replica in list(self.replicas.items()):
             if id not in homes:
                 self._lose(replica, (crashed or {}).get(id))
+        for each in self._table.deployments.values():
+            self.lane(each.name).kill_cancelled_s = each.kill_cancelled_s
         for id, name in homes.items():
             if id not in self.replicas:
                 self.replicas[id] = Replica(id, self.lane(name))
@@ -295,22 +297,29 @@ class Exchange(Relays):
                 self._pump(lane)
             lane.pace.look(now, waits=lane.queue.count > 0, answered=lane.answered, workers=count)
             wake = min(wake, lane.queue.next_deadline())
+        wake = min(wake, self._look_at_replicas())
+        for session in list(self.sessions.values()):
+            if session.connection is None and now - session.away_since >= self.limits.session_linger_s:
+                self.bye(session, now)
+        return wake
+
+    def _look_at_replicas(self) -> float:
+        """Which of them hang, run what nobody waits for, are drained, or hold what others could. When to look again."""
+        now = self._now
+        wake = NEVER
         for replica in self.replicas.values():
             if replica.entries:
                 self._watch(replica)
                 wake = min(wake, now + 1.0)
+                if replica.lane.kill_cancelled_s is not None:
+                    wake = min(wake, self._look_for_unwanted(replica, replica.lane.kill_cancelled_s))
             elif replica.retiring and replica.reported:
                 self._actions.append(act.ReportIdle(replica.id))
                 wake = min(wake, now + 1.0)
         overfull, soon = overloaded(self.lanes.values(), self.replicas.values(), now)
         for replica, most in overfull:
             self.ask_back(replica, most)
-        if soon:
-            wake = min(wake, now + SILENT_S)
-        for session in list(self.sessions.values()):
-            if session.connection is None and now - session.away_since >= self.limits.session_linger_s:
-                self.bye(session, now)
-        return wake
+        return min(wake, now + SILENT_S) if soon else wake
 
     def flush(self) -> None:
         """Sends the releases that no work has carried along."""

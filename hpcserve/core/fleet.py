@@ -8,8 +8,8 @@ failure means:
   started, and fails when its replicas end so again and again;
 * one that ends after it was ready makes its deployment wait. A caller's request may have killed it, so it counts only
   while the deployment's replicas answer nothing: when they end so again and again the deployment fails
-  (:meth:`Fleet.judge`). One that was killed because a request hung, like one that was lost with its pilot, counts
-  against nobody;
+  (:meth:`Fleet.judge`). One that was killed because a request hung, or because nobody waited any more for what it
+  ran, like one that was lost with its pilot, counts against nobody;
 * a pilot that ends before its agent reported counts against all pilots; when they are given up, every deployment
   that has no replica left fails, since none can be started.
 
@@ -267,6 +267,14 @@ class Fleet:
             known.crashed = True
             known.cause = cause
 
+    def unwanted(self, replica: ReplicaId) -> bool:
+        """A replica runs what nobody waits for: it is to be killed, and replaced at once. False: it is about to end."""
+        known = self.replicas.get(replica)
+        if known is None or known.ended or known.kill:
+            return False
+        known.kill = known.unwanted = True
+        return True
+
     def _hear(self, pilot: FleetPilot, now: float) -> Iterable[Action]:
         said = {replica.replica: replica for replica in pilot.said}
         for replica in [replica for replica in self.replicas.values() if replica.pilot == pilot.pilot]:
@@ -289,10 +297,12 @@ class Fleet:
     def _replica_ended(self, replica: FleetReplica, words: ReplicaSaid, *, asked: bool, now: float) -> Iterable[Action]:
         asked = (asked or replica.state in ("stopping", "retired")) and not replica.kill
         replica.ended = True
-        replica.crashed = not asked
+        replica.crashed = not asked and not replica.unwanted
         replica.cause = replica.cause or words.cause
         deployment = self.deployments.get(replica.deployment)
-        if asked or replica.state == "retiring" or deployment is None or replica.version != deployment.target:
+        if asked or replica.unwanted or replica.state == "retiring":
+            return
+        if deployment is None or replica.version != deployment.target:
             return
         deployment.restarts_count += 1
         if not deployment.failed:  # otherwise it is told why the wanted version failed, not its fallback

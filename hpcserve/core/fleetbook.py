@@ -51,6 +51,7 @@ class FleetReplica:
     """A replica in the books.
 
     ``ready``: it was, at some time. ``crashed``: it ended by itself, so what it was computing is suspect.
+    ``unwanted``: it is killed, for no fault of anybody.
     """
 
     replica: ReplicaId
@@ -63,4 +64,5 @@ class FleetReplica:
     ready: bool = False
     ended: bool = False
     crashed: bool = False
+    unwanted: bool = False
     cause: str = ""

@@ -37,12 +37,14 @@ class Lane:
     second order, which is kept from the first such request on.
 
     ``answered``, ``refused`` and ``expired`` count requests: those that replicas answered, that the deployment had no
-    room for, and whose deadline passed before they ran.
+    room for, and whose deadline passed before they ran. ``kill_cancelled_s``: as
+    in :class:`hpcserve.core.routes.Deployment`.
     """
 
     __slots__ = (
         "answered",
         "expired",
+        "kill_cancelled_s",
         "load",
         "max_queue_bytes",
         "max_queue_s",
@@ -60,6 +62,7 @@ class Lane:
         self.reserve: LeastLoaded | None = None
         self.pace = Pace()
         self.max_queue_bytes = self.max_queue_s = NEVER
+        self.kill_cancelled_s: float | None = None
         self.answered = self.refused = self.expired = 0
 
     @property

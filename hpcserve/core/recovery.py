@@ -62,6 +62,8 @@ class Recovery(Dispatch):
         replica.reported = True
         replica.credit_requests, replica.credit_bytes = credit
         replica.unsure = replica.asked_back = False
+        if fresh:
+            replica.runs = ()
         for keys, event in ((unfinished, Event.LISTED), (finished, Event.LISTED_DONE)):
             for session_id, id in keys:
                 entry = self.entry(self.session(session_id, now), id)
@@ -199,6 +201,29 @@ class Recovery(Dispatch):
             replica.asked_at = self._now
             self._actions.append(act.Census(replica.connection, replica.seq))
 
+    def runs(self, replica: Replica, keys: tuple[RequestKey, ...]) -> None:
+        """A replica has begun these, and nothing else; it says so where its deployment has it killed for it."""
+        if keys != replica.runs:
+            replica.runs, replica.unwanted_since = keys, NEVER
+
+    def _look_for_unwanted(self, replica: Replica, allowed_s: float) -> float:
+        """Reports the replica if it has run for so long what nobody waits for. Returns when to look again.
+
+        Not while another request lies there that must not run twice: nobody could say that it had not begun.
+        """
+        entries = replica.entries
+        runs = [entries[key] for key in replica.runs if key in entries]
+        unwanted = len(runs) == len(replica.runs) > 0 and all(each.state is State.ABANDONED for each in runs)
+        if not unwanted or any(_must_not_be_lost(each) for each in entries.values()):
+            replica.unwanted_since = NEVER
+            return NEVER
+        replica.unwanted_since = min(replica.unwanted_since, self._now)
+        for_s = self._now - replica.unwanted_since
+        if for_s < allowed_s:
+            return replica.unwanted_since + allowed_s
+        self._actions.append(act.ReportUnwanted(replica.id, for_s))
+        return self._now + 1.0
+
     def ask_back(self, replica: Replica, most: int) -> None:
         """Has a replica give back so many requests that it has not begun; its INVENTORY will tell which."""
         if replica.connection is not None and not replica.asked_back:
@@ -246,6 +271,11 @@ def _poison(replica: ReplicaId, cause: str | None) -> PoisonRequest:
     return PoisonRequest(
         f"a second replica died of this request: {replica} ran nothing else{end}; see: hpcserve logs {replica}"
     )
+
+
+def _must_not_be_lost(entry: Entry) -> bool:
+    """Whether somebody waits for this unfinished request, and it must not run twice."""
+    return not entry.idempotent and UNFINISHED[entry.state] and entry.state is not State.ABANDONED
 
 
 def _may_run(entry: Entry) -> bool:

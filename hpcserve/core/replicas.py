@@ -28,7 +28,8 @@ class Replica:
     their bytes. ``credit_*`` are the totals of unfinished work that it wants to hold. ``exclusive``: it was
     given a suspect, which runs alone; ``unsure``: it may be computing what ``waiting`` does not count. ``asked_back``:
     it was asked for what it has not begun, and has not said what it holds since; ``silent_*``: when it had been seen to
-    have answered so many.
+    have answered so many; ``runs``: what it computes, where it says so; ``unwanted_since``: for so long nobody has been
+    seen to wait for that.
     """
 
     __slots__ = (
@@ -45,10 +46,12 @@ class Replica:
         "releases",
         "reported",
         "retiring",
+        "runs",
         "seq",
         "silent_at",
         "silent_since",
         "unsure",
+        "unwanted_since",
         "waiting",
         "waiting_bytes",
     )
@@ -73,6 +76,8 @@ class Replica:
         self.credit_bytes = 0
         self.entries: dict[RequestKey, Entry] = {}
         self.releases: list[RequestKey] = []
+        self.runs: tuple[RequestKey, ...] = ()
+        self.unwanted_since = float("inf")
 
     def has_credit(self, *, urgent: bool = False) -> bool:
         """Whether one more request may be sent to it now. An ``urgent`` one may be one of half as many again, or 8."""

@@ -16,6 +16,7 @@ class Deployment(NamedTuple):
 
     ``methods`` maps each method to whether it is idempotent; ``error`` is set when its replicas cannot
     start, and then answers every request. ``max_queue_*`` bound its queue, see :mod:`hpcserve.core.lanes`.
+    ``kill_cancelled_s``: so long its replicas may run what nobody waits for; None: as long as they like.
     """
 
     name: DeploymentName
@@ -25,6 +26,7 @@ class Deployment(NamedTuple):
     error: HpcserveError | None = None
     max_queue_bytes: float = float("inf")
     max_queue_s: float = float("inf")
+    kill_cancelled_s: float | None = None
 
 
 class RoutingTable(NamedTuple):

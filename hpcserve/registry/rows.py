@@ -34,7 +34,7 @@ class ServableRow(Row, frozen=True):
 
 
 class DeploymentRow(Row, frozen=True):
-    """A version that is to be served at ``endpoint`` by so many replicas, and what is wanted of batches and queue."""
+    """A version that is to be served at ``endpoint`` by so many replicas, and what is wanted of it."""
 
     name: DeploymentName
     servable: str
@@ -46,6 +46,7 @@ class DeploymentRow(Row, frozen=True):
     max_batch_size: int | None = None
     max_queue_bytes: int | None = None
     max_queue_s: float | None = None
+    kill_cancelled_s: float | None = None
 
 
 class ServedRow(Row, frozen=True):

@@ -42,6 +42,7 @@ deployments = sa.Table(
     sa.Column("max_batch_size", sa.Integer, nullable=True),
     sa.Column("max_queue_bytes", sa.BigInteger, nullable=True),
     sa.Column("max_queue_s", sa.DOUBLE_PRECISION, nullable=True),
+    sa.Column("kill_cancelled_s", sa.DOUBLE_PRECISION, nullable=True),
 )
 served = sa.Table("served", TABLES, _text("name", key=True), _text("version"), _text("failed"), _text("reason"))
 pilots = sa.Table(
@@ -114,7 +115,11 @@ def _step_4(connection: sa.Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-MIGRATIONS: tuple[Migration, ...] = (_step_1, _step_2, _step_3, _step_4)
+def _step_5(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("ALTER TABLE deployments ADD COLUMN kill_cancelled_s DOUBLE PRECISION")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_step_1, _step_2, _step_3, _step_4, _step_5)
 """Step n (counted from 1) leads a database of version n-1 to version n."""
 
 

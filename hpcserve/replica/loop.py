@@ -86,6 +86,7 @@ class Replica:
         self._group: Group = UNBATCHED
         self._thread = threading.get_ident()
         self._running: Sequence[Task] = ()
+        self._says_runs = False
         self._gave_up = False
         self._ask_at = 0.0
         self._has_news = False
@@ -221,6 +222,7 @@ class Replica:
         elif type(message) is wire.Tune:
             objective_s = None if message.objective_ms is None else message.objective_ms / 1000
             self._sizes.tune(objective_s, message.max_batch_size)
+            self._says_runs = message.kill_cancelled_s is not None
         elif type(message) is wire.WhoAreYou:
             self._send_inventory()
         elif type(message) is wire.Refused:
@@ -360,8 +362,14 @@ class Replica:
     def begin(self, tasks: Sequence[Task]) -> float:
         """Something is run from now on; returns when that is."""
         self._running, self._gave_up = tasks, False
+        self._say_what_runs()
         self._alarm.watch(tasks[0].deadline if len(tasks) == 1 else min(task.deadline for task in tasks))
         return time.monotonic()
+
+    def _say_what_runs(self) -> None:
+        """Where this replica may be killed when nobody waits for that."""
+        if self._says_runs and self._running:
+            self._link.send(encode(wire.Runs(tuple(task.key for task in self._running))))
 
     def ran(self, began: float) -> float:
         """How long something ran that is over now."""
@@ -446,6 +454,7 @@ class Replica:
                 )
             )
         )
+        self._say_what_runs()
 
     def _remaining_ms(self) -> tuple[int | None, ...]:
         """For each unfinished request: what runs, where the servable asks while it does, and what is in the inbox."""

@@ -37,6 +37,7 @@ class Deploy(Admin, frozen=True, kw_only=True):
 
     ``objective_ms``: what a request should take at its replica; ``max_batch_size``: most samples of a batch.
     ``max_queue_bytes`` and ``max_queue_s``: how much may wait for a replica, and how long; more is refused.
+    ``kill_cancelled_s``: a replica is killed when nobody has waited for so long for what it runs.
     """
 
     servable: str
@@ -46,6 +47,7 @@ class Deploy(Admin, frozen=True, kw_only=True):
     max_batch_size: int | None = None
     max_queue_bytes: int | None = None
     max_queue_s: float | None = None
+    kill_cancelled_s: float | None = None
 
 
 class Deployed(Admin, frozen=True, kw_only=True):
@@ -113,6 +115,7 @@ class DeploymentView(Admin, frozen=True, kw_only=True):
     wait_s: float | None
     restarts: int
     replicas: tuple[ReplicaView, ...]
+    kill_cancelled_s: float | None = None
 
 
 class PilotView(Admin, frozen=True, kw_only=True):

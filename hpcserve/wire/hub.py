@@ -136,6 +136,13 @@ class ReplicaHung(Message, frozen=True, tag="replica-hung"):
     overdue_s: float
 
 
+class ReplicaUnwanted(Message, frozen=True, tag="replica-unwanted"):
+    """Nobody has waited for so long for what the replica runs, and its deployment has it killed for that."""
+
+    replica: ReplicaId
+    for_s: float
+
+
 class ReplicaIdle(Message, frozen=True, tag="replica-idle"):
     """A retiring replica holds nothing any more."""
 
@@ -209,5 +216,7 @@ class EnrolVerdict(Message, frozen=True, tag="enrol-verdict"):
 ToBroker = (
     AdmitKey | RevokeKey | Routes | ToAgentRelay | ToClientRelay | AskStats | EnrolAsk | EnrolVerdict | PilotSecrets
 )
-ToController = BrokerUp | Done | AgentSays | ClientCalls | ReplicaHung | ReplicaIdle | Stats | EnrolAsk
+ToController = (
+    BrokerUp | Done | AgentSays | ClientCalls | ReplicaHung | ReplicaUnwanted | ReplicaIdle | Stats | EnrolAsk
+)
 ToAdmission = BrokerUp | Done | EnrolVerdict | PilotSecrets

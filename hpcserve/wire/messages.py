@@ -299,10 +299,20 @@ class Learned(Message, frozen=True, tag="learned"):
 
 
 class Tune(Message, frozen=True, tag="tune"):
-    """What the deployment wants of batches: a request's time at the replica, and most samples of one; nil: no wish."""
+    """What the deployment wants of batches: a request's time at the replica, and most samples of one; nil: no wish.
+
+    With ``kill_cancelled_s`` the replica says what it runs: it is killed when nobody has waited so long for that.
+    """
 
     objective_ms: float | None = None
     max_batch_size: int | None = None
+    kill_cancelled_s: float | None = None
+
+
+class Runs(Message, frozen=True, tag="runs"):
+    """The requests that the replica computes from now on, until their results."""
+
+    keys: tuple[Key, ...]
 
 
 class Census(Message, frozen=True, tag="census"):
@@ -438,6 +448,6 @@ FromAnyone = Hello | Enrol
 FromAdmission = Welcome | Enrolled | Refused
 FromClient = Request | Ack | More | Resume | Call | Bye
 ToClient = Result | Items | Resumed | SendAgain | Answer | Ping | WhoAreYou | Refused
-FromPilot = Result | Items | Inventory | Credit | Learned | Report
+FromPilot = Result | Items | Inventory | Credit | Learned | Runs | Report
 ToReplica = Work | Census | Release | GiveBack | Fetch | MoreFor | Tune | WhoAreYou | Refused
 ToAgent = Orders | WhoAreYou | Refused

@@ -89,6 +89,8 @@ class Back:
             self._exchange.credit(replica, (header.credit_requests, header.credit_bytes), now)
         elif type(header) is wire.Inventory:
             self._inventory(replica.id, message.sender, header)
+        elif type(header) is wire.Runs:
+            self._exchange.runs(replica, header.keys)
         elif type(header) is wire.Learned:
             self.learned[replica.id] = header.kinds
 

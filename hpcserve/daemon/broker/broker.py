@@ -24,7 +24,7 @@ from hpcserve.daemon.broker.watch import Watch
 from hpcserve.types import Epoch
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import MAX_HEADER_BYTES, MAX_OWN_HEADER_BYTES, encode, error_to_wire
-from hpcserve.wire.hub import ReplicaHung, ReplicaIdle
+from hpcserve.wire.hub import ReplicaHung, ReplicaIdle, ReplicaUnwanted
 
 DRAIN = 64  # most messages taken from one socket before the others are looked at
 FLUSH_S = 0.02  # releases wait so long for work that carries them along
@@ -75,6 +75,7 @@ class Broker:
             act.Census: lambda a: self.back.send(a.connection, encode(wire.Census(epoch, a.fence))),
             act.Probe: lambda a: self._to_client(a.connection, wire.Ping()),
             act.ReportHung: lambda a: self.hub.tell(CONTROLLER, ReplicaHung(a.replica, a.overdue_s)),
+            act.ReportUnwanted: lambda a: self.hub.tell(CONTROLLER, ReplicaUnwanted(a.replica, a.for_s)),
             act.ReportIdle: lambda a: self.hub.tell(CONTROLLER, ReplicaIdle(a.replica)),
         }
 

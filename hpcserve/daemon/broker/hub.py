@@ -152,6 +152,7 @@ class Hub:
                 None if each.error is None else error_from_wire(each.error),
                 NEVER if each.max_queue_bytes is None else each.max_queue_bytes,
                 NEVER if each.max_queue_s is None else each.max_queue_s,
+                each.tune.kill_cancelled_s,
             )
             for each in message.deployments
         ]

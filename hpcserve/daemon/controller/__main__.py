@@ -88,6 +88,8 @@ async def _hear(controller: Controller, message: Any) -> None:
         controller.broker_is_up(message)
     elif isinstance(message, hub.ReplicaHung):
         controller.replica_hung(message)
+    elif isinstance(message, hub.ReplicaUnwanted):
+        controller.replica_unwanted(message)
     elif isinstance(message, hub.ReplicaIdle):
         controller.replica_idle(message)
 

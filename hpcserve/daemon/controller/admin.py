@@ -141,6 +141,8 @@ class Admin:
             raise InvalidInput(f"max_queue_bytes is {arguments.max_queue_bytes}; expected from 1 to {MOST_BYTES}")
         if arguments.max_queue_s is not None and not 0 < arguments.max_queue_s < float("inf"):
             raise InvalidInput(f"max_queue_s is {arguments.max_queue_s}; expected seconds, more than 0")
+        if arguments.kill_cancelled_s is not None and not 0 <= arguments.kill_cancelled_s < float("inf"):
+            raise InvalidInput(f"kill_cancelled_s is {arguments.kill_cancelled_s}; expected seconds, 0 or more")
         name, version = await self._controller.storage.do(Store.resolve, arguments.servable)
         servable = await self._controller.storage.do(Store.servable, name, version)
         endpoint = arguments.endpoint or name
@@ -156,6 +158,7 @@ class Admin:
             max_batch_size=arguments.max_batch_size,
             max_queue_bytes=arguments.max_queue_bytes,
             max_queue_s=arguments.max_queue_s,
+            kill_cancelled_s=arguments.kill_cancelled_s,
         )
         await self._controller.storage.do(Store.put_deployment, row)
         self._controller.serve(row, servable_of(servable))

@@ -398,6 +398,14 @@ class Controller:
         self.fleet.hung(message.replica, f"replica {message.replica} was killed and replaced: {overdue}")
         self.change()
 
+    def replica_unwanted(self, message: hub.ReplicaUnwanted) -> None:
+        """A replica runs what nobody waits for, and is to be killed for that."""
+        if self.fleet.unwanted(message.replica):
+            _log.info(
+                "replica %s is killed: nobody has waited for %.1f s for what it runs", message.replica, message.for_s
+            )
+        self.change()
+
     def replica_idle(self, message: hub.ReplicaIdle) -> None:
         """A retiring replica holds nothing any more."""
         self.fleet.idle(message.replica)

@@ -81,7 +81,7 @@ def _route(
                 remote_traceback=known.traceback or None,
             )
         )
-    tune = Tune(row.objective_ms, row.max_batch_size)
+    tune = Tune(row.objective_ms, row.max_batch_size, row.kill_cancelled_s)
     default = default_method(manifest)
     return hub.DeploymentRoute(
         known.name, methods, default, replicas, error, tune, row.max_queue_bytes, row.max_queue_s

@@ -117,6 +117,7 @@ def _deployment(
         wait_s=queue.wait_s,
         restarts=known.restarts_count,
         replicas=replicas,
+        kill_cancelled_s=row.kill_cancelled_s,
     )
 
 

@@ -45,9 +45,11 @@ class Desk:
         retiring: str = "",
         giving_back: str = "",
         error: HpcserveError | None = None,
+        kill_cancelled_s: float | None = None,
         **bounds: float,
     ) -> None:
-        deployment = Deployment(NAME, METHODS, "run", tuple(ReplicaId(name) for name in names), error, **bounds)
+        replicas = tuple(map(ReplicaId, names))
+        deployment = Deployment(NAME, METHODS, "run", replicas, error, kill_cancelled_s=kill_cancelled_s, **bounds)
         self.exchange.route(
             {EndpointName("echo"): NAME},
             [deployment],

@@ -344,3 +344,24 @@ def test_a_replica_that_is_replaced_gives_back_what_its_successor_can_do(newer: 
     (old,) = world.alive(V1)
     assert world.fleet.replicas[old].state == "retiring"
     assert world.fleet.giving_back() == ({old} if gives_back else set())
+
+
+def test_a_replica_that_runs_in_vain_is_killed_and_replaced_and_counts_against_nobody() -> None:
+    world = World()
+    world.serve(V1)
+    world.become("ready", V1)
+    (first,) = world.alive(V1)
+    assert world.fleet.unwanted(first)
+    assert not world.fleet.unwanted(first), "it is about to end"
+    world.step()
+    assert world.pilot is not None
+    assert world.fleet.orders(world.pilot).kill == (first,)
+    world.said[first] = ReplicaSaid(first, "exited", "killed as ordered")
+    world.report()
+    (second,) = world.alive(V1)
+    assert second != first
+    deployment = world.fleet.deployments[D]
+    assert (deployment.restarts_count, deployment.reason, deployment.unjudged) == (0, "", 0)
+    assert not world.fleet.replicas[first].crashed
+    assert not world.fleet.unwanted(first)
+    assert not world.fleet.unwanted(ReplicaId("unknown"))

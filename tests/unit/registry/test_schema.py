@@ -76,6 +76,7 @@ def test_an_older_database_keeps_its_rows(opened: sa.Engine) -> None:
         "max_batch_size": None,
         "max_queue_bytes": None,
         "max_queue_s": None,
+        "kill_cancelled_s": None,
         "remark": "none",
     }
     with transaction(opened) as connection:
