@@ -316,7 +316,7 @@ class Exchange(Relays):
             elif replica.retiring and replica.reported:
                 self._actions.append(act.ReportIdle(replica.id))
                 wake = min(wake, now + 1.0)
-        overfull, soon = overloaded(self.lanes.values(), self.replicas.values(), now)
+        overfull, soon = overloaded(self.lanes.values(), self.replicas.values(), now, self.streams_at)
         for replica, most in overfull:
             self.ask_back(replica, most)
         return min(wake, now + SILENT_S) if soon else wake

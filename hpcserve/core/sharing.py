@@ -8,7 +8,7 @@ of it. It is asked once, and reads that when its call has ended; what it has beg
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from hpcserve.core.lanes import Lane
 from hpcserve.core.ledger import NEVER
@@ -20,16 +20,19 @@ LEAST = 2
 
 
 def overloaded(
-    lanes: Iterable[Lane], replicas: Iterable[Replica], now: float
+    lanes: Iterable[Lane], replicas: Iterable[Replica], now: float, streams: Callable[[Replica], int]
 ) -> tuple[list[tuple[Replica, int]], bool]:
-    """The replicas that are to give something back, each with how much; and whether to look again soon."""
+    """The replicas that are to give something back, each with how much; and whether to look again soon.
+
+    ``streams``: how many of a replica's unfinished requests are streams that have begun, which it keeps.
+    """
     idle = {lane: lane.load.count_idle() for lane in lanes if not lane.queue.count}
     if not any(idle.values()):
         return [], False
     most: dict[Lane, Replica] = {}
     soon = False
     for replica in replicas:
-        if replica.waiting < LEAST:
+        if replica.waiting < LEAST or replica.waiting - streams(replica) < LEAST:
             replica.silent_since = NEVER
         elif idle.get(replica.lane):
             soon = True

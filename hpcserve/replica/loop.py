@@ -87,6 +87,7 @@ class Replica:
         self._thread = threading.get_ident()
         self._running: Sequence[Task] = ()
         self._says_runs = False
+        self._said_runs: tuple[RequestKey, ...] = ()
         self._gave_up = False
         self._ask_at = 0.0
         self._has_news = False
@@ -368,8 +369,11 @@ class Replica:
 
     def _say_what_runs(self) -> None:
         """Where this replica may be killed when nobody waits for that."""
-        if self._says_runs and self._running:
-            self._link.send(encode(wire.Runs(tuple(task.key for task in self._running))))
+        if self._says_runs:
+            keys = tuple(task.key for task in self._running)
+            if keys != self._said_runs:  # a stream has many turns
+                self._said_runs = keys
+                self._link.send(encode(wire.Runs(keys)))
 
     def ran(self, began: float) -> float:
         """How long something ran that is over now."""
@@ -454,6 +458,7 @@ class Replica:
                 )
             )
         )
+        self._said_runs = ()
         self._say_what_runs()
 
     def _remaining_ms(self) -> tuple[int | None, ...]:

@@ -8,7 +8,7 @@ from hpcserve.core import actions as act
 from hpcserve.core.batching import UNBATCHED, Inbox
 from hpcserve.core.ledger import State
 from hpcserve.core.sharing import SILENT_S
-from hpcserve.types import RequestKey
+from hpcserve.types import ReplicaId, RequestKey
 from tests.unit.core.exchange_desk import Desk
 
 
@@ -103,3 +103,13 @@ def test_an_inbox_gives_back_what_would_run_last() -> None:
     assert len(inbox) == 3
     assert [inbox.take(UNBATCHED, 1)[0] for _ in range(3)] == [["urgent"], ["x"], ["kept"]]
     assert not inbox
+
+
+def test_streams_that_have_begun_are_not_asked_for() -> None:
+    desk, keys = loaded(3)
+    for key in keys[:2]:
+        desk.exchange.items(
+            desk.exchange.replicas[ReplicaId("a")], key, first=0, count=1, body=b"", size_bytes=1, now=desk.now
+        )
+    tick(desk)
+    assert tick(desk, SILENT_S) == []
