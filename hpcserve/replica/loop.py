@@ -363,17 +363,17 @@ class Replica:
     def begin(self, tasks: Sequence[Task]) -> float:
         """Something is run from now on; returns when that is."""
         self._running, self._gave_up = tasks, False
-        self._say_what_runs()
+        if self._says_runs:
+            self._say_what_runs()
         self._alarm.watch(tasks[0].deadline if len(tasks) == 1 else min(task.deadline for task in tasks))
         return time.monotonic()
 
     def _say_what_runs(self) -> None:
         """Where this replica may be killed when nobody waits for that."""
-        if self._says_runs:
-            keys = tuple(task.key for task in self._running)
-            if keys != self._said_runs:  # a stream has many turns
-                self._said_runs = keys
-                self._link.send(encode(wire.Runs(keys)))
+        keys = tuple(task.key for task in self._running)
+        if keys != self._said_runs:  # a stream has many turns
+            self._said_runs = keys
+            self._link.send(encode(wire.Runs(keys)))
 
     def ran(self, began: float) -> float:
         """How long something ran that is over now."""
@@ -459,7 +459,8 @@ class Replica:
             )
         )
         self._said_runs = ()
-        self._say_what_runs()
+        if self._says_runs:
+            self._say_what_runs()
 
     def _remaining_ms(self) -> tuple[int | None, ...]:
         """For each unfinished request: what runs, where the servable asks while it does, and what is in the inbox."""

@@ -82,6 +82,8 @@ class Streams:
     ) -> None:
         self.ready: deque[Open] = deque()
         self.look_at = math.inf
+        self.opened = 0
+        """How many have not ended, but for those beyond ``MOST_OPENED``."""
         self.input_bytes = 0
         self.kept: dict[RequestKey, Outgoing[Outcome]] = {}
         self._open: dict[RequestKey, Open] = {}
@@ -91,11 +93,6 @@ class Streams:
         self._link = link
         self._names = replica, version
         self._budget_bytes = budget_bytes
-
-    @property
-    def opened(self) -> int:
-        """How many have not ended."""
-        return min(MOST_OPENED, len(self._open))
 
     def tasks(self) -> list[Task]:
         """The requests that have not ended."""
@@ -113,6 +110,7 @@ class Streams:
             return
         out = self.kept[task.key] = Outgoing[Outcome](Room(window.items, window.size_bytes))
         stream = self._open[task.key] = Open(task, items, out)
+        self.opened = min(MOST_OPENED, len(self._open))
         self.input_bytes += stream.input_bytes
         self.look_at = min(self.look_at, task.deadline)
         self.ready.append(stream)
@@ -251,6 +249,7 @@ class Streams:
         """Ends the generator; what it has in ``finally`` runs, under the deadline of its request."""
         stream.is_open = False
         del self._open[stream.task.key]
+        self.opened = min(MOST_OPENED, len(self._open))
         self.input_bytes -= stream.input_bytes
         began = self._host.begin((stream.task,))
         try:
