@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from hpcserve.wire.admin import Deployed
 
 LOOK_S = 0.1
+OPTIONS = {
+    "objective_ms": "--objective-ms",
+    "max_batch_size": "--max-batch-size",
+    "max_queue_bytes": "--max-queue-bytes",
+    "max_queue_s": "--max-queue-s",
+    "kill_cancelled_s": "--kill-cancelled-after",
+}
 
 
 def command(
@@ -75,6 +82,9 @@ def command(
             kill_cancelled_s=kill_cancelled_s,
         )
         deployed = client.call("deploy", arguments, Deployed)
+        if deployed.unset:
+            told = " ".join(f"{OPTIONS.get(name, name)} {value:g}" for name, value in deployed.unset.items())
+            typer.echo(f"no longer set, as it was not given again: {told}", err=True)
         if wait:
             with waiting(f"waiting for {deployed.replicas} replicas of {deployed.deployment}"):
                 wait_ready(client, deployed, timeout_s=timeout)

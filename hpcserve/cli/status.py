@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -220,9 +221,11 @@ def _batches(status: Status) -> Table:
     made = table(*columns, folded=("method", "replica", "n samples take"), numbers=numbers)
     for each in status.deployments:
         for replica in each.replicas:
+            methods = Counter(kind.method for kind in replica.learned)
             for kind in replica.learned:
+                name = kind.method if methods[kind.method] == 1 else f"{kind.method}({kind.inputs})"
                 line = f"{kind.fixed_us / 1000:.3g} ms + n × {kind.per_sample_us / 1000:.3g} ms"
-                made.add_row(kind.method, replica.replica, str(kind.batches), f"{kind.mean:.1f}", str(kind.limit), line)
+                made.add_row(name, replica.replica, str(kind.batches), f"{kind.mean:.1f}", str(kind.limit), line)
     return made
 
 

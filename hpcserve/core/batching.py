@@ -147,9 +147,9 @@ class Sizes:
         self._sizes: dict[tuple[str, Hashable], BatchSize] = {}
         self._last: tuple[Group, BatchSize] | None = None
 
-    def __iter__(self) -> Iterator[tuple[str, BatchSize]]:
-        """The sizes, each with its method."""
-        return ((method, size) for (method, _), size in self._sizes.items())
+    def __iter__(self) -> Iterator[tuple[tuple[str, Hashable], BatchSize]]:
+        """The sizes, each with its method and the shapes of its inputs; what was met last comes last."""
+        return iter(self._sizes.items())
 
     def tune(self, objective_s: float | None, max_samples: int | None) -> None:
         """What the deployment says of all batches."""

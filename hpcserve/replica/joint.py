@@ -48,6 +48,19 @@ def key_of(spec: MethodSpec, names: Sequence[str], signature: Signature) -> tupl
     return tuple(key), counts.pop()
 
 
+def in_words(key: object) -> str:
+    """A :data:`Key` for people: ``x float32[n, 3]``, with ``4-7`` for a padded axis of such a length."""
+    assert isinstance(key, tuple), "it was made by key_of"
+    return ", ".join(f"{name} {dtype}[{', '.join(('n', *map(_length_in_words, axes)))}]" for name, dtype, axes in key)
+
+
+def _length_in_words(axis: int) -> str:
+    if axis >= 0:
+        return str(axis)
+    lowest, highest = 2**~axis // 2, 2**~axis - 1
+    return str(highest) if lowest == highest else f"{lowest}-{highest}"
+
+
 def joined(spec: MethodSpec, requests: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
     """The inputs of one call, in memory of its own."""
     return {

@@ -23,6 +23,7 @@ from hpcserve.core.ledger import NEVER
 from hpcserve.errors import Cancelled, DeadlineExceeded, InvalidOutput, ProtocolError
 from hpcserve.replica.alarm import IDLE_MS, Alarm
 from hpcserve.replica.executor import Executor, Outcome, failed
+from hpcserve.replica.joint import in_words
 from hpcserve.replica.link import Link, Tensor
 from hpcserve.replica.start import Lifeline
 from hpcserve.replica.streams import Streams
@@ -35,6 +36,7 @@ LOOK_EVERY_S = 0.002  # while there is work, the socket is looked at so often
 DRAIN = 256
 RESULT_BYTES = 512
 TELL_EVERY_S = 1.0
+MOST_TOLD = 16
 ASK_EVERY_S = 0.001
 
 
@@ -431,14 +433,11 @@ class Replica:
             return
         self._has_news = False
         kinds = []
-        for method, size in self._sizes:
+        for (method, key), size in list(self._sizes)[-MOST_TOLD:]:
             line = size.model.line
             if line is not None:
-                kinds.append(
-                    wire.BatchesRun(
-                        method, size.limit, size.mean_samples, size.batches, line.fixed_s * 1e6, line.per_sample_s * 1e6
-                    )
-                )
+                learned = size.limit, size.mean_samples, size.batches, line.fixed_s * 1e6, line.per_sample_s * 1e6
+                kinds.append(wire.BatchesRun(method, in_words(key), *learned))
         self._link.send(encode(wire.Learned(tuple(kinds))))
 
     def _send_inventory(self) -> None:

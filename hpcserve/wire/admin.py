@@ -51,12 +51,13 @@ class Deploy(Admin, frozen=True, kw_only=True):
 
 
 class Deployed(Admin, frozen=True, kw_only=True):
-    """What is served now, and where."""
+    """What is served now, and where. ``unset``: what was wanted of the deployment before and is not any more."""
 
     deployment: str
     endpoint: str
     version: str
     replicas: int
+    unset: dict[str, float] = {}
 
 
 class Undeploy(Admin, frozen=True, kw_only=True):

@@ -280,11 +280,13 @@ class Credit(Message, frozen=True, tag="credit"):
 class BatchesRun(Message, frozen=True):
     """What a replica has learned of the batches of one method and one kind of inputs.
 
-    ``limit``: most samples of the next batch; ``mean``: samples of the last ones, on average; ``batches``: how many
-    there were. A batch of n samples takes about ``fixed_us + n * per_sample_us``.
+    ``inputs``: their dtypes and shapes, in words. ``limit``: most samples of the next batch; ``mean``: samples of the
+    last ones, on average; ``batches``: how many there were. A batch of n samples takes about
+    ``fixed_us + n * per_sample_us``.
     """
 
     method: str
+    inputs: str
     limit: int
     mean: float
     batches: int
@@ -293,7 +295,10 @@ class BatchesRun(Message, frozen=True):
 
 
 class Learned(Message, frozen=True, tag="learned"):
-    """What a replica has learned of its batches, whole; at most once a second, and only when it ran some."""
+    """What a replica has learned of its batches; at most once a second, and only when it ran some.
+
+    Of many kinds those that were met last.
+    """
 
     kinds: tuple[BatchesRun, ...]
 

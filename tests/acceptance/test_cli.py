@@ -207,6 +207,15 @@ def test_a_deployment_that_cannot_start_shows_its_traceback(serving: User, tmp_p
     assert serving.ok("undeploy", "bad") == "bad is not served any more\n"
 
 
+def test_deploying_again_says_what_is_no_longer_set(serving: User, tmp_path: Path) -> None:
+    serving.ok("publish", broken(tmp_path / "broken"))
+    serving.ok("deploy", "broken", "--endpoint", "set", "--max-queue-s", "2.5", "--kill-cancelled-after", "5")
+    again = serving.run("deploy", "broken", "--endpoint", "set", "--kill-cancelled-after", "5")
+    assert again.returncode == 0
+    assert again.stderr.decode().splitlines()[-1] == "no longer set, as it was not given again: --max-queue-s 2.5"
+    serving.ok("undeploy", "set")
+
+
 def test_an_exception_of_the_servable_shows_its_traceback(serving: User, tmp_path: Path) -> None:
     serving.ok("publish", broken(tmp_path / "broken", setup="print('I am', flush=True)", go="raise KeyError('in')"))
     serving.ok("deploy", "broken")

@@ -37,7 +37,7 @@ def status(**changes: Any) -> Status:
             waiting=100,
             answered=1_000_000,
             connected=True,
-            learned=(BatchesRun("predict_many", 1024, 987.6, 1_000_000, 123456.7, 1234.5),),
+            learned=(BatchesRun("predict_many", "images float32[n, 8, 8]", 1024, 987.6, 1_000_000, 123456.7, 1234.5),),
         )
         for number, state in enumerate(STATES)
     )
@@ -130,6 +130,18 @@ def test_no_header_and_no_row_is_folded(width: int) -> None:
 def test_at_any_width_every_character_is_there() -> None:
     whole, narrow = ("".join(sorted("".join(lines(status(), width)))) for width in (300, 50))
     assert whole.replace("─", "").strip() == narrow.replace("─", "").strip()
+
+
+def test_batches_of_several_shapes_are_told_apart() -> None:
+    (deployment,) = status().deployments
+    replica = deployment.replicas[0]
+    kinds = tuple(msgspec.structs.replace(replica.learned[0], inputs=f"x int8[n, {size}]") for size in (1, 2))
+    replicas = (msgspec.structs.replace(replica, learned=kinds),)
+    shown = lines(status(deployments=(msgspec.structs.replace(deployment, replicas=replicas),)), 200)
+    assert [line.split("  ")[0] for line in shown if line.startswith("predict_many")] == [
+        "predict_many(x int8[n, 1])",
+        "predict_many(x int8[n, 2])",
+    ]
 
 
 def mixed() -> Status:

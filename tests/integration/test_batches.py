@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -245,6 +246,8 @@ def test_a_deployment_turns_batches_off_and_says_so(client: Client) -> None:
     )
     view = next(each for each in status(client).deployments if each.deployment == "batches")
     assert (view.max_batch_size, view.objective_ms) == (1, 50.0)
+    again = client.call("deploy", msgspec.structs.replace(wanted, max_batch_size=None), admin.Deployed)
+    assert again.unset == {"max_batch_size": 1}
     with pytest.raises(InvalidInput, match="max_batch_size is 0"):
         client.call("deploy", admin.Deploy(servable="batches", max_batch_size=0), admin.Deployed)
     with pytest.raises(InvalidInput, match="objective_ms is -1"):

@@ -38,6 +38,7 @@ _log = logging.getLogger(__name__)
 IMPORT_S = 120.0
 INGESTERS, MOST_INGESTING = 2, 8
 """So many servables are taken in at a time; so many may wait for it or be at it."""
+SETTINGS = ("objective_ms", "max_batch_size", "max_queue_bytes", "max_queue_s", "kill_cancelled_s")
 MOST_BYTES = 1 << 62
 """More than this no queue may be allowed: the store's numbers end soon after it."""
 ASKING = frozenset({"status", "describe", "logs"})
@@ -160,10 +161,16 @@ class Admin:
             max_queue_s=arguments.max_queue_s,
             kill_cancelled_s=arguments.kill_cancelled_s,
         )
+        before = next(
+            (each for each in await self._controller.storage.do(Store.deployments) if each.name == row.name), None
+        )
         await self._controller.storage.do(Store.put_deployment, row)
         self._controller.serve(row, servable_of(servable))
         await self._controller.wait_for_routes()  # before the answer: whoever gets it may call the endpoint
-        return verbs.Deployed(deployment=row.name, endpoint=endpoint, version=version, replicas=row.replicas)
+        unset = _unset(before, row)
+        return verbs.Deployed(
+            deployment=row.name, endpoint=endpoint, version=version, replicas=row.replicas, unset=unset
+        )
 
     async def undeploy(self, arguments: verbs.Undeploy) -> verbs.Undeployed:
         """Serves no longer at an endpoint."""
@@ -212,6 +219,12 @@ class Admin:
                 return name
         known = [row.endpoint for row in self._controller.served.values()]
         raise UnknownEndpoint(f"no endpoint {shortened(endpoint)}{nearest(endpoint, known)}")
+
+
+def _unset(before: DeploymentRow | None, row: DeploymentRow) -> dict[str, float]:
+    """What was wanted of the deployment before, and is left to its default now."""
+    wanted = {} if before is None else {name: getattr(before, name) for name in SETTINGS}
+    return {name: value for name, value in wanted.items() if value is not None and getattr(row, name) is None}
 
 
 def _check(what: str, name: str) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcserve.errors import InvalidInput, InvalidOutput
-from hpcserve.replica.joint import joined, key_of, parted
+from hpcserve.replica.joint import in_words, joined, key_of, parted
 from hpcserve.servable.manifest import Batching, MethodSpec, TensorDecl
 from hpcserve.servable.signature import Signature
 
@@ -45,6 +45,13 @@ def test_the_key_is_all_but_the_number_of_samples() -> None:
     assert key_of(PLAIN, ("k", "x"), signature(k=(2,), x=(2, 3))) == (first, 2)
     free = MethodSpec(inputs=(decl("x", "float64", -1, -1),), outputs=PLAIN.outputs, batchable=True)
     assert key_of(free, ("x",), signature(x=(2, 3)))[0] != key_of(free, ("x",), signature(x=(2, 4)))[0]
+
+
+def test_a_key_is_told_in_words() -> None:
+    key, _ = key_of(PLAIN, ("x", "k"), (("x", "float64", (5, 3)), ("k", "int64", (5,))))
+    assert in_words(key) == "k int64[n], x float64[n, 3]"
+    told = [in_words(key_of(RAGGED, ("tokens",), (("tokens", "int32", (2, length)),))[0]) for length in (0, 1, 3, 4, 7)]
+    assert told == [f"tokens int32[n, {lengths}]" for lengths in ("0", "1", "2-3", "4-7", "4-7")]
 
 
 def test_padding_at_most_doubles_an_axis() -> None:
