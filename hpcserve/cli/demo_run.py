@@ -16,7 +16,7 @@ from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgspec
 import numpy as np
@@ -185,16 +185,15 @@ def run(say: Say, stops: Stops) -> tuple[Findings, Latencies]:
                 _wait_ready(daemon, tell)
             with Client(timeout_s=ANSWER_S) as client, stops.work():
                 _serve(client, home, tell)
+            with Client(timeout_s=ANSWER_S) as client, stops.work():
+                digits = _digits(client, images, labels, tell)
             with Callers(CLIENTS, timeout_s=ANSWER_S) as callers, stops.work():
                 surrogate, latencies = demo_surrogate.measure(callers, tell)
-            with Client(timeout_s=ANSWER_S) as client, stops.work():
-                found = _measure(client, images, labels, surrogate, tell)
                 stops.check()
         with stops.work():
             surrogate = msgspec.structs.replace(surrogate, plot=picture(latencies, home / "tmp", tell))
             stops.check()
-        found = msgspec.structs.replace(found, surrogate=surrogate, left_running=len(_processes_of(home)))
-        return found, latencies
+        return Findings(**digits, surrogate=surrogate, left_running=len(_processes_of(home))), latencies
 
 
 def _move_in(home: Path) -> None:
@@ -243,7 +242,18 @@ def _serve(client: Client, home: Path, say: Say) -> None:
         wait_ready(client, each, timeout_s=SETUP_S)
 
 
-def _measure(client: Client, images: Array, labels: Array, surrogate: Surrogate, say: Say) -> Findings:
+class _OfDigits(TypedDict):
+    """What is found with digits and pi."""
+
+    digits: Digits
+    pi: Pi
+    latency_ms: Latency
+    batch: Batch
+    requests_per_s: float
+    recovery: Recovery
+
+
+def _digits(client: Client, images: Array, labels: Array, say: Say) -> _OfDigits:
     say(f"calling digits {SYNC_REQUESTS} times, one call after the other")
     latency = _one_by_one(client, images)
     say(f"calling digits {MAPPED_REQUESTS} times, {IN_FLIGHT} calls at once")
@@ -254,16 +264,14 @@ def _measure(client: Client, images: Array, labels: Array, surrogate: Surrogate,
     recovery, labelled, pi = _with_a_death(client, images)
     say("checking pi by another formula")
     right = sum(labelled.get(index) == label for index, label in enumerate(labels.tolist()))
-    return Findings(
-        digits=Digits(accuracy=right / len(labels), images=len(labels)),
-        pi=pi,
-        surrogate=surrogate,
-        latency_ms=latency,
-        batch=batch,
-        requests_per_s=requests_per_s,
-        recovery=recovery,
-        left_running=0,
-    )
+    return {
+        "digits": Digits(accuracy=right / len(labels), images=len(labels)),
+        "pi": pi,
+        "latency_ms": latency,
+        "batch": batch,
+        "requests_per_s": requests_per_s,
+        "recovery": recovery,
+    }
 
 
 def _one_by_one(client: Client, images: Array) -> Latency:

@@ -27,9 +27,9 @@ STAGES = (
     "the daemon is ready",
     "published digits",
     "published pi",
-    "calling the surrogate from 32 clients",
     "calling digits 500 times",
     "and killing the broker meanwhile",
+    "calling the surrogate from 32 clients",
     "taking the daemon down",
 )
 STOPS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
