@@ -5,7 +5,9 @@ Four rules, each for a reason:
 - **No request waits for company** while its replica is free, unless the method has a ``max_wait_s``: what is there runs
   now. While it runs more arrive, and make the next batch larger. So batches grow with the load, by themselves.
 - **A batch is no larger than is of use.** With an objective, it has ``SHARE`` of it: a request that has just missed a
-  batch waits for that one and then for its own. Without an objective it ends where another sample does not save
+  batch waits for that one and then for its own. Where a single sample takes about that long the objective cannot be
+  met by small batches, and a long queue would only be served more slowly: a batch may always take ``AT_LEAST`` times
+  what one sample takes. Without an objective it ends where another sample does not save
   anything any more: at ``1 - WORTH`` of the throughput of an endless batch.
 - **What is quick runs alone.** To put requests together and to take them apart again costs each some tens of
   microseconds. A request that takes less than ``WORTH_JOINING_S`` alone gains nothing by company; from time to time
@@ -14,7 +16,8 @@ Four rules, each for a reason:
   largest one that is remembered; and what the line allows is multiplied by a factor that is kept by additive increase
   and multiplicative decrease (Chiu and Jain, 1989; Clipper, NSDI 2017): each full batch within its share adds
   ``INCREASE`` to it, each that took longer multiplies it by ``DECREASE``. It settles where about one full batch in
-  ten takes longer, however the times vary.
+  ten takes longer, however the times vary. Where all batches had one request, and so one size, the line's slope is a
+  mere guess: one of ``TRY_EVERY`` then takes in a second request.
 
 What may share a batch, and how it is put together, is the replica's business: here requests have an opaque key.
 """
@@ -36,6 +39,8 @@ LEAST_FACTOR, MOST_FACTOR = 0.05, 2.0
 MOST_KINDS = 1024
 RECENT = 32
 SELDOM, QUICK_S = 16, 1e-3
+AT_LEAST = 1.5
+TRY_EVERY = 16
 WORTH_JOINING_S = 5e-5
 SLOWER = 1.25
 UNBATCHED = None
@@ -84,7 +89,11 @@ class BatchSize:
         if requests == 1:
             most_s = SLOWER * self._alone_s
             self._alone_s = min(most_s, took_s)
-        elif took_s < 2 * WORTH_JOINING_S * requests and not self.batches % RECENT:
+        elif (
+            not self.batches % RECENT
+            and took_s < 2 * WORTH_JOINING_S * requests
+            and self._may_be_quick(samples, requests)
+        ):
             self._alone_s, self.limit = math.inf, 1  # are they worth joining? The next is run alone, which will tell
             return
         if self._alone_s < WORTH_JOINING_S:
@@ -96,12 +105,19 @@ class BatchSize:
         if self.model.ran(samples, took_s):
             self.factor = 1.0  # it corrected another line
         elif policy.objective_s is not None:
-            if took_s > SHARE * policy.objective_s:
+            if took_s > self._allowed_s(policy.objective_s):
                 if samples > 1:  # one sample cannot be made fewer
                     self.factor = max(LEAST_FACTOR, self.factor * DECREASE)
-            elif full:
+            elif full and took_s <= SHARE * policy.objective_s:
                 self.factor = min(MOST_FACTOR, self.factor + INCREASE)
         self.limit = self._limit()
+        if full and requests == 1 and self.model.sizes == 1 and not self.batches % TRY_EVERY:
+            self.limit = min(self.most, max(self.limit, 2 * samples))
+
+    def _may_be_quick(self, samples: int, requests: int) -> bool:
+        """Whether the line does not rule out that one of these requests is quick alone."""
+        line = self.model.line
+        return line is None or line.seconds(samples / requests) < QUICK_S
 
     def tune(self, policy: Policy) -> None:
         """From now on the batches are to be like this."""
@@ -118,13 +134,18 @@ class BatchSize:
         self.most = int(min(self.policy.max_samples, self._fits))
         self.limit = min(self.limit, self.most)
 
+    def _allowed_s(self, objective_s: float) -> float:
+        """So long a batch may take: its share of the objective, or somewhat longer than one sample takes."""
+        line = self.model.line
+        return max(SHARE * objective_s, AT_LEAST * line.seconds(1)) if line is not None else SHARE * objective_s
+
     def _limit(self) -> int:
         if self._alone_s < WORTH_JOINING_S:
             return 1
         line = self.model.line
         assert line is not None, "a batch ran"
         if self.policy.objective_s is not None:
-            useful = self.factor * line.samples(SHARE * self.policy.objective_s)
+            useful = self.factor * line.samples(self._allowed_s(self.policy.objective_s))
         elif line.per_sample_s > 0 and self.model.sizes > 1:
             useful = line.fixed_s / line.per_sample_s * (1 - WORTH) / WORTH
         else:

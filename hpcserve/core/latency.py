@@ -12,8 +12,8 @@ with their number as the weight; the slope is the weighted median of the slopes 
 - it forgets: what is older than ``WINDOW`` batches is gone; and when ``SURPRISES`` batches in a row are far off on the
   same side, all that was before them is gone at once, as a model has been changed or a neighbour has come.
 
-Where all batches had about one size (:attr:`LatencyModel.sizes`) the line goes through the origin: the careful guess
-of what a larger one takes.
+Where all batches had about one size (:attr:`LatencyModel.sizes`) the line rises as the last one did that rested on
+several; before there was one it goes through the origin, the careful guess of what a larger batch takes.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class LatencyModel:
     def __init__(self) -> None:
         self._batches: deque[tuple[int, float]] = deque(maxlen=WINDOW)
         self._line: Line | None = None
+        self._shape = Line(0.0, 1.0)
         self._stale = 0
         self._stale_s = 0.0
         self._surprises = 0
@@ -75,7 +76,10 @@ class LatencyModel:
         """The line through what is remembered; None before the first batch."""
         if self._batches and (self._line is None or self._is_stale()):
             points = _medians(self._batches)
-            self._line = _fit(points)
+            if len(points) > 1:
+                self._line = self._shape = _fit(points)
+            else:
+                self._line = _like(self._shape, *points[0][1:])
             self.sizes = len(points)
             self.largest = max(samples for samples, _ in self._batches)
             self._stale, self._stale_s = 0, 0.0
@@ -125,6 +129,14 @@ def _medians(batches: Iterable[tuple[int, float]]) -> list[tuple[int, float, flo
         (len(group), float(median(samples for samples, _ in group)), median(took_s for _, took_s in group))
         for group in by_size.values()
     ]
+
+
+def _like(shape: Line, samples: float, took_s: float) -> Line:
+    """The line through one point that rises as this one does."""
+    expected_s = shape.seconds(samples)
+    if expected_s <= 0:
+        return Line(0.0, took_s / samples)
+    return Line(shape.fixed_s * took_s / expected_s, shape.per_sample_s * took_s / expected_s)
 
 
 def _fit(points: list[tuple[int, float, float]]) -> Line:

@@ -50,7 +50,7 @@ def simulated(
         took_s = line.seconds(samples) * dice.uniform(0.95, 1.05)
         now += took_s
         batch = [waiting.popleft() for _ in range(samples)]
-        size.ran(samples, took_s, full=bool(waiting))
+        size.ran(samples, took_s, full=bool(waiting), requests=samples)
         if now > seconds / 2:
             done += samples
             longest_s = max(longest_s, now - batch[0])
@@ -111,7 +111,7 @@ def test_one_sample_that_takes_too_long_is_run_all_the_same() -> None:
         size.ran(1, 1.0, full=True)
     assert size.limit == 1
     for _ in range(12):
-        size.ran(size.limit, 1e-4 * size.limit, full=True)
+        size.ran(size.limit, 1e-4 * size.limit, full=True, requests=size.limit)
     assert size.limit > 8
 
 
@@ -353,3 +353,26 @@ def test_what_becomes_slow_alone_is_joined_again() -> None:
         requests = size.limit
         size.ran(requests, 1e-3 + 1e-5 * requests, full=True, requests=requests)
     assert size.limit >= 32
+
+
+def served(size: BatchSize, fixed_s: float, per_sample_s: float, batches: int = 300) -> list[int]:
+    """The limits after each of so many full batches, while requests of one sample wait in a long queue."""
+    limits = []
+    for _ in range(batches):
+        requests = size.limit
+        size.ran(requests, fixed_s + per_sample_s * requests, full=True, requests=requests)
+        limits.append(size.limit)
+    return limits
+
+
+@pytest.mark.parametrize("objective_s", [0.05, 0.03, 0.01])
+def test_batches_grow_though_one_sample_takes_about_all_that_is_allowed(objective_s: float) -> None:
+    size = BatchSize(Policy(objective_s=objective_s))
+    assert min(served(size, 0.02, 2e-5)[-100:]) >= 64
+
+
+def test_batches_stay_small_where_they_save_nothing() -> None:
+    size = BatchSize(Policy(objective_s=0.05))
+    limits = served(size, 0.0, 0.02)
+    assert max(limits) <= 2
+    assert limits.count(2) <= len(limits) / 10
