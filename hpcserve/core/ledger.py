@@ -239,7 +239,8 @@ class Entry:
     caller gave with the request, ``place`` its order of arrival, which it keeps when it is queued again, ``lane`` where
     it waits (None while its deployment is not known), ``patience`` when it has waited there too long (infinite without
     such a time), ``seq`` the number under which it was given to ``replica``,
-    ``tally`` what of it has been counted.
+    ``tally`` what of it has been counted, ``tried_beside_streams`` whether, as a suspect, it was in
+    a death that only begun streams could have caused beside it.
     """
 
     __slots__ = (
@@ -263,6 +264,7 @@ class Entry:
         "state",
         "suspect",
         "tally",
+        "tried_beside_streams",
     )
 
     def __init__(self, session: Session, id: Counter, state: State) -> None:
@@ -283,6 +285,7 @@ class Entry:
         self.idempotent = True
         self.maybe_ran = False
         self.suspect = False
+        self.tried_beside_streams = False
         self.given_at = 0.0
         self.tally = UNCOUNTED
         self.error: HpcserveError | None = None

@@ -156,6 +156,9 @@ class Recovery(Dispatch):
     def _lose(self, replica: Replica, cause: str | None) -> None:
         """The replica is dead. What it had unfinished goes back to the queue; see design §6.
 
+        A suspect that had only begun streams beside it is convicted when that has happened to it twice: once, one of
+        the streams may be the culprit, which had its turns there too.
+
         ``cause``: how it ended, in words (empty: nobody knows); None: not by itself.
         """
         crashed = cause is not None
@@ -164,11 +167,12 @@ class Recovery(Dispatch):
             self._replica_by_connection.pop(replica.connection, None)
             replica.connection = None
         del self.replicas[replica.id]
-        alone = replica.exclusive and replica.waiting == 1 and not replica.unsure
+        streams = self.streams_at(replica)
+        alone = replica.exclusive and replica.waiting - streams == 1 and not replica.unsure
         for entry in list(replica.entries.values()):
             unfinished = UNFINISHED[entry.state]
-            if crashed and alone and unfinished and entry.suspect:
-                entry.error = _poison(replica.id, cause)
+            if crashed and alone and unfinished and entry.suspect and (not streams or entry.tried_beside_streams):
+                entry.error = _poison(replica.id, cause, streams)
                 self.apply(entry, Event.CONVICTED)
             elif not entry.idempotent and entry.state is not State.DONE:
                 self._burn(entry)
@@ -176,6 +180,7 @@ class Recovery(Dispatch):
                 self._interrupt(entry)
             else:
                 entry.maybe_ran = True
+                entry.tried_beside_streams |= crashed and alone and entry.suspect
                 entry.suspect = entry.suspect or (crashed and unfinished)
                 self.counts.requeued += entry.state is State.RUNNING
                 self.apply(entry, Event.LOST)
@@ -266,10 +271,11 @@ class Recovery(Dispatch):
                     self.apply(entry, Event.RECOVERED)
 
 
-def _poison(replica: ReplicaId, cause: str | None) -> PoisonRequest:
+def _poison(replica: ReplicaId, cause: str | None, streams: int) -> PoisonRequest:
     end = f" ({cause})" if cause else ""
+    which, but = ("third", " but streams that had begun") if streams else ("second", "")
     return PoisonRequest(
-        f"a second replica died of this request: {replica} ran nothing else{end}; see: hpcserve logs {replica}"
+        f"a {which} replica died of this request: {replica} ran nothing else{but}{end}; see: hpcserve logs {replica}"
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from hpcserve.core import actions as act
 from hpcserve.core.ledger import State
 from hpcserve.core.sessions import Session
-from hpcserve.errors import OutcomeUnknown, StreamInterrupted
+from hpcserve.errors import OutcomeUnknown, PoisonRequest, StreamInterrupted
 from hpcserve.types import Counter, RequestKey
 from tests.unit.core.exchange_desk import Desk
 
@@ -145,6 +145,62 @@ def test_suspects_that_have_begun_to_yield_hold_up_no_other(single: Desk) -> Non
     items(single, "d", keys[second], 0)
     single.ask(session, 3)
     assert single.given() == [("d", 3)]
+
+
+@pytest.fixture
+def streaming() -> Desk:
+    """Four replicas, each with a stream that has begun."""
+    made = Desk()
+    made.serve("a", "b", "c", "d", credit=8)
+    session = made.client("s")
+    keys = {id: made.ask(session, id) for id in (1, 2, 3, 4)}
+    for name, id in made.given():
+        items(made, name, keys[id], 0)
+    made.forwarded()
+    return made
+
+
+def lose(desk: Desk, name: str) -> None:
+    """This replica crashes; none comes in its place."""
+    desk.route(*(each for each in desk.exchange.replicas if each != name), crashed=name)
+
+
+def test_a_poison_request_does_not_kill_every_replica_that_has_a_stream(streaming: Desk) -> None:
+    session = streaming.client()
+    streaming.ask(session, 9)
+    deaths = 0
+    while given := streaming.given():
+        ((name, _),) = given
+        lose(streaming, name)
+        deaths += 1
+    told = [(id, type(error)) for id, error in streaming.told()]
+    assert deaths == 3, "the second one beside streams convicts it"
+    assert (9, PoisonRequest) in told
+    assert [error for _, error in told].count(StreamInterrupted) == 3
+    assert len(streaming.exchange.replicas) == 1
+
+
+def test_the_first_death_beside_streams_convicts_nobody(streaming: Desk) -> None:
+    session = streaming.client()
+    key = streaming.ask(session, 9)
+    for _ in range(2):
+        ((name, _),) = streaming.given()
+        lose(streaming, name)
+    ((name, _),) = streaming.given()
+    streaming.answer(name, key)
+    assert PoisonRequest not in [type(error) for _, error in streaming.told()]
+    assert streaming.states(session) == {9: State.DONE}
+
+
+def test_a_suspect_prefers_a_replica_without_streams(streaming: Desk) -> None:
+    session = streaming.client()
+    streaming.ask(session, 9)
+    ((name, _),) = streaming.given()
+    others = [each for each in streaming.exchange.replicas if each != name]
+    streaming.route(*others, "e", name)
+    streaming.inventory("e", credit=8)
+    streaming.route(*others, "e", crashed=name)
+    assert streaming.given() == [("e", 9)]
 
 
 def test_a_call_behind_a_stream_is_not_overdue_by_itself(single: Desk) -> None:
