@@ -287,7 +287,8 @@ class Exchange(Relays):
             wake = min(wake, max(now + 1.0, self._began + self.limits.recovery_grace_s))
         workers = dict.fromkeys(self.lanes.values(), 0)
         for replica in self.replicas.values():
-            if replica.connection is not None and not replica.retiring and replica.lane in workers:
+            resting = replica.retiring or replica.doomed_at is not None
+            if replica.connection is not None and not resting and replica.lane in workers:
                 workers[replica.lane] += 1
         for lane, count in workers.items():
             expired = lane.queue.expired(now)
@@ -315,6 +316,9 @@ class Exchange(Relays):
                     wake = min(wake, self._look_for_unwanted(replica, replica.lane.kill_cancelled_s))
             elif replica.retiring and replica.reported:
                 self._actions.append(act.ReportIdle(replica.id))
+                wake = min(wake, now + 1.0)
+            if replica.doomed_at is not None:
+                self._spare(replica)
                 wake = min(wake, now + 1.0)
         overfull, soon = overloaded(self.lanes.values(), self.replicas.values(), now, self.streams_at)
         for replica, most in overfull:

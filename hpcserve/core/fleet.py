@@ -167,12 +167,13 @@ class Fleet:
         return wanted | {(each.deployment, each.version.digest) for each in self.replicas.values()}
 
     def resting(self) -> set[ReplicaId]:
-        """The replicas that get no new work: they are to end, or have other methods than callers see."""
+        """The replicas that get no new work: they are to end or be killed, or have other methods than callers see."""
         seen = self._seen()
         return {
             each.replica
             for each in self.replicas.values()
-            if each.state not in ("starting", "ready")
+            if each.kill
+            or each.state not in ("starting", "ready")
             or each.version.signature != seen.get(each.deployment, each.version.signature)
         }
 

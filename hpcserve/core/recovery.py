@@ -15,6 +15,9 @@ from hpcserve.core.replicas import Replica
 from hpcserve.errors import PoisonRequest, StreamInterrupted
 from hpcserve.types import ReplicaId, RequestKey
 
+DOOM_S = 5.0
+"""If a replica is alive so long after it was last reported, nobody has killed it: it may have work again."""
+
 
 class Recovery(Dispatch):
     """What replicas say, and what their silence means."""
@@ -214,20 +217,38 @@ class Recovery(Dispatch):
     def _look_for_unwanted(self, replica: Replica, allowed_s: float) -> float:
         """Reports the replica if it has run for so long what nobody waits for. Returns when to look again.
 
-        Not while another request lies there that must not run twice: nobody could say that it had not begun.
+        Not while another request lies there that must not run twice: nobody could say that it had not begun. Nor while
+        somebody reads a stream from it.
         """
         entries = replica.entries
         runs = [entries[key] for key in replica.runs if key in entries]
         unwanted = len(runs) == len(replica.runs) > 0 and all(each.state is State.ABANDONED for each in runs)
-        if not unwanted or any(_must_not_be_lost(each) for each in entries.values()):
+        if not unwanted or any(map(self._must_not_be_lost, entries.values())):
             replica.unwanted_since = NEVER
             return NEVER
         replica.unwanted_since = min(replica.unwanted_since, self._now)
         for_s = self._now - replica.unwanted_since
         if for_s < allowed_s:
             return replica.unwanted_since + allowed_s
-        self._actions.append(act.ReportUnwanted(replica.id, for_s))
+        self._doom(replica, act.ReportUnwanted(replica.id, for_s))
         return self._now + 1.0
+
+    def _must_not_be_lost(self, entry: Entry) -> bool:
+        """Whether somebody waits for this unfinished request, and it is not run twice."""
+        once = not entry.idempotent or entry.key in self.relays
+        return once and UNFINISHED[entry.state] and entry.state is not State.ABANDONED
+
+    def _doom(self, replica: Replica, report: act.ReportHung | act.ReportUnwanted) -> None:
+        """The replica is to be killed: what it was given now would be lost, or not run again."""
+        self._actions.append(report)
+        replica.doomed_at = self._now
+        replica.lane.discard(replica)
+
+    def _spare(self, replica: Replica) -> None:
+        """Gives a replica work again that was to be killed and still lives, as while there is no controller."""
+        if replica.doomed_at is not None and self._now - replica.doomed_at >= DOOM_S:
+            replica.doomed_at = None
+            self._refill(replica)
 
     def ask_back(self, replica: Replica, most: int) -> None:
         """Has a replica give back so many requests that it has not begun; its INVENTORY will tell which."""
@@ -248,7 +269,7 @@ class Recovery(Dispatch):
         if self.relays:
             overdue_s = min(overdue_s, self._stream_overdue_s(replica))
         if overdue_s > self.limits.hang_grace_s:
-            self._actions.append(act.ReportHung(replica.id, overdue_s))
+            self._doom(replica, act.ReportHung(replica.id, overdue_s))
         if self._now - max(oldest.given_at, replica.asked_at) > self.limits.census_s:
             self._census(replica)
 
@@ -277,11 +298,6 @@ def _poison(replica: ReplicaId, cause: str | None, streams: int) -> PoisonReques
     return PoisonRequest(
         f"a {which} replica died of this request: {replica} ran nothing else{but}{end}; see: hpcserve logs {replica}"
     )
-
-
-def _must_not_be_lost(entry: Entry) -> bool:
-    """Whether somebody waits for this unfinished request, and it must not run twice."""
-    return not entry.idempotent and UNFINISHED[entry.state] and entry.state is not State.ABANDONED
 
 
 def _may_run(entry: Entry) -> bool:

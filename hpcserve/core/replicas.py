@@ -29,7 +29,7 @@ class Replica:
     given a suspect, which runs alone; ``unsure``: it may be computing what ``waiting`` does not count. ``asked_back``:
     it was asked for what it has not begun, and has not said what it holds since; ``silent_*``: when it had been seen to
     have answered so many; ``runs``: what it computes, where it says so; ``unwanted_since``: for so long nobody has been
-    seen to wait for that.
+    seen to wait for that; ``doomed_at``: when the controller was last asked to have it killed, None if it was not.
     """
 
     __slots__ = (
@@ -39,6 +39,7 @@ class Replica:
         "connection",
         "credit_bytes",
         "credit_requests",
+        "doomed_at",
         "entries",
         "exclusive",
         "id",
@@ -78,6 +79,7 @@ class Replica:
         self.releases: list[RequestKey] = []
         self.runs: tuple[RequestKey, ...] = ()
         self.unwanted_since = float("inf")
+        self.doomed_at: float | None = None
 
     def has_credit(self, *, urgent: bool = False) -> bool:
         """Whether one more request may be sent to it now. An ``urgent`` one may be one of half as many again, or 8."""
@@ -85,6 +87,7 @@ class Replica:
         return (
             self.connection is not None
             and not self.retiring
+            and self.doomed_at is None
             and not self.exclusive
             and self.waiting < self.credit_requests + more
             and (self.waiting == 0 or self.waiting_bytes < self.credit_bytes)

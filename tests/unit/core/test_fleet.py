@@ -353,6 +353,7 @@ def test_a_replica_that_runs_in_vain_is_killed_and_replaced_and_counts_against_n
     (first,) = world.alive(V1)
     assert world.fleet.unwanted(first)
     assert not world.fleet.unwanted(first), "it is about to end"
+    assert world.fleet.resting() == {first}
     world.step()
     assert world.pilot is not None
     assert world.fleet.orders(world.pilot).kill == (first,)

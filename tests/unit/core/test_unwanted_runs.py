@@ -113,3 +113,63 @@ def test_what_lay_behind_goes_on_elsewhere_and_is_no_suspect() -> None:
     assert desk.given() == [("b", 2)]
     assert not desk.replica("b").exclusive
     assert set(desk.states(session)) == {2}
+
+
+def test_a_stream_that_somebody_reads_prevents_it() -> None:
+    desk = desk_with()
+    session, reader = desk.client(), desk.client("reader")
+    stream = desk.ask(reader, 1)
+    desk.exchange.items(desk.replica("a"), stream, first=0, count=1, body="items", size_bytes=1, now=desk.now)
+    runs(desk, desk.ask(session, 1))
+    desk.ack(session, 1, 1)
+    assert [reported(desk, KILL_S) for _ in range(3)] == [[], [], []]
+    desk.ack(reader, 1, 1)
+    assert reported(desk) == []
+    assert reported(desk, KILL_S) == [KILL_S]
+
+
+def test_one_that_is_to_be_killed_gets_nothing_more() -> None:
+    desk = desk_with()
+    session = desk.client()
+    runs(desk, desk.ask(session, 1))
+    desk.ack(session, 1, 1)
+    reported(desk)
+    assert reported(desk, KILL_S) == [KILL_S]
+    assert desk.given() == [("a", 1)]
+    desk.ask(session, 2, method="pay")
+    desk.route("a", "b", kill_cancelled_s=KILL_S)
+    assert desk.given() == []
+    desk.inventory("b")
+    assert desk.given() == [("b", 2)]
+    desk.route("b", kill_cancelled_s=KILL_S)
+    assert desk.told() == []
+
+
+def test_one_that_nobody_kills_has_work_again_when_its_run_is_over() -> None:
+    """The controller may have been away, and is not asked again."""
+    desk = desk_with()
+    session = desk.client()
+    first = desk.ask(session, 1)
+    runs(desk, first)
+    desk.ack(session, 1, 1)
+    reported(desk)
+    assert reported(desk, KILL_S) == [KILL_S]
+    assert desk.given() == [("a", 1)]
+    desk.answer("a", first)
+    desk.ask(session, 2)
+    reported(desk, 4.9)
+    assert desk.given() == []
+    reported(desk, 0.1)
+    assert desk.given() == [("a", 2)]
+
+
+def test_one_that_hangs_gets_nothing_more_either() -> None:
+    desk = desk_with(kill_cancelled_s=None)
+    session = desk.client()
+    desk.ask(session, 1, remaining_ms=1000)
+    desk.given()
+    desk.now = 7.0
+    desk.exchange.tick(desk.now)
+    assert len(desk.took(act.ReportHung)) == 1
+    desk.ask(session, 2)
+    assert desk.given() == []
