@@ -36,8 +36,8 @@ class Lane:
     priority above 0) are sent past that: they run in the next batch, not in the one after it. For them there is a
     second order, which is kept from the first such request on.
 
-    ``answered``, ``refused`` and ``expired`` count requests: those that replicas answered, that the deployment had no
-    room for, and whose deadline passed before they ran. ``kill_cancelled_s``: as
+    ``answered``, ``refused`` and ``expired`` count requests: those that replicas answered (a stream with its first
+    item), that the deployment had no room for, and whose deadline passed before they ran. ``kill_cancelled_s``: as
     in :class:`hpcserve.core.routes.Deployment`.
     """
 

@@ -239,12 +239,14 @@ class Entry:
     caller gave with the request, ``place`` its order of arrival, which it keeps when it is queued again, ``lane`` where
     it waits (None while its deployment is not known), ``patience`` when it has waited there too long (infinite without
     such a time), ``seq`` the number under which it was given to ``replica``,
-    ``tally`` what of it has been counted, ``tried_beside_streams`` whether, as a suspect, it was in
-    a death that only begun streams could have caused beside it.
+    ``tally`` what of it has been counted, ``begun`` whether it is a stream of which items have come,
+    ``tried_beside_streams`` whether, as a suspect, it was in a death that only begun streams could have caused beside
+    it.
     """
 
     __slots__ = (
         "attempt",
+        "begun",
         "body",
         "deadline",
         "error",
@@ -284,6 +286,7 @@ class Entry:
         self.attempt = 0
         self.idempotent = True
         self.maybe_ran = False
+        self.begun = False
         self.suspect = False
         self.tried_beside_streams = False
         self.given_at = 0.0

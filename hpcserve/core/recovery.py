@@ -113,16 +113,20 @@ class Recovery(Dispatch):
         size_bytes: int,
         credit: tuple[int, int],
         now: float,
+        late: bool = False,
     ) -> None:
-        """A replica sent a result."""
+        """A replica sent a result. ``late``: the deadline passed, there or in the middle of a stream."""
         self._now = now
         replica.credit_requests, replica.credit_bytes = credit
         replica.answered += 1
-        replica.lane.answered += 1
         session = self.sessions.get(key[0])
         entry = None if session is None else session.entries.get(key[1])
         if entry is None:
             entry = self.entry(self.session(key[0], now), key[1])
+        if not entry.begun:
+            lane = replica.lane
+            lane.answered += not late
+            lane.expired += late
         self.result(replica, entry, body, size_bytes)
         self._refill(replica)
 

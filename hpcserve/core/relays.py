@@ -47,6 +47,8 @@ class Relays(Recovery):
     def _begun(self, replica: Replica, entry: Entry) -> None:
         """A stream has its first item. It is not run again, so it need not be alone to be convicted, should it be."""
         entry.suspect = False
+        entry.begun = True
+        replica.lane.answered += 1
         if replica.exclusive and replica.waiting <= self.streams_at(replica):
             replica.exclusive = False
             self._refill(replica)

@@ -162,7 +162,7 @@ class ReplicaLoad(Message, frozen=True):
 class DeploymentLoad(Message, frozen=True):
     """A deployment's queue in the statistics. ``wait_s``: what the last in it has to wait, if that is known.
 
-    ``answered``: by all its replicas, those that are dead included.
+    ``answered``: by all its replicas, those that are dead included; a stream counts with its first item.
     """
 
     deployment: DeploymentName

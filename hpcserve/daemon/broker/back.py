@@ -68,13 +68,19 @@ class Back:
         now = time.monotonic()
         if type(header) is wire.Result:
             key, credit = (header.session, header.id), (header.credit_requests, header.credit_bytes)
-            if header.error is not None:
-                if header.error.code == Cancelled.code:
-                    self._exchange.dropped(replica, key, credit=credit, now=now)
-                    return
-                replica.lane.expired += header.error.code == DeadlineExceeded.code
-            body = Answered(header_bytes, message.tensors)
-            self._exchange.answered(replica, key, body=body, size_bytes=message.size_bytes, credit=credit, now=now)
+            code = None if header.error is None else header.error.code
+            if code == Cancelled.code:
+                self._exchange.dropped(replica, key, credit=credit, now=now)
+                return
+            self._exchange.answered(
+                replica,
+                key,
+                body=Answered(header_bytes, message.tensors),
+                size_bytes=message.size_bytes,
+                credit=credit,
+                now=now,
+                late=code == DeadlineExceeded.code,
+            )
         elif type(header) is wire.Items:
             self._exchange.items(
                 replica,

@@ -90,9 +90,15 @@ class Desk:
     def replica(self, name: str) -> Replica:
         return self.exchange.replicas[ReplicaId(name)]
 
-    def answer(self, name: str, key: RequestKey, *, size_bytes: int = 10, credit: int = 2) -> None:
+    def answer(self, name: str, key: RequestKey, *, size_bytes: int = 10, credit: int = 2, late: bool = False) -> None:
         self.exchange.answered(
-            self.replica(name), key, body=("answer", key), size_bytes=size_bytes, credit=(credit, 1000), now=self.now
+            self.replica(name),
+            key,
+            body=("answer", key),
+            size_bytes=size_bytes,
+            credit=(credit, 1000),
+            now=self.now,
+            late=late,
         )
 
     # --- the clients

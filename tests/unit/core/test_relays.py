@@ -9,7 +9,7 @@ from hpcserve.core.ledger import State
 from hpcserve.core.sessions import Session
 from hpcserve.errors import OutcomeUnknown, PoisonRequest, StreamInterrupted
 from hpcserve.types import Counter, RequestKey
-from tests.unit.core.exchange_desk import Desk
+from tests.unit.core.exchange_desk import NAME, Desk
 
 
 def items(desk: Desk, name: str, key: RequestKey, first: int, count: int = 1, *, size_bytes: int = 10) -> None:
@@ -211,3 +211,31 @@ def test_a_call_behind_a_stream_is_not_overdue_by_itself(single: Desk) -> None:
     items(single, "c", stream, 0)
     single.exchange.tick(100.0)
     assert single.took(act.ReportHung) == []  # the stream, which has no deadline, may be what runs
+
+
+def counted(desk: Desk) -> tuple[int, int]:
+    """How many requests were answered, and how many did not run before their deadline."""
+    lane = desk.exchange.lane(NAME)
+    return lane.answered, lane.expired
+
+
+def test_what_was_late_at_its_replica_did_not_run_and_is_no_answer(single: Desk) -> None:
+    session = single.client()
+    single.answer("c", single.ask(session, 1), late=True)
+    assert counted(single) == (0, 1)
+    single.answer("c", single.ask(session, 2))
+    assert counted(single) == (1, 1)
+    assert single.replica("c").answered == 2
+
+
+@pytest.mark.parametrize("given_up", [False, True])
+def test_a_stream_counts_once_and_with_its_first_item(single: Desk, *, given_up: bool) -> None:
+    session = single.client()
+    key = single.ask(session, 1)
+    items(single, "c", key, 0)
+    assert counted(single) == (1, 0), "its replica has done something, even if it crashes now"
+    items(single, "c", key, 1)
+    if given_up:
+        single.ack(session, 2)
+    single.answer("c", key, late=True)
+    assert counted(single) == (1, 0), "it ran"
