@@ -238,9 +238,12 @@ class Recovery(Dispatch):
         return self._now + 1.0
 
     def _must_not_be_lost(self, entry: Entry) -> bool:
-        """Whether somebody waits for this unfinished request, and it is not run twice."""
-        once = not entry.idempotent or entry.key in self.relays
-        return once and UNFINISHED[entry.state] and entry.state is not State.ABANDONED
+        """Whether somebody may wait for this unfinished request, and it is not run twice.
+
+        What an earlier broker gave out, of which nobody has said what it is, may be such a one.
+        """
+        once = not entry.idempotent or entry.lane is None or entry.key in self.relays
+        return once and _may_run(entry) and entry.state is not State.ABANDONED
 
     def _doom(self, replica: Replica, report: act.ReportHung | act.ReportUnwanted) -> None:
         """The replica is to be killed: what it was given now would be lost, or not run again."""

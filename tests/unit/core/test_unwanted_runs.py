@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpcserve.core import actions as act
-from hpcserve.types import RequestKey
+from hpcserve.types import Counter, RequestKey, SessionId
 from tests.unit.core.exchange_desk import Desk
 
 KILL_S = 5.0
@@ -173,3 +173,20 @@ def test_one_that_hangs_gets_nothing_more_either() -> None:
     assert len(desk.took(act.ReportHung)) == 1
     desk.ask(session, 2)
     assert desk.given() == []
+
+
+@pytest.mark.parametrize("reader", ["d", "away"])
+def test_what_an_earlier_broker_gave_out_may_be_such_that_it_must_not_run_twice(reader: str) -> None:
+    desk = desk_with()
+    desk.now = 1.0
+    session = desk.client("c", 1)
+    if reader == "d":
+        desk.client("d", 1)
+    unknown, key = (SessionId(reader.encode()), Counter(1)), (session.id, Counter(1))
+    desk.inventory("a", unfinished=(key, unknown), connection=b"a2")
+    runs(desk, key)
+    desk.ack(session, 2)
+    assert [reported(desk, KILL_S) for _ in range(3)] == [[], [], []]
+    desk.answer("a", unknown)
+    assert reported(desk) == []
+    assert reported(desk, KILL_S) == [KILL_S]
