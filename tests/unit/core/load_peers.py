@@ -202,6 +202,7 @@ class LoadReplica(Replica):
         self.sizes = Sizes(POLICIES.__getitem__)
         self.batch: Batch | None = None
         self.company_until = NEVER
+        self.says_runs = False
         self._clock = clock
         self._credit = Credit()
         self._places = 0
@@ -254,6 +255,8 @@ class LoadReplica(Replica):
         tasks = [each for each in taken if self._is_due(each, now)]
         if tasks:
             self.batch = self._compute(tasks, size, full, Model(fixed_s, per_sample_s))
+            if self.says_runs:
+                self.send(wire.Runs(tuple(each.key for each in tasks)))
         return True
 
     def _is_due(self, task: Task, now: float) -> bool:

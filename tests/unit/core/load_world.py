@@ -14,7 +14,7 @@ from hpcserve.core import actions as act
 from hpcserve.core.exchange import Limits
 from hpcserve.core.ledger import Entry, State
 from hpcserve.errors import DeadlineExceeded, OutcomeUnknown, Overloaded, PoisonRequest
-from hpcserve.types import RequestKey, SessionId
+from hpcserve.types import Epoch, ReplicaId, RequestKey, SessionId
 from hpcserve.wire import messages as wire
 from tests.unit.core.load_peers import LoadClient, LoadReplica, Model, outcomes_of
 from tests.unit.core.recovery_peers import Client, Replica
@@ -33,6 +33,9 @@ Waiting = tuple[int, SessionId]
 class LoadWorld(World):
     """Clients, one broker after the other, batching replicas that come, drain and go."""
 
+    kills = 0
+    """The replicas, of all worlds, that were killed since nobody waited for what they ran."""
+
     limits = Limits(
         broker_bytes=900,
         session_bytes=500,
@@ -49,6 +52,7 @@ class LoadWorld(World):
         self.objective_s: float | None = None
         self.overtaken: dict[Waiting, Tally[SessionId]] = defaultdict(Tally)
         self.in_line: dict[Waiting, set[Entry]] = {}
+        self.doomed: dict[ReplicaId, Epoch] = {}
         super().__init__(clients, replicas)
 
     def clock(self) -> float:
@@ -60,6 +64,7 @@ class LoadWorld(World):
     def new_replica(self, number: int) -> Replica:
         replica = LoadReplica(number, self.clock)
         replica.sizes.tune(self.objective_s, None)
+        replica.says_runs = self.kill_cancelled_s is not None
         return replica
 
     @property
@@ -74,6 +79,12 @@ class LoadWorld(World):
         self.objective_s = objective_s
         for replica in self.workers:
             replica.sizes.tune(objective_s, None)
+
+    def kill_cancelled(self, after_s: float | None) -> None:
+        self.kill_cancelled_s = after_s
+        for replica in self.workers:
+            replica.says_runs = after_s is not None
+        self.route()
 
     def scale(self, replicas: int) -> None:
         self.wanted_replicas = replicas
@@ -100,6 +111,8 @@ class LoadWorld(World):
         assert replica.batch is not None
         if self.now < replica.batch.ends:
             self.advance(replica.batch.ends - self.now)
+        if not replica.is_alive:
+            return
         if replica.batch.results:
             replica.end()
         else:
@@ -119,7 +132,43 @@ class LoadWorld(World):
         for action in actions:
             if isinstance(action, act.Give) and not action.entry.suspect:
                 self.check_turn(action.entry)
+            elif isinstance(action, act.ReportUnwanted):
+                self.check_unwanted(action.replica)
+                self.doomed[action.replica] = self.epoch
         super().do(actions)
+
+    def check_unwanted(self, id: ReplicaId) -> None:
+        """Nobody waits for what the broker knows to run there. A client that it takes for dead may come back."""
+        waits = {(each.session, id) for each in self.callers if each.is_alive for id in each.caller.outstanding}
+        assert not waits.intersection(self.exchange.replicas[id].runs) - self.excused, "killed under a client's eyes"
+
+    def give_up(self, keys: set[RequestKey]) -> None:
+        for client in self.callers:
+            for id in client.caller.outstanding if client.is_alive else ():
+                if (client.session, id) in keys:
+                    client.settle(id, "given up")
+            client.flush()
+
+    def kill_the_doomed(self) -> None:
+        """What was reported is killed soon, and whatever was given to it meanwhile is lost."""
+        doomed, self.doomed = self.doomed, {}
+        for replica in self.workers:
+            if replica.id not in doomed:
+                continue
+            LoadWorld.kills += 1
+            if doomed[replica.id] == self.epoch:
+                for entry in self.exchange.replicas[replica.id].entries.values():
+                    is_lost = not entry.idempotent and entry.state is State.RUNNING
+                    assert not is_lost, "killed with what must not run twice"
+            self.end(replica, noticed=True)
+
+    def route(self) -> None:
+        self.kill_the_doomed()
+        super().route()
+
+    def advance(self, seconds: float) -> None:
+        self.kill_the_doomed()
+        super().advance(seconds)
 
     def carry_out(self) -> None:
         super().carry_out()

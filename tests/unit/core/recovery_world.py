@@ -49,6 +49,7 @@ class World:
         self.excused: set[RequestKey] = set()
         self.unheard_of: set[RequestKey] = set()
         self.wanted_replicas, self.hired = replicas, 0
+        self.kill_cancelled_s: float | None = None
         self.epoch = Epoch(0)
         self.start_broker()
         self.route()
@@ -131,7 +132,11 @@ class World:
             self.excused.update(self.exchange.replicas[dead].entries)
         self.exchange.route(
             {EndpointName("echo"): NAME},
-            [Deployment(NAME, self.methods, "again", roster, max_queue_s=MAX_QUEUE_S)],
+            [
+                Deployment(
+                    NAME, self.methods, "again", roster, max_queue_s=MAX_QUEUE_S, kill_cancelled_s=self.kill_cancelled_s
+                )
+            ],
             crashed=dict.fromkeys(self.crashed, "killed by signal 9 (SIGKILL)"),
             retiring=frozenset(self.retiring),
             giving_back=frozenset(self.retiring),
@@ -210,6 +215,9 @@ class World:
         replica = self.exchange.replica_of(link.name)
         if replica is None:
             self.down(link.name, wire.WhoAreYou())
+            return
+        if isinstance(message, wire.Runs):
+            self.exchange.runs(replica, message.keys)
             return
         assert isinstance(message, (wire.Result, wire.Credit))
         credit = (message.credit_requests, message.credit_bytes)

@@ -130,6 +130,24 @@ class LoadMachine(RuleBasedStateMachine):
     def deployment_is_tuned(self, objective_s: float | None) -> None:
         self.world.tune(objective_s)
 
+    @rule(who=NUMBER, seconds=st.sampled_from([0.0, 0.01, 2.0]))
+    def what_a_replica_runs_is_given_up(self, *, who: int, seconds: float) -> None:
+        replica = self.replica(who)
+        if replica is None:
+            return
+        self.world.deliver_all()
+        if replica.batch is None:
+            self.world.begin(replica)
+            self.world.deliver_all()
+        if replica.batch is not None:
+            self.world.give_up({task.key for task in replica.batch.tasks})
+            self.world.deliver_all()
+            self.world.advance(seconds)
+
+    @rule(after_s=st.sampled_from([None, 0.0, 0.05, 1.0]))
+    def cancelled_runs_are_killed(self, after_s: float | None) -> None:
+        self.world.kill_cancelled(after_s)
+
     # --- the broker, the controller, time
 
     @rule()
