@@ -186,6 +186,7 @@ class Books:
     def _count_items(self, session: Session, size_bytes: int) -> None:
         """Makes the budgets count so many more bytes of items that are on their way to the client."""
         session.sent_bytes += size_bytes
+        session.item_bytes += size_bytes
         session.held_bytes += size_bytes
         self.held_bytes += size_bytes
 
@@ -194,7 +195,7 @@ class Books:
 
         All at once would only come to be parked again.
         """
-        while session.parked and session.sent_bytes < self._session_bytes:
+        while session.parked and self._has_room(session, 1):
             entry, size_bytes = session.parked.popleft()
             if entry.state is State.KEPT:
                 self._fetch(entry, None)
@@ -202,10 +203,15 @@ class Books:
                 if room_bytes <= 0:
                     return
 
+    def _has_room(self, session: Session, size_bytes: int) -> bool:
+        """Whether one more result may go to the client. If no other is on its way, it may: items cannot starve it."""
+        sent_bytes = session.sent_bytes
+        return sent_bytes + size_bytes <= self._session_bytes or sent_bytes <= session.item_bytes
+
     def result(self, replica: Replica, entry: Entry, body: object, size_bytes: int) -> None:
         """A replica sent the result of a request."""
         session = entry.session
-        fits = not session.sent_bytes or session.sent_bytes + size_bytes <= self._session_bytes
+        fits = self._has_room(session, size_bytes)
         if fits and entry.state is RUNNING and entry.replica is replica and session.connection is not None:
             self._deliver(entry, replica, session.connection, body, size_bytes)
             return
@@ -349,7 +355,7 @@ class Books:
 
     def _fetch(self, entry: Entry, speaker: Replica | None) -> None:
         assert entry.replica is not None, "a result that is fetched has a holder"
-        if entry.session.sent_bytes >= self._session_bytes:
+        if not self._has_room(entry.session, 1):
             entry.session.parked.append((entry, 0))
         else:
             self._fetches.setdefault(entry.replica, []).append(entry.key)

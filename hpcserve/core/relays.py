@@ -65,7 +65,10 @@ class Relays(Recovery):
         relay = self.relays.get(entry.key)
         if relay is not None:
             again = again or relay.is_held
-            self._count_items(session, -(relay.again() if again else relay.more(received)))
+            freed_bytes = relay.again() if again else relay.more(received)
+            self._count_items(session, -freed_bytes)
+            if session.parked:
+                self._unpark(session, freed_bytes)
         replica = entry.replica
         if replica is not None and replica.connection is not None:
             self._actions.append(act.More(replica.connection, entry.key, received, again))

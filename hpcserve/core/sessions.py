@@ -19,7 +19,8 @@ class Session:
     whether it sent a RESUME in this epoch; before that only replicas have spoken of its requests.
     Everything below ``floor``, and what ``settled`` lists above it, is settled for the client.
     ``held_bytes``: inputs and undelivered results, counted against the session's budget; ``sent_bytes``
-    is the part that went out to the client and was not acknowledged. ``parked`` are results that wait at
+    is the part that went out to the client and was not acknowledged, ``item_bytes`` the items of streams in that.
+    ``parked`` are results that wait at
     their replicas until the client can take them, each with its size where that is known.
     """
 
@@ -31,6 +32,7 @@ class Session:
         "held_bytes",
         "id",
         "identity",
+        "item_bytes",
         "parked",
         "resumed",
         "sent_bytes",
@@ -48,6 +50,7 @@ class Session:
         self.entries: dict[Counter, Entry] = {}
         self.held_bytes = 0
         self.sent_bytes = 0
+        self.item_bytes = 0
         self.parked: deque[tuple[Entry, int]] = deque()
 
     def is_settled(self, id: int) -> bool:

@@ -90,6 +90,54 @@ def test_the_budgets_count_items_until_they_are_taken(desk: Desk) -> None:
     assert not desk.exchange.relays
 
 
+def test_items_do_not_starve_a_result(single: Desk) -> None:
+    single.inventory("c", credit=9)
+    session = single.client()
+    stream, first, second, third = (single.ask(session, id) for id in range(1, 5))
+    single.given()
+    items(single, "c", stream, 0, size_bytes=90)
+    single.answer("c", first, size_bytes=80, credit=9)
+    assert single.forwarded() == [1, 2], "no other result is on its way: it need not wait for the items"
+    single.answer("c", second, size_bytes=20, credit=9)
+    single.answer("c", third, size_bytes=20, credit=9)
+    assert single.forwarded() == []
+    single.ack(session, 1, 2)
+    assert single.took(act.Fetch) == [act.Fetch(b"c", (second, third))]
+    single.answer("c", second, size_bytes=20, credit=9)
+    single.answer("c", third, size_bytes=20, credit=9)
+    assert single.forwarded() == [3], "the items are not taken yet"
+
+
+def test_a_result_that_waits_comes_when_items_are_taken(single: Desk) -> None:
+    single.inventory("c", credit=9)
+    session = single.client()
+    stream, first, second = (single.ask(session, id) for id in range(1, 4))
+    single.given()
+    items(single, "c", stream, 0, size_bytes=90)
+    single.answer("c", first, size_bytes=10, credit=9)
+    single.answer("c", second, size_bytes=10, credit=9)
+    assert single.states(session)[3] is State.KEPT
+    assert single.took(act.Fetch) == []
+    more(single, session, 1, 1)
+    assert single.took(act.Fetch) == [act.Fetch(b"c", (second,))]
+
+
+def test_what_a_client_comes_back_for_waits_for_items_to_be_taken(single: Desk) -> None:
+    single.inventory("c", credit=9)
+    session = single.client()
+    stream, first, second = (single.ask(session, id) for id in range(1, 4))
+    single.given()
+    items(single, "c", stream, 0, size_bytes=100)
+    single.answer("c", first, size_bytes=10, credit=9)
+    single.exchange.client_gone(b"c", 0.0)
+    single.answer("c", second, size_bytes=10, credit=9)
+    single.client("c", 1, 2, 3)
+    fetched = {key for action in single.took(act.Fetch) for key in action.keys}
+    more(single, session, 1, 1)
+    fetched |= {key for action in single.took(act.Fetch) for key in action.keys}
+    assert fetched == {first, second}
+
+
 def test_a_stream_is_run_again_only_before_its_first_item(desk: Desk) -> None:
     session = desk.client()
     first, second = desk.ask(session, 1), desk.ask(session, 2)
