@@ -25,6 +25,7 @@ ITEM_BYTES = 64
 
 SILENCE_S, LONGEST_SILENCE_S = 1.0, 30.0
 GAP_S = 0.1
+GAPS = 4  # so many times the longest pause between items of late is a silence
 QUICK_S, FEW = 1e-3, 32
 
 T = TypeVar("T")
@@ -112,6 +113,9 @@ class Incoming:
         self._ask_at = now + SILENCE_S
         self._patience_s = SILENCE_S
         self._may_ask_at = now
+        self._pause_s = GAP_S
+        self._waits_since = math.inf  # the first item may have waited in a queue
+        self._gap_s = 0.0
 
     def take(self, first: int, sizes: Sequence[int], source: ReplicaId, now: float) -> int | None:
         """Items have come from a replica: the first one's number, and the bytes of each. None: it has no room for more.
@@ -123,17 +127,26 @@ class Incoming:
             self.source = source
         elif self.source != source:
             return None
-        self._patience_s = SILENCE_S
-        self._ask_at = now + SILENCE_S
         if not sizes:
             self._hurry = first
         if first > self.next:
             self._ask_at = max(now, self._may_ask_at)  # something is missing
             return len(sizes)
         known = min(self.next - first, len(sizes))
-        self.next = max(self.next, first + len(sizes))
+        if known < len(sizes):
+            self._grow(first + len(sizes), now)
+        self._ask_at = max(self._ask_at, now + self._patience_s)  # while something comes, more may be on its way
         self._came_bytes += sum(sizes[known:])
         return known
+
+    def _grow(self, next: int, now: float) -> None:
+        """Something new has come: so long it may take again. What comes twice says nothing of that."""
+        self.next = next
+        self._gap_s = min(max(now - self._waits_since, self._gap_s / 2, 0.0), LONGEST_SILENCE_S)
+        self._waits_since = now
+        self._patience_s = max(SILENCE_S, GAPS * self._gap_s)
+        self._pause_s = GAP_S
+        self._ask_at = now
 
     def read(self, size_bytes: int) -> bool:
         """The reader has taken an item. Returns whether the replica is to be told now, so that it never runs dry."""
@@ -152,24 +165,27 @@ class Incoming:
 
     def tell(self, now: float) -> int:
         """The replica is told now: returns how many items the reader has taken."""
+        if self._is_full():
+            self._waits_since = now
         self._told, self._told_bytes = self.taken, self._taken_bytes
         if self._hurry <= self.taken:
             self._hurry = math.inf
-        self._ask_at = max(self._ask_at, now + SILENCE_S)
+        self._ask_at = max(self._ask_at, now + self._patience_s)
         return self._told
 
     def misses(self, now: float) -> bool:
         """Whether the replica is to be asked for what may have been lost. The more often in vain, the more seldom."""
         if now < self._ask_at or self._is_full():
             return False
-        self._patience_s = min(LONGEST_SILENCE_S, 2 * self._patience_s)
+        self._patience_s = max(self._patience_s, min(LONGEST_SILENCE_S, 2 * self._patience_s))
         self._ask_at = now + self._patience_s
-        self._may_ask_at = now + GAP_S
+        self._may_ask_at = now + self._pause_s
+        self._pause_s = min(LONGEST_SILENCE_S, 2 * self._pause_s)
         return True
 
     def lost(self, now: float) -> None:
         """What was on its way is gone with the connection, or the end has come before all the items."""
-        self._patience_s = SILENCE_S
+        self._patience_s = max(SILENCE_S, GAPS * self._gap_s)
         self._ask_at = max(now, self._may_ask_at)
 
     def _is_full(self) -> bool:

@@ -98,7 +98,56 @@ def test_silence_is_asked_about_more_and_more_seldom() -> None:
     assert all(after > before - 0.11 for before, after in itertools.pairwise(pauses))
     assert pauses[-1] == pytest.approx(LONGEST_SILENCE_S, abs=0.2)
     end.take(0, [1], HERE, now)
-    assert end.misses(now + SILENCE_S)  # and often again, once something has come
+    for number in range(1, 10):
+        end.take(number, [1], HERE, now)
+    assert end.misses(now + SILENCE_S)  # and soon again, once much has come quickly
+
+
+def test_a_slow_link_is_not_filled_with_what_is_asked_for_again() -> None:
+    """Each item takes long, and fills the window; what is asked for again waits behind it."""
+    takes_s, items, tick_s = 6.0, 9, 0.1
+    end = incoming(Room(1, 1))
+    link: deque[tuple[float, int]] = deque([(takes_s, 0)])
+    free_at, now, asked = takes_s, 0.0, 0
+    while end.taken < items and now < 1000:
+        now += tick_s
+        again = end.misses(now)
+        if link and link[0][0] <= now:
+            _, first = link.popleft()
+            if end.take(first, [10], HERE, now) == 0:
+                assert end.read(10)
+                again = True
+        if again:
+            asked += 1
+            free_at = max(free_at, now) + takes_s
+            link.append((free_at, end.tell(now)))
+    assert end.taken == items
+    assert now < 2 * items * takes_s
+    assert asked < 2 * items
+
+
+def test_what_comes_twice_makes_no_one_impatient() -> None:
+    end, now, asked = incoming(), 0.0, 0
+    end.take(0, [1], HERE, 0.0)
+    while now < 20:
+        now += 0.1
+        end.take(0, [1], HERE, now)
+        asked += end.misses(now)
+    assert asked == 0  # what is missing may be behind it
+    while not end.misses(now):
+        now += 0.1
+    end.take(0, [1], HERE, now)
+    assert not end.misses(now + SILENCE_S)
+
+
+def test_one_gap_is_asked_about_more_and_more_seldom() -> None:
+    end, now, asked = incoming(), 0.0, 0
+    end.take(0, [1], HERE, 0.0)
+    while now < 20:
+        now += 0.01
+        end.take(5, [1], HERE, now)
+        asked += end.misses(now)
+    assert 5 <= asked <= 10
 
 
 @pytest.mark.parametrize("room", [Room(4, 1 << 30), Room(100, 40)])
