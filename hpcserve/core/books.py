@@ -183,6 +183,13 @@ class Books:
             if relay is not None:
                 self._count_items(session, -relay.out_bytes)
 
+    def lose_items(self, session: Session) -> None:
+        """The client has another connection: no item is on its way."""
+        for id in session.entries:
+            relay = self.relays.get((session.id, id))
+            if relay is not None:
+                self._count_items(session, -relay.lose())
+
     def _count_items(self, session: Session, size_bytes: int) -> None:
         """Makes the budgets count so many more bytes of items that are on their way to the client."""
         session.sent_bytes += size_bytes

@@ -70,13 +70,16 @@ class Exchange(Relays):
         self._now = now
         session = self.session(session_id, now)
         # A second RESUME on one connection may be an old one: it knows nothing of what was sent after it.
-        last = max(outstanding, default=floor - 1) if session.connection == connection else NEVER
+        known_connection = session.connection == connection
+        last = max(outstanding, default=floor - 1) if known_connection else NEVER
         for each in (session, self._by_connection.get(connection)):
             if each is not None:
                 self._detach(each)
         known, session.resumed = session.resumed, True
         session.connection, session.identity = connection, identity
         session.parked.clear()
+        if self.relays and not known_connection:
+            self.lose_items(session)
         self._by_connection[connection] = session
         wanted = set(outstanding)
         over = tuple(id for id in session.entries if id not in wanted and id <= last)

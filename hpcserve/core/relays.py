@@ -35,12 +35,12 @@ class Relays(Recovery):
         if relay is None:
             relay = self.relays[key] = Relay()
             self._begun(replica, entry)
-        if relay.is_held:
+        if not relay.lets_pass(first, count):
             return
         if session.sent_bytes and session.sent_bytes + size_bytes > self.limits.session_bytes:
             relay.is_held = True
             return
-        relay.send(first + count, size_bytes)
+        relay.send(first, count, size_bytes)
         self._count_items(session, size_bytes)
         self._actions.append(act.Forward(session.connection, body))
 
@@ -64,8 +64,8 @@ class Relays(Recovery):
             return
         relay = self.relays.get(entry.key)
         if relay is not None:
-            again = again or relay.is_held
-            freed_bytes = relay.again() if again else relay.more(received)
+            asked, again = again, again or relay.is_held
+            freed_bytes = relay.more(received, now, again=asked)
             self._count_items(session, -freed_bytes)
             if session.parked:
                 self._unpark(session, freed_bytes)

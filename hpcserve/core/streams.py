@@ -139,9 +139,9 @@ class Incoming:
         self._came_bytes += sum(sizes[known:])
         return known
 
-    def _grow(self, next: int, now: float) -> None:
+    def _grow(self, end: int, now: float) -> None:
         """Something new has come: so long it may take again. What comes twice says nothing of that."""
-        self.next = next
+        self.next = end
         self._gap_s = min(max(now - self._waits_since, self._gap_s / 2, 0.0), LONGEST_SILENCE_S)
         self._waits_since = now
         self._patience_s = max(SILENCE_S, GAPS * self._gap_s)
@@ -197,8 +197,12 @@ class Incoming:
 class Relay:
     """The broker's station: what of a stream has gone to the client and is not taken yet.
 
-    ``next``: so many items have gone to the client, in this epoch. ``is_held``: the client's budget had no room for
-    some, so what follows them is not sent either.
+    Items go on in order, each once while the client keeps its connection, which loses nothing: so one that asks again
+    and again, and takes nothing, gets no more than two windows. Where it turns out not to have what came before, they
+    go from there once more; and otherwise at times further and further apart, counted as often as they went.
+
+    ``next``: so many items have gone to the client, in this epoch. ``is_held``: some did not go on, for want of room or
+    since others before them are missing; the replica is to send them again.
     """
 
     def __init__(self) -> None:
@@ -206,22 +210,65 @@ class Relay:
         self.out_bytes = 0
         self.is_held = False
         self._out: deque[tuple[int, int]] = deque()
+        self._first = 0
+        self._expected: int | None = None
+        self._received = 0
+        self._patience_s = LONGEST_SILENCE_S
+        self._may_repeat_at = math.inf
 
-    def send(self, end: int, size_bytes: int) -> None:
-        """Items below ``end`` go to the client."""
+    def lets_pass(self, first: int, count: int) -> bool:
+        """Whether these items may go on: they follow those before, and some have not gone yet."""
+        if self._expected is None:
+            return True
+        if first > self._expected:
+            self.is_held = True
+        return first <= self._expected and (first + count > self._expected or not count)
+
+    def send(self, first: int, count: int, size_bytes: int) -> None:
+        """Items go to the client."""
+        end = first + count
+        if self._expected is None:
+            self._first = first
+        self._expected = end
         self.next = max(self.next, end)
         self.out_bytes += size_bytes
         self._out.append((end, size_bytes))
 
-    def more(self, received: int) -> int:
-        """The client has taken all items below ``received``. Returns how many bytes are not on their way any more."""
+    def more(self, received: int, now: float, *, again: bool = False) -> int:
+        """The client has taken all items below ``received``; ``again``: it misses those that follow.
+
+        Returns:
+            How many bytes are not on their way any more.
+        """
         before = self.out_bytes
         while self._out and self._out[0][0] <= received:
             self.out_bytes -= self._out.popleft()[1]
+        if received > self._received:
+            self._received, self._patience_s = received, LONGEST_SILENCE_S
+            self._may_repeat_at = math.inf
+        if again and received == self._received:
+            self._repeat(now)
+        self.is_held = False
         return before - self.out_bytes
 
-    def again(self) -> int:
-        """Everything that is not taken is sent once more. Returns as :meth:`more`."""
-        freed, self.out_bytes, self.is_held = self.out_bytes, 0, False
+    def _repeat(self, now: float) -> None:
+        received = self._received
+        if self._expected is None:
+            self._first = self._expected = received
+        elif received < self._first:  # what has come is of no use
+            self.out_bytes = 0
+            self._out.clear()
+            self._first = self._expected = received
+        elif now < self._may_repeat_at:
+            self._may_repeat_at = min(self._may_repeat_at, now + self._patience_s)
+        else:
+            self._expected = received
+            self._patience_s *= 2
+            self._may_repeat_at = now + self._patience_s
+
+    def lose(self) -> int:
+        """The client has another connection: what was on its way is gone. Returns as :meth:`more`."""
+        freed_bytes, self.out_bytes = self.out_bytes, 0
         self._out.clear()
-        return freed
+        self._expected = None
+        return freed_bytes

@@ -90,6 +90,24 @@ def test_the_budgets_count_items_until_they_are_taken(desk: Desk) -> None:
     assert not desk.exchange.relays
 
 
+def test_a_client_that_asks_again_and_takes_nothing_gets_nothing_twice(single: Desk) -> None:
+    session = single.client()
+    key = single.ask(session, 1)
+    single.given()
+    for _ in range(100):
+        items(single, "c", key, 0, 5, size_bytes=30)
+        assert more(single, session, 1, 0, again=True) == [("c", 0, True)]
+    assert single.forwarded() == [1]
+    assert session.sent_bytes == 30
+    single.client("c", 1)  # the same connection
+    items(single, "c", key, 0, 5, size_bytes=30)
+    assert single.forwarded() == []
+    single.client("c", 1, connection="other")
+    assert session.sent_bytes == 0
+    items(single, "c", key, 0, 5, size_bytes=30)
+    assert single.forwarded() == [1]
+
+
 def test_items_do_not_starve_a_result(single: Desk) -> None:
     single.inventory("c", credit=9)
     session = single.client()

@@ -176,14 +176,52 @@ def test_a_reader_is_to_hurry_where_there_is_no_room() -> None:
 
 def test_the_broker_counts_what_is_on_its_way() -> None:
     relay = Relay()
-    relay.send(3, 30)
-    relay.send(5, 20)
+    relay.send(0, 3, 30)
+    relay.send(3, 2, 20)
     assert (relay.next, relay.out_bytes) == (5, 50)
-    assert relay.more(2) == 0  # a message is taken when its last item is
-    assert relay.more(3) == 30
-    relay.is_held = True
-    assert relay.again() == 20
-    assert (relay.out_bytes, relay.is_held, relay.next) == (0, False, 5)
+    assert relay.more(2, 0.0) == 0  # a message is taken when its last item is
+    assert relay.more(3, 0.0) == 30
+    assert relay.more(3, 0.0, again=True) == 0  # it may still come
+    assert relay.lose() == 20
+    assert (relay.out_bytes, relay.next) == (0, 5)
+
+
+def test_the_broker_passes_items_on_in_order_and_each_once() -> None:
+    relay = Relay()
+    relay.send(0, 3, 30)
+    assert not relay.lets_pass(0, 3)
+    assert not relay.is_held
+    assert not relay.lets_pass(4, 1)
+    assert relay.is_held
+    assert relay.lets_pass(2, 2)
+    assert relay.lets_pass(3, 0)  # the replica has no room
+    relay.lose()
+    assert relay.lets_pass(7, 1)
+
+
+def test_the_broker_begins_anew_where_the_client_lacks_what_came_before() -> None:
+    relay = Relay()
+    relay.send(5, 2, 20)  # the first in this epoch
+    assert relay.more(3, 0.0, again=True) == 20
+    assert not relay.lets_pass(5, 1)
+    assert relay.lets_pass(3, 1)
+    relay.lose()
+    relay.more(3, 0.0, again=True)
+    assert not relay.lets_pass(4, 1)
+    assert relay.lets_pass(3, 1)
+
+
+def test_what_goes_once_more_to_be_safe_is_counted_twice() -> None:
+    relay = Relay()
+    passed, now = 0, 0.0
+    while now < 1000:
+        if relay.lets_pass(0, 1):
+            relay.send(0, 1, 10)
+            passed += 1
+        relay.more(0, now, again=True)
+        now += GAP_S
+    assert 2 <= passed <= 6
+    assert relay.out_bytes == 10 * passed
 
 
 # --- pace -------------------------------------------------------------------------------------------------------
