@@ -34,10 +34,12 @@ class Stream(Iterator[Outputs]):
         call = self._call
         with self._turn:
             while not self._closed:
-                if call.came:
-                    item = call.came.popleft()
+                item = _first(call)
+                if item is not None:
                     self._shared.read(self._id, call, item)
                     return item.outputs()
+                if self._closed:
+                    break
                 if call.is_over:
                     self._closed = True
                     call.outcome()  # which raises the error that it ended with
@@ -72,12 +74,14 @@ class AsyncStream(AsyncIterator[Outputs]):
         self._take_back = take_back
         self._loop = asyncio.get_running_loop()
         self._closed = False
+        self._news = asyncio.Event()
+        call.on_done = partial(_has_news, self._news)  # which must not keep this stream from the collector
 
     async def __anext__(self) -> Outputs:
         call = self._call
         while not self._closed:
-            if call.came:
-                item = call.came.popleft()
+            item = _first(call)
+            if item is not None:
                 self._read(item)
                 return item.outputs()
             if call.is_over:
@@ -85,9 +89,8 @@ class AsyncStream(AsyncIterator[Outputs]):
                 call.outcome()
                 break
             call.done = False
-            news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            call.on_done = partial(_has_news, news)
-            await news
+            self._news.clear()
+            await self._news.wait()
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
@@ -96,6 +99,7 @@ class AsyncStream(AsyncIterator[Outputs]):
             self._closed = True
             self._take_back()
             self._call.came.clear()
+            self._news.set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -109,6 +113,13 @@ class AsyncStream(AsyncIterator[Outputs]):
                 self._loop.call_soon_threadsafe(self._take_back)
 
 
-def _has_news(news: asyncio.Future[None], _call: Streaming) -> None:
-    if not news.done():
-        news.set_result(None)
+def _first(call: Streaming) -> Came | None:
+    """Takes what has come first. It may be gone between a look and that: another thread closes the stream."""
+    try:
+        return call.came.popleft()
+    except IndexError:
+        return None
+
+
+def _has_news(news: asyncio.Event, _call: Streaming) -> None:
+    news.set()
