@@ -12,6 +12,7 @@ from hpcserve.core import actions as act
 from hpcserve.core.dispatch import Dispatch, Limits
 from hpcserve.core.ledger import NEVER, UNFINISHED, Entry, Event, State
 from hpcserve.core.replicas import Replica
+from hpcserve.core.streams import Relay
 from hpcserve.errors import PoisonRequest, StreamInterrupted
 from hpcserve.types import ReplicaId, RequestKey
 
@@ -44,10 +45,12 @@ class Recovery(Dispatch):
         credit: tuple[int, int],
         now: float,
         remaining_ms: Sequence[int | None] = (),
+        yielded: Sequence[int] = (),
     ) -> bool:
         """A replica told what it holds. ``fence`` is 0 when it speaks of another epoch than this one.
 
-        ``remaining_ms`` goes with ``unfinished``: until each one's deadline; None, or nothing: it has none.
+        ``remaining_ms`` goes with ``unfinished``: until each one's deadline; None, or nothing: it has none. So does
+        ``yielded``: how many items of its stream there are.
 
         Returns:
             Whether the replica is on the roster; one that is not has no business here.
@@ -74,6 +77,7 @@ class Recovery(Dispatch):
                 if event is Event.LISTED and not (entry.replica is replica and UNFINISHED[entry.state]):
                     replica.unsure = True
         self._learn(replica, unfinished, remaining_ms)
+        self._learn_streams(replica, unfinished, yielded)
         listed = {*unfinished, *finished}
         for key, entry in list(replica.entries.items()):
             if key not in listed and entry.seq <= fence:
@@ -92,6 +96,15 @@ class Recovery(Dispatch):
                 entry.given_at = self._now
                 if left_ms is not None and entry.deadline == NEVER:
                     entry.deadline = self._now + left_ms / 1000
+
+    def _learn_streams(self, replica: Replica, unfinished: tuple[RequestKey, ...], yielded: Sequence[int]) -> None:
+        """Streams that have begun are known as such at once: one that is parked may send no item for long."""
+        for key, count in zip(unfinished, yielded):  # noqa: B905 - an older replica names none
+            entry = replica.entries.get(key)
+            if count and entry is not None and entry.state in (State.RUNNING, State.HELD):
+                relay = self.relays.setdefault(key, Relay())
+                relay.next = max(relay.next, count)
+                entry.suspect = False
 
     def _unlist(self, entry: Entry) -> None:
         """Its replica does not hold this request: it never took it, or it may have run it."""

@@ -454,6 +454,7 @@ class Replica:
                     requests,
                     size_bytes,
                     self._remaining_ms(),
+                    self._streams.yielded(holdings.unfinished),
                 )
             )
         )

@@ -98,6 +98,11 @@ class Streams:
         """The requests that have not ended."""
         return [stream.task for stream in self._open.values()]
 
+    def yielded(self, keys: Sequence[RequestKey]) -> tuple[int, ...]:
+        """For each of these requests: how many items there are by now."""
+        kept = self.kept
+        return tuple(kept[key].next if key in kept else 0 for key in keys) if kept else ()
+
     # --- what the loop does -----------------------------------------------------------------------------
 
     def open(self, task: Task, window: wire.Window) -> None:

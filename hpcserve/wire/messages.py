@@ -257,7 +257,7 @@ class Inventory(Message, frozen=True, tag="inventory"):
 
     No WORK numbered up to ``fence`` in ``epoch`` will be taken any more, unless it is listed here. ``unfinished``
     stands in the order in which it will run; ``remaining_ms`` goes with it: the time until each one's deadline,
-    negative when it is over.
+    negative when it is over; and so does ``yielded``: how many items of each there are by now, 0 where it has none.
     """
 
     version: int
@@ -268,6 +268,7 @@ class Inventory(Message, frozen=True, tag="inventory"):
     credit_requests: int
     credit_bytes: int
     remaining_ms: tuple[int | None, ...] = ()
+    yielded: tuple[int, ...] = ()
 
 
 class Credit(Message, frozen=True, tag="credit"):

@@ -124,6 +124,7 @@ class Back:
             credit=(header.credit_requests, header.credit_bytes),
             now=time.monotonic(),
             remaining_ms=header.remaining_ms,
+            yielded=header.yielded,
         )
         if not listed:
             self._unlisted[id] = connection

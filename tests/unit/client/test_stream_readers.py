@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-import msgspec
 import pytest
 
 from hpcserve.client.shared import SharedEngine
 from hpcserve.client.stream import AsyncStream, Stream
 from hpcserve.client.streaming import Came, Streaming
+from hpcserve.types import Counter, SessionId
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import raw
 from hpcserve.wire.messages import EMPTY_LIST
@@ -21,7 +21,7 @@ def streaming() -> Streaming:
 
 
 def came(n: int) -> Came:
-    message = wire.Items(b"s", 1, n, 1, raw([]), f"r-{n}", "1", 0)
+    message = wire.Items(SessionId(b"s"), Counter(1), n, 1, raw([]), f"r-{n}", "1", 0)
     return Came(EMPTY_LIST, (), 1, message)
 
 

@@ -69,6 +69,7 @@ class Desk:
         credit: int = 2,
         connection: bytes = b"",
         remaining_ms: tuple[int | None, ...] = (),
+        yielded: tuple[int, ...] = (),
     ) -> bool:
         return self.exchange.inventory(
             ReplicaId(name),
@@ -79,6 +80,7 @@ class Desk:
             credit=(credit, 1000),
             now=self.now,
             remaining_ms=remaining_ms,
+            yielded=yielded,
         )
 
     def serve(self, *names: str, credit: int = 2) -> None:

@@ -113,3 +113,17 @@ def test_streams_that_have_begun_are_not_asked_for() -> None:
         )
     tick(desk)
     assert tick(desk, SILENT_S) == []
+
+
+def test_a_new_broker_asks_for_no_parked_streams_that_have_begun() -> None:
+    desk = Desk()
+    desk.route("a", "idle")
+    session = desk.client("c", 1, 2, 3)
+    keys = tuple((session.id, id) for id in session.entries)
+    desk.inventory("a", unfinished=keys, yielded=(5, 5, 1), credit=100)
+    desk.inventory("idle", credit=100)
+    assert tick(desk) == []
+    assert tick(desk, SILENT_S) == []
+    assert desk.exchange.streams_at(desk.replica("a")) == 3
+    desk.ack(session, 4)
+    assert not desk.exchange.relays
