@@ -238,13 +238,30 @@ def test_only_the_items_of_a_quick_stream_wait_for_company() -> None:
 # --- all of them ------------------------------------------------------------------------------------------------
 
 Steps = st.lists(
-    st.sampled_from(["make", "make", "make", "to_client", "to_client", "read", "to_replica", "lose", "double", "swap"]),
+    st.sampled_from(
+        [
+            "make",
+            "make",
+            "make",
+            "to_broker",
+            "to_broker",
+            "to_client",
+            "to_client",
+            "read",
+            "to_replica",
+            "lose",
+            "double",
+            "swap",
+            "reconnect",
+            "restart",
+        ]
+    ),
     max_size=200,
 )
 
 
 class World:
-    """A replica and a client, and what is on its way between them."""
+    """A replica, a broker with little room and a client, and what is on its way between them."""
 
     def __init__(self, room: Room, sizes: list[int]) -> None:
         self.room = room
@@ -252,6 +269,9 @@ class World:
         self.now = 0.0
         self.out = Outgoing[int](room)
         self.end = incoming(room)
+        self.relay = Relay()
+        self.link: deque[tuple[int, list[int]]] = deque()
+        self.back: deque[tuple[int, bool]] = deque()
         self.down: deque[tuple[int, list[int]]] = deque()
         self.up: deque[tuple[int, bool]] = deque()
         self.buffer: deque[int] = deque()
@@ -265,15 +285,47 @@ class World:
         assert out.next - out.received <= self.room.items
         assert out.kept_bytes < self.room.size_bytes + max(self.sizes)
 
-    def to_client(self) -> None:
+    def to_broker(self) -> None:
+        """Down, the broker passes on what follows and has room; up, the client's word."""
+        relay = self.relay
         if self.down:
             first, numbers = self.down.popleft()
+            size_bytes = sum(self.sizes[number] for number in numbers)
+            if relay.lets_pass(first, len(numbers)):
+                if relay.out_bytes and relay.out_bytes + size_bytes > 2 * self.room.size_bytes:
+                    relay.is_held = True
+                else:
+                    relay.send(first, len(numbers), size_bytes)
+                    self.link.append((first, numbers))
+        if self.back:
+            received, again = self.back.popleft()
+            again_there = again or relay.is_held
+            relay.more(received, self.now, again=again)
+            self.up.append((received, again_there))
+
+    def reconnect(self) -> None:
+        """What is between broker and client is gone."""
+        self.link.clear()
+        self.back.clear()
+        self.relay.lose()
+        self.end.lost(self.now)
+
+    def restart(self) -> None:
+        """The broker is another one, which knows nothing."""
+        self.down.clear()
+        self.up.clear()
+        self.relay = Relay()
+        self.reconnect()
+
+    def to_client(self) -> None:
+        if self.link:
+            first, numbers = self.link.popleft()
             known = self.end.take(first, [self.sizes[number] for number in numbers], HERE, self.now)
             assert known is not None
             self.buffer.extend(numbers[known:])
         assert len(self.buffer) <= self.room.items
         if self.end.misses(self.now):
-            self.up.append((self.end.tell(self.now), True))
+            self.back.append((self.end.tell(self.now), True))
 
     def to_replica(self) -> None:
         if self.up:
@@ -287,7 +339,7 @@ class World:
             number = self.buffer.popleft()
             self.found.append(number)
             if self.end.read(self.sizes[number]):
-                self.up.append((self.end.tell(self.now), False))
+                self.back.append((self.end.tell(self.now), False))
 
     def lose(self) -> None:
         for way in (self.down, self.up):
@@ -313,13 +365,13 @@ class World:
     sizes=st.lists(st.integers(1, 30), min_size=30, max_size=30),
 )
 def test_each_item_is_read_once_in_order(steps: list[str], items: int, size_bytes: int, sizes: list[int]) -> None:
-    """Between the two ends messages are lost, doubled and swapped; then all is well, and everything arrives."""
+    """Messages are lost, doubled and swapped behind the broker, and connections and brokers lost; all arrives."""
     world = World(Room(items, size_bytes), sizes)
     for step in steps:
         world.now += 0.05
         getattr(world, step)()
     for _ in range(2000):
         world.now += 0.5
-        for each in (world.make, world.to_client, world.read, world.to_replica):
+        for each in (world.make, world.to_broker, world.to_client, world.read, world.to_broker, world.to_replica):
             each()
     assert world.found == list(range(len(sizes)))
