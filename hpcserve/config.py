@@ -11,6 +11,7 @@ import hashlib
 import os
 import pwd
 import re
+import threading
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -222,9 +223,14 @@ def load_site(option: str | None = None) -> Site:
         if isinstance(table[key], str):
             table[key] = str(expanded(table[key]))
     try:
-        return msgspec.convert(table, Site, dec_hook=_path)
+        with _CONVERTING:
+            return msgspec.convert(table, Site, dec_hook=_path)
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(source, error)) from error
+
+
+_CONVERTING = threading.Lock()
+"""msgspec learns a type when it first converts to it; two threads that make it learn the same one crash the process."""
 
 
 def _path(kind: type, value: object) -> object:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -116,3 +118,24 @@ def test_sockets_of_a_deep_state_directory_get_a_short_name(monkeypatch: pytest.
     assert found.parent == tmp_path
     assert found == config.runtime_dir(deep)
     assert found != config.runtime_dir(deep / "other")
+
+
+FIRST_IN_THREADS = """
+import sys, threading
+from hpcserve.config import load_site
+sys.setswitchinterval(1e-6)
+together = threading.Barrier(6)
+def load():
+    together.wait()
+    load_site()
+threads = [threading.Thread(target=load) for _ in range(6)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_threads_may_load_the_first_site_at_once() -> None:
+    started = [subprocess.Popen([sys.executable, "-c", FIRST_IN_THREADS]) for _ in range(10)]
+    assert [each.wait(timeout=60) for each in started] == [0] * 10
