@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 import zmq
 
 from hpcserve.client import forks
+from hpcserve.client.aio_stream import AsyncStream
 from hpcserve.client.arguments import FOREVER, bound, each_of, seconds, service_named
 from hpcserve.client.call import AdminCall, Inference, Inputs, Pending
 from hpcserve.client.dial import Connection, dial
@@ -24,7 +25,6 @@ from hpcserve.client.keys import client_keys
 from hpcserve.client.outputs import Outputs
 from hpcserve.client.pauses import Pauses
 from hpcserve.client.services import Service, find_service
-from hpcserve.client.stream import AsyncStream
 from hpcserve.client.streaming import WINDOW, Came, Streaming
 from hpcserve.errors import HpcserveError, InvalidInput, ProtocolError, ServiceUnavailable
 from hpcserve.types import Counter

@@ -90,6 +90,13 @@ class Streaming(Inference):
         """Whether nothing comes any more; what has come may still be read."""
         return self.has_ended or self.error is not None
 
+    def take_first(self) -> Came | None:
+        """Takes what has come first. It may be gone between a look and that: another thread closes the stream."""
+        try:
+            return self.came.popleft()
+        except IndexError:
+            return None
+
     def interrupted(self) -> StreamInterrupted:
         """The error of a stream that cannot go on where it was."""
         return StreamInterrupted(

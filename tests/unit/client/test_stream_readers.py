@@ -7,8 +7,9 @@ from collections import deque
 
 import pytest
 
+from hpcserve.client.aio_stream import AsyncStream
 from hpcserve.client.shared import SharedEngine
-from hpcserve.client.stream import AsyncStream, Stream
+from hpcserve.client.stream import Stream
 from hpcserve.client.streaming import Came, Streaming
 from hpcserve.types import Counter, SessionId
 from hpcserve.wire import messages as wire
