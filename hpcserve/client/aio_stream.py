@@ -1,4 +1,4 @@
-"""What a caller reads a stream by, in asyncio. Apart from :mod:`hpcserve.client.stream`, as asyncio is slow to import."""
+"""What a caller reads a stream by, in asyncio: apart from that for threads, as asyncio is slow to import."""
 
 from __future__ import annotations
 
