@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -184,13 +185,15 @@ def test_a_demo_that_is_ended_leaves_no_process(demo: Demo, stage: str, number: 
         assert demo.files() == []
 
 
+SHORT_PATH = 1, (signal.SIGINT,) * 3
+LONG_PATH = 30, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
 @pytest.mark.parametrize(
-    ("demo", "numbers"),
-    [(1, (signal.SIGINT,) * 3), (30, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))],
-    ids=["short path", "long path"],
+    ("stage", "demo", "numbers"),
+    [(stage, *way) for stage, way in zip(STAGES, itertools.cycle((SHORT_PATH, LONG_PATH)))],
     indirect=["demo"],
 )
-@pytest.mark.parametrize("stage", STAGES)
 def test_a_demo_that_is_ended_again_and_again_leaves_nothing(
     demo: Demo, stage: str, numbers: tuple[signal.Signals, ...]
 ) -> None:
