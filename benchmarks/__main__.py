@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import batching, figures, footprint, overload, roundtrip, startup, streams
-from benchmarks.machine import facts
+from benchmarks.machine import measured
 
 NAMES = ("roundtrip", "footprint", "startup", "batching", "overload", "streams")
 
@@ -37,7 +37,7 @@ def main() -> int:
     run = _quick() if options.quick else _real(options.pairs, options.repetitions)
     names = NAMES if options.name == "all" else (options.name,)
     results = {
-        name: facts(name, [each for each in sys.argv[1:] if each != options.name]) | run[name]() for name in names
+        name: measured(name, [each for each in sys.argv[1:] if each != options.name], run[name]) for name in names
     }
     result: dict[str, Any] = results if options.name == "all" else results[options.name]
     print(json.dumps(result, indent=None if options.json else 2))

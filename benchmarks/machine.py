@@ -6,7 +6,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,13 +17,24 @@ import zmq
 import hpcserve
 
 
-def facts(name: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """Command, date, processor, versions, and how busy the machine was before.
+def measured(name: str, arguments: Sequence[str], run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a benchmark has found, with the facts about its machine.
 
     Args:
         name: The benchmark's name.
         arguments: The other arguments of ``python -m benchmarks``.
+        run: The benchmark.
     """
+    about = _facts(name, arguments)
+    before = _ticks()
+    found = run()
+    ticks, stolen = (after - first for after, first in zip(_ticks(), before, strict=True))
+    about["machine"]["stolen"] = round(stolen / max(1, ticks), 4)
+    return about | found
+
+
+def _facts(name: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Command, date, processor, versions, and how busy the machine was before."""
     return {
         "command": shlex.join(["python", "-m", "benchmarks", name, *arguments]),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -40,6 +51,18 @@ def facts(name: str, arguments: Sequence[str]) -> dict[str, Any]:
             **{package: version(package) for package in ("pyzmq", "msgspec", "numpy")},
         },
     }
+
+
+def _ticks() -> tuple[int, int]:
+    """The processors' time in all, and the part of it in which the host ran other machines (proc_stat(5): "steal").
+
+    Where it is large, times say more about the others than about hpcserve.
+    """
+    for line in Path("/proc/stat").read_text().splitlines():
+        if line.startswith("cpu "):
+            ticks = [int(each) for each in line.split()[1:9]]
+            return sum(ticks), ticks[7]
+    raise RuntimeError("/proc/stat has no line for all processors")
 
 
 def _cpu_model() -> str:

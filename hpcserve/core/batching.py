@@ -15,9 +15,11 @@ Four rules, each for a reason:
 - **The line is not believed blindly** (:mod:`hpcserve.core.latency`). A batch has at most twice the samples of the
   largest one that is remembered; and what the line allows is multiplied by a factor that is kept by additive increase
   and multiplicative decrease (Chiu and Jain, 1989; Clipper, NSDI 2017): each full batch within its share adds
-  ``INCREASE`` to it, each that took longer multiplies it by ``DECREASE``. It settles where about one full batch in
-  ten takes longer, however the times vary. Where all batches had one request, and so one size, the line's slope is a
-  mere guess: one of ``TRY_EVERY`` then takes in a second request.
+  ``INCREASE`` to it; each of more than half of the limit that took longer multiplies it by ``DECREASE``. But where
+  requests are left over, smaller batches would make all of them wait longer still: then the factor does not fall below
+  1, and comes back to it as fast as it fell. Without that a machine that stalls now and then would serve ever smaller
+  batches to an ever longer queue. Where all batches had one request, and so one size, the line's slope is a mere
+  guess: one of ``TRY_EVERY`` then takes in a second request.
 
 What may share a batch, and how it is put together, is the replica's business: here requests have an opaque key.
 """
@@ -105,14 +107,22 @@ class BatchSize:
         if self.model.ran(samples, took_s):
             self.factor = 1.0  # it corrected another line
         elif policy.objective_s is not None:
-            if took_s > self._allowed_s(policy.objective_s):
-                if samples > 1:  # one sample cannot be made fewer
-                    self.factor = max(LEAST_FACTOR, self.factor * DECREASE)
-            elif full and took_s <= SHARE * policy.objective_s:
-                self.factor = min(MOST_FACTOR, self.factor + INCREASE)
+            self._correct(samples, took_s, policy.objective_s, full=full)
         self.limit = self._limit()
         if full and requests == 1 and self.model.sizes == 1 and not self.batches % TRY_EVERY:
             self.limit = min(self.most, max(self.limit, 2 * samples))
+
+    def _correct(self, samples: int, took_s: float, objective_s: float, *, full: bool) -> None:
+        """Additive increase, multiplicative decrease."""
+        slow = took_s > self._allowed_s(objective_s)
+        if full:
+            enough = min(1.0, self.factor / DECREASE)
+            if slow:
+                self.factor = max(enough, self.factor * DECREASE)
+            elif took_s <= SHARE * objective_s:
+                self.factor = min(MOST_FACTOR, max(enough, self.factor + INCREASE))
+        elif slow and samples > max(1, self.limit // 2):  # one sample cannot be made fewer
+            self.factor = max(LEAST_FACTOR, self.factor * DECREASE)
 
     def _may_be_quick(self, samples: int, requests: int) -> bool:
         """Whether the line does not rule out that one of these requests is quick alone."""

@@ -166,8 +166,13 @@ def test_the_demo_on_a_terminal_that_knows_ascii_only_and_without_matplotlib(dem
     assert not (demo.place / ".cache").exists()
 
 
-@pytest.mark.parametrize("number", STOPS)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    ("stage", "number"),
+    [
+        *zip(STAGES, itertools.cycle((signal.SIGINT, signal.SIGTERM))),
+        *zip(STAGES, itertools.repeat(signal.SIGKILL)),
+    ],
+)
 def test_a_demo_that_is_ended_leaves_no_process(demo: Demo, stage: str, number: signal.Signals) -> None:
     with demo.start() as process:
         reach(process, stage)

@@ -28,7 +28,7 @@ from hpcserve.wire.record import decode_record, encode_record
 from tests.integration.daemon_tree import Daemon, until
 
 ONE = np.ones(1, np.float32)
-DEADLINE_S, LATE_S = 0.3, 1.0
+DEADLINE_S, LATE_S = 0.3, 3.0
 """A step of a dial takes four seconds when nobody answers."""
 PATIENCE_S = 30.0
 

@@ -28,10 +28,18 @@ class Simulated(NamedTuple):
 
 
 def simulated(
-    line: Line, policy: Policy, *, rate: float, seconds: float, change: tuple[float, Line] | None = None, seed: int = 1
+    line: Line,
+    policy: Policy,
+    *,
+    rate: float,
+    seconds: float,
+    change: tuple[float, Line] | None = None,
+    stalls_s: tuple[float, float] | None = None,
+    seed: int = 1,
 ) -> Simulated:
     """A replica in virtual time: requests come at random, batches take as long as the line says, within 5 %.
 
+    Every fifth batch, on average, takes longer by a time between ``stalls_s``.
     The throughput and the longest time of a request are those of the last half.
     """
     dice = random.Random(seed)
@@ -48,6 +56,8 @@ def simulated(
             arrives += dice.expovariate(rate)
         samples = min(len(waiting), size.limit)
         took_s = line.seconds(samples) * dice.uniform(0.95, 1.05)
+        if stalls_s is not None and dice.random() < 0.2:
+            took_s += dice.uniform(*stalls_s)
         now += took_s
         batch = [waiting.popleft() for _ in range(samples)]
         size.ran(samples, took_s, full=bool(waiting), requests=samples)
@@ -130,6 +140,16 @@ def test_batches_that_take_too_long_make_the_next_smaller() -> None:
     for _ in range(3):
         size.ran(before, 1.3 * SHARE * 0.1, full=True)
     assert size.limit < before
+
+
+@pytest.mark.parametrize("line", [Line(1e-2, 5e-4), Line(2e-2, 1e-3)])
+def test_a_machine_that_stalls_does_not_make_an_overload_of_what_it_could_serve(line: Line) -> None:
+    mean_s = 0.2 * (0.01 + 0.1) / 2
+    limit = int(line.samples(SHARE * 0.1))
+    rate = 0.7 * limit / (line.seconds(limit) + mean_s)
+    found = simulated(line, Policy(0.1, 1024), rate=rate, seconds=200, stalls_s=(0.01, 0.1))
+    assert found.size.factor > 0.5
+    assert found.largest_s < 0.8
 
 
 def test_out_of_memory_is_remembered() -> None:
