@@ -96,7 +96,8 @@ def _panels(found: dict[str, Any]) -> tuple[Figure, Iterator[tuple[dict[str, Any
 
 def _origin(found: dict[str, Any]) -> str:
     machine = found["machine"]
-    return f"{found['command']}; {found['date']}, {machine['cpus']} cores, load {machine['load_1min']:g} before"
+    stolen = f"{machine['stolen']:.1%} of them taken by other machines"
+    return f"{found['command']}; {found['date']}, {machine['cpus']} cores, {stolen}"
 
 
 def _finish(figure: Figure, unit: str) -> None:

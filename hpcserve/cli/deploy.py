@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpcserve.cli.options import milliseconds, open_client, seconds
+from hpcserve.cli.options import milliseconds, open_client, seconds, size_bytes
 from hpcserve.cli.terminal import waiting
 
 if TYPE_CHECKING:
@@ -45,7 +45,10 @@ def command(
     max_queue_bytes: Annotated[
         int | None,
         typer.Option(
-            "--max-queue-bytes", min=1, max=1 << 62, metavar="N", help="So many bytes may wait; more are refused."
+            "--max-queue-bytes",
+            metavar="BYTES",
+            parser=size_bytes,
+            help="So much may wait, such as 64MiB; more is refused.",
         ),
     ] = None,
     max_queue_s: Annotated[

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import typer
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 LONGEST_DIGITS = 9
 """More than a billion of anything cannot be meant, and soon does not fit into a message."""
+MOST_BYTES = 1 << 62
 
 
 @dataclass
@@ -92,6 +95,22 @@ def milliseconds(text: str | float) -> float:
     if 0 < number < float("inf"):
         return number
     raise typer.BadParameter(f"{text!r}: expected a number of milliseconds greater than 0")
+
+
+def size_bytes(text: str | int) -> int:
+    """A number of bytes as it was written: ``1048576``, ``1MiB`` or ``1.5 GB``.
+
+    Raises:
+        typer.BadParameter: It is no such number, or none that can be meant.
+    """
+    found = re.fullmatch(r"(\d{1,19}(?:\.\d{1,9})?) ?(?:([kKMGT])(i?)B?|B)?", str(text))
+    if found is not None:
+        number, prefix, binary = found.groups()
+        factor = (1024 if binary else 1000) ** (" KMGT".index(prefix.upper()) if prefix else 0)
+        in_bytes = int(Decimal(number) * factor)
+        if 0 < in_bytes <= MOST_BYTES:
+            return in_bytes
+    raise typer.BadParameter(f"{text!r}: expected a number of bytes greater than 0, such as 67108864, 64MiB or 1.5GB")
 
 
 def count(text: str | int) -> int:

@@ -49,10 +49,11 @@ class Pending:
         return self.value
 
     def remaining_ms(self) -> int | None:
-        """What is left until the deadline."""
+        """What is left until the deadline, rounded down but for the last millisecond; None: it is endless."""
         if self.deadline == FOREVER:
             return None
-        return max(1, int((self.deadline - time.monotonic()) * 1000))
+        left_s = self.deadline - time.monotonic()
+        return max(1, int(left_s * 1000)) if left_s > 0 else 0
 
 
 class Inference(Pending):

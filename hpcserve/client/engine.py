@@ -272,6 +272,9 @@ class Engine:
 
     def _send_request(self, id: Counter, call: Inference, attempt: int) -> None:
         assert self.connection is not None, "asked only while connected"
+        remaining_ms = call.remaining_ms()
+        if remaining_ms == 0:
+            return  # it ends here
         floor, acks = self.caller.take_acks()
         self._unacked_bytes = 0
         self._highest_sent = max(self._highest_sent, id)
@@ -281,7 +284,7 @@ class Engine:
             call.method,
             call.specs,
             call.parameters,
-            call.remaining_ms(),
+            remaining_ms,
             call.priority,
             attempt,
             None,

@@ -1,6 +1,6 @@
 """Servables to try hpcserve with.
 
-``pi`` and ``echo`` are complete servable directories; ``digits`` becomes one by
+``pi``, ``echo`` and ``walk`` are complete servable directories; ``digits`` becomes one by
 :func:`hpcserve.examples.digits.train.train`, ``surrogate`` by :func:`hpcserve.examples.surrogate.fit.fit`.
 """
 
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_COMPLETE = ("echo", "pi")
+_COMPLETE = ("echo", "pi", "walk")
 
 
 def path(name: str) -> Path:
-    """The directory of the servable ``echo`` or ``pi``, ready to publish.
+    """The directory of the servable ``echo``, ``pi`` or ``walk``, ready to publish.
 
     Raises:
         ValueError: There is no such example.

@@ -14,41 +14,27 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from hpcserve.core.batching import UNBATCHED, BatchSize, Group, Inbox, Policy, Sizes
-from hpcserve.core.credit import INBOX_BYTES, Credit
+from hpcserve.core.credit import Credit
 from hpcserve.core.holdings import Holdings
 from hpcserve.core.ledger import NEVER
 from hpcserve.errors import Cancelled, DeadlineExceeded, InvalidOutput, ProtocolError
 from hpcserve.replica.alarm import IDLE_MS, Alarm
 from hpcserve.replica.executor import Executor, Outcome, failed
-from hpcserve.replica.joint import in_words
 from hpcserve.replica.link import Link, Tensor
+from hpcserve.replica.says import Says
 from hpcserve.replica.start import Lifeline
 from hpcserve.replica.streams import Streams
+from hpcserve.replica.task import Task
 from hpcserve.types import Epoch, RequestKey
 from hpcserve.wire import messages as wire
-from hpcserve.wire.frames import MAX_OWN_HEADER_BYTES, decode_to_replica, encode
-from hpcserve.wire.messages import WIRE_VERSIONS
+from hpcserve.wire.frames import MAX_OWN_HEADER_BYTES, decode_to_replica
 
 LOOK_EVERY_S = 0.002  # while there is work, the socket is looked at so often
 DRAIN = 256
 RESULT_BYTES = 512
 TELL_EVERY_S = 1.0
-MOST_TOLD = 16
 ASK_EVERY_S = 0.001
-
-
-class Task(msgspec.Struct, gc=False):
-    """A request in the inbox. ``deadline`` in monotonic seconds of this machine."""
-
-    key: RequestKey
-    work: wire.Work
-    method: str
-    tensors: Sequence[Tensor]
-    deadline: float
-    samples: int
 
 
 class Replica:
@@ -75,12 +61,9 @@ class Replica:
         self._executor = executor
         self._lifeline = lifeline
         self._alarm = alarm
-        self._replica = replica
-        self._version = version
         self._holdings = Holdings(outbox_bytes)
         self._largest_bytes = max(outbox_bytes, MAX_OWN_HEADER_BYTES)
         self._credit = Credit()
-        self._told_full = False
         self._most = 1
         self._inbox: Inbox[Task] = Inbox()
         self._sizes = Sizes(policy_of)
@@ -88,15 +71,13 @@ class Replica:
         self._group: Group = UNBATCHED
         self._thread = threading.get_ident()
         self._running: Sequence[Task] = ()
-        self._says_runs = False
-        self._said_runs: tuple[RequestKey, ...] = ()
         self._gave_up = False
         self._ask_at = 0.0
-        self._has_news = False
         self._tell_at = 0.0
         self._streams = Streams(
             self, executor, link, replica=replica, version=version, budget_bytes=max(1, outbox_bytes // 2)
         )
+        self._says = Says(link, self._holdings, self._credit, self._streams, replica=replica, version=version)
 
     def stop(self) -> None:
         """Ends :meth:`run` after the request that runs now. May be called from a signal handler."""
@@ -145,7 +126,7 @@ class Replica:
         now = time.monotonic()
         if now >= self._tell_at:
             self._tell_at = now + TELL_EVERY_S
-            self._tell_learned()
+            self._says.learned(self._sizes)
         new = self._polled is not link.socket
         if new:
             self._watch_link()
@@ -165,7 +146,7 @@ class Replica:
     def _wait(self) -> list[tuple[int, int]]:
         """Sleeps until there is something to do; the alarm is not taken off for every short pause."""
         timeout_ms = self._link.timeout_ms()
-        until = self._tell_at if self._has_news else math.inf
+        until = self._tell_at if self._says.has_news else math.inf
         if self._inbox.count and not self._holdings.is_full:
             until = min(until, self._company_until)
         until = min(until, self._streams.look_at)
@@ -225,7 +206,7 @@ class Replica:
         elif type(message) is wire.Tune:
             objective_s = None if message.objective_ms is None else message.objective_ms / 1000
             self._sizes.tune(objective_s, message.max_batch_size)
-            self._says_runs = message.kill_cancelled_s is not None
+            self._says.says_runs = message.kill_cancelled_s is not None
         elif type(message) is wire.WhoAreYou:
             self._send_inventory()
         elif type(message) is wire.Refused:
@@ -252,9 +233,8 @@ class Replica:
             self._holdings.release(key)
         if self._streams.kept:
             self._streams.release(keys)
-        if self._told_full and not self._holdings.is_full:
-            self._told_full = False
-            self.tell_credit()
+        if self._says.is_full and not self._holdings.is_full:
+            self._says.credit()
 
     def _fetch(self, keys: Sequence[RequestKey]) -> None:
         all_held = True
@@ -262,7 +242,7 @@ class Replica:
             all_held &= self._holdings.want(key)
             result = self._holdings.result(key)
             if isinstance(result, Outcome):
-                self._send_result(key, result, 0)
+                self._says.result(key, result, 0)
         if not all_held:
             self._send_inventory()
 
@@ -328,7 +308,7 @@ class Replica:
         # The broker alone reads this: it settles what it told us to release.
         self._holdings.drop(task.key)
         self._alarm.rest()
-        self._send_result(task.key, failed(Cancelled("the request was taken back before it ran")), 0)
+        self._says.result(task.key, failed(Cancelled("the request was taken back before it ran")), 0)
 
     def _run(self, task: Task, size: BatchSize | None = None, *, full: bool = False) -> None:
         """Runs one request alone. ``size``: of the batches that it could have been in."""
@@ -337,7 +317,7 @@ class Replica:
         outcome = self._executor.run(task.method, work.tensors, task.tensors, work.parameters)
         run_s = self.ran(began)
         if size is not None:
-            self._has_news = True
+            self._says.has_news = True
             if outcome.error is None:
                 size.ran(max(1, task.samples), run_s, full=full)
         if size is None or size.limit == 1:
@@ -353,7 +333,7 @@ class Replica:
         requests = [(task.work.tensors, task.tensors) for task in tasks]
         outcomes, too_many = self._executor.run_together(tasks[0].method, requests, work.parameters, self.gave_up)
         run_s = self.ran(began)
-        self._has_news = True
+        self._says.has_news = True
         if too_many:
             size.out_of_memory(too_many)
         elif all(outcome.error is None for outcome in outcomes):
@@ -365,17 +345,9 @@ class Replica:
     def begin(self, tasks: Sequence[Task]) -> float:
         """Something is run from now on; returns when that is."""
         self._running, self._gave_up = tasks, False
-        if self._says_runs:
-            self._say_what_runs()
+        self._says.runs(tasks)
         self._alarm.watch(tasks[0].deadline if len(tasks) == 1 else min(task.deadline for task in tasks))
         return time.monotonic()
-
-    def _say_what_runs(self) -> None:
-        """Where this replica may be killed when nobody waits for that."""
-        keys = tuple(task.key for task in self._running)
-        if keys != self._said_runs:  # a stream has many turns
-            self._said_runs = keys
-            self._link.send(encode(wire.Runs(keys)))
 
     def ran(self, began: float) -> float:
         """How long something ran that is over now."""
@@ -396,71 +368,14 @@ class Replica:
             size_bytes = _size_bytes(outcome)
         outcome.items = items
         self._holdings.finish(task.key, outcome, size_bytes)
-        self._send_result(task.key, outcome, run_us)
+        self._says.result(task.key, outcome, run_us)
 
     def tell_credit(self) -> None:
         """More, or less, is wanted than before."""
-        self._link.send(encode(wire.Credit(*self._offer())))
-
-    def _offer(self) -> tuple[int, int]:
-        """The credit: unfinished requests and bytes that this replica wants to hold in all."""
-        if self._holdings.is_full:
-            self._told_full = True
-            return 0, 0
-        streams = self._streams  # one that waits for its reader is no work
-        return self._credit.requests() + streams.opened, INBOX_BYTES + streams.input_bytes
-
-    def _send_result(self, key: RequestKey, outcome: Outcome, run_us: int) -> None:
-        requests, size_bytes = self._offer()
-        header = wire.Result(
-            key[0],
-            key[1],
-            outcome.tensors,
-            outcome.error,
-            self._replica,
-            self._version,
-            run_us,
-            requests,
-            size_bytes,
-            outcome.enclosed,
-            outcome.items,
-        )
-        self._link.send(encode(header), () if outcome.enclosed else outcome.frames)
-
-    def _tell_learned(self) -> None:
-        """What the batches have taught, when there were some since it was last told."""
-        if not self._has_news:
-            return
-        self._has_news = False
-        kinds = []
-        for (method, key), size in list(self._sizes)[-MOST_TOLD:]:
-            line = size.model.line
-            if line is not None:
-                learned = size.limit, size.mean_samples, size.batches, line.fixed_s * 1e6, line.per_sample_s * 1e6
-                kinds.append(wire.BatchesRun(method, in_words(key), *learned))
-        self._link.send(encode(wire.Learned(tuple(kinds))))
+        self._says.credit()
 
     def _send_inventory(self) -> None:
-        holdings = self._holdings
-        requests, size_bytes = self._offer()
-        self._link.send(
-            encode(
-                wire.Inventory(
-                    WIRE_VERSIONS[0],
-                    holdings.epoch,
-                    holdings.fence,
-                    holdings.unfinished,
-                    holdings.finished,
-                    requests,
-                    size_bytes,
-                    self._remaining_ms(),
-                    self._streams.yielded(holdings.unfinished),
-                )
-            )
-        )
-        self._said_runs = ()
-        if self._says_runs:
-            self._say_what_runs()
+        self._says.inventory(self._remaining_ms(), self._running)
 
     def _remaining_ms(self) -> tuple[int | None, ...]:
         """For each unfinished request: what runs, where the servable asks while it does, and what is in the inbox."""

@@ -12,20 +12,18 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from hpcserve.core.streams import ITEM_BYTES, Outgoing, Pace, Room
 from hpcserve.errors import DeadlineExceeded, HpcserveError, InvalidOutput
 from hpcserve.replica.executor import Executor, Outcome, failed
 from hpcserve.replica.link import Link
+from hpcserve.replica.task import Task
 from hpcserve.servable.yields import Yields
 from hpcserve.types import RequestKey
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import encode, raw
 from hpcserve.wire.messages import EMPTY_LIST
-
-if TYPE_CHECKING:
-    from hpcserve.replica.loop import Task
 
 SLICE_S = 0.001
 MESSAGE_BYTES = 16 << 10  # items that travel together have so many, or one more

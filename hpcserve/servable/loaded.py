@@ -156,8 +156,8 @@ def _refusing(name: str, method: Method) -> Method:
 
 
 def _no_parameters(method: str, parameters: Mapping[str, Any]) -> InvalidInput:
-    names = ", ".join(sorted(map(str, parameters)))
-    return InvalidInput(f"method {method!r} takes no parameters, but {names} given")
+    names = ", ".join(repr(each) for each in sorted(map(str, parameters)))
+    return InvalidInput(f"method {method!r} takes no parameters; given: {names}")
 
 
 def _called(method: str, function: Function, inputs: Arrays, parameters: Mapping[str, Any]) -> object:

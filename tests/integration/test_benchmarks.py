@@ -26,6 +26,7 @@ def run(root: Path, *arguments: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     assert found["machine"]["cpus"] >= 1
+    assert 0 <= found["machine"]["stolen"] <= 1
     assert found["versions"]["libzmq"]
     return found
 

@@ -210,6 +210,19 @@ def test_a_deadline_that_is_over_at_once_is_no_hang(client: Client, tmp_path: Pa
     assert time.monotonic() - began < 3.5
 
 
+@pytest.mark.parametrize("timeout_s", [0, 0.0, 1e-9])
+def test_what_has_no_time_at_all_is_not_sent(client: Client, tmp_path: Path, timeout_s: float) -> None:
+    log = tmp_path / "log"
+    parameters = {"log": str(log)}
+    for _ in range(20):
+        with pytest.raises(DeadlineExceeded):
+            client.infer("tally.again", np.int64(1), parameters=parameters, timeout_s=timeout_s)
+    with pytest.raises(DeadlineExceeded):
+        next(iter(client.stream("tally.again", np.int64(2), parameters=parameters, timeout_s=timeout_s)))
+    assert ask(client, 3, log).result(20)["n"] == 3
+    assert [line.split()[0] for line in log.read_text().splitlines()] == ["3"]
+
+
 def test_the_background_thread_rests_only_while_nothing_is_waited_for(client: Client, tmp_path: Path) -> None:
     """While it rests it looks at no deadline."""
     until(lambda: client._shared.keeper_rests, "it has nothing to do")

@@ -151,11 +151,27 @@ def test_echo() -> None:
     assert echo.run("value", {"value": [None]}, {"wrap": "w"}) == {"value": Json({"w": [None]})}
 
 
+def test_a_walk_is_the_same_again_for_one_seed() -> None:
+    def walked(parameters: dict[str, Any], count: int = 50) -> np.ndarray[Any, Any]:
+        items = loaded(examples.path("walk")).stream("steps", {"start": np.array([1.0, 2.0])}, parameters)
+        return np.stack([item["at"] for _ in range(count) if (item := items.next()) is not None])
+
+    walk = walked({})
+    np.testing.assert_array_equal(walk[0], [1.0, 2.0])
+    np.testing.assert_array_equal(walked({"seed": 0}), walk)
+    np.testing.assert_allclose(walked({"scale": 2.0}) - walk[0], 2 * (walk - walk[0]))
+    assert not np.array_equal(walked({"seed": 1}), walk)
+    assert np.std(np.diff(walked({"seed": 2}, 5000), axis=0)) == pytest.approx(1.0, abs=0.05)
+    with pytest.raises(InvalidInput, match="unknown parameters sead: there are seed and scale"):
+        walked({"sead": 1})
+
+
 @pytest.mark.parametrize(
     ("find", "methods"),
     [
         (lambda _: examples.path("pi"), ["digits"]),
         (lambda _: examples.path("echo"), ["blob", "echo", "value"]),
+        (lambda _: examples.path("walk"), ["steps"]),
         (lambda trained: trained, ["predict"]),
     ],
 )
@@ -169,5 +185,5 @@ def test_each_example_can_be_published(
 
 
 def test_an_unknown_example() -> None:
-    with pytest.raises(ValueError, match="no complete example 'digts'; there are echo, pi"):
+    with pytest.raises(ValueError, match="no complete example 'digts'; there are echo, pi, walk"):
         examples.path("digts")

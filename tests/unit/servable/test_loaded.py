@@ -186,7 +186,7 @@ def test_an_unknown_method() -> None:
 
 
 def test_parameters_for_a_method_without() -> None:
-    with pytest.raises(InvalidInput, match="method 'm' takes no parameters, but beta, top_k given"):
+    with pytest.raises(InvalidInput, match="method 'm' takes no parameters; given: 'beta', 'top_k'"):
         returning(None).run("m", {}, {"top_k": 3, "beta": 1})
     assert returning(None, parameters=True).run("m", {}, {"top_k": 3}) == {}
 
