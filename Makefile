@@ -25,7 +25,7 @@ demo: $(VENV)/.for-demo ## serve a trained model on this machine and call it
 test: ## run all tests; as root on Debian, install what they need
 	@tests/system-packages
 	@$(MAKE) --no-print-directory --silent $(VENV)/.for-tests
-	@$(PY) -m pytest
+	@$(PY) -m pytest --numprocesses 3 --dist loadfile
 
 lint: $(VENV)/.for-tests ## check style, types, the replica side's Python and the layers
 	$(PY) -m ruff check

@@ -1,8 +1,9 @@
-"""What every test gets: no trace of the user's own hpcserve, and hypothesis without a clock."""
+"""What every test gets: no trace of the user's own hpcserve or shell, and hypothesis without a clock."""
 
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,12 @@ from hypothesis import settings
 # A busy machine makes an example slow, not wrong.
 settings.register_profile("hpcserve", deadline=None, print_blob=True)
 settings.load_profile("hpcserve")
+
+# What started us hands these on to all that a test starts: a shell that runs us in the background ignores Ctrl-C, and
+# the width of another terminal is not that of a test's.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
 
 
 @pytest.fixture(autouse=True)
