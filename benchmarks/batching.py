@@ -11,6 +11,8 @@ The model sleeps for ``a + b·n``. For each pair of a and b:
 - a change doubles a and b in the middle of an open loop, at 60 % of the slower model's throughput.
 
 Without load, calls one after the other are made in turns with batches on and off.
+
+Each measurement is made again if the host has run other machines meanwhile (:func:`benchmarks.machine.undisturbed`).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.machine import undisturbed
 from benchmarks.open_loop import Sent, percentile, poisson
 from benchmarks.ratios import summary
 from benchmarks.service import SERVABLES, Service, running
@@ -94,17 +97,19 @@ def _case(service: Service, client: Client, case: Case, seconds: float, repetiti
     swept = {}
     for size in case.sizes:
         service.deploy(SERVABLES / "linear", max_batch_size=size)
-        swept[size] = _throughput(client, case, seconds / 5)
+        swept[size] = undisturbed(lambda: _throughput(client, case, seconds / 5))
     best = max(swept, key=lambda size: swept[size])
-    pairs = []
-    for _ in range(repetitions):
+
+    def pair() -> tuple[float, float]:
         service.deploy(SERVABLES / "linear", max_batch_size=best)
         fixed = _throughput(client, case, seconds / 3)
         service.deploy(SERVABLES / "linear", objective_ms=case.objective_ms)
         _throughput(client, case, SETTLE_S)
-        pairs.append((_throughput(client, case, seconds / 3), fixed))
+        return _throughput(client, case, seconds / 3), fixed
+
+    pairs = [undisturbed(pair) for _ in range(repetitions)]
     rate = 0.8 * median(adaptive for adaptive, _ in pairs)
-    sent = _open(client, rate, seconds + SETTLE_S, lambda due_s: case.parameters)
+    sent = undisturbed(lambda: _open(client, rate, seconds + SETTLE_S, lambda due_s: case.parameters))
     steady = [each for each in sent if each.due_s >= SETTLE_S]
     return {
         "model_ms": case.parameters,
@@ -115,7 +120,7 @@ def _case(service: Service, client: Client, case: Case, seconds: float, repetiti
         "throughput_ratio": summary([adaptive / fixed for adaptive, fixed in pairs]),
         "rate": round(rate, 1),
         **_latency(steady, case),
-        "change": _change(client, case, rate, seconds),
+        "change": undisturbed(lambda: _change(client, case, rate, seconds)),
     }
 
 
@@ -187,15 +192,17 @@ def _latency(sent: list[Sent], case: Case) -> dict[str, Any]:
 
 def _idle(service: Service, client: Client, calls: int, repetitions: int) -> dict[str, Any]:
     """Calls one after the other, in turns with batches on and off."""
-    found: dict[str, list[float]] = {"on": [], "off": []}
-    for _ in range(2 * repetitions):
-        for side, most in (("on", None), ("off", 1)):
-            service.deploy(SERVABLES / "linear", max_batch_size=most)
-            latencies = []
-            for _ in range(calls):
-                began = time.perf_counter()
-                client.infer("linear.predict", X, parameters={"fixed_ms": 0.0, "sample_ms": 0.0})
-                latencies.append(time.perf_counter() - began)
-            found[side].append(median(latencies) * 1e6)
-    ratios = [on / off for on, off in zip(found["on"], found["off"], strict=True)]
-    return {side: round(median(values), 1) for side, values in found.items()} | {"ratio": summary(ratios)}
+
+    def p50_us(most: int | None) -> float:
+        service.deploy(SERVABLES / "linear", max_batch_size=most)
+        latencies = []
+        for _ in range(calls):
+            began = time.perf_counter()
+            client.infer("linear.predict", X, parameters={"fixed_ms": 0.0, "sample_ms": 0.0})
+            latencies.append(time.perf_counter() - began)
+        return median(latencies) * 1e6
+
+    pairs = [undisturbed(lambda: (p50_us(None), p50_us(1))) for _ in range(2 * repetitions)]
+    on, off = zip(*pairs, strict=True)
+    ratios = [with_batches / without for with_batches, without in pairs]
+    return {"on": round(median(on), 1), "off": round(median(off), 1), "ratio": summary(ratios)}
