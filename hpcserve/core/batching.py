@@ -40,7 +40,7 @@ DECREASE = 0.9
 LEAST_FACTOR, MOST_FACTOR = 0.05, 2.0
 MOST_KINDS = 1024
 RECENT = 32
-SELDOM, QUICK_S = 16, 1e-3
+SELDOM, SELDOM_ALONE, QUICK_S = 16, 512, 1e-3
 AT_LEAST = 1.5
 TRY_EVERY = 16
 WORTH_JOINING_S = 5e-5
@@ -98,9 +98,10 @@ class BatchSize:
         ):
             self._alone_s, self.limit = math.inf, 1  # are they worth joining? The next is run alone, which will tell
             return
+        seldom = SELDOM
         if self._alone_s < WORTH_JOINING_S:
-            self.limit, full = 1, False
-        if not full and self.batches % SELDOM and took_s < QUICK_S and self.batches > SELDOM:
+            self.limit, full, seldom = 1, False, SELDOM_ALONE
+        if not full and self.batches % seldom and took_s < QUICK_S and self.batches > SELDOM:
             return
         policy = self.policy
         self.mean_samples += (samples - self.mean_samples) / min(self.batches, RECENT)
