@@ -323,8 +323,13 @@ class Fleet:
 
     @property
     def has_unjudged(self) -> bool:
-        """Whether replicas that had been ready have ended since the last :meth:`judge`."""
-        return any(each.unjudged for each in self.deployments.values())
+        """Whether replicas that had been ready have ended since the last :meth:`judge`, or the first one is ready."""
+        return any(self._is_unjudged(each) for each in self.deployments.values())
+
+    def _is_unjudged(self, deployment: FleetDeployment) -> bool:
+        if deployment.unjudged:
+            return True
+        return deployment.answered is None and deployment.target in self._ready().get(deployment.name, ())
 
     def judge(self, answered: Mapping[DeploymentName, int] | None) -> tuple[Action, ...]:
         """Whether a deployment whose replicas end does anything beside: where not, it fails in the end.
@@ -336,11 +341,13 @@ class Fleet:
 
     def _judge(self, answered: Mapping[DeploymentName, int] | None) -> Iterable[Action]:
         for deployment in self.deployments.values():
+            is_unjudged = self._is_unjudged(deployment)
             crashes, deployment.unjudged = deployment.unjudged, 0
-            if answered is None or not crashes:
+            if answered is None or not is_unjudged:
                 continue
             count = answered.get(deployment.name, 0)
-            worked = count > 0 and count != deployment.answered  # a new broker counts from 0
+            # At the first look all are the work of other versions; a new broker counts from 0.
+            worked = deployment.answered is not None and count > 0 and count != deployment.answered
             deployment.answered = count
             in_vain = deployment.restarts.in_vain(crashes, worked=worked)
             if in_vain is not None and deployment.target is not None:
@@ -369,7 +376,7 @@ class Fleet:
     ) -> FailDeployment:
         self._note_served()
         deployment.fail(reason, traceback, pilots_ended=pilots_ended, crashes=crashes)
-        deployment.restarts = self.restarts()  # the fallback has its own
+        deployment.restarts, deployment.answered = self.restarts(), None  # the fallback has its own
         return FailDeployment(deployment.name, reason, traceback)
 
     def _apply(self, change: rules.Change, now: float) -> None:

@@ -54,7 +54,7 @@ class FleetDeployment:
     Attributes:
         restarts_count: How many of its replicas ended unasked.
         unjudged: How many of those had been ready, and ended since it was last asked what was answered.
-        answered: So many requests had been answered when it was asked.
+        answered: So many requests had been answered when it was asked; None: not asked since the target was new.
         failed: Replicas of ``version`` cannot be started.
         pilots_ended: It is the pilots that end, not the servable that fails.
         crashes: They can be started, but end without a request answered.
@@ -74,7 +74,7 @@ class FleetDeployment:
     crashes: bool = False
     restarts_count: int = 0
     unjudged: int = 0
-    answered: int = 0
+    answered: int | None = None
     fallback: Version | None = None
     served: Version | None = None
 

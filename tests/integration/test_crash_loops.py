@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,3 +78,37 @@ def test_requests_that_are_answered_in_between_keep_a_deployment_going(client: C
     assert client.infer(f"{endpoint}.works", np.int64(9))["n"] == 9
     view = deployment(client, endpoint)
     assert (view.state, view.restarts) == ("ready", 8)
+
+
+def crash_until_it_stops(client: Client, endpoint: str) -> str:
+    """Why a deployment has stopped that got nothing but requests that end its replicas."""
+    futures = [client.submit(f"{endpoint}.exits", np.int64(n)) for n in range(30)]
+    return next(error.message for each in futures if isinstance(error := each.exception(60), DeploymentFailed))
+
+
+def test_what_the_version_before_has_answered_does_not_count(client: Client, daemon: Daemon, tmp_path: Path) -> None:
+    endpoint = daemon.deploy(client, SERVABLES / "doomed", endpoint="renewed")
+    for number in range(3):
+        client.infer(f"{endpoint}.works", np.int64(number))
+    client.submit(f"{endpoint}.exits", np.int64(0)).exception(60)
+    second = shutil.copytree(SERVABLES / "doomed", tmp_path / "doomed")
+    with (second / "doomed.py").open("a") as code:
+        code.write("# The second version.\n")
+    first = deployment(client, endpoint).version
+    daemon.deploy(client, second, endpoint=endpoint)
+
+    def only_the_second() -> bool:
+        replicas = deployment(client, endpoint).replicas
+        return [(each.version != first, each.state) for each in replicas] == [(True, "ready")]
+
+    until(only_the_second, "only the second is there")
+    assert " 5 replicas in a row ended" in crash_until_it_stops(client, endpoint)
+
+
+def test_what_was_answered_before_the_controller_began_does_not_count(client: Client, daemon: Daemon) -> None:
+    endpoint = daemon.deploy(client, SERVABLES / "doomed", endpoint="restarted")
+    for number in range(3):
+        client.infer(f"{endpoint}.works", np.int64(number))
+    daemon.kill("controller")
+    until(lambda: deployment(client, endpoint).state == "ready", "a new controller knows that it is ready")
+    assert " 5 replicas in a row ended" in crash_until_it_stops(client, endpoint)

@@ -109,11 +109,11 @@ def test_replicas_that_never_become_ready_fail_the_deployment() -> None:
     assert world.alive(V1) == []
 
 
-def crash(world: World, answered: int | None) -> None:
+def crash(world: World, answered: int | None, version: Version = V1) -> None:
     """A replica was ready, and ends; by now so many requests have been answered."""
+    world.become("ready", version)
     world.answered = answered
-    world.become("ready", V1)
-    world.become("exited", V1, "exit code 7")
+    world.become("exited", version, "exit code 7")
     world.step()
 
 
@@ -141,6 +141,49 @@ def test_replicas_that_end_again_and_again_with_nothing_answered_fail_the_deploy
     world.serve(V1)
     assert not world.fleet.deployments[D].failed
     assert len(world.alive(V1)) == 1
+
+
+class Proven(ThreeAreTooMany):
+    """What has worked once is never given up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proven = False
+
+    def in_vain(self, crashes: int, *, worked: bool) -> int | None:
+        self.proven = self.proven or worked
+        return None if self.proven else super().in_vain(crashes, worked=False)
+
+
+@pytest.mark.parametrize("while_it_starts", [0, 7])
+def test_a_new_version_has_not_earned_what_the_one_before_it_answered(while_it_starts: int) -> None:
+    world = World()
+    world.fleet.restarts = Proven
+    world.answered = 0
+    world.serve(V1)
+    crash(world, answered=1000)
+    world.become("ready", V1)
+    world.serve(V2)
+    world.answered = 1000 + while_it_starts
+    for _ in range(3):
+        assert world.failures() == []
+        crash(world, answered=world.answered, version=V2)
+    assert len(world.failures()) == 1
+
+
+def test_after_a_restart_of_the_controller_old_answers_prove_nothing_and_new_ones_do() -> None:
+    for answered_since, failures in ((0, 1), (1, 0)):
+        world = World()
+        world.fleet.restarts = Proven
+        world.fleet.want(D, V1, 1)
+        pilot, replica = PilotId("old"), ReplicaId("r-old")
+        world.fleet.adopt_pilot(pilot, 8, world.now)
+        world.fleet.adopt_replica(replica, D, V1, pilot)
+        world.pilot, world.said, world.answered = pilot, {replica: ReplicaSaid(replica, "ready")}, 1000
+        world.report()
+        for _ in range(3):
+            crash(world, answered=1000 + answered_since)
+        assert len(world.failures()) == failures
 
 
 def test_while_nobody_can_say_what_was_answered_the_ends_of_replicas_do_not_count() -> None:
