@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,14 @@ def client(daemon: Daemon) -> Iterator[Client]:
 def _still_serves(client: Client) -> Iterator[None]:
     yield
     assert client.infer("echo.echo", ONE, timeout_s=10)["x"] == 1
+
+
+@pytest.fixture
+def gates(tmp_path: Path) -> Path:
+    """Where the calls of ``tally.measure`` wait for a file ``all``."""
+    made = tmp_path / "gates"
+    made.mkdir()
+    return made
 
 
 def refused(client: Client, kind: type[HpcserveError], target: str, inputs: Any) -> str:
@@ -199,21 +208,22 @@ def test_a_result_that_can_never_be_sent_is_the_servables_error(client: Client) 
     assert client.infer("tally.blob", np.int64(3))["blob"].size == 3
 
 
-def test_a_full_session_is_refused_for_now_and_comes_again_by_itself(client: Client) -> None:
+def test_a_full_session_is_refused_for_now_and_comes_again_by_itself(client: Client, gates: Path) -> None:
     before = status(client)
-    slow = {"sleep_s": 0.3}
-    futures = [client.submit("tally.measure", np.zeros(6_000_000, np.uint8), parameters=slow) for _ in range(5)]
+    held = {"gates": str(gates)}
+    futures = [client.submit("tally.measure", np.zeros(6_000_000, np.uint8), parameters=held) for _ in range(5)]
+    until(lambda: status(client).refused - before.refused >= 2, "two have no room")
+    (gates / "all").touch()
     assert [each.exception(30) for each in futures] == [None] * 5
-    after = status(client)
-    assert after.refused - before.refused >= 2
-    assert after.requests - before.requests == 5
+    assert status(client).requests - before.requests == 5
 
 
-def test_what_has_no_room_before_its_deadline_is_overloaded(client: Client) -> None:
-    held = {"sleep_s": 1.5}
+def test_what_has_no_room_before_its_deadline_is_overloaded(client: Client, gates: Path) -> None:
+    held = {"gates": str(gates)}
     fill = [client.submit("tally.measure", np.zeros(6_000_000, np.uint8), parameters=held) for _ in range(3)]
-    late = [client.submit("tally.measure", np.zeros(3_000_000, np.uint8), timeout_s=0.8) for _ in range(2)]
+    late = [client.submit("tally.measure", np.zeros(3_000_000, np.uint8), timeout_s=4.0) for _ in range(2)]
     failed = [each.exception(20) for each in late]
+    (gates / "all").touch()
     assert [each.exception(20) for each in fill] == [None] * 3
     for error in failed:
         assert isinstance(error, Overloaded)
@@ -222,16 +232,17 @@ def test_what_has_no_room_before_its_deadline_is_overloaded(client: Client) -> N
     assert client.infer("tally.measure", np.zeros(6_000_000, np.uint8))["size"] == 6_000_000
 
 
-def test_a_full_daemon_is_overloaded_for_everybody(client: Client, daemon: Daemon) -> None:
-    slow = {"sleep_s": 1.5}
+def test_a_full_daemon_is_overloaded_for_everybody(client: Client, daemon: Daemon, gates: Path) -> None:
+    held = {"gates": str(gates)}
     with daemon.client() as other:
-        mine = [client.submit("tally.measure", np.zeros(9_000_000, np.uint8), parameters=slow) for _ in range(2)]
+        mine = [client.submit("tally.measure", np.zeros(9_000_000, np.uint8), parameters=held) for _ in range(2)]
         until(lambda: status(client).held_bytes > 18_000_000, "the daemon holds what was sent")
-        first = other.submit("tally.measure", np.zeros(9_000_000, np.uint8), parameters=slow)
+        first = other.submit("tally.measure", np.zeros(9_000_000, np.uint8), parameters=held)
         until(lambda: status(client).held_bytes > 27_000_000, "the daemon holds that too")
-        hasty = other.submit("tally.measure", np.zeros(4_000_000, np.uint8), timeout_s=0.8)
+        hasty = other.submit("tally.measure", np.zeros(4_000_000, np.uint8), timeout_s=4.0)
         patient = other.submit("tally.measure", np.zeros(4_000_000, np.uint8))
         assert isinstance(hasty.exception(20), Overloaded)
+        (gates / "all").touch()
         assert [each.exception(20) for each in (*mine, first, patient)] == [None] * 4
     until(lambda: status(client).held_bytes < 1000, "everything was given back")
 
@@ -240,7 +251,7 @@ def test_a_full_queue_is_overloaded(new_daemon: Any) -> None:
     daemon = new_daemon(budgets={"max_queued": 10}).up()
     with daemon.client() as client:
         daemon.deploy(client, EXAMPLES / "echo", replicas=0)
-        waiting = [client.submit("echo.echo", ONE, timeout_s=60 if n < 10 else 0.5) for n in range(12)]
+        waiting = [client.submit("echo.echo", ONE, timeout_s=60 if n < 10 else 4.0) for n in range(12)]
         for late in waiting[10:]:
             with pytest.raises(Overloaded, match="10 requests are queued") as caught:
                 late.result(10)

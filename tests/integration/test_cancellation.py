@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -57,8 +58,10 @@ def begun(log: Path) -> list[list[str]]:
     return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def sleep(client: Client, method: str, seconds: float, log: Path, **options: Any) -> Any:
-    return client.submit(method, np.full(1, seconds), parameters={"log": str(log)}, **options)
+def sleep(client: Client, method: str, seconds: float, log: Path, gate: Path | None = None) -> Any:
+    """A call that takes so long, once the gate exists."""
+    parameters = {"log": str(log)} | ({"gate": str(gate)} if gate is not None else {})
+    return client.submit(method, np.full(1, seconds), parameters=parameters)
 
 
 # --- before, during and after ----------------------------------------------------------------------------------
@@ -79,12 +82,15 @@ def test_what_is_queued_is_removed(client: Client, tmp_path: Path) -> None:
 
 def test_what_lies_at_a_replica_is_left_out(client: Client, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    runs = sleep(client, "deaf.alone", 1.0, log)
+    gate = tmp_path / "gate"
+    runs = sleep(client, "deaf.alone", 1.0, log, gate)
     until(lambda: begun(log), "the first runs")
     others = [sleep(client, "deaf.alone", 0.25, log), sleep(client, "deaf.joined", 0.5, log)]
     mates = [sleep(client, "deaf.joined", 0.0, log) for _ in range(2)]
     until(lambda: waits(client, "deaf") + deployment(client, "deaf").queued == 5, "all others wait")
     assert all(each.cancel() for each in others)
+    assert waits(client, "deaf"), "the broker has read it"
+    gate.touch()
     assert runs.result(30)["together"] == 1
     for each in mates:
         each.result(30)
@@ -132,12 +138,17 @@ def test_a_batch_mate_that_is_still_wanted_prevents_it(client: Client, daemon: D
     daemon.replica_pids(client, "mates")
     for _ in range(3):
         sleep(client, "mates.joined", 0.0, log).result(30)
-    before = sleep(client, "mates.alone", 0.5, log)
+    gates = [tmp_path / str(number) for number in range(2)]
+    before = sleep(client, "mates.alone", 0.0, log, gates[0])
     until(lambda: len(begun(log)) == 4, "the replica is busy")
-    given_up, wanted = [sleep(client, "mates.joined", seconds, log) for seconds in (3.0, 2.5)]
+    given_up, wanted = [sleep(client, "mates.joined", 0.0, log, gates[1]) for _ in range(2)]
+    until(lambda: waits(client, "mates") == 3, "both are at the replica")
+    gates[0].touch()
     before.result(30)
     until(lambda: len(begun(log)) == 5, "both run")
     assert given_up.cancel()
+    time.sleep(4 * KILL_S)  # the time in which nothing may happen
+    gates[1].touch()
     assert wanted.result(30)["together"] == 2
     assert len({pid for *_, pid in begun(log)}) == 1
     again = [sleep(client, "mates.joined", 600.0, log) for _ in range(2)]

@@ -20,6 +20,7 @@ import zmq
 
 from hpcserve import AsyncClient, Client
 from hpcserve.client import aio
+from hpcserve.client import dial as dialling
 from hpcserve.client.dial import dial as real_dial
 from hpcserve.client.pauses import Pauses
 from hpcserve.client.services import Service
@@ -28,9 +29,15 @@ from hpcserve.wire.record import decode_record, encode_record
 from tests.integration.daemon_tree import Daemon, until
 
 ONE = np.ones(1, np.float32)
-DEADLINE_S, LATE_S = 0.3, 3.0
-"""A step of a dial takes four seconds when nobody answers."""
+DEADLINE_S, LATE_S = 0.3, 6.0
+STEP_S = 8.0
+"""So long a step of a dial takes when nobody answers."""
 PATIENCE_S = 30.0
+
+
+@pytest.fixture(autouse=True)
+def _long_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialling, "ANSWER_S", STEP_S)
 
 
 class Moving:

@@ -57,10 +57,13 @@ def test_a_broker_that_dies_while_work_is_given_back(
         quick = {"log": str(tmp_path / "quick")}
         for each in [client.submit(f"tally.{method}", np.int64(0), parameters=quick) for _ in range(200)]:
             each.result()
-        slow = {"log": str(log), "sleep_s": 0.5}
+        gates = tmp_path / "gates"
+        gates.mkdir()
+        slow = {"log": str(log), "gates": str(gates), "sleep_s": 0.1}
         futures = [client.submit(f"tally.{method}", np.int64(n), parameters=slow) for n in range(10)]
         until(lambda: deployment(client, "tally").replicas[0].waiting == 10, "one replica holds all of them")
         scale(client, "tally", replicas)
+        (gates / "all").touch()
         daemon.kill("broker")
         scale(client, "tally", 2)
         errors = {n: each.exception(60) for n, each in enumerate(futures)}

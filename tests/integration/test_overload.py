@@ -14,7 +14,7 @@ from hpcserve import AsyncClient, Client
 from hpcserve.client.services import Service
 from hpcserve.errors import DeadlineExceeded, InvalidInput, Overloaded
 from hpcserve.wire import admin
-from tests.integration.daemon_tree import Daemon, deployment, until
+from tests.integration.daemon_tree import SERVABLES, Daemon, deployment, until
 
 LINEAR = Path(__file__).resolve().parents[2] / "benchmarks" / "servables" / "linear"
 X = np.ones((1, 16), np.float32)
@@ -35,9 +35,9 @@ def client(daemon: Daemon) -> Iterator[Client]:
         yield made
 
 
-def known_rate(client: Client) -> None:
+def known_rate(client: Client, endpoint: str = "linear") -> None:
     """Has requests wait for so long that the rate at which they are served is known."""
-    for _ in client.map("linear", [X] * 50, in_flight=45, parameters=SLOW):
+    for _ in client.map(endpoint, [X] * 50, in_flight=45, parameters=SLOW):
         pass
 
 
@@ -50,26 +50,31 @@ def test_what_is_refused_comes_back_by_itself_and_succeeds(client: Client) -> No
     view = deployment(client, "linear")
     assert 0 < view.queued <= 2 * MOST_QUEUED
     assert view.queued_bytes > 0
-    assert view.wait_s is None or view.wait_s < 3 * MAX_QUEUE_S
+    assert view.wait_s is None or view.wait_s < 30 * MAX_QUEUE_S
     assert [float(future.result(60)["y"][0]) for future in futures] == [16.0] * 150
     assert time.monotonic() - began >= 150 * RUN_S
 
 
-def test_who_has_no_time_is_refused_at_once_and_told_when_to_come_back(client: Client) -> None:
-    known_rate(client)
-    flood = [client.submit("linear", X, parameters=SLOW) for _ in range(100)]
-    with pytest.raises(Overloaded, match="its deadline is in 0.3 s") as refused:
-        client.infer("linear", X, parameters=SLOW, timeout_s=0.3)
+def test_who_has_no_time_is_refused_at_once_and_told_when_to_come_back(daemon: Daemon, client: Client) -> None:
+    wanted = admin.Deploy(servable="linear", endpoint="patient", max_batch_size=1, max_queue_s=60.0)
+    client.call("deploy", wanted, admin.Deployed)
+    daemon.replica_pids(client, "patient")
+    known_rate(client, "patient")
+    flood = [client.submit("patient", X, parameters=SLOW) for _ in range(600)]
+    with pytest.raises(Overloaded, match=r"its deadline is in [1-4](\.\d)? s") as refused:
+        client.infer("patient", X, parameters=SLOW, timeout_s=4.0)
     assert refused.value.retry_after_s is not None
-    assert 0.1 <= refused.value.retry_after_s < 3.0
+    assert 0.1 <= refused.value.retry_after_s < 60.0
+    assert not any(future.done() for future in flood[-100:]), "it was refused at once"
     for future in flood:
-        future.result(60)
+        future.cancel()
 
 
 def test_a_second_client_waits_for_its_turn_and_not_for_a_flood(daemon: Daemon, client: Client) -> None:
     known_rate(client)
-    flood = [client.submit("linear", X, parameters=SLOW) for _ in range(150)]
     with daemon.client() as second:
+        second.infer("linear", X, parameters=SLOW)
+        flood = [client.submit("linear", X, parameters=SLOW) for _ in range(150)]
         for _ in range(5):
             second.infer("linear", X, parameters=SLOW)
     assert not all(future.done() for future in flood)
@@ -82,7 +87,7 @@ def test_requests_that_waited_too_long_before_the_rate_was_known_come_back_too(d
     client.call("deploy", wanted, admin.Deployed)
     daemon.replica_pids(client, "fresh")
     futures = [client.submit("fresh", X, parameters=SLOW) for _ in range(60)]
-    until(lambda: deployment(client, "fresh").refused >= 30, "the last have waited for too long")
+    until(lambda: deployment(client, "fresh").refused >= 10, "the last have waited for too long")
     for future in futures:
         future.result(60)
     view = deployment(client, "fresh")
@@ -104,14 +109,20 @@ def test_the_async_client_comes_back_too(daemon: Daemon, client: Client) -> None
     assert deployment(client, "linear").refused > before
 
 
-def test_deadlines_that_pass_before_anything_runs_are_counted(client: Client) -> None:
-    before = deployment(client, "linear").expired
-    busy = client.submit("linear", X, parameters={"fixed_ms": 800.0, "sample_ms": 0.0}, timeout_s=30.0)
-    late = [client.submit("linear", X, parameters=SLOW, timeout_s=0.2 + number / 100) for number in range(20)]
+def test_deadlines_that_pass_before_anything_runs_are_counted(daemon: Daemon, client: Client, tmp_path: Path) -> None:
+    daemon.deploy(client, SERVABLES / "tally")
+    (tmp_path / "gates").mkdir()
+    held = {"log": str(tmp_path / "log"), "gates": str(tmp_path / "gates")}
+    busy = client.submit("tally.again", np.int64(0), parameters=held)
+    until((tmp_path / "log").exists, "it runs")
+    late = [
+        client.submit("tally.again", np.int64(1), parameters=held, timeout_s=0.2 + number / 100) for number in range(20)
+    ]
     for future in late:
         assert isinstance(future.exception(10), DeadlineExceeded)
+    (tmp_path / "gates" / "all").touch()
     busy.result(30)
-    until(lambda: deployment(client, "linear").expired > before, "they are counted")
+    until(lambda: deployment(client, "tally").expired > 0, "they are counted")
 
 
 def test_the_bounds_are_shown_and_checked(client: Client) -> None:

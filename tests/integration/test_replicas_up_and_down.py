@@ -62,12 +62,16 @@ def test_one_that_is_to_end_finishes_what_it_runs_and_gives_back_the_rest(
     with daemon.client(timeout_s=None) as client:
         daemon.deploy(client, SERVABLES / "tally")
         (pid,) = daemon.replica_pids(client, "tally")
-        parameters = {"log": str(log), "sleep_s": 2.0}
-        futures = [client.submit("tally.once", np.int64(n), parameters=parameters) for n in range(5)]
+        parameters = {"log": str(log)}
+        sleeps_s = (6.0, 0.0, 0.0, 0.0, 0.0)  # it is to be told long before the first one ends
+        futures = [
+            client.submit("tally.once", np.int64(n), parameters=parameters | {"sleep_s": sleep_s})
+            for n, sleep_s in enumerate(sleeps_s)
+        ]
         until(log.exists, "one runs")
         scale(client, 0)
         until(lambda: deployment(client, "tally").queued == 4, "the others were given back")
-        assert futures[0].result(10)["n"] == 0
+        assert futures[0].result(30)["n"] == 0
         until(lambda: not deployment(client, "tally").replicas, "it has ended")
         assert re.fullmatch(rf"0 \S+ {pid}\n", log.read_text())
         with pytest.raises(DeadlineExceeded):

@@ -48,6 +48,11 @@ def publish(client: Client, place: Path, *, answer: int, tensor: str = "x", setu
     return client.call("publish", admin.Publish(path=str(directory)), admin.Published).version
 
 
+def waits_for(go: Path, then: str = "pass") -> str:
+    """The setup of a version that begins when the file is there."""
+    return f"from pathlib import Path\n        while not Path({str(go)!r}).exists(): time.sleep(0.01)\n        {then}"
+
+
 def deploy(client: Client, endpoint: str, version: str, replicas: int = 2) -> None:
     arguments = admin.Deploy(servable=f"model@{version}", endpoint=endpoint, replicas=replicas)
     client.call("deploy", arguments, admin.Deployed)
@@ -119,8 +124,9 @@ def test_with_the_same_methods_no_request_fails(client: Client, daemon: Daemon, 
 
 
 def test_with_other_methods_the_switch_is_one_moment(client: Client, daemon: Daemon, tmp_path: Path) -> None:
+    go = tmp_path / "go"
     first = publish(client, tmp_path, answer=21)
-    second = publish(client, tmp_path, answer=22, tensor="y", setup="time.sleep(1)")
+    second = publish(client, tmp_path, answer=22, tensor="y", setup=waits_for(go))
     deploy(client, "other", first)
     until(lambda: replaced(client, "other"), "the first version is ready")
     old, new = Load("other", "x"), Load("other", "y")
@@ -129,6 +135,7 @@ def test_with_other_methods_the_switch_is_one_moment(client: Client, daemon: Dae
         assert served(client, "other") == first, "the second is not ready yet"
         assert {each.state for each in deployment(client, "other").replicas} >= {"draining"}
         assert deployment(client, "other").state == "starting"
+        go.touch()
         until(lambda: served(client, "other") == second, "the second version serves")
         until(lambda: replaced(client, "other"), "the second version has replaced the first")
     turn_old = [isinstance(outcome, InvalidInput) for outcome in old.outcomes]
@@ -171,8 +178,9 @@ def test_a_version_that_does_not_start_leaves_the_old_one(client: Client, daemon
 
 
 def test_a_new_controller_goes_on_where_the_old_one_was(client: Client, daemon: Daemon, tmp_path: Path) -> None:
+    go = tmp_path / "go"
     first = publish(client, tmp_path, answer=41)
-    second = publish(client, tmp_path, answer=42, tensor="y", setup="time.sleep(6)")
+    second = publish(client, tmp_path, answer=42, tensor="y", setup=waits_for(go))
     deploy(client, "taken-over", first)
     until(lambda: replaced(client, "taken-over"), "the first version is ready")
     old = set(daemon.replica_pids(client, "taken-over", at_least=2))
@@ -182,6 +190,7 @@ def test_a_new_controller_goes_on_where_the_old_one_was(client: Client, daemon: 
         daemon.kill("controller")
         until(lambda: draining(client, "taken-over") == old, "the next one has the old replicas go on")
         assert served(client, "taken-over") == first
+        go.touch()
         until(lambda: served(client, "taken-over") == second, "the second version serves")
         until(lambda: replaced(client, "taken-over"), "the second version has replaced the first")
     turn = [isinstance(outcome, InvalidInput) for outcome in load.outcomes]
@@ -196,10 +205,9 @@ def test_a_new_daemon_has_the_version_serve_that_served(
     """``given_up``: the newest version fails before the old daemon ends; else only under the new one."""
     daemon = new_daemon().up()
     fails, go = 'raise LookupError("no weights")', tmp_path / "go"
-    waits = f"from pathlib import Path\n        while not Path({str(go)!r}).exists(): time.sleep(0.01)\n        {fails}"
     with daemon.client() as client:
         good = publish(client, tmp_path, answer=51)
-        bad = publish(client, tmp_path, answer=52, tensor="y", setup=fails if given_up else waits)
+        bad = publish(client, tmp_path, answer=52, tensor="y", setup=fails if given_up else waits_for(go, fails))
         deploy(client, "stays", good, replicas=1)
         until(lambda: replaced(client, "stays"), "the first version is ready")
         deploy(client, "stays", bad, replicas=1)

@@ -54,9 +54,11 @@ def test_a_stream_is_run_again_if_nothing_of_it_has_come(client: Client, tmp_pat
 
 
 def test_a_stream_is_not_run_again_after_its_first_item(client: Client, tmp_path: Path) -> None:
-    parameters = {"log": str(tmp_path / "log"), "pause_s": 0.3}
+    gate = tmp_path / "gate"
+    parameters = {"log": str(tmp_path / "log"), "gate": str(gate)}
     items = client.stream("streams.dies", np.int64(3), parameters=parameters)
     assert [int(next(items)["y"]) for _ in range(3)] == [0, 1, 2]
+    gate.touch()
     with pytest.raises(StreamInterrupted, match="after 3 items") as error:
         next(items)
     assert error.value.retryable

@@ -153,7 +153,7 @@ def test_an_item_that_is_too_large_ends_the_stream(client: Client) -> None:
 
 def test_its_deadline_ends_it_between_items(client: Client, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    items = client.stream("streams.slow", np.int64(10**9), parameters={"log": str(log), "pause_s": 0.05}, timeout_s=0.7)
+    items = client.stream("streams.slow", np.int64(10**9), parameters={"log": str(log), "pause_s": 0.05}, timeout_s=4.0)
     found, error = read_until_error(items)
     assert found == list(range(len(found)))
     assert len(found) >= 3
@@ -164,7 +164,7 @@ def test_its_deadline_ends_it_between_items(client: Client, tmp_path: Path) -> N
 def test_one_that_never_yields_is_ended_by_its_deadline(client: Client, daemon: Daemon) -> None:
     (pid,) = daemon.replica_pids(client, "streams")
     with pytest.raises(DeadlineExceeded):
-        next(client.stream("streams.never", np.int64(1), timeout_s=0.5))
+        next(client.stream("streams.never", np.int64(1), timeout_s=4.0))
     until(lambda: daemon.replica_pids(client, "streams") not in ([pid], []), "the replica was replaced")
     assert ys(client.stream("streams.count", np.int64(3))) == [0, 1, 2]
 
@@ -234,10 +234,15 @@ def test_a_producer_may_ask_whether_it_was_cancelled(client: Client, tmp_path: P
 
 
 def test_a_stream_may_be_closed_before_it_begins(client: Client, tmp_path: Path) -> None:
-    busy = client.stream("streams.slow", np.int64(3), parameters={"log": str(tmp_path / "busy"), "pause_s": 0.5})
-    next(busy)  # the next item is being made, and nothing else begins meanwhile
+    gate = tmp_path / "gate"
+    busy = client.stream("streams.slow", np.int64(3), parameters={"log": str(tmp_path / "busy"), "gate": str(gate)})
+    next(busy)
+    until((tmp_path / "gate.waits").exists, "the next item is being made, and nothing else begins meanwhile")
     log = tmp_path / "log"
     client.stream("streams.slow", np.int64(10), parameters={"log": str(log)}).close()
+    assert waiting(client), "the broker has read both"
+    time.sleep(0.5)  # the broker sends what is taken back only now and then
+    gate.touch()
     assert ys(busy) == [1, 2]
     until(lambda: waiting(client) == 0, "nothing is left at the replica")
     assert not log.exists()

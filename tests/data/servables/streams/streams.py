@@ -12,6 +12,14 @@ N = {"n": Tensor("int64", [])}
 Y = {"y": Tensor("int64", [])}
 
 
+def wait(parameters):
+    """Until the file exists that the caller names, if one is named; says that it waits."""
+    if "gate" in parameters:
+        Path(parameters["gate"] + ".waits").touch()
+        while not Path(parameters["gate"]).exists():
+            time.sleep(0.005)
+
+
 class Streams:
     def setup(self, context):
         self.context = context
@@ -60,6 +68,7 @@ class Streams:
             for i in range(int(n)):
                 Path(parameters["log"]).write_text(str(i))
                 yield i
+                wait(parameters)
                 time.sleep(parameters.get("pause_s", 0.0))
         finally:
             with Path(parameters["log"] + ".ended").open("a") as file:
@@ -84,7 +93,8 @@ class Streams:
         for i in range(int(n)):
             yield i
         if first:
-            time.sleep(parameters["pause_s"])
+            wait(parameters)
+            time.sleep(parameters.get("pause_s", 0.0))
             os._exit(7)
         yield from range(int(n), 10)
 

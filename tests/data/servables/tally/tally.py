@@ -12,7 +12,10 @@ OUT = {"n": Tensor("int64")}
 
 
 class Tally:
-    """Gives ``n`` back after ``parameters["sleep_s"]``, and appends ``n`` to the file ``parameters["log"]``."""
+    """Gives ``n`` back after ``parameters["sleep_s"]``, and appends ``n`` to the file ``parameters["log"]``.
+
+    With ``parameters["gates"]`` it waits first until there is a file ``n`` or ``all`` in this directory.
+    """
 
     def setup(self, context):
         self.replica = context.replica
@@ -20,8 +23,14 @@ class Tally:
     def run(self, n, parameters):
         with open(parameters["log"], "a") as log:
             log.write(f"{parameters.get('tag', '')}{int(n)} {self.replica} {os.getpid()}\n")
-        time.sleep(parameters.get("sleep_s", 0.0))
+        self.wait(int(n), parameters)
         return np.int64(n)
+
+    def wait(self, n, parameters):
+        gates = parameters.get("gates")
+        while gates and not any(os.path.exists(f"{gates}/{name}") for name in (n, "all")):
+            time.sleep(0.005)
+        time.sleep(parameters.get("sleep_s", 0.0))
 
     @method(inputs=IN, outputs=OUT)
     def again(self, n, *, parameters):
@@ -41,5 +50,5 @@ class Tally:
 
     @method(inputs={"blob": Tensor("uint8", [-1])}, outputs={"size": Tensor("int64")})
     def measure(self, blob, *, parameters):
-        time.sleep(parameters.get("sleep_s", 0.0))
+        self.wait(blob.size, parameters)
         return np.int64(blob.size)
