@@ -45,6 +45,15 @@ def until(condition: Callable[[], T], what: str, within_s: float = PATIENCE_S) -
         time.sleep(0.02)
 
 
+def let_replicas_be_told() -> None:
+    """Waits until a replica has heard of what was taken back: nothing shows it, and the broker says it now and then.
+
+    In many short steps, so that a machine that stands still meanwhile does not use up the time.
+    """
+    for _ in range(20):
+        time.sleep(0.02)
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process runs; a zombie does not."""
     try:

@@ -18,7 +18,7 @@ import pytest
 from hpcserve import Client
 from hpcserve.errors import InvalidInput
 from hpcserve.wire import admin
-from tests.integration.daemon_tree import SERVABLES, Daemon, deployment, is_alive, until
+from tests.integration.daemon_tree import SERVABLES, Daemon, deployment, is_alive, let_replicas_be_told, until
 
 KILL_S = 0.5
 GONE = """
@@ -90,6 +90,7 @@ def test_what_lies_at_a_replica_is_left_out(client: Client, tmp_path: Path) -> N
     until(lambda: waits(client, "deaf") + deployment(client, "deaf").queued == 5, "all others wait")
     assert all(each.cancel() for each in others)
     assert waits(client, "deaf"), "the broker has read it"
+    let_replicas_be_told()
     gate.touch()
     assert runs.result(30)["together"] == 1
     for each in mates:

@@ -20,7 +20,7 @@ from hpcserve.client.services import Service
 from hpcserve.errors import Cancelled, DeadlineExceeded, InvalidInput, ServiceUnavailable
 from hpcserve.wire import admin
 from hpcserve.wire.frames import ENCLOSED_BYTES
-from tests.integration.daemon_tree import EXAMPLES, SERVABLES, Daemon, status, until
+from tests.integration.daemon_tree import EXAMPLES, SERVABLES, Daemon, let_replicas_be_told, status, until
 
 OVERRIDES = {"recovery": {"session_linger_s": 10.0}}
 
@@ -138,6 +138,7 @@ def test_a_cancelled_request_that_has_not_begun_never_runs(client: Client, tmp_p
         with pytest.raises(concurrent.futures.CancelledError):
             each.result(0)
     assert status(client).answered, "the broker has read it"
+    let_replicas_be_told()
     (gates / "all").touch()
     assert [int(each.result(20)["n"]) for each in running] == [1, 2]
     assert ask(client, 3, log).result(20)["n"] == 3
@@ -221,6 +222,8 @@ def test_a_deadline_is_kept_while_the_request_runs_and_while_it_waits(
     assert not busy[1].done()
     with pytest.raises(DeadlineExceeded):
         client.infer("tally.again", np.int64(4), parameters={"log": str(log)}, timeout_s=0.2)
+    assert status(client).answered, "the broker has read it"
+    let_replicas_be_told()
     (gates / "all").touch()
     assert [int(each.result(20)["n"]) for each in busy] == [1, 2]
     assert ask(client, 5, log).result(20)["n"] == 5
@@ -392,6 +395,7 @@ def test_a_cancelled_task_takes_its_request_back(daemon: Daemon, tmp_path: Path,
             late.cancel()
             other.submit("tally.again", np.int64(5), parameters=parameters).cancel()
             await other.call("status", admin.AskStatus(), admin.Status)  # then the broker has read it
+            await asyncio.to_thread(let_replicas_be_told)
             (gates / "all").touch()
             await asyncio.gather(*busy)
             await other.infer("tally.again", np.int64(4), parameters={"log": str(log)})

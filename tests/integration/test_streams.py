@@ -18,7 +18,7 @@ import pytest
 from hpcserve import AsyncClient, Client
 from hpcserve.client.services import Service
 from hpcserve.errors import Cancelled, DeadlineExceeded, HpcserveError, InvalidInput, InvalidOutput, ServableError
-from tests.integration.daemon_tree import SERVABLES, Daemon, status, until
+from tests.integration.daemon_tree import SERVABLES, Daemon, let_replicas_be_told, status, until
 
 OVERRIDES = {"recovery": {"session_linger_s": 1.0, "hang_grace_s": 1.0}, "budgets": {"outbox_bytes": 4 << 20}}
 
@@ -241,7 +241,7 @@ def test_a_stream_may_be_closed_before_it_begins(client: Client, tmp_path: Path)
     log = tmp_path / "log"
     client.stream("streams.slow", np.int64(10), parameters={"log": str(log)}).close()
     assert waiting(client), "the broker has read both"
-    time.sleep(0.5)  # the broker sends what is taken back only now and then
+    let_replicas_be_told()
     gate.touch()
     assert ys(busy) == [1, 2]
     until(lambda: waiting(client) == 0, "nothing is left at the replica")
