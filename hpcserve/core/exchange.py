@@ -35,6 +35,7 @@ class Exchange(Relays):
         super().__init__(limits, now)
         self._places = 0
         self._by_connection: dict[bytes, Session] = {}
+        self._by_left: dict[bytes, Session] = {}
         self._ways: dict[tuple[str, str], tuple[Lane, bool]] = {}
         self._owed: list[tuple[Session, int, tuple[Counter, ...]]] = []
 
@@ -49,6 +50,13 @@ class Exchange(Relays):
     def session_of(self, connection: bytes) -> Session | None:
         """The session that resumed on this connection."""
         return self._by_connection.get(connection)
+
+    def left_by(self, connection: bytes) -> Session | None:
+        """The session that was on this connection when it was found gone, and has been on no other since.
+
+        What its client said before it went may be read after that: a write fails as soon as the peer has closed.
+        """
+        return self._by_left.get(connection)
 
     def resume(
         self,
@@ -72,7 +80,7 @@ class Exchange(Relays):
         # A second RESUME on one connection may be an old one: it knows nothing of what was sent after it.
         known_connection = session.connection == connection
         last = max(outstanding, default=floor - 1) if known_connection else NEVER
-        for each in (session, self._by_connection.get(connection)):
+        for each in (session, self._by_connection.get(connection), self._by_left.get(connection)):
             if each is not None:
                 self._detach(each)
         known, session.resumed = session.resumed, True
@@ -223,13 +231,18 @@ class Exchange(Relays):
             self.sessions.pop(session.id, None)
 
     def client_gone(self, connection: bytes, now: float) -> None:
-        """A client's connection is not there any more; the session lingers."""
+        """A client's connection is not there any more; the session lingers. See :meth:`left_by`."""
         self._now = now
         session = self._by_connection.get(connection)
         if session is not None:
             self._detach(session)
+            session.left = connection
+            self._by_left[connection] = session
 
     def _detach(self, session: Session) -> None:
+        if session.left is not None:
+            del self._by_left[session.left]
+            session.left = None
         if session.connection is not None:
             self._by_connection.pop(session.connection, None)
             session.connection = None

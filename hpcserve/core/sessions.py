@@ -15,13 +15,12 @@ if TYPE_CHECKING:
 class Session:
     """The requests of one client process.
 
-    ``connection`` is None while the client is away, ``away_since`` then says since when. ``resumed`` is
-    whether it sent a RESUME in this epoch; before that only replicas have spoken of its requests.
-    Everything below ``floor``, and what ``settled`` lists above it, is settled for the client.
-    ``held_bytes``: inputs and undelivered results, counted against the session's budget; ``sent_bytes``
-    is the part that went out to the client and was not acknowledged, ``item_bytes`` the items of streams in that.
-    ``parked`` are results that wait at
-    their replicas until the client can take them, each with its size where that is known.
+    ``connection`` is None while the client is away; ``away_since`` then says since when, and ``left`` which connection
+    it had, if that was found gone. ``resumed`` is whether it sent a RESUME in this epoch; before that only replicas
+    have spoken of its requests. Everything below ``floor``, and what ``settled`` lists above it, is settled for the
+    client. ``held_bytes``: inputs and undelivered results, counted against the session's budget; ``sent_bytes`` is the
+    part that went out to the client and was not acknowledged, ``item_bytes`` the items of streams in that. ``parked``
+    are results that wait at their replicas until the client can take them, each with its size where that is known.
     """
 
     __slots__ = (
@@ -33,6 +32,7 @@ class Session:
         "id",
         "identity",
         "item_bytes",
+        "left",
         "parked",
         "resumed",
         "sent_bytes",
@@ -43,6 +43,7 @@ class Session:
         self.id = id
         self.identity = ""
         self.connection: bytes | None = None
+        self.left: bytes | None = None
         self.away_since = 0.0
         self.resumed = False
         self.floor = 1

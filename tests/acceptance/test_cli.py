@@ -16,6 +16,7 @@ import psutil  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from hpcserve import examples
+from hpcserve.config import Recovery
 from hpcserve.wire.record import decode_record
 from tests.acceptance.newcomer import User, until, user_in
 
@@ -113,6 +114,35 @@ def test_the_items_of_a_stream_are_lines_of_json(serving: User, tmp_path: Path) 
     said = serving.fails(2, "run", "yields", "-i", "-", "-o", tmp_path / "y.npy", given=b"[1]")
     assert "write a .json file" in said
     serving.ok("undeploy", "yields")
+
+
+def test_ctrl_c_ends_the_producer_of_an_endless_stream(serving: User, tmp_path: Path) -> None:
+    """Long before the daemon would take a silent client for dead; also while the broker is too busy to listen."""
+    serving.ok("publish", examples.path("walk"))
+    serving.ok("deploy", "walk")
+    np.save(tmp_path / "start.npy", np.zeros(3))
+    found, broker = tmp_path / "y.json", serving.status()["processes"]["broker"]
+    to_file = ("--output", str(found))
+    for options, is_busy in (((), False), (to_file, False), (to_file, True)):
+        process = serving.start("run", "walk", "--input", tmp_path / "start.npy", "--timeout", "inf", *options)
+        until(lambda: _unfinished(serving, "walk") == 1)
+        if options:
+            until(lambda: found.exists() and found.stat().st_size > 1 << 20)
+        if is_busy:
+            os.kill(broker, signal.SIGSTOP)
+        process.send_signal(signal.SIGINT)
+        _, complaints = process.communicate(timeout=30)
+        os.kill(broker, signal.SIGCONT)
+        assert (process.returncode, complaints) == (130, "")
+        until(lambda: _unfinished(serving, "walk") == 0, Recovery().session_linger_s / 3)
+        found.unlink(missing_ok=True)
+    serving.ok("undeploy", "walk")
+
+
+def _unfinished(user: User, endpoint: str) -> int:
+    """How many requests the replicas of a deployment hold that have not ended."""
+    found = next(each for each in user.status()["deployments"] if endpoint in each["endpoints"])
+    return sum(each["waiting"] for each in found["replicas"])
 
 
 def test_an_array_from_standard_input(serving: User) -> None:

@@ -125,16 +125,30 @@ class Front:
         """A connection without a session, or a RESUME on one that has one."""
         if len(message.sender) != 5 or message.sender[0]:
             return  # the peer chose its own routing id, and could take over another connection's
-        peer = self._keyring.peer(user_of(message.header))
+        user = user_of(message.header)
+        peer = self._keyring.peer(user)
         if peer is None:
             raise AuthenticationError("this key is not admitted any more: say HELLO to admission again")
+        left = self._exchange.left_by(message.sender)
+        if left is not None and user == self._users.get(message.sender):
+            self._last_words(header, left)
         if type(header) is not wire.Resume:
             send(self.socket, message.sender, encode(wire.WhoAreYou()))
             return
         self._resume(message.sender, header, peer)
         self._users[message.sender] = peer.key.hex()
         if len(self._users) > 2 * len(self._exchange.sessions) + FEW:
-            self._users = {each: user for each, user in self._users.items() if self._exchange.session_of(each)}
+            self._users = {each: user for each, user in self._users.items() if self._is_known(each)}
+
+    def _is_known(self, connection: bytes) -> bool:
+        return bool(self._exchange.session_of(connection) or self._exchange.left_by(connection))
+
+    def _last_words(self, header: wire.FromClient, session: Session) -> None:
+        """What its client does not want any more, and said before its connection was found gone."""
+        if type(header) is wire.Ack:
+            self._exchange.ack(session, header.floor, header.acks, time.monotonic())
+        elif type(header) is wire.Bye:
+            self._exchange.bye(session, time.monotonic())
 
     def _resume(self, connection: bytes, header: wire.Resume, peer: Peer) -> None:
         version = agree((header.version,), "the client", "the daemon")

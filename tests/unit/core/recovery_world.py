@@ -40,6 +40,7 @@ class World:
     def __init__(self, clients: int, replicas: int) -> None:
         self.now = 100.0
         self.links: dict[bytes, Link] = {}
+        self.left: list[Link] = []
         self.clients = [self.new_client(number) for number in range(clients)]
         self.replicas: list[Replica] = []
         self.strangers: set[bytes] = set()
@@ -70,6 +71,7 @@ class World:
 
     def start_broker(self) -> None:
         """A new broker, in a new epoch; an old one is dead, with all its connections."""
+        self.left.clear()
         for endpoint in self.endpoints:
             self.sever(endpoint)
         held = {key for replica in self.replicas for key in replica.held}
@@ -102,14 +104,20 @@ class World:
             endpoint.inventory()
 
     def sever(self, endpoint: Client | Replica, *, noticed: bool = False) -> None:
-        """Breaks the connection. Where the broker does not notice, it goes on writing into the void."""
+        """Breaks the connection. Where the broker does not notice, it goes on writing into the void.
+
+        Where it does, by a write that failed, what a client has sent may still be read.
+        """
         link, endpoint.link = endpoint.link, None
         if link is None:
             return
-        link.up.clear()
         link.down.clear()
         if isinstance(endpoint, Client):
             endpoint.is_resumed = False
+            link.up[:] = [each for each in link.up if noticed and not isinstance(each, wire.Resume)]
+            self.left.append(link)
+        else:
+            link.up.clear()
         if noticed:
             gone = self.exchange.client_gone if isinstance(endpoint, Client) else self.exchange.replica_gone
             gone(link.name, self.now)
@@ -177,11 +185,18 @@ class World:
             return
         found = self.exchange.session_of(link.name)
         if found is None:
+            left = self.exchange.left_by(link.name)
+            if left is not None and isinstance(message, wire.Ack):
+                self.exchange.ack(left, message.floor, message.acks, self.now)
+            elif left is not None and isinstance(message, wire.Bye):
+                self.exchange.bye(left, self.now)
             self.down(link.name, wire.WhoAreYou())
             return
-        assert isinstance(message, (wire.Request, wire.Ack))
+        assert isinstance(message, (wire.Request, wire.Ack, wire.Bye))
         if isinstance(message, wire.Ack):
             self.exchange.ack(found, message.floor, message.acks, self.now)
+        elif isinstance(message, wire.Bye):
+            self.exchange.bye(found, self.now)
         else:
             self.exchange.owe_ack(found, message.floor, message.acks)
             size_bytes = len(bytes(message.tensors))
@@ -308,7 +323,8 @@ class World:
     # --- messages
 
     def lanes(self) -> list[tuple[Link, list[object]]]:
-        links = [each.link for each in self.endpoints if each.link is not None]
+        self.left = [each for each in self.left if each.up]
+        links = [each.link for each in self.endpoints if each.link is not None] + self.left
         return [(link, lane) for link in links for lane in (link.up, link.down) if lane]
 
     def deliver(self, link: Link, lane: list[object], place: int) -> None:

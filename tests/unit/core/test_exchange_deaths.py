@@ -399,6 +399,42 @@ def test_bye_settles_everything(desk: Desk) -> None:
     assert (session.held_bytes, session.sent_bytes, desk.exchange.queued) == (0, 0, 0)
 
 
+def test_what_a_gone_client_said_last_counts(desk: Desk) -> None:
+    desk.serve("a")
+    session = desk.client()
+    keys = [desk.ask(session, id) for id in (1, 2)]
+    desk.exchange.client_gone(b"c", desk.now)
+    assert desk.exchange.session_of(b"c") is None
+    left = desk.exchange.left_by(b"c")
+    assert left is session
+    desk.ack(left, 2)
+    assert desk.states(session) == {1: State.ABANDONED, 2: State.RUNNING}
+    desk.exchange.bye(left, desk.now)
+    assert desk.states(session) == {1: State.ABANDONED, 2: State.ABANDONED}
+    assert desk.exchange.left_by(b"c") is None
+    desk.exchange.flush()
+    assert desk.took(act.Release) == [act.Release(b"a", tuple(keys))]
+
+
+def test_what_was_said_on_an_old_connection_does_not_count(desk: Desk) -> None:
+    desk.serve("a")
+    session = desk.client("c", connection="old")
+    desk.exchange.client_gone(b"old", desk.now)
+    assert desk.client("c", connection="new") is session
+    assert desk.exchange.left_by(b"old") is None
+    desk.exchange.client_gone(b"new", desk.now)
+    assert (desk.exchange.left_by(b"old"), desk.exchange.left_by(b"new")) == (None, session)
+    assert desk.client("d", connection="new") is desk.exchange.session_of(b"new")
+    assert desk.exchange.left_by(b"new") is None, "another speaks there"
+
+
+def test_a_forgotten_session_is_not_found_by_its_connection(desk: Desk) -> None:
+    desk.client()
+    desk.exchange.client_gone(b"c", 5.0)
+    desk.exchange.tick(65.0)
+    assert desk.exchange.left_by(b"c") is None
+
+
 def test_probe_names_every_connection(desk: Desk) -> None:
     desk.serve()
     desk.client("c")

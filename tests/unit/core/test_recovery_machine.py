@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from hpcserve.wire import messages as wire
 from tests.unit.core.recovery_peers import DEADLINE_S, Client, Link, Replica
 from tests.unit.core.recovery_world import LIMITS, World
 
@@ -85,6 +86,14 @@ class RecoveryMachine(RuleBasedStateMachine):
     def client_dies(self, *, who: int, noticed: bool) -> None:
         client = self.client(who)
         if client is not None and who == 0:
+            self.world.end(client, noticed=noticed)
+
+    @rule(who=NUMBER, noticed=st.booleans())
+    def client_closes(self, *, who: int, noticed: bool) -> None:
+        client = self.client(who)
+        if client is not None and who == 0:
+            client.flush()
+            client.send(wire.Bye())
             self.world.end(client, noticed=noticed)
 
     @rule(who=NUMBER, size_bytes=st.sampled_from([40, 40, 40, 90, 130]))
