@@ -161,7 +161,7 @@ class Dispatch(Books):
         queue, load = lane.queue, lane.load
         while queue.count:
             entry = queue.peek_suspect()
-            replica = load.pick() if entry is None else load.pick_idle(self.streams_at)
+            replica = load.pick() if entry is None else load.pick_idle(self.streams_at if self.relays else None)
             entry = entry or queue.peek()
             if entry is None:
                 return

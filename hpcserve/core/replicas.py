@@ -154,10 +154,16 @@ class LeastLoaded:
         """How many replicas with credit have no unfinished work."""
         return len(self._buckets[0]) if self._buckets else 0
 
-    def pick_idle(self, streams: Callable[[Replica], int] = lambda replica: 0) -> Replica | None:
+    def pick_idle(self, streams: Callable[[Replica], int] | None = None) -> Replica | None:
         """A replica without unfinished work, for a request that must run alone.
 
-        ``streams``: how many of a replica's unfinished requests are streams that have begun, which may take days.
+        ``streams``: how many of a replica's unfinished requests are streams that have begun, which may take days and do
+        not count; the fewer, the better. None: there are no such streams anywhere.
         """
         replica = self.pick()
-        return replica if replica is not None and replica.waiting <= streams(replica) else None
+        if replica is None or not replica.waiting:
+            return replica
+        if streams is None:
+            return None
+        by_load = (each for bucket in self._buckets[self._lowest :] for each in bucket)
+        return next((each for each in by_load if each.waiting <= streams(each)), None)

@@ -130,9 +130,11 @@ def test_ctrl_c_ends_the_producer_of_an_endless_stream(serving: User, tmp_path: 
             until(lambda: found.exists() and found.stat().st_size > 1 << 20)
         if is_busy:
             os.kill(broker, signal.SIGSTOP)
-        process.send_signal(signal.SIGINT)
-        _, complaints = process.communicate(timeout=30)
-        os.kill(broker, signal.SIGCONT)
+        try:
+            process.send_signal(signal.SIGINT)
+            _, complaints = process.communicate(timeout=30)
+        finally:
+            os.kill(broker, signal.SIGCONT)
         assert (process.returncode, complaints) == (130, "")
         until(lambda: _unfinished(serving, "walk") == 0, Recovery().session_linger_s / 3)
         found.unlink(missing_ok=True)

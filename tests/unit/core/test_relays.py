@@ -269,6 +269,26 @@ def test_a_suspect_prefers_a_replica_without_streams(streaming: Desk) -> None:
     assert streaming.given() == [("e", 9)]
 
 
+def test_a_suspect_does_not_wait_for_a_long_call_where_another_has_only_streams() -> None:
+    desk = Desk()
+    desk.serve("long", credit=8)
+    session = desk.client()
+    desk.ask(session, 1)
+    desk.route("long", "streams", retiring="long")
+    desk.inventory("streams", credit=8)
+    for id in (2, 3, 4):
+        key = desk.ask(session, id)
+        items(desk, "streams", key, 0)
+    desk.route("long", "streams", "crashing", retiring="long streams")
+    desk.inventory("crashing", credit=8)
+    desk.ask(session, 9)
+    assert desk.given()[-1] == ("crashing", 9)
+    desk.route("long", "streams", crashed="crashing")
+    assert desk.given() == [("streams", 9)]
+    desk.ask(session, 10)
+    assert desk.given() == [("long", 10)], "what is behind the suspect goes on, too"
+
+
 def test_a_call_behind_a_stream_is_not_overdue_by_itself(single: Desk) -> None:
     session = single.client()
     stream = single.ask(session, 1)
