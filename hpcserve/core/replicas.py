@@ -150,9 +150,13 @@ class LeastLoaded:
             self._lowest += 1
         return next(iter(self._buckets[self._lowest]))
 
-    def count_idle(self) -> int:
-        """How many replicas with credit have no unfinished work."""
-        return len(self._buckets[0]) if self._buckets else 0
+    def idle_loads(self, streams: Callable[[Replica], int]) -> list[int]:
+        """What the replicas with credit hold, least first, that have nothing to do but streams that have begun.
+
+        ``streams``: how many of a replica's unfinished requests are such streams.
+        """
+        by_load = (each for bucket in self._buckets for each in bucket)
+        return [each.waiting for each in by_load if not each.waiting or each.waiting <= streams(each)]
 
     def pick_idle(self, streams: Callable[[Replica], int] | None = None) -> Replica | None:
         """A replica without unfinished work, for a request that must run alone.

@@ -3,7 +3,9 @@
 Credit is given for calls like those before. When slow ones follow quick ones, many of them may be sent to one replica
 before it is known how long they take. The rule: where a replica of the deployment is idle and nothing is queued, the
 one with the most unfinished work, if it has answered nothing for ``SILENT_S``, gives back what the idle ones could take
-of it. It is asked once, and reads that when its call has ended; what it has begun it keeps.
+of it. It is asked once, and reads that when its call has ended; what it has begun it keeps. A replica that has only
+streams that have begun is idle, too, as these may take days; but they count in what it can take, since what is given
+back goes to the replica with the fewest requests, and would else come back to the one that gave it.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ def overloaded(
 
     ``streams``: how many of a replica's unfinished requests are streams that have begun, which it keeps.
     """
-    idle = {lane: lane.load.count_idle() for lane in lanes if not lane.queue.count}
+    idle = {lane: lane.load.idle_loads(streams) for lane in lanes if not lane.queue.count}
     if not any(idle.values()):
         return [], False
     most: dict[Lane, Replica] = {}
@@ -39,7 +41,8 @@ def overloaded(
             best = most.get(replica.lane)
             if _may_share(replica, now) and (best is None or best.waiting < replica.waiting):
                 most[replica.lane] = replica
-    return [(replica, _share(replica.waiting, idle[lane])) for lane, replica in most.items()], soon
+    shares = ((replica, _share(replica.waiting, idle[lane])) for lane, replica in most.items())
+    return [(replica, share) for replica, share in shares if share], soon
 
 
 def _may_share(replica: Replica, now: float) -> bool:
@@ -49,6 +52,12 @@ def _may_share(replica: Replica, now: float) -> bool:
     return silent and not replica.asked_back and not replica.exclusive and replica.connection is not None
 
 
-def _share(waiting: int, idle: int) -> int:
-    """How much of it others take, if each gets as much as the one that gives."""
-    return waiting - -(-waiting // (idle + 1))
+def _share(waiting: int, idle: list[int]) -> int:
+    """How much of it others take, least loaded first, if each then holds as much as the one that gives."""
+    keeps, held = waiting, waiting
+    for count, load in enumerate(idle, 2):
+        if load >= keeps:
+            break
+        held += load
+        keeps = -(-held // count)
+    return waiting - keeps

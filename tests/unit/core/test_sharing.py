@@ -115,6 +115,25 @@ def test_streams_that_have_begun_are_not_asked_for() -> None:
     assert tick(desk, SILENT_S) == []
 
 
+@pytest.mark.parametrize(("calls", "streams", "most"), [(9, 3, 3), (5, 4, 0), (5, 6, 0)])
+def test_a_replica_with_streams_only_is_given_what_another_has_not_begun(calls: int, streams: int, most: int) -> None:
+    """As many as do not go back to where they came from."""
+    desk, keys = loaded(calls, idle=0)
+    desk.route("a", "b", retiring="a")
+    desk.inventory("b", credit=100)
+    session = desk.client("s")
+    for id in range(1, streams + 1):
+        key = desk.ask(session, id)
+        desk.exchange.items(desk.replica("b"), key, first=0, count=1, body=b"", size_bytes=1, now=desk.now)
+    desk.route("a", "b")
+    desk.took(act.Give)
+    assert tick(desk) == []
+    assert tick(desk, SILENT_S) == ([("a", most)] if most else [])
+    if most:
+        desk.inventory("a", unfinished=tuple(keys[:-most]), fence=calls, credit=100)
+        assert [name for name, _ in desk.given()] == ["b"] * most
+
+
 def test_a_new_broker_asks_for_no_parked_streams_that_have_begun() -> None:
     desk = Desk()
     desk.route("a", "idle")
