@@ -82,7 +82,7 @@ def command(
             max_batch_size=max_batch_size,
             max_queue_bytes=max_queue_bytes,
             max_queue_s=None if max_queue_s == float("inf") else max_queue_s,
-            kill_cancelled_s=kill_cancelled_s,
+            kill_cancelled_s=None if kill_cancelled_s == float("inf") else kill_cancelled_s,
         )
         deployed = client.call("deploy", arguments, Deployed)
         if deployed.unset:

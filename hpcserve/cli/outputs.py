@@ -40,6 +40,16 @@ def check_output(output: str) -> None:
         raise ConfigError(f"--output {output}: directory {path.parent} does not exist")
 
 
+def check_items_output(output: str) -> None:
+    """Refuses, before the call, what the items of a stream cannot be written to.
+
+    Raises:
+        ConfigError: It is not a .json file.
+    """
+    if output != "-" and Path(output).suffix != ".json":
+        raise ConfigError(f"--output {output}: the items of a stream are JSON, one a line: write a .json file, or -")
+
+
 def write(outputs: Mapping[str, Any], output: str) -> None:
     """Writes the outputs to a file, or as JSON to standard output for ``-``.
 
@@ -65,17 +75,14 @@ def write_items(items: Iterable[Mapping[str, Any]], output: str | None) -> None:
     """Writes the items of a stream as they come, each as JSON on a line of its own.
 
     Raises:
-        ConfigError: The file cannot be written, or is not a .json file.
+        ConfigError: The file cannot be written.
     """
     if output in (None, "-"):
         for item in items:
             typer.echo(as_json(item))
         return
-    path = Path(str(output))
-    if path.suffix != ".json":
-        raise ConfigError(f"--output {output}: the items of a stream are JSON, one a line: write a .json file, or -")
     try:
-        with path.open("w") as file:
+        with Path(str(output)).open("w") as file:
             for item in items:
                 file.write(as_json(item) + "\n")
                 file.flush()

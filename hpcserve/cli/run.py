@@ -34,7 +34,7 @@ def command(
 ) -> None:
     """Call an endpoint and show, or write, what it answers."""
     from hpcserve.cli.inputs import from_json, needs_declaration, read_inputs
-    from hpcserve.cli.outputs import check_output, show, write, write_items
+    from hpcserve.cli.outputs import check_items_output, check_output, show, write, write_items
 
     if output is not None:
         check_output(output)
@@ -42,6 +42,8 @@ def command(
     with open_client(ctx) as client:
         given = read_inputs(inputs or [], most_bytes=client.session_bytes)
         method = declared(client, target)
+        if method.stream and output is not None:
+            check_items_output(output)
         if needs_declaration(given):
             given = from_json(given, method)
         if method.stream:

@@ -31,13 +31,14 @@ class Stream(Iterator[Outputs]):
         call = self._call
         with self._turn:
             while not self._closed:
+                is_over = call.is_over  # before the look: the last items and the end may come right after that
                 item = call.take_first()
                 if item is not None:
                     self._shared.read(self._id, call, item)
                     return item.outputs()
                 if self._closed:
                     break
-                if call.is_over:
+                if is_over:
                     self._closed = True
                     call.outcome()  # which raises the error that it ended with
                     break

@@ -29,6 +29,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Hashable, Iterator
+from operator import itemgetter
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from hpcserve.core.latency import LatencyModel
@@ -210,8 +211,12 @@ class Sizes:
         return size
 
 
-Waiting = tuple[int, int, int, float, float, T]
-"""A request in the inbox, as it is ordered: minus its priority, its number; then samples, arrival, deadline, task."""
+Waiting = tuple[int, int, int, float, float, T, Group]
+"""A request in the inbox, as it is ordered: minus its priority, its number; then samples, arrival, deadline, task and
+group."""
+
+
+_first = itemgetter(0)
 
 
 def _turn(waiting: Waiting[Any]) -> tuple[int, int]:
@@ -238,7 +243,7 @@ class Inbox(Generic[T]):
         """Adds a request that may share a batch with those of its group; it alone has group None."""
         self._place += 1
         self.count += 1
-        item = (-priority, self._place, samples, now, deadline, task)
+        item = (-priority, self._place, samples, now, deadline, task, group)
         waiting = self._groups.get(group)
         if waiting is None:
             self._groups[group] = [item]
@@ -253,13 +258,18 @@ class Inbox(Generic[T]):
         if len(self._groups) == 1:
             (group,) = self._groups
             return group, 0.0 if group is UNBATCHED else self._wait_s(group, sizes, now)
-        waits = []
-        for group in sorted(self._groups, key=lambda each: self._groups[each][0][:2]):
-            wait_s = self._wait_s(group, sizes, now)
+        # Requests with parameters of their own are groups of their own: there may be many, and seldom does one wait.
+        group = min(map(_first, self._groups.values()))[6]
+        wait_s = self._wait_s(group, sizes, now)
+        if wait_s <= 0:
+            return group, 0.0
+        waits = [(wait_s, group)]
+        for head in sorted(map(_first, self._groups.values()))[1:]:
+            wait_s = self._wait_s(head[6], sizes, now)
             if wait_s <= 0:
-                return group, 0.0
-            waits.append((wait_s, group))
-        wait_s, group = min(waits, key=lambda each: each[0])
+                return head[6], 0.0
+            waits.append((wait_s, head[6]))
+        wait_s, group = min(waits, key=_first)
         return group, wait_s
 
     def _wait_s(self, group: Group, sizes: Sizes, now: float) -> float:
@@ -273,7 +283,7 @@ class Inbox(Generic[T]):
         waiting = self._groups[group]
         if sum(each[2] for each in waiting) >= size.limit:
             return 0.0
-        until = min(arrived + min(most_s, (deadline - arrived) / 2) for _, _, _, arrived, deadline, _ in waiting)
+        until = min(arrived + min(most_s, (deadline - arrived) / 2) for _, _, _, arrived, deadline, _, _ in waiting)
         return max(0.0, until - now)
 
     def take(self, group: Group, limit: int, preferred: tuple[int, ...] = ()) -> tuple[list[T], bool]:

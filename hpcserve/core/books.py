@@ -34,7 +34,7 @@ from hpcserve.core.ledger import (
 )
 from hpcserve.core.replicas import Replica
 from hpcserve.core.sessions import Session
-from hpcserve.core.streams import Relay
+from hpcserve.core.streams import Relay, Repeats
 from hpcserve.types import Counter, DeploymentName, ReplicaId, RequestKey, SessionId
 
 
@@ -89,6 +89,7 @@ class Books:
         self.replicas: dict[ReplicaId, Replica] = {}
         self.lanes: dict[DeploymentName, Lane] = {}
         self.relays: dict[RequestKey, Relay] = {}
+        self.repeats: dict[RequestKey, Repeats] = {}
         self._session_bytes = session_bytes
         self._actions: list[act.AnyAction] = []
         self._asks: dict[Session, list[Counter]] = {}
@@ -158,7 +159,7 @@ class Books:
     def settle(self, session: Session, ids: list[Counter]) -> None:
         """The client does not wait for these any more; what was parked for want of room moves on."""
         sent_bytes = session.sent_bytes
-        if self.relays:
+        if self.relays or self.repeats:
             self._end_relays(session, ids)
         for id in ids:
             entry = session.entries.get(id)
@@ -179,6 +180,7 @@ class Books:
 
     def _end_relays(self, session: Session, ids: list[Counter]) -> None:
         for id in ids:
+            self.repeats.pop((session.id, id), None)
             relay = self.relays.pop((session.id, id), None)
             if relay is not None:
                 self._count_items(session, -relay.out_bytes)

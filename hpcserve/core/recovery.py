@@ -70,6 +70,8 @@ class Recovery(Dispatch):
         replica.unsure = replica.asked_back = False
         if fresh:
             replica.runs = ()
+            for key in replica.entries if self.repeats else ():
+                self.repeats.pop(key, None)  # what was asked for is lost with the connection
         for keys, event in ((unfinished, Event.LISTED), (finished, Event.LISTED_DONE)):
             for session_id, id in keys:
                 entry = self.entry(self.session(session_id, now), id)

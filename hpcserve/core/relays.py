@@ -11,7 +11,7 @@ from hpcserve.core.ledger import Entry, Event, State
 from hpcserve.core.recovery import Recovery
 from hpcserve.core.replicas import Replica
 from hpcserve.core.sessions import Session
-from hpcserve.core.streams import Relay
+from hpcserve.core.streams import Relay, Repeats
 from hpcserve.types import Counter, RequestKey
 
 _STREAMING = (State.RUNNING, State.HELD, State.KEPT, State.DONE)
@@ -27,9 +27,10 @@ class Relays(Recovery):
         self._now = now
         session = self.sessions.get(key[0])
         entry = None if session is None else session.entries.get(key[1])
-        if session is None or entry is None or session.connection is None:
+        if session is None or entry is None or entry.replica is not replica or entry.state not in _STREAMING:
             return
-        if entry.replica is not replica or entry.state not in _STREAMING:
+        self._repeats(key).came(first, count)
+        if session.connection is None:
             return
         relay = self.relays.get(key)
         if relay is None:
@@ -63,12 +64,30 @@ class Relays(Recovery):
             self.apply(entry, Event.RESUMED)  # the answer has come, items are missing, and no replica has them
             return
         relay = self.relays.get(entry.key)
+        held = relay is not None and relay.is_held
         if relay is not None:
-            asked, again = again, again or relay.is_held
-            freed_bytes = relay.more(received, now, again=asked)
+            freed_bytes = relay.more(received, now, again=again)
             self._count_items(session, -freed_bytes)
             if session.parked:
                 self._unpark(session, freed_bytes)
         replica = entry.replica
         if replica is not None and replica.connection is not None:
+            if relay is not None:
+                received = min(received, relay.next)  # who claims more would have items made that nobody takes
+            again = (again or held) and self._may_ask(entry.key, relay, received, held=held)
             self._actions.append(act.More(replica.connection, entry.key, received, again))
+
+    def _may_ask(self, key: RequestKey, relay: Relay | None, received: int, *, held: bool) -> bool:
+        """Whether the replica is asked to send once more what it keeps."""
+        repeats = self._repeats(key)
+        if repeats.may_ask(received, self._now, held=held):
+            return True
+        if relay is not None:
+            relay.is_held = held and not repeats.is_coming
+        return False
+
+    def _repeats(self, key: RequestKey) -> Repeats:
+        repeats = self.repeats.get(key)
+        if repeats is None:
+            repeats = self.repeats[key] = Repeats()
+        return repeats

@@ -25,6 +25,7 @@ ITEM_BYTES = 64
 
 SILENCE_S, LONGEST_SILENCE_S = 1.0, 30.0
 GAP_S = 0.1
+REPEAT_S = GAP_S / 2  # who asks every GAP_S is not refused for the network's jitter
 GAPS = 4  # so many times the longest pause between items of late is a silence
 QUICK_S, FEW = 1e-3, 32
 
@@ -192,6 +193,47 @@ class Incoming:
         """Whether all has come for which there is room, so that silence means nothing."""
         came, room = self.next - self._told, self._room
         return came >= room.items or (came > 0 and self._came_bytes - self._told_bytes >= room.size_bytes)
+
+
+class Repeats:
+    """Whether the broker passes it on that a client misses items: the replica sends all again that it keeps then.
+
+    Not where the client has all that has come from the replica: what follows is on its way. Not while what was sent
+    again the last time has not begun to come, since it will be of use now as well. And once in ``REPEAT_S`` at most.
+    So no more than two windows wait at the replica to be sent again, however often a client asks. Only what was lost
+    against all rules is asked for later, after ``LONGEST_SILENCE_S``.
+
+    It is about one connection of the replica: with that everything on its way is lost, and this begins anew.
+
+    ``is_coming``: what was asked for has not begun to come.
+    """
+
+    def __init__(self) -> None:
+        self.is_coming = False
+        self._seen: int | None = None
+        self._received = -1
+        self._asked_at = -math.inf
+
+    def may_ask(self, received: int, now: float, *, held: bool) -> bool:
+        """Whether the replica is to be asked now; ``held``: not for the client alone, but since items did not go on.
+
+        A client that reads makes room for those, which need not wait.
+        """
+        has_all = self._seen is not None and received >= self._seen
+        if has_all or self.is_coming:
+            wait_s = LONGEST_SILENCE_S
+        else:
+            wait_s = 0.0 if held and received > self._received else REPEAT_S
+        if now < self._asked_at + wait_s:
+            return False
+        self.is_coming, self._received, self._asked_at = not has_all, received, now
+        return True
+
+    def came(self, first: int, count: int) -> None:
+        """Items have come from the replica. Those that were here before are what was asked for."""
+        if self._seen is None or first < self._seen:
+            self.is_coming = False
+        self._seen = max(self._seen or 0, first + count)
 
 
 class Relay:

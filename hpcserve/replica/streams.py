@@ -58,6 +58,7 @@ class Open:
         self.out = out
         self.pace = Pace()
         self.run_s = 0.0
+        self.largest_bytes = 0
         self.input_bytes = sum(map(len, task.tensors))
         self.is_open = True
         self.is_ready = True
@@ -72,7 +73,7 @@ class Streams:
         link: By which the items leave.
         replica: The replica's id.
         version: Its servable's.
-        budget_bytes: They keep so many bytes together, or one item each and twice as many.
+        budget_bytes: They keep so many bytes together, or one item each and twice as many; the last may exceed it.
     """
 
     def __init__(
@@ -192,6 +193,7 @@ class Streams:
                 end = failed(_too_large(stream.task.method, size_bytes, 2 * self._budget_bytes))
                 break
             out.add(outcome, size_bytes)
+            stream.largest_bytes = max(stream.largest_bytes, size_bytes)
             self._kept_bytes += size_bytes
             unsent.append(outcome)
             unsent_bytes += size_bytes
@@ -268,7 +270,8 @@ class Streams:
         if not stream.out.has_room:
             return False
         kept_bytes, most = self._kept_bytes, self._budget_bytes
-        return kept_bytes < most or (stream.out.is_empty and kept_bytes < 2 * most)
+        # How large the next item will be nobody knows: it is supposed to be no larger than those before.
+        return kept_bytes < most or (stream.out.is_empty and kept_bytes < 2 * most - min(most, stream.largest_bytes))
 
     def _wake(self, stream: Open) -> None:
         if not stream.is_ready and self._may_go_on(stream):

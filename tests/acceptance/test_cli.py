@@ -101,7 +101,8 @@ def test_files_in_and_files_out(serving: User, tmp_path: Path) -> None:
 
 
 def test_the_items_of_a_stream_are_lines_of_json(serving: User, tmp_path: Path) -> None:
-    serving.ok("publish", broken(tmp_path / "broken", go="yield x; yield x + 1; x[1]"))
+    called = tmp_path / "called"
+    serving.ok("publish", broken(tmp_path / "broken", go=f"open({str(called)!r}, 'w'); yield x; yield x + 1; x[1]"))
     serving.ok("deploy", "broken", "--endpoint", "yields")
     lines = '{"x": [1.0, 2.0]}\n{"x": [2.0, 3.0]}\n'
     assert serving.ok("run", "yields", "-i", "-", given=b"[1, 2]") == lines
@@ -111,9 +112,11 @@ def test_the_items_of_a_stream_are_lines_of_json(serving: User, tmp_path: Path) 
     broken_off = serving.run("run", "yields", "-i", "-", given=b"[1]")
     assert (broken_off.returncode, broken_off.stdout) == (1, b'{"x": [1.0]}\n{"x": [2.0]}\n')
     assert b"IndexError" in broken_off.stderr
+    called.unlink()
     said = serving.fails(2, "run", "yields", "-i", "-", "-o", tmp_path / "y.npy", given=b"[1]")
     assert "write a .json file" in said
     serving.ok("undeploy", "yields")
+    assert not called.exists(), "refused before the call"
 
 
 def test_ctrl_c_ends_the_producer_of_an_endless_stream(serving: User, tmp_path: Path) -> None:
@@ -242,9 +245,18 @@ def test_a_deployment_that_cannot_start_shows_its_traceback(serving: User, tmp_p
 def test_deploying_again_says_what_is_no_longer_set(serving: User, tmp_path: Path) -> None:
     serving.ok("publish", broken(tmp_path / "broken"))
     serving.ok("deploy", "broken", "--endpoint", "set", "--max-queue-s", "2.5", "--kill-cancelled-after", "5")
+    no_longer = "no longer set, as it was not given again: "
     again = serving.run("deploy", "broken", "--endpoint", "set", "--kill-cancelled-after", "5")
     assert again.returncode == 0
-    assert again.stderr.decode().splitlines()[-1] == "no longer set, as it was not given again: --max-queue-s 2.5"
+    assert again.stderr.decode().splitlines()[-1] == f"{no_longer}--max-queue-s 2.5"
+    never = serving.run(
+        "deploy", "broken", "--endpoint", "set", "--kill-cancelled-after", "inf", "--max-queue-s", "inf"
+    )
+    assert never.returncode == 0
+    assert never.stderr.decode().splitlines()[-1] == f"{no_longer}--kill-cancelled-after 5"
+    assert "max_batch_size is 2147483648; expected from 1 (no batches) to 2147483647" in serving.fails(
+        1, "deploy", "broken", "--endpoint", "set", "--max-batch-size", str(1 << 31)
+    )
     serving.ok("undeploy", "set")
 
 

@@ -41,6 +41,7 @@ INGESTERS, MOST_INGESTING = 2, 8
 SETTINGS = ("objective_ms", "max_batch_size", "max_queue_bytes", "max_queue_s", "kill_cancelled_s")
 MOST_BYTES = 1 << 62
 """More than this no queue may be allowed: the store's numbers end soon after it."""
+MOST_SAMPLES = (1 << 31) - 1  # what an INTEGER of PostgreSQL holds
 ASKING = frozenset({"status", "describe", "logs"})
 """The calls that change nothing. Programs make them many times a second, and would bury the others in the log."""
 
@@ -136,8 +137,9 @@ class Admin:
             raise InvalidInput(f"replicas is {arguments.replicas}; expected 0 or more; {limit_in_words(policy)}")
         if arguments.objective_ms is not None and not 0 < arguments.objective_ms < float("inf"):
             raise InvalidInput(f"objective_ms is {arguments.objective_ms}; expected milliseconds, more than 0")
-        if arguments.max_batch_size is not None and arguments.max_batch_size < 1:
-            raise InvalidInput(f"max_batch_size is {arguments.max_batch_size}; expected 1 (no batches) or more")
+        if arguments.max_batch_size is not None and not 1 <= arguments.max_batch_size <= MOST_SAMPLES:
+            told = f"expected from 1 (no batches) to {MOST_SAMPLES}"
+            raise InvalidInput(f"max_batch_size is {arguments.max_batch_size}; {told}")
         if arguments.max_queue_bytes is not None and not 0 < arguments.max_queue_bytes <= MOST_BYTES:
             raise InvalidInput(f"max_queue_bytes is {arguments.max_queue_bytes}; expected from 1 to {MOST_BYTES}")
         if arguments.max_queue_s is not None and not 0 < arguments.max_queue_s < float("inf"):

@@ -92,3 +92,30 @@ def test_a_stream_may_be_closed_while_another_thread_reads_it(monkeypatch: pytes
     assert list(items) == []
     shared.close()
     shared.release()
+
+
+class EndsMeanwhile(deque[Came]):
+    """Whoever finds nothing is overtaken by the last item and the end."""
+
+    call: Streaming
+
+    def popleft(self) -> Came:
+        try:
+            return super().popleft()
+        except IndexError:
+            if not self.call.has_ended:
+                self.append(came(0))
+                self.call.has_ended = True
+                tell(self.call)
+            raise
+
+
+def test_items_that_come_with_the_end_while_a_reader_looks_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared, call = SharedEngine(), streaming()
+    monkeypatch.setattr(shared, "_look_for_reader", lambda: None)  # there is no connection here
+    items = Stream(shared, shared.open(call), call)
+    call.came = EndsMeanwhile()
+    call.came.call = call
+    assert [item.replica for item in items] == ["r-0"]
+    shared.close()
+    shared.release()

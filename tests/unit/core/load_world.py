@@ -17,7 +17,7 @@ from hpcserve.errors import DeadlineExceeded, OutcomeUnknown, Overloaded, Poison
 from hpcserve.types import Epoch, ReplicaId, RequestKey, SessionId
 from hpcserve.wire import messages as wire
 from tests.unit.core.load_peers import LoadClient, LoadReplica, Model, outcomes_of
-from tests.unit.core.recovery_peers import Client, Replica
+from tests.unit.core.recovery_peers import Client, Link, Replica
 from tests.unit.core.recovery_world import NAME, World
 
 PATIENCE_S = 10.0
@@ -84,6 +84,10 @@ class LoadWorld(World):
         self.kill_cancelled_s = after_s
         for replica in self.workers:
             replica.says_runs = after_s is not None
+        self.route()
+
+    def bound(self, max_queue_bytes: float) -> None:
+        self.max_queue_bytes = max_queue_bytes
         self.route()
 
     def scale(self, replicas: int) -> None:
@@ -193,6 +197,25 @@ class LoadWorld(World):
             if waiting not in in_line or any(each.state is State.RUNNING for each in left):
                 self.overtaken.pop(waiting, None)
         self.in_line = dict(in_line)
+
+    def receive_from_client(self, link: Link, message: object) -> None:
+        session = self.exchange.session_of(link.name)
+        is_new = isinstance(message, wire.Request) and session is not None and message.id not in session.entries
+        super().receive_from_client(link, message)
+        if is_new:
+            assert session is not None
+            assert isinstance(message, wire.Request)
+            entry = session.entries.get(message.id)
+            if entry is not None and entry.state is State.QUEUED:
+                self.check_room(entry)
+
+    def check_room(self, entry: Entry) -> None:
+        """A request was queued that had not been taken before: it fits, with all that is before it for certain."""
+        first = [each for each in self.queued() if each is not entry and each.priority > entry.priority]
+        same = [each for each in self.queued() if each is not entry and each.priority == entry.priority]
+        own = [each for each in same if each.session is entry.session]
+        before_bytes = sum(each.size_bytes for each in (*first, *own))
+        assert before_bytes + entry.size_bytes <= self.max_queue_bytes, "queued beyond max_queue_bytes"
 
     def check_turn(self, given: Entry) -> None:
         """Highest priority first, then the sessions in turn, then the earliest deadline."""

@@ -51,6 +51,7 @@ class World:
         self.unheard_of: set[RequestKey] = set()
         self.wanted_replicas, self.hired = replicas, 0
         self.kill_cancelled_s: float | None = None
+        self.max_queue_bytes = float("inf")
         self.epoch = Epoch(0)
         self.start_broker()
         self.route()
@@ -142,7 +143,13 @@ class World:
             {EndpointName("echo"): NAME},
             [
                 Deployment(
-                    NAME, self.methods, "again", roster, max_queue_s=MAX_QUEUE_S, kill_cancelled_s=self.kill_cancelled_s
+                    NAME,
+                    self.methods,
+                    "again",
+                    roster,
+                    max_queue_bytes=self.max_queue_bytes,
+                    max_queue_s=MAX_QUEUE_S,
+                    kill_cancelled_s=self.kill_cancelled_s,
                 )
             ],
             crashed=dict.fromkeys(self.crashed, "killed by signal 9 (SIGKILL)"),

@@ -302,6 +302,30 @@ def test_nobody_waits_for_company_beyond_half_of_his_time() -> None:
     assert inbox.next(sizes, 0.1)[1] == pytest.approx(0.4)
 
 
+class Compared(int):
+    """A priority that counts how often it is compared."""
+
+    times = 0
+
+    def __neg__(self) -> Compared:
+        return Compared(-int(self))
+
+    def __eq__(self, other: object) -> bool:
+        Compared.times += 1
+        return int(self) == other
+
+    __hash__ = int.__hash__
+
+
+def test_many_groups_are_not_put_in_order_to_find_the_first() -> None:
+    groups = 256
+    inbox = pushed(*((str(n), ("go", "shape", bytes([n])), 1, Compared(n * 77 % groups)) for n in range(groups)))
+    Compared.times = 0
+    group, _ = inbox.next(EAGER, 0.0)
+    assert inbox.take(group, 1)[0] == [str(255 * pow(77, -1, groups) % groups)]
+    assert Compared.times <= 2 * groups
+
+
 class InboxMachine(RuleBasedStateMachine):
     """Against a sorted list: nothing is lost, doubled, or runs before what is more urgent in its group."""
 

@@ -148,6 +148,10 @@ class LoadMachine(RuleBasedStateMachine):
     def cancelled_runs_are_killed(self, after_s: float | None) -> None:
         self.world.kill_cancelled(after_s)
 
+    @rule(max_queue_bytes=st.sampled_from([float("inf"), 200.0, 40.0]))
+    def queue_is_bounded(self, max_queue_bytes: float) -> None:
+        self.world.bound(max_queue_bytes)
+
     # --- the broker, the controller, time
 
     @rule()

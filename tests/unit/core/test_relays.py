@@ -48,6 +48,53 @@ def test_items_go_to_the_client_and_its_word_to_the_replica(desk: Desk) -> None:
     assert more(desk, session, 1, 2, again=True) == [(name, 2, True)]
 
 
+def test_a_client_cannot_have_taken_what_did_not_go_to_it(single: Desk) -> None:
+    session = single.client()
+    key = single.ask(session, 1)
+    single.given()
+    items(single, "c", key, 0, 3)
+    assert more(single, session, 1, 1 << 40) == [("c", 3, False)]
+
+
+def test_a_client_that_asks_all_the_time_has_its_replica_send_again_what_has_arrived_only(single: Desk) -> None:
+    session = single.client()
+    key = single.ask(session, 1)
+    single.given()
+    assert [more(single, session, 1, 0, again=True)[0][2] for _ in range(9)] == [True] + [False] * 8
+    items(single, "c", key, 0, 5)
+    again = 0
+    for number in range(1, 1000):
+        single.now += 0.01
+        ((_, _, asked),) = more(single, session, 1, number % 5, again=True)
+        if asked:
+            again += 1
+        elif again and number % 100 == 0:
+            items(single, "c", key, 0, 5)  # a slow link: only now does it arrive
+    assert again == 10
+
+
+def test_what_was_lost_with_the_replicas_connection_is_asked_for_at_once(single: Desk) -> None:
+    session = single.client()
+    key = single.ask(session, 1)
+    single.given()
+    items(single, "c", key, 0, 5)
+    assert more(single, session, 1, 2, again=True) == [("c", 2, True)]
+    assert more(single, session, 1, 2, again=True) == [("c", 2, False)]
+    single.inventory("c", connection=b"c2", unfinished=(key,), fence=9, yielded=(5,))
+    assert more(single, session, 1, 2, again=True) == [("c2", 2, True)]
+
+
+def test_what_came_while_the_client_was_away_is_asked_for_at_once(single: Desk) -> None:
+    session = single.client()
+    key = single.ask(session, 1)
+    single.given()
+    single.exchange.client_gone(b"c", 0.0)
+    items(single, "c", key, 0, 5)
+    single.client("c", 1, connection="other")
+    assert more(single, session, 1, 0, again=True) == [("c", 0, True)]
+    assert single.forwarded() == []
+
+
 def test_items_of_what_nobody_waits_for_go_nowhere(desk: Desk) -> None:
     session = desk.client()
     key = desk.ask(session, 1)
@@ -88,6 +135,7 @@ def test_the_budgets_count_items_until_they_are_taken(desk: Desk) -> None:
     desk.ack(session, 2)
     assert (session.sent_bytes, session.held_bytes, desk.exchange.held_bytes) == (0, 0, 0)
     assert not desk.exchange.relays
+    assert not desk.exchange.repeats
 
 
 def test_a_client_that_asks_again_and_takes_nothing_gets_nothing_twice(single: Desk) -> None:
@@ -96,6 +144,7 @@ def test_a_client_that_asks_again_and_takes_nothing_gets_nothing_twice(single: D
     single.given()
     for _ in range(100):
         items(single, "c", key, 0, 5, size_bytes=30)
+        single.now += 0.1
         assert more(single, session, 1, 0, again=True) == [("c", 0, True)]
     assert single.forwarded() == [1]
     assert session.sent_bytes == 30

@@ -14,11 +14,13 @@ from hpcserve.core.streams import (
     GAP_S,
     LONGEST_SILENCE_S,
     QUICK_S,
+    REPEAT_S,
     SILENCE_S,
     Incoming,
     Outgoing,
     Pace,
     Relay,
+    Repeats,
     Room,
 )
 from hpcserve.types import ReplicaId
@@ -224,6 +226,41 @@ def test_what_goes_once_more_to_be_safe_is_counted_twice() -> None:
     assert relay.out_bytes == 10 * passed
 
 
+def test_a_replica_is_not_asked_again_while_what_it_was_asked_for_is_on_its_way() -> None:
+    repeats = Repeats()
+    repeats.came(0, 4)
+    assert repeats.may_ask(3, 0.0, held=False)
+    repeats.came(4, 2)  # it was under way before
+    assert not any(repeats.may_ask(n, now, held=held) for n in (3, 5) for now in (0.0, 29.9) for held in (False, True))
+    repeats.came(3, 1)
+    assert repeats.may_ask(3, 29.9, held=False)
+    assert repeats.may_ask(3, 60.0, held=False), "what was asked for never came"
+
+
+def test_a_replica_is_not_asked_again_for_what_is_on_its_way_for_the_first_time() -> None:
+    repeats = Repeats()
+    assert repeats.may_ask(0, 0.0, held=False), "it may have been lost with the connection before"
+    repeats.came(0, 1)
+    for number in range(1, 200):
+        assert not repeats.may_ask(number, number / 10, held=False)
+        repeats.came(number, 1)
+    assert repeats.may_ask(200, 30.0, held=False), "who knows"
+    repeats.came(200, 1)
+    assert repeats.may_ask(200, 30.1, held=True), "that was for nothing, and this is not"
+
+
+def test_a_replica_is_asked_again_so_often_at_most_but_for_what_was_held_back() -> None:
+    repeats = Repeats()
+    repeats.came(0, 9)
+    assert repeats.may_ask(3, 0.0, held=False)
+    repeats.came(3, 6)
+    assert not repeats.may_ask(4, REPEAT_S / 2, held=False)
+    assert not repeats.may_ask(3, REPEAT_S / 2, held=True)
+    assert repeats.may_ask(4, REPEAT_S / 2, held=True)
+    repeats.came(4, 5)
+    assert repeats.may_ask(4, 2 * REPEAT_S, held=False)
+
+
 # --- pace -------------------------------------------------------------------------------------------------------
 
 
@@ -270,6 +307,7 @@ class World:
         self.out = Outgoing[int](room)
         self.end = incoming(room)
         self.relay = Relay()
+        self.repeats = Repeats()
         self.link: deque[tuple[int, list[int]]] = deque()
         self.back: deque[tuple[int, bool]] = deque()
         self.down: deque[tuple[int, list[int]]] = deque()
@@ -290,6 +328,7 @@ class World:
         relay = self.relay
         if self.down:
             first, numbers = self.down.popleft()
+            self.repeats.came(first, len(numbers))
             size_bytes = sum(self.sizes[number] for number in numbers)
             if relay.lets_pass(first, len(numbers)):
                 if relay.out_bytes and relay.out_bytes + size_bytes > 2 * self.room.size_bytes:
@@ -299,9 +338,11 @@ class World:
                     self.link.append((first, numbers))
         if self.back:
             received, again = self.back.popleft()
-            again_there = again or relay.is_held
+            held = relay.is_held
             relay.more(received, self.now, again=again)
-            self.up.append((received, again_there))
+            asks = (again or held) and self.repeats.may_ask(received, self.now, held=held)
+            relay.is_held = held and not asks and not self.repeats.is_coming
+            self.up.append((received, asks))
 
     def reconnect(self) -> None:
         """What is between broker and client is gone."""
@@ -314,7 +355,7 @@ class World:
         """The broker is another one, which knows nothing."""
         self.down.clear()
         self.up.clear()
-        self.relay = Relay()
+        self.relay, self.repeats = Relay(), Repeats()
         self.reconnect()
 
     def to_client(self) -> None:
