@@ -206,7 +206,7 @@ class LoadWorld(World):
             assert session is not None
             assert isinstance(message, wire.Request)
             entry = session.entries.get(message.id)
-            if entry is not None and entry.state is State.QUEUED:
+            if entry is not None and entry.state is State.QUEUED and entry.deadline > self.now:
                 self.check_room(entry)
 
     def check_room(self, entry: Entry) -> None:
