@@ -25,7 +25,7 @@ MARGIN = 0.8
 """So much of ``max_queue_s`` a request may be expected to wait: the estimate may be wrong by the rest, and what was
 queued for so long should run and not be turned away at the end."""
 
-SOONEST_S, LATEST_S = 0.1, 60.0
+SOONEST_S, LATEST_S = 0.1, 15.0  # a rate may be wrong, and nobody comes to a free replica before this is over
 """Nobody is told to come back sooner, or later, than this."""
 
 

@@ -12,6 +12,7 @@ from typing import cast
 
 from hpcserve.core import actions as act
 from hpcserve.core.exchange import Limits
+from hpcserve.core.lanes import LATEST_S
 from hpcserve.core.ledger import Entry, State
 from hpcserve.errors import DeadlineExceeded, OutcomeUnknown, Overloaded, PoisonRequest
 from hpcserve.types import Epoch, ReplicaId, RequestKey, SessionId
@@ -20,8 +21,9 @@ from tests.unit.core.load_peers import LoadClient, LoadReplica, Model, outcomes_
 from tests.unit.core.recovery_peers import Client, Link, Replica
 from tests.unit.core.recovery_world import NAME, World
 
-PATIENCE_S = 10.0
-"""What the end of a recovery and the refused requests' way back take at most."""
+PATIENCE_S = 6 * LATEST_S
+"""What the end of a recovery and the refused requests' way back take at most: after a replica has stood still the rate
+is wrong, a client comes back up to twice as late as the daemon has asked for, and there may be no room for all."""
 
 RUNS = 3
 """So many times its time alone a request may take of its replica: with crashers beside it, and in batches that fail."""
