@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.1
 OPTIONS = {
+    "replicas": "--replicas",
     "objective_ms": "--objective-ms",
     "max_batch_size": "--max-batch-size",
     "max_queue_bytes": "--max-queue-bytes",
@@ -29,7 +30,9 @@ def command(
     *,
     servable: Annotated[str, typer.Argument(metavar="SERVABLE[@VERSION|@ALIAS]", help="What to serve.")],
     endpoint: Annotated[str | None, typer.Option(metavar="NAME", help="Its endpoint; default: its name.")] = None,
-    replicas: Annotated[int, typer.Option(min=0, metavar="N", help="How many copies run; 0: requests wait.")] = 1,
+    replicas: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="How many copies run (1); 0: requests wait.")
+    ] = None,
     objective_ms: Annotated[
         float | None,
         typer.Option(
@@ -77,7 +80,7 @@ def command(
         arguments = Deploy(
             servable=servable,
             endpoint=endpoint,
-            replicas=replicas,
+            replicas=1 if replicas is None else replicas,
             objective_ms=objective_ms,
             max_batch_size=max_batch_size,
             max_queue_bytes=max_queue_bytes,
@@ -85,8 +88,9 @@ def command(
             kill_cancelled_s=None if kill_cancelled_s == float("inf") else kill_cancelled_s,
         )
         deployed = client.call("deploy", arguments, Deployed)
-        if deployed.unset:
-            told = " ".join(f"{OPTIONS.get(name, name)} {value:g}" for name, value in deployed.unset.items())
+        unset = {name: value for name, value in deployed.unset.items() if name != "replicas" or replicas is None}
+        if unset:
+            told = " ".join(f"{OPTIONS.get(name, name)} {value:g}" for name, value in unset.items())
             typer.echo(f"no longer set, as it was not given again: {told}", err=True)
         if wait:
             with waiting(f"waiting for {deployed.replicas} replicas of {deployed.deployment}"):

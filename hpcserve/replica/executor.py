@@ -15,6 +15,7 @@ from hpcserve.core.batching import UNBATCHED, Group
 from hpcserve.errors import HpcserveError, InvalidInput, InvalidOutput, ServableError, UnknownMethod
 from hpcserve.replica.joint import Key, check_samples, joined, key_of, parted
 from hpcserve.replica.together import of_one_sample, run_together
+from hpcserve.servable.api import SampleError
 from hpcserve.servable.loaded import Loaded
 from hpcserve.servable.manifest import Batching
 from hpcserve.servable.signature import check_inputs
@@ -89,6 +90,9 @@ class Executor:
                 check_samples(method, outputs, known.samples)
             return _outcome(method, outputs, inputs)
         except HpcserveError as error:
+            fault = error.__cause__
+            if isinstance(fault, SampleError) and not 0 <= fault.index < self._declared(method, specs).samples:
+                return failed(error)  # what it names is not there
             return failed(of_one_sample(error))
         except MemoryError as error:
             return failed(_no_memory(method, error))

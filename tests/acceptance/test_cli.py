@@ -249,6 +249,10 @@ def test_deploying_again_says_what_is_no_longer_set(serving: User, tmp_path: Pat
     again = serving.run("deploy", "broken", "--endpoint", "set", "--kill-cancelled-after", "5")
     assert again.returncode == 0
     assert again.stderr.decode().splitlines()[-1] == f"{no_longer}--max-queue-s 2.5"
+    two = serving.run("deploy", "broken", "--endpoint", "set", "--kill-cancelled-after", "5", "--replicas", "2")
+    assert no_longer not in two.stderr.decode()
+    one = serving.run("deploy", "broken", "--endpoint", "set", "--kill-cancelled-after", "5")
+    assert one.stderr.decode().splitlines()[-1] == f"{no_longer}--replicas 2"
     never = serving.run(
         "deploy", "broken", "--endpoint", "set", "--kill-cancelled-after", "inf", "--max-queue-s", "inf"
     )

@@ -224,9 +224,12 @@ class Admin:
 
 
 def _unset(before: DeploymentRow | None, row: DeploymentRow) -> dict[str, float]:
-    """What was wanted of the deployment before, and is left to its default now."""
-    wanted = {} if before is None else {name: getattr(before, name) for name in SETTINGS}
-    return {name: value for name, value in wanted.items() if value is not None and getattr(row, name) is None}
+    """What was wanted of the deployment before, and is left to its default now; and another number of replicas."""
+    if before is None:
+        return {}
+    wanted = {name: getattr(before, name) for name in SETTINGS}
+    unset = {name: value for name, value in wanted.items() if value is not None and getattr(row, name) is None}
+    return unset if before.replicas == row.replicas else {"replicas": before.replicas, **unset}
 
 
 def _check(what: str, name: str) -> None:

@@ -9,8 +9,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from hpcserve.errors import ProtocolError
+from hpcserve.errors import ProtocolError, ServableError
 from hpcserve.replica.executor import Executor
+from hpcserve.servable.api import SampleError
 from hpcserve.servable.loaded import Loaded, Method
 from hpcserve.servable.manifest import MethodSpec, TensorDecl
 from hpcserve.wire.messages import EMPTY_MAP
@@ -19,6 +20,8 @@ from hpcserve.wire.tensor import Frame, pack
 
 def double(inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> object:
     assert not parameters
+    if (inputs["x"] < 0).any():
+        raise ServableError("go failed") from SampleError(-inputs["x"].min() - 1, "odd")
     return {"y": 2 * inputs["x"]}
 
 
@@ -50,3 +53,18 @@ def test_a_request_with_broken_frames_fails_alone(executor: Executor, broken: se
         else:
             assert outcome.error is None
             assert bytes(outcome.frames[0]) == np.full(2, 2 * number, np.int64).tobytes()
+
+
+@pytest.mark.parametrize(("index", "told"), [(0, "sample 0 of the request: odd"), (1, "sample 1 of the request: odd")])
+def test_the_caller_is_told_which_sample_is_at_fault(executor: Executor, index: int, told: str) -> None:
+    specs, frames = request(-index - 1, 5)
+    error = executor.run("go", specs, frames, EMPTY_MAP).error
+    assert error is not None
+    assert error.message == told
+
+
+def test_the_caller_is_not_told_of_a_sample_that_is_not_there(executor: Executor) -> None:
+    specs, frames = request(-3, 5)
+    error = executor.run("go", specs, frames, EMPTY_MAP).error
+    assert error is not None
+    assert error.message == "go failed"
