@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# A busy machine makes an example slow, not wrong.
-settings.register_profile("hpcserve", deadline=None, print_blob=True)
+# A busy machine makes an example slow, not wrong. Whoever searches for new examples says --hypothesis-profile=search.
+settings.register_profile("search", deadline=None, print_blob=True)
+settings.register_profile("hpcserve", deadline=None, print_blob=True, derandomize=True)
 settings.load_profile("hpcserve")
 
 # What started us hands these on to all that a test starts: a shell that runs us in the background ignores Ctrl-C, and

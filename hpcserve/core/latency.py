@@ -32,6 +32,9 @@ FIT_EVERY_S = 0.02
 FAR = 1.5
 """A batch is a surprise when it took so many times as long as expected, or as much less."""
 
+FLAT = 1e-9
+"""Below this share of the height a slope is a rounding error."""
+
 
 class Line(NamedTuple):
     """The time of a batch in seconds: ``fixed_s`` for having one, ``per_sample_s`` for each sample in it."""
@@ -48,7 +51,7 @@ class Line(NamedTuple):
         left_s = within_s - self.fixed_s
         if left_s < 0:
             return 0.0
-        return left_s / self.per_sample_s if self.per_sample_s > 0 else math.inf
+        return left_s / self.per_sample_s if self.per_sample_s > FLAT * self.fixed_s else math.inf
 
 
 class LatencyModel:

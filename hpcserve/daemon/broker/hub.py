@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 CONTROLLER, ADMISSION = b"controller", b"admission"
 MOST_CALLS = 256  # without an answer; further ones push out the oldest
-MOST_OF_ONE = 64  # of one client
+MOST_OF_ONE = 32  # of one client: half of what the controller carries out at a time
 
 
 class Hub:

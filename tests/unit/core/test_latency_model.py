@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hpcserve.core.latency import SURPRISES, WINDOW, LatencyModel, Line
@@ -77,6 +77,7 @@ def test_of_one_size_the_line_goes_through_the_origin() -> None:
     assert model.largest == 4
 
 
+@example([(1, 1.0), (1, 1.0), (2, 1e-07), (3, 1.0000000000000001e-07), (4, 2.0)])
 @given(st.lists(st.tuples(st.integers(1, 10_000), st.floats(1e-7, 100.0)), min_size=1, max_size=200))
 def test_neither_term_is_ever_negative(batches: list[tuple[int, float]]) -> None:
     model = LatencyModel()
