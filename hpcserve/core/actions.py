@@ -106,6 +106,14 @@ class ReportUnwanted(Action, frozen=True):
     for_s: float
 
 
+class ReportAway(Action, frozen=True):
+    """An agent or a replica has had no connection for so long that its node may be lost."""
+
+    subject: str
+    role: str
+    for_s: float
+
+
 class ReportIdle(Action, frozen=True):
     """A retiring replica holds nothing any more."""
 
@@ -125,5 +133,6 @@ AnyAction = (
     | Probe
     | ReportHung
     | ReportUnwanted
+    | ReportAway
     | ReportIdle
 )

@@ -11,6 +11,9 @@ from __future__ import annotations
 
 HORIZON_S = 0.02
 FEWEST, MOST = 2, 256
+FIRST = 4
+"""So many before a request was run. Should each take minutes, the last of them waits that much longer, and with it the
+drain of every pilot of its deployment, which goes by the longest time from giving to answer."""
 MOST_OF_BATCHES = 4096
 WEIGHT = 0.1
 INBOX_BYTES = 64 << 20
@@ -20,7 +23,7 @@ class Credit:
     """The credit of one replica."""
 
     def __init__(self) -> None:
-        self._mean_s = HORIZON_S / 16
+        self._mean_s = HORIZON_S / FIRST
         self._mean_samples = 1.0
         self._two_batches = 0
 

@@ -5,18 +5,22 @@ it returns nothing: there is no memory here, so a controller that was restarted 
 
 The rules:
 
-* a replica counts for its deployment while it is of the wanted version and its pilot is *open* (not about
-  to end); every other one is *old*;
+* a replica counts for its deployment while it is of the wanted version and its pilot is *open*: it runs, its agent
+  is there, and its end is not near. Every other replica is *old*;
 * an old one is let go only when enough others are ready to do its work; where there is no room for its
   replacement and none is coming, it makes room first;
 * an old one that has other methods than callers see, and so rests, is let go at once;
 * a ready replica is let go in two steps: it gets no new work, and is stopped once it holds none;
 * a deployment's replicas are spread over the pilots; no pilot holds more than its slots;
-* a pilot is submitted only for replicas that no pilot, running or queued, has room for, never more than
-  ``max_pilots``, and none while the scheduler does not say what became of another;
-* a pilot that has nothing to run ends after ``idle_s``.
+* a pilot whose end is near is *closing*: it gets no new replicas, and those that it has are replaced elsewhere, by a
+  successor if need be. In its last ``drain_s`` its replicas get no new work, whether there are others or not;
+* a pilot is submitted only for replicas that no pilot, running or queued, has room for, and none while the scheduler
+  does not say what became of another. There are never more than ``max_pilots``, not counting those that are being
+  replaced, because they are closing or away, and never more than twice as many with them;
+* a pilot that has nothing to run ends after ``idle_s``, at once if it is closing; one whose agent stays away for
+  ``orphan_s`` is ended too.
 
-Failures and back-off are counted in :mod:`hpcserve.core.fleet`.
+Failures are counted in :mod:`hpcserve.core.blame`, pilots that end at once in :mod:`hpcserve.core.pilotlife`.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from typing import Literal
 
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 
-PilotPhase = Literal["queued", "running", "unknown", "leaving"]
+PilotPhase = Literal["queued", "running", "suspended", "unknown", "leaving"]
 """``leaving``: it was told to end, or says that it does; it holds its nodes until the scheduler says so."""
 
 ReplicaState = Literal["starting", "ready", "retiring", "retired", "stopping"]
@@ -37,17 +41,13 @@ ReplicaState = Literal["starting", "ready", "retiring", "retired", "stopping"]
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """The site's limits.
-
-    A pilot with less than ``drain_s`` of walltime left gets no new replica. ``pause_s`` follows a submission that
-    could not be written down.
-    """
+    """The site's limits. ``slots``: of a new pilot, all its nodes together."""
 
     max_pilots: int
     slots: int
     idle_s: float
-    drain_s: float = 0.0
-    pause_s: float = 5.0
+    nodes: int = 1
+    orphan_s: float = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,11 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class Pilot:
-    """A pilot job that has not ended. ``reported``: its agent is there. ``idle_since_s``: it last had a replica."""
+    """A pilot job that has not ended.
+
+    ``reported``: its agent has been there. ``away_since_s``: since when it is not any more. ``idle_since_s``: it last
+    had a replica. ``lead_s`` before it ends it is closing, ``drain_s`` before that its replicas get no more work.
+    """
 
     pilot: PilotId
     phase: PilotPhase
@@ -71,6 +75,21 @@ class Pilot:
     reported: bool
     idle_since_s: float
     ends_s: float | None = None
+    away_since_s: float | None = None
+    lead_s: float = 0.0
+    drain_s: float = 0.0
+
+    def is_closing(self, now: float) -> bool:
+        """Whether its end is so near that others take over."""
+        return self.ends_s is not None and self.ends_s - now <= max(self.lead_s, self.drain_s)
+
+    def is_draining(self, now: float) -> bool:
+        """Whether its end is so near that nothing new is begun."""
+        return self.ends_s is not None and self.ends_s - now <= self.drain_s
+
+    def is_replaced(self, now: float) -> bool:
+        """Whether another may be submitted in its place while it still lives."""
+        return self.away_since_s is not None or self.is_closing(now)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +184,8 @@ class _Plan:
         self.changes: list[Change] = []
         self._wanted = {wanted.name: wanted for wanted in sorted(view.wanted, key=lambda wanted: wanted.name)}
         self._open = {pilot.pilot: pilot for pilot in view.pilots if self._is_open(pilot)}
+        self._draining = {pilot.pilot for pilot in view.pilots if pilot.is_draining(now)}
+        self._lasting = sum(not pilot.is_replaced(now) for pilot in view.pilots)
         self._used = Counter(replica.pilot for replica in view.replicas)
         self._spread = Counter((replica.deployment, replica.pilot) for replica in view.replicas)
         self._old: dict[DeploymentName, list[Replica]] = {}
@@ -196,6 +217,8 @@ class _Plan:
         old = [replica for replica in replicas if not self._counts(replica, wanted)]
         self._let_go(replica for replica in old if replica.state == "starting" or replica.resting)
         serving = [replica for replica in old if replica.state == "ready" and not replica.resting]
+        self._let_go(replica for replica in serving if replica.pilot in self._draining)
+        serving = [replica for replica in serving if replica.pilot not in self._draining]
         ready = sum(replica.state == "ready" for replica in current)
         spare = max(0, ready + len(serving) - wanted.replicas)
         self._let_go(serving[:spare])
@@ -233,9 +256,7 @@ class _Plan:
             return
         if any(pilot.phase == "unknown" for pilot in self._view.pilots):
             return
-        policy = self._view.policy
-        pilots = min(-(-lacking // policy.slots), policy.max_pilots - len(self._view.pilots))
-        for _ in range(pilots):
+        for _ in range(min(-(-lacking // self._view.policy.slots), self._may_submit)):
             self.changes.append(SubmitPilot(PilotId(self._new_id("pilot"))))
             self._submitted += 1
 
@@ -250,7 +271,7 @@ class _Plan:
         }
         if any(pilot.phase in ("unknown", "leaving") for pilot in self._view.pilots):
             return
-        if len(self._view.pilots) + self._submitted < self._view.policy.max_pilots:
+        if self._submitted < self._may_submit:
             return  # the next pilot may come after a pause
         for name, missing in self._missing.items():
             movable = [replica for replica in self._old[name] if replica.pilot in self._open]
@@ -260,9 +281,14 @@ class _Plan:
     def cancel(self) -> None:
         """Ends pilots that have nothing to run and that nothing waits for."""
         spare = self._coming - self._unplaced - self._later
-        surplus = len(self._view.pilots) - self._view.policy.max_pilots
+        surplus = self._lasting - self._view.policy.max_pilots
         for pilot in sorted(self._view.pilots, key=lambda pilot: pilot.pilot, reverse=True):
-            if pilot.phase in ("leaving", "unknown") or self._used[pilot.pilot]:
+            if pilot.phase in ("leaving", "unknown"):
+                continue
+            if self._is_orphaned(pilot) or (pilot.is_closing(self._now) and not self._used[pilot.pilot]):
+                self.changes.append(CancelPilot(pilot.pilot))
+                continue
+            if self._used[pilot.pilot]:
                 continue
             coming = self._is_coming(pilot)
             if surplus <= 0:
@@ -282,13 +308,22 @@ class _Plan:
     def _coming(self) -> int:
         return sum(self._free(pilot) for pilot in self._view.pilots if self._is_coming(pilot))
 
+    @property
+    def _may_submit(self) -> int:
+        most = self._view.policy.max_pilots
+        return max(0, min(most - self._lasting, 2 * most - len(self._view.pilots)))
+
     def _is_coming(self, pilot: Pilot) -> bool:
         """Its slots will be there without anything being done."""
-        return pilot.phase != "leaving" and not pilot.reported
+        gone = pilot.phase in ("leaving", "suspended") or pilot.away_since_s is not None
+        return not gone and not pilot.reported
 
     def _is_open(self, pilot: Pilot) -> bool:
-        closing = pilot.ends_s is not None and pilot.ends_s - self._now <= self._view.policy.drain_s
-        return pilot.phase != "leaving" and not closing
+        return pilot.phase not in ("leaving", "suspended") and not pilot.is_replaced(self._now)
+
+    def _is_orphaned(self, pilot: Pilot) -> bool:
+        away_s = 0.0 if pilot.away_since_s is None else self._now - pilot.away_since_s
+        return away_s >= self._view.policy.orphan_s
 
     def _counts(self, replica: Replica, wanted: Wanted) -> bool:
         return replica.version == wanted.version and replica.pilot in self._open

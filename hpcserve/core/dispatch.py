@@ -13,6 +13,7 @@ from hpcserve.core import actions as act
 from hpcserve.core.books import Books
 from hpcserve.core.lanes import Lane
 from hpcserve.core.ledger import GIVEN, NEVER, Entry, Event
+from hpcserve.core.longest import closes_at
 from hpcserve.core.replicas import Replica
 from hpcserve.core.routes import RoutingTable
 from hpcserve.core.sessions import Session
@@ -43,6 +44,7 @@ class Limits(NamedTuple):
     session_linger_s: float
     hang_grace_s: float
     census_s: float = 30.0
+    unreachable_s: float = 4.0
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):
@@ -151,6 +153,28 @@ class Dispatch(Books):
         if session.connection is not None:
             self._actions.append(act.Tell(session.connection, session.id, entry.id, lane.too_long()))
         self.apply(entry, Event.ACKED)
+
+    def _rest(self, replica: Replica) -> float:
+        """Whether a replica is to get new work: not if it is to end, and not what it would not finish before that.
+
+        Returns:
+            When to look again.
+        """
+        closes = replica.ends_at
+        if closes != NEVER:
+            closes = closes_at(closes, replica.known_since, replica.lane.longest.s)
+        resting = replica.retiring or self._now >= closes
+        if replica.resting != resting:
+            replica.resting = resting
+            replica.lane.update(replica)
+        return closes if closes > self._now else NEVER
+
+    def _took(self, lane: Lane, seconds: float) -> None:
+        """A request was answered so long after it had been given out: what ends sooner gets nothing more."""
+        if lane.longest.took(seconds):
+            for replica in self.replicas.values():
+                if replica.lane is lane and replica.ends_at != NEVER:
+                    self._rest(replica)
 
     def _pump(self, lane: Lane) -> None:
         """Gives out what is queued in a lane, while a replica has credit.

@@ -258,11 +258,13 @@ class Exchange(Relays):
         crashed: Mapping[ReplicaId, str] | None = None,
         retiring: frozenset[ReplicaId] = frozenset(),
         giving_back: frozenset[ReplicaId] = frozenset(),
+        ends_at: Mapping[ReplicaId, float] | None = None,
         now: float,
     ) -> None:
         """The whole routing table anew. A replica that is not in it is dead; ``crashed`` says how, if by itself.
 
-        Of the ``retiring``, which get nothing more, those ``giving_back`` keep only what they have begun.
+        Of the ``retiring``, which get nothing more, those ``giving_back`` keep only what they have begun. Those that
+        ``ends_at`` names end then, with their pilots, and get nothing that they are not expected to finish.
         """
         self._now = now
         self._table = RoutingTable(endpoints, {each.name: each for each in deployments})
@@ -278,6 +280,9 @@ class Exchange(Relays):
                 self.replicas[id] = Replica(id, self.lane(name))
             replica = self.replicas[id]
             replica.retiring = id in retiring
+            replica.ends_at = (ends_at or {}).get(id, NEVER)
+            replica.known_since = min(replica.known_since, now)
+            self._rest(replica)
             replica.lane.update(replica)
             if id in giving_back and replica.waiting >= LEAST:
                 self.ask_back(replica, replica.waiting)
@@ -303,7 +308,7 @@ class Exchange(Relays):
             wake = min(wake, max(now + 1.0, self._began + self.limits.recovery_grace_s))
         workers = dict.fromkeys(self.lanes.values(), 0)
         for replica in self.replicas.values():
-            resting = replica.retiring or replica.doomed_at is not None
+            resting = replica.resting or replica.doomed_at is not None
             if replica.connection is not None and not resting and replica.lane in workers:
                 workers[replica.lane] += 1
         for lane, count in workers.items():
@@ -312,19 +317,31 @@ class Exchange(Relays):
                 self._give_up(entry)
             if expired:
                 self._pump(lane)
+            lane.longest.look(now, lane.answered)
             lane.pace.look(now, waits=lane.queue.count > 0, answered=lane.answered, workers=count)
             wake = min(wake, lane.queue.next_deadline())
         wake = min(wake, self._look_at_replicas())
+        self._actions.extend(self.absences.tick(now))
+        wake = min(wake, self.absences.next_report())
         for session in list(self.sessions.values()):
             if session.connection is None and now - session.away_since >= self.limits.session_linger_s:
                 self.bye(session, now)
         return wake
 
     def _look_at_replicas(self) -> float:
-        """Which of them hang, run what nobody waits for, are drained, or hold what others could. When to look again."""
+        """Which of them hang, run what nobody waits for, are drained, end, or hold what others could.
+
+        Returns:
+            When to look again.
+        """
         now = self._now
         wake = NEVER
         for replica in self.replicas.values():
+            if replica.ends_at != NEVER:
+                was_resting = replica.resting
+                wake = min(wake, self._rest(replica))
+                if was_resting and not replica.resting:
+                    self._pump(replica.lane)
             if replica.entries:
                 self._watch(replica)
                 wake = min(wake, now + 1.0)

@@ -1,85 +1,79 @@
 """The controller's books: what was wanted, what agents and the scheduler said, what was therefore ordered.
 
 Events go in with the time, actions come out for the controller to carry out. Which replicas and pilots there
-should be is decided in :mod:`hpcserve.core.deployments`; here stands what that needs to know, and what a
-failure means:
+should be is decided in :mod:`hpcserve.core.deployments`, and here stands what that needs to know. What an event
+means is decided in the parts of the books:
 
-* a replica that ends before it is ready counts against its deployment, which waits before the next one is
-  started, and fails when its replicas end so again and again;
-* one that ends after it was ready makes its deployment wait. A caller's request may have killed it, so it counts only
-  while the deployment's replicas answer nothing: when they end so again and again the deployment fails
-  (:meth:`Fleet.judge`). One that was killed because a request hung, or because nobody waited any more for what it
-  ran, like one that was lost with its pilot, counts against nobody;
-* a pilot that ends before its agent reported counts against all pilots; when they are given up, every deployment
-  that has no replica left fails, since none can be started.
-
-A deployment that failed is tried again when it is wanted anew.
+* :mod:`hpcserve.core.roster`: who there is, and which versions answer;
+* :mod:`hpcserve.core.pilotlife` and :mod:`hpcserve.core.replicalife`: what was said of pilots and of replicas;
+* :mod:`hpcserve.core.blame`: what a failure counts for.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 
 from hpcserve.core import deployments as rules
+from hpcserve.core.blame import Blame
 from hpcserve.core.deployments import (
     CancelPilot,
     PilotPhase,
     Policy,
     RetireReplica,
     StartReplica,
-    StopReplica,
     SubmitPilot,
     reconcile,
 )
-from hpcserve.core.fleetbook import FleetPilot, FleetReplica, PilotOrders, ReplicaSaid
-from hpcserve.core.rollout import FleetDeployment, Restarts, Version
-from hpcserve.types import DeploymentName, PilotId, ReplicaId
-
-ENDED_STATES = ("failed", "exited")
-"""The states of a report that say that a replica's process is gone."""
-NO_PILOT = "no pilot job can be submitted"
-
-
-@dataclass(frozen=True)
-class ForgetReplica:
-    """Nothing will be heard of this replica any more."""
-
-    replica: ReplicaId
+from hpcserve.core.fleetbook import ENDED_STATES, Action, FleetPilot, FleetReplica, PilotOrders, ReplicaSaid
+from hpcserve.core.pilotlife import PilotLife
+from hpcserve.core.replicalife import ReplicaLife
+from hpcserve.core.rollout import FleetDeployment, PilotRestarts, Restarts, Version
+from hpcserve.core.roster import Roster
+from hpcserve.core.succession import Succession
+from hpcserve.types import DeploymentName, LossKind, PilotId, ReplicaId
 
 
-@dataclass(frozen=True)
-class FailDeployment:
-    """A deployment's replicas cannot be started."""
-
-    deployment: DeploymentName
-    reason: str
-    traceback: str = ""
-
-
-Action = SubmitPilot | CancelPilot | StartReplica | RetireReplica | StopReplica | ForgetReplica | FailDeployment
-
-
-@dataclass(kw_only=True)
 class Fleet:
     """All deployments, pilots and replicas of one controller.
 
-    Attributes:
+    Args:
         policy: The site's limits.
         seed: Makes ids unlike those of other controllers of the same service.
         restarts: Makes the back-off of one deployment.
         pilot_restarts: The back-off of pilots that end at once.
+        succession: What is known of waits in the queue and of setups.
+
+    Attributes:
+        longest_s: The longest that a request of a deployment has taken of late.
     """
 
-    policy: Policy
-    seed: str
-    restarts: Callable[[], Restarts]
-    pilot_restarts: Restarts
-    deployments: dict[DeploymentName, FleetDeployment] = field(default_factory=dict)
-    pilots: dict[PilotId, FleetPilot] = field(default_factory=dict)
-    replicas: dict[ReplicaId, FleetReplica] = field(default_factory=dict)
-    submit_not_before_s: float = 0.0
-    next_number: int = 1
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        seed: str,
+        restarts: Callable[[], Restarts],
+        pilot_restarts: PilotRestarts,
+        succession: Succession,
+    ) -> None:
+        self.policy = policy
+        self.restarts = restarts
+        self.succession = succession
+        self.longest_s: Mapping[DeploymentName, float] = {}
+        self._roster = roster = Roster()
+        self.deployments, self.pilots, self.replicas = roster.deployments, roster.pilots, roster.replicas
+        self._blame = blame = Blame(roster, self._back_off)
+        self._replica_life = ReplicaLife(
+            roster, blame, policy=policy, pilot_restarts=pilot_restarts, succession=succession
+        )
+        self._pilot_life = PilotLife(
+            roster, blame, self._replica_life, policy=policy, restarts=pilot_restarts, succession=succession
+        )
+        self._seed = seed
+        self._next_number = 1
+
+    # --- what is wanted -------------------------------------------------------------------------------
 
     def want(self, name: DeploymentName, version: Version, replicas: int) -> None:
         """A deployment is to be served, from now on with this version and this number of replicas."""
@@ -88,10 +82,13 @@ class Fleet:
             name=name,
             version=version,
             replicas=replicas,
-            restarts=self.restarts(),
+            restarts=self._back_off(),
             served=before.served if before is not None else None,
         )
-        self.submit_not_before_s = 0.0
+        self._pilot_life.forgive()
+
+    def _back_off(self) -> Restarts:
+        return self.restarts()
 
     def remember(self, name: DeploymentName, served: Version, failure: str) -> None:
         """What an earlier controller saw of a wanted deployment.
@@ -113,6 +110,10 @@ class Fleet:
             if replica.deployment == name and replica.state == "ready":
                 replica.state = "retiring"
 
+    def has_named(self, replica: ReplicaId) -> bool:
+        """Whether it is one of ours, whatever became of it, and not of an earlier controller."""
+        return replica.rpartition("-")[0].endswith(f"-{self._seed.rstrip('-')}")
+
     def adopt_pilot(self, pilot: PilotId, slots: int, now: float) -> None:
         """A pilot that an earlier controller submitted. Whether it still runs, the scheduler will say."""
         self.pilots[pilot] = FleetPilot(pilot=pilot, slots=slots, idle_since_s=now, phase="unknown", adopted=True)
@@ -127,105 +128,46 @@ class Fleet:
             replica=replica, deployment=deployment, version=version, pilot=pilot, seen=True
         )
 
-    def step(self, now: float) -> tuple[Action, ...]:
-        """What is to be done now. It counts as done: asked again at once, the answer is empty."""
-        self._note_served()
-        for pilot in {replica.pilot for replica in self._alive()} & self.pilots.keys():
-            self.pilots[pilot].idle_since_s = now
-        changes = reconcile(self._view(), now)
-        for change in changes:
-            self._apply(change, now)
-        return changes
+    # --- what the scheduler says of pilots ------------------------------------------------------------
 
-    def orders(self, pilot: PilotId) -> PilotOrders:
-        """All that the agent of ``pilot`` is to be told at this moment."""
-        here = [replica for replica in self._alive() if replica.pilot == pilot]
-        known = self.pilots.get(pilot)
-        said = known.said if known is not None else ()
-        alive = {replica.replica for replica in here}
-        return PilotOrders(
-            run=tuple(replica.replica for replica in here if replica.state != "stopping"),
-            kill=tuple(replica.replica for replica in here if replica.kill),
-            forget=tuple(
-                replica.replica for replica in said if replica.state in ENDED_STATES and replica.replica not in alive
-            ),
-            stop=known is None or known.phase == "leaving",
-        )
+    def job_seen(self, pilot: PilotId, phase: PilotPhase, waits_for: str = "") -> None:
+        """The scheduler says that a pilot is queued, runs or is suspended, or (``unknown``) nothing about it."""
+        self._pilot_life.seen(pilot, phase, waits_for)
 
-    def serving(self, name: DeploymentName) -> Version:
-        """The version of a wanted deployment whose methods callers see."""
-        return self.deployments[name].serving(self._ready().get(name, ()))
+    def not_submitted(
+        self, pilot: PilotId, cause: str, now: float, *, lasting: bool, pause_s: float | None = None
+    ) -> tuple[Action, ...]:
+        """A pilot was not submitted.
 
-    def versions(self) -> set[tuple[DeploymentName, str]]:
-        """Each version of a deployment that is wanted, or of which a replica may run."""
-        wanted = {
-            (each.name, version.digest)
-            for each in self.deployments.values()
-            for version in (each.version, each.fallback, each.served)
-            if version is not None
-        }
-        return wanted | {(each.deployment, each.version.digest) for each in self.replicas.values()}
+        Args:
+            pilot: The pilot.
+            cause: Why, in words.
+            now: Monotonic seconds.
+            lasting: The same again and again would be a reason to give up.
+            pause_s: Otherwise the next one is not submitted before so long; 0: it is at once. The pause that becomes
+                longer with each refusal is kept where it is the longer one.
+        """
+        return tuple(self._pilot_life.not_submitted(pilot, cause, now, lasting=lasting, pause_s=pause_s))
 
-    def resting(self) -> set[ReplicaId]:
-        """The replicas that get no new work: they are to end or be killed, or have other methods than callers see."""
-        seen = self._seen()
-        return {
-            each.replica
-            for each in self.replicas.values()
-            if each.kill
-            or each.state not in ("starting", "ready")
-            or each.version.signature != seen.get(each.deployment, each.version.signature)
-        }
+    def job_ended(
+        self, pilot: PilotId, cause: str, output: str, now: float, *, kind: LossKind = "crashed"
+    ) -> tuple[Action, ...]:
+        """A pilot has ended.
 
-    def giving_back(self) -> set[ReplicaId]:
-        """The replicas that are to end, and what they have not begun others can do: they have the same methods."""
-        seen = self._seen()
-        return {
-            each.replica
-            for each in self.replicas.values()
-            if each.state == "retiring" and each.version.signature == seen.get(each.deployment)
-        }
+        Args:
+            pilot: The pilot.
+            cause: How, in words.
+            output: The end of what it printed.
+            now: Monotonic seconds.
+            kind: The same as ``cause`` in one term.
+        """
+        return tuple(self._pilot_life.ended(pilot, cause, output, now, kind))
 
-    def _seen(self) -> dict[DeploymentName, str]:
-        """Of each deployment the methods that callers see."""
-        ready = self._ready()
-        return {name: each.serving(ready.get(name, ())).signature for name, each in self.deployments.items()}
+    def requeued(self, pilot: PilotId, cause: str, now: float, *, kind: LossKind) -> tuple[Action, ...]:
+        """The scheduler has put a pilot back into the queue: none of its replicas lives any more, or counts."""
+        return tuple(self._pilot_life.requeued(pilot, cause, now, kind))
 
-    def job_seen(self, pilot: PilotId, phase: PilotPhase) -> None:
-        """The scheduler says that a pilot is queued or running, or (``unknown``) gives no answer about it."""
-        known = self.pilots.get(pilot)
-        if known is not None and known.phase != "leaving":
-            known.phase = phase
-
-    def not_submitted(self, pilot: PilotId, cause: str, now: float, *, lasting: bool) -> tuple[Action, ...]:
-        """A pilot was not submitted. ``lasting``: the same again and again would be a reason to give up."""
-        if self.pilots.pop(pilot, None) is None:
-            return ()
-        reason = f"{NO_PILOT}: {cause}"
-        if lasting:
-            return tuple(self._pilot_failed(reason, "", now))
-        self.submit_not_before_s = now + self.policy.pause_s
-        served = {replica.deployment for replica in self._alive()}
-        for deployment in self.deployments.values():
-            if deployment.name not in served and not deployment.failed:
-                deployment.reason = reason
-        return ()
-
-    def job_ended(self, pilot: PilotId, cause: str, output: str, now: float) -> tuple[Action, ...]:
-        """A pilot has ended; ``output`` is the end of what it printed."""
-        known = self.pilots.pop(pilot, None)
-        if known is None:
-            return ()
-        actions: list[Action] = []
-        for replica in [replica for replica in self.replicas.values() if replica.pilot == pilot]:
-            del self.replicas[replica.replica]
-            actions.append(ForgetReplica(replica.replica))
-        # Of an adopted pilot that never reported to us nobody knows how it began: it may have ended in peace.
-        # One whose agent had reported did begin well, and is replaced at once.
-        if known.phase != "leaving" and not known.reported and not known.adopted:
-            reason = f"pilot jobs end before their agents report, the last one, {pilot}, so: {cause}"
-            actions += self._pilot_failed(f"{reason}; see: hpcserve logs {pilot}", output, now)
-        return tuple(actions)
+    # --- what agents and the broker say ---------------------------------------------------------------
 
     def reported(
         self,
@@ -235,101 +177,62 @@ class Fleet:
         ends_s: float,
         leaving: bool,
         now: float,
+        slots: int | None = None,
+        lost_nodes: Iterable[str] = (),
+        host: str = "",
     ) -> tuple[Action, ...]:
-        """An agent's report came. ``ends_s`` is when its walltime is over, on our clock."""
-        known = self.pilots.get(pilot)
-        if known is None:
-            return ()
-        known.said = tuple(said)
-        known.ends_s = ends_s
-        if not known.reported:
-            known.reported = True
-            self.pilot_restarts.succeeded(now)
-            for deployment in self.deployments.values():
-                if not deployment.failed and deployment.reason.startswith(NO_PILOT):
-                    deployment.reason = ""
-        if leaving:
-            known.phase = "leaving"
-        elif known.phase != "leaving":
-            known.phase = "running"
-        return tuple(self._hear(known, now))
+        """An agent's report came.
+
+        Args:
+            pilot: Its pilot.
+            said: Of all its replicas.
+            ends_s: When its walltime is over, on our clock. Of all that its incarnation says the earliest counts.
+            leaving: It is about to end.
+            now: Monotonic seconds.
+            slots: How many replicas all its nodes together can hold.
+            lost_nodes: Those of its nodes that are gone.
+            host: The node that the agent runs on.
+        """
+        return tuple(
+            self._pilot_life.reported(
+                pilot, said, ends_s=ends_s, leaving=leaving, now=now, slots=slots, lost_nodes=lost_nodes, host=host
+            )
+        )
+
+    def away(self, pilot: PilotId, now: float, for_s: float = 0.0) -> None:
+        """The agent of a pilot cannot be reached, and could not for so long.
+
+        Replicas of it that are missed at present count as unreachable.
+        """
+        self._pilot_life.away(pilot, now, for_s)
+
+    def unreachable(self, replica: ReplicaId, cause: str, now: float, *, for_s: float = 0.0) -> bool:
+        """A replica cannot be reached: others do its work, and should it come back it is ended.
+
+        Why that is, the end of its pilot will tell, or its agent. While its agent is there, on the same host, and sees
+        that it lives, it may be in a call: then nothing follows before ``orphan_s``.
+
+        Returns:
+            Whether that is news.
+        """
+        return self._replica_life.unreachable(replica, cause, now, for_s=for_s)
 
     def idle(self, replica: ReplicaId) -> None:
         """The broker says that a retiring replica holds nothing any more."""
-        known = self.replicas.get(replica)
-        if known is not None and known.state == "retiring":
-            known.state = "retired"
+        self._replica_life.idle(replica)
 
     def hung(self, replica: ReplicaId, cause: str) -> None:
         """A replica is to be killed, and replaced at once."""
-        known = self.replicas.get(replica)
-        if known is not None and not known.ended and not known.kill:
-            known.kill = True
-            known.crashed = True
-            known.cause = cause
+        self._replica_life.hung(replica, cause)
 
     def unwanted(self, replica: ReplicaId) -> bool:
         """A replica runs what nobody waits for: it is to be killed, and replaced at once. False: it is about to end."""
-        known = self.replicas.get(replica)
-        if known is None or known.ended or known.kill:
-            return False
-        known.kill = known.unwanted = True
-        return True
-
-    def _hear(self, pilot: FleetPilot, now: float) -> Iterable[Action]:
-        said = {replica.replica: replica for replica in pilot.said}
-        for replica in [replica for replica in self.replicas.values() if replica.pilot == pilot.pilot]:
-            words = said.get(replica.replica)
-            if words is None:
-                # Either it ended and the agent was told to forget it, or it was taken back before it was begun.
-                if replica.seen or replica.ended or replica.state == "stopping" or replica.kill:
-                    del self.replicas[replica.replica]
-                    yield ForgetReplica(replica.replica)
-                continue
-            replica.seen = True
-            if words.state in ENDED_STATES and not replica.ended:
-                yield from self._replica_ended(replica, words, asked=pilot.phase == "leaving", now=now)
-            elif words.state == "ready" and replica.state == "starting":
-                replica.state = "ready"
-                replica.ready = True
-                if replica.deployment in self.deployments:
-                    self.deployments[replica.deployment].restarts.succeeded(now)
-
-    def _replica_ended(self, replica: FleetReplica, words: ReplicaSaid, *, asked: bool, now: float) -> Iterable[Action]:
-        asked = (asked or replica.state in ("stopping", "retired")) and not replica.kill
-        replica.ended = True
-        replica.crashed = not asked and not replica.unwanted
-        replica.cause = replica.cause or words.cause
-        deployment = self.deployments.get(replica.deployment)
-        if asked or replica.unwanted or replica.state == "retiring":
-            return
-        if deployment is None or replica.version != deployment.target:
-            return
-        deployment.restarts_count += 1
-        if not deployment.failed:  # otherwise it is told why the wanted version failed, not its fallback
-            deployment.reason = replica.cause
-            deployment.traceback = words.traceback
-        if replica.kill:
-            return
-        if replica.ready:
-            deployment.not_before_s = deployment.restarts.crashed(now)
-            deployment.unjudged += 1
-            return
-        again_s = deployment.restarts.failed(now)
-        if again_s is None:
-            yield self._fail(deployment, replica.cause, words.traceback)
-        else:
-            deployment.not_before_s = again_s
+        return self._replica_life.unwanted(replica)
 
     @property
     def has_unjudged(self) -> bool:
         """Whether replicas that had been ready have ended since the last :meth:`judge`, or the first one is ready."""
-        return any(self._is_unjudged(each) for each in self.deployments.values())
-
-    def _is_unjudged(self, deployment: FleetDeployment) -> bool:
-        if deployment.unjudged:
-            return True
-        return deployment.answered is None and deployment.target in self._ready().get(deployment.name, ())
+        return self._blame.has_unjudged
 
     def judge(self, answered: Mapping[DeploymentName, int] | None) -> tuple[Action, ...]:
         """Whether a deployment whose replicas end does anything beside: where not, it fails in the end.
@@ -337,62 +240,50 @@ class Fleet:
         Args:
             answered: So many requests each has had answered, counted by the broker; None: nobody can say.
         """
-        return tuple(self._judge(answered))
+        return tuple(self._blame.judge(answered))
 
-    def _judge(self, answered: Mapping[DeploymentName, int] | None) -> Iterable[Action]:
-        for deployment in self.deployments.values():
-            is_unjudged = self._is_unjudged(deployment)
-            crashes, deployment.unjudged = deployment.unjudged, 0
-            if answered is None or not is_unjudged:
-                continue
-            count = answered.get(deployment.name, 0)
-            # At the first look all are the work of other versions; a new broker counts from 0.
-            worked = deployment.answered is not None and count > 0 and count != deployment.answered
-            deployment.answered = count
-            in_vain = deployment.restarts.in_vain(crashes, worked=worked)
-            if in_vain is not None and deployment.target is not None:
-                cause = f"{in_vain} replicas in a row ended without a request answered, the last one so: "
-                yield self._fail(deployment, cause + deployment.reason, deployment.traceback, crashes=True)
+    # --- what follows ---------------------------------------------------------------------------------
 
-    def _pilot_failed(self, reason: str, output: str, now: float) -> Iterable[Action]:
-        again_s = self.pilot_restarts.failed(now)
-        if again_s is not None:
-            self.submit_not_before_s = again_s
-            return
-        self.pilot_restarts.succeeded(now)
-        served = {replica.deployment for replica in self._alive()}
-        for deployment in self.deployments.values():
-            if deployment.name not in served and deployment.target is not None:
-                yield self._fail(deployment, reason, output, pilots_ended=True)
+    def step(self, now: float) -> tuple[Action, ...]:
+        """What is to be done now. It counts as done: asked again at once, the answer is empty."""
+        self._roster.note_served()
+        buried = tuple(self._replica_life.bury())
+        for pilot in {replica.pilot for replica in self._roster.alive()} & self.pilots.keys():
+            self.pilots[pilot].idle_since_s = now
+        for known in self.pilots.values():
+            self._replica_life.take_back(known, now)
+        self._close_pilots(now)
+        changes = reconcile(self._view(), now)
+        for change in changes:
+            self._apply(change, now)
+        return (*buried, *changes)
 
-    def _fail(
-        self,
-        deployment: FleetDeployment,
-        reason: str,
-        traceback: str,
-        *,
-        pilots_ended: bool = False,
-        crashes: bool = False,
-    ) -> FailDeployment:
-        self._note_served()
-        deployment.fail(reason, traceback, pilots_ended=pilots_ended, crashes=crashes)
-        deployment.restarts, deployment.answered = self.restarts(), None  # the fallback has its own
-        return FailDeployment(deployment.name, reason, traceback)
+    def _close_pilots(self, now: float) -> None:
+        """Decides of which pilots the end is near. It stays so, though waits and setups should become shorter."""
+        lead_s = self.succession.lead_s(max(self.longest_s.values(), default=0.0))
+        for pilot in self.pilots.values():
+            if pilot.ends_s is not None and pilot.ends_s - now <= lead_s:
+                pilot.lead_s = max(pilot.lead_s, lead_s)
 
     def _apply(self, change: rules.Change, now: float) -> None:
         if isinstance(change, SubmitPilot):
-            self.next_number += 1
-            self.pilots[change.pilot] = FleetPilot(pilot=change.pilot, slots=self.policy.slots, idle_since_s=now)
+            self._next_number += 1
+            self.pilots[change.pilot] = FleetPilot(
+                pilot=change.pilot, slots=self.policy.slots, idle_since_s=now, submitted_s=now
+            )
         elif isinstance(change, CancelPilot):
             self.pilots[change.pilot].phase = "leaving"
+            self.pilots[change.pilot].asked = True
         elif isinstance(change, StartReplica):
-            self.next_number += 1
+            self._next_number += 1
             self.replicas[change.replica] = FleetReplica(
                 replica=change.replica,
                 deployment=change.deployment,
                 version=self._target(change),
                 pilot=change.pilot,
+                ordered_s=now,
             )
+            self._pilot_life.came_for(self.deployments[change.deployment])
         elif isinstance(change, RetireReplica):
             self.replicas[change.replica].state = "retiring"
         else:
@@ -403,59 +294,74 @@ class Fleet:
         assert target is not None, "none is started where none can be"
         return target
 
-    def _alive(self) -> list[FleetReplica]:
-        return [replica for replica in self.replicas.values() if not replica.ended]
-
-    def _note_served(self) -> None:
-        for name, versions in self._ready().items():
-            if name in self.deployments:
-                self.deployments[name].served = self.deployments[name].serving(versions)
-
-    def _ready(self) -> dict[DeploymentName, list[Version]]:
-        """The versions of the replicas that can answer."""
-        found: dict[DeploymentName, list[Version]] = {}
-        for replica in self._alive():
-            if replica.state == "ready" and not replica.kill:
-                found.setdefault(replica.deployment, []).append(replica.version)
-        return found
-
     def _view(self) -> rules.View:
-        resting = self.resting()
         return rules.View(
             policy=self.policy,
-            wanted=tuple(
-                rules.Wanted(
-                    name=wanted.name,
-                    version=(wanted.target or wanted.version).digest,
-                    replicas=wanted.replicas,
-                    not_before_s=wanted.not_before_s,
-                    failed=wanted.target is None,
-                )
-                for wanted in self.deployments.values()
-            ),
-            pilots=tuple(
-                rules.Pilot(
-                    pilot=pilot.pilot,
-                    phase=pilot.phase,
-                    slots=pilot.slots,
-                    reported=pilot.reported,
-                    idle_since_s=pilot.idle_since_s,
-                    ends_s=pilot.ends_s,
-                )
-                for pilot in self.pilots.values()
-            ),
-            replicas=tuple(
-                rules.Replica(
-                    replica=replica.replica,
-                    deployment=replica.deployment,
-                    version=replica.version.digest,
-                    pilot=replica.pilot,
-                    state="stopping" if replica.kill else replica.state,
-                    resting=replica.replica in resting,
-                )
-                for replica in self._alive()
-            ),
-            seed=self.seed,
-            next_number=self.next_number,
-            submit_not_before_s=self.submit_not_before_s,
+            wanted=self._roster.wanted_view(),
+            pilots=tuple(self._pilot_view(pilot) for pilot in self.pilots.values()),
+            replicas=self._roster.replicas_view(),
+            seed=self._seed,
+            next_number=self._next_number,
+            submit_not_before_s=self._pilot_life.submit_not_before_s,
         )
+
+    def _pilot_view(self, pilot: FleetPilot) -> rules.Pilot:
+        here = {each.deployment for each in self._roster.alive() if each.pilot == pilot.pilot}
+        longest_s = max((self.longest_s.get(name, 0.0) for name in here), default=0.0)
+        return rules.Pilot(
+            pilot=pilot.pilot,
+            phase=pilot.phase,
+            slots=pilot.slots,
+            reported=pilot.reported,
+            idle_since_s=pilot.idle_since_s,
+            ends_s=pilot.ends_s,
+            away_since_s=pilot.away_since_s,
+            lead_s=pilot.lead_s,
+            drain_s=self.succession.drain_s(longest_s),
+        )
+
+    # --- what others are told -------------------------------------------------------------------------
+
+    def end_pilots(self) -> None:
+        """All pilots are to end: their agents are told so, whether the scheduler can be or not."""
+        for pilot in self.pilots.values():
+            pilot.phase, pilot.asked = "leaving", True
+
+    def orders(self, pilot: PilotId) -> PilotOrders:
+        """All that the agent of ``pilot`` is to be told at this moment."""
+        here = [replica for replica in self._roster.alive() if replica.pilot == pilot]
+        known = self.pilots.get(pilot)
+        said = known.said if known is not None else ()
+        alive = {replica.replica for replica in here}
+        return PilotOrders(
+            run=tuple(replica.replica for replica in here if replica.state != "stopping"),
+            kill=tuple(replica.replica for replica in here if replica.kill),
+            forget=tuple(
+                replica.replica for replica in said if replica.state in ENDED_STATES and replica.replica not in alive
+            ),
+            stop=known is None or known.phase == "leaving",
+            lost_nodes=known.all_lost_nodes if known is not None else (),
+        )
+
+    def serving(self, name: DeploymentName) -> Version:
+        """The version of a wanted deployment whose methods callers see."""
+        return self._roster.serving(name)
+
+    def versions(self) -> set[tuple[DeploymentName, str]]:
+        """Each version of a deployment that is wanted, or of which a replica may run."""
+        return self._roster.versions()
+
+    def resting(self) -> set[ReplicaId]:
+        """The replicas that get no new work: they are to end or be killed, or have other methods than callers see."""
+        return self._roster.resting()
+
+    def giving_back(self) -> set[ReplicaId]:
+        """The replicas that are to end, and what they have not begun others can do: they have the same methods."""
+        return self._roster.giving_back()
+
+    def ends(self) -> dict[ReplicaId, float]:
+        """Of each replica whose pilot's end is known, when it has to have finished, on our clock, in whole seconds."""
+        margin_s = self.succession.margin_s
+        ends_s = {pilot.pilot: pilot.ends_s for pilot in self.pilots.values()}
+        found = {each.replica: ends_s.get(each.pilot) for each in self._roster.alive()}
+        return {replica: float(math.floor(end_s - margin_s)) for replica, end_s in found.items() if end_s is not None}

@@ -1,68 +1,144 @@
 """The entries of the fleet's books: what is known of a pilot and of a replica, and what an agent says and is told.
 
-No behaviour; :mod:`hpcserve.core.fleet` keeps them.
+Also what the controller is told besides the changes of :mod:`hpcserve.core.deployments`. No decisions;
+:mod:`hpcserve.core.fleet` keeps the books.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from hpcserve.core.deployments import PilotPhase, ReplicaState
+from hpcserve.core.deployments import Change, PilotPhase, ReplicaState
+from hpcserve.core.losses import Loss
 from hpcserve.core.rollout import Version
-from hpcserve.types import DeploymentName, PilotId, ReplicaId
+from hpcserve.types import DeploymentName, LossKind, PilotId, ReplicaId
+
+ENDED_STATES = ("failed", "exited")
+"""The states of a report that say that a replica's process is gone."""
+LOST_WITH_ITS_NODE: tuple[LossKind, ...] = ("walltime", "preempted", "node failed", "cancelled", "unreachable")
+"""Ends for which neither the servable nor what it computed is to blame."""
+
+
+@dataclass(frozen=True)
+class ForgetReplica:
+    """Nothing will be heard of this replica any more."""
+
+    replica: ReplicaId
+
+
+@dataclass(frozen=True)
+class FailDeployment:
+    """A deployment's replicas cannot be started."""
+
+    deployment: DeploymentName
+    reason: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class ReplicaLost:
+    """A replica ended unasked, and this is why."""
+
+    loss: Loss
+
+
+Action = Change | ForgetReplica | FailDeployment | ReplicaLost
 
 
 @dataclass(frozen=True)
 class ReplicaSaid:
-    """One replica in an agent's report."""
+    """One replica in an agent's report. ``kind`` is that of its end, ``host`` the node that it runs on."""
 
     replica: ReplicaId
     state: str
     cause: str = ""
     traceback: str = ""
+    kind: LossKind = ""
+    host: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PilotOrders:
-    """What an agent is to be told: which replicas to run, to kill at once, to forget, or to end."""
+    """What an agent is to be told: which replicas to run, to kill at once, to forget, or to end.
+
+    On ``lost_nodes`` it starts nothing more.
+    """
 
     run: tuple[ReplicaId, ...]
     kill: tuple[ReplicaId, ...]
     forget: tuple[ReplicaId, ...]
     stop: bool
+    lost_nodes: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True)
 class FleetPilot:
-    """A pilot job in the books, until the scheduler says that it has ended. ``adopted``: from an earlier controller."""
+    """A pilot job in the books, until the scheduler says that it has ended.
+
+    Attributes:
+        submitted_s: When it was submitted; None: by an earlier controller, or it waits for the second time.
+        reported: Its agent has been there.
+        proven: A replica in it has been ready.
+        adopted: It is from an earlier controller.
+        host: The node that its agent runs on.
+        asked: It was asked to end; otherwise, if it is leaving, its agent has a reason of its own.
+        away_since_s: Since when its agent is not reachable.
+        ends_s: When its walltime is over.
+        lead_s: So long before that others began to take over; 0 while none has.
+        waits_for: Why it has not begun, in words.
+        said: What its agent reported last.
+        lost_nodes: The nodes of it that are gone, as its agent says.
+        missed_nodes: Those of which no replica could be reached, until when nothing is started there.
+        unexplained: The losses whose cause its end will tell.
+    """
 
     pilot: PilotId
     slots: int
     idle_since_s: float
+    submitted_s: float | None = None
     phase: PilotPhase = "queued"
     reported: bool = False
+    proven: bool = False
     adopted: bool = False
+    asked: bool = False
+    host: str = ""
+    away_since_s: float | None = None
     ends_s: float | None = None
+    lead_s: float = 0.0
+    waits_for: str = ""
     said: tuple[ReplicaSaid, ...] = ()
+    lost_nodes: tuple[str, ...] = ()
+    missed_nodes: dict[str, float] = field(default_factory=dict)
+    unexplained: list[Loss] = field(default_factory=list)
+
+    @property
+    def all_lost_nodes(self) -> tuple[str, ...]:
+        """The nodes where nothing is to be started."""
+        return tuple(sorted({*self.lost_nodes, *self.missed_nodes}))
 
 
 @dataclass(kw_only=True)
 class FleetReplica:
-    """A replica in the books.
+    """A replica in the books, ordered at ``ordered_s`` (None: by an earlier controller).
 
     ``ready``: it was, at some time. ``crashed``: it ended by itself, so what it was computing is suspect.
-    ``unwanted``: it is killed, for no fault of anybody.
+    ``unwanted``: it is killed, for no fault of anybody. ``missed``: that the broker missed it, in words, and at
+    ``missed_s`` for the last time, while its agent saw that it lives.
     """
 
     replica: ReplicaId
     deployment: DeploymentName
     version: Version
     pilot: PilotId
+    ordered_s: float | None = None
+    host: str = ""
     state: ReplicaState = "starting"
     kill: bool = False
     seen: bool = False
     ready: bool = False
     ended: bool = False
     crashed: bool = False
+    missed: str = ""
+    missed_s: float = 0.0
     unwanted: bool = False
     cause: str = ""

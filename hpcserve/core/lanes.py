@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hpcserve.core.ledger import NEVER
+from hpcserve.core.longest import Longest
 from hpcserve.core.pace import Pace
 from hpcserve.core.queue import RequestQueue
 from hpcserve.core.replicas import LeastLoaded, Replica
@@ -46,6 +47,7 @@ class Lane:
         "expired",
         "kill_cancelled_s",
         "load",
+        "longest",
         "max_queue_bytes",
         "max_queue_s",
         "name",
@@ -61,6 +63,7 @@ class Lane:
         self.load = LeastLoaded()
         self.reserve: LeastLoaded | None = None
         self.pace = Pace()
+        self.longest = Longest()
         self.max_queue_bytes = self.max_queue_s = NEVER
         self.kill_cancelled_s: float | None = None
         self.answered = self.refused = self.expired = 0

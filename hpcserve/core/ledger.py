@@ -12,7 +12,8 @@ The rules that the table keeps, whatever is dropped, delayed, doubled, reordered
 1. Every request that a client waits for ends: with a result, or with an error.
 2. The first result wins; a second is released where it lies, and never delivered.
 3. A request is given to another replica only when the first one said that it does not hold it (UNLISTED)
-   or is known to be dead (LOST). Silence is neither, so no request runs twice unless a process died.
+   or is known to be dead, or was given up and shut out (LOST). Silence alone is neither, so no request runs twice
+   unless a process died or its node was cut off.
 4. A request that may have run and must not run twice ends with OutcomeUnknown (BURNED).
 
 Decides the state of single requests. Which request goes where, and when, is :mod:`hpcserve.core.exchange`'s.

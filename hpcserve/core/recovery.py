@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from hpcserve.core import actions as act
+from hpcserve.core.absences import REPLICA, Absences
 from hpcserve.core.dispatch import Dispatch, Limits
 from hpcserve.core.ledger import NEVER, UNFINISHED, Entry, Event, State
 from hpcserve.core.replicas import Replica
@@ -26,6 +27,7 @@ class Recovery(Dispatch):
     def __init__(self, limits: Limits, now: float) -> None:
         super().__init__(limits, now)
         self.recovered = False
+        self.absences = Absences(limits.unreachable_s, limits.recovery_grace_s, now)
         self._began = now
         self._roster_known = False
         self._replica_by_connection: dict[bytes, Replica] = {}
@@ -65,6 +67,7 @@ class Recovery(Dispatch):
                 self._replica_by_connection.pop(replica.connection, None)
             replica.connection = connection
             self._replica_by_connection[connection] = replica
+            self.absences.over(REPLICA, replica_id)
         replica.reported = True
         replica.credit_requests, replica.credit_bytes = credit
         replica.unsure = replica.asked_back = False
@@ -142,6 +145,9 @@ class Recovery(Dispatch):
             lane = replica.lane
             lane.answered += not late
             lane.expired += late
+            took_s = now - entry.given_at
+            if took_s > lane.longest.span_s and entry.seq and entry.replica is replica and UNFINISHED[entry.state]:
+                self._took(lane, took_s)
         self.result(replica, entry, body, size_bytes)
         self._refill(replica)
 
@@ -168,12 +174,13 @@ class Recovery(Dispatch):
         self._refill(replica)
 
     def replica_gone(self, connection: bytes, now: float) -> None:
-        """A replica's connection is not there any more. That says nothing of the replica itself."""
+        """A replica's connection is not there any more. That says nothing of the replica itself, unless it lasts."""
         self._now = now
         replica = self._replica_by_connection.pop(connection, None)
         if replica is not None and replica.connection == connection:
             replica.connection = None
             replica.lane.discard(replica)
+            self.absences.gone(REPLICA, replica.id, now)
 
     def _lose(self, replica: Replica, cause: str | None) -> None:
         """The replica is dead. What it had unfinished goes back to the queue; see design §6.
@@ -184,6 +191,7 @@ class Recovery(Dispatch):
         ``cause``: how it ended, in words (empty: nobody knows); None: not by itself.
         """
         crashed = cause is not None
+        self.absences.over(REPLICA, replica.id)
         replica.lane.discard(replica)
         if replica.connection is not None:
             self._replica_by_connection.pop(replica.connection, None)

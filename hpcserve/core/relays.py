@@ -50,6 +50,8 @@ class Relays(Recovery):
         entry.suspect = False
         entry.begun = True
         replica.lane.answered += 1
+        if entry.seq:
+            self._took(replica.lane, self._now - entry.given_at)
         if replica.exclusive and replica.waiting <= self.streams_at(replica):
             replica.exclusive = False
             self._refill(replica)

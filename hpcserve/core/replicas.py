@@ -28,8 +28,10 @@ class Replica:
     their bytes. ``credit_*`` are the totals of unfinished work that it wants to hold. ``exclusive``: it was
     given a suspect, which runs alone; ``unsure``: it may be computing what ``waiting`` does not count. ``asked_back``:
     it was asked for what it has not begun, and has not said what it holds since; ``silent_*``: when it had been seen to
-    have answered so many; ``runs``: what it computes, where it says so; ``unwanted_since``: for so long nobody has been
-    seen to wait for that; ``doomed_at``: when the controller was last asked to have it killed, None if it was not.
+    have answered so many; ``ends_at``: when its pilot ends; ``known_since``: when it was first named; ``resting``: it
+    gets no new work, as it is ``retiring`` or would not finish it before its end; ``runs``: what it computes, where it
+    says so; ``unwanted_since``: for so long nobody has been seen to wait for that; ``doomed_at``: when the controller
+    was last asked to have it killed, None if it was not.
     """
 
     __slots__ = (
@@ -40,12 +42,15 @@ class Replica:
         "credit_bytes",
         "credit_requests",
         "doomed_at",
+        "ends_at",
         "entries",
         "exclusive",
         "id",
+        "known_since",
         "lane",
         "releases",
         "reported",
+        "resting",
         "retiring",
         "runs",
         "seq",
@@ -63,6 +68,8 @@ class Replica:
         self.connection: bytes | None = None
         self.reported = False
         self.retiring = False
+        self.resting = False
+        self.ends_at = self.known_since = float("inf")
         self.exclusive = False
         self.unsure = False
         self.seq = 0
@@ -86,7 +93,7 @@ class Replica:
         more = max(RESERVE, self.credit_requests // 2) if urgent and self.credit_requests else 0
         return (
             self.connection is not None
-            and not self.retiring
+            and not self.resting
             and self.doomed_at is None
             and not self.exclusive
             and self.waiting < self.credit_requests + more

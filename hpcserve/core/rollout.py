@@ -28,7 +28,7 @@ class Version(NamedTuple):
 
 
 class Restarts(Protocol):
-    """How long to wait after failures, and when to give up. One for each deployment, one for the pilots."""
+    """How long to wait after failures of a deployment's replicas, and when to give up."""
 
     def failed(self, now: float) -> float | None:
         """Counts what never began to work; returns when to try again, or None to give up."""
@@ -45,6 +45,19 @@ class Restarts(Protocol):
 
     def succeeded(self, now: float) -> None:
         """What was started works. Whether a failure soon after is one in a row is decided there."""
+
+
+class PilotRestarts(Protocol):
+    """How long to wait after failures of pilots, and when to give up."""
+
+    def failed(self, now: float) -> float | None:
+        """Counts what never began to work; returns when to try again, or None to give up."""
+
+    def succeeded(self, now: float) -> None:
+        """A pilot works."""
+
+    def forgive(self) -> None:
+        """Counts from nothing again."""
 
 
 @dataclass(kw_only=True)

@@ -46,6 +46,7 @@ class Desk:
         giving_back: str = "",
         error: HpcserveError | None = None,
         kill_cancelled_s: float | None = None,
+        ends_at: dict[str, float] | None = None,
         **bounds: float,
     ) -> None:
         replicas = tuple(map(ReplicaId, names))
@@ -56,6 +57,7 @@ class Desk:
             crashed={ReplicaId(name): "exit code 3" for name in crashed.split()},
             retiring=frozenset(map(ReplicaId, retiring.split())),
             giving_back=frozenset(map(ReplicaId, giving_back.split())),
+            ends_at={ReplicaId(name): at for name, at in (ends_at or {}).items()},
             now=self.now,
         )
 

@@ -13,7 +13,7 @@ from typing import cast
 from hpcserve.core import actions as act
 from hpcserve.core.exchange import Limits
 from hpcserve.core.lanes import LATEST_S
-from hpcserve.core.ledger import Entry, State
+from hpcserve.core.ledger import NEVER, Entry, State
 from hpcserve.errors import DeadlineExceeded, OutcomeUnknown, Overloaded, PoisonRequest
 from hpcserve.types import Epoch, ReplicaId, RequestKey, SessionId
 from hpcserve.wire import messages as wire
@@ -55,6 +55,7 @@ class LoadWorld(World):
         self.overtaken: dict[Waiting, Tally[SessionId]] = defaultdict(Tally)
         self.in_line: dict[Waiting, set[Entry]] = {}
         self.doomed: dict[ReplicaId, Epoch] = {}
+        self.away: set[ReplicaId] = set()
         super().__init__(clients, replicas)
 
     def clock(self) -> float:
@@ -136,12 +137,26 @@ class LoadWorld(World):
     def do(self, actions: list[act.AnyAction]) -> None:
         self.look_at_the_line()
         for action in actions:
-            if isinstance(action, act.Give) and not action.entry.suspect:
-                self.check_turn(action.entry)
+            if isinstance(action, act.Give):
+                self.check_time(action.entry)
+                if not action.entry.suspect:
+                    self.check_turn(action.entry)
+            elif isinstance(action, act.ReportAway):
+                self.away.add(ReplicaId(action.subject))
             elif isinstance(action, act.ReportUnwanted):
                 self.check_unwanted(action.replica)
                 self.doomed[action.replica] = self.epoch
         super().do(actions)
+
+    def check_time(self, given: Entry) -> None:
+        """It is expected to be over before its replica's pilot is, or takes longer than half of what pilots last."""
+        replica = given.replica
+        assert replica is not None
+        if replica.id in self.ends_at:
+            ends_at = self.ends_at[replica.id]
+            half_s = (ends_at - replica.known_since) / 2
+            assert self.now < ends_at, "given to a pilot that is over"
+            assert self.now < ends_at - min(replica.lane.longest.s, half_s), "given, and not expected to be finished"
 
     def check_unwanted(self, id: ReplicaId) -> None:
         """Nobody waits for what the broker knows to run there. A client that it takes for dead may come back."""
@@ -168,12 +183,35 @@ class LoadWorld(World):
                     assert not is_lost, "killed with what must not run twice"
             self.end(replica, noticed=True)
 
+    def near_end(self, replica: LoadReplica, requests: float) -> None:
+        """The controller learns when its pilot ends: so many times the longest request from now."""
+        longest_s = self.exchange.lane(NAME).longest.s
+        self.ends_at[replica.id] = self.now + requests * (longest_s or 1.0)
+        self.route()
+
+    def cut_off(self, replica: LoadReplica) -> None:
+        """Its node falls silent; it is taken out when the broker has reported it, and never heard of again."""
+        self.sever(replica, noticed=True)
+        for _ in range(int(self.limits.unreachable_s) + 1):
+            self.advance(1.0)
+        self.route()
+
+    def end_the_lost(self) -> None:
+        """Those who are away, and those whose pilots are over."""
+        away, self.away = self.away, set()
+        for replica in self.workers:
+            is_away = replica.id in away and replica.link is None
+            if is_away or self.ends_at.get(replica.id, NEVER) <= self.now:
+                self.end(replica, noticed=True)
+
     def route(self) -> None:
         self.kill_the_doomed()
+        self.end_the_lost()
         super().route()
 
     def advance(self, seconds: float) -> None:
         self.kill_the_doomed()
+        self.end_the_lost()
         super().advance(seconds)
 
     def carry_out(self) -> None:
@@ -250,6 +288,7 @@ class LoadWorld(World):
         for endpoint in self.endpoints:
             self.sever(endpoint, noticed=True)
         self.retiring.clear()
+        self.ends_at.clear()
         self.wanted_replicas = max(1, self.wanted_replicas)
         self.route()
         for endpoint in self.endpoints:

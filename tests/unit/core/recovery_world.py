@@ -46,6 +46,7 @@ class World:
         self.strangers: set[bytes] = set()
         self.crashed: dict[ReplicaId, frozenset[RequestKey]] = {}
         self.retiring: set[ReplicaId] = set()
+        self.ends_at: dict[ReplicaId, float] = {}
         self.ran: Tally[RequestKey] = Tally()
         self.excused: set[RequestKey] = set()
         self.unheard_of: set[RequestKey] = set()
@@ -155,6 +156,7 @@ class World:
             crashed=dict.fromkeys(self.crashed, "killed by signal 9 (SIGKILL)"),
             retiring=frozenset(self.retiring),
             giving_back=frozenset(self.retiring),
+            ends_at=self.ends_at,
             now=self.now,
         )
         if not self.has_roster:

@@ -23,7 +23,8 @@ from hpcserve.core.deployments import (
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 
 NOW = 1000.0
-POLICY = Policy(max_pilots=2, slots=2, idle_s=300.0, drain_s=60.0)
+POLICY = Policy(max_pilots=2, slots=2, idle_s=300.0, orphan_s=600.0)
+LEAD_S, DRAIN_S = 60.0, 10.0
 
 
 def wanted(name: str = "d", version: str = "v1", replicas: int = 1, **more: float) -> Wanted:
@@ -44,6 +45,9 @@ def pilot(name: str = "p1", phase: str = "running", *, reported: bool = True, **
         reported=reported,
         idle_since_s=more.get("idle_since_s") or NOW,
         ends_s=more.get("ends_s"),
+        away_since_s=more.get("away_since_s"),
+        lead_s=LEAD_S,
+        drain_s=DRAIN_S,
     )
 
 
@@ -197,6 +201,54 @@ CASES: dict[str, tuple[View, list[Change]]] = {
     ),
     "a pilot near its end takes nothing new": (
         view(wants=(wanted(),), pilots=(pilot(ends_s=NOW + 59),)),
+        [submit(7), CancelPilot(PilotId("p1"))],
+    ),
+    "a pilot near its end has a successor, though there may be no more pilots": (
+        view(
+            wants=(wanted(replicas=4),),
+            pilots=(pilot("p1", ends_s=NOW + 59), pilot("p2")),
+            replicas=tuple(replica(f"r{n}", where="p1" if n < 2 else "p2") for n in range(4)),
+        ),
+        [submit(7)],
+    ),
+    "but never are there more than twice as many": (
+        view(
+            wants=(wanted(replicas=4),),
+            pilots=tuple(pilot(f"p{n}", ends_s=NOW + 59) for n in range(4)),
+            replicas=tuple(replica(f"r{n}", where=f"p{n}") for n in range(4)),
+        ),
+        [],
+    ),
+    "in the last seconds of a pilot its replicas get no more work, though there are no others": (
+        view(wants=(wanted(),), pilots=(pilot(ends_s=NOW + 9),), replicas=(replica("r1"),)),
+        [RetireReplica(ReplicaId("r1")), submit(7)],
+    ),
+    "before that one goes on until there are others": (
+        view(
+            wants=(wanted(),),
+            pilots=(pilot(ends_s=NOW + 59), pilot("p2", phase="queued", reported=False)),
+            replicas=(replica("r1"),),
+        ),
+        [],
+    ),
+    "a pilot whose agent is away is not coming, though it has not reported": (
+        view(wants=(wanted(),), pilots=(pilot(reported=False, away_since_s=NOW - 5),)),
+        [submit(7)],
+    ),
+    "a pilot whose agent is away is replaced": (
+        view(wants=(wanted(),), pilots=(pilot(away_since_s=NOW - 5), pilot("p2")), replicas=(replica("r1"),)),
+        [start(7, "p2")],
+    ),
+    "even where there may be no more pilots": (
+        view(wants=(wanted(),), pilots=(pilot(away_since_s=NOW - 5), pilot("p2", phase="suspended"))),
+        [submit(7)],
+    ),
+    "and ended when it stays away": (
+        view(pilots=(pilot(away_since_s=NOW - 600),), replicas=(replica("r1", state="stopping"),)),
+        [CancelPilot(PilotId("p1"))],
+    ),
+    "a suspended pilot takes nothing, and another is submitted": (
+        view(wants=(wanted(),), pilots=(pilot(phase="suspended"),), replicas=(replica("r1"),)),
         [submit(7)],
     ),
     "and its replicas are replaced elsewhere": (

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from hpcserve.core.deployments import Policy, RetireReplica, StartReplica, SubmitPilot
-from hpcserve.core.fleet import Action, FailDeployment, Fleet
-from hpcserve.core.fleetbook import ReplicaSaid
+from hpcserve.core.fleet import Fleet
+from hpcserve.core.fleetbook import Action, FailDeployment, ReplicaSaid
+from hpcserve.core.pilotlife import LONGEST_REFUSED_S
 from hpcserve.core.rollout import Version
+from hpcserve.core.succession import Succession
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 
 D = DeploymentName("d")
@@ -34,6 +36,9 @@ class ThreeAreTooMany:
     def succeeded(self, now: float) -> None:
         pass
 
+    def forgive(self) -> None:
+        self.count = 0
+
 
 class World:
     """A fleet, its one pilot at a time, and a clock that moves on with each event."""
@@ -49,6 +54,7 @@ class World:
             seed="s",
             restarts=ThreeAreTooMany,
             pilot_restarts=ThreeAreTooMany(),
+            succession=Succession(walltime_s=1e9, margin_s=0.0, first_wait_s=0.0),
         )
 
     def step(self) -> list[Action]:
@@ -240,12 +246,28 @@ def test_a_full_disk_is_waited_for() -> None:
         assert world.pilot is not None
         assert world.fleet.not_submitted(world.pilot, "no room", world.now, lasting=False) == ()
         assert world.step() == [], "not at once"
-        world.now += 5
+        world.now += LONGEST_REFUSED_S
         world.step()
     assert world.failures() == []
     assert world.fleet.deployments[D].reason == "no pilot job can be submitted: no room"
     world.report()
     assert len(world.alive(V1)) == 1
+    assert world.fleet.deployments[D].reason == ""
+
+
+def test_a_deployment_with_some_of_its_replicas_says_what_keeps_the_others_from_a_pilot() -> None:
+    world = World()
+    world.fleet.policy = Policy(max_pilots=2, slots=1, idle_s=60.0)
+    world.fleet.want(D, V1, 2)
+    world.step()
+    first, second = world.fleet.pilots
+    world.fleet.not_submitted(second, "no room", world.now, lasting=False)
+    world.pilot = first
+    world.report()
+    assert world.fleet.deployments[D].reason == "", "another one is on its way"
+    world.fleet.not_submitted(PilotId(world.pilot), "no room", world.now, lasting=False)
+    assert world.fleet.deployments[D].reason == "no pilot job can be submitted: no room"
+    world.fleet.want(D, V1, 1)
     assert world.fleet.deployments[D].reason == ""
 
 

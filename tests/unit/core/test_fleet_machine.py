@@ -6,19 +6,27 @@ limits hold and the decision is at rest; in the end, left in peace, the world be
 
 from __future__ import annotations
 
+from collections import Counter
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from hpcserve.core.deployments import CancelPilot, Policy, StartReplica, SubmitPilot
-from hpcserve.core.fleet import Action, FailDeployment, Fleet, ForgetReplica
-from hpcserve.core.fleetbook import PilotOrders, ReplicaSaid
+from hpcserve.core.fleet import Fleet
+from hpcserve.core.fleetbook import Action, FailDeployment, ForgetReplica, PilotOrders, ReplicaLost, ReplicaSaid
 from hpcserve.core.rollout import Version
-from hpcserve.types import DeploymentName, PilotId, ReplicaId
+from hpcserve.core.succession import Succession
+from hpcserve.types import DeploymentName, LossKind, PilotId, ReplicaId
 
+NODES = ("n1", "n2")
+AGENT_HOST = "n1.cluster"
 SLOTS = 2
 MAX_PILOTS = 3
+ALIVE = ("starting", "ready")
 WALLTIME_S = 400.0
+PEACE_S = 10_000.0
+"""Those that begin in the end last longer."""
 # The first and the last have the same methods.
 VERSIONS = [Version("v1", "f(x)"), Version("v2", "g(x)"), Version("v3", "f(x)")]
 NAMES = [DeploymentName(name) for name in ("a", "b", "c")]
@@ -47,6 +55,9 @@ class ThreeInARow:
     def succeeded(self, now: float) -> None:
         self.good_since_s = now
 
+    def forgive(self) -> None:
+        self.row = 0
+
 
 class AgentProcess:
     """An agent as :mod:`hpcserve.pilot` behaves, with replicas that are words."""
@@ -54,19 +65,43 @@ class AgentProcess:
     def __init__(self, now: float) -> None:
         self.ends_s = now + WALLTIME_S
         self.replicas: dict[ReplicaId, str] = {}
+        self.hosts: dict[ReplicaId, str] = {}
+        self.lost_with_their_nodes: set[ReplicaId] = set()
+        self.usable: tuple[str, ...] = NODES
         self.ever: set[ReplicaId] = set()
         self.leaving = False
+        self.is_cut_off = False
+
+    @property
+    def said(self) -> tuple[ReplicaSaid, ...]:
+        return tuple(
+            ReplicaSaid(
+                replica,
+                state,
+                "why",
+                kind="node failed" if replica in self.lost_with_their_nodes else "",
+                host=self.hosts[replica],
+            )
+            for replica, state in self.replicas.items()
+        )
 
     def obey(self, orders: PilotOrders) -> None:
+        self.usable = tuple(node for node in NODES if node not in orders.lost_nodes)
+        for replica, state in self.replicas.items():
+            if state in ALIVE and self.hosts[replica] not in self.usable:
+                self.replicas[replica] = "exited"
+                self.lost_with_their_nodes.add(replica)
         for replica in orders.forget:
             if self.replicas.get(replica) in ("failed", "exited"):
                 del self.replicas[replica]
         for replica, state in self.replicas.items():
-            if state in ("starting", "ready") and (replica not in orders.run or replica in orders.kill):
+            if state in ALIVE and (replica not in orders.run or replica in orders.kill):
                 self.replicas[replica] = "exited"
         for replica in orders.run:
             if replica not in self.ever and replica not in orders.kill:
                 self.ever.add(replica)
+                running = Counter(self.hosts[each] for each, state in self.replicas.items() if state in ALIVE)
+                self.hosts[replica] = min(self.usable, key=lambda node: running[node])
                 self.replicas[replica] = "starting"
         if orders.stop:
             self.leave()
@@ -74,7 +109,7 @@ class AgentProcess:
     def leave(self) -> None:
         self.leaving = True
         for replica, state in self.replicas.items():
-            if state in ("starting", "ready"):
+            if state in ALIVE:
                 self.replicas[replica] = "exited"
 
 
@@ -86,12 +121,18 @@ class FleetMachine(RuleBasedStateMachine):
         self.jobs: dict[PilotId, AgentProcess | None] = {}
         self.wanted: dict[DeploymentName, tuple[Version, int]] = {}
         self.failed: set[DeploymentName] = set()
-        self.replica_ids: set[ReplicaId] = set()
+        self.started: dict[ReplicaId, tuple[DeploymentName, Version]] = {}
+        self.explained: set[ReplicaId] = set()
         self.controllers = 0
 
     def new_fleet(self, seed: str) -> Fleet:
-        policy = Policy(max_pilots=MAX_PILOTS, slots=SLOTS, idle_s=60.0, drain_s=20.0)
-        return Fleet(policy=policy, seed=seed, restarts=ThreeInARow, pilot_restarts=ThreeInARow())
+        return Fleet(
+            policy=Policy(max_pilots=MAX_PILOTS, slots=SLOTS, idle_s=60.0, nodes=len(NODES), orphan_s=90.0),
+            seed=seed,
+            restarts=ThreeInARow,
+            pilot_restarts=ThreeInARow(),
+            succession=Succession(walltime_s=WALLTIME_S, margin_s=10.0, first_wait_s=10.0),
+        )
 
     def carry_out(self, actions: tuple[Action, ...]) -> None:
         for action in actions:
@@ -105,32 +146,55 @@ class FleetMachine(RuleBasedStateMachine):
                 else:
                     agent.leave()
             elif isinstance(action, StartReplica):
-                assert action.replica not in self.replica_ids
-                self.replica_ids.add(action.replica)
+                assert action.replica not in self.started
+                version = next(each for each in VERSIONS if each.digest == action.version)
+                self.started[action.replica] = (action.deployment, version)
                 is_wanted = self.wanted[action.deployment][0].digest == action.version
                 assert is_wanted == (action.deployment not in self.failed)
             elif isinstance(action, FailDeployment):
                 assert action.reason
                 self.failed.add(action.deployment)
+            elif isinstance(action, ReplicaLost):
+                assert action.loss.kind, "nobody is left without a cause"
+                assert action.loss.replica not in self.explained, "one cause each"
+                self.explained.add(action.loss.replica)
             elif isinstance(action, ForgetReplica):
                 assert action.replica not in self.fleet.replicas
 
     def step(self) -> None:
         self.carry_out(self.fleet.step(self.now))
 
-    def end_job(self, pilot: PilotId) -> None:
+    def end_job(self, pilot: PilotId, kind: LossKind = "crashed") -> None:
         del self.jobs[pilot]
-        self.carry_out(self.fleet.job_ended(pilot, "gone", "output", self.now))
+        self.carry_out(self.fleet.job_ended(pilot, "gone", "output", self.now, kind=kind))
 
     def exchange(self, pilot: PilotId) -> None:
         """The agent reports, is told what to do, and reports again."""
         agent = self.jobs[pilot]
-        if agent is None:
+        if agent is None or agent.is_cut_off:
             return
         for _ in range(2):
-            said = tuple(ReplicaSaid(replica, state, "why") for replica, state in agent.replicas.items())
-            self.carry_out(self.fleet.reported(pilot, said, ends_s=agent.ends_s, leaving=agent.leaving, now=self.now))
+            self.adopt_replicas(pilot, agent)
+            self.carry_out(
+                self.fleet.reported(
+                    pilot,
+                    agent.said,
+                    ends_s=agent.ends_s,
+                    leaving=agent.leaving,
+                    now=self.now,
+                    slots=len(agent.usable) * SLOTS // len(NODES),
+                    host=AGENT_HOST,
+                )
+            )
             agent.obey(self.fleet.orders(pilot))
+
+    def adopt_replicas(self, pilot: PilotId, agent: AgentProcess) -> None:
+        """Those that run, of which the controller has not heard yet: an earlier one had started them."""
+        for replica, state in agent.replicas.items():
+            deployment, version = self.started[replica]
+            is_new = replica not in self.fleet.replicas and not self.fleet.has_named(replica)
+            if state in ALIVE and is_new and deployment in self.wanted:
+                self.fleet.adopt_replica(replica, deployment, version, pilot)
 
     def some_job(self, data: st.DataObject) -> PilotId:
         return data.draw(st.sampled_from(sorted(self.jobs)))
@@ -179,9 +243,17 @@ class FleetMachine(RuleBasedStateMachine):
         self.step()
 
     @precondition(lambda self: self.jobs)
-    @rule(data=st.data())
-    def job_dies(self, data: st.DataObject) -> None:
-        self.end_job(self.some_job(data))
+    @rule(data=st.data(), kind=st.sampled_from(["crashed", "out of memory", "unreachable", "cancelled", "preempted"]))
+    def job_dies(self, data: st.DataObject, kind: LossKind) -> None:
+        self.end_job(self.some_job(data), kind)
+        self.step()
+
+    @precondition(lambda self: any(agent is None for agent in self.jobs.values()))
+    @rule(data=st.data(), lasting=st.booleans())
+    def job_is_not_taken(self, data: st.DataObject, *, lasting: bool) -> None:
+        pilot = data.draw(st.sampled_from(sorted(name for name, agent in self.jobs.items() if agent is None)))
+        del self.jobs[pilot]
+        self.carry_out(self.fleet.not_submitted(pilot, "no", self.now, lasting=lasting))
         self.step()
 
     @precondition(lambda self: any(agent and agent.replicas for agent in self.jobs.values()))
@@ -190,8 +262,61 @@ class FleetMachine(RuleBasedStateMachine):
         agents = [agent for _, agent in sorted(self.jobs.items()) if agent is not None and agent.replicas]
         agent = data.draw(st.sampled_from(agents))
         replica = data.draw(st.sampled_from(sorted(agent.replicas)))
-        if agent.replicas[replica] in ("starting", "ready"):
+        if agent.replicas[replica] in ALIVE:
             agent.replicas[replica] = state
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data(), kind=st.sampled_from(["preempted", "node failed"]))
+    def job_is_requeued(self, data: st.DataObject, kind: LossKind) -> None:
+        pilot = self.some_job(data)
+        self.jobs[pilot] = None
+        self.carry_out(self.fleet.requeued(pilot, "gone", self.now, kind=kind))
+        assert not any(each.pilot == pilot for each in self.fleet.replicas.values())
+        self.step()
+
+    @precondition(lambda self: any(self.jobs.values()))
+    @rule(data=st.data())
+    def job_is_suspended(self, data: st.DataObject) -> None:
+        self.fleet.job_seen(self.some_job(data), "suspended")
+        self.step()
+
+    @precondition(lambda self: any(self.jobs.values()))
+    @rule(data=st.data(), agent_first=st.booleans())
+    def pilot_is_cut_off(self, data: st.DataObject, *, agent_first: bool) -> None:
+        """The broker loses the agent and its replicas, though they may live on."""
+        pilot = data.draw(st.sampled_from(sorted(name for name, agent in self.jobs.items() if agent is not None)))
+        agent = self.jobs[pilot]
+        assert agent is not None
+        agent.is_cut_off = True
+        if agent_first:
+            self.fleet.away(pilot, self.now)
+        for replica in self.fleet.replicas.values():
+            if replica.pilot == pilot:
+                self.fleet.unreachable(replica.replica, "no connection", self.now)
+        self.fleet.away(pilot, self.now)
+        self.step()
+
+    @precondition(lambda self: self.fleet.replicas)
+    @rule(data=st.data(), for_s=st.sampled_from([4.0, 90.0]))
+    def replica_is_cut_off(self, data: st.DataObject, for_s: float) -> None:
+        replica = data.draw(st.sampled_from(sorted(self.fleet.replicas)))
+        self.fleet.unreachable(replica, "no connection", self.now, for_s=for_s)
+        self.step()
+
+    @rule()
+    def all_networks_are_mended(self) -> None:
+        for pilot, agent in list(self.jobs.items()):
+            if agent is not None:
+                agent.is_cut_off = False
+                self.exchange(pilot)
+        self.step()
+
+    @rule()
+    def all_goes_well(self) -> None:
+        """For a while, after which there is something to be lost."""
+        for _ in range(3):
+            self.now += 1.0
+            self.play_nicely()
 
     @precondition(lambda self: self.fleet.replicas)
     @rule(data=st.data())
@@ -207,22 +332,20 @@ class FleetMachine(RuleBasedStateMachine):
 
     @rule()
     def controller_restarts(self) -> None:
-        """The next one knows what was written down: what is wanted, the pilots and the replicas."""
-        old = self.fleet
+        """The next one knows what was written down, what is wanted and the pilots, and the agents tell the rest."""
         self.controllers += 1
         self.fleet = self.new_fleet(f"{self.controllers}y")
         self.failed.clear()
+        self.explained.clear()
         for name, (version, replicas) in self.wanted.items():
             self.fleet.want(name, version, replicas)
         for pilot in self.jobs:
             self.fleet.adopt_pilot(pilot, SLOTS, self.now)
-        for replica in old.replicas.values():
-            self.fleet.adopt_replica(replica.replica, replica.deployment, replica.version, replica.pilot)
         self.step()
 
     @invariant()
     def limits_hold(self) -> None:
-        assert len(self.jobs) <= MAX_PILOTS
+        assert len(self.jobs) <= 2 * MAX_PILOTS
         assert set(self.jobs) == set(self.fleet.pilots)
         for pilot, agent in self.jobs.items():
             alive = [known for known in self.fleet.replicas.values() if known.pilot == pilot and not known.ended]
@@ -230,8 +353,13 @@ class FleetMachine(RuleBasedStateMachine):
             assert len(alive) <= SLOTS or not self.fleet.pilots[pilot].reported
             assert len(self.fleet.orders(pilot).run) <= SLOTS
             if agent is not None:
-                running = [state for state in agent.replicas.values() if state in ("starting", "ready")]
+                running = [state for state in agent.replicas.values() if state in ALIVE]
                 assert len(running) <= SLOTS
+
+    @invariant()
+    def no_agent_loses_its_own_node(self) -> None:
+        for pilot in self.jobs:
+            assert NODES[0] not in self.fleet.orders(pilot).lost_nodes
 
     @invariant()
     def callers_see_one_set_of_methods(self) -> None:
@@ -252,7 +380,7 @@ class FleetMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for _ in range(400):
-            self.now += 1.0
+            self.now += 2.0
             self.play_nicely()
         self.assert_as_wanted()
         for name in list(self.wanted):
@@ -265,13 +393,16 @@ class FleetMachine(RuleBasedStateMachine):
 
     def play_nicely(self) -> None:
         for pilot, agent in list(self.jobs.items()):
+            if agent is not None:
+                agent.is_cut_off = False
+                agent.leaving |= self.now >= agent.ends_s - 5
             if agent is not None and agent.leaving:
+                agent.leave()
                 self.exchange(pilot)
                 self.end_job(pilot)
                 continue
-            alive = agent or AgentProcess(self.now)
+            alive = agent or AgentProcess(self.now + PEACE_S)
             self.jobs[pilot] = alive
-            alive.ends_s = self.now + WALLTIME_S
             self.fleet.job_seen(pilot, "running")
             for replica, state in alive.replicas.items():
                 if state == "starting":
@@ -293,7 +424,8 @@ class FleetMachine(RuleBasedStateMachine):
         if self.failed:
             return
         total = sum(replicas for _, replicas in self.wanted.values())
-        assert sum(ready.values()) == min(total, MAX_PILOTS * SLOTS)
+        # A pilot that was replaced while it was away is one too many once it is back, and is kept while it is of use.
+        assert min(total, MAX_PILOTS * SLOTS) <= sum(ready.values()) <= total
         if total <= MAX_PILOTS * SLOTS:
             assert ready == {name: replicas for name, (_, replicas) in self.wanted.items() if replicas}
 

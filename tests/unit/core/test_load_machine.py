@@ -117,6 +117,22 @@ class LoadMachine(RuleBasedStateMachine):
             self.world.sever(replica, noticed=noticed)
 
     @rule(who=NUMBER)
+    def node_loses_its_power(self, who: int) -> None:
+        replica = self.replica(who)
+        if replica is not None:
+            self.world.cut_off(replica)
+
+    @rule(who=NUMBER, requests=st.sampled_from([0.5, 0.9, 1.5, 20.0]), count=st.integers(0, 4))
+    def pilot_nears_its_end(self, *, who: int, requests: float, count: int) -> None:
+        """So many of the longest requests would take all that is left to it; and some come."""
+        replica = self.replica(who)
+        if replica is not None:
+            self.world.near_end(replica, requests)
+            for _ in range(count):
+                self.client(who).submit("again", "g", "a", 0, float("inf"))
+            self.world.deliver_all()
+
+    @rule(who=NUMBER)
     def replica_connects(self, who: int) -> None:
         replica = self.replica(who)
         if replica is not None:

@@ -22,7 +22,7 @@ def replica(number: int = 0, *, credit: int = 4) -> Replica:
     [
         ({}, True),
         ({"connection": None}, False),
-        ({"retiring": True}, False),
+        ({"resting": True}, False),
         ({"exclusive": True}, False),
         ({"waiting": 3}, True),
         ({"waiting": 4}, False),

@@ -17,3 +17,6 @@ class Never:
 
     def succeeded(self, now: float) -> None:
         pass
+
+    def forgive(self) -> None:
+        pass
