@@ -1,25 +1,27 @@
 """Where settings come from: command line, environment, site file, default, in this order.
 
 The only module that reads the environment. A site file is TOML and becomes one frozen :class:`Site`;
-unknown fields are refused, and an error names the file, the field and what was expected.
+unknown fields are refused, and an error names the file, the field and what was expected. A file with ``base`` stands
+on another one: it says only what differs.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import pwd
 import re
 import threading
-import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from hpcserve.errors import ConfigError
+from hpcserve.sitefile import SiteFile, explained, merged, parsed, source_of
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 SizeBytes = Annotated[int, msgspec.Meta(gt=0)]
@@ -28,7 +30,7 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 MIB = 1 << 20
 RETRY_S = 2.0
 """An agent or a replica that has lost the daemon pauses so long at most before it looks for it again."""
-_UNKNOWN = re.compile("object contains unknown field `(.*)`", re.DOTALL)
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -59,21 +61,47 @@ class Network(Section, frozen=True):
 
 
 class Scheduler(Section, frozen=True):
-    """``[scheduler]``: which batch scheduler, and how often it is asked."""
+    """``[scheduler]``: which batch scheduler, how it is spoken to, and how often it is asked.
+
+    ``transport`` is for Slurm alone. A command that has not answered after ``timeout_s`` is given up.
+    """
 
     kind: str = "local"
+    transport: Literal["auto", "pyslurm", "commands"] = "auto"
     poll_s: Seconds = 1.0
+    timeout_s: Seconds = 30.0
 
 
 class Pilots(Section, frozen=True):
-    """``[pilots]``: the pilot jobs. ``slots`` is the number of replicas that one pilot holds.
+    """``[pilots]``: the pilot jobs, and what each asks the batch scheduler for.
 
-    ``keep_ended``: of so many pilots and replicas that have ended, the last ones, something is kept.
+    ``slots`` is the number of replicas that one of its ``nodes`` holds. ``keep_ended``: of so many pilots and replicas
+    that have ended, the last ones, something is kept. ``directives`` are further lines of the job script for the
+    scheduler, ``setup`` shell commands that run before the agent; ``script`` is a template in place of the shipped one.
+    The scheduler sends a signal ``warn_s`` before a job's end, where it can. ``queue_wait_s`` is the wait in the queue
+    that is expected until one was measured.
     """
 
     walltime_s: Seconds = 24 * 3600.0
+    nodes: Annotated[int, msgspec.Meta(ge=1)] = 1
     slots: Annotated[int, msgspec.Meta(ge=1)] = 16
     max_pilots: Annotated[int, msgspec.Meta(ge=1)] = 4
+    account: str = ""
+    partition: str = ""
+    qos: str = ""
+    constraint: str = ""
+    reservation: str = ""
+    gpus_per_node: Annotated[int, msgspec.Meta(ge=0)] = 0
+    cpus_per_node: Annotated[int, msgspec.Meta(ge=0)] = 0
+    memory_per_node_mib: Annotated[int, msgspec.Meta(ge=0)] = 0
+    exclusive: bool = False
+    requeue: bool = True
+    directives: tuple[str, ...] = ()
+    setup: tuple[str, ...] = ()
+    script: str = ""
+    python: str = ""
+    warn_s: Seconds = 120.0
+    queue_wait_s: Annotated[float, msgspec.Meta(ge=0)] = 600.0
     idle_s: Seconds = 300.0
     orphan_s: Seconds = 600.0
     launcher: str = "process"
@@ -83,8 +111,25 @@ class Pilots(Section, frozen=True):
     keep_ended: Annotated[int, msgspec.Meta(ge=1)] = 100
 
     def __post_init__(self) -> None:
+        if self.nodes > 1 and self.launcher == "process":
+            raise ValueError("launcher: expected 'srun' for several nodes, got 'process', which starts on one only")
         if self.orphan_s < 2 * RETRY_S:  # one pause of the agent, and as long for the daemon to come back
             raise ValueError(_too_short("orphan_s", 2 * RETRY_S, self.orphan_s, "agents would end their pilots"))
+
+
+class Queue(Section, frozen=True):
+    """``[queues.NAME]``: what a partition or a QOS allows each job. 0: no limit, or none that is known."""
+
+    max_walltime_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    min_nodes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    max_nodes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    gpus_per_node: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class Containers(Section, frozen=True):
+    """``[containers]``: the site's container runtime. Servables do not run in containers yet."""
+
+    runtime: Literal["none", "apptainer", "podman-hpc", "shifter"] = "none"
 
 
 class Budgets(Section, frozen=True):
@@ -101,30 +146,38 @@ class Recovery(Section, frozen=True):
 
     ``recovery_grace_s``: for replicas after the broker restarted. ``session_linger_s``: for a client that
     went away without a word. ``hang_grace_s``: past a request's deadline before its replica is killed.
+    ``unreachable_s``: without a connection, before a replica is replaced as lost, or a pilot called unreachable.
     """
 
     recovery_grace_s: Seconds = 10.0
     session_linger_s: Seconds = 60.0
     hang_grace_s: Seconds = 10.0
+    unreachable_s: Seconds = 4.0
     lease_s: Seconds = 15.0
 
     def __post_init__(self) -> None:
         if self.recovery_grace_s < RETRY_S:
             consequence = "replicas would be given up"
             raise ValueError(_too_short("recovery_grace_s", RETRY_S, self.recovery_grace_s, consequence))
+        if self.unreachable_s < RETRY_S:
+            consequence = "replicas that come back would be replaced"
+            raise ValueError(_too_short("unreachable_s", RETRY_S, self.unreachable_s, consequence))
 
 
 class Site(Section, frozen=True, kw_only=True):
-    """One facility's configuration, whole."""
+    """One facility's configuration, whole. ``required`` names fields that its users must fill in."""
 
     name: str
     mode: Literal["personal"] = "personal"
     auth: Literal["keys"] = "keys"
     state_dir: Path
     shared_dir: Path
+    required: tuple[str, ...] = ()
     network: Network = Network()
     scheduler: Scheduler = Scheduler()
     pilots: Pilots = Pilots()
+    queues: Mapping[str, Queue] = msgspec.field(default_factory=lambda: MappingProxyType({}))
+    containers: Containers = Containers()
     budgets: Budgets = Budgets()
     recovery: Recovery = Recovery()
 
@@ -180,53 +233,164 @@ def service_named(option: str | None) -> str | None:
     return option or os.environ.get("HPCSERVE_SERVICE") or None
 
 
-def _content(site: str) -> tuple[str, str]:
-    """The text of a site file and the name to call it by in errors. ``site`` is a name or a path."""
+def site_names() -> dict[str, str]:
+    """The sites that can be named, each with where its file is; the user's own hide shipped ones of the same name."""
+    shipped = {_stem(entry.name): f"site_configs/{entry.name}" for entry in files("hpcserve.site_configs").iterdir()}
+    own = {_stem(path.name): str(path) for path in (home() / "sites").glob("*.toml") if path.is_file()}
+    return {name: place for name, place in sorted({**shipped, **own}.items()) if place.endswith(".toml")}
+
+
+def _stem(file: str) -> str:
+    return file.removesuffix(".toml")
+
+
+def _read(site: str, but: Sequence[str] = ()) -> SiteFile:
+    return parsed(*_found(site, but))
+
+
+def _found(site: str, but: Sequence[str] = ()) -> tuple[str, str, str]:
+    """What to call a site's file, the site's name, and the text.
+
+    Args:
+        site: A name or a path.
+        but: Files that are not meant by a name.
+    """
     if site.endswith(".toml") or "/" in site:
         path = expanded(site)
-        try:
-            return path.read_text(), str(path)
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read site file {path}: {error}") from error
+        return str(path), path.stem, _text(path)
     own = home() / "sites" / f"{site}.toml"
-    if own.is_file():
-        return own.read_text(), str(own)
+    if os.path.lexists(own) and str(own) not in but:
+        return str(own), site, _text(own)
     shipped = files("hpcserve.site_configs").joinpath(f"{site}.toml")
     if not shipped.is_file():
-        known = sorted(
-            entry.name.removesuffix(".toml")
-            for entry in files("hpcserve.site_configs").iterdir()
-            if entry.name.endswith(".toml")
-        )
-        raise ConfigError(f"no site named {site!r}; known: {', '.join(known)}; or give the path of a .toml file")
-    return shipped.read_text(), f"site_configs/{site}.toml"
+        if str(own) in but:
+            raise ConfigError(f"{site!r} leads back to {own}; name another site")
+        raise ConfigError(f"no site named {site!r}; known: {', '.join(site_names())}; or give the path of a .toml file")
+    return f"site_configs/{site}.toml", site, shipped.read_text()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError as error:
+        told = f"it is a link to {path.readlink()}, which is not there" if path.is_symlink() else str(error)
+        raise ConfigError(f"cannot read site file {path}: {told}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read site file {path}: {error}") from error
+
+
+def _with_bases(site: str) -> list[SiteFile]:
+    """The site's file and those that it stands on, the most general one last."""
+    found = [_read(site)]
+    while (base := found[-1].base) is not None:
+        sources = [file.source for file in found]
+        try:
+            following = _read(base, but=sources)
+        except ConfigError as error:
+            raise ConfigError(f"{sources[-1]}: base: {error}") from error
+        if following.source in sources:
+            raise ConfigError(f"{sources[-1]}: base: {base!r} leads back to this file; name another site")
+        found.append(following)
+    return found
 
 
 def load_site(option: str | None = None) -> Site:
-    """The site that the option, the environment or the default names.
+    """The site that the option, the environment or the default names, with all that it requires.
 
-    ``state_dir`` and ``shared_dir`` may use ``~``; without them they lie below :func:`home`.
+    Raises:
+        ConfigError: There is no such site, its file is wrong, or lacks what the site requires.
+    """
+    layers = _with_bases(site_named(option))
+    site = _site(layers)
+    for field in site.required:
+        section, _, name = field.partition(".")
+        if not getattr(getattr(site, section, None), name, None):
+            raise ConfigError(f"{layers[0].source}: {field}: {_fill_in(site.name, layers[0].source, section, name)}")
+    return site
+
+
+def _fill_in(site: str, source: str, section: str, name: str) -> str:
+    own = home() / "sites" / f"{site}.toml"
+    where = f'{own}, below a line base = "{site}"' if source.startswith("site_configs/") else source
+    return f'{site} wants one; set it in {where}: [{section}] {name} = "…"'
+
+
+def site_text(option: str | None = None) -> tuple[str, str]:
+    """What the file of a site is called, and its text, be it right or wrong.
+
+    Raises:
+        ConfigError: There is no such site, or its file cannot be read.
+    """
+    source, _, text = _found(site_named(option))
+    return source, text
+
+
+def read_site(option: str | None = None) -> Site:
+    """As :func:`load_site`, but what the site requires may be missing.
 
     Raises:
         ConfigError: There is no such site, or its file is wrong.
     """
-    text, source = _content(site_named(option))
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: not TOML: {error}") from error
-    name = Path(source).stem
-    table.setdefault("name", name)
+    return _site(_with_bases(site_named(option)))
+
+
+def _site(layers: Sequence[SiteFile]) -> Site:
+    """The site of these files.
+
+    ``state_dir`` and ``shared_dir`` may use ``~`` and ``$NAME``; without them they lie below :func:`home`.
+    """
+    table: dict[str, Any] = {}
+    for layer in reversed(layers):
+        table = merged(table, layer.table)
+    name = layers[0].name
+    table["name"] = layers[0].table.get("name", name)
     table.setdefault("state_dir", str(home() / "sites" / name / "state"))
     table.setdefault("shared_dir", str(home() / "sites" / name / "shared"))
     for key in ("state_dir", "shared_dir"):
         if isinstance(table[key], str):
-            table[key] = str(expanded(table[key]))
+            table[key] = str(expanded(_filled_in(table[key], f"{source_of(layers, key)}: {key}")))
     try:
         with _CONVERTING:
-            return msgspec.convert(table, Site, dec_hook=_path)
+            site = msgspec.convert(table, Site, dec_hook=_path)
     except msgspec.ValidationError as error:
-        raise ConfigError(_explain(source, error)) from error
+        raise ConfigError(explained(layers, error, _fields)) from error
+    for field, queue, limit, told in _beyond(site):
+        source, of = source_of(layers, field), source_of(layers, f"queues.{queue}.{limit}")
+        where = "" if of == source else f" of {of}"
+        raise ConfigError(f"{source}: {field}: {told} (queue {queue!r}{where})")
+    return site
+
+
+def _filled_in(path: str, field: str) -> str:
+    """The path with the values of the variables that it names, such as ``$SCRATCH`` or ``${SCRATCH}``."""
+
+    def value(found: re.Match[str]) -> str:
+        name = found[1] or found[2]
+        if not os.environ.get(name):
+            raise ConfigError(f"{field}: {path!r}: {name} is not set here; set it, or write the path in full")
+        return os.environ[name]
+
+    return _VARIABLE.sub(value, path)
+
+
+def _beyond(site: Site) -> Iterator[tuple[str, str, str, str]]:
+    """The fields of ``[pilots]`` that a queue does not allow, that queue, its limit, and what is wrong with each."""
+    pilots = site.pilots
+    for name in (pilots.partition, pilots.qos):
+        queue = site.queues.get(name)
+        if queue is None:
+            continue
+        most = {
+            "walltime_s": "max_walltime_s",
+            "nodes": "max_nodes",
+            "gpus_per_node": "gpus_per_node",
+        }
+        for field, limited_by in most.items():
+            value, limit = getattr(pilots, field), getattr(queue, limited_by)
+            if limit and value > limit:
+                yield f"pilots.{field}", name, limited_by, f"expected ≤ {limit:g}, got {value:g}"
+        if pilots.nodes < queue.min_nodes:
+            yield "pilots.nodes", name, "min_nodes", f"expected ≥ {queue.min_nodes}, got {pilots.nodes}"
 
 
 _CONVERTING = threading.Lock()
@@ -240,23 +404,11 @@ def _path(kind: type, value: object) -> object:
     raise ValueError(f"expected a path, got {value!r}")
 
 
-def _explain(source: str, error: msgspec.ValidationError) -> str:
-    """``Expected … - at `$.pilots.walltime_s` `` as ``FILE: pilots.walltime_s: expected …``."""
-    text, _, place = str(error).partition(" - at `$")
-    field = place.rstrip("`").lstrip(".")
-    told = text[:1].lower() + text[1:]
-    unknown = _UNKNOWN.fullmatch(told)
-    if unknown is not None:
-        told = _unknown(unknown[1], field)
-    return f"{source}: {field}: {told}" if field else f"{source}: {told}"
-
-
-def _unknown(name: str, table: str) -> str:
-    """What to say of a name in a table, "" being the whole file, that has no such field."""
-    tables = {each.name: each.type for each in msgspec.structs.fields(Site)}
-    known = [each.name for each in msgspec.structs.fields(tables[table] if table else Site)]
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"unknown field {name!r}; " + (f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}")
+def _fields(table: str) -> list[str]:
+    """All that may stand in a table of a site file; "" is the whole file."""
+    tables = {each.name: each.type for each in msgspec.structs.fields(Site)} | {"queues[...]": Queue}
+    own = [each.name for each in msgspec.structs.fields(tables[table] if table else Site)]
+    return own if table else ["base", *own]
 
 
 def runtime_dir(state_dir: Path) -> Path:

@@ -20,7 +20,10 @@
     ├── Cancelled                   the caller took the request back
     ├── DeploymentFailed            the deployment's replicas cannot start
     ├── StreamInterrupted           its replica died after some items had come (retryable)
-    ├── SchedulerError              the batch scheduler refused a job, or gave no usable answer
+    ├── SchedulerError              the batch scheduler gave no usable answer
+    │   ├── JobRefused              it will never take this job: an account, a partition or a size is wrong
+    │   ├── NoRoom                  it takes no more jobs of ours at present: a limit of a QOS or a queue (retryable)
+    │   └── SubmissionUnknown       it may have taken the job, or not: the job's tag will tell
     ├── StorageFull                 the daemon's disk or quota is full
     └── ServableError               the servable's own code failed; ``remote_traceback`` says where
         ├── InvalidOutput           it returned something that its manifest does not promise
@@ -188,10 +191,31 @@ class StreamInterrupted(HpcserveError):
 
 
 class SchedulerError(HpcserveError):
-    """The batch scheduler refused a job, or gave no usable answer."""
+    """The batch scheduler gave no usable answer."""
 
     code = "scheduler"
     http_status = 502
+
+
+class JobRefused(SchedulerError):
+    """The batch scheduler will never take this job: an account, a partition or a size is wrong."""
+
+    code = "job_refused"
+    http_status = 400
+
+
+class NoRoom(SchedulerError):
+    """The batch scheduler takes no more jobs of ours at present: a limit of a QOS, an account or a queue is reached."""
+
+    code = "no_room"
+    http_status = 503
+    retryable = True
+
+
+class SubmissionUnknown(SchedulerError):
+    """The batch scheduler may have taken a job, or not: its answer never came. The job's tag will tell."""
+
+    code = "submission_unknown"
 
 
 class StorageFull(HpcserveError):

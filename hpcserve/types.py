@@ -1,8 +1,8 @@
-"""The identifiers that every layer shares. No behaviour."""
+"""The identifiers and words that every layer shares. No behaviour."""
 
 from __future__ import annotations
 
-from typing import NewType
+from typing import Literal, NewType
 
 Nonce = NewType("Nonce", bytes)
 """128 random bits that one client process chose for itself."""
@@ -31,3 +31,16 @@ Z85Key = NewType("Z85Key", bytes)
 
 PublicKey = NewType("PublicKey", bytes)
 """A CURVE public key as its 32 raw bytes."""
+
+LossKind = Literal[
+    "",
+    "walltime",
+    "preempted",
+    "node failed",
+    "out of memory",
+    "cancelled",
+    "crashed",
+    "version mismatch",
+    "unreachable",
+]
+"""Why a replica or a pilot was lost, in one word; empty: it was not lost, somebody had asked for its end."""

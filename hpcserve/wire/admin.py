@@ -119,8 +119,23 @@ class DeploymentView(Admin, frozen=True, kw_only=True):
     kill_cancelled_s: float | None = None
 
 
+class LossView(Admin, frozen=True, kw_only=True):
+    """A replica that ended unasked, at ``at_s`` seconds since 1970; ``kind`` is its cause in one term."""
+
+    replica: str
+    deployment: str
+    pilot: str
+    kind: str
+    cause: str
+    at_s: float
+
+
 class PilotView(Admin, frozen=True, kw_only=True):
-    """One pilot job. ``job`` is the scheduler's own id."""
+    """One pilot job. ``job`` is the scheduler's own id.
+
+    ``waits_for`` says why it does not run, ``starts_in_s`` when the scheduler guesses that it will; ``restarts``: how
+    often it was requeued.
+    """
 
     pilot: str
     state: str
@@ -130,6 +145,9 @@ class PilotView(Admin, frozen=True, kw_only=True):
     replicas: int
     slots: int
     walltime_left_s: float | None
+    waits_for: str = ""
+    starts_in_s: float | None = None
+    restarts: int = 0
 
 
 class ServableView(Admin, frozen=True, kw_only=True):
@@ -162,6 +180,7 @@ class Status(Admin, frozen=True, kw_only=True):
     servables: tuple[ServableView, ...]
     deployments: tuple[DeploymentView, ...]
     pilots: tuple[PilotView, ...]
+    losses: tuple[LossView, ...] = ()
 
 
 class Describe(Admin, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""The element types that travel, by their names on the wire.
+"""The element types that travel, by their names on the wire (:mod:`hpcserve.wire.dtype_names`).
 
 Decides which numpy dtype each name stands for and what to advise for the ones that have no name. Holds no
 bytes; :mod:`hpcserve.wire.tensor` does the packing.
@@ -12,48 +12,12 @@ from typing import Any
 import numpy as np
 
 from hpcserve.errors import InvalidInput, ProtocolError
+from hpcserve.wire.dtype_names import BYTES, JSON, ML_DTYPES, NAMES, NUMPY_TYPES
 
 Dtype = np.dtype[Any]
 
-BYTES = "BYTES"
-"""Elements of any length, each after its length as in the Open Inference Protocol."""
-
-JSON = "JSON"
-"""One JSON value, in a frame of UTF-8."""
-
-DTYPES: dict[str, Dtype] = {
-    "bool": np.dtype("?"),
-    "int8": np.dtype("<i1"),
-    "int16": np.dtype("<i2"),
-    "int32": np.dtype("<i4"),
-    "int64": np.dtype("<i8"),
-    "uint8": np.dtype("<u1"),
-    "uint16": np.dtype("<u2"),
-    "uint32": np.dtype("<u4"),
-    "uint64": np.dtype("<u8"),
-    "float16": np.dtype("<f2"),
-    "float32": np.dtype("<f4"),
-    "float64": np.dtype("<f8"),
-    "complex64": np.dtype("<c8"),
-    "complex128": np.dtype("<c16"),
-}
+DTYPES: dict[str, Dtype] = {name: np.dtype(kind) for name, kind in NUMPY_TYPES.items()}
 """The names that numpy alone can hold, with their dtype in little-endian order."""
-
-ML_DTYPES: dict[str, int] = {
-    "bfloat16": 2,
-    "float8_e3m4": 1,
-    "float8_e4m3": 1,
-    "float8_e4m3b11fnuz": 1,
-    "float8_e4m3fn": 1,
-    "float8_e4m3fnuz": 1,
-    "float8_e5m2": 1,
-    "float8_e5m2fnuz": 1,
-    "float8_e8m0fnu": 1,
-}
-"""The names that need the package ``ml_dtypes``, with the bytes of one element."""
-
-NAMES = frozenset({*DTYPES, *ML_DTYPES, BYTES, JSON})
-"""Every dtype name that a tensor's spec may carry."""
 
 _NAME_OF = {dtype: name for name, dtype in DTYPES.items()}
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from hpcserve.errors import BY_CODE, HpcserveError, ProtocolError, VersionMismatch
-from hpcserve.wire import messages
+from hpcserve.wire import agents, messages
 from hpcserve.wire.messages import WIRE_VERSIONS, ErrorInfo
 
 MAX_HEADER_BYTES = 1 << 20
@@ -60,9 +60,9 @@ decode_from_anyone = decoder(messages.FromAnyone, MAX_HEADER_BYTES)
 decode_from_admission = decoder(messages.FromAdmission)
 decode_from_client = decoder(messages.FromClient, MAX_HEADER_BYTES)
 decode_to_client = decoder(messages.ToClient)
-decode_from_pilot = decoder(messages.FromPilot)
+decode_from_pilot = decoder(agents.FromPilot)
 decode_to_replica = decoder(messages.ToReplica)
-decode_to_agent = decoder(messages.ToAgent)
+decode_to_agent = decoder(agents.ToAgent)
 
 
 def raw(value: object) -> msgspec.Raw:

@@ -71,7 +71,9 @@ class Routes(Message, frozen=True, tag="routes"):
 
     ``crashed`` are those of the lost that died by themselves (design §6: what they ran is suspect), and how each ended.
     ``retiring`` replicas get no new work: they are to end, or it is not their version's turn yet. Those that others can
-    do the work of are ``giving_back`` what they have not begun.
+    do the work of are ``giving_back`` what they have not begun. Those whose pilots end do so at ``ends_at``, by the
+    monotonic clock of the host that broker and controller share; rounded, so that the table is not another one at each
+    report. They get nothing that they are not expected to finish before.
     """
 
     endpoints: dict[EndpointName, DeploymentName]
@@ -79,6 +81,7 @@ class Routes(Message, frozen=True, tag="routes"):
     crashed: dict[ReplicaId, str] = msgspec.field(default_factory=dict)
     retiring: tuple[ReplicaId, ...] = ()
     giving_back: tuple[ReplicaId, ...] = ()
+    ends_at: dict[ReplicaId, float] = msgspec.field(default_factory=dict)
 
 
 class ToAgentRelay(Message, frozen=True, tag="to-agent"):
@@ -143,6 +146,17 @@ class ReplicaUnwanted(Message, frozen=True, tag="replica-unwanted"):
     for_s: float
 
 
+class Away(Message, frozen=True, tag="away"):
+    """An agent or a replica has had no connection for so long. ``subject``: the pilot's id, or the replica's.
+
+    Said again while it lasts. An agent that comes back reports; a replica does not tell the controller.
+    """
+
+    subject: str
+    role: str
+    for_s: float
+
+
 class ReplicaIdle(Message, frozen=True, tag="replica-idle"):
     """A retiring replica holds nothing any more."""
 
@@ -162,7 +176,9 @@ class ReplicaLoad(Message, frozen=True):
 class DeploymentLoad(Message, frozen=True):
     """A deployment's queue in the statistics. ``wait_s``: what the last in it has to wait, if that is known.
 
-    ``answered``: by all its replicas, those that are dead included; a stream counts with its first item.
+    ``answered``: by all its replicas, those that are dead included; a stream counts with its first item. ``longest_s``:
+    from giving a request to a replica until its answer (a stream's first item), of those in the last ten minutes and of
+    the last 200 at least; None while nothing was measured.
     """
 
     deployment: DeploymentName
@@ -172,6 +188,7 @@ class DeploymentLoad(Message, frozen=True):
     expired: int = 0
     wait_s: float | None = None
     answered: int = 0
+    longest_s: float | None = None
 
 
 class Stats(Message, frozen=True, tag="stats"):
@@ -217,6 +234,6 @@ ToBroker = (
     AdmitKey | RevokeKey | Routes | ToAgentRelay | ToClientRelay | AskStats | EnrolAsk | EnrolVerdict | PilotSecrets
 )
 ToController = (
-    BrokerUp | Done | AgentSays | ClientCalls | ReplicaHung | ReplicaUnwanted | ReplicaIdle | Stats | EnrolAsk
+    BrokerUp | Done | AgentSays | ClientCalls | ReplicaHung | ReplicaUnwanted | Away | ReplicaIdle | Stats | EnrolAsk
 )
 ToAdmission = BrokerUp | Done | EnrolVerdict | PilotSecrets

@@ -1,12 +1,13 @@
 """What the controller hands to an agent, an agent to a replica that it starts, and what the replica says back.
 
-The controller writes one :class:`Enrolment` as a JSON file of mode 0600 for each pilot job; the agent
-deletes it once it is enrolled.
+The controller writes one :class:`Enrolment` as a JSON file of mode 0600 for each incarnation of a pilot job, named by
+:func:`enrolment_name`; the agent empties it once it is enrolled. Its exit codes: :mod:`hpcserve.wire.exits`.
 
 The agent writes one :class:`ReplicaStart` as a JSON line to the replica's standard input and keeps that
-pipe open: its end of file tells the replica that its agent is gone. The replica writes one
-:class:`ReplicaSays` as a JSON line to the file descriptor ``report_fd``. Standard output and error are
-the servable's own, for the log.
+pipe open: its end of file tells the replica that its agent is gone. The replica takes its standard output for
+itself and writes one :class:`ReplicaSays` there as a JSON line. What the servable prints goes to standard error, for
+the log; so do lines of standard output that are something else. These three streams are all that a launcher has to
+carry from one node to another.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import msgspec
 class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a pilot job's agent must know besides the service record.
 
-    ``secret`` is good for one enrolment of this ``incarnation``. ``walltime_s`` counts from the agent's
-    start. The logs of a replica take at most ``log_bytes`` below ``log_dir``.
+    ``secret`` is good for one enrolment of this ``incarnation``. ``walltime_s`` counts from the agent's start. Each of
+    the job's nodes holds ``slots`` replicas. The logs of a replica take at most ``log_bytes`` below ``log_dir``.
     """
 
     pilot: str
@@ -36,7 +37,11 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplicaStart(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a replica must know. ``secret_key`` never stands in its environment or arguments."""
+    """Everything that a replica must know. ``secret_key`` never stands in its environment or arguments.
+
+    Of the ``slots`` of its node, counted from 0, it holds ``slot``, for as long as its process is there. Where more run
+    on a node than it has slots, because some have not ended yet, ``slot`` is larger than those numbers.
+    """
 
     replica: str
     deployment: str
@@ -48,11 +53,12 @@ class ReplicaStart(msgspec.Struct, frozen=True, kw_only=True):
     secret_key: bytes
     outbox_bytes: int
     hang_grace_s: float
-    report_fd: int
+    slot: int = 0
+    slots: int = 1
 
 
 class ReplicaSays(msgspec.Struct, frozen=True, kw_only=True):
-    """``ready``: the servable's ``setup`` is done. ``failed``: it is not, and the replica ends."""
+    """``ready``: ``setup`` is done, and the broker knows the replica. ``failed``: it is not, and the replica ends."""
 
     state: Literal["ready", "failed"]
     cause: str = ""
@@ -80,6 +86,14 @@ def decode_says(line: bytes) -> ReplicaSays:
         msgspec.MsgspecError: The line is something else.
     """
     return msgspec.json.decode(line, type=ReplicaSays)
+
+
+def enrolment_name(prefix: str, restarts: int) -> str:
+    """The file of a pilot's incarnation: the scheduler has begun its job anew ``restarts`` times.
+
+    ``prefix`` is what the agent gets as ``--enrolment``: the path, without what is added here.
+    """
+    return f"{prefix}.{restarts}.json"
 
 
 def encode_enrolment(enrolment: Enrolment) -> bytes:

@@ -1,4 +1,6 @@
-"""Every message that crosses a socket, as msgspec structs. ``docs/reference/wire.md`` is the same in prose.
+"""The messages of clients, replicas and enrolment, as msgspec structs. ``docs/reference/wire.md`` is the same in prose.
+
+Those of agents are in :mod:`hpcserve.wire.agents`, those that stay within the daemon in :mod:`hpcserve.wire.hub`.
 
 A message is ``[header, tensor, tensor, …]``: the header is one of these structs as a msgpack *array*
 ``[kind, field, field, …]``; the tensors' bytes follow, a frame each. Arrays make later versions easy: a
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import msgspec
 
-from hpcserve.types import Counter, DeploymentName, Epoch, PilotId, ReplicaId, SessionId
+from hpcserve.types import Counter, Epoch, PilotId, SessionId
 
 WIRE_VERSIONS = (1,)
 """The versions of the wire format that this program speaks, best first."""
@@ -384,76 +386,8 @@ class MoreFor(Message, frozen=True, tag="more-for"):
     again: bool = False
 
 
-# --- agent to controller, and back (the broker relays) ---------------------------------------------------
-
-
-class ReplicaSpec(Message, frozen=True):
-    """One replica that an agent is to run.
-
-    ``servable`` is the directory with its files, ``manifest`` the parsed manifest as JSON.
-    """
-
-    replica: ReplicaId
-    deployment: DeploymentName
-    version: str
-    servable: str
-    manifest: str
-    setup_timeout_s: float
-    outbox_bytes: int
-    hang_grace_s: float = 10.0
-
-
-class ReplicaStatus(Message, frozen=True):
-    """What became of one replica. ``state``: starting, ready, failed (its setup), exited.
-
-    Of a replica that failed or exited no process is left.
-    """
-
-    replica: ReplicaId
-    state: str
-    public_key: bytes
-    pid: int | None = None
-    exit_code: int | None = None
-    cause: str = ""
-    traceback: str = ""
-    deployment: DeploymentName = DeploymentName("")
-    version: str = ""
-
-
-class Report(Message, frozen=True, tag="report"):
-    """Everything that an agent knows. Sent whole: on connecting, after each change, when asked.
-
-    ``leaving`` says why the agent stops everything and ends; a last report follows when all have ended.
-    """
-
-    pilot: PilotId
-    incarnation: str
-    host: str
-    pid: int
-    slots: int
-    walltime_left_s: float
-    replicas: tuple[ReplicaStatus, ...]
-    leaving: str = ""
-
-
-class Orders(Message, frozen=True, tag="orders"):
-    """Everything that an agent is to run. A replica that is not listed is stopped; ``kill`` at once.
-
-    ``forget`` lists ended replicas that the controller has written down. ``stop`` ends the pilot.
-    """
-
-    pilot: PilotId
-    incarnation: str
-    replicas: tuple[ReplicaSpec, ...] = ()
-    kill: tuple[ReplicaId, ...] = ()
-    forget: tuple[ReplicaId, ...] = ()
-    stop: bool = False
-
-
 FromAnyone = Hello | Enrol
 FromAdmission = Welcome | Enrolled | Refused
 FromClient = Request | Ack | More | Resume | Call | Bye
 ToClient = Result | Items | Resumed | SendAgain | Answer | Ping | WhoAreYou | Refused
-FromPilot = Result | Items | Inventory | Credit | Learned | Runs | Report
 ToReplica = Work | Census | Release | GiveBack | Fetch | MoreFor | Tune | WhoAreYou | Refused
-ToAgent = Orders | WhoAreYou | Refused

@@ -18,15 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from hpcserve.errors import InvalidInput, ProtocolError
-from hpcserve.wire.dtypes import BYTES, DTYPES, JSON, NAMES, Dtype, advice, dtype_named, native_name
+from hpcserve.wire.dtype_names import BYTES, JSON, MAX_AXES
+from hpcserve.wire.dtypes import Dtype, advice, dtype_named, native_name
 from hpcserve.wire.elements import decode_elements, encode_elements
 from hpcserve.wire.frames import MAX_HEADER_BYTES, MAX_TENSORS, decoder, encode
 from hpcserve.wire.jsonvalue import Json, decode_json, encode_json
 from hpcserve.wire.messages import TensorSpec
 
-__all__ = ["BYTES", "DTYPES", "JSON", "MAX_AXES", "NAMES", "Json", "pack", "signature", "unpack"]
+__all__ = ["Json", "pack", "signature", "unpack"]
 
-MAX_AXES = 32
 """Most axes of one tensor: what every numpy release can hold."""
 
 COPY_BELOW_BYTES = 16384

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcserve.errors import InvalidInput, ProtocolError
-from hpcserve.wire.dtypes import NAMES, dtype_named
+from hpcserve.wire.dtype_names import MAX_AXES, NAMES
+from hpcserve.wire.dtypes import dtype_named
 from hpcserve.wire.frames import MAX_HEADER_BYTES, MAX_TENSORS
-from hpcserve.wire.tensor import MAX_AXES, Json, pack, signature, unpack
+from hpcserve.wire.tensor import Json, pack, signature, unpack
 
 
 def specs_of(*specs: Any) -> msgspec.Raw:

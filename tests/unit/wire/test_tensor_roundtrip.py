@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hpcserve.wire.dtypes import ML_DTYPES, dtype_named
-from hpcserve.wire.tensor import COPY_BELOW_BYTES, DTYPES, Json, pack, signature, unpack
+from hpcserve.wire.dtype_names import ML_DTYPES
+from hpcserve.wire.dtypes import DTYPES, dtype_named
+from hpcserve.wire.tensor import COPY_BELOW_BYTES, Json, pack, signature, unpack
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=5)
 NUMERIC = [*DTYPES, *ML_DTYPES]

@@ -17,10 +17,11 @@ import pytest
 from hpcserve.core.exchange import MAX_GAPS, MAX_UNSETTLED
 from hpcserve.errors import BY_CODE, UnknownEndpoint
 from hpcserve.types import Counter, SessionId
-from hpcserve.wire import admin, messages, record
-from hpcserve.wire.dtypes import BYTES, DTYPES, JSON, ML_DTYPES, NAMES
+from hpcserve.wire import admin, agents, messages, record
+from hpcserve.wire.dtype_names import BYTES, JSON, MAX_AXES, ML_DTYPES, NAMES
+from hpcserve.wire.dtypes import DTYPES
 from hpcserve.wire.frames import ENCLOSED_BYTES, MAX_HEADER_BYTES, MAX_TENSORS, enclose, encode, error_to_wire
-from hpcserve.wire.tensor import MAX_AXES, pack
+from hpcserve.wire.tensor import pack
 
 PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "wire.md").read_text(encoding="utf-8")
 RAW_TYPES = {"tensors": "[TensorSpec]", "parameters": "map", "body": "map", "items": "[Item]"}
@@ -68,6 +69,8 @@ def spelled(kind: Any, field: str) -> str:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (Union, types.UnionType):
         return " or ".join("nil" if one is type(None) else spelled(one, field) for one in arguments)
+    if origin is typing.Literal:
+        return " or ".join(sorted({type(one).__name__ for one in arguments}))
     if origin is dict:
         return f"map of {spelled(arguments[0], field)} to {spelled(arguments[1], field)}"
     if origin is tuple and arguments[-1] is Ellipsis:
@@ -102,7 +105,12 @@ def table_of(kind: type[msgspec.Struct]) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     "kind",
-    [*structs(messages, messages.Message), *structs(admin, admin.Admin), record.ServiceRecord],
+    [
+        *structs(messages, messages.Message),
+        *structs(agents, messages.Message),
+        *structs(admin, admin.Admin),
+        record.ServiceRecord,
+    ],
     ids=lambda kind: kind.__name__,
 )
 def test_every_struct_has_its_table(kind: type[msgspec.Struct]) -> None:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpcserve.errors import ProtocolError
-from hpcserve.wire import admin, frames, hub, messages
+from hpcserve.wire import admin, agents, frames, hub, messages
 from hpcserve.wire.frames import MAX_HEADER_BYTES, decoder, encode, from_raw, raw
 from hpcserve.wire.messages import Message
 
@@ -45,6 +45,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (Union, types.UnionType):
         return st.one_of([values(argument) for argument in arguments])
+    if origin is typing.Literal:
+        return st.sampled_from(arguments)
     if origin is dict:
         return st.dictionaries(values(arguments[0]), values(arguments[1]), max_size=2)
     if origin is tuple and arguments[-1] is Ellipsis:
@@ -64,14 +66,13 @@ def structs(module: types.ModuleType, base: type[msgspec.Struct]) -> list[type[m
     ]
 
 
-ARRAYS = [*structs(messages, Message), *structs(hub, Message)]
+ARRAYS = [*structs(messages, Message), *structs(agents, Message), *structs(hub, Message)]
 MAPS = structs(admin, admin.Admin)
 HEADERS = [kind for kind in ARRAYS if kind.__struct_config__.tag is not None]
 RECEIVERS = [value for name, value in vars(frames).items() if name.startswith("decode_")]
 UNIONS = [
-    getattr(messages, name)
-    for name in ("FromAnyone", "FromAdmission", "FromClient", "ToClient", "FromPilot", "ToReplica", "ToAgent")
-] + [hub.ToBroker, hub.ToController, hub.ToAdmission]
+    getattr(messages, name) for name in ("FromAnyone", "FromAdmission", "FromClient", "ToClient", "ToReplica")
+] + [agents.FromPilot, agents.ToAgent, hub.ToBroker, hub.ToController, hub.ToAdmission]
 FEW = settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 
 
