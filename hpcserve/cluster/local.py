@@ -26,14 +26,15 @@ from pathlib import Path
 import msgspec
 
 from hpcserve.cluster.processes import boot_id, exit_in_words, reap, signal_group, spawn, start_time
-from hpcserve.cluster.seam import JobId, JobState, PilotJob
-from hpcserve.errors import SchedulerError
+from hpcserve.cluster.seam import JobEnd, JobId, JobState, PilotJob
+from hpcserve.errors import JobRefused
 from hpcserve.types import PilotId
 
 KEEP_ENDED_S = 24 * 3600.0
 """How long the file of an ended job stays, at most."""
 
 _SHELL_SIGNALLED = 128
+_CANCELLED = "cancelled"
 
 # Arguments: the file for the exit code, the directory to start in, the command. A trap, unlike an ignored
 # signal, is not inherited by the command, and lets the shell live on to write down how the command ended.
@@ -98,13 +99,13 @@ class LocalScheduler:
         """Starts the job at once.
 
         Raises:
-            SchedulerError: The process cannot be started or its record not be written.
+            JobRefused: The process cannot be started or its record not be written.
         """
         name = JobId(f"{job.pilot}.{secrets.token_hex(4)}")
         try:
             self._start(name, job)
         except OSError as error:
-            raise SchedulerError(
+            raise JobRefused(
                 f"cannot start pilot job {job.pilot}: {error}; look at the disk and the process limits of "
                 f"{self._directory}"
             ) from error
@@ -117,8 +118,8 @@ class LocalScheduler:
         self._forget(but=jobs)
         return {name: self._state(name) for name in jobs}
 
-    async def find(self) -> Mapping[JobId, PilotId]:
-        """All jobs on record."""
+    async def find(self, tag: str) -> Mapping[JobId, PilotId]:
+        """All jobs on record: the directory is one service's."""
         return {name: record.pilot for name, record in self._records.items()}
 
     async def cancel(self, job: JobId) -> None:
@@ -127,7 +128,10 @@ class LocalScheduler:
             self._tend(job)
             record = self._records[job]
             if not record.ended and record.stopped_s is None:
-                self._stop(job, record, "cancelled")
+                self._stop(job, record, _CANCELLED)
+
+    def retry_now(self) -> None:
+        """Nothing: this scheduler always answers."""
 
     async def close(self) -> None:
         """Nothing is held open."""
@@ -219,9 +223,11 @@ class LocalScheduler:
             return JobState(phase="unknown", cause=self._unreadable[name])
         record = self._records.get(name)
         if record is None:
-            return JobState(phase="ended", cause=f"job {name} has no record in {self._directory}: it never ran")
+            cause = f"job {name} has no record in {self._directory}: it never ran"
+            return JobState(phase="ended", end="never started", cause=cause)
         if record.ended:
-            return JobState(phase="ended", cause=record.cause, exit_code=record.exit_code, host=self._host)
+            end = _end(record)
+            return JobState(phase="ended", end=end, cause=record.cause, exit_code=record.exit_code, host=self._host)
         return JobState(phase="running", host=self._host)
 
     def _forget(self, *, but: Collection[JobId]) -> None:
@@ -269,6 +275,12 @@ class LocalScheduler:
                 self._remove(name)
             else:
                 self._records[name] = record
+
+
+def _end(record: Record) -> JobEnd:
+    if record.stop_cause:
+        return "cancelled" if record.stop_cause == _CANCELLED else "walltime"
+    return "completed" if record.exit_code == 0 else "failed"
 
 
 def _signal_restored(code: int | None) -> int | None:

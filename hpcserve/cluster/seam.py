@@ -12,20 +12,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NewType, Protocol
 
-from hpcserve.types import PilotId
+from hpcserve.types import LossKind, PilotId
 
 JobId = NewType("JobId", str)
 """What the scheduler calls a job. Opaque to everyone else."""
 
-JobPhase = Literal["queued", "running", "ended", "unknown"]
+JobPhase = Literal["queued", "running", "suspended", "ended", "unknown"]
 """``unknown``: the scheduler gave no answer about the job. It is never a word for "gone"."""
+
+JobEnd = Literal[
+    "completed", "failed", "walltime", "preempted", "node failed", "out of memory", "cancelled", "never started", "?"
+]
+"""How a job ended, in one word; ``?``: nobody knows. ``never started``: it left the queue without having run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PilotJob:
-    """One pilot job to submit. Its output goes to the file ``log``; it starts in ``directory``."""
+    """One pilot job to submit. Its output goes to the file ``log``; it starts in ``directory``.
+
+    What else a job asks for (partition, account, nodes, …) is the site's, and the same for all its pilots. ``tag``
+    names the service among all those of the user; a job is found again by it and by ``pilot``.
+    """
 
     pilot: PilotId
+    tag: str
     argv: tuple[str, ...]
     directory: Path
     log: Path
@@ -38,38 +48,83 @@ class JobState:
 
     Attributes:
         phase: Where the job is.
-        cause: Why it ended, or why nothing is known, in words.
+        end: How it ended; None while it has not.
+        cause: Why it ended, why it still waits or why nothing is known, in words.
         exit_code: Its exit code, negative for a signal; None when it has not ended or nobody knows.
-        host: The node that runs it, the first of several.
+        host: The node that runs it or ran it, the first of several; the name that the node calls itself.
+        restarts: How often the scheduler has put it back into the queue and, if it runs, begun it anew.
+        starts_in_s: In so many seconds it will start, the scheduler guesses; None: it makes no guess.
+        former_end: How the run before this one ended, if the scheduler tells; None: there was none.
     """
 
     phase: JobPhase
+    end: JobEnd | None = None
     cause: str = ""
     exit_code: int | None = None
     host: str = ""
+    restarts: int = 0
+    former_end: JobEnd | None = None
+    starts_in_s: float | None = None
 
 
 class Scheduler(Protocol):
-    """A batch scheduler. Its methods raise SchedulerError when it refuses or does not answer."""
+    """A batch scheduler. Its methods raise SchedulerError when it does not answer."""
 
     async def submit(self, job: PilotJob) -> JobId:
-        """Hands in one job and returns its id."""
+        """Hands in one job and returns its id.
+
+        Raises:
+            JobRefused: It will never be taken.
+            NoRoom: It will be taken when a limit allows.
+            SubmissionUnknown: It may have been taken.
+            SchedulerError: It has not been taken, since the scheduler does not answer.
+        """
 
     async def poll(self, jobs: Collection[JobId]) -> Mapping[JobId, JobState]:
         """The state of each of ``jobs``, each of them present. Called every few seconds while jobs live."""
 
-    async def find(self) -> Mapping[JobId, PilotId]:
-        """All jobs of ours that the scheduler still knows, found by their tag; ended ones may be among them."""
+    async def find(self, tag: str) -> Mapping[JobId, PilotId]:
+        """All jobs with this tag that the scheduler still knows; ended ones may be among them."""
 
     async def cancel(self, job: JobId) -> None:
         """Begins to end a job, kindly first. Not an error for a job that has ended or never was."""
+
+    def retry_now(self) -> None:
+        """The next question is asked, also where a scheduler that does not answer is left alone: somebody waits."""
 
     async def close(self) -> None:
         """Lets go of the scheduler. Jobs go on."""
 
 
-class Launcher(Protocol):
-    """How an agent starts the processes of a replica."""
+@dataclass(frozen=True, slots=True)
+class LaunchEnd:
+    """How a replica ended, read out of the end of the process that the agent had started for it.
 
-    def command(self, argv: tuple[str, ...]) -> tuple[str, ...]:
-        """The command that runs ``argv`` as a replica."""
+    Attributes:
+        exit_code: The replica's own, negative for a signal.
+        kind: What the launcher itself said of a loss; empty when it said nothing.
+        evidence: The lines in which it did.
+        lost_node: Whether nothing can be started on that node any more.
+    """
+
+    exit_code: int
+    kind: LossKind = ""
+    evidence: str = ""
+    lost_node: bool = False
+
+
+class Launcher(Protocol):
+    """How an agent starts the processes of a replica.
+
+    Attributes:
+        elsewhere: The process that the agent starts is not the replica, but stands for one on any node of the job. It
+            carries standard input, output and error; a SIGTERM to it kills the replica; its own death need not.
+    """
+
+    elsewhere: bool
+
+    def command(self, argv: tuple[str, ...], node: str) -> tuple[str, ...]:
+        """The command that runs ``argv`` as a replica on a node of the job, which is its own unless ``elsewhere``."""
+
+    def ended(self, exit_code: int, output: str) -> LaunchEnd:
+        """How the replica ended: from its process's exit code, negative for a signal, and the end of its log."""

@@ -11,16 +11,24 @@ STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Signals:
-    """Notes the signals that end a process, and lets SIGCHLD wake its poll up. One in a process."""
+    """Notes the signals that end a process, and lets SIGCHLD wake its poll up. One in a process.
 
-    def __init__(self) -> None:
+    Args:
+        warning: A signal that says that the process will have to end soon.
+    """
+
+    def __init__(self, warning: signal.Signals | None = None) -> None:
         self.stop = ""
         """The name of the first signal that asked the process to end; empty until then."""
+        self.warned = False
+        """Whether the warning came."""
+        self._warning = warning
         self._inside, self._outside = socket.socketpair()
         self._inside.setblocking(False)
         self._outside.setblocking(False)
         self._old_descriptor = signal.set_wakeup_fd(self._outside.fileno(), warn_on_full_buffer=False)
-        self._old_handlers = {number: signal.signal(number, self._note) for number in (*STOP, signal.SIGCHLD)}
+        noted = (*STOP, signal.SIGCHLD, *(() if warning is None else (warning,)))
+        self._old_handlers = {number: signal.signal(number, self._note) for number in noted}
 
     def fileno(self) -> int:
         """What to poll for reading."""
@@ -41,5 +49,7 @@ class Signals:
         self._outside.close()
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        if number in STOP and not self.stop:
+        if number == self._warning:
+            self.warned = True
+        elif number in STOP and not self.stop:
             self.stop = signal.Signals(number).name

@@ -47,6 +47,7 @@ def main() -> int:
     script = control / f"{name}.does"
     does = script.read_text() if script.exists() else ""
     if does == "crash":
+        print("lab.toml: not TOML\n", file=sys.stderr)
         return 7
     if does == "refuse":
         report_error(start, Conflict("this cannot be"))

@@ -1,8 +1,9 @@
 """Stands where ``hpcserve.replica`` would: speaks the agent's protocol, serves nothing.
 
 The manifest's description says what it does: ``ready``, ``hang``, ``fail``, ``exit N``, ``crash N`` (ready
-first), ``print N`` (ready first, then N MiB), ``stubborn`` (ready, ignores SIGTERM), ``parent`` (ready, with
-a child of its own), ``garbage``. It writes what it was given into ``SERVABLE/REPLICA.json``.
+first), ``print N`` (ready first, then N MiB), ``stubborn`` (ready, ignores SIGTERM), ``deaf`` (ready, ignores its
+input too), ``parent`` (ready, with a child of its own), ``noise`` (prints before it says that it is ready),
+``eat N`` (ready, then takes N MiB of memory). It writes what it was given into ``SERVABLE/REPLICA.json``.
 """
 
 import json
@@ -18,7 +19,7 @@ facts = {"pid": os.getpid(), "argv": sys.argv, "environment": dict(os.environ), 
 
 
 def say(**message: object) -> None:
-    os.write(start["report_fd"], json.dumps(message).encode() + b"\n")
+    os.write(1, json.dumps(message).encode() + b"\n")
 
 
 def print_mebibytes(count: int) -> None:
@@ -29,7 +30,7 @@ def print_mebibytes(count: int) -> None:
     sys.stdout.buffer.flush()
 
 
-if what == "stubborn":
+if what in ("stubborn", "deaf"):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 else:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
@@ -49,12 +50,19 @@ elif what == "fail":
     sys.exit(1)
 elif what == "exit":
     os._exit(int(number))
-elif what == "garbage":
-    os.write(start["report_fd"], b"not json\n")
+elif what == "noise":
+    os.write(1, b'no report\n{"state": "perhaps"}\nready?')
+    os.write(1, b"\n")
+    say(state="ready")
+    os.write(1, b"half a line")
 else:
     say(state="ready")
+if what == "deaf":
+    time.sleep(600)
 if what == "crash":
     os._exit(int(number))
+if what == "eat":
+    eaten = b"x" * (int(number) << 20)
 if what == "print":
     print_mebibytes(int(number))
 while os.read(0, 65536):

@@ -1,12 +1,14 @@
 """A site's names become a scheduler and a launcher, or an error that lists what there is."""
 
+import asyncio
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from hpcserve.cluster.local import LocalScheduler
-from hpcserve.cluster.plugins import open_launcher, open_scheduler
+from hpcserve.cluster.plugins import check, open_launcher, open_scheduler
+from hpcserve.cluster.slurm import SlurmScheduler
 from hpcserve.config import Scheduler, Site
 from hpcserve.errors import ConfigError
 
@@ -20,13 +22,43 @@ def test_local_is_built_in_and_keeps_its_files_in_the_state_directory(tmp_path: 
     assert (tmp_path / "state" / "local-jobs").is_dir()
 
 
+def test_slurm_is_built_in_and_asks_nothing_before_it_is_used(tmp_path: Path) -> None:
+    assert isinstance(open_scheduler(site(tmp_path, "slurm")), SlurmScheduler)
+
+
 def test_an_unknown_scheduler_names_the_field_and_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"scheduler\.kind: nothing is called 'slrm'; known: .*local"):
         open_scheduler(site(tmp_path, "slrm"))
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        (Scheduler(kind="slrm"), r"scheduler\.kind: nothing is called 'slrm'"),
+        (
+            Scheduler(kind="slurm", transport="pyslurm"),
+            r'"pyslurm" cannot be used here: .*; set it to "auto" or "commands"',
+        ),
+        (Scheduler(kind="slurm", transport="auto"), ""),
+        (Scheduler(kind="slurm", transport="commands"), ""),
+        (Scheduler(kind="local", transport="pyslurm"), ""),
+    ],
+)
+def test_a_scheduler_that_cannot_be_used_as_the_site_says_is_told_of_before_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduler: Scheduler, message: str
+) -> None:
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "nowhere" / "slurm.conf"))
+    given = Site(name="s", state_dir=tmp_path, shared_dir=tmp_path, scheduler=scheduler)
+    if not message:
+        asyncio.run(check(given))
+        return
+    with pytest.raises(ConfigError, match=message):
+        asyncio.run(check(given))
+
+
 def test_process_launches_plainly_and_others_are_refused() -> None:
-    assert open_launcher("process").command(("python", "-m", "x")) == ("python", "-m", "x")
+    assert open_launcher("process").command(("python", "-m", "x"), "here") == ("python", "-m", "x")
+    assert open_launcher("srun").command(("python", "-m", "x"), "there")[-3:] == ("python", "-m", "x")
     with pytest.raises(ConfigError, match=r"pilots\.launcher: nothing is called 'srn'; known: .*process"):
         open_launcher("srn")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcserve.cluster.processes import exit_in_words, reap, spawn, start_time
+from hpcserve.cluster.processes import age_s, exit_in_words, reap, spawn, start_time
 
 
 def wait_for(pid: int) -> int:
@@ -80,3 +80,21 @@ def test_spawn_of_a_missing_command_raises() -> None:
 )
 def test_an_end_in_words(code: int, words: str) -> None:
     assert exit_in_words(code) == words
+
+
+def test_a_process_knows_its_age() -> None:
+    began, age = time.monotonic(), age_s()
+    while time.monotonic() < began + 0.2:
+        pass
+    assert abs(age_s() - age - 0.2) < 0.1
+    assert 0.0 < age < time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def test_a_process_is_as_old_as_the_shell_that_it_took_over() -> None:
+    shell = f"read line; exec {sys.executable} -c 'from hpcserve.cluster.processes import age_s; print(age_s())'"
+    process = subprocess.Popen(["/bin/sh", "-c", shell], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    began = time.monotonic()
+    while time.monotonic() < began + 0.5:
+        assert process.poll() is None
+    said, _ = process.communicate("go\n", timeout=30)
+    assert float(said) > 0.5

@@ -1,0 +1,66 @@
+"""Leaves a part of a batch scheduler alone that has not answered, as :mod:`hpcserve.core.breaker` says for how long.
+
+Meanwhile the answer is at once the error that came last. Decides what counts as an answer: also that a job is refused,
+or that there is no accounting, was said by somebody who is there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from hpcserve.cluster.slurm_jobs import NoAccounting
+from hpcserve.core.breaker import Breaker
+from hpcserve.errors import JobRefused, NoRoom, SchedulerError
+
+T = TypeVar("T")
+
+
+class Patience:
+    """One part of the scheduler, such as its accounting.
+
+    Args:
+        least_s: It is left alone for no shorter a time.
+        clock: Seconds, on a clock that is never set back.
+    """
+
+    def __init__(self, *, least_s: float, clock: Callable[[], float]) -> None:
+        self._breaker = Breaker(least_s)
+        self._clock = clock
+        self._last, self._last_s = "", 0.0
+
+    def check(self) -> None:
+        """To be called before anything else is asked that it has to answer.
+
+        Raises:
+            SchedulerError: It is left alone now.
+        """
+        now_s = self._clock()
+        wait_s = self._breaker.wait_s(now_s)
+        if wait_s:
+            told = f"{self._last}; so it was {now_s - self._last_s:.0f} s ago, asked again in {math.ceil(wait_s)} s"
+            raise SchedulerError(told, retry_after_s=wait_s)
+
+    async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
+        """The answer to a question.
+
+        Raises:
+            SchedulerError: That of the question, or it was not asked.
+        """
+        self.check()
+        try:
+            answer = await question()
+        except (JobRefused, NoRoom, NoAccounting):
+            self._breaker.answered()
+            raise
+        except SchedulerError as error:
+            self._breaker.unanswered(self._clock())
+            self._last, self._last_s = error.message, self._clock()
+            raise
+        self._breaker.answered()
+        return answer
+
+    def end(self) -> None:
+        """Somebody waits for an answer: the next question is asked."""
+        self._breaker.answered()

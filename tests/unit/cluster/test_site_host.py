@@ -1,0 +1,114 @@
+"""What this host says about a site: its network, its directories, its programs; and what a node sees of it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from hpcserve.cluster import probe, site_host
+from hpcserve.config import Containers, Network, Scheduler, Site, read_site
+
+
+def site(tmp_path: Path, *, host: str = "127.0.0.1", kind: str = "local", front_port: int = 0) -> Site:
+    return msgspec.structs.replace(
+        read_site("local"),
+        state_dir=tmp_path / "state",
+        shared_dir=tmp_path / "shared",
+        network=Network(host=host, front_port=front_port),
+        scheduler=Scheduler(kind=kind),
+    )
+
+
+@contextmanager
+def doors(looked_at: Site) -> Iterator[site_host.Doors]:
+    opened = site_host.Doors(looked_at)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def network(looked_at: Site) -> tuple[str, str]:
+    with doors(looked_at) as opened:
+        found = site_host.network(looked_at, opened)
+    return found.outcome, found.told
+
+
+def test_an_interface_is_known_by_its_name_or_its_address(tmp_path: Path) -> None:
+    assert network(site(tmp_path)) == ("ok", "127.0.0.1")
+    assert network(site(tmp_path, host="lo")) == ("ok", "lo is 127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("nope0", "network.host: cannot listen on 'nope0': No such device"),
+        ("192.0.2.1", "network.host: cannot listen on '192.0.2.1': Cannot assign requested address"),
+        ("", "network.host is empty; this host has the interfaces lo"),
+        ("127.0.0.1", "network.host: '127.0.0.1' is 127.0.0.1, which other hosts cannot reach"),
+        ("lo", "network.host: 'lo' is 127.0.0.1, which other hosts cannot reach"),
+    ],
+)
+def test_an_address_that_compute_nodes_cannot_reach_is_refused(tmp_path: Path, host: str, told: str) -> None:
+    outcome, said = network(site(tmp_path, host=host, kind="slurm"))
+    assert outcome == "failed"
+    assert said.startswith(told)
+
+
+def test_a_node_reaches_all_doors_and_says_which_it_does_not(tmp_path: Path) -> None:
+    with doors(site(tmp_path)) as opened, socket.create_server(("127.0.0.1", 0)) as mute:
+        assert [probe.reach(address) for address in opened.addresses] == ["", "", ""]
+        mute_address = f"127.0.0.1:{mute.getsockname()[1]}"
+        mute.close()
+        assert "refused" in probe.reach(mute_address)
+    assert "refused" in probe.reach(opened.addresses[0])
+
+
+def test_what_answers_but_does_not_speak_zeromq_is_no_door() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def greet() -> None:
+            with other.accept()[0] as connection:
+                connection.sendall(b"SSH-2.0-x\r\n")
+
+        greeter = threading.Thread(target=greet)
+        greeter.start()
+        told = probe.reach(f"127.0.0.1:{other.getsockname()[1]}")
+        greeter.join()
+    assert told == "something else than ZeroMQ answers: b'SSH-2.0-x\\r'"
+
+
+def test_a_port_that_the_daemon_has_already_is_a_door_too(tmp_path: Path) -> None:
+    with doors(site(tmp_path)) as running:
+        port = int(running.addresses[0].rpartition(":")[2])
+        with doors(site(tmp_path, front_port=port)) as opened:
+            assert opened.addresses[1] == running.addresses[0]
+            assert not opened.error
+            assert probe.reach(opened.addresses[1]) == ""
+
+
+def test_the_shared_directory_must_be_writable_and_have_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    looked_at = site(tmp_path)
+    assert site_host.shared_dir(looked_at).outcome == "ok"
+    assert list((tmp_path / "shared").iterdir()) == []
+    monkeypatch.setattr(site_host, "LEAST_FREE_BYTES", 1 << 62)
+    assert "GB free; clean up" in site_host.shared_dir(looked_at).told
+    (tmp_path / "file").touch()
+    found = site_host.shared_dir(msgspec.structs.replace(looked_at, shared_dir=tmp_path / "file" / "x"))
+    assert (found.outcome, found.told.startswith(f"cannot write to {tmp_path}/file/x: ")) == ("failed", True)
+
+
+def test_the_container_runtime_must_be_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    looked_at = site(tmp_path)
+    assert list(site_host.containers(looked_at)) == []
+    looked_at = msgspec.structs.replace(looked_at, containers=Containers(runtime="podman-hpc"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert [each.outcome for each in site_host.containers(looked_at)] == ["failed"]
+    (tmp_path / "podman-hpc").touch(mode=0o755)
+    assert [each.told for each in site_host.containers(looked_at)] == [str(tmp_path / "podman-hpc")]
