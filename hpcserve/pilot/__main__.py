@@ -1,53 +1,65 @@
-"""``python -m hpcserve.pilot --record PATH --enrolment PATH``: the first process of a pilot job."""
+"""``python -m hpcserve.pilot --record PATH --enrolment PREFIX``: the first process of a pilot job.
+
+A job script that starts it by ``exec`` lets it know how old the job is, and get the scheduler's signals.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
-import stat
+import signal
+import socket
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
-import msgspec
+from hpcserve.cluster.processes import age_s
+from hpcserve.cluster.signals import Signals
+from hpcserve.errors import HpcserveError
+from hpcserve.pilot.agent import Agent, JobFacts
+from hpcserve.pilot.enrolment import NotEnrolled, UsedUp, use_up, wait_for_enrolment
+from hpcserve.wire import exits
+from hpcserve.wire.launch import enrolment_name
 
-from hpcserve.errors import ConfigError, HpcserveError
-from hpcserve.pilot.agent import Agent
-from hpcserve.wire.launch import Enrolment, decode_enrolment
-
-
-def read_enrolment(path: Path) -> Enrolment:
-    """The enrolment in a file of mode 0600.
-
-    Raises:
-        ConfigError: The file is missing, readable by others, or something else.
-    """
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read the enrolment file: {error}") from error
-    if mode & 0o077:
-        raise ConfigError(f"{path}: mode {mode:04o} lets others read this pilot's secret; it must be 0600")
-    try:
-        return decode_enrolment(content)
-    except msgspec.MsgspecError as error:
-        raise ConfigError(f"{path}: not an enrolment: {error}") from error
+_log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Runs an agent; its exit code is 0 for an orderly end."""
-    parser = argparse.ArgumentParser(prog="python -m hpcserve.pilot", description=__doc__)
-    parser.add_argument("--record", type=Path, required=True, help="the service record")
-    parser.add_argument("--enrolment", type=Path, required=True, help="the enrolment file of this pilot job")
-    options = parser.parse_args()
+    """Runs an agent; its exit code is one of :mod:`hpcserve.wire.exits`."""
+    signals = Signals(warning=signal.SIGUSR1)
+    options = _parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    job = JobFacts(
+        began_s=time.monotonic() - age_s(),
+        nodes=tuple(options.nodes.split(",")) if options.nodes else (socket.gethostname(),),
+        warn_s=options.warn_s,
+    )
+    path = Path(enrolment_name(options.enrolment, options.restart))
     try:
-        enrolment = read_enrolment(options.enrolment)
-        return Agent(options.record, enrolment, partial(options.enrolment.unlink, missing_ok=True)).run()
+        enrolment = wait_for_enrolment(path, wait_s=options.wait_s, signals=signals)
+        if enrolment is None:
+            _log.info("ended by %s before it was enrolled", signals.stop)
+            return exits.OK
+        enrolled = partial(use_up, path)
+        return Agent(options.record, enrolment, job=job, signals=signals, enrolled=enrolled).run()
+    except UsedUp as error:
+        _log.error("%s", error)
+        return exits.REFUSED
     except HpcserveError as error:
-        logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 (said in full; a traceback adds nothing)
-        return 1
+        _log.error("%s", error)
+        return exits.NO_ENROLMENT if isinstance(error, NotEnrolled) else exits.FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m hpcserve.pilot", description="Runs the agent of a pilot job.")
+    parser.add_argument("--record", type=Path, required=True, help="the service record")
+    parser.add_argument("--enrolment", required=True, help="the path of the enrolment file, without .N.json")
+    parser.add_argument("--restart", type=int, default=0, help="how often the job was begun anew: that N")
+    parser.add_argument("--nodes", default="", help="the names of the job's nodes, with commas in between")
+    parser.add_argument("--warn-s", type=float, default=0.0, help="SIGUSR1 comes so long before the job's end")
+    parser.add_argument("--wait-s", type=float, default=600.0, help="how long to wait for the enrolment file")
+    return parser
 
 
 if __name__ == "__main__":

@@ -3,10 +3,14 @@
 The replica's secret key reaches it through its standard input, never by its arguments or environment. That
 pipe stays open for as long as the agent lives: its end of file tells the replica that the agent is gone.
 What the replica prints is read in bounded pieces, one a turn, so no replica can crowd out another.
+
+A replica on another node is reached through its launcher's process. A SIGTERM to that one kills the replica, so it is
+the end of its input that asks it to end; and a SIGKILL would leave it running there, so that comes last.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -19,17 +23,23 @@ import zmq
 from zmq.utils import z85
 
 from hpcserve.cluster.processes import reap, signal_group, spawn
+from hpcserve.cluster.seam import Launcher
 from hpcserve.pilot.command import Command
 from hpcserve.pilot.logs import CappedLog
-from hpcserve.pilot.outcome import Outcome, outcome
+from hpcserve.pilot.memory import MemoryWatch
+from hpcserve.pilot.outcome import NOT_STOPPED, Outcome, Stop, outcome
 from hpcserve.pilot.watch import Watch
+from hpcserve.wire.agents import ReplicaSpec, ReplicaStatus
 from hpcserve.wire.launch import ReplicaSays, ReplicaStart, decode_says, encode_line
-from hpcserve.wire.messages import ReplicaSpec, ReplicaStatus
 
 _CHUNK_BYTES = 64 * 1024
 _DRAIN_BYTES = 1024 * 1024
 _SAYS_BYTES = 1024 * 1024
 _LAST_LINES = 30
+_LAUNCHER_KILL_S = 10.0  # so long a launcher may take to have a replica killed on another node
+_LEFT = (0, -signal.SIGTERM, 128 + signal.SIGTERM)  # how a replica ends that was sent a SIGTERM, whoever sent it
+JUDGE_S = 1.0
+"""A scheduler that ends the job sends a SIGTERM to all its processes: so long the agent's own may come later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,17 +47,21 @@ class Surroundings:
     """What all replicas of an agent share.
 
     Attributes:
-        command: Makes the command from the manifest's JSON; may raise ManifestError.
+        command: Makes the command from the manifest's JSON and the node; may raise ManifestError.
         record: The path of the service record.
+        slots: How many replicas each node holds.
         clock: Monotonic seconds.
         changed: Called when a replica's status is not what it was.
     """
 
     watch: Watch
-    command: Callable[[str], Command]
+    command: Callable[[str, str], Command]
+    launcher: Launcher
+    memory: MemoryWatch
     record: Path
     log_dir: Path
     log_bytes: int
+    slots: int
     stop_grace_s: float
     changed: Callable[[], None]
     clock: Callable[[], float]
@@ -61,16 +75,25 @@ class Child:
         ManifestError: Its command cannot be made.
     """
 
-    def __init__(self, spec: ReplicaSpec, around: Surroundings, now: float) -> None:
+    def __init__(self, spec: ReplicaSpec, node: str, slot: int, around: Surroundings, now: float) -> None:
+        self.node = node
+        """Where it runs."""
+        self.slot = slot
+        """Which of its node's slots it holds."""
+        self.lost_node = False
+        """Whether it has shown, by its end, that nothing can be started on its node any more."""
         self._spec = spec
         self._around = around
         self._log = CappedLog(around.log_dir / f"{spec.replica}.log", around.log_bytes)
         self._said: ReplicaSays | None = None
-        self._said_part = b""
-        self._stopped = ""
+        self._printed_part = b""
+        self._stopped = NOT_STOPPED
         self._timed_out = ""
         self._setup_due_s: float | None = now + spec.setup_timeout_s
         self._kill_due_s: float | None = None
+        self._force_due_s: float | None = None
+        self._judge_due_s: float | None = None
+        self._raw_code: int | None = None
         self._exit_code: int | None = None
         self._end: Outcome | None = None
         public, secret = zmq.curve_keypair()
@@ -83,10 +106,15 @@ class Child:
         return self._end is not None
 
     @property
+    def stopping(self) -> bool:
+        """Whether its end was asked for; its process may still be there."""
+        return bool(self._stopped)
+
+    @property
     def due_s(self) -> float | None:
         """When :meth:`tick` has something to do, on the agent's clock."""
-        dues = [due for due in (self._setup_due_s, self._kill_due_s) if due is not None]
-        return min(dues, default=None)
+        dues = (self._setup_due_s, self._kill_due_s, self._force_due_s, self._judge_due_s)
+        return min((due for due in dues if due is not None), default=None)
 
     @property
     def status(self) -> ReplicaStatus:
@@ -101,59 +129,93 @@ class Child:
                 traceback=self._end.traceback,
                 deployment=self._spec.deployment,
                 version=self._spec.version,
+                kind=self._end.kind,
+                evidence=self._end.evidence,
+                host=self.node,
             )
-        ready = self._said is not None and self._said.state == "ready"
         return ReplicaStatus(
             self._spec.replica,
-            "ready" if ready else "starting",
+            "ready" if self._ready else "starting",
             self._public_key,
             pid=self._pid,
             deployment=self._spec.deployment,
             version=self._spec.version,
+            host=self.node,
         )
 
-    def stop(self, cause: str, now: float) -> None:
-        """Asks it to end (SIGTERM); it is killed when its grace is over."""
+    def stop(self, why: Stop, now: float) -> None:
+        """Asks it to end; it is killed when its grace is over."""
         if self.ended or self._stopped:
             return
-        self._stopped = cause
+        self._stopped = why
         self._setup_due_s = None
-        signal_group(self._pid, signal.SIGTERM)
+        if self._raw_code is not None:
+            return
+        if not self._around.launcher.elsewhere:
+            signal_group(self._pid, signal.SIGTERM)
+        elif self._ready:
+            self._close_input()
+        else:  # it does not look at its input yet, and what it does cannot be lost
+            self._kill()
+            return
         self._kill_due_s = now + self._around.stop_grace_s
 
-    def kill(self, cause: str) -> None:
+    def kill(self, why: Stop) -> None:
         """Ends it at once."""
         if self.ended:
             return
-        self._stopped = self._stopped or cause
+        self._stopped = self._stopped or why
         self._setup_due_s = None
-        self._kill_due_s = None
-        signal_group(self._pid, signal.SIGKILL)
+        if self._raw_code is None:
+            self._kill()
+
+    def abandon(self, why: Stop) -> None:
+        """Its node is taken for lost, which it may not be: it is killed, and counts as lost with it."""
+        if self.ended:
+            return
+        self._stopped = why
+        self.kill(why)
 
     def tick(self, now: float) -> None:
         """Does what has become due."""
         if self._setup_due_s is not None and now >= self._setup_due_s:
             self._timed_out = f"setup did not finish within {self._spec.setup_timeout_s:g} s"
-            self.kill(self._timed_out)
+            self.kill(Stop(self._timed_out))
         if self._kill_due_s is not None and now >= self._kill_due_s:
             self.kill(self._stopped)
+        if self._force_due_s is not None and now >= self._force_due_s:
+            self._force_due_s = None
+            signal_group(self._pid, signal.SIGKILL)
 
-    def reap(self) -> None:
+    def reap(self, now: float) -> None:
         """Notes its end, once its process is gone."""
         if self.ended:
             return
-        code = reap(self._pid)
-        if code is None:
-            return
-        self._read_the_rest()
-        self._exit_code = code
-        self._setup_due_s = self._kill_due_s = None
+        if self._raw_code is None:
+            self._raw_code = reap(self._pid)
+            if self._raw_code is None:
+                return
+            self._read_the_rest()
+            self._setup_due_s = self._kill_due_s = self._force_due_s = None
+            if self._raw_code in _LEFT and not self._stopped:
+                self._judge_due_s = now + JUDGE_S
+        if self._stopped or self._judge_due_s is None or now >= self._judge_due_s:
+            self._judge(self._raw_code)
+
+    def _judge(self, raw_code: int) -> None:
+        self._judge_due_s = None
+        last_lines = self._log.tail(_LAST_LINES)
+        end = self._around.launcher.ended(raw_code, last_lines)
+        self._exit_code = end.exit_code
+        self.lost_node = end.lost_node
+        killed = end.exit_code == -signal.SIGKILL and not self._stopped
         self._end = outcome(
-            code,
+            end,
             self._said,
             stopped=self._stopped,
             timed_out=self._timed_out,
-            last_lines=self._log.tail(_LAST_LINES),
+            last_lines=last_lines,
+            out_of_memory=killed and self._around.memory.take(),
         )
         if not self._stopped or self._timed_out:  # so that there is a log to look at, even if it printed nothing
             self._log.write(f"[this replica has ended: {self._end.cause}]\n".encode())
@@ -162,28 +224,22 @@ class Child:
 
     def _start(self, secret_key: bytes) -> None:
         around = self._around
-        command = around.command(self._spec.manifest)
+        command = around.command(self._spec.manifest, self.node)
         with ExitStack() as theirs, ExitStack() as ours:
-            stdin, self._stdin = _pipe(theirs, ours)
+            stdin, to_stdin = _pipe(theirs, ours)
             self._output, output = _pipe(ours, theirs)
-            self._report, report = _pipe(ours, theirs)
-            self._unsent = memoryview(encode_line(self._instructions(secret_key, report)))
-            self._pid = spawn(
-                command.argv,
-                environment=command.environment,
-                stdin=stdin,
-                stdout=output,
-                stderr=output,
-                keep=(report,),
-            )
+            self._errors, errors = _pipe(ours, theirs)
+            self._unsent = memoryview(encode_line(self._instructions(secret_key)))
+            self._pid = spawn(command.argv, environment=command.environment, stdin=stdin, stdout=output, stderr=errors)
             ours.pop_all()
-        for mine in (self._stdin, self._output, self._report):
+        self._stdin: int | None = to_stdin
+        for mine in (to_stdin, self._output, self._errors):
             os.set_blocking(mine, False)
         around.watch.add(self._output, self._read_output)
-        around.watch.add(self._report, self._read_report)
-        around.watch.add(self._stdin, self._feed, events=zmq.POLLOUT)
+        around.watch.add(self._errors, self._read_errors)
+        around.watch.add(to_stdin, self._feed, events=zmq.POLLOUT)
 
-    def _instructions(self, secret_key: bytes, report_fd: int) -> ReplicaStart:
+    def _instructions(self, secret_key: bytes) -> ReplicaStart:
         spec = self._spec
         return ReplicaStart(
             replica=spec.replica,
@@ -196,11 +252,14 @@ class Child:
             secret_key=secret_key,
             outbox_bytes=spec.outbox_bytes,
             hang_grace_s=spec.hang_grace_s,
-            report_fd=report_fd,
+            slot=self.slot,
+            slots=self._around.slots,
         )
 
     def _feed(self) -> None:
         """Writes what fits of the instructions; afterwards the pipe just stays open."""
+        if self._stdin is None:
+            return
         try:
             self._unsent = self._unsent[os.write(self._stdin, self._unsent) :]
         except BlockingIOError:
@@ -210,29 +269,56 @@ class Child:
         if not self._unsent:
             self._around.watch.remove(self._stdin)
 
-    def _read_output(self) -> None:
-        chunk = _read(self._output)
+    @property
+    def _ready(self) -> bool:
+        return self._said is not None and self._said.state == "ready"
+
+    def _kill(self) -> None:
+        self._kill_due_s = None
+        if not self._around.launcher.elsewhere:
+            signal_group(self._pid, signal.SIGKILL)
+        elif self._force_due_s is None:
+            self._force_due_s = self._around.clock() + _LAUNCHER_KILL_S
+            signal_group(self._pid, signal.SIGTERM)
+            self._close_input()  # should the launcher die without having done it
+
+    def _close_input(self) -> None:
+        if self._stdin is not None:
+            self._around.watch.remove(self._stdin)
+            os.close(self._stdin)
+            self._stdin = None
+
+    def _read_errors(self) -> bytes | None:
+        chunk = _read(self._errors)
         if chunk:
             self._log.write(chunk)
         elif chunk is not None:
-            self._around.watch.remove(self._output)
+            self._around.watch.remove(self._errors)
+        return chunk
 
-    def _read_report(self) -> None:
-        chunk = _read(self._report)
-        if chunk is None:
-            return
-        self._said_part += chunk
-        line, end, _ = self._said_part.partition(b"\n")
-        if end or len(self._said_part) > _SAYS_BYTES:
-            self._hear(line)
-        if end or not chunk or len(self._said_part) > _SAYS_BYTES:
-            self._around.watch.remove(self._report)
+    def _read_output(self) -> bytes | None:
+        """Looks for the replica's report; whatever else stands on its standard output goes to the log."""
+        chunk = _read(self._output)
+        if chunk:
+            *lines, self._printed_part = (self._printed_part + chunk).split(b"\n")
+            for line in lines:
+                self._hear(line)
+        elif chunk is not None:
+            self._around.watch.remove(self._output)
+        if self._printed_part and (chunk == b"" or self._said is not None or len(self._printed_part) > _SAYS_BYTES):
+            self._log.write(self._printed_part)
+            self._printed_part = b""
+        return chunk
 
     def _hear(self, line: bytes) -> None:
-        try:
-            self._said = decode_says(line)
-        except msgspec.MsgspecError as error:
-            self._said = ReplicaSays(state="failed", cause=f"the replica sent a malformed report: {error}")
+        said = None
+        if self._said is None:
+            with contextlib.suppress(msgspec.MsgspecError):
+                said = decode_says(line)
+        if said is None:
+            self._log.write(line + b"\n")
+            return
+        self._said = said
         self._setup_due_s = None
         if self._said.state == "failed":  # it ends by itself, soon or else
             self._kill_due_s = self._kill_due_s or self._around.clock() + self._around.stop_grace_s
@@ -241,13 +327,12 @@ class Child:
     def _read_the_rest(self) -> None:
         """Takes what the pipes still hold. A grandchild that left the process group may keep them open."""
         watch = self._around.watch
-        taken = 0
-        while taken < _DRAIN_BYTES and (chunk := _read(self._output)):
-            self._log.write(chunk)
-            taken += len(chunk)
-        if self._said is None:
-            self._read_report()
-        for mine in (self._stdin, self._output, self._report):
+        for read in (self._read_errors, self._read_output):
+            taken = 0
+            while taken < _DRAIN_BYTES and (chunk := read()):
+                taken += len(chunk)
+        self._close_input()
+        for mine in (self._output, self._errors):
             watch.remove(mine)
             os.close(mine)
 

@@ -20,11 +20,12 @@ class Command:
     environment: dict[str, str]
 
 
-def replica_command(manifest: str, launcher: Launcher, inherited: Mapping[str, str]) -> Command:
+def replica_command(manifest: str, node: str, *, launcher: Launcher, inherited: Mapping[str, str]) -> Command:
     """The command that runs a replica.
 
     Args:
         manifest: The servable's manifest as JSON.
+        node: Where it is to run.
         launcher: How this site starts processes.
         inherited: The agent's own environment.
 
@@ -32,7 +33,7 @@ def replica_command(manifest: str, launcher: Launcher, inherited: Mapping[str, s
         ManifestError: The manifest is not one, or its interpreter is not there.
     """
     environment = from_json(manifest).environment
-    argv = launcher.command(tuple(argv_for(environment, REPLICA_MODULE)))
+    argv = launcher.command(tuple(argv_for(environment, REPLICA_MODULE)), node)
     return Command(argv, _environment(environment, inherited))
 
 

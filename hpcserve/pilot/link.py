@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 import hpcserve
 from hpcserve.errors import HpcserveError, ProtocolError
 from hpcserve.pilot.watch import Watch
 from hpcserve.types import PilotId
 from hpcserve.wire import frames
+from hpcserve.wire.agents import Orders, Report
 from hpcserve.wire.launch import Enrolment
-from hpcserve.wire.messages import WIRE_VERSIONS, Enrol, Enrolled, Orders, Refused, Report
+from hpcserve.wire.messages import WIRE_VERSIONS, Enrol, Enrolled, Refused
+from hpcserve.wire.monitor import decode_event
 from hpcserve.wire.record import ServiceRecord, decode_record
 
 _log = logging.getLogger(__name__)
@@ -32,8 +33,10 @@ ATTEMPT_S = 15.0
 """How long one attempt may take from the connection to the handshake, or to the answer to ENROL."""
 FIRST_RETRY_S = 0.1
 LONGEST_RETRY_S = 2.0
-HEARTBEAT_IVL_MS = 5_000
-HEARTBEAT_TIMEOUT_MS = 15_000
+MOST_DENIALS = 5
+"""When its key was denied so often in a row, an agent asks admission whether it is still let in."""
+HEARTBEAT_IVL_MS = 3_000
+HEARTBEAT_TIMEOUT_MS = 4_500
 MAX_MESSAGE_BYTES = 64 << 20
 
 _LOST = {
@@ -96,10 +99,11 @@ class Link:
         self._monitor: zmq.Socket[bytes] | None = None
         self._enrolled = False
         self._attempts = 0
+        self._denied = 0
         self._due_s = clock()
         self._down_since_s: float | None = clock()
-        self.refused = ""
-        """Why admission will never let this agent in; empty as long as it may."""
+        self.refused: HpcserveError | None = None
+        """Why admission will never let this agent in; None as long as it may."""
 
     @property
     def up(self) -> bool:
@@ -179,14 +183,19 @@ class Link:
 
     def _on_event(self) -> None:
         while self._monitor is not None and self._monitor.poll(0):
-            event = zmq.Event(recv_monitor_message(self._monitor)["event"])
+            event = zmq.Event(decode_event(self._monitor.recv_multipart()).event)
             if event in _LOST:
                 dealer = self._socket
                 self._on_message()  # what came before the end still counts
+                if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                    self._denied += 1
+                    if self._denied >= MOST_DENIALS:  # a new broker had been told of this agent by then
+                        self._enrolled = False
                 if self._socket is dealer:
                     self._lost(_LOST[event])
             elif self._enrolled:
                 _log.info("connected")
+                self._denied = 0
                 self._down_since_s = None
                 self._ears.up()
 
@@ -218,6 +227,7 @@ class Link:
         if isinstance(answer, Enrolled):
             _log.info("enrolled with %s", answer.software)
             self._enrolled = True
+            self._denied = 0
             self._disconnect(linger_ms=0)
             self._due_s = self._down_since_s = self._clock()
             self._on_enrolled()
@@ -227,7 +237,7 @@ class Link:
                 self._lost(error.message)
             else:
                 self._disconnect(linger_ms=0)
-                self.refused = error.message
+                self.refused = error
 
     def _lost(self, why: str) -> None:
         now = self._clock()

@@ -1,11 +1,36 @@
-"""Says in words how a replica ended. Pure; what follows from it is decided by the controller."""
+"""Says how a replica ended: in words, in one word, and with the lines that show it. Pure.
+
+What follows from it is decided by the controller.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from hpcserve.cluster.processes import exit_in_words
+from hpcserve.cluster.seam import LaunchEnd
+from hpcserve.types import LossKind
 from hpcserve.wire.launch import ReplicaSays
+
+EVIDENCE_BYTES = 2048
+_EVIDENCE_LINES = 8
+_SIGKILL = -9
+_MEMORY_ERROR = re.compile(r"(.* failed: )?([\w.]+\.)?(_Array)?MemoryError(:|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why the agent ended a replica; ``kind`` is empty when somebody had asked for it."""
+
+    cause: str = ""
+    kind: LossKind = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.cause)
+
+
+NOT_STOPPED = Stop()
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,25 +40,75 @@ class Outcome:
     state: str
     cause: str
     traceback: str = ""
+    kind: LossKind = ""
+    evidence: str = ""
 
 
-def outcome(exit_code: int, said: ReplicaSays | None, *, stopped: str, timed_out: str, last_lines: str) -> Outcome:
+def outcome(
+    end: LaunchEnd,
+    said: ReplicaSays | None,
+    *,
+    stopped: Stop,
+    timed_out: str,
+    last_lines: str,
+    out_of_memory: bool,
+) -> Outcome:
     """How a replica's process ended.
 
     Args:
-        exit_code: Negative for a signal.
+        end: Its exit code, and what its launcher said.
         said: What the replica reported of its setup, if anything.
-        stopped: Why the agent ended it; empty when it did not.
+        stopped: Why the agent ended it; false when it did not.
         timed_out: Why its setup was given up; empty when it was not.
         last_lines: The end of its log.
+        out_of_memory: Whether the kernel has killed a process here for want of memory.
     """
-    ended = exit_in_words(exit_code)
+    if stopped and not timed_out and not (said is not None and said.state == "failed"):
+        return Outcome("exited", f"{stopped.cause} ({exit_in_words(end.exit_code)})", kind=stopped.kind)
+    kind = _kind(end, said, last_lines, out_of_memory=out_of_memory)
+    evidence = _last(end.evidence or _last_lines(last_lines))
     if timed_out:
-        return Outcome("failed", timed_out, last_lines)
+        return Outcome("failed", timed_out, last_lines, kind if end.kind else "crashed", evidence)
     if said is not None and said.state == "failed":
-        return Outcome("failed", said.cause, said.traceback or last_lines)
-    if stopped:
-        return Outcome("exited", f"{stopped} ({ended})")
+        return Outcome("failed", said.cause, said.traceback or last_lines, kind, evidence)
+    ended = _in_words(end, kind)
     if said is None:
-        return Outcome("failed", f"{ended} before its setup was done", last_lines)
-    return Outcome("exited", ended, last_lines)
+        return Outcome("failed", f"{ended} before its setup was done", last_lines, kind, evidence)
+    return Outcome("exited", ended, last_lines, kind, evidence)
+
+
+def _kind(end: LaunchEnd, said: ReplicaSays | None, last_lines: str, *, out_of_memory: bool) -> LossKind:
+    if end.kind:
+        return end.kind
+    if end.exit_code == _SIGKILL:
+        return "out of memory" if out_of_memory else "crashed"
+    final = said.cause if said is not None and said.state == "failed" else _last_lines(last_lines)
+    return "out of memory" if _is_memory_error(final) else "crashed"
+
+
+def _is_memory_error(text: str) -> bool:
+    """Whether its last line is the one with which Python tells of a MemoryError; numpy's own is one."""
+    return _MEMORY_ERROR.match(text.strip().rpartition("\n")[2]) is not None
+
+
+def _in_words(end: LaunchEnd, kind: LossKind) -> str:
+    """The exit code, and what it leaves unsaid; srun has the exit code 0 for a failed node."""
+    ended = exit_in_words(end.exit_code)
+    match kind:
+        case "node failed":
+            return "its node failed"
+        case "out of memory":
+            return f"out of memory ({ended})"
+        case "unreachable":
+            return f"the scheduler did not answer the launcher ({ended})"
+        case _:
+            return ended
+
+
+def _last_lines(text: str) -> str:
+    return "\n".join(text.splitlines()[-_EVIDENCE_LINES:])
+
+
+def _last(text: str) -> str:
+    """The end of a text, as many whole characters of it as evidence may have bytes."""
+    return text.encode()[-EVIDENCE_BYTES:].decode(errors="ignore")

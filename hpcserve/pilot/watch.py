@@ -15,9 +15,9 @@ class Watch:
 
     def __init__(self) -> None:
         self._poller = zmq.Poller()
-        self._handlers: dict[Source, Callable[[], None]] = {}
+        self._handlers: dict[Source, Callable[[], object]] = {}
 
-    def add(self, source: Source, handler: Callable[[], None], *, events: int = zmq.POLLIN) -> None:
+    def add(self, source: Source, handler: Callable[[], object], *, events: int = zmq.POLLIN) -> None:
         """Calls ``handler`` in each turn in which ``source`` is ready. It must not block."""
         self._handlers[source] = handler
         self._poller.register(source, events)

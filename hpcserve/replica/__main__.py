@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -15,9 +16,10 @@ from hpcserve.core.batching import Policy
 from hpcserve.errors import HpcserveError
 from hpcserve.replica.alarm import Alarm
 from hpcserve.replica.executor import Executor
+from hpcserve.replica.gpus import share
 from hpcserve.replica.link import Link
 from hpcserve.replica.loop import Replica
-from hpcserve.replica.start import Lifeline, say
+from hpcserve.replica.start import Lifeline, Mouth
 from hpcserve.servable.api import Context
 from hpcserve.servable.lifetime import die_with_parent
 from hpcserve.servable.loaded import Loaded
@@ -30,18 +32,19 @@ EXIT_SETUP_FAILED = 3
 
 def main() -> int:
     """Loads the servable, serves, tears it down."""
-    lifeline = Lifeline()
+    lifeline, mouth = Lifeline(), Mouth()
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     start = lifeline.read_start()
     manifest = msgspec.json.decode(start.manifest, type=Manifest)
     watch = Watch()
+    # Before anything of the servable is imported: a library looks at these when it first looks for GPUs.
+    os.environ.update(share(os.environ, slot=start.slot, slots=start.slots))
     try:
         loaded = _load(start, manifest, watch)
     except HpcserveError as error:
-        say(start.report_fd, ReplicaSays(state="failed", cause=error.message, traceback=error.remote_traceback or ""))
+        mouth.say(ReplicaSays(state="failed", cause=error.message, traceback=error.remote_traceback or ""))
         return EXIT_SETUP_FAILED
-    say(start.report_fd, ReplicaSays(state="ready"))
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     alarm = Alarm(start.hang_grace_s)
     executor = Executor(loaded, default_method(manifest))
@@ -54,6 +57,7 @@ def main() -> int:
         version=start.version,
         outbox_bytes=start.outbox_bytes,
         policy_of=lambda method: policy(executor.batching(method)),
+        ready=lambda: mouth.say(ReplicaSays(state="ready")),
     )
     watch.ask = replica.gave_up
     signal.signal(signal.SIGTERM, lambda signum, frame: replica.stop())

@@ -27,6 +27,7 @@ from hpcserve.wire.tensor import Frame, pack, signature, unpack
 Tensor = Frame
 MAX_KNOWN = 4096
 _NO_PARAMETERS = bytes(EMPTY_MAP)
+RESULT_BYTES = 512
 
 
 class Outcome(msgspec.Struct, gc=False):
@@ -37,6 +38,13 @@ class Outcome(msgspec.Struct, gc=False):
     error: ErrorInfo | None = None
     enclosed: tuple[bytes, ...] = ()
     items: int | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """What keeping it costs, roughly: an empty one and an error are not free."""
+        told = self.error
+        words = 0 if told is None else len(told.message) + len(told.traceback or "")
+        return RESULT_BYTES + words + sum(map(_length, self.frames))
 
 
 class _Known(NamedTuple):
@@ -221,6 +229,16 @@ def failed(error: HpcserveError) -> Outcome:
     return Outcome(EMPTY_LIST, (), error_to_wire(error))
 
 
+def too_large(method: str, size_bytes: int, largest_bytes: int) -> Outcome:
+    """What is told in place of a result of which so many bytes cannot travel."""
+    return failed(
+        InvalidOutput(
+            f"method {method!r} returned {size_bytes} bytes: at most {largest_bytes} travel in one result; return "
+            "less, or raise budgets.outbox_bytes in the site file"
+        )
+    )
+
+
 def _own(frames: Sequence[Tensor], outputs: dict[str, Any], inputs: dict[str, Any]) -> list[Tensor]:
     """The frames, each of them safe from what the servable does next.
 
@@ -239,3 +257,7 @@ def _is_input(output: Any, inputs: dict[str, Any]) -> bool:
     return isinstance(output, np.ndarray) and any(
         isinstance(given, np.ndarray) and np.may_share_memory(output, given) for given in inputs.values()
     )
+
+
+def _length(frame: Tensor) -> int:
+    return frame.nbytes if isinstance(frame, memoryview) else len(frame)

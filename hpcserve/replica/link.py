@@ -17,9 +17,9 @@ from typing import Any
 
 import zmq
 from zmq.backend import Socket as PlainSocket
-from zmq.utils.monitor import recv_monitor_message
 
 from hpcserve.errors import ConfigError
+from hpcserve.wire.monitor import decode_event
 from hpcserve.wire.record import decode_record
 from hpcserve.wire.tensor import Frame
 
@@ -30,7 +30,7 @@ _MORE = zmq.SNDMORE | zmq.NOBLOCK
 plain_send: Callable[..., object] = PlainSocket.send
 plain_receive: Callable[..., Any] = PlainSocket.recv
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 2.0
-HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 5_000, 20_000
+HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 3_000, 4_500  # the broker's own, more frequent ones reach us too
 
 _UP = zmq.Event.HANDSHAKE_SUCCEEDED
 _DOWN = (
@@ -74,19 +74,21 @@ class Link:
         socket.set_hwm(0)
         socket.linger = 0
         socket.reconnect_ivl = -1
-        socket.heartbeat_ivl = HEARTBEAT_MS
-        socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
+        address = record.back_address(os.uname().nodename, _may_open)
+        if not address.startswith("ipc:"):  # a Unix socket's connection ends with the broker, and not before
+            socket.heartbeat_ivl = HEARTBEAT_MS
+            socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
         socket.curve_serverkey = record.public_key.encode()
         socket.curve_publickey, socket.curve_secretkey = self._keys
         self.monitor = socket.get_monitor_socket(int(_UP | _DOWN))
         self.socket = socket
-        socket.connect(record.back_address(os.uname().nodename, _may_open))
+        socket.connect(address)
 
     def watch(self) -> bool:
         """Reads the monitor; True when the connection has just come up."""
         came_up = False
         while self.monitor is not None and self.monitor.poll(0):
-            event = recv_monitor_message(self.monitor)["event"]
+            event = decode_event(self.monitor.recv_multipart()).event
             if event == _UP:
                 self._wait_s = FIRST_WAIT_S
                 self.is_up = came_up = True

@@ -18,9 +18,9 @@ from hpcserve.core.batching import UNBATCHED, BatchSize, Group, Inbox, Policy, S
 from hpcserve.core.credit import Credit
 from hpcserve.core.holdings import Holdings
 from hpcserve.core.ledger import NEVER
-from hpcserve.errors import Cancelled, DeadlineExceeded, InvalidOutput, ProtocolError
+from hpcserve.errors import Cancelled, DeadlineExceeded, ProtocolError
 from hpcserve.replica.alarm import IDLE_MS, Alarm
-from hpcserve.replica.executor import Executor, Outcome, failed
+from hpcserve.replica.executor import Executor, Outcome, failed, too_large
 from hpcserve.replica.link import Link, Tensor
 from hpcserve.replica.says import Says
 from hpcserve.replica.start import Lifeline
@@ -32,13 +32,17 @@ from hpcserve.wire.frames import MAX_OWN_HEADER_BYTES, decode_to_replica
 
 LOOK_EVERY_S = 0.002  # while there is work, the socket is looked at so often
 DRAIN = 256
-RESULT_BYTES = 512
 TELL_EVERY_S = 1.0
 ASK_EVERY_S = 0.001
+UNCONNECTED_S = 2.0
+"""A replica that has had no connection for so long since its setup is ready all the same: the daemon may be away."""
 
 
 class Replica:
-    """One running copy of a deployment, of one rank."""
+    """One running copy of a deployment, of one rank.
+
+    ``ready`` is called once, when the broker can give it work: whoever it takes over from gets none from then on.
+    """
 
     def __init__(
         self,
@@ -51,7 +55,10 @@ class Replica:
         version: str,
         outbox_bytes: int,
         policy_of: Callable[[str], Policy],
+        ready: Callable[[], None],
     ) -> None:
+        self._ready = ready
+        self._ready_at = time.monotonic() + UNCONNECTED_S
         self._stopping = False
         self._wake_read, self._wake_write = os.pipe()
         self._poller = select.poll()
@@ -139,6 +146,11 @@ class Replica:
             self._drain(more=has_message)
         if (new or self._monitor_fd in ready) and link.watch():
             self._send_inventory()
+            if self._ready_at < math.inf:
+                self._ready_at = now
+        if now >= self._ready_at:
+            self._ready_at = math.inf
+            self._ready()
         if self._streams.look_at < math.inf:
             self._streams.look()
         return True
@@ -149,7 +161,7 @@ class Replica:
         until = self._tell_at if self._says.has_news else math.inf
         if self._inbox.count and not self._holdings.is_full:
             until = min(until, self._company_until)
-        until = min(until, self._streams.look_at)
+        until = min(until, self._streams.look_at, self._ready_at)
         if until < math.inf:
             left_ms = max(0, math.ceil((until - time.monotonic()) * 1000))
             timeout_ms = left_ms if timeout_ms is None else min(timeout_ms, left_ms)
@@ -362,10 +374,10 @@ class Replica:
         if outcome is None:
             self._drop(task)
             return
-        size_bytes = _size_bytes(outcome)
+        size_bytes = outcome.size_bytes
         if size_bytes > self._largest_bytes:
-            outcome = failed(_too_large(task.method, size_bytes, self._largest_bytes))
-            size_bytes = _size_bytes(outcome)
+            outcome = too_large(task.method, size_bytes, self._largest_bytes)
+            size_bytes = outcome.size_bytes
         outcome.items = items
         self._holdings.finish(task.key, outcome, size_bytes)
         self._says.result(task.key, outcome, run_us)
@@ -383,21 +395,3 @@ class Replica:
         deadlines = {task.key: task.deadline for task in (*self._running, *self._inbox.tasks(), *self._streams.tasks())}
         left_s = (deadlines[key] - now for key in self._holdings.unfinished)
         return tuple(None if left == NEVER else int(left * 1000) for left in left_s)
-
-
-def _size_bytes(outcome: Outcome) -> int:
-    """What keeping a result costs, roughly: an empty one and an error are not free."""
-    told = outcome.error
-    words = 0 if told is None else len(told.message) + len(told.traceback or "")
-    return RESULT_BYTES + words + sum(map(_length, outcome.frames))
-
-
-def _too_large(method: str, size_bytes: int, largest_bytes: int) -> InvalidOutput:
-    return InvalidOutput(
-        f"method {method!r} returned {size_bytes} bytes: at most {largest_bytes} travel in one result; return less, or "
-        "raise budgets.outbox_bytes in the site file"
-    )
-
-
-def _length(frame: Tensor) -> int:
-    return frame.nbytes if isinstance(frame, memoryview) else len(frame)

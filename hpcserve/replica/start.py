@@ -39,11 +39,24 @@ class Lifeline:
         return not os.read(self.fd, 1)
 
 
-def say(report_fd: int, message: ReplicaSays) -> None:
-    """Tells the agent; one that is gone need not know."""
-    line = memoryview(encode_line(message))
-    try:
-        while line:
-            line = line[os.write(report_fd, line) :]
-    except BrokenPipeError:
-        sys.stderr.write("the agent is gone: it does not read what this replica has to say\n")
+class Mouth:
+    """Our standard output, for the one line that the agent reads from it.
+
+    What the servable prints goes to standard error instead, so that it cannot be taken for that line.
+    """
+
+    def __init__(self) -> None:
+        self._fd = os.dup(1)
+        os.set_inheritable(self._fd, False)
+        sys.stdout.flush()
+        os.dup2(2, 1)
+
+    def say(self, message: ReplicaSays) -> None:
+        """Tells the agent, once; one that is gone need not know."""
+        line = memoryview(encode_line(message))
+        try:
+            while line:
+                line = line[os.write(self._fd, line) :]
+        except BrokenPipeError:
+            sys.stderr.write("the agent is gone: it does not read what this replica has to say\n")
+        os.close(self._fd)

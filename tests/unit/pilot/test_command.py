@@ -27,7 +27,7 @@ def manifest(**environment: str) -> str:
 
 
 def test_the_same_interpreter_keeps_the_facility_s_modules() -> None:
-    command = replica_command(manifest(), ProcessLauncher(), INHERITED)
+    command = replica_command(manifest(), "here", launcher=ProcessLauncher(), inherited=INHERITED)
     assert command.argv[0] == sys.executable
     assert command.argv[-1] == "hpcserve.replica"
     assert command.environment == {"PATH": "/bin", "SLURM_JOB_ID": "7", "PYTHONPATH": "/modules", **OURS}
@@ -37,7 +37,9 @@ def test_another_interpreter_is_not_bent_by_ours(tmp_path: Path) -> None:
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
     python.symlink_to(sys.executable)
-    command = replica_command(manifest(kind="venv", path=str(tmp_path)), ProcessLauncher(), INHERITED)
+    command = replica_command(
+        manifest(kind="venv", path=str(tmp_path)), "here", launcher=ProcessLauncher(), inherited=INHERITED
+    )
     assert command.argv[0] == str(python)
     assert command.environment == {"PATH": "/bin", "SLURM_JOB_ID": "7", **OURS}
 
@@ -45,4 +47,4 @@ def test_another_interpreter_is_not_bent_by_ours(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"name": 1}'])
 def test_what_is_no_manifest_is_refused(text: str) -> None:
     with pytest.raises(ManifestError, match="not a manifest"):
-        replica_command(text, ProcessLauncher(), INHERITED)
+        replica_command(text, "here", launcher=ProcessLauncher(), inherited=INHERITED)

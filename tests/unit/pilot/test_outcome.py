@@ -2,29 +2,92 @@
 
 import pytest
 
-from hpcserve.pilot.outcome import Outcome, outcome
+from hpcserve.cluster.seam import LaunchEnd
+from hpcserve.pilot.outcome import EVIDENCE_BYTES, NOT_STOPPED, Outcome, Stop, outcome
 from hpcserve.wire.launch import ReplicaSays
 
 READY = ReplicaSays(state="ready")
 FAILED = ReplicaSays(state="failed", cause="ValueError: no", traceback="Traceback")
 MUTE = ReplicaSays(state="failed", cause="ValueError: no")
+GREEDY = ReplicaSays(state="failed", cause="setup failed: MemoryError", traceback="Traceback")
+ASKED = Stop("stopped as ordered")
+WALLTIME = Stop("the walltime is used up", "walltime")
+
+
+def crashed(state: str, cause: str, traceback: str = "log") -> Outcome:
+    return Outcome(state, cause, traceback, "crashed", "log")
 
 
 @pytest.mark.parametrize(
     ("exit_code", "said", "stopped", "timed_out", "expected"),
     [
-        (1, None, "", "", Outcome("failed", "exit code 1 before its setup was done", "log")),
-        (0, None, "", "", Outcome("failed", "exit code 0 before its setup was done", "log")),
-        (-9, None, "", "", Outcome("failed", "killed by signal 9 (SIGKILL) before its setup was done", "log")),
-        (-9, None, "slow", "slow", Outcome("failed", "slow", "log")),
-        (1, FAILED, "", "", Outcome("failed", "ValueError: no", "Traceback")),
-        (-9, FAILED, "stopped", "", Outcome("failed", "ValueError: no", "Traceback")),
-        (1, MUTE, "", "", Outcome("failed", "ValueError: no", "log")),
-        (0, None, "stopped as ordered", "", Outcome("exited", "stopped as ordered (exit code 0)")),
-        (0, READY, "stopped as ordered", "", Outcome("exited", "stopped as ordered (exit code 0)")),
-        (-11, READY, "", "", Outcome("exited", "killed by signal 11 (SIGSEGV)", "log")),
-        (0, READY, "", "", Outcome("exited", "exit code 0", "log")),
+        (1, None, NOT_STOPPED, "", crashed("failed", "exit code 1 before its setup was done")),
+        (0, None, NOT_STOPPED, "", crashed("failed", "exit code 0 before its setup was done")),
+        (-9, None, NOT_STOPPED, "", crashed("failed", "killed by signal 9 (SIGKILL) before its setup was done")),
+        (-9, None, Stop("slow"), "slow", crashed("failed", "slow")),
+        (1, FAILED, NOT_STOPPED, "", crashed("failed", "ValueError: no", "Traceback")),
+        (-9, FAILED, ASKED, "", crashed("failed", "ValueError: no", "Traceback")),
+        (1, MUTE, NOT_STOPPED, "", crashed("failed", "ValueError: no")),
+        (0, None, ASKED, "", Outcome("exited", "stopped as ordered (exit code 0)")),
+        (0, READY, ASKED, "", Outcome("exited", "stopped as ordered (exit code 0)")),
+        (
+            -9,
+            READY,
+            WALLTIME,
+            "",
+            Outcome("exited", "the walltime is used up (killed by signal 9 (SIGKILL))", kind="walltime"),
+        ),
+        (-11, READY, NOT_STOPPED, "", crashed("exited", "killed by signal 11 (SIGSEGV)")),
+        (0, READY, NOT_STOPPED, "", crashed("exited", "exit code 0")),
     ],
 )
-def test_every_end(exit_code: int, said: ReplicaSays | None, stopped: str, timed_out: str, expected: Outcome) -> None:
-    assert outcome(exit_code, said, stopped=stopped, timed_out=timed_out, last_lines="log") == expected
+def test_every_end(exit_code: int, said: ReplicaSays | None, stopped: Stop, timed_out: str, expected: Outcome) -> None:
+    found = outcome(
+        LaunchEnd(exit_code), said, stopped=stopped, timed_out=timed_out, last_lines="log", out_of_memory=False
+    )
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("end", "said", "last_lines", "killed_for_memory", "kind", "cause"),
+    [
+        (LaunchEnd(-9), READY, "log", True, "out of memory", "out of memory (killed by signal 9 (SIGKILL))"),
+        (LaunchEnd(-9), READY, "log", False, "crashed", "killed by signal 9 (SIGKILL)"),
+        (LaunchEnd(1), READY, "Traceback\nMemoryError", False, "out of memory", "out of memory (exit code 1)"),
+        (
+            LaunchEnd(1),
+            READY,
+            "numpy._core._exceptions._ArrayMemoryError: Unable to allocate 9 TiB",
+            False,
+            "out of memory",
+            "out of memory (exit code 1)",
+        ),
+        (LaunchEnd(1), READY, "MemoryError\nValueError: later", False, "crashed", "exit code 1"),
+        (LaunchEnd(3), GREEDY, "log", False, "out of memory", "setup failed: MemoryError"),
+        (LaunchEnd(0, "node failed", "srun says"), READY, "log", False, "node failed", "its node failed"),
+        (
+            LaunchEnd(1, "unreachable", "srun says"),
+            None,
+            "log",
+            False,
+            "unreachable",
+            "the scheduler did not answer the launcher (exit code 1) before its setup was done",
+        ),
+        (LaunchEnd(-9, "preempted", "step says"), READY, "log", True, "preempted", "killed by signal 9 (SIGKILL)"),
+    ],
+)
+def test_every_loss_has_its_kind(
+    *, end: LaunchEnd, said: ReplicaSays | None, last_lines: str, killed_for_memory: bool, kind: str, cause: str
+) -> None:
+    found = outcome(
+        end, said, stopped=NOT_STOPPED, timed_out="", last_lines=last_lines, out_of_memory=killed_for_memory
+    )
+    assert (found.kind, found.cause) == (kind, cause)
+    assert found.evidence == (end.evidence or last_lines)
+
+
+def test_evidence_is_bounded_and_whole_characters() -> None:
+    log = "\n".join(f"{number} " + "ä" * 700 for number in range(40))
+    found = outcome(LaunchEnd(1), READY, stopped=NOT_STOPPED, timed_out="", last_lines=log, out_of_memory=False)
+    assert EVIDENCE_BYTES - 2 <= len(found.evidence.encode()) <= EVIDENCE_BYTES
+    assert log.endswith(found.evidence)

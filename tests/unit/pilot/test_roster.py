@@ -7,27 +7,29 @@ from pathlib import Path
 
 import msgspec
 
+from hpcserve.cluster.launchers import ProcessLauncher
 from hpcserve.errors import ManifestError
 from hpcserve.pilot.children import Surroundings
 from hpcserve.pilot.command import Command
+from hpcserve.pilot.memory import MemoryWatch
 from hpcserve.pilot.roster import MOST_OVER, Roster
 from hpcserve.pilot.watch import Watch
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
-from hpcserve.wire.messages import Orders, ReplicaSpec
+from hpcserve.wire.agents import Orders, ReplicaSpec
 
 R1 = ReplicaId("r1")
 SPEC = ReplicaSpec(R1, DeploymentName("d"), "v1", "/", "{}", 10.0, 1000)
 
 
-def no_command(manifest: str) -> Command:
-    raise ManifestError(f"there is no interpreter for {manifest}")
+def no_command(manifest: str, node: str) -> Command:
+    raise ManifestError(f"there is no interpreter on {node} for {manifest}")
 
 
-def orders(*specs: ReplicaSpec, forget: tuple[ReplicaId, ...] = ()) -> Orders:
-    return Orders(PilotId("p"), "one", specs, forget=forget)
+def orders(*specs: ReplicaSpec, forget: tuple[ReplicaId, ...] = (), lost: tuple[str, ...] = ()) -> Orders:
+    return Orders(PilotId("p"), "one", specs, forget=forget, lost_nodes=lost)
 
 
-def made(tmp_path: Path) -> Roster:
+def made(tmp_path: Path, *nodes: str) -> Roster:
     return Roster(
         Surroundings(
             watch=Watch(),
@@ -35,15 +37,19 @@ def made(tmp_path: Path) -> Roster:
             record=tmp_path / "record",
             log_dir=tmp_path,
             log_bytes=1000,
+            slots=2,
             stop_grace_s=1.0,
+            launcher=ProcessLauncher(),
+            memory=MemoryWatch(None),
             changed=lambda: None,
             clock=time.monotonic,
-        )
+        ),
+        nodes,
     )
 
 
 def test_what_is_forgotten_but_listed_is_not_started_again(tmp_path: Path) -> None:
-    roster = made(tmp_path)
+    roster = made(tmp_path, "here")
     roster.obey(orders(SPEC), 0.0)
     assert [status.state for status in roster.statuses] == ["failed"]
     roster.obey(orders(SPEC, forget=(R1,)), 0.0)
@@ -52,10 +58,22 @@ def test_what_is_forgotten_but_listed_is_not_started_again(tmp_path: Path) -> No
 
 
 def test_what_is_long_over_takes_no_memory(tmp_path: Path) -> None:
-    roster = made(tmp_path)
+    roster = made(tmp_path, "here")
     for number in range(2 * MOST_OVER):
         replica = ReplicaId(f"r{number}")
         roster.obey(orders(msgspec.structs.replace(SPEC, replica=replica)), 0.0)
         roster.obey(orders(forget=(replica,)), 0.0)
     assert roster.statuses == ()
     assert sum(len(value) for value in vars(roster).values() if isinstance(value, set | dict)) == MOST_OVER
+
+
+def test_where_every_node_is_lost_nothing_is_started(tmp_path: Path) -> None:
+    roster = made(tmp_path, "a", "b")
+    roster.obey(orders(lost=("b", "elsewhere")), 0.0)
+    # What the daemon said of a node is not told to the next one as the agent's own word.
+    assert (roster.usable_nodes, roster.lost_nodes) == (("a",), ())
+    roster.obey(orders(), 0.0)
+    assert (roster.usable_nodes, roster.lost_nodes) == (("a", "b"), ()), "the daemon takes it back"
+    roster.obey(orders(SPEC, lost=("a", "b")), 0.0)
+    (status,) = roster.statuses
+    assert (status.state, status.kind, roster.usable_nodes) == ("failed", "node failed", ())
