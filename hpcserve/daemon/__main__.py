@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
 import sys
 
-from hpcserve.config import load_site
+from hpcserve.config import Site, load_site
 from hpcserve.daemon import streams
 from hpcserve.daemon.launch import DaemonReport, in_json
 from hpcserve.daemon.plans import daemon_plans, site_option
@@ -29,11 +30,21 @@ def main() -> int:
     option = site_option(options.site)
     try:
         site = load_site(option)
+        _check(site)
     except ConfigError as error:
         logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 (said in full; a traceback adds nothing)
         starter.report(DaemonReport(error=in_json(error)))
         return EXIT_FAILED
     return run(site, daemon_plans(site, option), starter)
+
+
+def _check(site: Site) -> None:
+    """Fails where the site's scheduler cannot be used; of the local one there is nothing to try."""
+    if site.scheduler.kind == "local":
+        return
+    from hpcserve.cluster import plugins  # here: a supervisor has no other use for it, and it is slow to load
+
+    asyncio.run(plugins.check(site))
 
 
 if __name__ == "__main__":

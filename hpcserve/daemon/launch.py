@@ -27,6 +27,8 @@ PROCESSES = "processes.json"
 SERVICE_KEY = Path("keys") / "service.key"
 AUTHORIZED_KEYS = "authorized_keys"
 """Both below the state directory."""
+ENROLMENTS = "enrolments"
+"""The directory of the pilots' secrets, below the shared one."""
 
 T = TypeVar("T")
 

@@ -9,6 +9,8 @@ from pathlib import Path
 LOG_BYTES = 8 << 20
 """A log that is longer when its process starts is put aside first."""
 
+_LAST_BYTES = 4096
+
 
 def log_path(shared_dir: Path, name: str) -> Path:
     """Where the log of the daemon's process ``name`` is."""
@@ -37,3 +39,14 @@ def log_to(path: Path) -> None:
     """
     stream = os.fdopen(open_log(path), "a")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=stream, force=True)
+
+
+def last_line(path: Path) -> str:
+    """The last line of a log; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
+            lines = file.read().decode(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

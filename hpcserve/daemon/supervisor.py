@@ -14,39 +14,33 @@ from __future__ import annotations
 import contextlib
 import enum
 import logging
-import math
-import selectors
 import shutil
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-import msgspec
-
-import hpcserve
-from hpcserve.auth import private
 from hpcserve.auth.keys import KeyPair
 from hpcserve.auth.private import storage_error
 from hpcserve.cluster.processes import exit_in_words
 from hpcserve.cluster.signals import Signals
 from hpcserve.config import Site, runtime_dir
 from hpcserve.core.restarts import GiveUp, Restarts
+from hpcserve.daemon.attention import attend
 from hpcserve.daemon.child import Child
-from hpcserve.daemon.launch import PROCESSES, ChildError, DaemonReport, in_json
+from hpcserve.daemon.launch import ChildError, DaemonReport, in_json
 from hpcserve.daemon.lease import HeldLease, acquire
-from hpcserve.daemon.logs import log_path, log_to
-from hpcserve.daemon.plans import ADMISSION, BROKER, CONTROLLER, Plan
+from hpcserve.daemon.logs import last_line, log_path, log_to
+from hpcserve.daemon.plans import BROKER, CONTROLLER, Plan
 from hpcserve.daemon.preparation import make_runtime_dir, prepare
-from hpcserve.daemon.record import record_path, remove_record, write_record
+from hpcserve.daemon.publication import Publication
+from hpcserve.daemon.record import record_path
 from hpcserve.daemon.starter import Starter
 from hpcserve.daemon.timing import Timing, timing_of
 from hpcserve.errors import Conflict, HpcserveError
 from hpcserve.types import Epoch
-from hpcserve.wire.record import ServiceRecord
 
 _log = logging.getLogger(__name__)
 
@@ -119,12 +113,7 @@ def _complain(failure: HpcserveError, starter: Starter) -> None:
 
 
 def _wait(for_s: float, signals: Signals, starter: Starter) -> None:
-    with selectors.DefaultSelector() as selector:
-        selector.register(signals, selectors.EVENT_READ, signals.drain)
-        for source in starter.sources():
-            selector.register(source, selectors.EVENT_READ, starter.hear)
-        for key, _ in selector.select(for_s):
-            key.data()
+    attend(signals, starter, for_s)
     if signals.stop or starter.gone:
         raise _AskedToStop(signals.stop or starter.gone)
 
@@ -144,7 +133,6 @@ class Supervisor:
         timing: Timing,
     ) -> None:
         self._site = site
-        self._keys = keys
         self._lease = lease
         self._starter = starter
         self._signals = signals
@@ -152,9 +140,9 @@ class Supervisor:
         self._children = {
             plan.name: Child(plan, log_path(site.shared_dir, plan.name), Restarts(timing.restarts)) for plan in plans
         }
+        self._publication = Publication(site, keys, lease.pid, starter)
         self._phase = _Phase.RUNNING
         self._broker_starts = 0
-        self._record: ServiceRecord | None = None
         self._sockets: Path | None = None
         self._failure: HpcserveError | None = None
         self._exit_code = EXIT_DOWN
@@ -173,27 +161,17 @@ class Supervisor:
                 self._start(child, now)
         self._step(time.monotonic())
         while self._phase is not _Phase.OVER:
-            self._turn(self._due() - time.monotonic())
+            attend(self._signals, self._starter, self._due() - time.monotonic(), self._reports())
             self._step(time.monotonic())
         self._finish()
         return self._exit_code
 
     # --- what happens ---------------------------------------------------------------------------
 
-    def _turn(self, timeout_s: float) -> None:
-        """Waits for anything to happen, and takes note of it."""
-        sources: list[tuple[int, Callable[[], None]]] = [(self._signals.fileno(), self._signals.drain)]
-        sources += [(source, self._starter.hear) for source in self._starter.sources()]
+    def _reports(self) -> Iterable[tuple[int, Callable[[], None]]]:
         for child in self._children.values():
             if child.report_fd is not None:
-                sources.append((child.report_fd, partial(self._hear, child)))
-        # A new one each time: what is polled changes with every event, and events are rare.
-        with selectors.DefaultSelector() as selector:
-            for source, handler in sources:
-                selector.register(source, selectors.EVENT_READ, handler)
-            ready = selector.select(max(0.0, timeout_s) if math.isfinite(timeout_s) else None)
-        for key, _ in ready:
-            key.data()
+                yield child.report_fd, partial(self._hear, child)
 
     def _step(self, now: float) -> None:
         """Acts on what happened, and on the time."""
@@ -239,18 +217,7 @@ class Supervisor:
             self._again_or_fail(child, f"it cannot be started: {error}", now)
         else:
             _log.info("started %s as pid %d", child.name, child.pid)
-            self._note_processes()
-
-    def _note_processes(self) -> None:
-        """Writes down which process is which, for ``hpcserve status``."""
-        pids = {child.name: child.pid for child in self._children.values() if child.pid is not None}
-        try:
-            private.replace(
-                runtime_dir(self._site.state_dir) / PROCESSES,
-                msgspec.json.encode({"supervisor": self._lease.pid, **pids}),
-            )
-        except HpcserveError as error:
-            _log.error("%s; `hpcserve status` shows old process ids", error)
+            self._publication.note_processes(self._children)
 
     def _hear(self, child: Child) -> None:
         report = child.read_report()
@@ -265,7 +232,7 @@ class Supervisor:
     def _refused(self, child: Child, error: ChildError) -> None:
         """A child says that it cannot start; it will end. The first time, that is the daemon's own failure."""
         _log.error("%s cannot start: %s", child.name, error.message)
-        if self._record is None:
+        if not self._publication.is_out:
             self._fail(error.as_exception(), time.monotonic())
 
     def _ended(self, child: Child, code: int, now: float) -> None:
@@ -273,6 +240,8 @@ class Supervisor:
         child.close_report()
         child.ready = False
         how = exit_in_words(code)
+        if code > 0 and last_words is None:
+            how = ": ".join(filter(None, (how, last_line(child.log))))
         _log.log(logging.INFO if code == 0 else logging.WARNING, "%s has ended: %s", child.name, how)
         if self._phase is _Phase.CONTROLLER_ENDS and child.name == CONTROLLER and code != 0:
             self._controller_again(now)
@@ -289,7 +258,7 @@ class Supervisor:
     def _again_or_fail(self, child: Child, how: str, now: float) -> None:
         if self._phase is not _Phase.RUNNING:
             return
-        if self._record is None:
+        if not self._publication.is_out:
             reason = f"it was not ready yet: {how}"
         else:
             verdict = child.restarts.exited(now)
@@ -321,34 +290,10 @@ class Supervisor:
         """Writes the record, if everybody is ready and it says something new."""
         if self._phase is not _Phase.RUNNING or not all(child.ready for child in self._children.values()):
             return
-        broker, admission = self._children[BROKER].addresses, self._children[ADMISSION].addresses
-        record = ServiceRecord(
-            format=1,
-            service=self._site.name,
-            site=self._site.name,
-            host=socket.gethostname(),
-            pid=self._lease.pid,
-            epoch=self._epoch,
-            public_key=self._keys.public_z85,
-            admission=(admission["admission"],),
-            front=(broker["front"],),
-            back=(broker["back"],),
-            software=f"hpcserve {hpcserve.__version__}",
-            front_file=broker.get("front_file", ""),
-            back_file=broker.get("back_file", ""),
-        )
-        if record == self._record:
-            return
         try:
-            path = write_record(self._site.shared_dir, record)
+            self._publication.publish(self._children, self._epoch)
         except HpcserveError as error:
-            if self._record is None:
-                self._fail(error, time.monotonic())
-            else:
-                _log.error("%s; it is tried again", error)
-            return
-        self._record = record
-        self._starter.report(DaemonReport(path=str(path), record=record))
+            self._fail(error, time.monotonic())
 
     def _renew(self, now: float) -> None:
         self._renew_at = now + self._lease.every_s
@@ -433,16 +378,12 @@ class Supervisor:
             _complain(self._failure, self._starter)
         if self._exit_code == EXIT_LEASE_LOST:
             return  # the record and the sockets may be the successor's
-        for tidy in (self._remove_record, self._remove_sockets, self._lease.release):
+        for tidy in (self._publication.withdraw, self._remove_sockets, self._lease.release):
             try:
                 tidy()
             except (HpcserveError, OSError) as error:
                 _log.error("not all is tidy: %s", error)
         _log.info("down")
-
-    def _remove_record(self) -> None:
-        if self._record is not None:
-            remove_record(self._site.shared_dir, self._record)
 
     def _remove_sockets(self) -> None:
         if self._sockets is not None:

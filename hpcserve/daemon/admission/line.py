@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from hpcserve.daemon.admission.door import Context
 from hpcserve.wire import hub
@@ -48,7 +47,7 @@ class Line:
         """Whether the broker's end of the line was closed, since this was asked last."""
         lost = False
         while self.monitor.poll(0):
-            recv_monitor_message(self.monitor)
+            self.monitor.recv_multipart()
             lost = True
         return lost
 

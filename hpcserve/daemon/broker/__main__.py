@@ -12,6 +12,7 @@ from hpcserve.auth import keys
 from hpcserve.config import Site
 from hpcserve.core.exchange import Limits
 from hpcserve.daemon.broker.broker import Broker
+from hpcserve.daemon.broker.sockets import bind_file
 from hpcserve.daemon.launch import (
     SERVICE_KEY,
     ChildStart,
@@ -56,6 +57,7 @@ def _limits(site: Site) -> Limits:
         recovery_grace_s=site.recovery.recovery_grace_s,
         session_linger_s=site.recovery.session_linger_s,
         hang_grace_s=site.recovery.hang_grace_s,
+        unreachable_s=site.recovery.unreachable_s,
     )
 
 
@@ -66,7 +68,7 @@ def _bind(broker: Broker, site: Site, start: ChildStart) -> dict[str, str]:
         addresses[name] = bind(socket, name, site.network.host, start.ports[name])
         if site.network.unix_sockets:
             addresses[f"{name}_file"] = path = f"{start.runtime_dir}/{name}"
-            socket.bind(f"ipc://{path}")
+            bind_file(socket, path)
     broker.hub.socket.bind(hub_address(start.runtime_dir))
     return addresses
 

@@ -2,6 +2,9 @@
 
 A replica's messages become events of the exchange. An agent's are the controller's business and passed on
 unread, but for the fact that it is connected.
+
+Which connections have ended, libzmq's monitor says, by the number of a descriptor that may have been another
+connection's: so a connection is doubted, and asked by a message that means nothing whether it stands.
 """
 
 from __future__ import annotations
@@ -12,15 +15,23 @@ from collections.abc import Mapping
 import msgspec
 import zmq
 
+from hpcserve.core.absences import AGENT
 from hpcserve.core.exchange import Exchange
+from hpcserve.core.ledger import NEVER
 from hpcserve.core.replicas import Replica
 from hpcserve.daemon.broker.keyring import Keyring
 from hpcserve.daemon.broker.sockets import Incoming, Tensor, receive, send, user_of
 from hpcserve.errors import AuthenticationError, Cancelled, DeadlineExceeded, HpcserveError, ProtocolError
 from hpcserve.types import Epoch, ReplicaId
 from hpcserve.wire import messages as wire
+from hpcserve.wire.agents import FromPilot, Report
 from hpcserve.wire.frames import agree, decode_from_pilot, encode, error_to_wire
 from hpcserve.wire.hub import AgentSays
+from hpcserve.wire.monitor import decode_event
+
+LOOK_S, LOOKS = 0.1, 10
+"""A connection that is doubted is asked so often, so many times; libzmq lets go of one that has ended within these."""
+NOTHING = encode(wire.Release(()))
 
 
 class Answered(msgspec.Struct, gc=False):
@@ -35,11 +46,15 @@ class Back:
 
     def __init__(self, socket: zmq.Socket[bytes], exchange: Exchange, keyring: Keyring, epoch: Epoch) -> None:
         self.socket = socket
+        self.monitor = socket.get_monitor_socket(int(zmq.Event.DISCONNECTED))
+        self.look_at = NEVER
         self.news: list[AgentSays] = []
         self._exchange = exchange
         self._keyring = keyring
         self._epoch = epoch
         self._agents: dict[str, bytes] = {}
+        self._by_descriptor: dict[int, bytes] = {}
+        self._doubted: dict[bytes, int] = {}
         self._unlisted: dict[ReplicaId, bytes] = {}
         self.learned: dict[ReplicaId, tuple[wire.BatchesRun, ...]] = {}
         self._tunes: dict[ReplicaId, wire.Tune] = {}
@@ -64,7 +79,7 @@ class Back:
             send(self.socket, message.sender, encode(wire.Refused(error_to_wire(error))))
         return True
 
-    def _replica(self, replica: Replica, message: Incoming, header: wire.FromPilot, header_bytes: bytes) -> None:
+    def _replica(self, replica: Replica, message: Incoming, header: FromPilot, header_bytes: bytes) -> None:
         now = time.monotonic()
         if type(header) is wire.Result:
             key, credit = (header.session, header.id), (header.credit_requests, header.credit_bytes)
@@ -100,13 +115,15 @@ class Back:
         elif type(header) is wire.Learned:
             self.learned[replica.id] = header.kinds
 
-    def _newcomer(self, message: Incoming, header: wire.FromPilot, header_bytes: bytes) -> None:
+    def _newcomer(self, message: Incoming, header: FromPilot, header_bytes: bytes) -> None:
         """The first message of a connection, or an agent's."""
         peer = self._keyring.peer(user_of(message.header))
         if peer is None:
-            raise AuthenticationError("this key is not admitted any more")
-        if type(header) is wire.Report and peer.role == "agent" and header.pilot == peer.subject:
+            raise _not_admitted()
+        self._note_descriptor(message)
+        if type(header) is Report and peer.role == "agent" and header.pilot == peer.subject:
             self._agents[peer.subject] = message.sender
+            self._exchange.absences.over(AGENT, peer.subject)
             self.news.append(AgentSays(peer.subject, header_bytes))
         elif type(header) is wire.Inventory and peer.role == "replica":
             agree((header.version,), f"replica {peer.subject}", "the daemon")
@@ -135,6 +152,12 @@ class Back:
         connection = self._agents.get(pilot)
         if connection is not None and not send(self.socket, connection, body):
             del self._agents[pilot]
+            self._exchange.absences.gone(AGENT, pilot, time.monotonic())
+
+    def expect_agent(self, pilot: str) -> None:
+        """The controller has let an agent in."""
+        if pilot not in self._agents:
+            self._exchange.absences.expected(pilot, time.monotonic())
 
     def tune(self, tunes: dict[ReplicaId, wire.Tune]) -> None:
         """What every replica's deployment wants of batches; those that were told something else hear of it."""
@@ -154,14 +177,60 @@ class Back:
             self.send(replica.connection, encode(tune))
 
     def forget(self, subject: str) -> None:
-        """An agent or a replica has ended: nothing is for it any more."""
-        self._agents.pop(subject, None)
+        """The key of an agent or a replica was revoked: nothing is for it any more.
+
+        An agent that has nothing to say would not learn of it by itself.
+        """
+        connection = self._agents.pop(subject, None)
+        if connection is not None:
+            send(self.socket, connection, encode(wire.Refused(error_to_wire(_not_admitted()))))
+        self._exchange.absences.over(AGENT, subject)
         self._unlisted.pop(ReplicaId(subject), None)
 
     def send(self, connection: bytes, header: bytes, tensors: list[Tensor] | tuple[()] = ()) -> None:
         """A message for a replica; when its connection is gone, the exchange is told."""
         if not send(self.socket, connection, header, tensors):
             self._exchange.replica_gone(connection, time.monotonic())
+
+    # --- which connections stand ----------------------------------------------------------------------
+
+    def _note_descriptor(self, message: Incoming) -> None:
+        descriptor = int(message.header.get(zmq.SRCFD))
+        before = self._by_descriptor.get(descriptor)
+        self._by_descriptor[descriptor] = message.sender
+        if before is not None and before != message.sender:
+            self._doubt(before)
+
+    def hear_of_ends(self) -> None:
+        """Reads the monitor: connections have ended."""
+        while self.monitor.poll(0):
+            descriptor = decode_event(self.monitor.recv_multipart()).value
+            connection = self._by_descriptor.get(descriptor)
+            if connection is not None:
+                self._doubt(connection)
+
+    def _doubt(self, connection: bytes) -> None:
+        self._doubted[connection] = LOOKS
+        self.look_at = min(self.look_at, time.monotonic() + LOOK_S)
+
+    def look(self, now: float) -> None:
+        """Asks the connections that are doubted."""
+        doubted = {connection: looks - 1 for connection, looks in self._doubted.items() if self._stands(connection)}
+        self._doubted = {connection: looks for connection, looks in doubted.items() if looks}
+        self.look_at = now + LOOK_S if self._doubted else NEVER
+
+    def _stands(self, connection: bytes) -> bool:
+        """False, too, if it is nobody's."""
+        if self._exchange.replica_of(connection) is not None:
+            self.send(connection, NOTHING)
+            return self._exchange.replica_of(connection) is not None
+        pilot = next((pilot for pilot, each in self._agents.items() if each == connection), None)
+        if pilot is None:
+            return False
+        self.to_agent(pilot, encode(wire.WhoAreYou()))
+        return pilot in self._agents
+
+    # --- the roster -------------------------------------------------------------------------------------
 
     def roster_changed(self, before: Mapping[ReplicaId, bytes]) -> None:
         """Asks the replicas that came before the controller had named them, and those that it names no longer.
@@ -181,3 +250,7 @@ class Back:
         """Asks every agent for its report: the controller is new."""
         for pilot in list(self._agents):
             self.to_agent(pilot, encode(wire.WhoAreYou()))
+
+
+def _not_admitted() -> AuthenticationError:
+    return AuthenticationError("this key is not admitted any more")

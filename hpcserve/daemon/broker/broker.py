@@ -19,12 +19,12 @@ from hpcserve.daemon.broker.back import Answered, Back
 from hpcserve.daemon.broker.front import Body, Front
 from hpcserve.daemon.broker.hub import CONTROLLER, Hub
 from hpcserve.daemon.broker.keyring import BACK, FRONT, Keyring
-from hpcserve.daemon.broker.sockets import router, send
+from hpcserve.daemon.broker.sockets import BACK_HEARTBEAT, router, send
 from hpcserve.daemon.broker.watch import Watch
 from hpcserve.types import Epoch
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import MAX_HEADER_BYTES, MAX_OWN_HEADER_BYTES, encode, error_to_wire
-from hpcserve.wire.hub import ReplicaHung, ReplicaIdle, ReplicaUnwanted
+from hpcserve.wire.hub import Away, ReplicaHung, ReplicaIdle, ReplicaUnwanted
 
 DRAIN = 64  # most messages taken from one socket before the others are looked at
 FLUSH_S = 0.02  # releases wait so long for work that carries them along
@@ -53,7 +53,7 @@ class Broker:
         from_clients = max(limits.session_bytes, MAX_HEADER_BYTES)
         from_pilots = max(outbox_bytes, MAX_OWN_HEADER_BYTES)
         front = router(context, keys, FRONT.encode(), largest_bytes=from_clients, most_unread=MOST_UNREAD)
-        back = router(context, keys, BACK.encode(), largest_bytes=from_pilots)
+        back = router(context, keys, BACK.encode(), heartbeat=BACK_HEARTBEAT, largest_bytes=from_pilots)
         self.front = Front(front, self._exchange, keyring, epoch)
         self.back = Back(back, self._exchange, keyring, epoch)
         self.hub = Hub(router(context, None, b""), self._exchange, keyring, epoch, front=self.front, back=self.back)
@@ -76,6 +76,7 @@ class Broker:
             act.Probe: lambda a: self._to_client(a.connection, wire.Ping()),
             act.ReportHung: lambda a: self.hub.tell(CONTROLLER, ReplicaHung(a.replica, a.overdue_s)),
             act.ReportUnwanted: lambda a: self.hub.tell(CONTROLLER, ReplicaUnwanted(a.replica, a.for_s)),
+            act.ReportAway: lambda a: self.hub.tell(CONTROLLER, Away(a.subject, a.role, a.for_s)),
             act.ReportIdle: lambda a: self.hub.tell(CONTROLLER, ReplicaIdle(a.replica)),
         }
 
@@ -86,7 +87,8 @@ class Broker:
             self.front.socket: self.front.handle,
             self.hub.socket: self.hub.handle,
         }
-        watch = Watch((self.back.socket, self.front.socket), (self.hub.socket, self.zap.socket), parent_fd)
+        others = self.hub.socket, self.zap.socket, self.back.monitor
+        watch = Watch((self.back.socket, self.front.socket), others, parent_fd)
         # A socket that is read empty costs an exception. So one message is taken where they come singly, and twice as
         # many each time while there are more.
         drains = dict.fromkeys(handlers, 1)
@@ -97,6 +99,9 @@ class Broker:
                     drains[source] = self._drain(handlers[source], most)
                 elif source is self.zap.socket:
                     self.zap.handle()
+                    watch.used()
+                elif source is self.back.monitor:
+                    self.back.hear_of_ends()
                     watch.used()
                 elif parent_is_gone():
                     return
@@ -114,7 +119,7 @@ class Broker:
         return most
 
     def _timeout_s(self) -> float:
-        return max(0.0, min(self._tick_at, self._flush_at, self._probe_at) - time.monotonic())
+        return max(0.0, min(self._tick_at, self._flush_at, self._probe_at, self.back.look_at) - time.monotonic())
 
     def _pass_time(self) -> None:
         now = time.monotonic()
@@ -131,6 +136,8 @@ class Broker:
         if now >= self._probe_at:
             self._probe_at = now + self._probe_s
             self._exchange.probe()
+        if now >= self.back.look_at:
+            self.back.look(now)
         self._act()
         self.hub.pass_on()
 

@@ -134,6 +134,8 @@ class Hub:
 
     def _admit(self, sender: bytes, message: hub.AdmitKey) -> None:
         self._keyring.admit(message)
+        if message.role == "agent":
+            self._back.expect_agent(message.subject)
         self.tell(sender, hub.Done(message.ticket))
 
     def _revoke(self, sender: bytes, message: hub.RevokeKey) -> None:
@@ -164,6 +166,7 @@ class Hub:
             crashed=message.crashed,
             retiring=frozenset(message.retiring),
             giving_back=frozenset(message.giving_back),
+            ends_at=message.ends_at,
             now=time.monotonic(),
         )
         self._back.roster_changed(before)
@@ -206,7 +209,14 @@ class Hub:
                 ),
                 tuple(
                     hub.DeploymentLoad(
-                        name, lane.queue.count, lane.queue.bytes, lane.refused, lane.expired, lane.wait_s, lane.answered
+                        name,
+                        lane.queue.count,
+                        lane.queue.bytes,
+                        lane.refused,
+                        lane.expired,
+                        lane.wait_s,
+                        lane.answered,
+                        lane.longest.s or None,
                     )
                     for name, lane in exchange.lanes.items()
                 ),

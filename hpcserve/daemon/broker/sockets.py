@@ -7,7 +7,7 @@ cheaper than libzmq's shared messages; large ones pass through uncopied.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import zmq
@@ -17,7 +17,6 @@ from hpcserve.auth.keys import KeyPair
 from hpcserve.wire.frames import MAX_TENSORS
 
 SMALL_BYTES = 4096
-HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 5_000, 20_000
 HANDSHAKE_MS = 5_000
 ENVELOPE_BYTES = 4096  # what ZMTP and CURVE add to a frame, with room
 BACKLOG = 4096  # a Unix socket refuses at once what does not fit, and a job's ranks come all at the same moment
@@ -31,6 +30,18 @@ plain_receive: Callable[..., Any] = PlainSocket.recv
 Tensor = bytes | zmq.Frame
 
 _FIRST = zmq.SNDMORE | zmq.NOBLOCK
+
+
+class Heartbeat(NamedTuple):
+    """How often libzmq asks each peer over TCP whether it is there, and how long it waits for an answer."""
+
+    every_ms: int
+    timeout_ms: int
+
+
+FRONT_HEARTBEAT = Heartbeat(5_000, 20_000)
+BACK_HEARTBEAT = Heartbeat(1_500, 3_000)
+"""A node that lost its power is noticed by these two together, and ``recovery.unreachable_s``: in less than 10 s."""
 
 
 class Incoming(msgspec.Struct, gc=False):
@@ -48,6 +59,7 @@ def router(
     keys: KeyPair | None,
     domain: bytes,
     *,
+    heartbeat: Heartbeat = FRONT_HEARTBEAT,
     largest_bytes: int = 0,
     most_unread: int = 0,
 ) -> zmq.Socket[bytes]:
@@ -57,6 +69,7 @@ def router(
         context: Where it is made.
         keys: The service's, for a socket that peers reach over TCP.
         domain: What ZAP is told.
+        heartbeat: For a socket that peers reach over TCP.
         largest_bytes: A peer that sends a larger frame over TCP loses its connection.
         most_unread: A peer that has left so many messages unread is sent no more; 0: any number.
     """
@@ -73,12 +86,20 @@ def router(
         socket.curve_secretkey = keys.secret
         socket.zap_domain = domain
         socket.handshake_ivl = HANDSHAKE_MS
-        socket.heartbeat_ivl = HEARTBEAT_MS
-        socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
-        socket.heartbeat_ttl = HEARTBEAT_TIMEOUT_MS
+        socket.heartbeat_ivl = heartbeat.every_ms
+        socket.heartbeat_timeout = socket.heartbeat_ttl = heartbeat.timeout_ms
     else:
         socket.router_handover = True
     return socket
+
+
+def bind_file(socket: zmq.Socket[bytes], path: str) -> None:
+    """Binds a socket to a file, after all its other addresses, without heartbeats there.
+
+    A Unix socket's connection ends with the process at its other end: a process that stands still is alive.
+    """
+    socket.heartbeat_ivl = 0  # libzmq copies the options at each bind: what is bound already keeps its own
+    socket.bind(f"ipc://{path}")
 
 
 def receive(socket: zmq.Socket[bytes]) -> Incoming | None:

@@ -1,7 +1,9 @@
 """The controller: carries out what :mod:`hpcserve.core.fleet` decides, with the broker, the agents and the scheduler.
 
-Level-triggered throughout: the broker is told the whole routing table and an agent all that it is to run, so
-that a message lost, or a process that was restarted, changes nothing.
+What the scheduler says comes in by :mod:`hpcserve.daemon.controller.fates`, what agents say by
+:mod:`hpcserve.daemon.controller.agents`; here one loop steers. It is level-triggered throughout: the broker is told
+the whole routing table and an agent all that it is to run, so that a message lost, or a process that was restarted,
+changes nothing.
 """
 
 from __future__ import annotations
@@ -13,39 +15,45 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from hpcserve.cluster.evidence import evidence
 from hpcserve.cluster.plugins import open_scheduler
 from hpcserve.config import Site
 from hpcserve.core import deployments as rules
-from hpcserve.core.fleet import Action, FailDeployment, Fleet, ForgetReplica
-from hpcserve.core.fleetbook import ReplicaSaid
-from hpcserve.daemon.controller.failures import NEVER_READY, PILOTS_FAIL, Failures
+from hpcserve.core.fleet import Fleet
+from hpcserve.core.fleetbook import Action, FailDeployment, ForgetReplica, ReplicaLost
+from hpcserve.core.losses import Loss
+from hpcserve.core.succession import Succession
+from hpcserve.daemon import leftovers
+from hpcserve.daemon.controller.agents import Agents
+from hpcserve.daemon.controller.failures import NEVER_READY, Failures, PilotFailures
+from hpcserve.daemon.controller.fates import Fates
 from hpcserve.daemon.controller.hub import HubLine
 from hpcserve.daemon.controller.logs import prune_logs
-from hpcserve.daemon.controller.pilots import Pilots
-from hpcserve.daemon.controller.plan import Servable, orders, routes, servable_of
+from hpcserve.daemon.controller.losses import Losses
+from hpcserve.daemon.controller.pilots import AT_ONCE, Pilots
+from hpcserve.daemon.controller.plan import Servable, servable_of
 from hpcserve.daemon.controller.rollouts import Rollouts
+from hpcserve.daemon.controller.scheduling import Ears, Scheduling
 from hpcserve.daemon.controller.storage import Storage
-from hpcserve.errors import (
-    AuthenticationError,
-    HpcserveError,
-    Overloaded,
-    ProtocolError,
-    ServiceUnavailable,
-    StorageFull,
-)
+from hpcserve.daemon.controller.telling import Telling
+from hpcserve.daemon.leftovers import LeftBehind
+from hpcserve.errors import ServiceUnavailable
 from hpcserve.registry.rows import DeploymentRow
 from hpcserve.registry.store import Store
 from hpcserve.registry.vault import sweep
-from hpcserve.types import DeploymentName, Digest, Epoch, PilotId, ReplicaId
+from hpcserve.types import DeploymentName, Epoch, PilotId, ReplicaId
 from hpcserve.wire import hub
-from hpcserve.wire.frames import decoder, encode, error_to_wire
-from hpcserve.wire.messages import Orders, Report
 
 _log = logging.getLogger(__name__)
 
 STORE = "hpcserve.db"
-RUNNING = ("starting", "ready")
-BUSY_S = 0.1  # while something changes, the scheduler is polled so often (site local)
+BUSY_S = 0.1
+"""While something changes within moments, what is due is looked at so often; site local polls its jobs as often."""
+LOOK_S = 1.0
+MEASURE_S = 5.0
+"""How often the broker is asked how long requests take."""
+MARGIN_S = 3.0
+"""Before ``stop_grace_s`` and the agent's own margin, the time in which its replicas are told to end."""
 PRUNE_S = 60.0
 """How often old logs are looked for."""
 
@@ -59,33 +67,30 @@ class Controller:
         self.storage = Storage()
         self.hub = HubLine(runtime_dir)
         self.pilots = Pilots(site, open_scheduler(site), self.storage, record)
-        self.fleet = Fleet(
-            policy=rules.Policy(
-                max_pilots=site.pilots.max_pilots,
-                slots=site.pilots.slots,
-                idle_s=site.pilots.idle_s,
-                drain_s=site.pilots.stop_grace_s,
-            ),
-            seed=secrets.token_hex(2) + "-",
-            restarts=lambda: Failures(NEVER_READY),
-            pilot_restarts=Failures(PILOTS_FAIL),
-        )
+        self.fleet = _fleet(site)
+        self.losses = Losses(site.shared_dir / "logs")
         self._rollouts = Rollouts(self.storage, self.fleet)
         self.served: dict[DeploymentName, DeploymentRow] = {}
         self.servables: dict[tuple[DeploymentName, str], Servable] = {}
-        self.reports: dict[PilotId, Report] = {}
+        self._telling = Telling(site, self.hub, self.pilots, self.fleet, served=self.served, servables=self.servables)
+        self.agents = Agents(
+            storage=self.storage,
+            line=self.hub,
+            pilots=self.pilots,
+            fleet=self.fleet,
+            served=self.served,
+            servables=self.servables,
+            telling=self._telling,
+            act=self._act,
+        )
+        fates = Fates(self.pilots, self.fleet, self.agents, self._act)
+        ears = Ears(seen=fates.seen, refused=fates.refused, dropped=fates.dropped)
+        self.scheduling = Scheduling(self.pilots, ears, self._poll_s)
         self.epoch = Epoch(0)
         self.stop = asyncio.Event()
         self._changed = asyncio.Event()
         self._began = time.monotonic()
         self._prune_at = 0.0
-        self._awaited: set[PilotId] = set()
-        self._routed = asyncio.Event()
-        self._told: dict[PilotId, Orders] = {}
-        self._routes: hub.Routes | None = None
-        self._secrets: hub.PilotSecrets | None = None
-        self._keys: dict[ReplicaId, bytes] = {}
-        self._decode_report = decoder(Report)
 
     # --- life -----------------------------------------------------------------------------------------
 
@@ -97,44 +102,40 @@ class Controller:
         """
         await self.storage.open(self.site.state_dir / STORE)
         await asyncio.to_thread(sweep, self.site.shared_dir)
+        leftovers.write(self.site.shared_dir, ())
         for row in await self.storage.do(Store.deployments):
             servable = await self.storage.do(Store.servable, row.servable, row.version)
             self.serve(row, servable_of(servable))
         self.servables |= await self._rollouts.recall()
         now = time.monotonic()
         for pilot in await self.pilots.recover():
-            self.fleet.adopt_pilot(pilot, self.site.pilots.slots, now)
-            self._awaited.add(pilot)
+            self.fleet.adopt_pilot(pilot, self.fleet.policy.slots, now)
+            self.agents.awaited.add(pilot)
 
     async def run(self) -> None:
         """Works until :attr:`stop` is set; then every pilot has ended, or had its time to."""
-        steering = asyncio.create_task(self._steer())
+        works = [asyncio.create_task(each) for each in (self._steer(), self.scheduling.run(), self._measure())]
         stopping = asyncio.create_task(self.stop.wait())
-        await asyncio.wait({steering, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if steering.done():
-            steering.result()
-        await self._end_pilots()
-        steering.cancel()
-        await asyncio.gather(steering, return_exceptions=True)
+        await asyncio.wait({*works, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        for work in works:
+            if work.done():
+                work.result()
+        works[1].cancel()
+        await asyncio.gather(works[1], return_exceptions=True)
+        self.fleet.end_pilots()
+        self.change()
+        await self.scheduling.end_all(2 * self.site.pilots.stop_grace_s + 5.0)
+        left = [LeftBehind(pilot, job.name or "", job.state.cause) for pilot, job in self.pilots.jobs.items()]
+        leftovers.write(self.site.shared_dir, left)
+        for work in works:
+            work.cancel()
+        await asyncio.gather(*works, return_exceptions=True)
 
     async def close(self) -> None:
         """Lets go of everything."""
         self.hub.close()
         await self.pilots.close()
         await self.storage.close()
-
-    async def _end_pilots(self) -> None:
-        pilots = self.site.pilots
-        until = time.monotonic() + 2 * pilots.stop_grace_s + 5.0
-        cancelled: set[PilotId] = set()
-        while self.pilots.jobs and time.monotonic() < until:
-            for pilot, state in (await self.pilots.poll()).items():
-                if state.phase == "ended":
-                    await self.pilots.end(pilot, "the daemon was taken down")
-                elif pilot not in cancelled:
-                    await self.pilots.cancel(pilot)
-                    cancelled.add(pilot)
-            await asyncio.sleep(BUSY_S / 2)
 
     # --- what is wanted -------------------------------------------------------------------------------
 
@@ -158,13 +159,8 @@ class Controller:
     # --- steering -------------------------------------------------------------------------------------
 
     async def _steer(self) -> None:
-        polled_at = 0.0
         while True:
             self._changed.clear()  # what changes from here on, during any of the steps, is looked at after them
-            now = time.monotonic()
-            if self.pilots.jobs and now - polled_at >= self._poll_s():
-                polled_at = now
-                await self._poll()
             if self.fleet.has_unjudged:
                 await self._carry_out(self.fleet.judge(await self._answered()))
             if not self.stop.is_set() and not self._is_waiting():
@@ -176,11 +172,22 @@ class Controller:
             await self._rollouts.note()
             await self._prune_logs()
             try:
-                await asyncio.wait_for(
-                    self._changed.wait(), self._poll_s() if self.pilots.jobs or self.served else None
-                )
+                # Not wait_for(): before Python 3.12 it swallows a cancellation that comes together with a change.
+                async with asyncio.timeout(self._look_s() if self.pilots.jobs or self.served else None):
+                    await self._changed.wait()
             except TimeoutError:
                 continue
+
+    async def _measure(self) -> None:
+        """How long requests take, by which pilots are drained in time."""
+        while True:
+            await asyncio.sleep(MEASURE_S)
+            if any(pilot.ends_s is not None for pilot in self.fleet.pilots.values()):
+                try:
+                    stats = await self.hub.stats()
+                except ServiceUnavailable:
+                    continue
+                self.fleet.longest_s = {load.deployment: load.longest_s or 0.0 for load in stats.deployments}
 
     async def _answered(self) -> dict[DeploymentName, int] | None:
         """How many requests each deployment has had answered; None while the broker is away."""
@@ -201,196 +208,93 @@ class Controller:
         if now < self._prune_at or any(pilot.adopted and not pilot.reported for pilot in self.fleet.pilots.values()):
             return
         self._prune_at = now + PRUNE_S
-        reported = {each.replica for report in self.reports.values() for each in report.replicas}
+        reported = {each.replica for report in self.agents.reports.values() for each in report.replicas}
         live = {*self.pilots.jobs, *self.fleet.replicas, *reported}
         logs = self.site.shared_dir / "logs"
         await asyncio.to_thread(prune_logs, logs, live=live, keep=self.site.pilots.keep_ended)
 
     def _is_waiting(self) -> bool:
         """Whether agents that this controller inherited have still to say what they run, and have time to."""
-        return bool(self._awaited) and time.monotonic() - self._began < self.site.recovery.recovery_grace_s
+        return bool(self.agents.awaited) and time.monotonic() - self._began < self.site.recovery.recovery_grace_s
+
+    def _look_s(self) -> float:
+        settled = all(replica.state == "ready" for replica in self.fleet.replicas.values())
+        # One that is queued may be so for days, and its agent's first report is an event.
+        beginning = ("queued", "running") if self.site.scheduler.kind in AT_ONCE else ("running",)
+        awaited = any(not pilot.reported and pilot.phase in beginning for pilot in self.fleet.pilots.values())
+        return LOOK_S if settled and not awaited else BUSY_S
 
     def _poll_s(self) -> float:
-        settled = all(replica.state == "ready" for replica in self.fleet.replicas.values())
-        busy = not settled or any(not pilot.reported for pilot in self.fleet.pilots.values())
-        return min(BUSY_S, self.site.scheduler.poll_s) if busy else self.site.scheduler.poll_s
+        poll_s = self.site.scheduler.poll_s
+        return min(self._look_s(), poll_s) if self.site.scheduler.kind == "local" else poll_s
 
-    async def _poll(self) -> None:
-        now = time.monotonic()
-        for pilot, state in (await self.pilots.poll()).items():
-            if state.phase != "ended":
-                self.fleet.job_seen(pilot, state.phase)
-                continue
-            self._awaited.discard(pilot)
-            self.reports.pop(pilot, None)
-            self._told.pop(pilot, None)
-            key = self.pilots.jobs[pilot].row.public_key
-            if key is not None:
-                self.hub.tell(hub.RevokeKey(bytes.fromhex(key)))
-            output = await self.pilots.end(pilot, state.cause)
-            await self._carry_out(self.fleet.job_ended(pilot, state.cause, output, now))
+    async def _act(self, actions: Iterable[Action], shown: str | None = None) -> None:
+        """Carries out what follows from an event, and looks soon at what else does.
 
-    async def _carry_out(self, actions: Iterable[Action]) -> None:
+        Args:
+            actions: What follows.
+            shown: The lines of a pilot's output that show why; None: what it printed may show that.
+        """
+        await self._carry_out(actions, shown)
+        self.change()
+
+    async def _carry_out(self, actions: Iterable[Action], shown: str | None = None) -> None:
         for action in actions:
             if isinstance(action, rules.SubmitPilot):
-                await self._submit(action.pilot)
+                self.scheduling.submit(action.pilot)
             elif isinstance(action, rules.CancelPilot):
-                await self.pilots.cancel(action.pilot)
+                self.scheduling.cancel(action.pilot)
+            elif isinstance(action, ReplicaLost):
+                self._note(action.loss, shown)
             elif isinstance(action, ForgetReplica):
-                self._forget(action.replica)
+                self.agents.forget(action.replica)
             elif isinstance(action, FailDeployment):
                 _log.error("deployment %s failed: %s", action.deployment, action.reason)
 
-    async def _submit(self, pilot: PilotId) -> None:
-        try:
-            await self.pilots.submit(pilot)
-        except HpcserveError as error:
-            _log.warning("pilot %s was not submitted: %s", pilot, error)
-            lasting = not isinstance(error, StorageFull)
-            await self._carry_out(self.fleet.not_submitted(pilot, str(error), time.monotonic(), lasting=lasting))
-
-    def _forget(self, replica: ReplicaId) -> None:
-        key = self._keys.pop(replica, None)
-        if key is not None:
-            self.hub.tell(hub.RevokeKey(key))
+    def _note(self, loss: Loss, shown: str | None) -> None:
+        job = self.pilots.jobs.get(loss.pilot)
+        if shown is None and not loss.told and job is not None:
+            shown = evidence(self.pilots.output(loss.pilot, job.row.restarts))[1]
+        self.losses.note(loss, shown or "")
 
     # --- telling --------------------------------------------------------------------------------------
 
     def _tell_agents(self) -> None:
-        for pilot in self.reports:
-            job = self.pilots.jobs.get(pilot)
-            if job is None:
-                continue
-            message = orders(
-                self.fleet,
-                pilot,
-                job.row.incarnation,
-                self.servables,
-                setup_timeout_s=self.site.pilots.setup_timeout_s,
-                outbox_bytes=self.site.budgets.outbox_bytes,
-                hang_grace_s=self.site.recovery.hang_grace_s,
-            )
-            if message != self._told.get(pilot):
-                self._told[pilot] = message
-                self.hub.tell(hub.ToAgentRelay(pilot, encode(message)))
+        self._telling.tell_agents(self.agents.reports)
 
     def _tell_admission(self) -> None:
-        """Which pilots may enrol, so that no stranger can keep them out."""
-        message = hub.PilotSecrets({pilot: job.row.secret_sha256 for pilot, job in self.pilots.jobs.items()})
-        if message != self._secrets:
-            self._secrets = message
-            self.hub.tell(message)
+        self._telling.tell_admission()
 
     def tell_broker(self) -> None:
         """The routing table, as soon as it can be trusted: a replica that is not in it is dead to the broker."""
-        if self._is_waiting():
-            return
-        table = routes(self.fleet, self.served, self.servables)
-        if table != self._routes:
-            self._routes = table
-            self.hub.tell(table)
-        self._routed.set()
+        if not self._is_waiting():
+            self._telling.tell_broker()
 
     async def wait_for_routes(self) -> None:
         """Returns once the broker was told what is wanted now: what it is told after that, it hears later."""
-        await self._routed.wait()
+        await self._telling.routed.wait()
         self.tell_broker()
 
     def broker_is_up(self, message: hub.BrokerUp) -> None:
         """A new broker, or a new connection to it: it is told everything."""
         self.epoch = message.epoch
-        for pilot, job in self.pilots.jobs.items():
-            if job.row.public_key is not None:
-                self.hub.tell(hub.AdmitKey(bytes.fromhex(job.row.public_key), "agent", pilot))
-        for replica, key in self._keys.items():
-            self.hub.tell(hub.AdmitKey(key, "replica", replica))
-        self._routes = None
-        self._secrets = None
-        self._told.clear()
+        self.agents.admit_all()
+        self._telling.tell_all_again()
         self.change()
 
     # --- listening ------------------------------------------------------------------------------------
 
     async def enrol(self, ask: hub.EnrolAsk) -> None:
         """An agent wants in."""
-        pilot = PilotId(ask.pilot)
-        try:
-            await self.pilots.enrol(pilot, ask.incarnation, ask.secret, ask.key, ask.host)
-        except AuthenticationError as error:
-            self.hub.tell(hub.EnrolVerdict(ask.ticket, error_to_wire(error)))
-            return
-        except HpcserveError as error:
-            # The scheduler or the disk, not the agent: it asks again.
-            later = ServiceUnavailable(f"pilot {pilot} cannot be enrolled now: {error.message}", retry_after_s=1.0)
-            self.hub.tell(hub.EnrolVerdict(ask.ticket, error_to_wire(later)))
-            return
-        self.hub.tell(hub.AdmitKey(ask.key, "agent", pilot))
-        self.hub.tell(hub.EnrolVerdict(ask.ticket))
+        await self.agents.enrol(ask)
 
     def refuse(self, ask: hub.EnrolAsk) -> None:
         """An agent wants in while too many others do."""
-        error = Overloaded("too many agents enrol at once", retry_after_s=1.0)
-        self.hub.tell(hub.EnrolVerdict(ask.ticket, error_to_wire(error)))
+        self.agents.refuse(ask)
 
     async def agent_says(self, said: hub.AgentSays) -> None:
         """An agent's report."""
-        try:
-            report: Report = self._decode_report(said.body)
-        except ProtocolError as error:
-            _log.warning("pilot %s: %s", said.pilot, error)
-            return
-        job = self.pilots.jobs.get(report.pilot)
-        if job is None or report.incarnation != job.row.incarnation:
-            return
-        self.servables |= await self._learn(report)
-        self._adopt(report)
-        self.reports[report.pilot] = report
-        now = time.monotonic()
-        await self._carry_out(
-            self.fleet.reported(
-                report.pilot,
-                [ReplicaSaid(each.replica, each.state, each.cause, each.traceback) for each in report.replicas],
-                ends_s=now + report.walltime_left_s,
-                leaving=bool(report.leaving),
-                now=now,
-            )
-        )
-        self._told.pop(report.pilot, None)
-        self.change()
-
-    async def _learn(self, report: Report) -> dict[tuple[DeploymentName, str], Servable]:
-        """The version of each replica that an earlier controller had started and was about to replace."""
-        learned = {}
-        for status in report.replicas:
-            key = (status.deployment, status.version)
-            if status.state not in RUNNING or status.deployment not in self.served or key in self.servables:
-                continue
-            try:
-                row = await self.storage.do(Store.version, Digest(status.version))
-            except HpcserveError as error:
-                _log.warning("replica %s of an older version is given up: %s", status.replica, error)
-                continue
-            if row is not None:
-                learned[key] = servable_of(row)
-        return learned
-
-    def _adopt(self, report: Report) -> None:
-        """Lets the replicas in, and takes over those that an earlier controller had started."""
-        self._awaited.discard(report.pilot)
-        for status in report.replicas:
-            running = status.state in RUNNING
-            known = self.fleet.replicas.get(status.replica)
-            if known is not None and known.pilot != report.pilot:
-                _log.warning("pilot %s speaks of replica %s of another pilot", report.pilot, status.replica)
-                continue
-            if status.replica not in self.fleet.replicas and running:
-                servable = self.servables.get((status.deployment, status.version))
-                if servable is None:
-                    continue  # not wanted any more: it is not in the orders, so its agent stops it
-                self.fleet.adopt_replica(status.replica, status.deployment, servable.version, report.pilot)
-            if running and status.replica not in self._keys:
-                self._keys[status.replica] = status.public_key
-                self.hub.tell(hub.AdmitKey(status.public_key, "replica", status.replica))
+        await self.agents.hear(said)
 
     def replica_hung(self, message: hub.ReplicaHung) -> None:
         """A replica is to be killed."""
@@ -406,7 +310,65 @@ class Controller:
             )
         self.change()
 
+    def away(self, message: hub.Away) -> None:
+        """An agent or a replica has had no connection for long. What became of its pilot the scheduler may know.
+
+        The broker says so again and again, while that lasts; the scheduler is not asked so often.
+        """
+        is_news = self._is_away(message)
+        is_kept = self._is_kept(message)
+        kept = f", and its agent sees that it lives: it is replaced after {self.fleet.policy.orphan_s:g} s"
+        _log.log(
+            logging.WARNING if is_news else logging.DEBUG,
+            "%s %s has had no connection for %.1f s%s",
+            message.role,
+            message.subject,
+            message.for_s,
+            kept if is_kept else "",
+        )
+        if is_news and not is_kept:
+            self.scheduling.look()
+        self.change()
+
+    def _is_away(self, message: hub.Away) -> bool:
+        """Enters an absence in the books; False if it stood there, or nobody is missed."""
+        now = time.monotonic()
+        if message.role == "agent":
+            pilot = self.fleet.pilots.get(PilotId(message.subject))
+            was_away = pilot is None or pilot.away_since_s is not None
+            self.fleet.away(PilotId(message.subject), now, message.for_s)
+            return not was_away and pilot is not None and pilot.away_since_s is not None
+        cause = f"it could not be reached for {message.for_s:.1f} s"
+        return self.fleet.unreachable(ReplicaId(message.subject), cause, now, for_s=message.for_s)
+
+    def _is_kept(self, message: hub.Away) -> bool:
+        """Whether a replica that is away is not given up yet: it may be in a call."""
+        replica = self.fleet.replicas.get(ReplicaId(message.subject)) if message.role == "replica" else None
+        return replica is not None and not replica.ended
+
     def replica_idle(self, message: hub.ReplicaIdle) -> None:
         """A retiring replica holds nothing any more."""
         self.fleet.idle(message.replica)
         self.change()
+
+
+def _fleet(site: Site) -> Fleet:
+    """Empty books, with the limits of the site."""
+    pilots = site.pilots
+    return Fleet(
+        policy=rules.Policy(
+            max_pilots=pilots.max_pilots,
+            slots=pilots.nodes * pilots.slots,
+            idle_s=pilots.idle_s,
+            nodes=pilots.nodes,
+            orphan_s=pilots.orphan_s,
+        ),
+        seed=secrets.token_hex(2) + "-",
+        restarts=lambda: Failures(NEVER_READY),
+        pilot_restarts=PilotFailures(),
+        succession=Succession(
+            walltime_s=pilots.walltime_s,
+            margin_s=pilots.stop_grace_s + MARGIN_S,
+            first_wait_s=pilots.queue_wait_s,
+        ),
+    )

@@ -6,8 +6,6 @@ from hpcserve.core import restarts
 
 NEVER_READY = restarts.Policy(first_s=0.1, longest_s=10.0, stable_s=10.0, most=5, window_s=60.0)
 WAS_READY = restarts.Policy(first_s=0.05, longest_s=1.0, stable_s=10.0, most=None)
-PILOTS_FAIL = restarts.Policy(first_s=0.5, longest_s=30.0, stable_s=30.0, most=3, window_s=60.0)
-
 
 MOST_IN_VAIN, MOST_OF_PROVEN = 5, 25
 """So many replicas that were ready may end in a row, without a request answered between. The second: of a deployment
@@ -45,3 +43,28 @@ class Failures:
         """What was started works."""
         self._never_ready.started(now)
         self._was_ready.started(now)
+
+
+MOST_PILOTS, FIRST_PILOT_S, LONGEST_PILOT_S = 3, 0.5, 30.0
+
+
+class PilotFailures:
+    """Counts the pilots that failed in a row, however long each of them waited in the queue, for :class:`Fleet`."""
+
+    def __init__(self) -> None:
+        self._row = 0
+
+    def failed(self, now: float) -> float | None:
+        """When to try again; None: not any more."""
+        self._row += 1
+        if self._row >= MOST_PILOTS:
+            return None
+        return now + min(LONGEST_PILOT_S, FIRST_PILOT_S * 2.0 ** (self._row - 1))
+
+    def succeeded(self, now: float) -> None:
+        """A replica in a pilot is ready."""
+        self._row = 0
+
+    def forgive(self) -> None:
+        """All are forgotten."""
+        self._row = 0

@@ -70,10 +70,13 @@ class HubLine:
             ServiceUnavailable: The broker does not answer.
         """
         self._ticket += 1
-        waiting = self._stats[self._ticket] = asyncio.get_running_loop().create_future()
+        waiting: asyncio.Future[hub.Stats] = asyncio.get_running_loop().create_future()
+        self._stats[self._ticket] = waiting
         self.tell(hub.AskStats(self._ticket))
         try:
-            return await asyncio.wait_for(waiting, STATS_S)
+            # Not wait_for(): before Python 3.12 it swallows a cancellation that comes together with the answer.
+            async with asyncio.timeout(STATS_S):
+                return await waiting
         except TimeoutError as error:
             self._stats.pop(self._ticket, None)
             raise ServiceUnavailable("the broker does not answer; it is being restarted", retry_after_s=1.0) from error

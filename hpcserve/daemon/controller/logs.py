@@ -41,11 +41,11 @@ def prune_logs(directory: Path, *, live: Collection[str], keep: int) -> None:
         live: The pilots and replicas that have not ended.
         keep: Of how many others the logs stay.
     """
-    written_s: dict[str, float] = {}
-    for path in directory.glob("*.log*"):
-        writer = path.name.removesuffix(".1").removesuffix(".log")
-        with suppress(FileNotFoundError):  # it was put aside meanwhile
-            written_s[writer] = max(written_s.get(writer, 0.0), path.stat().st_mtime)
+    try:
+        written_s = _written_s(directory)
+    except OSError as error:
+        _log.warning("old logs stay: %s", error)
+        return
     own = {f"daemon-{name}" for name in DAEMON}
     for writer in over(written_s, live={*live, *own}, keep=keep):
         for path in (directory / f"{writer}.log", directory / f"{writer}.log.1"):
@@ -53,6 +53,17 @@ def prune_logs(directory: Path, *, live: Collection[str], keep: int) -> None:
                 path.unlink(missing_ok=True)
             except OSError as error:
                 _log.warning("an old log stays: %s", error)
+
+
+def _written_s(directory: Path) -> dict[str, float]:
+    """When each writer of logs last wrote, by the file system's clock."""
+    written_s: dict[str, float] = {}
+    for path in directory.iterdir():
+        writer, is_log, part = path.name.rpartition(".log")
+        if is_log and part in ("", ".1"):
+            with suppress(FileNotFoundError):  # it was put aside meanwhile
+                written_s[writer] = max(written_s.get(writer, 0.0), path.stat().st_mtime)
+    return written_s
 
 
 def read_logs(directory: Path, arguments: AskLogs, *, writers: Iterable[str], deployments: Iterable[str]) -> Logs:

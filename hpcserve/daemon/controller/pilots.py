@@ -2,6 +2,9 @@
 
 How many there should be is decided in :mod:`hpcserve.core.deployments`. A pilot's intent is on disk before
 it is submitted (design §6), and a restarted controller finds its jobs again by their tag.
+
+A job that the scheduler puts back into the queue begins anew as another *incarnation*: with a secret of its own in
+another enrolment file, so that what is left of the one before is not let in.
 """
 
 from __future__ import annotations
@@ -10,40 +13,61 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import os
 import secrets
-import sys
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from hpcserve.auth import private
-from hpcserve.cluster.seam import JobId, JobState, PilotJob, Scheduler
+from hpcserve.cluster.seam import JobId, JobState, Scheduler
 from hpcserve.config import Site
+from hpcserve.daemon.controller.job import pilot_job, service_tag
+from hpcserve.daemon.controller.printed import printed
 from hpcserve.daemon.controller.storage import Storage
-from hpcserve.errors import AuthenticationError, HpcserveError, SchedulerError, ServiceUnavailable, StorageFull
+from hpcserve.daemon.launch import ENROLMENTS
+from hpcserve.errors import (
+    AuthenticationError,
+    HpcserveError,
+    SchedulerError,
+    ServiceUnavailable,
+    StorageFull,
+    SubmissionUnknown,
+)
 from hpcserve.registry.rows import PilotRow
 from hpcserve.registry.store import Store
 from hpcserve.types import PilotId
-from hpcserve.wire.launch import Enrolment, encode_enrolment
+from hpcserve.wire.launch import Enrolment, encode_enrolment, enrolment_name
 
 _log = logging.getLogger(__name__)
 
 LIVE = ("submitting", "submitted", "enrolled")
 ENDED = "ended"
-LOG_TAIL_BYTES = 4096
+AT_ONCE = ("local",)
+"""Schedulers of which a job is known from the moment that it is submitted, or never."""
+LATE_S = 600.0
+"""So long a job is looked for that came up only after it was given up."""
+CUT_OFF = "the daemon was cut off while it submitted it"
+CANCEL_AGAIN_S = 30.0
+"""So long after its grace a job that was cancelled, and is still there, is cancelled again."""
 
 
 @dataclass
 class Job:
-    """A pilot that has not ended. ``name`` is None until the scheduler has taken it."""
+    """A pilot that has not ended.
+
+    ``name`` is None until the scheduler is known to have taken it; ``doubt``: why that is open. ``cancel_at_s``: on the
+    monotonic clock, when it is to be cancelled, or cancelled again if it is still there; None: it is not to end.
+    """
 
     row: PilotRow
     name: JobId | None
     state: JobState = field(default_factory=lambda: JobState(phase="queued"))
     enrolling: asyncio.Lock = field(default_factory=asyncio.Lock)
+    doubt: str = CUT_OFF
+    cancel_at_s: float | None = None
 
 
 class Pilots:
@@ -55,57 +79,89 @@ class Pilots:
         self._scheduler = scheduler
         self._storage = storage
         self._record = record
-        self._enrolments = site.shared_dir / "enrolments"
+        self._enrolments = site.shared_dir / ENROLMENTS
+        self._tag = service_tag(site.shared_dir)
+        self._swept = False
+        self._lost: dict[PilotId, float] = {}
+        patience_s = 0.0 if site.scheduler.kind in AT_ONCE else 2 * site.scheduler.timeout_s
+        self._name_within_s = patience_s
 
     async def recover(self) -> list[PilotId]:
-        """Finds the pilots of earlier controllers; what nobody wrote down is cancelled.
+        """Takes up the pilots of earlier controllers. What became of them :meth:`poll` will tell.
 
         Returns:
             The pilots that may still run.
         """
-        found = {pilot: job for job, pilot in (await self._scheduler.find()).items()}
         for row in await self._storage.do(Store.pilots):
-            if row.state not in LIVE:
-                continue
-            name = JobId(row.job) if row.job else found.get(row.id)
-            if name is None:
-                await self._ended(row.id, "the daemon ended before the pilot was submitted")
-            else:
-                self.jobs[row.id] = Job(row, name)
-        for pilot, job in found.items():
-            if pilot not in self.jobs:
-                await self._scheduler.cancel(job)
+            if row.state in LIVE:
+                state = JobState(phase="unknown", cause="the scheduler has not been asked yet")
+                self.jobs[row.id] = Job(self._begun(row), JobId(row.job) if row.job else None, state)
         return list(self.jobs)
 
+    def _begun(self, row: PilotRow) -> PilotRow:
+        """``row``, one incarnation back where the present one's agent was told nothing: then it is begun again."""
+        if row.restarts == 0 or row.public_key is not None:
+            return row
+        try:
+            self._enrolment(row.id, row.restarts).stat()
+        except FileNotFoundError:
+            return msgspec.structs.replace(row, restarts=row.restarts - 1)
+        except OSError as error:
+            _log.warning("whether the agent of pilot %s can be let in is not known: %s", row.id, error)
+        return row
+
     async def submit(self, pilot: PilotId) -> None:
-        """Hands a new pilot in.
+        """Hands a new pilot in. Whether it was taken may stay open; :meth:`poll` finds it out.
 
         Raises:
-            SchedulerError: The scheduler did not take it.
+            JobRefused: The scheduler will never take it.
+            NoRoom: It does not take it now.
+            SchedulerError: It does not answer.
             StorageFull: There is no room to write it down, or for what its agent has to be told.
         """
-        secret = secrets.token_urlsafe(32)
-        row = PilotRow(
-            id=pilot,
-            incarnation=secrets.token_hex(8),
-            state="submitting",
-            secret_sha256=hashlib.sha256(secret.encode()).hexdigest(),
-            submitted_s=time.time(),
+        row, secret = _incarnation(
+            PilotRow(id=pilot, incarnation="", state="submitting", secret_sha256="", submitted_s=time.time()), 0
         )
         await self._storage.do(Store.put_pilot, row)
         self.jobs[pilot] = Job(row, None)
         try:
-            name = await self._scheduler.submit(self._pilot_job(row, secret))
+            self._lay_down(row, secret)
+            name = await self._scheduler.submit(pilot_job(self._site, pilot, self._record))
+        except SubmissionUnknown as error:
+            _log.warning("pilot %s may have been submitted: %s", pilot, error)
+            self.jobs[pilot].state = JobState(phase="unknown", cause=str(error))
+            self.jobs[pilot].doubt = str(error)
+            return
         except HpcserveError as error:
             await self.end(pilot, str(error))
             raise
-        self.jobs[pilot].name = name
-        # Without its name the next controller finds the job by its tag.
-        await self._note(pilot, state="submitted", job=name)
+        await self._named(self.jobs[pilot], name)
 
-    def _pilot_job(self, row: PilotRow, secret: str) -> PilotJob:
+    async def requeued(self, pilot: PilotId, restarts: int) -> str | None:
+        """Lets the next incarnation of a pilot in, and the one before out.
+
+        Returns:
+            The key of the one before, in hex; None if it had none.
+
+        Raises:
+            StorageFull: There is no room to write it down, or for what the next one's agent has to be told; nobody was
+                told anything, and it can be tried again.
+            ConfigError: That cannot be written for another reason; the same holds.
+        """
+        job = self.jobs[pilot]
+        async with job.enrolling:  # what is written of the one before is written first
+            row, secret = _incarnation(job.row, restarts)
+            # In this order, since an agent that waits reads its file at once, and must be let in by it.
+            await self._storage.do(Store.put_pilot, row)
+            self._lay_down(row, secret)
+            old, job.row = job.row.public_key, row
+            job.state = JobState(phase="queued", restarts=restarts)
+        if job.cancel_at_s is not None:
+            job.cancel_at_s = time.monotonic()  # only the one before was
+        return old
+
+    def _lay_down(self, row: PilotRow, secret: str) -> None:
         pilots = self._site.pilots
-        logs = self._site.shared_dir / "logs"
         enrolment = Enrolment(
             pilot=row.id,
             incarnation=row.incarnation,
@@ -114,20 +170,19 @@ class Pilots:
             walltime_s=pilots.walltime_s,
             orphan_s=pilots.orphan_s,
             stop_grace_s=pilots.stop_grace_s,
-            log_dir=str(logs),
+            log_dir=str(self._logs),
             log_bytes=pilots.log_bytes,
             launcher=pilots.launcher,
         )
-        path = private.private_directory(self._enrolments) / f"{row.id}.json"
-        private.create(path, encode_enrolment(enrolment))
-        argv = (sys.executable, "-P", "-m", "hpcserve.pilot", "--record", str(self._record), "--enrolment", str(path))
-        return PilotJob(
-            pilot=row.id,
-            argv=argv,
-            directory=self._site.shared_dir,
-            log=logs / f"{row.id}.log",
-            walltime_s=pilots.walltime_s,
-        )
+        private.private_directory(self._enrolments)
+        private.replace(self._enrolment(row.id, row.restarts), encode_enrolment(enrolment))
+
+    def _enrolment(self, pilot: PilotId, restarts: int) -> Path:
+        return Path(enrolment_name(str(self._enrolments / pilot), restarts))
+
+    @property
+    def _logs(self) -> Path:
+        return self._site.shared_dir / "logs"
 
     async def enrol(self, pilot: PilotId, incarnation: str, secret: str, key: bytes, host: str) -> None:
         """Checks an agent that wants in, and writes its key down.
@@ -157,49 +212,136 @@ class Pilots:
         expected = await self._host(job)
         if not expected:
             raise ServiceUnavailable(f"the scheduler does not say yet where pilot {pilot} runs", retry_after_s=1.0)
-        if expected != host:
+        if _short(expected) != _short(host):
             raise AuthenticationError(f"pilot {pilot} runs on {expected}, this agent on {host}")
-        job.row = await self._storage.do(_enrolled, pilot, host, key.hex(), row)
+        self._check_alive(job)
+        job.row = await self._storage.do(_enrolled, pilot, host, key.hex(), job.row)
+        self._check_alive(job)
+
+    def _check_alive(self, job: Job) -> None:
+        if self.jobs.get(job.row.id) is not job:
+            raise AuthenticationError(f"pilot {job.row.id} has ended meanwhile")
 
     async def _host(self, job: Job) -> str:
+        if job.name is None:
+            await self._find()
         if not job.state.host and job.name is not None:
             job.state = (await self._scheduler.poll([job.name]))[job.name]
         return job.state.host
 
     async def poll(self) -> dict[PilotId, JobState]:
         """What the scheduler says about each pilot; ``unknown`` when it says nothing."""
-        named = {job.name: pilot for pilot, job in self.jobs.items() if job.name is not None}
         try:
-            states = await self._scheduler.poll(list(named))
+            if not self._swept or self.is_looking or any(job.name is None for job in self.jobs.values()):
+                await self._find()
+            named = {job.name: pilot for pilot, job in self.jobs.items() if job.name is not None}
+            states = {named[name]: state for name, state in (await self._scheduler.poll(list(named))).items()}
         except SchedulerError as error:
-            states = {name: JobState(phase="unknown", cause=str(error)) for name in named}
-        found = {named[name]: state for name, state in states.items()}
-        for pilot, state in found.items():
-            self.jobs[pilot].state = state
-        return found
+            states = {pilot: JobState(phase="unknown", cause=str(error)) for pilot in self.jobs}
+        else:
+            states |= {pilot: self._unnamed(job) for pilot, job in self.jobs.items() if job.name is None}
+        for pilot, state in states.items():
+            if pilot in self.jobs:  # it may have ended while the scheduler was asked
+                self.jobs[pilot].state = state
+        await self._cancel_again()
+        return {pilot: state for pilot, state in states.items() if pilot in self.jobs}
+
+    async def _cancel_again(self) -> None:
+        """Cancels what is to end and is still there: a requeued job forgets that it was cancelled."""
+        now = time.monotonic()
+        for pilot, job in list(self.jobs.items()):
+            is_due = job.cancel_at_s is not None and now >= job.cancel_at_s
+            if is_due and job.name is not None and job.state.phase not in ("ended", "unknown"):
+                try:
+                    await self.cancel(pilot)
+                except SchedulerError as error:
+                    _log.warning("pilot %s, which is to end, is not cancelled: %s", pilot, error)
+
+    def _unnamed(self, job: Job) -> JobState:
+        """Of a job that the scheduler does not list. It may be on its way there, but not for ever."""
+        if time.time() - job.row.submitted_s <= self._name_within_s:
+            return JobState(phase="unknown", cause="the scheduler does not list it yet")
+        self._lost[job.row.id] = time.monotonic() + LATE_S
+        cause = f"no job of its name came up, so it was not taken, it seems: {job.doubt}"
+        return JobState(phase="ended", end="never started", cause=cause)
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether a job that was given up may come up after all: what was to submit it may have outlived its daemon."""
+        now = time.monotonic()
+        self._lost = {pilot: until_s for pilot, until_s in self._lost.items() if now < until_s}
+        return bool(self._lost)
+
+    async def _find(self) -> None:
+        """Names the jobs that have no name yet, and ends those that are ours and that nobody wrote down.
+
+        Raises:
+            SchedulerError: The scheduler does not answer.
+        """
+        found = await self._scheduler.find(self._tag)
+        for name, pilot in found.items():
+            job = self.jobs.get(pilot)
+            if job is not None and job.name is None:
+                await self._named(job, name)
+        await self._end_strangers([name for name, pilot in found.items() if pilot in self._lost.keys() - self.jobs])
+        if not self._swept:
+            own = {job.name for job in self.jobs.values()}
+            await self._end_strangers([name for name in found if name not in own])
+            self._swept = True
+
+    async def _end_strangers(self, names: Collection[JobId]) -> None:
+        if not names:
+            return
+        for name, state in (await self._scheduler.poll(names)).items():
+            if state.phase != "ended":
+                _log.warning("job %s has our tag, and no pilot that lives: it is cancelled", name)
+                await self._scheduler.cancel(name)
+
+    async def _named(self, job: Job, name: JobId) -> None:
+        job.name = name
+        # Without its name the next controller finds the job by its tag.
+        await self._note(job.row.id, state="submitted", job=name)
+        job.row = msgspec.structs.replace(job.row, state="submitted", job=name)
 
     async def cancel(self, pilot: PilotId) -> None:
-        """Begins to end a pilot."""
+        """Begins to end a pilot, at once or when its job is found; :meth:`poll` does it again while it does not end.
+
+        Raises:
+            SchedulerError: The scheduler does not answer.
+        """
         job = self.jobs.get(pilot)
-        if job is not None and job.name is not None:
+        if job is None:
+            return
+        job.cancel_at_s = time.monotonic()
+        if job.name is not None:
+            job.cancel_at_s += self._site.pilots.stop_grace_s + CANCEL_AGAIN_S
             await self._scheduler.cancel(job.name)
 
-    async def end(self, pilot: PilotId, cause: str) -> str:
-        """A pilot has ended; returns the last of what it printed."""
-        self.jobs.pop(pilot, None)
-        await self._ended(pilot, cause)
-        return _tail(self._site.shared_dir / "logs" / f"{pilot}.log")
+    def output(self, pilot: PilotId, run: int) -> str:
+        """The last of what a run of a pilot printed; the first one is 0."""
+        return printed(self._logs / f"{pilot}.log", run)
+
+    async def end(self, pilot: PilotId, cause: str) -> None:
+        """A pilot has ended."""
+        job = self.jobs.pop(pilot, None)
+        # Otherwise the next controller asks the scheduler once more.
+        await self._note(pilot, state=ENDED, ended_s=time.time(), cause=cause)
+        for restarts in range(0 if job is None else job.row.restarts + 1):
+            path = self._enrolment(pilot, restarts)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:  # its secret lets nobody in any more
+                _log.warning("the enrolment file of pilot %s stays: %s", pilot, error)
+        with contextlib.suppress(StorageFull):  # the next one that ends makes room for both
+            await self._storage.do(Store.forget_pilots, ENDED, keep=self._site.pilots.keep_ended)
+
+    def retry_now(self) -> None:
+        """The scheduler is asked again at once, also where it has not answered and is left alone for a while."""
+        self._scheduler.retry_now()
 
     async def close(self) -> None:
         """Lets go of the scheduler; the pilots go on."""
         await self._scheduler.close()
-
-    async def _ended(self, pilot: PilotId, cause: str) -> None:
-        # Otherwise the next controller asks the scheduler once more.
-        await self._note(pilot, state=ENDED, ended_s=time.time(), cause=cause)
-        (self._enrolments / f"{pilot}.json").unlink(missing_ok=True)
-        with contextlib.suppress(StorageFull):  # the next one that ends makes room for both
-            await self._storage.do(Store.forget_pilots, ENDED, keep=self._site.pilots.keep_ended)
 
     async def _note(
         self,
@@ -217,15 +359,25 @@ class Pilots:
             _log.warning("pilot %s is %s, which is not written down: %s", pilot, state, error)
 
 
+def _incarnation(row: PilotRow, restarts: int) -> tuple[PilotRow, str]:
+    """The row of a pilot's incarnation, and its secret."""
+    secret = secrets.token_urlsafe(32)
+    changed = msgspec.structs.replace(
+        row,
+        incarnation=secrets.token_hex(8),
+        secret_sha256=hashlib.sha256(secret.encode()).hexdigest(),
+        restarts=restarts,
+        host=None,
+        public_key=None,
+    )
+    return changed, secret
+
+
+def _short(host: str) -> str:
+    """A node's name as schedulers spell it: some nodes call themselves by their whole name."""
+    return host.partition(".")[0]
+
+
 def _enrolled(store: Store, pilot: PilotId, host: str, key: str, row: PilotRow) -> PilotRow:
     store.update_pilot(pilot, state="enrolled", host=host, public_key=key)
     return msgspec.structs.replace(row, state="enrolled", host=host, public_key=key)
-
-
-def _tail(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL_BYTES))
-            return file.read().decode(errors="replace")
-    except FileNotFoundError:
-        return ""

@@ -14,8 +14,9 @@ from hpcserve.registry.rows import DeploymentRow, ServableRow
 from hpcserve.servable.manifest import Manifest, default_method, from_json, to_json
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 from hpcserve.wire import hub
+from hpcserve.wire.agents import Orders, ReplicaSpec
 from hpcserve.wire.frames import error_to_wire
-from hpcserve.wire.messages import Orders, ReplicaSpec, Tune
+from hpcserve.wire.messages import Tune
 
 MOST_CAUSE = 200
 """Of how a replica ended the broker is told so many characters: a failed setup's words may be very many."""
@@ -66,6 +67,7 @@ def routes(fleet: Fleet, served: Mapping[DeploymentName, DeploymentRow], servabl
         {each.replica: each.cause[:MOST_CAUSE] for each in fleet.replicas.values() if each.ended and each.crashed},
         tuple(sorted(fleet.resting())),
         tuple(sorted(fleet.giving_back())),
+        fleet.ends(),
     )
 
 
@@ -91,7 +93,10 @@ def _route(
 def failure(known: FleetDeployment) -> str:
     """Why a deployment failed, and what to do."""
     if known.pilots_ended:
-        return f"{known.reason}; when pilot jobs start again, deploy it again"
+        return (
+            f"{known.reason}; correct the site file (then hpcserve down and up), "
+            "or deploy it again when pilot jobs start again"
+        )
     goes_on = f"; version {known.fallback.digest[:12]} goes on serving" if known.fallback is not None else ""
     return f"{known.reason}; correct the servable, publish and deploy it again{goes_on}"
 
@@ -124,4 +129,4 @@ def orders(
                 hang_grace_s,
             )
         )
-    return Orders(pilot, incarnation, tuple(run), wanted.kill, wanted.forget, wanted.stop)
+    return Orders(pilot, incarnation, tuple(run), wanted.kill, wanted.forget, wanted.stop, wanted.lost_nodes)

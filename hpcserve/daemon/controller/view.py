@@ -12,9 +12,9 @@ import msgspec
 
 import hpcserve
 from hpcserve.core.capacity import lack_of_room
-from hpcserve.core.fleet import Fleet
-from hpcserve.core.fleetbook import FleetReplica
+from hpcserve.core.fleetbook import FleetPilot, FleetReplica
 from hpcserve.core.rollout import FleetDeployment
+from hpcserve.core.spans import span
 from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.plan import failure, serving
 from hpcserve.daemon.launch import PROCESSES
@@ -56,6 +56,7 @@ async def status_of(controller: Controller) -> Status:
         servables=tuple(await _servables(controller)),
         deployments=tuple(_deployment(controller, each, loads, queues) for each in controller.served.values()),
         pilots=tuple(_pilot(controller, pilot) for pilot in controller.pilots.jobs),
+        losses=controller.losses.views,
     )
 
 
@@ -108,7 +109,7 @@ def _deployment(
         max_queue_bytes=row.max_queue_bytes,
         max_queue_s=row.max_queue_s,
         state=state,
-        error=_error(controller.fleet, known),
+        error=_error(controller, known),
         traceback=known.traceback,
         queued=queue.queued,
         queued_bytes=queue.queued_bytes,
@@ -121,13 +122,32 @@ def _deployment(
     )
 
 
-def _error(fleet: Fleet, known: FleetDeployment) -> str:
+def _error(controller: Controller, known: FleetDeployment) -> str:
     """Why a deployment failed, or is not ready yet; and the last thing that went wrong."""
+    fleet = controller.fleet
     if known.failed:
         return failure(known)
     alive = [each for each in fleet.replicas.values() if not each.ended]
     lack = lack_of_room(fleet.policy, known, fleet.deployments.values(), alive)
-    return "; ".join(each for each in (lack, known.reason) if each)
+    here = sum(each.deployment == known.name for each in alive)
+    waits = "" if here >= known.replicas else _waits(controller)
+    return "; ".join(each for each in (lack, waits, known.reason) if each)
+
+
+def _waits(controller: Controller) -> str:
+    """Which pilots are not there yet, and why: what holds for several is told once."""
+    told: dict[str, list[PilotId]] = {}
+    for pilot in controller.fleet.pilots.values():
+        if pilot.waits_for and pilot.phase != "leaving":
+            why = f"{pilot.phase}: {pilot.waits_for}{_guess(controller, pilot.pilot)}"
+            told.setdefault(why, []).append(pilot.pilot)
+    return "; ".join(f"{', '.join(them)} {'is' if len(them) == 1 else 'are'} {why}" for why, them in told.items())
+
+
+def _guess(controller: Controller, pilot: PilotId) -> str:
+    job = controller.pilots.jobs.get(pilot)
+    starts_in_s = None if job is None else job.state.starts_in_s
+    return "" if starts_in_s is None else f" (expected to start in {span(starts_in_s)})"
 
 
 def _replica(controller: Controller, replica: FleetReplica, loads: dict[ReplicaId, hub.ReplicaLoad]) -> ReplicaView:
@@ -138,7 +158,7 @@ def _replica(controller: Controller, replica: FleetReplica, loads: dict[ReplicaI
     known = controller.fleet.deployments.get(replica.deployment)
     if state == "ready" and known is not None and replica.version != known.target:
         state = "draining"
-    report = controller.reports.get(replica.pilot)
+    report = controller.agents.reports.get(replica.pilot)
     pids = {each.replica: each.pid for each in report.replicas} if report is not None else {}
     return ReplicaView(
         replica=replica.replica,
@@ -156,14 +176,21 @@ def _replica(controller: Controller, replica: FleetReplica, loads: dict[ReplicaI
 def _pilot(controller: Controller, pilot: PilotId) -> PilotView:
     job = controller.pilots.jobs[pilot]
     known = controller.fleet.pilots.get(pilot)
-    report = controller.reports.get(pilot)
+    report = controller.agents.reports.get(pilot)
     return PilotView(
         pilot=pilot,
-        state=known.phase if known is not None else job.row.state,
+        state=job.row.state if known is None else _pilot_state(known),
         job=job.name or "",
         host=report.host if report is not None else job.state.host,
         pid=report.pid if report is not None else None,
         replicas=len(report.replicas) if report is not None else 0,
         slots=known.slots if known is not None else 0,
-        walltime_left_s=report.walltime_left_s if report is not None else None,
+        walltime_left_s=None if known is None or known.ends_s is None else max(0.0, known.ends_s - time.monotonic()),
+        waits_for=known.waits_for if known is not None else "",
+        starts_in_s=job.state.starts_in_s,
+        restarts=job.row.restarts,
     )
+
+
+def _pilot_state(pilot: FleetPilot) -> str:
+    return "unreachable" if pilot.away_since_s is not None and pilot.phase == "running" else pilot.phase

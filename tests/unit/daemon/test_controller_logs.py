@@ -106,3 +106,10 @@ def test_old_logs_go_with_their_older_parts(tmp_path: Path) -> None:
     left = {path.name.partition(".")[0] for path in tmp_path.iterdir()}
     assert left == {"quiet-ab12-3", "pilot-ab12-4", "daemon-broker"}
     prune_logs(tmp_path / "not there", live=set(), keep=1)
+
+
+def test_a_directory_that_cannot_be_read_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = tmp_path / "logs"
+    place.write_text("a file\n")
+    prune_logs(place, live=(), keep=0)
+    assert "old logs stay" in caplog.text

@@ -1,4 +1,4 @@
-"""The controller's loop: what changes while it is busy is not forgotten."""
+"""The controller's loop: what changes while it is busy is not forgotten, and where nothing does it rests."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
-from hpcserve.daemon.controller.controller import Controller
+from hpcserve.config import Scheduler, load_site
+from hpcserve.core.deployments import PilotPhase, ReplicaState
+from hpcserve.core.fleetbook import FleetPilot
+from hpcserve.core.rollout import Version
+from hpcserve.daemon.controller.controller import BUSY_S, LOOK_S, Controller, _fleet
+from hpcserve.types import DeploymentName, PilotId, ReplicaId
+
+P, R = PilotId("pilot-1"), ReplicaId("d-1")
 
 STEPS = ("_carry_out", "_rollouts.note", "_prune_logs")
 
@@ -39,7 +47,7 @@ class Busy(Controller):
 
         return step
 
-    def _poll_s(self) -> float:
+    def _look_s(self) -> float:
         return 3600.0
 
     def _is_waiting(self) -> bool:
@@ -69,3 +77,46 @@ def test_a_change_during_any_step_leads_to_another_round(during: str) -> None:
         return controller.rounds
 
     assert asyncio.run(steered()) == 2
+
+
+def test_it_ends_although_something_changes_at_that_moment() -> None:
+    async def ended() -> bool:
+        controller = Busy("")
+        steering = asyncio.create_task(controller._steer())
+        for _ in range(100):
+            await asyncio.sleep(0)
+        controller.change()
+        steering.cancel()
+        await asyncio.wait({steering}, timeout=5.0)
+        return steering.cancelled()
+
+    assert asyncio.run(ended())
+
+
+@pytest.mark.parametrize(
+    ("kind", "phase", "reported", "replica", "busy"),
+    [
+        ("slurm", "queued", False, None, False),
+        ("slurm", "suspended", False, None, False),
+        ("slurm", "unknown", False, None, False),
+        ("slurm", "running", False, None, True),
+        ("slurm", "running", True, None, False),
+        ("slurm", "running", True, "ready", False),
+        ("slurm", "running", True, "starting", True),
+        ("slurm", "running", True, "retiring", True),
+        ("slurm", "running", True, "stopping", True),
+        ("local", "queued", False, None, True),
+        ("local", "running", True, "ready", False),
+    ],
+)
+def test_it_looks_often_only_while_something_changes_within_moments(
+    kind: str, phase: PilotPhase, replica: ReplicaState | None, *, reported: bool, busy: bool
+) -> None:
+    controller = object.__new__(Controller)
+    controller.site = msgspec.structs.replace(load_site("local"), scheduler=Scheduler(kind=kind))
+    controller.fleet = _fleet(controller.site)
+    controller.fleet.pilots[P] = FleetPilot(pilot=P, slots=1, idle_since_s=0.0, phase=phase, reported=reported)
+    if replica is not None:
+        controller.fleet.adopt_replica(R, DeploymentName("d"), Version("v"), P)
+        controller.fleet.replicas[R].state = replica
+    assert controller._look_s() == (BUSY_S if busy else LOOK_S)

@@ -21,7 +21,9 @@ def test_a_servable_that_cannot_start_is_to_be_corrected() -> None:
 
 
 def test_a_servable_is_not_to_be_corrected_because_pilots_end() -> None:
-    assert failure(made(pilots_ended=True)) == "it broke; when pilot jobs start again, deploy it again"
+    assert failure(made(pilots_ended=True)) == (
+        "it broke; correct the site file (then hpcserve down and up), or deploy it again when pilot jobs start again"
+    )
 
 
 def test_the_version_that_goes_on_is_named() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hpcserve.core.deployments import Policy
 from hpcserve.core.fleet import Fleet
 from hpcserve.core.rollout import Version
+from hpcserve.core.succession import Succession
 from hpcserve.daemon.controller.rollouts import Rollouts
 from hpcserve.errors import StorageFull
 from hpcserve.registry.rows import ServedRow
@@ -35,7 +36,13 @@ class FullAtFirst:
 
 
 def test_a_full_disk_only_puts_it_off(caplog: pytest.LogCaptureFixture) -> None:
-    fleet = Fleet(policy=Policy(max_pilots=1, slots=1, idle_s=1.0), seed="s", restarts=Never, pilot_restarts=Never())
+    fleet = Fleet(
+        policy=Policy(max_pilots=1, slots=1, idle_s=1.0),
+        seed="s",
+        restarts=Never,
+        pilot_restarts=Never(),
+        succession=Succession(walltime_s=60.0, margin_s=0.0, first_wait_s=0.0),
+    )
     fleet.want(D, Version("v1"), 1)
     fleet.deployments[D].served = Version("v1")
     store = FullAtFirst()

@@ -6,7 +6,8 @@ from hpcserve.core.deployments import Policy, StartReplica
 from hpcserve.core.fleet import Fleet
 from hpcserve.core.fleetbook import ReplicaSaid
 from hpcserve.core.rollout import Version
-from hpcserve.daemon.controller.failures import NEVER_READY, PILOTS_FAIL, Failures
+from hpcserve.core.succession import Succession
+from hpcserve.daemon.controller.failures import NEVER_READY, Failures, PilotFailures
 from hpcserve.daemon.controller.plan import Servable, routes
 from hpcserve.registry.rows import DeploymentRow
 from hpcserve.servable.manifest import Manifest, MethodSpec
@@ -24,7 +25,8 @@ class Play:
             policy=Policy(max_pilots=1, slots=8, idle_s=60),
             seed="s-",
             restarts=lambda: Failures(NEVER_READY),
-            pilot_restarts=Failures(PILOTS_FAIL),
+            pilot_restarts=PilotFailures(),
+            succession=Succession(walltime_s=1e9, margin_s=0.0, first_wait_s=0.0),
         )
         self.now = 0.0
         self.said: dict[ReplicaId, str] = {}

@@ -1,0 +1,45 @@
+"""The pilots of which a daemon did not hear that they had ended before it went down itself.
+
+It leaves a file in the shared directory that ``hpcserve down`` shows. The next daemon knows them from its store, and
+removes the file.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+_log = logging.getLogger(__name__)
+
+FILE = "left-behind.json"
+
+
+class LeftBehind(msgspec.Struct, frozen=True):
+    """A pilot that may go on; ``job`` is empty if the scheduler never told its id."""
+
+    pilot: str
+    job: str
+    cause: str
+
+
+def write(shared_dir: Path, left: Sequence[LeftBehind]) -> None:
+    """Leaves word of them; of none, no file."""
+    path = shared_dir / FILE
+    try:
+        if left:
+            path.write_bytes(msgspec.json.encode(left))
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("that pilots may go on cannot be written to %s: %s", path, error.strerror)
+
+
+def read(shared_dir: Path) -> tuple[LeftBehind, ...]:
+    """Those of the daemon that went down last."""
+    try:
+        return msgspec.json.decode((shared_dir / FILE).read_bytes(), type=tuple[LeftBehind, ...])
+    except (OSError, msgspec.MsgspecError):
+        return ()  # there is none, or the disk was full when it was written
