@@ -16,6 +16,7 @@ from hpcserve.cli import (
     publish,
     run,
     service,
+    site,
     status,
     undeploy,
     up,
@@ -50,6 +51,7 @@ app = typer.Typer(
 for _verb in (up, down, status, publish, deploy, undeploy, run, logs, demo):
     app.command(_verb.__name__.rpartition(".")[2])(_verb.command)
 app.add_typer(service.app, name="service", cls=Commands)
+app.add_typer(site.app, name="site", cls=Commands)
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 (Typer calls it so)

@@ -1,4 +1,4 @@
-"""``hpcserve demo``: serves three models on this machine, kills the broker under load, and shows what came back.
+"""``hpcserve demo``: serves three models, kills the broker under load, and shows what came back.
 
 What is done is in :mod:`hpcserve.cli.demo_run`; here is how it is shown and when it counts as passed.
 """
@@ -27,8 +27,14 @@ Next:
   hpcserve down                                 take everything down"""
 
 
+SITE = Annotated[
+    str | None, typer.Option(metavar="NAME|PATH", help="Serve on this site's nodes; without it, on this machine.")
+]
+
+
 def command(
     *,
+    site: SITE = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> int:
     """Serve a trained model here, call it, kill its broker, show the numbers; nothing is left behind."""
@@ -38,7 +44,7 @@ def command(
     try:
         with stops.work():
             from hpcserve.cli.demo_run import run
-        findings, latencies = run(note, stops)
+        findings, latencies = run(note, stops, site)
     except Stopped:
         return stops.exit_code()
     if stops.number:
@@ -95,7 +101,11 @@ def _show(findings: Findings) -> None:
             f"after {recovery.recovered_s:.2f} s",
             f"{recovery.answered} of {recovery.submitted} answered, each once",
         ),
-        ("left running", f"{findings.left_running} processes", "after the daemon was taken down"),
+        (
+            "left running",
+            f"{findings.left_running} processes, {findings.left_queued} jobs",
+            "after the daemon was taken down",
+        ),
     ):
         shown.add_row(*row)
     show(shown)

@@ -1,7 +1,8 @@
 """What the demo does, step by step, and what it finds. Every number comes from answers that were received.
 
-The daemon is tied to this process and has its home in a temporary directory: however the demo ends, the daemon ends
-too, and nothing of the user's own is touched. How the findings look is decided in :mod:`hpcserve.cli.demo`.
+The daemon is tied to this process and has its home (:mod:`hpcserve.cli.demo_home`) in a temporary directory: however
+the demo ends, the daemon ends too, and nothing of the user's own is touched. How the findings look is decided in
+:mod:`hpcserve.cli.demo`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import msgspec
 import numpy as np
 
-from hpcserve.cli import demo_surrogate
+from hpcserve.cli import demo_home, demo_surrogate
 from hpcserve.cli.daemon_process import DaemonProcess
 from hpcserve.cli.demo_picture import picture
 from hpcserve.cli.demo_surrogate import CLIENTS, RMS_AT_MOST, Callers, Surrogate
@@ -50,22 +50,6 @@ IN_FLIGHT = 64
 SETUP_S = 120.0
 ANSWER_S = 60.0
 END_S = 40.0
-LAST_MOMENT_S = 3.0
-
-SITE = """\
-# Site "local", for the time of a demo.
-name = "demo"
-state_dir = "{home}/state"
-shared_dir = "{home}/shared"
-[scheduler]
-kind = "local"
-poll_s = 0.2
-[pilots]
-slots = 5
-max_pilots = 1
-orphan_s = 5.0
-stop_grace_s = 2.0
-"""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,6 +113,7 @@ class Findings(Finding, frozen=True):
     requests_per_s: float
     recovery: Recovery
     left_running: int
+    left_queued: int = 0
 
     def wrong(self) -> list[str]:
         """What is not as it should be."""
@@ -146,22 +131,24 @@ class Findings(Finding, frozen=True):
             "no request was in flight when the broker was killed": self.recovery.in_flight == 0,
             "no new broker took over": self.recovery.epochs[1] <= self.recovery.epochs[0],
             f"{self.left_running} processes are still running": self.left_running != 0,
+            f"{self.left_queued} jobs are still with the batch scheduler": self.left_queued != 0,
         }
         return [what for what, is_so in found.items() if is_so]
 
 
-def run(say: Say, stops: Stops) -> tuple[Findings, Latencies]:
+def run(say: Say, stops: Stops, site: str | None = None) -> tuple[Findings, Latencies]:
     """Runs the whole demo; when it returns or raises, nothing of it is left.
 
     Args:
         say: Is told about the progress, a line at a time.
         stops: Says what signals may interrupt.
+        site: Where the models are served; None: on this machine.
 
     Returns:
         What was found, and the latencies of the surrogate's requests.
 
     Raises:
-        ConfigError: scikit-learn is not installed.
+        ConfigError: scikit-learn is not installed, or there is no such site.
         HpcserveError: Something did not work at all.
         Stopped: A signal came.
     """
@@ -172,9 +159,7 @@ def run(say: Say, stops: Stops) -> tuple[Findings, Latencies]:
 
     with stops.work():
         images, labels = held_out()
-    with tempfile.TemporaryDirectory(prefix="hpcserve-demo-", ignore_cleanup_errors=True) as directory:
-        home = Path(directory)
-        _move_in(home)
+    with demo_home.moved_in(site) as home:
         with stops.work():
             tell("training a classifier of handwritten digits on the first half of its data set")
             train(home / "digits")
@@ -193,20 +178,8 @@ def run(say: Say, stops: Stops) -> tuple[Findings, Latencies]:
         with stops.work():
             surrogate = msgspec.structs.replace(surrogate, plot=picture(latencies, home / "tmp", tell))
             stops.check()
-        return Findings(**digits, surrogate=surrogate, left_running=len(_processes_of(home))), latencies
-
-
-def _move_in(home: Path) -> None:
-    """Makes the temporary directory this process's hpcserve home, and so that of all that it starts."""
-    (home / "demo.toml").write_text(SITE.format(home=home))
-    os.environ["HPCSERVE_HOME"] = str(home)
-    os.environ["HPCSERVE_SITE"] = str(home / "demo.toml")
-    # What tells all processes of the demo from others: a replica inherits it, unlike hpcserve's own variables.
-    (home / "tmp").mkdir()
-    os.environ["TMPDIR"] = str(home / "tmp")
-    # A replica has a core at best: threads of its linear algebra would only wait for each other.
-    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    os.environ.pop("HPCSERVE_SERVICE", None)
+        left = {"left_running": len(demo_home.processes_of(home)), "left_queued": demo_home.jobs_of(home)}
+        return Findings(**digits, surrogate=surrogate, **left), latencies
 
 
 @contextmanager
@@ -218,7 +191,7 @@ def _daemon(home: Path, say: Say) -> Iterator[DaemonProcess]:
     finally:
         daemon.stop()
         daemon.wait(END_S)
-        _wait_gone(home)
+        demo_home.wait_gone(home)
 
 
 def _wait_ready(daemon: DaemonProcess, say: Say) -> None:
@@ -365,24 +338,3 @@ def _outcome(future: Future[Outputs]) -> Outputs | str:
     if error is None:
         return future.result()
     return error.message if isinstance(error, HpcserveError) else repr(error)
-
-
-def _wait_gone(home: Path) -> None:
-    """Gives the processes of the demo a last moment to end."""
-    until = time.monotonic() + LAST_MOMENT_S
-    while _processes_of(home) and time.monotonic() < until:
-        time.sleep(0.02)
-
-
-def _processes_of(home: Path) -> list[int]:
-    """The processes of the demo other than this one, where the system tells."""
-    mark = f"TMPDIR={home / 'tmp'}".encode()
-    found = []
-    for place in Path("/proc").glob("[0-9]*/environ"):
-        pid = int(place.parent.name)
-        try:
-            if pid != os.getpid() and mark in place.read_bytes().split(b"\0"):
-                found.append(pid)
-        except OSError:
-            continue  # it has ended meanwhile, or is somebody else's
-    return found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcserve.cli.options import milliseconds, open_client, seconds, size_bytes
-from hpcserve.cli.terminal import waiting
+from hpcserve.cli.terminal import note, waiting
 
 if TYPE_CHECKING:
     from hpcserve.client import Client
@@ -93,8 +93,12 @@ def command(
             told = " ".join(f"{OPTIONS.get(name, name)} {value:g}" for name, value in unset.items())
             typer.echo(f"no longer set, as it was not given again: {told}", err=True)
         if wait:
-            with waiting(f"waiting for {deployed.replicas} replicas of {deployed.deployment}"):
-                wait_ready(client, deployed, timeout_s=timeout)
+            try:
+                with waiting(f"waiting for {deployed.replicas} replicas of {deployed.deployment}"):
+                    wait_ready(client, deployed, timeout_s=timeout)
+            except KeyboardInterrupt:
+                note(f"{deployed.deployment} stays wanted; to take it back: hpcserve undeploy {deployed.deployment}")
+                raise
     verb = "wanted" if not wait else "ready" if deployed.replicas else "paused"
     typer.echo(f"{deployed.endpoint}: {deployed.replicas} × {servable}, version {deployed.version[:12]}, {verb}")
 

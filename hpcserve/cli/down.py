@@ -48,12 +48,36 @@ def command(
         with waiting("the daemon is going down"):
             _wait_gone(service, record, until)
         typer.echo(f"the daemon of site {record.site} on {record.host} is down")
+        _tell_left_behind(service)
     else:
         typer.echo(
             f"no daemon runs any more: pid {record.pid} of {record.host} ended without a word; "
-            "pilots that it has left end by themselves"
+            "pilots that it has left end by themselves after pilots.orphan_s; "
+            "to end them now: hpcserve up, then hpcserve down"
         )
     return OK
+
+
+def _tell_left_behind(service: Service) -> None:
+    """Shows the pilots that may go on.
+
+    Raises:
+        SchedulerError: Pilots may go on, since the scheduler did not say that they have ended.
+    """
+    from hpcserve.daemon import leftovers
+    from hpcserve.errors import SchedulerError
+
+    left = leftovers.read(service.record.parent)
+    if not left:
+        return
+    for each in left:
+        typer.echo(f"{each.pilot}, job {each.job or 'of unknown number'}, may go on: {each.cause}", err=True)
+    jobs = " ".join(each.job for each in left if each.job)
+    raise SchedulerError(
+        f"the batch scheduler did not confirm the end of {len(left)} pilot(s), which end by themselves after "
+        "pilots.orphan_s once they run; to end them when it answers again: hpcserve up, then hpcserve down"
+        + (f"; or cancel the jobs yourself: {jobs}" if jobs else "")
+    )
 
 
 def _ask(service: Service, record: ServiceRecord, timeout_s: float) -> bool:
@@ -83,7 +107,7 @@ def _without_record(service: Service, site: str | None, timeout_s: float) -> int
     from hpcserve.errors import DeadlineExceeded
 
     found = config.load_site(site)
-    pid = _noted_pid(found.state_dir) if service.record.parent == found.shared_dir else None
+    pid = noted_pid(found.state_dir) if service.record.parent == found.shared_dir else None
     if pid is None:
         typer.echo(f"no daemon runs (no service record at {service.record})")
         return OK
@@ -98,7 +122,7 @@ def _without_record(service: Service, site: str | None, timeout_s: float) -> int
     return OK
 
 
-def _noted_pid(state_dir: Path) -> int | None:
+def noted_pid(state_dir: Path) -> int | None:
     """The supervisor that the runtime directory names, if it runs here. Another host may use the directory as well."""
     import msgspec
 

@@ -22,7 +22,8 @@ import numpy as np
 from hpcserve.cli.reading import NPY, NPZ, Reader, named
 from hpcserve.core.spelling import nearest
 from hpcserve.errors import ConfigError, InvalidInput
-from hpcserve.wire.dtypes import BYTES, JSON, dtype_named
+from hpcserve.wire.dtype_names import BYTES, JSON
+from hpcserve.wire.dtypes import dtype_named
 from hpcserve.wire.jsonvalue import Json
 
 if TYPE_CHECKING:

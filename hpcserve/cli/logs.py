@@ -38,7 +38,7 @@ def command(
         if not follow:
             shown.end_line()
         if lines and not any(log.text for log in logs):
-            note("nothing printed yet")
+            note("nothing printed yet" if logs else "none of its replicas has been started yet; see: hpcserve status")
         marks: dict[str, str] = {}
         while follow:
             if not any(log.more for log in logs):

@@ -41,10 +41,25 @@ def open_client(ctx: typer.Context) -> Client:
         HpcserveError: As :class:`hpcserve.client.Client`.
     """
     from hpcserve.client import Client
-    from hpcserve.errors import AuthenticationError
+    from hpcserve.client.services import find_service
+    from hpcserve.errors import AuthenticationError, ServiceUnavailable
 
     try:
         return Client(options(ctx).service)
+    except ServiceUnavailable as error:
+        pid = _without_record(options(ctx).service)
+        if pid is not None:
+            record = find_service(options(ctx).service).record
+            raise ServiceUnavailable(
+                f"the daemon (pid {pid}) has no service record at {record}: it is not ready yet, or the directory was "
+                "moved or emptied: put it back, or take the daemon down with: hpcserve down"
+            ) from error
+        sites = _sites_with_daemons(options(ctx).service)
+        if not sites:
+            raise
+        raise ServiceUnavailable(
+            f"{error}; or call the one of site {' or '.join(sites)}: export HPCSERVE_SITE={sites[0]}"
+        ) from error
     except AuthenticationError as error:
         keys = _missing_keys(options(ctx).service)
         if keys is None:
@@ -53,6 +68,42 @@ def open_client(ctx: typer.Context) -> Client:
             f"{error}; here, that is {keys}, which does not exist: if its directory was moved while the daemon runs, "
             "take it down with: hpcserve down"
         ) from error
+
+
+def _without_record(service: str | None) -> int | None:
+    """The daemon of the site itself, if one runs here without a record that says where."""
+    from hpcserve import config
+    from hpcserve.client.services import find_service
+    from hpcserve.errors import ConfigError
+
+    record = find_service(service).record
+    if record.is_file():
+        return None
+    try:
+        site = config.load_site(None)
+    except ConfigError:  # its file is not complete yet: nothing of it can run
+        return None
+    # The daemon removes the directory of its sockets at its end.
+    if record.parent != site.shared_dir or not config.runtime_dir(site.state_dir).exists():
+        return None
+    from hpcserve.cli.down import noted_pid
+
+    return noted_pid(site.state_dir)
+
+
+def _sites_with_daemons(service: str | None) -> list[str]:
+    """This user's sites that have a service record, if the service asked for has none: perhaps one was meant."""
+    from hpcserve import config
+    from hpcserve.client.services import find_service, of_site
+    from hpcserve.errors import ConfigError
+
+    def has_record(site: str) -> bool:
+        try:
+            return of_site(site).record.is_file()
+        except (ConfigError, OSError):  # its file is not complete yet
+            return False
+
+    return [] if find_service(service).record.is_file() else list(filter(has_record, config.site_names()))
 
 
 def _missing_keys(service: str | None) -> Path | None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from hpcserve.cli.options import open_client
+from hpcserve.core.losses import loss_in_words
+from hpcserve.core.spans import span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,11 +27,13 @@ SHORT = 12
 """So much of a version is shown: enough to name it by."""
 LAST_WORDS = 12
 """Most lines of the traceback, or of the log, of a replica that made its deployment fail."""
+MOST_LOSSES = 5
+"""So many of the lost replicas are shown, the last ones."""
 COLOURS = {
     **dict.fromkeys(("ready", "running"), "green"),
     **dict.fromkeys(("starting", "connecting", "queued"), "yellow"),
-    **dict.fromkeys(("paused", "draining", "retiring", "retired", "stopping", "leaving"), "cyan"),
-    **dict.fromkeys(("failed", "unknown"), "red"),
+    **dict.fromkeys(("paused", "suspended", "draining", "retiring", "retired", "stopping", "leaving"), "cyan"),
+    **dict.fromkeys(("failed", "unknown", "unreachable"), "red"),
 }
 """It works; it will; it goes, as it should; something is wrong."""
 
@@ -106,6 +110,9 @@ def drawn(status: Status) -> Iterator[RenderableType]:
         yield from _titled("batches", _batches(status))
     if status.pilots:
         yield from _titled("pilots", _pilots(status))
+        yield from _waiting(status)
+    if status.losses:
+        yield from _losses(status)
     if status.servables:
         yield from _titled("servables", _servables(status))
 
@@ -239,6 +246,30 @@ def _pilots(status: Status) -> Table:
     return made
 
 
+def _waiting(status: Status) -> Iterator[Text]:
+    """Why pilots do not run, a line for each reason. Why nothing is known of them may stand above already."""
+    from rich.text import Text
+
+    above = [each.error.splitlines()[0] for each in status.deployments if each.error]
+    told: dict[str, list[str]] = {}
+    for each in status.pilots:
+        if each.waits_for and not (each.state == "unknown" and any(each.waits_for in error for error in above)):
+            guess = "" if each.starts_in_s is None else f"; expected to start in {span(each.starts_in_s)}"
+            told.setdefault(f"{each.waits_for}{guess}", []).append(each.pilot)
+    for why, pilots in told.items():
+        yield Text(f"{', '.join(pilots)}: {why}", style=COLOURS["starting"])
+
+
+def _losses(status: Status) -> Iterator[Text]:
+    """The replicas that were lost last, and why, a line each."""
+    from rich.text import Text
+
+    yield Text("\nlost replicas", style="bold")
+    for each in status.losses[-MOST_LOSSES:]:
+        ago, first = span(time.time() - each.at_s), each.cause.partition("\n")[0]
+        yield Text(f"{each.replica}, {ago} ago: {loss_in_words(each.kind, first)}")
+
+
 def _servables(status: Status) -> Table:
     from hpcserve.cli.terminal import table
 
@@ -252,15 +283,6 @@ def _coloured(state: str) -> Text:
     from rich.text import Text
 
     return Text(state, style=COLOURS.get(state, ""))
-
-
-def span(seconds: float) -> str:
-    """A length of time as people say it: ``42 s``, ``3 min 5 s``, ``2 h 14 min``, ``3 d 4 h``."""
-    whole = int(seconds)
-    for unit, below, length, part in (("d", "h", 86400, 3600), ("h", "min", 3600, 60), ("min", "s", 60, 1)):
-        if whole >= length:
-            return f"{whole // length} {unit} {whole % length // part} {below}"
-    return f"{whole} s"
 
 
 def size(count_bytes: float) -> str:

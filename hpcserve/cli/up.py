@@ -8,6 +8,7 @@ daemon with it.
 
 from __future__ import annotations
 
+import shlex
 import signal
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,18 +43,26 @@ def command(
         record = daemon.wait_ready()
         if record is None:
             return _signalled(requests)
-        return _leave(daemon, record, requests) if detach else _stay(daemon, record, requests)
+        return _leave(daemon, record, requests, site) if detach else _stay(daemon, record, requests)
     finally:
         requests.close()
 
 
-def _leave(daemon: DaemonProcess, record: ServiceRecord, requests: StopRequests) -> int:
+def _leave(daemon: DaemonProcess, record: ServiceRecord, requests: StopRequests, site: str | None) -> int:
     if requests.number:
         daemon.wait()
         return _signalled(requests)
     daemon.keep()
-    _tell(f"{_where(record)}\ntake it down: hpcserve down")
+    _tell(f"{_where(record)}\ntake it down: hpcserve down{_named(site)}")
     return OK
+
+
+def _named(site: str | None) -> str:
+    """What other commands have to be told, where this one was told a site."""
+    if site is None:
+        return ""
+    quoted = shlex.quote(site)
+    return f" --site {quoted}\nfor the other commands: export HPCSERVE_SITE={quoted}"
 
 
 def _stay(daemon: DaemonProcess, record: ServiceRecord, requests: StopRequests) -> int:

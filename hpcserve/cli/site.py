@@ -1,0 +1,237 @@
+"""``hpcserve site``: which sites there are, what one would submit, and whether it fits the cluster that it is for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpcserve.cli.exits import FAILED, OK, USAGE
+from hpcserve.cli.options import seconds
+
+if TYPE_CHECKING:
+    from hpcserve.cluster.site_findings import Finding
+    from hpcserve.config import Site
+
+app = typer.Typer(help="List the sites, look at one's job script, and try one.", rich_markup_mode=None)
+
+NAME = Annotated[str | None, typer.Argument(metavar="NAME|PATH", help="The site; default HPCSERVE_SITE, else local.")]
+SITE_FILE, SHARED_DIR = "site file", "shared_dir"
+PILOT = "p0"
+"""A pilot that is not there, whose job script is shown."""
+
+
+@app.command("list")
+def _list() -> None:
+    """List the sites that can be named; * marks the one in use."""
+    from hpcserve import config
+    from hpcserve.cli.terminal import show, table
+
+    used = config.site_named(None)
+    shown = table("", "name", "scheduler", "file", "to do")
+    for name, place in config.site_names().items():
+        shown.add_row("*" if name == used else "", name, *_told(name, place))
+    show(shown)
+
+
+def _told(name: str, place: str) -> tuple[str, str, str]:
+    """Its scheduler, its file, and what keeps it from being used."""
+    from hpcserve import config
+    from hpcserve.errors import ConfigError
+
+    kind = "?"
+    try:
+        kind = config.read_site(name).scheduler.kind
+        config.load_site(name)
+    except ConfigError as error:
+        return kind, place, str(error).removeprefix(f"{place}: ").partition(";")[0]
+    return kind, place, ""
+
+
+@app.command("show")
+def _show(name: NAME = None) -> None:
+    """Print a site's file, with the comments that say where its values come from."""
+    from hpcserve import config
+
+    source, text = config.site_text(name)
+    typer.echo(f"# {source}\n{text}", nl=False)
+
+
+@app.command("render")
+def _render(name: NAME = None) -> None:
+    """Print the job script that would be submitted for a pilot."""
+    from hpcserve import config
+
+    typer.echo(_script(config.read_site(name)), nl=False)
+
+
+@app.command("check")
+def _check(
+    name: NAME = None,
+    *,
+    submit: Annotated[
+        bool | None,
+        typer.Option("--submit/--no-submit", help="Try a job of one minute; default: yes, unless the site is local."),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(metavar="S", parser=seconds, help="Wait so many seconds for that job.")
+    ] = 120.0,
+) -> int:
+    """Try a site from here: its file, the scheduler, the network, the directories, and a job of one minute."""
+    import asyncio
+
+    from hpcserve import config
+
+    site = config.read_site(name)
+    wanted = site.scheduler.kind != "local" if submit is None else submit
+    return asyncio.run(_checked(name, site, timeout if wanted else None))
+
+
+async def _checked(name: str | None, site: Site, timeout_s: float | None) -> int:
+    """Tells each finding as soon as it is known; the exit code."""
+    code = OK
+    async for finding in _findings(name, site, timeout_s):
+        typer.echo(f"{finding.outcome:<8} {finding.subject}: {finding.told}")
+        if finding.outcome == "failed":
+            code = max(code, USAGE if finding.subject == SITE_FILE else FAILED)
+    return code
+
+
+async def _findings(name: str | None, site: Site, timeout_s: float | None) -> AsyncIterator[Finding]:
+    from hpcserve import config
+    from hpcserve.cluster import site_host
+    from hpcserve.cluster.site_findings import Finding
+    from hpcserve.errors import ConfigError
+
+    failed = False
+    try:
+        config.load_site(name)
+        yield Finding(SITE_FILE, "ok", f"{site.name}, scheduler {site.scheduler.kind}")
+    except ConfigError as error:
+        failed = True
+        yield Finding(SITE_FILE, "failed", str(error))
+    doors = site_host.Doors(site)
+    try:
+        for finding in (
+            site_host.network(site, doors),
+            *_of_the_places(site),
+            *site_host.containers(site),
+        ):
+            failed = failed or finding.outcome == "failed"
+            yield finding
+        async for finding in _of_the_scheduler(site):
+            failed = failed or finding.outcome == "failed"
+            yield finding
+        async for finding in _of_a_pilot(site, doors.addresses, timeout_s, hopeless=failed):
+            yield finding
+    finally:
+        doors.close()
+
+
+def _of_the_places(site: Site) -> Iterator[Finding]:
+    """Whether a daemon would take the directories and the keys as they are."""
+    from functools import partial
+
+    from hpcserve import config
+    from hpcserve.cluster.site_findings import Finding
+    from hpcserve.cluster.site_host import shared_dir
+    from hpcserve.daemon import preparation
+    from hpcserve.errors import HpcserveError
+
+    for subject, place, check in (
+        ("HPCSERVE_HOME", config.home(), preparation.check_user),
+        ("state_dir", site.state_dir, partial(preparation.check_state, site)),
+        (SHARED_DIR, site.shared_dir, partial(preparation.check_shared, site)),
+    ):
+        try:
+            there = check()
+        except HpcserveError as error:
+            yield Finding(subject, "failed", str(error))
+            continue
+        yield (
+            shared_dir(site)
+            if subject == SHARED_DIR
+            else Finding(subject, "ok", str(place) if there else f"{place} will be made")
+        )
+
+
+async def _of_the_scheduler(site: Site) -> AsyncIterator[Finding]:
+    from hpcserve.auth.private import private_directory
+    from hpcserve.cluster.plugins import open_scheduler
+    from hpcserve.cluster.site_findings import Finding
+    from hpcserve.cluster.site_slurm import questions
+    from hpcserve.errors import HpcserveError
+
+    try:
+        private_directory(site.state_dir)  # a scheduler may keep files in it
+        await open_scheduler(site).close()  # it may be of a kind that is not installed
+        script = _script(site) if site.scheduler.kind == "slurm" else ""
+    except HpcserveError as error:
+        yield Finding("scheduler", "failed", str(error))
+        return
+    yield Finding("scheduler", "ok", site.scheduler.kind)
+    if script:
+        async for finding in questions(site, script, _user()):
+            yield finding
+    yield await _of_the_queue(site)
+
+
+async def _of_the_queue(site: Site) -> Finding:
+    """The daemon's own question, read as the daemon reads it."""
+    import time
+
+    from hpcserve.cluster.plugins import open_scheduler
+    from hpcserve.cluster.site_findings import Finding
+    from hpcserve.cluster.site_pilot import TAG
+    from hpcserve.errors import HpcserveError
+
+    scheduler = open_scheduler(site)
+    began_s = time.monotonic()
+    try:
+        await scheduler.find(TAG)
+    except HpcserveError as error:
+        return Finding("queue", "failed", str(error))
+    finally:
+        await scheduler.close()
+    return Finding("queue", "ok", f"the scheduler told of your jobs within {time.monotonic() - began_s:.1f} s")
+
+
+async def _of_a_pilot(
+    site: Site, addresses: list[str], timeout_s: float | None, *, hopeless: bool
+) -> AsyncIterator[Finding]:
+    from hpcserve.cluster.plugins import open_scheduler
+    from hpcserve.cluster.site_findings import Finding
+    from hpcserve.cluster.site_pilot import modest, try_pilot
+
+    if timeout_s is None:
+        yield Finding("pilot", "skipped", "no job was submitted: see --submit")
+        return
+    if hopeless:
+        yield Finding("pilot", "skipped", "no job was submitted: first correct what failed above")
+        return
+    small = modest(site)
+    scheduler = open_scheduler(small)
+    try:
+        for finding in await try_pilot(small, scheduler, addresses, timeout_s=timeout_s):
+            yield finding
+    finally:
+        await scheduler.close()
+
+
+def _script(site: Site) -> str:
+    from hpcserve.cluster.script import job_script
+    from hpcserve.cluster.slurm import job_name
+    from hpcserve.daemon.controller.job import pilot_job
+    from hpcserve.types import PilotId
+    from hpcserve.wire.record import RECORD_NAME
+
+    job = pilot_job(site, PilotId(PILOT), site.shared_dir / RECORD_NAME)
+    return job_script(site, job, job_name(job.tag, job.pilot))
+
+
+def _user() -> str:
+    import os
+    import pwd
+
+    return pwd.getpwuid(os.getuid()).pw_name
