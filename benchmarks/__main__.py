@@ -1,4 +1,6 @@
-"""``python -m benchmarks NAME [--json] [--pairs N] [--quick]``, where NAME is one of NAMES, or ``all``.
+"""``python -m benchmarks NAME [--json] [--pairs N] [--quick]``, where NAME is one of NAMES, or ``all`` of them.
+
+``python -m benchmarks pilots`` is not among those: it needs root, and Slurm's packages, for a cluster of its own.
 
 ``python -m benchmarks plot`` draws the figures of the documentation from the results in ``benchmarks/results``.
 """
@@ -10,18 +12,20 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from benchmarks import batching, figures, footprint, overload, roundtrip, startup, streams
 from benchmarks.machine import measured
 
 NAMES = ("roundtrip", "footprint", "startup", "batching", "overload", "streams")
+ON_SLURM = "pilots"
 
 
 def main() -> int:
     """Runs what is named, and prints what was measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures hpcserve on this machine.")
-    parser.add_argument("name", choices=(*NAMES, "all", "plot"))
+    parser.add_argument("name", choices=(*NAMES, ON_SLURM, "all", "plot"))
     parser.add_argument("--json", action="store_true", help="one JSON object on one line, instead of indented")
     parser.add_argument("--pairs", type=int, default=20, help="roundtrip: interleaved pairs (20)")
     parser.add_argument("--repetitions", type=int, default=10, help="startup: counted starts (10)")
@@ -52,6 +56,7 @@ def _real(pairs: int, repetitions: int) -> dict[str, Callable[[], dict[str, Any]
         "batching": batching.run,
         "overload": overload.run,
         "streams": streams.run,
+        ON_SLURM: lambda: _pilots().run(),
     }
 
 
@@ -63,7 +68,15 @@ def _quick() -> dict[str, Callable[[], dict[str, Any]]]:
         "batching": lambda: batching.run(seconds=0.5, repetitions=1, calls=5, cases=(batching.Case(5.0, 1.0, 80.0),)),
         "overload": lambda: overload.run(seconds=2.0, calm_s=1.5, urgent_s=2.0),
         "streams": lambda: streams.run(items=500, repetitions=2, firsts=3),
+        ON_SLURM: lambda: _pilots().run(starts=1, drain_s=2.0, losses=1, pairs=1, jobs=100, side_s=0.5),
     }
+
+
+def _pilots() -> ModuleType:
+    """Its cluster is that of the tests, which need packages that the other benchmarks do without."""
+    from benchmarks import pilots
+
+    return pilots
 
 
 if __name__ == "__main__":
