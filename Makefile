@@ -13,13 +13,18 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench clean
+.PHONY: help demo demo-slurm test lint bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/.for-demo ## serve a trained model on this machine and call it
 	@$(VENV)/bin/hpcserve demo
+
+demo-slurm: ## the same on a real Slurm of four nodes in namespaces; as root on Debian, install it
+	@tests/system-packages
+	@$(MAKE) --no-print-directory --silent $(VENV)/.for-demo
+	@$(PY) -m tests.facility.box -- $(VENV)/bin/hpcserve demo --site facility
 
 # The packages come first: without python3-venv there is no virtual environment.
 test: ## run all tests; as root on Debian, install what they need

@@ -38,13 +38,38 @@ def private_directory(path: Path, *, secret: bool = True) -> Path:
         found = path.stat()
     except OSError as error:
         raise storage_error(error, f"cannot make directory {path}") from error
+    _refuse_open(path, found, secret=secret)
+    return path
+
+
+def check_directory(path: Path, *, secret: bool = True) -> bool:
+    """Looks whether :func:`private_directory` would have anything against ``path``, and makes nothing.
+
+    Returns:
+        Whether it is there.
+
+    Raises:
+        ConfigError: It is somebody else's, its mode is too wide, or it is not there and cannot be made.
+    """
+    try:
+        if path.exists():
+            _refuse_open(path, path.stat(), secret=secret)
+            return True
+        above = next(each for each in path.parents if each.exists())
+    except OSError as error:
+        raise storage_error(error, f"cannot look at directory {path}") from error
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(f"{path} cannot be made in {above}; name another place")
+    return False
+
+
+def _refuse_open(path: Path, found: os.stat_result, *, secret: bool) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise ConfigError(f"{path} is not a directory; move it away, or name another place")
     _refuse_foreign(path, found)
     if found.st_mode & (_OTHERS if secret else _OTHERS_WRITE):
         mode, verb = stat.S_IMODE(found.st_mode), "enter" if secret else "write to"
         raise ConfigError(f"directory {path} has mode {mode:04o}, so others may {verb} it; run: chmod 700 '{path}'")
-    return path
 
 
 def read_private(path: Path, *, secret: bool) -> bytes:

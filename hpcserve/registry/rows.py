@@ -64,7 +64,8 @@ class ServedRow(Row, frozen=True):
 class PilotRow(Row, frozen=True):
     """A pilot job.
 
-    ``job``: the scheduler's own id of it; ``secret_sha256``: of its one-time secret, in hex; ``public_key``: its
+    ``job``: the scheduler's own id of it; ``restarts``: how often the scheduler has requeued it, each time as a new
+    ``incarnation``; ``secret_sha256``: of its one-time secret, in hex; ``public_key``: its
     agent's CURVE key, in hex, once it has enrolled.
     """
 
@@ -78,3 +79,4 @@ class PilotRow(Row, frozen=True):
     public_key: str | None = None
     ended_s: float | None = None
     cause: str = ""
+    restarts: int = 0

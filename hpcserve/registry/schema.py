@@ -58,6 +58,7 @@ pilots = sa.Table(
     sa.Column("submitted_s", sa.DOUBLE_PRECISION, nullable=False),
     sa.Column("ended_s", sa.DOUBLE_PRECISION, nullable=True),
     _text("cause"),
+    sa.Column("restarts", sa.Integer, nullable=False),
 )
 schema = sa.Table("schema", TABLES, sa.Column("version", sa.Integer, primary_key=True))
 
@@ -119,7 +120,11 @@ def _step_5(connection: sa.Connection) -> None:
     connection.exec_driver_sql("ALTER TABLE deployments ADD COLUMN kill_cancelled_s DOUBLE PRECISION")
 
 
-MIGRATIONS: tuple[Migration, ...] = (_step_1, _step_2, _step_3, _step_4, _step_5)
+def _step_6(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("ALTER TABLE pilots ADD COLUMN restarts INTEGER NOT NULL DEFAULT 0")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_step_1, _step_2, _step_3, _step_4, _step_5, _step_6)
 """Step n (counted from 1) leads a database of version n-1 to version n."""
 
 

@@ -48,9 +48,14 @@ def keep(source: Path, shared_dir: Path) -> tuple[Digest, Path, bool]:
     return digest, kept, new
 
 
+def store(shared_dir: Path) -> Path:
+    """Where all of it is."""
+    return shared_dir / "servables"
+
+
 def place(shared_dir: Path, digest: Digest) -> Path:
     """Where the content of ``digest`` is, if it is there."""
-    return shared_dir / "servables" / digest
+    return store(shared_dir) / digest
 
 
 def discard(shared_dir: Path, digest: Digest) -> None:
@@ -60,7 +65,7 @@ def discard(shared_dir: Path, digest: Digest) -> None:
 
 def sweep(shared_dir: Path) -> None:
     """Removes what copies left behind that were killed half-way. For when no copy is under way."""
-    for partial in (shared_dir / "servables").glob(f"{_PARTIAL}*"):
+    for partial in store(shared_dir).glob(f"{_PARTIAL}*"):
         shutil.rmtree(partial, ignore_errors=True)
 
 
@@ -72,23 +77,23 @@ def _intact(kept: Path, digest: Digest) -> bool:
 
 
 @contextmanager
-def _no_room(store: Path, needed_bytes: int) -> Iterator[None]:
+def _no_room(directory: Path, needed_bytes: int) -> Iterator[None]:
     try:
-        store.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         yield
     except OSError as error:
         if error.errno in StorageFull.errnos:
             raise StorageFull(
-                f"no room for {needed_bytes} bytes in {store}: {error.strerror}; "
+                f"no room for {needed_bytes} bytes in {directory}: {error.strerror}; "
                 "free some space, or set shared_dir to another file system"
             ) from error
-        raise ConfigError(f"cannot write to {store}, which lies in shared_dir: {error}") from error
+        raise ConfigError(f"cannot write to {directory}, which lies in shared_dir: {error}") from error
 
 
 @contextmanager
-def _scratch(store: Path) -> Iterator[Path]:
+def _scratch(directory: Path) -> Iterator[Path]:
     """A directory beside the kept ones, removed afterwards."""
-    scratch = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=store))
+    scratch = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=directory))
     try:
         yield scratch
     finally:

@@ -16,7 +16,7 @@ import msgspec
 
 from hpcserve.core.spelling import nearest
 from hpcserve.errors import ManifestError, UnknownMethod
-from hpcserve.wire.tensor import BYTES, JSON, MAX_AXES, NAMES
+from hpcserve.wire.dtype_names import BYTES, JSON, MAX_AXES, NAMES
 
 _SERVABLE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 

@@ -15,8 +15,9 @@ from hpcserve.core.spelling import nearest
 from hpcserve.errors import InvalidInput, InvalidOutput
 from hpcserve.servable.manifest import MethodSpec, TensorDecl
 from hpcserve.servable.signature import Described, described
+from hpcserve.wire.dtype_names import BYTES, JSON
 from hpcserve.wire.dtypes import dtype_named, native_name
-from hpcserve.wire.tensor import BYTES, JSON, Json
+from hpcserve.wire.jsonvalue import Json
 
 
 def collect(method: str, spec: MethodSpec, answer: object) -> dict[str, Any]:

@@ -361,7 +361,7 @@ def test_a_port_in_use_is_refused(user: User, tmp_path: Path) -> None:
 
 
 def test_down_takes_the_named_site_down(user: User, tmp_path: Path) -> None:
-    (tmp_path / "my.toml").write_text("")
+    (tmp_path / "my.toml").write_text('base = "local"\n')
     user.ok("up", "--detach", "--site", tmp_path / "my.toml")
     assert user.processes() != []
     assert user.ok("down").startswith("no daemon runs (")

@@ -37,6 +37,14 @@ def test_what_has_printed_nothing_says_so(user: User) -> None:
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"nothing printed yet\n")
 
 
+def test_a_deployment_without_replicas_says_so(user: User) -> None:
+    user.ok("deploy", "echo", "--endpoint", "paused", "--replicas", "0")
+    done = user.run("logs", "paused")
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert done.stderr == b"none of its replicas has been started yet; see: hpcserve status\n"
+    user.ok("undeploy", "paused")
+
+
 def test_following_shows_the_same_lines_again_and_new_logs(user: User) -> None:
     first, second = (log_of(user, replica) for replica in replicas(user))
     first.write_text("tick\n" * 1500)

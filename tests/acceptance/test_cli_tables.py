@@ -171,6 +171,29 @@ def test_an_error_stands_below_its_table_in_a_line() -> None:
     assert not any("and more" in line for line in shown)
 
 
+SILENCE = "squeue --noheader --me did not answer within 30 s and was killed"
+
+
+@pytest.mark.parametrize(("error", "below"), [("", 1), (f"pilot-1, pilot-2 are unknown: {SILENCE}", 0)])
+def test_what_holds_for_several_pilots_is_told_once(error: str, below: int) -> None:
+    (deployment,), (pilot,) = status().deployments, status().pilots
+    unknown = tuple(
+        msgspec.structs.replace(pilot, pilot=name, state="unknown", waits_for=SILENCE)
+        for name in ("pilot-1", "pilot-2")
+    )
+    shown = lines(status(deployments=(msgspec.structs.replace(deployment, error=error),), pilots=unknown), 160)
+    assert sum(SILENCE in line for line in shown) == 1
+    assert shown.count(f"pilot-1, pilot-2: {SILENCE}") == below
+
+
+def test_each_pilot_in_the_queue_is_told_with_its_reason_although_its_deployment_is() -> None:
+    (deployment,), (pilot,) = status().deployments, status().pilots
+    queued = msgspec.structs.replace(pilot, state="queued", waits_for="Priority", starts_in_s=90.0)
+    waits = msgspec.structs.replace(deployment, error="pilot-609f-12 is queued: Priority (expected to start in 2 min)")
+    shown = lines(status(deployments=(waits,), pilots=(queued,)), 160)
+    assert any(line.startswith("pilot-609f-12: Priority; expected to start in 1 min") for line in shown)
+
+
 @pytest.mark.parametrize("state", [*STATES, "paused", "failed", "unknown", "running", "queued", "leaving"])
 def test_each_state_has_a_colour(state: str) -> None:
     assert COLOURS[state] in {"green", "yellow", "cyan", "red"}

@@ -6,13 +6,10 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -20,233 +17,16 @@ import zmq
 from zmq.utils import z85
 
 from hpcserve.cluster.processes import start_time
-from hpcserve.errors import AuthenticationError, HpcserveError, ServiceUnavailable
+from hpcserve.errors import AuthenticationError, ServiceUnavailable, VersionMismatch
 from hpcserve.pilot.link import FIRST_RETRY_S
-from hpcserve.types import DeploymentName, Epoch, PilotId, ReplicaId
-from hpcserve.wire import frames
-from hpcserve.wire.launch import Enrolment, encode_enrolment
-from hpcserve.wire.messages import (
-    Enrol,
-    Enrolled,
-    Orders,
-    Refused,
-    ReplicaSpec,
-    ReplicaStatus,
-    Report,
-    WhoAreYou,
-)
-from hpcserve.wire.record import ServiceRecord, encode_record
+from hpcserve.types import PilotId, ReplicaId
+from hpcserve.wire import exits, frames
+from hpcserve.wire.agents import Orders
+from hpcserve.wire.messages import Refused, WhoAreYou
+from tests.integration.agent_rig import FakeDaemon, Pilot, text_of
+from tests.integration.daemon_tree import PATIENCE_S, until
 
-PATIENCE_S = 30.0
-ROOT = Path(__file__).resolve().parents[2]
-FAKE_REPLICA = ROOT / "tests" / "fakes" / "fake_replica.py"
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.01)
-    raise AssertionError(f"never happened: {what}")
-
-
-def gone(pid: int) -> None:
-    until(lambda: start_time(pid) is None, f"process {pid} ends")
-
-
-def text_of(log: Path) -> str:
-    """What a log holds; nothing in the instant in which it is rotated."""
-    try:
-        return log.read_text()
-    except FileNotFoundError:
-        return ""
-
-
-class FakeDaemon:
-    """Admission and the broker's back side. Lets in by ZAP the keys that enrolled, and those only."""
-
-    def __init__(self, record: Path) -> None:
-        self.record = record
-        self.refuse_with: HpcserveError | None = None
-        self.enrols: list[Enrol] = []
-        self.reports: list[Report] = []
-        self.allowed: set[bytes] = set()
-        self.denied = 0
-        self.asking_key = b""
-        public, self.secret = zmq.curve_keypair()
-        self.public = public.decode()
-        self.open()
-
-    def open(self) -> None:
-        self.context = zmq.Context()
-        self.zap = self.context.socket(zmq.REP)
-        self.zap.bind("inproc://zeromq.zap.01")
-        self.admission, admission_port = self.bound(b"admission")
-        self.back, back_port = self.bound(b"back")
-        self.agent = b""
-        self.record.write_bytes(
-            encode_record(
-                ServiceRecord(
-                    format=1,
-                    service="test",
-                    site="local",
-                    host="here",
-                    pid=os.getpid(),
-                    epoch=Epoch(1),
-                    public_key=self.public,
-                    admission=(f"tcp://127.0.0.1:{admission_port}",),
-                    front=(),
-                    back=(f"tcp://127.0.0.1:{back_port}",),
-                    software="test",
-                )
-            )
-        )
-
-    def bound(self, domain: bytes) -> tuple[zmq.Socket[bytes], int]:
-        router = self.context.socket(zmq.ROUTER)
-        router.setsockopt(zmq.LINGER, 0)
-        router.zap_domain = domain
-        router.curve_server = True
-        router.curve_secretkey = self.secret
-        return router, router.bind_to_random_port("tcp://127.0.0.1")
-
-    def close(self) -> None:
-        self.context.destroy(linger=0)
-
-    def serve(self, condition: Callable[[], Any], what: str) -> Any:
-        """Answers whoever calls until the condition holds."""
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            found = condition()
-            if found:
-                return found
-            for source in (self.zap, self.admission, self.back):
-                if source.poll(2):
-                    self.answer(source)
-        last = self.reports[-1] if self.reports else None
-        raise AssertionError(f"never happened: {what}; last report: {last}")
-
-    def answer(self, source: zmq.Socket[bytes]) -> None:
-        parts = source.recv_multipart()
-        if source is self.zap:
-            version, ticket, domain, _, _, _, key = parts
-            let_in = domain == b"admission" or key in self.allowed
-            self.denied += not let_in
-            self.asking_key = key
-            self.zap.send_multipart([version, ticket, b"200" if let_in else b"400", b"", b"", b""])
-        elif source is self.admission:
-            enrol = frames.decode_from_anyone(parts[1])
-            assert isinstance(enrol, Enrol)
-            self.enrols.append(enrol)
-            error = self.refuse_with
-            if error is None:
-                self.allowed.add(self.asking_key)
-            reply = Enrolled(1, "test 1") if error is None else Refused(frames.error_to_wire(error))
-            self.admission.send_multipart([parts[0], frames.encode(reply)])
-        else:
-            self.agent = parts[0]
-            report = frames.decode_from_pilot(parts[1])
-            assert isinstance(report, Report)
-            self.reports.append(report)
-
-    def tell(self, message: Orders | WhoAreYou | Refused) -> None:
-        self.back.send_multipart([self.agent, frames.encode(message)])
-
-    def heard_since(self, reports: int) -> bool:
-        return len(self.reports) > reports
-
-    def status(self, replica: str) -> ReplicaStatus | None:
-        last = self.reports[-1].replicas if self.reports else ()
-        return next((status for status in last if status.replica == replica), None)
-
-    def wait_for(self, replica: str, *states: str) -> ReplicaStatus:
-        def there() -> ReplicaStatus | None:
-            status = self.status(replica)
-            return status if status is not None and status.state in states else None
-
-        found = self.serve(there, f"{replica} is {states}")
-        assert isinstance(found, ReplicaStatus)
-        return found
-
-
-class Pilot:
-    """One agent process under test, with what it needs on disk."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.logs = root / "logs"
-        self.enrolment_file = root / "enrolment.json"
-        self.enrolment = Enrolment(
-            pilot="pilot-1",
-            incarnation="one",
-            secret="sesame",
-            slots=4,
-            walltime_s=600.0,
-            orphan_s=60.0,
-            stop_grace_s=1.0,
-            log_dir=str(self.logs),
-            log_bytes=100_000,
-        )
-        python = root / "venv" / "bin" / "python"
-        python.parent.mkdir(parents=True)
-        python.write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE_REPLICA} "$@"\n')
-        python.chmod(0o755)
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self, mode: int = 0o600, **changes: Any) -> subprocess.Popen[bytes]:
-        self.enrolment = msgspec.structs.replace(self.enrolment, **changes)
-        self.enrolment_file.write_bytes(encode_enrolment(self.enrolment))
-        self.enrolment_file.chmod(mode)
-        command = ["-m", "hpcserve.pilot", "--record", str(self.root / "service.json")]
-        with (self.root / "agent.log").open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, *command, "--enrolment", str(self.enrolment_file)],
-                env={**os.environ, "PYTHONPATH": str(ROOT), "HPCSERVE_HOME": "/nowhere", "PYTHONWARNINGS": "error"},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        return self.process
-
-    def log(self) -> str:
-        return (self.root / "agent.log").read_text()
-
-    def spec(self, replica: str, what: str, setup_timeout_s: float = 60.0) -> ReplicaSpec:
-        manifest = {
-            "name": "fake",
-            "loader": "python",
-            "description": what,
-            "environment": {"kind": "venv", "path": str(self.root / "venv")},
-        }
-        return ReplicaSpec(
-            ReplicaId(replica),
-            DeploymentName("fake"),
-            "v1",
-            str(self.root),
-            json.dumps(manifest),
-            setup_timeout_s,
-            1000,
-        )
-
-    def orders(self, *specs: ReplicaSpec, **more: Any) -> Orders:
-        return Orders(PilotId("pilot-1"), self.enrolment.incarnation, specs, **more)
-
-    def facts(self, replica: str) -> dict[str, Any]:
-        path = self.root / f"{replica}.json"
-        until(path.exists, f"{replica} wrote what it was given")
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
-
-    def end(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-        for path in self.root.glob("*.json"):
-            if path.stem.startswith("r"):
-                gone(json.loads(path.read_text())["pid"])
+SCRIPT_S = 2.0
 
 
 @pytest.fixture
@@ -286,7 +66,7 @@ def test_an_agent_enrols_once_and_reports_at_once(connected: FakeDaemon, pilot: 
     assert 590 < first.walltime_left_s <= 600
     assert pilot.process is not None
     assert first.pid == pilot.process.pid
-    assert not pilot.enrolment_file.exists()
+    assert pilot.enrolment_file.read_bytes() == b"", "used up"
 
 
 def test_a_replica_is_started_and_gets_its_secret_by_stdin_alone(connected: FakeDaemon, pilot: Pilot) -> None:
@@ -359,7 +139,6 @@ def test_a_stubborn_replica_is_killed_after_its_grace_and_a_killed_one_at_once(
         ("exit 3", "failed", 3, "exit code 3 before its setup was done", "to stderr"),
         ("crash 5", "exited", 5, "exit code 5", "to stderr"),
         ("hang", "failed", -9, "setup did not finish within 4 s", "to stderr"),
-        ("garbage", "failed", -9, "the replica sent a malformed report", "to stderr"),
     ],
 )
 def test_every_end_has_a_cause(
@@ -374,8 +153,8 @@ def test_every_end_has_a_cause(
     assert traceback in status.traceback
     assert (pilot.logs / "r1.log").read_text().endswith(f"[this replica has ended: {status.cause}]\n")
     assert "has ended" not in status.traceback
-    if what != "garbage":  # the fake one ends by SIGTERM's absence only, so it is killed
-        assert status.exit_code == exit_code
+    assert (status.exit_code, status.kind) == (exit_code, "crashed")
+    assert "to stderr" in status.evidence
 
 
 def test_an_interpreter_that_is_not_there_is_a_failed_replica(connected: FakeDaemon, pilot: Pilot) -> None:
@@ -431,8 +210,10 @@ def test_an_orderly_end_stops_every_replica_and_says_farewell(connected: FakeDae
     connected.serve(lambda: connected.reports[-1].replicas[1].state == "exited", "the farewell")
     assert [start_time(pid or 0) for pid in pids] == [None, None]
     farewell = connected.reports[-1]
-    assert farewell.leaving == ("the controller ended this pilot" if way == "orders" else "the agent got SIGTERM")
+    outside = "the agent got SIGTERM: the job was ended from outside"
+    assert farewell.leaving == ("the controller ended this pilot" if way == "orders" else outside)
     assert {status.state for status in farewell.replicas} == {"exited"}
+    assert {status.kind for status in farewell.replicas} == {"" if way == "orders" else "cancelled"}
 
 
 def test_the_walltime_is_kept_by_the_agent_itself(daemon: FakeDaemon, pilot: Pilot) -> None:
@@ -445,6 +226,7 @@ def test_the_walltime_is_kept_by_the_agent_itself(daemon: FakeDaemon, pilot: Pil
     assert time.monotonic() - began < 9.0
     daemon.serve(lambda: "walltime of 9 s" in daemon.reports[-1].leaving, "the farewell names the walltime")
     assert "walltime of 9 s is used up" in daemon.reports[-1].replicas[0].cause
+    assert daemon.reports[-1].replicas[0].kind == "walltime"
 
 
 def test_replicas_do_not_outlive_a_killed_agent(connected: FakeDaemon, pilot: Pilot) -> None:
@@ -458,7 +240,7 @@ def test_replicas_do_not_outlive_a_killed_agent(connected: FakeDaemon, pilot: Pi
 def test_a_twin_is_refused_and_runs_nothing(daemon: FakeDaemon, pilot: Pilot) -> None:
     daemon.refuse_with = AuthenticationError("pilot-1 one: a younger incarnation runs")
     pilot.start()
-    assert exit_code(daemon, pilot) == 1
+    assert exit_code(daemon, pilot) == exits.REFUSED
     assert "the daemon refuses this pilot: pilot-1 one: a younger incarnation runs" in pilot.log()
     assert daemon.reports == []
 
@@ -469,7 +251,7 @@ def test_a_refusal_that_may_pass_is_asked_again(daemon: FakeDaemon, pilot: Pilot
     daemon.serve(lambda: len(daemon.enrols) >= 2, "a second ENROL")
     daemon.refuse_with = None
     daemon.serve(lambda: daemon.reports, "the agent reports")
-    assert pilot.enrolment_file.exists() is False
+    assert pilot.enrolment_file.read_bytes() == b"", "used up"
 
 
 def test_a_broker_that_refuses_is_not_asked_without_a_pause(connected: FakeDaemon, pilot: Pilot) -> None:
@@ -492,7 +274,7 @@ def test_an_agent_whose_place_another_has_taken_ends(connected: FakeDaemon, pilo
     connected.wait_for("r1", "ready")
     connected.refuse_with = AuthenticationError("pilot-1: another incarnation has taken its place")
     connected.tell(Refused(frames.error_to_wire(AuthenticationError("this key is not admitted any more"))))
-    assert exit_code(connected, pilot) == 1
+    assert exit_code(connected, pilot) == exits.REFUSED
     assert "the daemon refuses this pilot: pilot-1: another incarnation has taken its place" in pilot.log()
 
 
@@ -520,7 +302,7 @@ def test_an_orphan_keeps_its_replicas_for_its_time_then_ends_them(daemon: FakeDa
     daemon.close()
     began = time.monotonic()
     assert start_time(pid) is not None
-    assert process.wait(PATIENCE_S) == 1
+    assert process.wait(PATIENCE_S) == exits.ORPHANED
     assert time.monotonic() - began > 1.0
     assert start_time(pid) is None
     assert "the daemon has been away for 1.5 s" in pilot.log()
@@ -542,7 +324,7 @@ def test_a_wrong_service_key_is_not_spoken_to(daemon: FakeDaemon, pilot: Pilot) 
     daemon.record.write_text(json.dumps(record))
     process = pilot.start(orphan_s=1.0)
     daemon.serve(lambda: process.poll() is not None, "the agent gives up")
-    assert process.returncode == 1
+    assert process.returncode == exits.ORPHANED
     assert daemon.enrols == []
 
 
@@ -559,3 +341,101 @@ def test_noise_from_the_daemon_changes_nothing(connected: FakeDaemon, pilot: Pil
     connected.tell(pilot.orders(pilot.spec("r1", "ready")))
     connected.wait_for("r1", "ready")
     assert pilot.log().count("the daemon sent something else than orders") == 5
+
+
+def test_lines_on_standard_output_that_are_no_report_go_to_the_log(connected: FakeDaemon, pilot: Pilot) -> None:
+    connected.tell(pilot.orders(pilot.spec("r1", "noise")))
+    connected.wait_for("r1", "ready")
+    log = pilot.logs / "r1.log"
+    until(lambda: "half a line" in text_of(log), "all of it is in the log")
+    assert 'no report\n{"state": "perhaps"}\nready?\n' in text_of(log)
+    assert '"ready"' not in text_of(log)
+
+
+def test_a_version_that_nobody_shares_has_an_exit_code_of_its_own(daemon: FakeDaemon, pilot: Pilot) -> None:
+    daemon.refuse_with = VersionMismatch("no common wire version: upgrade hpcserve 0.0")
+    pilot.start()
+    assert exit_code(daemon, pilot) == exits.VERSION_MISMATCH
+    assert "upgrade hpcserve 0.0" in pilot.log()
+
+
+def test_a_later_incarnation_waits_for_its_own_enrolment(daemon: FakeDaemon, pilot: Pilot) -> None:
+    pilot.enrol(0)
+    pilot.run("--restart", "2")
+    until(lambda: "waiting up to 600 s for" in pilot.log(), "it says that it waits")
+    assert daemon.enrols == []
+    pilot.enrolment = msgspec.structs.replace(pilot.enrolment, incarnation="three", secret="open")
+    later = pilot.enrol(2)
+    daemon.serve(lambda: daemon.reports, "the agent reports")
+    assert (daemon.enrols[0].incarnation, daemon.enrols[0].secret) == ("three", "open")
+    assert later.read_bytes() == b"", "used up"
+    assert pilot.enrolment_file.read_bytes() != b""
+
+
+def test_a_second_run_of_an_incarnation_ends_at_once(connected: FakeDaemon, pilot: Pilot) -> None:
+    first, second = pilot.process, pilot.run()
+    code, pilot.process = second.wait(PATIENCE_S), first
+    assert code == exits.REFUSED
+    assert "enrolment.0.json is used up: another run of this pilot was enrolled by it" in pilot.log()
+    assert len(connected.enrols) == 1
+
+
+def test_an_enrolment_that_cannot_be_emptied_ends_nothing(daemon: FakeDaemon, pilot: Pilot) -> None:
+    daemon.refuse_with = ServiceUnavailable("not yet", retry_after_s=0.1)
+    pilot.start()
+    daemon.serve(lambda: daemon.enrols, "it has read its enrolment")
+    pilot.enrolment_file.unlink()
+    pilot.enrolment_file.mkdir()
+    daemon.refuse_with = None
+    daemon.serve(lambda: daemon.reports, "the agent reports")
+    assert "the enrolment file stays as it is: [Errno" in pilot.log()
+
+
+def test_an_enrolment_that_never_comes_has_an_exit_code_of_its_own(pilot: Pilot) -> None:
+    process = pilot.run("--wait-s", "0.3")
+    assert process.wait(PATIENCE_S) == exits.NO_ENROLMENT
+    assert "enrolment.0.json did not come within 0.3 s" in pilot.log()
+
+
+def test_an_agent_that_waits_for_its_enrolment_ends_when_asked(pilot: Pilot) -> None:
+    process = pilot.run()
+    until(lambda: "waiting up to" in pilot.log(), "it waits")
+    process.send_signal(signal.SIGUSR1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE_S) == exits.OK
+    assert "ended by SIGTERM before it was enrolled" in pilot.log()
+
+
+def test_what_the_job_script_took_is_walltime_too(daemon: FakeDaemon, pilot: Pilot) -> None:
+    pilot.enrol(0)
+    go, began_s = pilot.root / "go", time.monotonic()
+    pilot.run(after=go)
+    until(lambda: time.monotonic() >= began_s + SCRIPT_S, "the job script takes its time")
+    go.touch()
+    daemon.serve(lambda: daemon.reports, "the agent reports")
+    assert daemon.reports[-1].walltime_left_s <= pilot.enrolment.walltime_s - SCRIPT_S
+
+
+def test_the_scheduler_s_warning_brings_the_end_nearer(daemon: FakeDaemon, pilot: Pilot) -> None:
+    pilot.enrol(0)
+    process = pilot.run("--warn-s", "30")
+    daemon.serve(lambda: daemon.reports, "the agent reports")
+    assert 400 < daemon.reports[-1].walltime_left_s <= 600
+    process.send_signal(signal.SIGUSR1)
+    daemon.serve(lambda: daemon.reports[-1].walltime_left_s <= 30, "a report with what is left")
+    assert daemon.reports[-1].leaving == ""
+    process.send_signal(signal.SIGTERM)
+    assert exit_code(daemon, pilot) == exits.OK
+    daemon.serve(lambda: "near the end of the pilot's walltime" in daemon.reports[-1].leaving, "the farewell")
+
+
+def test_a_sigterm_to_everybody_is_no_crash_of_the_replicas(connected: FakeDaemon, pilot: Pilot) -> None:
+    connected.tell(pilot.orders(pilot.spec("r1", "ready")))
+    pid = connected.wait_for("r1", "ready").pid or 0
+    assert pilot.process is not None
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: start_time(pid) is None, "the replica has ended first")
+    pilot.process.send_signal(signal.SIGTERM)
+    assert exit_code(connected, pilot) == exits.OK
+    status = connected.wait_for("r1", "exited")
+    assert (status.kind, status.exit_code) == ("cancelled", 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,21 @@ def test_streams_have_a_rate_and_a_first_item(root: Path) -> None:
     for side in ("hpcserve", "hpcserve_tcp"):
         assert found[side]["items_per_s"] > 0
         assert found[side]["first_item_p50_us"] > 0
+
+
+def test_pilots_say_why_there_is_no_slurm_for_them(root: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "pilots", "--quick"],
+        cwd=root,
+        env=os.environ | {"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("no real Slurm for benchmark 'pilots': ")
+    assert not done.stdout
 
 
 def test_the_interval_is_the_one_of_order_statistics() -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 import zmq
@@ -19,7 +20,7 @@ from hpcserve.auth.keys import new_key_pair
 from hpcserve.types import PilotId
 from hpcserve.wire import admin
 from hpcserve.wire.frames import decode_from_admission, encode
-from hpcserve.wire.launch import decode_enrolment
+from hpcserve.wire.launch import decode_enrolment, enrolment_name
 from hpcserve.wire.messages import Enrol, Enrolled, Hello, Refused
 from hpcserve.wire.record import ServiceRecord, decode_record
 from tests.integration.conftest import NewDaemon
@@ -105,7 +106,7 @@ def newcomer(daemon: Daemon, client: Client) -> Iterator[int]:
 def enrol(daemon: Daemon, client: Client) -> Enrol:
     """What the newcomer will say."""
     (pilot,) = [each.pilot for each in status(client).pilots if each.state == "running"]
-    known = decode_enrolment((daemon.shared / "enrolments" / f"{pilot}.json").read_bytes())
+    known = decode_enrolment(Path(enrolment_name(str(daemon.shared / "enrolments" / pilot), 0)).read_bytes())
     return Enrol((1,), "agent", PilotId(pilot), known.incarnation, known.secret, socket.gethostname())
 
 

@@ -40,8 +40,13 @@ def test_of_the_pilots_that_ended_the_last_are_kept(new_daemon: NewDaemon) -> No
         def newcomers() -> list[admin.PilotView]:
             return [each for each in status(client).pilots if each.pid is not None and each.pilot not in gone]
 
+        def is_served() -> bool:
+            (view,) = status(client).deployments
+            ready = {each.pilot for each in view.replicas if each.state == "ready"}
+            return any(each.pilot in ready for each in newcomers())
+
         for _ in range(4):
-            until(newcomers, "an agent reports")
+            until(is_served, "a replica in it is ready")
             (pilot,) = newcomers()
             assert pilot.pid is not None
             os.kill(pilot.pid, signal.SIGKILL)

@@ -23,6 +23,7 @@ PATIENCE_S = 20.0
 def job(directory: Path, script: str, walltime_s: float = 60.0) -> PilotJob:
     return PilotJob(
         pilot=PilotId("pilot-1"),
+        tag="t",
         argv=("/bin/sh", "-c", script),
         directory=directory,
         log=directory / "logs" / "job.log",
@@ -62,7 +63,7 @@ def test_a_job_runs_and_its_exit_code_output_and_directory_are_kept(tmp_path: Pa
         assert (state.exit_code, state.cause) == (3, "exit code 3")
         assert (tmp_path / "logs" / "job.log").read_text() == f"{tmp_path}\noops\n"
         assert (tmp_path / "logs" / "job.log").stat().st_mode & 0o777 == 0o600
-        assert await scheduler.find() == {name: "pilot-1"}
+        assert await scheduler.find("t") == {name: "pilot-1"}
 
     asyncio.run(scenario())
 
@@ -100,7 +101,12 @@ def test_a_command_that_does_not_exist_ends_with_the_reason_in_its_log(tmp_path:
     async def scenario() -> None:
         scheduler = LocalScheduler(tmp_path / "jobs")
         wanted = PilotJob(
-            pilot=PilotId("p"), argv=("/no/such/command",), directory=tmp_path, log=tmp_path / "log", walltime_s=9.0
+            pilot=PilotId("p"),
+            tag="t",
+            argv=("/no/such/command",),
+            directory=tmp_path,
+            log=tmp_path / "log",
+            walltime_s=9.0,
         )
         state = await ended(scheduler, await scheduler.submit(wanted))
         assert state.exit_code == 127
@@ -166,7 +172,7 @@ def submit_from_another_process(tmp_path: Path, script: str) -> JobId:
         "from hpcserve.cluster.local import LocalScheduler\n"
         "from hpcserve.cluster.seam import PilotJob\n"
         "root = pathlib.Path(sys.argv[1])\n"
-        "job = PilotJob(pilot='pilot-1', argv=('/bin/sh', '-c', sys.argv[2]), directory=root,"
+        "job = PilotJob(pilot='pilot-1', tag='t', argv=('/bin/sh', '-c', sys.argv[2]), directory=root,"
         " log=root / 'job.log', walltime_s=60.0)\n"
         "print(asyncio.run(LocalScheduler(root / 'jobs').submit(job)))\n"
     )
@@ -181,7 +187,7 @@ def test_the_next_controller_finds_a_job_and_learns_how_it_ended(tmp_path: Path)
         script = "while [ ! -e stop ]; do sleep 0.02; done; exit 5"
         name = submit_from_another_process(tmp_path, script)
         scheduler = LocalScheduler(tmp_path / "jobs")
-        assert await scheduler.find() == {name: "pilot-1"}
+        assert await scheduler.find("t") == {name: "pilot-1"}
         assert (await scheduler.poll([name]))[name].phase == "running"
         (tmp_path / "stop").touch()
         assert (await ended(scheduler, name)).exit_code == 5
@@ -248,7 +254,7 @@ def test_a_job_whose_record_cannot_be_written_never_runs(tmp_path: Path) -> None
         jobs.write_text("in the way")
         with pytest.raises(SchedulerError, match="cannot start pilot job pilot-1"):
             await scheduler.submit(job(tmp_path, "touch ran"))
-        assert await scheduler.find() == {}
+        assert await scheduler.find("t") == {}
         assert not (tmp_path / "ran").exists()
 
     asyncio.run(scenario())
@@ -278,10 +284,10 @@ def test_old_records_of_ended_jobs_go(tmp_path: Path) -> None:
         scheduler = LocalScheduler(tmp_path / "jobs")
         name = await scheduler.submit(job(tmp_path, "exit 0"))
         await ended(scheduler, name)
-        assert await LocalScheduler(tmp_path / "jobs").find() == {name: "pilot-1"}
+        assert await LocalScheduler(tmp_path / "jobs").find("t") == {name: "pilot-1"}
         old = time.time() - KEEP_ENDED_S - 60
         os.utime(tmp_path / "jobs" / f"{name}.json", (old, old))
-        assert await LocalScheduler(tmp_path / "jobs").find() == {}
+        assert await LocalScheduler(tmp_path / "jobs").find("t") == {}
         assert list((tmp_path / "jobs").iterdir()) == []
 
     asyncio.run(scenario())
@@ -295,18 +301,18 @@ def test_of_many_ended_jobs_the_last_are_remembered(tmp_path: Path) -> None:
         for _ in range(4):
             names.append(await scheduler.submit(job(tmp_path, "exit 0")))
             await ended(scheduler, names[-1])
-        assert set(await scheduler.find()) == {lasting, *names[-2:]}
+        assert set(await scheduler.find("t")) == {lasting, *names[-2:]}
         await scheduler.cancel(lasting)
         await ended(scheduler, lasting)
         kept = {names[-1], lasting}
-        assert set(await scheduler.find()) == kept, "it ended last, though it began first"
+        assert set(await scheduler.find("t")) == kept, "it ended last, though it began first"
         assert {path.name.removesuffix(path.suffix) for path in (tmp_path / "jobs").iterdir()} == kept
-        assert set(await LocalScheduler(tmp_path / "jobs").find()) == kept
+        assert set(await LocalScheduler(tmp_path / "jobs").find("t")) == kept
         other = LocalScheduler(tmp_path / "jobs", keep_ended=1)
         states = await other.poll(list(kept))
         assert [state.exit_code for state in states.values()].count(None) < 2, "one that is asked for stays"
-        assert set(await other.find()) == kept
+        assert set(await other.find("t")) == kept
         await other.poll([])
-        assert set(await other.find()) == {lasting}
+        assert set(await other.find("t")) == {lasting}
 
     asyncio.run(scenario())

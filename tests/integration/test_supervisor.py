@@ -25,21 +25,11 @@ from hpcserve.core.lease import Lease
 from hpcserve.wire.frames import decode_from_admission, decode_to_client, encode
 from hpcserve.wire.messages import Hello, Resume, Resumed, Welcome
 from hpcserve.wire.record import ServiceRecord, decode_record
+from tests.integration.daemon_tree import PATIENCE_S, until
 
-PATIENCE_S = 30.0
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = ROOT / "tests" / "fakes" / "daemon_driver.py"
 NAMES = ("broker", "controller", "admission")
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.01)
-    raise AssertionError(f"never happened: {what}")
 
 
 class House:
@@ -216,7 +206,9 @@ def test_a_configured_port_in_use_is_said_and_nothing_stays(house: House) -> Non
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("does", "message"), [("refuse", "this cannot be"), ("crash", "exit code 7; see ")])
+@pytest.mark.parametrize(
+    ("does", "message"), [("refuse", "this cannot be"), ("crash", "exit code 7: lab.toml: not TOML; see ")]
+)
 def test_a_child_that_cannot_start_fails_the_first_start(house: House, name: str, does: str, message: str) -> None:
     house.does(name, does)
     error = house.refused()
@@ -240,6 +232,7 @@ def test_a_child_that_ends_again_and_again_takes_the_daemon_down(house: House) -
     assert "controller SIGTERM" in house.events(), "its pilots are ended all the same"
     log = (house.shared / "logs" / "daemon-supervisor.log").read_text()
     assert "the daemon's admission does not run: it ended 5 times" in log
+    assert "admission has ended: exit code 7: lab.toml: not TOML\n" in log
 
 
 def test_a_controller_that_ends_by_itself_asks_to_go_down(house: House) -> None:

@@ -83,16 +83,23 @@ def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None
         ("[pilots]\nwalltime_s = -1.0\n", r"polaris.toml: pilots.walltime_s: expected .* > 0"),
         ('[pilots]\nslots = "two"\n', r"polaris.toml: pilots.slots: expected `int`, got `str`"),
         ("[pilots]\nslotz = 1\n", r"polaris.toml: pilots: .*slotz"),
-        ("colour = 1\n", r"polaris.toml: unknown field 'colour'; known: name, mode, .*recovery$"),
+        ("colour = 1\n", r"polaris.toml: unknown field 'colour'; known: base, name, mode, .*recovery$"),
         ("[pilot]\nslots = 1\n", r"polaris.toml: unknown field 'pilot'; did you mean 'pilots'\?$"),
         ("[pilots]\nslot = 1\n", r"polaris.toml: pilots: unknown field 'slot'; did you mean 'slots'\?$"),
         ("[network]\nfront_port = 70000\n", r"polaris.toml: network.front_port: expected .* <= 65535"),
-        ('[network]\nhost = "0.0.0.0"\n', r"polaris.toml: network: host: expected the address .* got '0.0.0.0'"),
+        ('[network]\nhost = "0.0.0.0"\n', r"polaris.toml: network.host: expected the address .* got '0.0.0.0'"),
         ('auth = "none"\n', r"polaris.toml: auth: invalid .*none"),
-        ("[pilots]\norphan_s = 3\n", r"polaris.toml: pilots: orphan_s: expected ≥ 4, got 3: agents would end"),
-        ("[recovery]\nrecovery_grace_s = 1.5\n", r"polaris.toml: recovery: recovery_grace_s: expected ≥ 2, got 1.5"),
+        ("[pilots]\norphan_s = 3\n", r"polaris.toml: pilots.orphan_s: expected ≥ 4, got 3: agents would end"),
+        ("[pilots]\nnodes = 2\n", r"polaris.toml: pilots.launcher: expected .srun. for several nodes, got .process."),
+        ("[recovery]\nrecovery_grace_s = 1.5\n", r"polaris.toml: recovery.recovery_grace_s: expected ≥ 2, got 1.5"),
         ("state_dir = 3\n", r"polaris.toml: state_dir: expected a path, got 3"),
         ("[pilots\n", r"polaris.toml: not TOML"),
+        ("", r"polaris.toml: empty: it says nothing; for a site like local write base = .local"),
+        ("base = 3\n", r"polaris.toml: base: expected the name of a site or the path of its file, got 3"),
+        ('base = "lokal"\n', r"polaris.toml: base: no site named 'lokal'; known: "),
+        ("[queues.debug]\nmax_nodes = -1\n", r"polaris.toml: queues\[...\].max_nodes: expected `int` >= 0"),
+        ("[queues.debug]\nmaxnodes = 1\n", r"polaris.toml: queues\[...\]: unknown field 'maxnodes'; did you mean"),
+        ('shared_dir = "$NOT_SET_HERE/x"\n', r"polaris.toml: shared_dir: '.NOT_SET_HERE/x': NOT_SET_HERE is not set"),
     ],
 )
 def test_a_wrong_site_file_is_told_with_file_field_and_value(tmp_path: Path, text: str, told: str) -> None:
@@ -100,9 +107,121 @@ def test_a_wrong_site_file_is_told_with_file_field_and_value(tmp_path: Path, tex
         config.load_site(site_file(tmp_path, text))
 
 
+QUEUE = """
+[pilots]
+walltime_s = 7200
+nodes = 2
+launcher = "srun"
+gpus_per_node = 4
+{which} = "debug"
+[queues.debug]
+"""
+
+
+@pytest.mark.parametrize("which", ["partition", "qos"])
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [
+        ("max_walltime_s = 3600", r"polaris.toml: pilots.walltime_s: expected ≤ 3600, got 7200 \(queue 'debug'\)$"),
+        ("max_nodes = 1", r"polaris.toml: pilots.nodes: expected ≤ 1, got 2 \(queue 'debug'\)$"),
+        ("min_nodes = 3", r"polaris.toml: pilots.nodes: expected ≥ 3, got 2 \(queue 'debug'\)$"),
+        ("gpus_per_node = 2", r"polaris.toml: pilots.gpus_per_node: expected ≤ 2, got 4 \(queue 'debug'\)$"),
+    ],
+)
+def test_what_the_queue_does_not_allow_is_refused(tmp_path: Path, which: str, limit: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        config.load_site(site_file(tmp_path, QUEUE.format(which=which) + limit))
+
+
+def test_a_limit_is_told_with_the_file_that_has_it(tmp_path: Path) -> None:
+    site = site_file(tmp_path, 'base = "facility"\n[pilots]\npartition = "debug"\nwalltime_s = 3600\n')
+    told = r"polaris.toml: pilots.walltime_s: expected ≤ 120, got 3600 \(queue 'debug' of site_configs/facility.toml\)$"
+    with pytest.raises(ConfigError, match=told):
+        config.load_site(site)
+
+
+def test_limits_that_are_kept_or_of_another_queue_are_no_error(tmp_path: Path) -> None:
+    kept = "max_walltime_s = 7200\nmax_nodes = 2\nmin_nodes = 2\ngpus_per_node = 4\n[queues.other]\nmax_nodes = 1\n"
+    assert config.load_site(site_file(tmp_path, QUEUE.format(which="qos") + kept)).pilots.nodes == 2
+
+
+def test_a_file_says_only_how_it_differs_from_its_base(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SCRATCH", "/scratch/ada")
+    site = config.load_site(
+        site_file(tmp_path, 'base = "perlmutter"\n[pilots]\naccount = "m1_g"\n[queues.debug]\nmax_nodes = 2\n')
+    )
+    assert (site.name, site.pilots.account, site.pilots.constraint) == ("polaris", "m1_g", "gpu")
+    assert site.shared_dir == Path("/scratch/ada/hpcserve/shared")
+    assert (site.queues["debug"].max_nodes, site.queues["debug"].max_walltime_s) == (2, 1800)
+    assert "regular" in site.queues
+
+
+def test_a_base_of_the_same_name_is_the_shipped_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HPCSERVE_HOME", str(tmp_path))
+    own = tmp_path / "sites" / "facility.toml"
+    own.parent.mkdir()
+    own.write_text('base = "facility"\n[pilots]\nslots = 3\n')
+    (own.parent / "mine.toml").write_text('base = "facility"\n')
+    assert config.load_site("facility").pilots.slots == 3
+    assert (config.load_site("mine").pilots.slots, config.load_site("mine").network.host) == (3, "10.77.0.1")
+    assert config.load_site("mine").name == "mine"
+    assert config.site_names()["facility"] == str(own)
+    assert config.site_names()["local"] == "site_configs/local.toml"
+
+
+def test_a_wrong_value_is_told_with_the_file_that_has_it(tmp_path: Path) -> None:
+    site_file(tmp_path, "[pilots]\nslots = 0\n")
+    above = tmp_path / "above.toml"
+    above.write_text(f'base = "{tmp_path}/polaris.toml"\n[pilots]\nnodes = 1\n')
+    with pytest.raises(ConfigError, match=r"^/.*/polaris.toml: pilots.slots: expected"):
+        config.load_site(str(above))
+
+
+def test_a_site_that_stands_on_itself_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HPCSERVE_HOME", str(tmp_path))
+    own = tmp_path / "sites" / "lab.toml"
+    own.parent.mkdir()
+    own.write_text('base = "lab"\n')
+    with pytest.raises(ConfigError, match=f"^{own}: base: 'lab' leads back to {own}; name another site$"):
+        config.load_site("lab")
+
+
+def test_files_that_stand_on_each_other_are_refused(tmp_path: Path) -> None:
+    site_file(tmp_path, f'base = "{tmp_path}/above.toml"\n')
+    above = tmp_path / "above.toml"
+    above.write_text(f'base = "{tmp_path}/polaris.toml"\n')
+    with pytest.raises(ConfigError, match=r"polaris.toml: base: '/.*above.toml' leads back to this file"):
+        config.load_site(str(above))
+
+
+def test_what_a_site_requires_must_be_set_before_it_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HPCSERVE_HOME", str(tmp_path))
+    told = (
+        r"^site_configs/frontier.toml: pilots.account: frontier wants one; set it in .*/sites/frontier.toml, below .* "
+    )
+    with pytest.raises(ConfigError, match=told + r'base = "frontier": \[pilots\] account = "…"$'):
+        config.load_site("frontier")
+    assert config.read_site("frontier").pilots.account == ""
+    own = site_file(tmp_path, 'base = "frontier"\n')
+    with pytest.raises(ConfigError, match=r"^/.*polaris.toml: pilots.account: polaris wants one; set it in /.*polaris"):
+        config.load_site(own)
+
+
 def test_an_unknown_site_is_told_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"no site named 'lokal'; known: local; or give the path"):
+    with pytest.raises(ConfigError, match=r"no site named 'lokal'; known: delta, facility, .*slurm; or give the path"):
         config.load_site("lokal")
+
+
+def test_a_site_file_that_is_none_is_told_as_what_it_is_and_not_listed() -> None:
+    sites = config.home() / "sites"
+    sites.mkdir(parents=True)
+    (sites / "folder.toml").mkdir()
+    (sites / "loop.toml").symlink_to("loop.toml")
+    (sites / "lost.toml").symlink_to("gone.toml")
+    assert not {"folder", "loop", "lost"} & config.site_names().keys()
+    for name, told in {"folder": "Is a directory", "loop": "Too many levels", "lost": "a link to gone.toml"}.items():
+        with pytest.raises(ConfigError, match=f"cannot read site file /.*/{name}.toml: .*{told}"):
+            config.load_site(name)
 
 
 def test_a_site_file_that_is_missing_is_told(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ ROWS = (
     {"auth", "cluster", "registry", "staging"},
     {"servable"},
     {"core", "wire"},
-    {"bootstrap", "config", "errors", "types"},
+    {"bootstrap", "config", "errors", "sitefile", "types"},
 )
 GROUND = ROWS[-1]
 RANK = {area: rank for rank, row in enumerate(ROWS) for area in row}
@@ -28,7 +28,7 @@ RANK = {area: rank for rank, row in enumerate(ROWS) for area in row}
 # The exceptions. Only the registry, of its row, knows servables.
 NOT_EVEN_DOWN = {(area, "servable") for area in ("auth", "cluster", "staging")}
 # These run on Python 3.10 in other people's images, and config reads TOML.
-NOT_EVEN_DOWN |= {(area, "config") for area in ("core", "replica", "servable", "wire")}
+NOT_EVEN_DOWN |= {(area, read) for area in ("core", "replica", "servable", "wire") for read in ("config", "sitefile")}
 NOT_EVEN_DOWN |= {("replica", area) for area in ROWS[5]}
 
 # What these may not import of others' modules. For core, tests/unit/test_core_purity.py says what it may.
@@ -41,9 +41,18 @@ FOREIGN = {
 }
 # Whatever starts a process or puts another in our place, and the only files that do.
 STARTS = re.compile(
-    r"(subprocess|multiprocessing)(\..*)?|os\.(fork|forkpty|system|popen|posix_spawnp?|(exec|spawn)[lv]\w*)"
+    r"(subprocess|multiprocessing)(\..*)?|asyncio\.(subprocess(\..*)?|create_subprocess_\w+)"
+    r"|os\.(fork|forkpty|system|popen|posix_spawnp?|(exec|spawn)[lv]\w*)"
 )
-STARTERS = {"cli/daemon_process.py", "cluster/processes.py", "registry/discovery.py"}
+STARTERS = {
+    "cli/daemon_process.py",
+    "cluster/processes.py",
+    "cluster/pyslurm_process.py",
+    "cluster/runner.py",
+    "registry/discovery.py",
+}
+# Loaded by one file each. Slurm's C code, which comes with pyslurm, may end the process that imports it.
+LOADERS = {"pyslurm": "cluster/pyslurm_helper.py"}
 
 
 def area_of(file: Path, package: Path) -> str:
@@ -158,6 +167,8 @@ def foreign(package: Path) -> list[str]:
         place, tree = str(file.relative_to(package)), ast.parse(file.read_text())
         forbidden = FOREIGN.get(area_of(file, package), set())
         names = list(imported_names(tree, ("hpcserve", *file.relative_to(package).parts[:-1])))
+        loaded = [(line, name, LOADERS.get(name.partition(".")[0], place)) for line, name in names]
+        found += [f"{place}:{line}: {name}" for line, name, loader in loaded if place != loader]
         names += [(node.lineno, ast.unparse(node)) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
         found += [f"{place}:{line}: {name}" for line, name in names if name.partition(".")[0] in forbidden]
         if place not in STARTERS:
@@ -187,8 +198,12 @@ def test_each_file_that_may_start_processes_does(root: Path) -> None:
         ("daemon/starter.py", "import subprocess"),
         ("daemon/child.py", "from subprocess import run"),
         ("pilot/agent.py", "import os\nos.system('ls')"),
+        ("daemon/child.py", "import asyncio\nasyncio.create_subprocess_exec('ls')"),
+        ("daemon/child.py", "from asyncio.subprocess import Process"),
         ("pilot/agent.py", "from os import posix_spawn"),
         ("cluster/local.py", "import os\nos.execvp('ls', ['ls'])"),
+        ("cluster/slurm.py", "def later():\n    import pyslurm"),
+        ("cluster/slurm.py", "from pyslurm.core.error import RPCError"),
     ],
 )
 def test_a_module_that_does_not_belong_there_is_found(tmp_path: Path, importer: str, statement: str) -> None:
@@ -202,6 +217,7 @@ def test_a_module_that_does_not_belong_there_is_found(tmp_path: Path, importer: 
         ("wire/frames.py", "import struct, json"),
         ("replica/loop.py", "import os, signal, time, zmq"),
         ("cluster/processes.py", "import subprocess"),
+        ("cluster/pyslurm_helper.py", "import pyslurm"),
         ("daemon/child.py", "import os\nos.environ, os.kill"),
     ],
 )

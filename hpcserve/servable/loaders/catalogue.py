@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import cast
 
 from hpcserve.core.spelling import nearest
@@ -23,6 +22,8 @@ def loader_named(name: str) -> Loader:
     """
     if name in _OWN:
         return _OWN[name]()
+    from importlib.metadata import entry_points  # half of what a replica's own imports would take
+
     found = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
     if name not in found:
         raise ManifestError(f"loader: unknown loader {name!r}{nearest(name, [*_OWN, *found])}")

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from hpcserve import config
-from hpcserve.config import Section, Site
+from hpcserve.config import Queue, Section, Site
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "reference" / "configuration.md").read_text(encoding="utf-8")
@@ -20,7 +20,8 @@ SECTIONS = {
     name: kind
     for name, kind in typing.get_type_hints(Site).items()
     if isinstance(kind, type) and issubclass(kind, Section)
-}
+} | {"queues.NAME": Queue}
+TABLES = {name.partition(".")[0] for name in SECTIONS}
 
 
 def rows(heading: str) -> dict[str, list[str]]:
@@ -45,15 +46,17 @@ def spelled(name: str, kind: Any) -> str:
             bounds = f" ≥ {meta.ge}"
     if typing.get_origin(kind) is Literal:
         return " or ".join(f'`"{each}"`' for each in typing.get_args(kind))
-    noun = {float: "number", int: "integer", str: "text", Path: "path", bool: "true or false"}[kind]
-    unit = {"_s": ", seconds", "_bytes": ", bytes"}.get(name[name.rfind("_") :], "")
+    noun = {float: "number", int: "integer", str: "text", Path: "path", bool: "true or false"}.get(
+        kind, "list of texts"
+    )
+    unit = {"_s": ", seconds", "_bytes": ", bytes", "_mib": ", MiB"}.get(name[name.rfind("_") :], "")
     return f"{noun}{bounds}{unit}"
 
 
 def table_of(kind: type[msgspec.Struct], heading: str) -> None:
     documented = rows(heading)
     hints = typing.get_type_hints(kind, include_extras=True)
-    fields = {field.name: field for field in msgspec.structs.fields(kind) if field.name not in SECTIONS}
+    fields = {field.name: field for field in msgspec.structs.fields(kind) if field.name not in TABLES}
     assert list(documented) == list(fields)
     for name, field in fields.items():
         type_cell, default_cell, meaning = documented[name]
@@ -66,6 +69,8 @@ def table_of(kind: type[msgspec.Struct], heading: str) -> None:
 
 
 def _plain(default: object) -> str:
+    if default == ():
+        return "[]"
     if isinstance(default, bool):
         return str(default).lower()
     if isinstance(default, float):
@@ -83,7 +88,7 @@ def test_a_section(name: str) -> None:
 
 
 def test_no_section_is_invented() -> None:
-    assert set(re.findall(r"^### \[(\w+)\]$", PAGE, re.MULTILINE)) == set(SECTIONS)
+    assert set(re.findall(r"^### \[([\w.]+)\]$", PAGE, re.MULTILINE)) == set(SECTIONS)
 
 
 def test_the_environment() -> None:

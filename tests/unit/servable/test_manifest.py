@@ -20,7 +20,7 @@ from hpcserve.servable.manifest import (
     method_named,
     to_json,
 )
-from hpcserve.wire.tensor import NAMES
+from hpcserve.wire.dtype_names import NAMES
 
 X = {"name": "x", "dtype": "float64", "shape": [-1, 64]}
 Y = {"name": "y", "dtype": "int64", "shape": [-1]}
