@@ -102,7 +102,7 @@ class Blame:
             if answered is None or not is_unjudged:
                 continue
             count = answered.get(deployment.name, 0)
-            # At the first look all are the work of other versions; a new broker counts from 0.
+            # At the first look at a later version all are the work of others; a new broker counts from 0.
             worked = deployment.answered is not None and count > 0 and count != deployment.answered
             deployment.answered = count
             in_vain = deployment.restarts.in_vain(crashes, worked=worked)

@@ -84,6 +84,7 @@ class Fleet:
             replicas=replicas,
             restarts=self._back_off(),
             served=before.served if before is not None else None,
+            answered=0 if before is None else None,  # what the version before it answers is not its own work
         )
         self._pilot_life.forgive()
 
@@ -99,7 +100,7 @@ class Fleet:
             failure: Why the wanted version cannot be started; empty if it may be tried.
         """
         known = self.deployments[name]
-        known.served = served
+        known.served, known.answered = served, None
         if failure and served != known.version:
             known.fail(failure, "", pilots_ended=False)
 

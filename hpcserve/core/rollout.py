@@ -67,7 +67,8 @@ class FleetDeployment:
     Attributes:
         restarts_count: How many of its replicas ended unasked.
         unjudged: How many of those had been ready, and ended since it was last asked what was answered.
-        answered: So many requests had been answered when it was asked; None: not asked since the target was new.
+        answered: So many requests had been answered when it was asked; None: not asked since the target was new,
+            and others may have answered before it.
         failed: Replicas of ``version`` cannot be started.
         pilots_ended: It is the pilots that end, not the servable that fails.
         crashes: They can be started, but end without a request answered.

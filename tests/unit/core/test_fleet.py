@@ -161,6 +161,15 @@ class Proven(ThreeAreTooMany):
         return None if self.proven else super().in_vain(crashes, worked=False)
 
 
+def test_what_is_answered_before_the_first_look_is_the_work_of_a_first_version() -> None:
+    world = World()
+    world.fleet.restarts = Proven
+    world.serve(V1)
+    for _ in range(5):  # each look sees the one request that was answered before the first of them
+        crash(world, answered=1)
+    assert world.failures() == []
+
+
 @pytest.mark.parametrize("while_it_starts", [0, 7])
 def test_a_new_version_has_not_earned_what_the_one_before_it_answered(while_it_starts: int) -> None:
     world = World()
@@ -182,6 +191,7 @@ def test_after_a_restart_of_the_controller_old_answers_prove_nothing_and_new_one
         world = World()
         world.fleet.restarts = Proven
         world.fleet.want(D, V1, 1)
+        world.fleet.remember(D, V1, "")
         pilot, replica = PilotId("old"), ReplicaId("r-old")
         world.fleet.adopt_pilot(pilot, 8, world.now)
         world.fleet.adopt_replica(replica, D, V1, pilot)
