@@ -210,8 +210,8 @@ class _Plan:
 
     def _settle(self, wanted: Wanted, replicas: list[Replica]) -> None:
         current = [replica for replica in replicas if self._counts(replica, wanted)]
-        # Those that serve stay before those that start, older ones before younger ones.
-        current.sort(key=lambda replica: replica.state != "ready")
+        # Those that serve stay before those that start, and those in full pilots: the others become empty, and end.
+        current.sort(key=lambda replica: (replica.state != "ready", -self._used[replica.pilot], replica.pilot))
         self._let_go(current[wanted.replicas :])
         current = current[: wanted.replicas]
         old = [replica for replica in replicas if not self._counts(replica, wanted)]

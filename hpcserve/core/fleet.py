@@ -12,6 +12,7 @@ means is decided in the parts of the books:
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from hpcserve.core import deployments as rules
@@ -30,6 +31,7 @@ from hpcserve.core.pilotlife import PilotLife
 from hpcserve.core.replicalife import ReplicaLife
 from hpcserve.core.rollout import FleetDeployment, PilotRestarts, Restarts, Version
 from hpcserve.core.roster import Roster
+from hpcserve.core.scaling import Demand, Scale, Scaler
 from hpcserve.core.succession import Succession
 from hpcserve.types import DeploymentName, LossKind, PilotId, ReplicaId
 
@@ -75,13 +77,24 @@ class Fleet:
 
     # --- what is wanted -------------------------------------------------------------------------------
 
-    def want(self, name: DeploymentName, version: Version, replicas: int) -> None:
-        """A deployment is to be served, from now on with this version and this number of replicas."""
+    def want(self, name: DeploymentName, version: Version, replicas: int, scale: Scale | None = None) -> None:
+        """A deployment is to be served, from now on with this version.
+
+        Args:
+            name: The deployment.
+            version: Of the replicas.
+            replicas: How many there are to be.
+            scale: Their number follows the demand instead.
+        """
         before = self.deployments.get(name)
+        scaler = _scaler(scale, None if before is None else before.scaler)
+        if scaler is not None:
+            replicas = scaler.scale.least if scaler.target is None else scaler.bounded(scaler.target.replicas)
         self.deployments[name] = FleetDeployment(
             name=name,
             version=version,
             replicas=replicas,
+            scaler=scaler,
             restarts=self._back_off(),
             served=before.served if before is not None else None,
             answered=0 if before is None else None,  # what the version before it answers is not its own work
@@ -90,6 +103,31 @@ class Fleet:
 
     def _back_off(self) -> Restarts:
         return self.restarts()
+
+    def demand(self, counted: Mapping[DeploymentName, Demand], now: float) -> bool:
+        """The broker has counted what comes to each deployment.
+
+        Returns:
+            Whether another number of replicas follows from it.
+        """
+        wait_s = self.succession.expected_wait_s
+        there = Counter(each.deployment for each in self._roster.alive())
+        changed = False
+        for name, demand in counted.items():
+            known = self.deployments.get(name)
+            if known is None or known.scaler is None:
+                continue
+            target = known.scaler.observe(demand, there=there[name], wait_s=wait_s, now=now)
+            changed = changed or target.replicas != known.replicas
+            known.replicas = target.replicas
+        return changed
+
+    def _keep_the_unmeasured(self) -> None:
+        """What an earlier controller scaled stays as it is until the demand is known."""
+        there = Counter(each.deployment for each in self._roster.alive())
+        for known in self.deployments.values():
+            if known.scaler is not None and known.scaler.target is None:
+                known.replicas = known.scaler.bounded(there[known.name])
 
     def remember(self, name: DeploymentName, served: Version, failure: str) -> None:
         """What an earlier controller saw of a wanted deployment.
@@ -248,6 +286,7 @@ class Fleet:
     def step(self, now: float) -> tuple[Action, ...]:
         """What is to be done now. It counts as done: asked again at once, the answer is empty."""
         self._roster.note_served()
+        self._keep_the_unmeasured()
         buried = tuple(self._replica_life.bury())
         for pilot in {replica.pilot for replica in self._roster.alive()} & self.pilots.keys():
             self.pilots[pilot].idle_since_s = now
@@ -366,3 +405,13 @@ class Fleet:
         ends_s = {pilot.pilot: pilot.ends_s for pilot in self.pilots.values()}
         found = {each.replica: ends_s.get(each.pilot) for each in self._roster.alive()}
         return {replica: float(math.floor(end_s - margin_s)) for replica, end_s in found.items() if end_s is not None}
+
+
+def _scaler(scale: Scale | None, before: Scaler | None) -> Scaler | None:
+    """A deployment that is scaled goes on with what it knows of its demand."""
+    if scale is None:
+        return None
+    if before is None:
+        return Scaler(scale)
+    before.scale = scale
+    return before

@@ -8,6 +8,7 @@ successor is submitted: time to wait in the queue, to set the replicas up, and t
 from __future__ import annotations
 
 from collections import deque
+from statistics import median
 
 KEPT = 8
 """The longest of so many waits and setups, the last ones, is expected the next time."""
@@ -40,6 +41,11 @@ class Succession:
     def set_up(self, setup_s: float) -> None:
         """A replica was ready so long after it was ordered."""
         self._setups.append(setup_s)
+
+    @property
+    def expected_wait_s(self) -> float:
+        """What a pilot waits in the queue as a rule."""
+        return median(self._waits) if self._waits else self._first_wait_s
 
     def drain_s(self, longest_s: float) -> float:
         """So long before its end a pilot begins to drain; never before its successor may be expected to be ready.

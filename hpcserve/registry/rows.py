@@ -34,7 +34,10 @@ class ServableRow(Row, frozen=True):
 
 
 class DeploymentRow(Row, frozen=True):
-    """A version that is to be served at ``endpoint`` by so many replicas, and what is wanted of it."""
+    """A version that is to be served at ``endpoint`` by so many replicas, and what is wanted of it.
+
+    With ``max_replicas`` their number follows the demand, and is ``replicas`` at least.
+    """
 
     name: DeploymentName
     servable: str
@@ -47,6 +50,9 @@ class DeploymentRow(Row, frozen=True):
     max_queue_bytes: int | None = None
     max_queue_s: float | None = None
     kill_cancelled_s: float | None = None
+    max_replicas: int | None = None
+    hot_replicas: int | None = None
+    idle_s: float | None = None
 
 
 class ServedRow(Row, frozen=True):

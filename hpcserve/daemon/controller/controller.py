@@ -30,6 +30,7 @@ from hpcserve.daemon.controller.fates import Fates
 from hpcserve.daemon.controller.hub import HubLine
 from hpcserve.daemon.controller.logs import prune_logs
 from hpcserve.daemon.controller.losses import Losses
+from hpcserve.daemon.controller.measuring import Measuring, scale_of
 from hpcserve.daemon.controller.pilots import AT_ONCE, Pilots
 from hpcserve.daemon.controller.plan import Servable, servable_of
 from hpcserve.daemon.controller.rollouts import Rollouts
@@ -50,8 +51,6 @@ STORE = "hpcserve.db"
 BUSY_S = 0.1
 """While something changes within moments, what is due is looked at so often; site local polls its jobs as often."""
 LOOK_S = 1.0
-MEASURE_S = 5.0
-"""How often the broker is asked how long requests take."""
 MARGIN_S = 3.0
 """Before ``stop_grace_s`` and the agent's own margin, the time in which its replicas are told to end."""
 PRUNE_S = 60.0
@@ -89,6 +88,7 @@ class Controller:
         self.epoch = Epoch(0)
         self.stop = asyncio.Event()
         self._changed = asyncio.Event()
+        self.measuring = Measuring(self.hub, self.fleet, self.change)
         self._began = time.monotonic()
         self._prune_at = 0.0
 
@@ -114,7 +114,7 @@ class Controller:
 
     async def run(self) -> None:
         """Works until :attr:`stop` is set; then every pilot has ended, or had its time to."""
-        works = [asyncio.create_task(each) for each in (self._steer(), self.scheduling.run(), self._measure())]
+        works = [asyncio.create_task(each) for each in (self._steer(), self.scheduling.run(), self.measuring.run())]
         stopping = asyncio.create_task(self.stop.wait())
         await asyncio.wait({*works, stopping}, return_when=asyncio.FIRST_COMPLETED)
         for work in works:
@@ -143,7 +143,7 @@ class Controller:
         """A deployment is wanted from now on."""
         self.served[row.name] = row
         self.servables[row.name, row.version] = servable
-        self.fleet.want(row.name, servable.version, row.replicas)
+        self.fleet.want(row.name, servable.version, row.replicas, scale_of(row))
         self.change()
 
     def unserve(self, name: DeploymentName) -> None:
@@ -177,17 +177,6 @@ class Controller:
                     await self._changed.wait()
             except TimeoutError:
                 continue
-
-    async def _measure(self) -> None:
-        """How long requests take, by which pilots are drained in time."""
-        while True:
-            await asyncio.sleep(MEASURE_S)
-            if any(pilot.ends_s is not None for pilot in self.fleet.pilots.values()):
-                try:
-                    stats = await self.hub.stats()
-                except ServiceUnavailable:
-                    continue
-                self.fleet.longest_s = {load.deployment: load.longest_s or 0.0 for load in stats.deployments}
 
     async def _answered(self) -> dict[DeploymentName, int] | None:
         """How many requests each deployment has had answered; None while the broker is away."""
@@ -345,6 +334,10 @@ class Controller:
         """Whether a replica that is away is not given up yet: it may be in a call."""
         replica = self.fleet.replicas.get(ReplicaId(message.subject)) if message.role == "replica" else None
         return replica is not None and not replica.ended
+
+    def lacking(self, message: hub.Lacking) -> None:
+        """Requests wait for a deployment that has no replica."""
+        self.measuring.soon()
 
     def replica_idle(self, message: hub.ReplicaIdle) -> None:
         """A retiring replica holds nothing any more."""
