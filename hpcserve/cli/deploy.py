@@ -113,10 +113,8 @@ def command(
             idle_s=idle_s,
         )
         deployed = client.call("deploy", arguments, Deployed)
-        is_told = replicas is not None or min_replicas is not None
-        unset = {name: value for name, value in deployed.unset.items() if name != "replicas" or not is_told}
-        if unset:
-            told = " ".join(f"{OPTIONS.get(name, name)} {value:g}" for name, value in unset.items())
+        told = _no_longer_set(deployed.unset, is_told=replicas is not None or min_replicas is not None)
+        if told:
             typer.echo(f"no longer set, as it was not given again: {told}", err=True)
         if wait:
             try:
@@ -141,6 +139,15 @@ def _least(replicas: int | None, min_replicas: int | None, max_replicas: int | N
     if replicas is not None:
         raise typer.BadParameter("it is a fixed number; the least is --min-replicas", param_hint="--replicas")
     return min_replicas or 0
+
+
+def _no_longer_set(unset: dict[str, float], *, is_told: bool) -> str:
+    """The options that would set it again; ``is_told``: how many replicas there are to be was given anew."""
+    names = {**OPTIONS, "replicas": "--min-replicas"} if "max_replicas" in unset else OPTIONS
+    given = {name: value for name, value in unset.items() if name != "replicas" or not is_told}
+    if "max_replicas" in unset and not given.get("replicas"):
+        given.pop("replicas", None)
+    return " ".join(f"{names.get(name, name)} {value:g}" for name, value in given.items())
 
 
 def wait_ready(client: Client, deployed: Deployed, *, timeout_s: float | None = None) -> None:
