@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from hpcserve.cluster import slurm_reasons, slurm_states
 from hpcserve.cluster.patience import Patience
@@ -43,6 +43,7 @@ class SlurmScheduler:
         render: Makes the job script from the job and its name in Slurm.
         clock: Seconds, on a clock that is never set back.
         poll_s: So often Slurm is asked where all is well.
+        estimate: When a script's job would start, in seconds since 1970; None: nobody is asked.
     """
 
     def __init__(
@@ -52,10 +53,12 @@ class SlurmScheduler:
         render: Callable[[PilotJob, str], str],
         clock: Callable[[], float] = time.monotonic,
         poll_s: float = 1.0,
+        estimate: Callable[[str], Awaitable[float | None]] | None = None,
     ) -> None:
         self._transport = transport
         self._render = render
         self._clock = clock
+        self._estimate = estimate
         self._watch = Watch()
         self._asking = asyncio.Lock()
         self._controller = Patience(least_s=poll_s, clock=clock)
@@ -67,6 +70,13 @@ class SlurmScheduler:
         self._controller.check()
         script = self._render(job, job_name(job.tag, job.pilot))
         return await self._submission.ask(lambda: self._transport.submit(script))
+
+    async def starts_in_s(self, job: PilotJob) -> float | None:
+        """When the job would start. Slurm is not asked while it does not answer other questions."""
+        if self._estimate is None or not self._controller.is_free:
+            return None
+        at_s = await self._estimate(self._render(job, job_name(job.tag, job.pilot)))
+        return None if at_s is None else at_s - time.time()
 
     async def poll(self, jobs: Collection[JobId]) -> Mapping[JobId, JobState]:
         """One question to slurmctld, and one to accounting where slurmctld has forgotten a job or requeued one.

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
@@ -41,13 +41,18 @@ ReplicaState = Literal["starting", "ready", "retiring", "retired", "stopping"]
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """The site's limits. ``slots``: of a new pilot, all its nodes together."""
+    """The site's limits. ``slots``: of a new pilot, all its nodes together.
+
+    ``max_queued`` pilots may wait in the queue at once, and ``max_running`` may run; None: as many as there may be.
+    """
 
     max_pilots: int
     slots: int
     idle_s: float
     nodes: int = 1
     orphan_s: float = 600.0
+    max_queued: int | None = None
+    max_running: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +124,10 @@ class View:
 
 @dataclass(frozen=True)
 class SubmitPilot:
-    """Submit a pilot job under this new id."""
+    """Submit a pilot job under this new id. ``lacking``: for so many replicas, or for some of them."""
 
     pilot: PilotId
+    lacking: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -256,8 +262,10 @@ class _Plan:
             return
         if any(pilot.phase == "unknown" for pilot in self._view.pilots):
             return
-        for _ in range(min(-(-lacking // self._view.policy.slots), self._may_submit)):
-            self.changes.append(SubmitPilot(PilotId(self._new_id("pilot"))))
+        slots = self._view.policy.slots
+        for number in range(min(-(-lacking // slots), self._may_queue)):
+            left = min(slots, lacking - number * slots)
+            self.changes.append(SubmitPilot(PilotId(self._new_id("pilot")), left))
             self._submitted += 1
 
     def make_room(self) -> None:
@@ -310,8 +318,18 @@ class _Plan:
 
     @property
     def _may_submit(self) -> int:
-        most = self._view.policy.max_pilots
+        """Pilots that there may be beside those that there are."""
+        policy = self._view.policy
+        most = policy.max_pilots if policy.max_running is None else min(policy.max_pilots, policy.max_running)
         return max(0, min(most - self._lasting, 2 * most - len(self._view.pilots)))
+
+    @property
+    def _may_queue(self) -> int:
+        """Pilots that the queue takes now."""
+        if self._view.policy.max_queued is None:
+            return self._may_submit
+        queued = sum(pilot.phase in ("queued", "unknown") and not pilot.reported for pilot in self._view.pilots)
+        return max(0, min(self._may_submit, self._view.policy.max_queued - queued))
 
     def _is_coming(self, pilot: Pilot) -> bool:
         """Its slots will be there without anything being done."""

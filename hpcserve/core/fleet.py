@@ -32,6 +32,7 @@ from hpcserve.core.replicalife import ReplicaLife
 from hpcserve.core.rollout import FleetDeployment, PilotRestarts, Restarts, Version
 from hpcserve.core.roster import Roster
 from hpcserve.core.scaling import Demand, Scale, Scaler
+from hpcserve.core.shapes import Shape
 from hpcserve.core.succession import Succession
 from hpcserve.types import DeploymentName, LossKind, PilotId, ReplicaId
 
@@ -156,6 +157,13 @@ class Fleet:
     def adopt_pilot(self, pilot: PilotId, slots: int, now: float) -> None:
         """A pilot that an earlier controller submitted. Whether it still runs, the scheduler will say."""
         self.pilots[pilot] = FleetPilot(pilot=pilot, slots=slots, idle_since_s=now, phase="unknown", adopted=True)
+
+    def shaped(self, pilot: PilotId, shape: Shape) -> None:
+        """A pilot has other nodes, or another walltime, than any."""
+        known = self.pilots.get(pilot)
+        if known is not None:
+            known.slots = known.full_slots = shape.nodes * self.policy.slots // self.policy.nodes
+            known.walltime_s = shape.walltime_s
 
     def adopt_replica(self, replica: ReplicaId, deployment: DeploymentName, version: Version, pilot: PilotId) -> None:
         """A replica that an earlier controller ordered.
@@ -300,8 +308,9 @@ class Fleet:
 
     def _close_pilots(self, now: float) -> None:
         """Decides of which pilots the end is near. It stays so, though waits and setups should become shorter."""
-        lead_s = self.succession.lead_s(max(self.longest_s.values(), default=0.0))
+        longest_s = max(self.longest_s.values(), default=0.0)
         for pilot in self.pilots.values():
+            lead_s = self.succession.lead_s(longest_s, pilot.walltime_s)
             if pilot.ends_s is not None and pilot.ends_s - now <= lead_s:
                 pilot.lead_s = max(pilot.lead_s, lead_s)
 
@@ -309,7 +318,11 @@ class Fleet:
         if isinstance(change, SubmitPilot):
             self._next_number += 1
             self.pilots[change.pilot] = FleetPilot(
-                pilot=change.pilot, slots=self.policy.slots, idle_since_s=now, submitted_s=now
+                pilot=change.pilot,
+                slots=self.policy.slots,
+                lacking=change.lacking,
+                idle_since_s=now,
+                submitted_s=now,
             )
         elif isinstance(change, CancelPilot):
             self.pilots[change.pilot].phase = "leaving"
@@ -357,7 +370,7 @@ class Fleet:
             ends_s=pilot.ends_s,
             away_since_s=pilot.away_since_s,
             lead_s=pilot.lead_s,
-            drain_s=self.succession.drain_s(longest_s),
+            drain_s=self.succession.drain_s(longest_s, pilot.walltime_s),
         )
 
     # --- what others are told -------------------------------------------------------------------------

@@ -72,7 +72,8 @@ class PilotRow(Row, frozen=True):
 
     ``job``: the scheduler's own id of it; ``restarts``: how often the scheduler has requeued it, each time as a new
     ``incarnation``; ``secret_sha256``: of its one-time secret, in hex; ``public_key``: its
-    agent's CURVE key, in hex, once it has enrolled.
+    agent's CURVE key, in hex, once it has enrolled. ``nodes`` and ``walltime_s``: what it asked for; 0: what the site
+    says.
     """
 
     id: PilotId
@@ -86,3 +87,5 @@ class PilotRow(Row, frozen=True):
     ended_s: float | None = None
     cause: str = ""
     restarts: int = 0
+    nodes: int = 0
+    walltime_s: float = 0.0

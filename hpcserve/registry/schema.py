@@ -62,6 +62,8 @@ pilots = sa.Table(
     sa.Column("ended_s", sa.DOUBLE_PRECISION, nullable=True),
     _text("cause"),
     sa.Column("restarts", sa.Integer, nullable=False),
+    sa.Column("nodes", sa.Integer, nullable=False),
+    sa.Column("walltime_s", sa.DOUBLE_PRECISION, nullable=False),
 )
 schema = sa.Table("schema", TABLES, sa.Column("version", sa.Integer, primary_key=True))
 
@@ -131,6 +133,8 @@ _STEP_7 = (
     "ALTER TABLE deployments ADD COLUMN max_replicas INTEGER",
     "ALTER TABLE deployments ADD COLUMN hot_replicas INTEGER",
     "ALTER TABLE deployments ADD COLUMN idle_s DOUBLE PRECISION",
+    "ALTER TABLE pilots ADD COLUMN nodes INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE pilots ADD COLUMN walltime_s DOUBLE PRECISION NOT NULL DEFAULT 0",
 )
 
 

@@ -82,6 +82,17 @@ def test_batching_has_what_its_figures_show(root: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_scaling_simulates_a_day_and_draws_it(root: Path, tmp_path: Path) -> None:
+    found = run(root, "scaling")
+    day = found["day"]
+    assert day["wait_ratio_at_equal_node_hours"]["worst"] <= 0.5
+    assert day["node_hours_ratio_at_equal_wait"]["worst"] <= 0.7
+    assert all(found["reached"].values())
+    assert day["predicted_start_median_error_s"] > 0
+    (tmp_path / "scaling.json").write_text(json.dumps(found))
+    assert [path.name for path in write(tmp_path, tmp_path / "figures")] == ["scaling-day.svg"]
+
+
 def test_streams_have_a_rate_and_a_first_item(root: Path) -> None:
     found = run(root, "streams")
     for side in ("hpcserve", "hpcserve_tcp"):

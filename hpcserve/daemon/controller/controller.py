@@ -17,11 +17,12 @@ from pathlib import Path
 
 from hpcserve.cluster.evidence import evidence
 from hpcserve.cluster.plugins import open_scheduler
-from hpcserve.config import Site
+from hpcserve.config import Site, own_queues
 from hpcserve.core import deployments as rules
 from hpcserve.core.fleet import Fleet
 from hpcserve.core.fleetbook import Action, FailDeployment, ForgetReplica, ReplicaLost
 from hpcserve.core.losses import Loss
+from hpcserve.core.shapes import Shape
 from hpcserve.core.succession import Succession
 from hpcserve.daemon import leftovers
 from hpcserve.daemon.controller.agents import Agents
@@ -35,6 +36,7 @@ from hpcserve.daemon.controller.pilots import AT_ONCE, Pilots
 from hpcserve.daemon.controller.plan import Servable, servable_of
 from hpcserve.daemon.controller.rollouts import Rollouts
 from hpcserve.daemon.controller.scheduling import Ears, Scheduling
+from hpcserve.daemon.controller.shaping import Shaping
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.daemon.controller.telling import Telling
 from hpcserve.daemon.leftovers import LeftBehind
@@ -65,8 +67,10 @@ class Controller:
         self.runtime_dir = runtime_dir
         self.storage = Storage()
         self.hub = HubLine(runtime_dir)
-        self.pilots = Pilots(site, open_scheduler(site), self.storage, record)
         self.fleet = _fleet(site)
+        scheduler = open_scheduler(site)
+        shaping = Shaping(site, scheduler, self.fleet)
+        self.pilots = Pilots(site, scheduler, self.storage, record, shaping.shaped)
         self.losses = Losses(site.shared_dir / "logs")
         self._rollouts = Rollouts(self.storage, self.fleet)
         self.served: dict[DeploymentName, DeploymentRow] = {}
@@ -110,6 +114,9 @@ class Controller:
         now = time.monotonic()
         for pilot in await self.pilots.recover():
             self.fleet.adopt_pilot(pilot, self.fleet.policy.slots, now)
+            submitted = self.pilots.jobs[pilot].row
+            if submitted.nodes:
+                self.fleet.shaped(pilot, Shape(submitted.nodes, submitted.walltime_s))
             self.agents.awaited.add(pilot)
 
     async def run(self) -> None:
@@ -355,6 +362,8 @@ def _fleet(site: Site) -> Fleet:
             idle_s=pilots.idle_s,
             nodes=pilots.nodes,
             orphan_s=pilots.orphan_s,
+            max_queued=_least(queue.max_queued for queue in own_queues(site)),
+            max_running=_least(queue.max_running for queue in own_queues(site)),
         ),
         seed=secrets.token_hex(2) + "-",
         restarts=lambda: Failures(NEVER_READY),
@@ -365,3 +374,8 @@ def _fleet(site: Site) -> Fleet:
             first_wait_s=pilots.queue_wait_s,
         ),
     )
+
+
+def _least(limits: Iterable[int]) -> int | None:
+    """The limit that binds; None: there is none."""
+    return min((limit for limit in limits if limit), default=None)
