@@ -48,7 +48,12 @@ def _slurm(site: Site) -> Scheduler:
         pyslurm=lambda: PyslurmTransport(timeout_s=timeout_s, environment=job_environment(os.environ)),
         unusable=lambda: usable(timeout_s),
     )
-    return SlurmScheduler(transport, render=partial(job_script, site), poll_s=site.scheduler.poll_s)
+    return SlurmScheduler(
+        transport,
+        render=partial(job_script, site),
+        poll_s=site.scheduler.poll_s,
+        poll_max_s=site.scheduler.poll_max_s,
+    )
 
 
 _SCHEDULERS: dict[str, Callable[[Site], Scheduler]] = {"local": _local, "slurm": _slurm}

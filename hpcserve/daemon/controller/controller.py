@@ -12,7 +12,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from hpcserve.cluster.evidence import evidence
@@ -22,6 +22,8 @@ from hpcserve.core import deployments as rules
 from hpcserve.core.fleet import Fleet
 from hpcserve.core.fleetbook import Action, FailDeployment, ForgetReplica, ReplicaLost
 from hpcserve.core.losses import Loss
+from hpcserve.core.polling import PollPace
+from hpcserve.core.ratelimit import Bucket
 from hpcserve.core.succession import Succession
 from hpcserve.daemon import leftovers
 from hpcserve.daemon.controller.agents import Agents
@@ -84,8 +86,8 @@ class Controller:
             act=self._act,
         )
         fates = Fates(self.pilots, self.fleet, self.agents, self._act)
-        ears = Ears(seen=fates.seen, refused=fates.refused, dropped=fates.dropped)
-        self.scheduling = Scheduling(self.pilots, ears, self._poll_s)
+        ears = Ears(seen=fates.seen, refused=fates.refused, dropped=fates.dropped, waits=fates.waits)
+        self.scheduling = _scheduling(site, self.pilots, ears, self._poll_s, self._ends_s)
         self.epoch = Epoch(0)
         self.stop = asyncio.Event()
         self._changed = asyncio.Event()
@@ -124,7 +126,7 @@ class Controller:
         await asyncio.gather(works[1], return_exceptions=True)
         self.fleet.end_pilots()
         self.change()
-        await self.scheduling.end_all(2 * self.site.pilots.stop_grace_s + 5.0)
+        await self.scheduling.end_all(2 * self.site.pilots.stop_grace_s + 5.0 + self.site.scheduler.poll_s)
         left = [LeftBehind(pilot, job.name or "", job.state.cause) for pilot, job in self.pilots.jobs.items()]
         leftovers.write(self.site.shared_dir, left)
         for work in works:
@@ -226,7 +228,12 @@ class Controller:
 
     def _poll_s(self) -> float:
         poll_s = self.site.scheduler.poll_s
-        return min(self._look_s(), poll_s) if self.site.scheduler.kind == "local" else poll_s
+        if self.site.scheduler.kind != "local":
+            return poll_s
+        return min(BUSY_S if self.stop.is_set() else self._look_s(), poll_s)
+
+    def _ends_s(self) -> Iterable[float]:
+        return (pilot.ends_s for pilot in self.fleet.pilots.values() if pilot.ends_s is not None)
 
     async def _act(self, actions: Iterable[Action], shown: str | None = None) -> None:
         """Carries out what follows from an event, and looks soon at what else does.
@@ -372,3 +379,14 @@ def _fleet(site: Site) -> Fleet:
             first_wait_s=pilots.queue_wait_s,
         ),
     )
+
+
+def _scheduling(
+    site: Site, pilots: Pilots, ears: Ears, poll_s: Callable[[], float], ends_s: Callable[[], Iterable[float]]
+) -> Scheduling:
+    """The line to the scheduler; that of site local serves nobody else, and is asked and told as often as we like."""
+    limits = site.scheduler
+    if limits.kind == "local":
+        return Scheduling(pilots, ears, PollPace(poll_s, 0.0))
+    bucket = Bucket(limits.submit_per_min / 60.0, limits.submit_burst, time.monotonic())
+    return Scheduling(pilots, ears, PollPace(poll_s, limits.poll_max_s), bucket=bucket, expected_s=ends_s)
