@@ -73,7 +73,7 @@ class Scheduling:
         self._submit: list[PilotId] = []
         self._submit_at_s = float("inf")
         self._cancel: list[PilotId] = []
-        self._seen: dict[PilotId, tuple[object, ...]] = {}
+        self._seen: dict[PilotId, tuple[str | None, ...]] = {}
         self._starts_s: list[float] = []
         self._woken = asyncio.Event()
 
@@ -204,7 +204,7 @@ class Scheduling:
         if left_alone_s:
             self._pace.put_off(now, left_alone_s)
         else:
-            seen = {pilot: (state.phase, state.end, state.host, state.restarts) for pilot, state in states.items()}
+            seen = {pilot: _news(state) for pilot, state in states.items()}
             self._pace.polled(now, news=seen != self._seen, answered=not self._pilots.is_silent)
             self._seen = seen
             self._starts_s = [now + each.starts_in_s for each in states.values() if each.starts_in_s is not None]
@@ -212,3 +212,8 @@ class Scheduling:
             await self._ears.seen(pilot, state)
         if self._submit:
             self._woken.set()  # nobody may be in doubt any more
+
+
+def _news(state: JobState) -> tuple[str | None, ...]:
+    """What of a state is news when it changes; its cause in words and the guess of its start are none."""
+    return state.phase, state.end, state.host, str(state.restarts)
