@@ -25,7 +25,7 @@ from hpcserve.core.losses import Loss
 from hpcserve.core.polling import PollPace
 from hpcserve.core.ratelimit import Bucket
 from hpcserve.core.succession import Succession
-from hpcserve.daemon import leftovers
+from hpcserve.daemon import farewell, leftovers
 from hpcserve.daemon.controller.agents import Agents
 from hpcserve.daemon.controller.failures import NEVER_READY, Failures, PilotFailures
 from hpcserve.daemon.controller.fates import Fates
@@ -38,6 +38,7 @@ from hpcserve.daemon.controller.rollouts import Rollouts
 from hpcserve.daemon.controller.scheduling import Ears, Scheduling
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.daemon.controller.telling import Telling
+from hpcserve.daemon.farewell import Farewell
 from hpcserve.daemon.leftovers import LeftBehind
 from hpcserve.errors import ServiceUnavailable
 from hpcserve.registry.rows import DeploymentRow
@@ -90,6 +91,7 @@ class Controller:
         self.scheduling = _scheduling(site, self.pilots, ears, self._poll_s, self._ends_s)
         self.epoch = Epoch(0)
         self.stop = asyncio.Event()
+        self.farewell: Farewell = "cancel"
         self._changed = asyncio.Event()
         self._began = time.monotonic()
         self._prune_at = 0.0
@@ -113,9 +115,27 @@ class Controller:
         for pilot in await self.pilots.recover():
             self.fleet.adopt_pilot(pilot, self.fleet.policy.slots, now)
             self.agents.awaited.add(pilot)
+        self._part(farewell.read(self.site.state_dir) or "cancel")
+
+    def bid_farewell(self, how: Farewell) -> None:
+        """The daemon is to go down. If its pilots are drained, it does so when none is left.
+
+        Raises:
+            HpcserveError: It cannot be written down, and so would be forgotten with this process; nothing happens.
+        """
+        if how == "cancel":
+            farewell.clear(self.site.state_dir)
+        else:
+            farewell.write(self.site.state_dir, how)
+        self._part(how)
+
+    def _part(self, how: Farewell) -> None:
+        self.farewell = how
+        self.fleet.is_draining = how == "drain"
+        self.change()
 
     async def run(self) -> None:
-        """Works until :attr:`stop` is set; then every pilot has ended, or had its time to."""
+        """Works until :attr:`stop` is set. Unless they are kept, every pilot has ended then, or had its time to."""
         works = [asyncio.create_task(each) for each in (self._steer(), self.scheduling.run(), self._measure())]
         stopping = asyncio.create_task(self.stop.wait())
         await asyncio.wait({*works, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -124,14 +144,20 @@ class Controller:
                 work.result()
         works[1].cancel()
         await asyncio.gather(works[1], return_exceptions=True)
+        if self.farewell == "keep":
+            _log.info("these pilots go on: %s", ", ".join(self.pilots.jobs) or "none")
+        else:
+            await self._end_pilots()
+        for work in works:
+            work.cancel()
+        await asyncio.gather(*works, return_exceptions=True)
+
+    async def _end_pilots(self) -> None:
         self.fleet.end_pilots()
         self.change()
         await self.scheduling.end_all(2 * self.site.pilots.stop_grace_s + 5.0 + self.site.scheduler.poll_s)
         left = [LeftBehind(pilot, job.name or "", job.state.cause) for pilot, job in self.pilots.jobs.items()]
         leftovers.write(self.site.shared_dir, left)
-        for work in works:
-            work.cancel()
-        await asyncio.gather(*works, return_exceptions=True)
 
     async def close(self) -> None:
         """Lets go of everything."""
@@ -173,6 +199,8 @@ class Controller:
             self.tidy()
             await self._rollouts.note()
             await self._prune_logs()
+            if self.fleet.is_drained:
+                self.stop.set()
             try:
                 # Not wait_for(): before Python 3.12 it swallows a cancellation that comes together with a change.
                 async with asyncio.timeout(self._look_s() if self.pilots.jobs or self.served else None):

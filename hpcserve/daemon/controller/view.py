@@ -98,6 +98,8 @@ def _deployment(
     state = "failed" if known.failed else "ready" if ready >= row.replicas else "starting"
     if state == "ready" and not row.replicas:
         state = "paused"  # requests wait
+    if controller.fleet.is_draining:
+        state = "draining"
     return DeploymentView(
         deployment=row.name,
         endpoints=(row.endpoint,),

@@ -110,7 +110,7 @@ def test_one_that_comes_back_when_it_was_replaced_does_not_stay_beyond_the_most(
     (first,) = play.submitted
     play.report(first)
     play.become(first, "ready")
-    lost, kept = play.said[first]
+    lost, _ = play.said[first]
     play.fleet.away(first, play.now)
     play.fleet.unreachable(lost, "no connection for 4 s", play.now)
     play.step()
