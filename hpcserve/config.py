@@ -63,13 +63,22 @@ class Network(Section, frozen=True):
 class Scheduler(Section, frozen=True):
     """``[scheduler]``: which batch scheduler, how it is spoken to, and how often it is asked.
 
-    ``transport`` is for Slurm alone. A command that has not answered after ``timeout_s`` is given up.
+    ``transport`` is for Slurm alone. Polls are ``poll_s`` apart, and up to ``poll_max_s`` while they bring no news.
+    A command that has not answered after ``timeout_s`` is given up. ``submit_burst`` pilots are submitted at once, more
+    of them so many a minute. Site ``local`` has neither limit.
     """
 
     kind: str = "local"
     transport: Literal["auto", "pyslurm", "commands"] = "auto"
     poll_s: Seconds = 1.0
+    poll_max_s: Seconds = 120.0
     timeout_s: Seconds = 30.0
+    submit_per_min: Annotated[float, msgspec.Meta(gt=0)] = 12.0
+    submit_burst: Annotated[int, msgspec.Meta(ge=1)] = 8
+
+    def __post_init__(self) -> None:
+        if self.poll_max_s < self.poll_s:
+            raise ValueError(f"poll_max_s: expected ≥ {self.poll_s:g}, which is poll_s, got {self.poll_max_s:g}")
 
 
 class Pilots(Section, frozen=True):

@@ -1,11 +1,12 @@
 """``hpcserve down``: asks the daemon to end, and waits until nothing of it runs.
 
 A daemon that is not there is down already: that is said, and is no error. One of this user on this host that cannot
-be asked, since it does not answer, or its directories were moved, is ended by a signal.
+be asked, since it does not answer, or its directories were moved, is ended by a signal, with its pilots.
 """
 
 from __future__ import annotations
 
+import enum
 import os
 import signal
 import socket
@@ -23,18 +24,38 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hpcserve.client.services import Service
+    from hpcserve.wire.admin import GoingDown
     from hpcserve.wire.record import ServiceRecord
 
 LOOK_S = 0.05
+ASK_S = 5.0
+"""A daemon that has not answered after so long may have gone meanwhile."""
+MOST_SHOWN = 20
+"""So many of what a drain still waits for are shown."""
+
+
+class Pilots(enum.Enum):
+    """What becomes of the pilots."""
+
+    KEEP = "keep"
+    DRAIN = "drain"
+    CANCEL = "cancel"
 
 
 def command(
     ctx: typer.Context,
     *,
     site: SITE = None,
+    pilots: Annotated[
+        Pilots,
+        typer.Option(
+            help="What becomes of its pilots: cancel them; drain them first, until they have finished what they run; "
+            "or keep them for the next daemon."
+        ),
+    ] = Pilots.CANCEL,
     timeout: Annotated[float, typer.Option(metavar="S", parser=seconds, help="Give up after so many seconds.")] = 60.0,
 ) -> int:
-    """Take the daemon down, with its pilots; fine if none runs."""
+    """Take the daemon down, by default with its pilots; fine if none runs."""
     from hpcserve.client.services import find_service, of_site
     from hpcserve.errors import ServiceUnavailable
 
@@ -42,12 +63,14 @@ def command(
     try:
         record = service.read()
     except ServiceUnavailable:
-        return _without_record(service, site, timeout)
+        return _without_record(service, site, pilots, timeout)
     until = time.monotonic() + timeout
-    if _ask(service, record, timeout):
-        with waiting("the daemon is going down"):
-            _wait_gone(service, record, until)
+    going = _ask(service, record, pilots, until)
+    if going is not None:
+        with waiting("the daemon drains its pilots" if pilots is Pilots.DRAIN else "the daemon is going down"):
+            _wait_gone(service, record, pilots, until)
         typer.echo(f"the daemon of site {record.site} on {record.host} is down")
+        _tell_kept(going)
         _tell_left_behind(service)
     else:
         typer.echo(
@@ -56,6 +79,13 @@ def command(
             "to end them now: hpcserve up, then hpcserve down"
         )
     return OK
+
+
+def _tell_kept(going: GoingDown) -> None:
+    for pilot, job in going.kept.items():
+        typer.echo(f"{pilot}, job {job or 'of unknown number'}, goes on")
+    if going.kept:
+        typer.echo("the next hpcserve up takes them over; without one they end by themselves after pilots.orphan_s")
 
 
 def _tell_left_behind(service: Service) -> None:
@@ -80,37 +110,66 @@ def _tell_left_behind(service: Service) -> None:
     )
 
 
-def _ask(service: Service, record: ServiceRecord, timeout_s: float) -> bool:
-    """Whether there is a daemon that will end now."""
-    from hpcserve.client import Client
+def _ask(service: Service, record: ServiceRecord, pilots: Pilots, until: float) -> GoingDown | None:
+    """What the daemon says that will end now; None: there is none."""
     from hpcserve.errors import AuthenticationError, ServiceUnavailable
-    from hpcserve.wire.admin import Down, GoingDown
+    from hpcserve.wire.admin import GoingDown
 
+    ends = GoingDown(pid=record.pid, host=record.host)
+    may_signal = pilots is Pilots.CANCEL
     try:
-        with Client(service) as client:
-            client.call("down", Down(), GoingDown, timeout_s=timeout_s)
+        return _called(service, record, pilots, until) or ends
     except ServiceUnavailable:
         if record.host != socket.gethostname():
             raise
-        return _signal(record)
+        if not may_signal and _lives(record):
+            if _stands(service, record):
+                raise
+            return ends  # it was going down already
+        return ends if _signal(record) else None
     except AuthenticationError:
         # Its keys were moved away. A record that others wrote may name any pid, one of our own daemons' too.
-        ours = service.record.stat().st_uid == os.geteuid()
-        if record.host != socket.gethostname() or not ours or not _signal(record):
+        ours = service.record.stat().st_uid == os.geteuid() and record.host == socket.gethostname()
+        if not ours or not may_signal or not _signal(record):
             raise
-    return True
+        return ends
 
 
-def _without_record(service: Service, site: str | None, timeout_s: float) -> int:
+def _called(service: Service, record: ServiceRecord, pilots: Pilots, until: float) -> GoingDown | None:
+    """The answer of the daemon; None: it has ended meanwhile, since somebody else had told it to."""
+    from hpcserve.client import Client
+    from hpcserve.errors import DeadlineExceeded
+    from hpcserve.wire.admin import Down, GoingDown
+
+    while True:
+        left_s = until - time.monotonic()
+        try:
+            with Client(service) as client:
+                return client.call(
+                    "down", Down(pilots=pilots.value), GoingDown, timeout_s=max(LOOK_S, min(ASK_S, left_s))
+                )
+        except DeadlineExceeded:
+            if not _stands(service, record):
+                return None
+            if left_s <= ASK_S:
+                raise
+
+
+def _without_record(service: Service, site: str | None, pilots: Pilots, timeout_s: float) -> int:
     """Ends the daemon that the state directory knows, if one lives: its shared directory was moved or emptied."""
     from hpcserve import config
-    from hpcserve.errors import DeadlineExceeded
+    from hpcserve.errors import DeadlineExceeded, ServiceUnavailable
 
     found = config.load_site(site)
     pid = noted_pid(found.state_dir) if service.record.parent == found.shared_dir else None
     if pid is None:
         typer.echo(f"no daemon runs (no service record at {service.record})")
         return OK
+    if pilots is not Pilots.CANCEL:
+        raise ServiceUnavailable(
+            f"the daemon (pid {pid}) cannot be asked to {pilots.value} its pilots, since there is no service record at "
+            f"{service.record}; to end it with its pilots: hpcserve down"
+        )
     os.kill(pid, signal.SIGTERM)
     until = time.monotonic() + timeout_s
     with waiting("the daemon is going down"):
@@ -166,16 +225,40 @@ def _is_daemon(pid: int) -> bool:
         return not Path("/proc/self").exists()  # a system without /proc: believe the pid
 
 
-def _wait_gone(service: Service, record: ServiceRecord, until: float) -> None:
+def _wait_gone(service: Service, record: ServiceRecord, pilots: Pilots, until: float) -> None:
     from hpcserve.errors import DeadlineExceeded
 
     here = record.host == socket.gethostname()
     while (here and _lives(record)) or _stands(service, record):
         if time.monotonic() >= until:
+            if pilots is Pilots.DRAIN:
+                raise DeadlineExceeded(_still_draining(service))
             raise DeadlineExceeded(
                 f"the daemon (pid {record.pid} on {record.host}) is still going down; wait for it with: hpcserve down"
             )
         time.sleep(LOOK_S)
+
+
+def _still_draining(service: Service) -> str:
+    """What a drain that goes on waits for."""
+    from hpcserve.client import Client
+    from hpcserve.errors import HpcserveError
+    from hpcserve.wire.admin import AskStatus, Status
+
+    try:
+        with Client(service) as client:
+            found = client.call("status", AskStatus(), Status)
+    except HpcserveError as error:
+        left = f"what is left cannot be told: {error}"
+    else:
+        held = [each for deployment in found.deployments for each in deployment.replicas if each.waiting]
+        told = [f"{each.waiting} requests at {each.replica}" for each in held]
+        told += [f"{each.pilot} ({each.state}, job {each.job or 'of unknown number'})" for each in found.pilots]
+        left = f"left: {', '.join(told[:MOST_SHOWN])}{', …' if len(told) > MOST_SHOWN else ''}"
+    return (
+        f"the daemon still drains its pilots, and goes down when they have ended; {left}; "
+        "wait for it with: hpcserve down --pilots drain; or end them now: hpcserve down"
+    )
 
 
 def _stands(service: Service, record: ServiceRecord) -> bool:

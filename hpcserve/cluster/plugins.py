@@ -54,6 +54,7 @@ def _slurm(site: Site) -> Scheduler:
         render=partial(job_script, site),
         poll_s=site.scheduler.poll_s,
         estimate=SlurmEstimate(runner).starts_at,
+        poll_max_s=site.scheduler.poll_max_s,
     )
 
 

@@ -21,6 +21,7 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 
 from hpcserve.cluster import slurm_reasons, slurm_states
 from hpcserve.cluster.patience import Patience
@@ -42,7 +43,8 @@ class SlurmScheduler:
         transport: How Slurm is asked.
         render: Makes the job script from the job and its name in Slurm.
         clock: Seconds, on a clock that is never set back.
-        poll_s: So often Slurm is asked where all is well.
+        poll_s: So often Slurm is asked at most.
+        poll_max_s: And so seldom at least, while somebody wants to know.
         estimate: When a script's job would start, in seconds since 1970; None: nobody is asked.
     """
 
@@ -54,6 +56,7 @@ class SlurmScheduler:
         clock: Callable[[], float] = time.monotonic,
         poll_s: float = 1.0,
         estimate: Callable[[str], Awaitable[float | None]] | None = None,
+        poll_max_s: float = 120.0,
     ) -> None:
         self._transport = transport
         self._render = render
@@ -61,9 +64,8 @@ class SlurmScheduler:
         self._estimate = estimate
         self._watch = Watch()
         self._asking = asyncio.Lock()
-        self._controller = Patience(least_s=poll_s, clock=clock)
-        self._submission = Patience(least_s=poll_s, clock=clock)
-        self._accounting = Patience(least_s=poll_s, clock=clock)
+        patience = partial(Patience, least_s=poll_s, most_s=poll_max_s, clock=clock)
+        self._controller, self._submission, self._accounting = patience(), patience(), patience()
 
     async def submit(self, job: PilotJob) -> JobId:
         """Submits the job's script. The name in it is what :meth:`find` looks for."""
@@ -109,8 +111,7 @@ class SlurmScheduler:
 
     async def cancel(self, job: JobId) -> None:
         """SIGTERM to the job's processes; Slurm's KillWait later SIGKILL."""
-        self._controller.check()
-        await self._transport.cancel(job)
+        await self._controller.ask(lambda: self._transport.cancel(job))
 
     def retry_now(self) -> None:
         """The next question is asked, however long Slurm would be left alone yet."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from hpcserve.core import deployments as rules
 from hpcserve.core.blame import Blame
@@ -49,6 +50,7 @@ class Fleet:
 
     Attributes:
         longest_s: The longest that a request of a deployment has taken of late.
+        is_draining: Nothing is wanted any more: replicas finish what they run, and pilots end that run nothing.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Fleet:
         self.restarts = restarts
         self.succession = succession
         self.longest_s: Mapping[DeploymentName, float] = {}
+        self.is_draining = False
         self._roster = roster = Roster()
         self.deployments, self.pilots, self.replicas = roster.deployments, roster.pilots, roster.replicas
         self._blame = blame = Blame(roster, self._back_off)
@@ -347,10 +350,18 @@ class Fleet:
         assert target is not None, "none is started where none can be"
         return target
 
+    @property
+    def is_drained(self) -> bool:
+        """Whether it was draining, and no pilot is left."""
+        return self.is_draining and not self.pilots
+
     def _view(self) -> rules.View:
+        policy, wanted = self.policy, self._roster.wanted_view()
+        if self.is_draining:
+            policy, wanted = replace(policy, max_pilots=0, idle_s=0.0), tuple(replace(w, replicas=0) for w in wanted)
         return rules.View(
-            policy=self.policy,
-            wanted=self._roster.wanted_view(),
+            policy=policy,
+            wanted=wanted,
             pilots=tuple(self._pilot_view(pilot) for pilot in self.pilots.values()),
             replicas=self._roster.replicas_view(),
             seed=self._seed,

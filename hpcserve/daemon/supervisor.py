@@ -28,6 +28,7 @@ from hpcserve.cluster.processes import exit_in_words
 from hpcserve.cluster.signals import Signals
 from hpcserve.config import Site, runtime_dir
 from hpcserve.core.restarts import GiveUp, Restarts
+from hpcserve.daemon import farewell
 from hpcserve.daemon.attention import attend
 from hpcserve.daemon.child import Child
 from hpcserve.daemon.launch import ChildError, DaemonReport, in_json
@@ -84,6 +85,7 @@ def run(site: Site, plans: Iterable[Plan], starter: Starter, timing: Timing | No
         )
         # Not before: until now the log may be that of the daemon that runs.
         log_to(log_path(site.shared_dir, "supervisor"))
+        farewell.clear(site.state_dir)
         supervisor = Supervisor(
             site, plans, keys=keys, lease=lease, starter=starter, signals=signals, timing=timing or timing_of(site)
         )

@@ -5,7 +5,7 @@ They travel as msgpack *maps* in the ``body`` of a CALL and its ANSWER; unknown 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -238,11 +238,18 @@ class Logs(Admin, frozen=True, kw_only=True):
 
 
 class Down(Admin, frozen=True, kw_only=True):
-    """``down``: stop the pilots and the daemon."""
+    """``down``: take the daemon down, and say what becomes of its pilots.
+
+    ``cancel``: they end first. ``keep``: they go on, for the next daemon. ``drain``: they get no more work, finish what
+    they run, and end; then the daemon does.
+    """
+
+    pilots: Literal["cancel", "keep", "drain"] = "cancel"
 
 
 class GoingDown(Admin, frozen=True, kw_only=True):
-    """``pid`` is the supervisor's: it ends when everything else has."""
+    """``pid`` is the supervisor's: it ends when everything else has. ``kept``: pilots that go on, each with its job."""
 
     pid: int
     host: str
+    kept: dict[str, str] = {}

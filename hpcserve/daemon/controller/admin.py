@@ -224,10 +224,19 @@ class Admin:
         return await asyncio.to_thread(read)
 
     async def down(self, arguments: verbs.Down) -> verbs.GoingDown:
-        """Takes the daemon down, pilots first. The supervisor is told before the caller, should this process end."""
-        os.kill(self._supervisor, signal.SIGTERM)
+        """Takes the daemon down. The supervisor is told before the caller, should this process end.
+
+        While pilots are drained the daemon is there as ever; the controller goes when none is left.
+        """
+        controller = self._controller
+        controller.bid_farewell(arguments.pilots)
+        if arguments.pilots != "drain":
+            os.kill(self._supervisor, signal.SIGTERM)
         self.goes_down = True
-        return verbs.GoingDown(pid=self._supervisor, host=socket.gethostname())
+        kept = controller.pilots.jobs.items() if arguments.pilots == "keep" else ()
+        return verbs.GoingDown(
+            pid=self._supervisor, host=socket.gethostname(), kept={pilot: job.name or "" for pilot, job in kept}
+        )
 
     def _deployment(self, endpoint: str) -> DeploymentName:
         for name, row in self._controller.served.items():

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from hpcserve.cluster.evidence import evidence
@@ -22,9 +22,11 @@ from hpcserve.core import deployments as rules
 from hpcserve.core.fleet import Fleet
 from hpcserve.core.fleetbook import Action, FailDeployment, ForgetReplica, ReplicaLost
 from hpcserve.core.losses import Loss
+from hpcserve.core.polling import PollPace
+from hpcserve.core.ratelimit import Bucket
 from hpcserve.core.shapes import Shape
 from hpcserve.core.succession import Succession
-from hpcserve.daemon import leftovers
+from hpcserve.daemon import farewell, leftovers
 from hpcserve.daemon.controller.agents import Agents
 from hpcserve.daemon.controller.failures import NEVER_READY, Failures, PilotFailures
 from hpcserve.daemon.controller.fates import Fates
@@ -39,6 +41,7 @@ from hpcserve.daemon.controller.scheduling import Ears, Scheduling
 from hpcserve.daemon.controller.shaping import Shaping
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.daemon.controller.telling import Telling
+from hpcserve.daemon.farewell import Farewell
 from hpcserve.daemon.leftovers import LeftBehind
 from hpcserve.errors import ServiceUnavailable
 from hpcserve.registry.rows import DeploymentRow
@@ -87,10 +90,11 @@ class Controller:
             act=self._act,
         )
         fates = Fates(self.pilots, self.fleet, self.agents, self._act)
-        ears = Ears(seen=fates.seen, refused=fates.refused, dropped=fates.dropped)
-        self.scheduling = Scheduling(self.pilots, ears, self._poll_s)
+        ears = Ears(seen=fates.seen, refused=fates.refused, dropped=fates.dropped, waits=fates.waits)
+        self.scheduling = _scheduling(site, self.pilots, ears, self._poll_s, self._ends_s)
         self.epoch = Epoch(0)
         self.stop = asyncio.Event()
+        self.farewell: Farewell = "cancel"
         self._changed = asyncio.Event()
         self.measuring = Measuring(self.hub, self.fleet, self.change)
         self._began = time.monotonic()
@@ -118,9 +122,27 @@ class Controller:
             if submitted.nodes:
                 self.fleet.shaped(pilot, Shape(submitted.nodes, submitted.walltime_s))
             self.agents.awaited.add(pilot)
+        self._part(farewell.read(self.site.state_dir) or "cancel")
+
+    def bid_farewell(self, how: Farewell) -> None:
+        """The daemon is to go down. If its pilots are drained, it does so when none is left.
+
+        Raises:
+            HpcserveError: It cannot be written down, and so would be forgotten with this process; nothing happens.
+        """
+        if how == "cancel":
+            farewell.clear(self.site.state_dir)
+        else:
+            farewell.write(self.site.state_dir, how)
+        self._part(how)
+
+    def _part(self, how: Farewell) -> None:
+        self.farewell = how
+        self.fleet.is_draining = how == "drain"
+        self.change()
 
     async def run(self) -> None:
-        """Works until :attr:`stop` is set; then every pilot has ended, or had its time to."""
+        """Works until :attr:`stop` is set. Unless they are kept, every pilot has ended then, or had its time to."""
         works = [asyncio.create_task(each) for each in (self._steer(), self.scheduling.run(), self.measuring.run())]
         stopping = asyncio.create_task(self.stop.wait())
         await asyncio.wait({*works, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -129,14 +151,20 @@ class Controller:
                 work.result()
         works[1].cancel()
         await asyncio.gather(works[1], return_exceptions=True)
-        self.fleet.end_pilots()
-        self.change()
-        await self.scheduling.end_all(2 * self.site.pilots.stop_grace_s + 5.0)
-        left = [LeftBehind(pilot, job.name or "", job.state.cause) for pilot, job in self.pilots.jobs.items()]
-        leftovers.write(self.site.shared_dir, left)
+        if self.farewell == "keep":
+            _log.info("these pilots go on: %s", ", ".join(self.pilots.jobs) or "none")
+        else:
+            await self._end_pilots()
         for work in works:
             work.cancel()
         await asyncio.gather(*works, return_exceptions=True)
+
+    async def _end_pilots(self) -> None:
+        self.fleet.end_pilots()
+        self.change()
+        await self.scheduling.end_all(2 * self.site.pilots.stop_grace_s + 5.0 + self.site.scheduler.poll_s)
+        left = [LeftBehind(pilot, job.name or "", job.state.cause) for pilot, job in self.pilots.jobs.items()]
+        leftovers.write(self.site.shared_dir, left)
 
     async def close(self) -> None:
         """Lets go of everything."""
@@ -178,6 +206,8 @@ class Controller:
             self.tidy()
             await self._rollouts.note()
             await self._prune_logs()
+            if self.fleet.is_drained:
+                self.stop.set()
             try:
                 # Not wait_for(): before Python 3.12 it swallows a cancellation that comes together with a change.
                 async with asyncio.timeout(self._look_s() if self.pilots.jobs or self.served else None):
@@ -222,7 +252,12 @@ class Controller:
 
     def _poll_s(self) -> float:
         poll_s = self.site.scheduler.poll_s
-        return min(self._look_s(), poll_s) if self.site.scheduler.kind == "local" else poll_s
+        if self.site.scheduler.kind != "local":
+            return poll_s
+        return min(BUSY_S if self.stop.is_set() else self._look_s(), poll_s)
+
+    def _ends_s(self) -> Iterable[float]:
+        return (pilot.ends_s for pilot in self.fleet.pilots.values() if pilot.ends_s is not None)
 
     async def _act(self, actions: Iterable[Action], shown: str | None = None) -> None:
         """Carries out what follows from an event, and looks soon at what else does.
@@ -379,3 +414,14 @@ def _fleet(site: Site) -> Fleet:
 def _least(limits: Iterable[int]) -> int | None:
     """The limit that binds; None: there is none."""
     return min((limit for limit in limits if limit), default=None)
+
+
+def _scheduling(
+    site: Site, pilots: Pilots, ears: Ears, poll_s: Callable[[], float], ends_s: Callable[[], Iterable[float]]
+) -> Scheduling:
+    """The line to the scheduler; that of site local serves nobody else, and is asked and told as often as we like."""
+    limits = site.scheduler
+    if limits.kind == "local":
+        return Scheduling(pilots, ears, PollPace(poll_s, 0.0))
+    bucket = Bucket(limits.submit_per_min / 60.0, limits.submit_burst, time.monotonic())
+    return Scheduling(pilots, ears, PollPace(poll_s, limits.poll_max_s), bucket=bucket, expected_s=ends_s)

@@ -99,6 +99,7 @@ class Pilots:
         self._tag = service_tag(site.shared_dir)
         self._swept = False
         self._lost: dict[PilotId, float] = {}
+        self._silence: SchedulerError | None = None
         patience_s = 0.0 if site.scheduler.kind in AT_ONCE else 2 * site.scheduler.timeout_s
         self._name_within_s = patience_s
 
@@ -263,14 +264,31 @@ class Pilots:
             named = {job.name: pilot for pilot, job in self.jobs.items() if job.name is not None}
             states = {named[name]: state for name, state in (await self._scheduler.poll(list(named))).items()}
         except SchedulerError as error:
+            self._silence = error
             states = {pilot: JobState(phase="unknown", cause=str(error)) for pilot in self.jobs}
         else:
+            self._silence = None
             states |= {pilot: self._unnamed(job) for pilot, job in self.jobs.items() if job.name is None}
         for pilot, state in states.items():
             if pilot in self.jobs:  # it may have ended while the scheduler was asked
                 self.jobs[pilot].state = state
         await self._cancel_again()
         return {pilot: state for pilot, state in states.items() if pilot in self.jobs}
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the last :meth:`poll` had no answer."""
+        return self._silence is not None
+
+    @property
+    def left_alone_s(self) -> float:
+        """So long the scheduler, which does not answer, is left alone. 0: the last :meth:`poll` did ask it."""
+        return 0.0 if self._silence is None else self._silence.retry_after_s or 0.0
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether there is a pilot of which nobody knows what became of it."""
+        return any(job.state.phase == "unknown" for job in self.jobs.values())
 
     async def _cancel_again(self) -> None:
         """Cancels what is to end and is still there: a requeued job forgets that it was cancelled."""

@@ -100,6 +100,8 @@ def _deployment(
     state = "failed" if known.failed else "ready" if ready >= known.replicas else "starting"
     if state == "ready" and not known.replicas:
         state = "paused" if known.scaler is None else "idle"  # paused: requests wait
+    if controller.fleet.is_draining:
+        state = "draining"
     return DeploymentView(
         deployment=row.name,
         endpoints=(row.endpoint,),

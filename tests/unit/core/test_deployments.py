@@ -296,6 +296,46 @@ CASES: dict[str, tuple[View, list[Change]]] = {
         [cancel("p2")],
     ),
     "an unknown pilot is not cancelled": (view(pilots=(pilot(phase="unknown", idle_since_s=OLD),)), []),
+    "one beyond the limit hands its replicas over": (
+        view(
+            wants=(wanted(replicas=3),),
+            pilots=(pilot("p1"), pilot("p2"), pilot("p3")),
+            replicas=(replica("r1"), replica("r2", where="p2"), replica("r3", where="p3")),
+        ),
+        [start(7, "p1")],
+    ),
+    "and lets go of them when others are ready": (
+        view(
+            wants=(wanted(replicas=3),),
+            pilots=(pilot("p1"), pilot("p2"), pilot("p3")),
+            replicas=(replica("r1"), replica("s7"), replica("r2", where="p2"), replica("r3", where="p3")),
+        ),
+        [retire("r3")],
+    ),
+    "and although there will be no room": (
+        view(
+            wants=(wanted(replicas=6),),
+            pilots=(pilot("p1"), pilot("p2"), pilot("p3")),
+            replicas=tuple(replica(f"r{n}", where=f"p{n % 3 + 1}") for n in range(5)),
+        ),
+        [retire("r2")],
+    ),
+    "the one beyond the limit is the one with the fewest replicas": (
+        view(
+            wants=(wanted(replicas=3),),
+            pilots=(pilot("p1"), pilot("p2"), pilot("p3")),
+            replicas=(replica("r1"), replica("r2", where="p2"), replica("r3", where="p3"), replica("r4", where="p3")),
+        ),
+        [retire("r2")],
+    ),
+    "one that leaves already makes no other leave": (
+        view(
+            wants=(wanted(replicas=2),),
+            pilots=(pilot("p1", "leaving"), pilot("p2"), pilot("p3", "queued", reported=False)),
+            replicas=(replica("r1", where="p2"), replica("r2", where="p2")),
+        ),
+        [],
+    ),
     "pilots above the limit end without waiting": (
         view(pilots=(pilot("p1"), pilot("p2"), pilot("p3"))),
         [cancel("p3")],
