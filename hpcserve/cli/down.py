@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hpcserve.wire.record import ServiceRecord
 
 LOOK_S = 0.05
+LOOK_BY_SSH_S = 1.0
 
 
 def command(
@@ -42,6 +43,8 @@ def command(
     try:
         record = service.read()
     except ServiceUnavailable:
+        if service.record is None:
+            raise  # whether a daemon runs is not known
         return _without_record(service, site, timeout)
     until = time.monotonic() + timeout
     if _ask(service, record, timeout):
@@ -67,7 +70,7 @@ def _tell_left_behind(service: Service) -> None:
     from hpcserve.daemon import leftovers
     from hpcserve.errors import SchedulerError
 
-    left = leftovers.read(service.record.parent)
+    left = leftovers.read(service.record.parent) if service.record is not None else ()
     if not left:
         return
     for each in left:
@@ -90,12 +93,12 @@ def _ask(service: Service, record: ServiceRecord, timeout_s: float) -> bool:
         with Client(service) as client:
             client.call("down", Down(), GoingDown, timeout_s=timeout_s)
     except ServiceUnavailable:
-        if record.host != socket.gethostname():
+        if record.host != socket.gethostname() or service.record is None:
             raise
         return _signal(record)
     except AuthenticationError:
         # Its keys were moved away. A record that others wrote may name any pid, one of our own daemons' too.
-        ours = service.record.stat().st_uid == os.geteuid()
+        ours = service.record is not None and service.record.stat().st_uid == os.geteuid()
         if record.host != socket.gethostname() or not ours or not _signal(record):
             raise
     return True
@@ -107,7 +110,8 @@ def _without_record(service: Service, site: str | None, timeout_s: float) -> int
     from hpcserve.errors import DeadlineExceeded
 
     found = config.load_site(site)
-    pid = noted_pid(found.state_dir) if service.record.parent == found.shared_dir else None
+    own = service.record is not None and service.record.parent == found.shared_dir
+    pid = noted_pid(found.state_dir) if own else None
     if pid is None:
         typer.echo(f"no daemon runs (no service record at {service.record})")
         return OK
@@ -169,13 +173,13 @@ def _is_daemon(pid: int) -> bool:
 def _wait_gone(service: Service, record: ServiceRecord, until: float) -> None:
     from hpcserve.errors import DeadlineExceeded
 
-    here = record.host == socket.gethostname()
+    here = record.host == socket.gethostname() and service.record is not None
     while (here and _lives(record)) or _stands(service, record):
         if time.monotonic() >= until:
             raise DeadlineExceeded(
                 f"the daemon (pid {record.pid} on {record.host}) is still going down; wait for it with: hpcserve down"
             )
-        time.sleep(LOOK_S)
+        time.sleep(LOOK_S if service.record is not None else LOOK_BY_SSH_S)
 
 
 def _stands(service: Service, record: ServiceRecord) -> bool:
@@ -187,4 +191,5 @@ def _stands(service: Service, record: ServiceRecord) -> bool:
     except (ServiceUnavailable, AuthenticationError):
         return False
     same = (now.host, now.pid) == (record.host, record.pid)
-    return same and (record.host != socket.gethostname() or _lives(record))
+    elsewhere = service.record is None or record.host != socket.gethostname()
+    return same and (elsewhere or _lives(record))
