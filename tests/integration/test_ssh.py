@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from hpcserve import AsyncClient, Client
+from hpcserve.client import tunnel
 from hpcserve.client.services import Service
 from hpcserve.errors import AuthenticationError
 from tests.integration.daemon_tree import EXAMPLES, SERVABLES, Daemon, is_alive, until
@@ -114,6 +115,18 @@ def test_ssh_drops_again_and_again_and_no_answer_is_lost(sshd: Sshd, tmp_path: P
             sshd.cut()
         assert [int(each.result(WITHIN_S)["n"]) for each in made] == list(range(150))
     assert sorted(ran(log), key=int) == [str(n) for n in range(150)], "each ran once"
+
+
+def test_a_tunnel_that_stands_still_is_given_up(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tunnel, "PING_S", 0.2)
+    monkeypatch.setattr(tunnel, "SILENT_S", 4.0)
+    with Client(sshd.address()) as client:
+        (stopped,) = sshd.far_sides()
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            assert client.infer("echo.echo", X, timeout_s=WITHIN_S)["x"].tolist() == [0, 1, 2]
+        finally:
+            os.kill(stopped, signal.SIGCONT)
 
 
 def test_a_daemon_that_starts_anew_costs_no_login(sshd: Sshd, daemon: Daemon) -> None:
