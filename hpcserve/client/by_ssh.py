@@ -40,13 +40,20 @@ class BySsh:
         self._address = parse(service.address)
         self._tunnel: Tunnel | None = None
         self._pauses = Pauses(LONGEST_PAUSE_S)
+        self._reaching: Tunnel | None = None
         self._tried = False
         self._over = threading.Event()
 
     @contextlib.contextmanager
     def reach(self) -> Iterator[Reached]:
         """See :meth:`hpcserve.client.ways.Way.reach`."""
-        tunnel = self._standing()
+        self._reaching = tunnel = self._standing()
+        try:
+            yield from self._reached(tunnel)
+        finally:
+            self._reaching = None
+
+    def _reached(self, tunnel: Tunnel) -> Iterator[Reached]:
         record = pinned(tunnel.record(), self._service.public_key, self._address.text)
         with tunnel.ends() as ends:
             try:
@@ -64,6 +71,9 @@ class BySsh:
     def interrupt(self) -> None:
         """See :meth:`hpcserve.client.ways.Way.interrupt`."""
         self._over.set()
+        tunnel = self._reaching
+        if tunnel is not None:
+            tunnel.abandon()
 
     def close(self) -> None:
         """See :meth:`hpcserve.client.ways.Way.close`."""

@@ -32,6 +32,7 @@ from hpcserve.wire.tunnel import ANSWER, Frame, Greeting, Kind, common_version, 
 READ_S = 15.0  # so long the far side may take to read the record anew
 PING_S, SILENT_S = 15.0, 90.0
 FAREWELL_S = 1.0  # so long what was said last may take to leave
+FOREVER = float("inf")
 LONGEST_PATH_BYTES = 100  # a Unix socket's, on every system
 
 
@@ -50,6 +51,9 @@ class Tunnel:
         ssh: The process, which is the tunnel's from now on.
         greeting: What it has said.
         rest: What came after that.
+
+    Raises:
+        ServiceUnavailable: ssh has ended again.
     """
 
     def __init__(self, address: SshAddress, ssh: SshProcess, greeting: Greeting, rest: bytes) -> None:
@@ -63,10 +67,13 @@ class Tunnel:
         self._last_channel = 0
         self._leaves_by: float | None = None
         self._pinged_at = time.monotonic()
+        try:
+            os.write(ssh.outgoing, ANSWER + b"%d\n" % (common_version(greeting.versions) or 0))
+        except OSError as error:
+            raise ServiceUnavailable(ssh_words.lost(address, ssh.said, error.strerror or "")) from error
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
-        os.write(ssh.outgoing, ANSWER + b"%d\n" % (common_version(greeting.versions) or 0))
         self._pump = Pump(ssh.incoming, ssh.outgoing, self._take, self._refused)
         self._pump.watch(self._wake_read, self._hear_wishes)
         self._pump.watch(ssh.complaints, self._hear_complaints)
@@ -129,9 +136,13 @@ class Tunnel:
         finally:
             shutil.rmtree(place, ignore_errors=True)
 
+    def abandon(self) -> None:
+        """Has it end, without a farewell; does not wait for that."""
+        self._wish(partial(self._leave, 0.0))
+
     def close(self) -> None:
         """Lets what was said leave, for a moment at most, and ends ssh."""
-        self._wish(self._leave)
+        self._wish(partial(self._leave, FAREWELL_S))
         self._thread.join()
 
     # --- in the thread --------------------------------------------------------------------------------
@@ -180,8 +191,8 @@ class Tunnel:
         if not self._ssh.hear_complaints():
             self._pump.unwatch(self._ssh.complaints)
 
-    def _leave(self) -> None:
-        self._leaves_by = time.monotonic() + FAREWELL_S
+    def _leave(self, within_s: float) -> None:
+        self._leaves_by = min(self._leaves_by or FOREVER, time.monotonic() + within_s)
 
     def _listen(self, listener: socket.socket, name: str) -> None:
         self._pump.watch(listener.fileno(), partial(self._accept, listener, name))

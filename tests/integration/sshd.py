@@ -176,12 +176,18 @@ class Sshd:
         return (self.place / "sshd.log").read_text(errors="replace")
 
 
+def missing() -> str:
+    """What this machine lacks for an sshd; empty where it has all."""
+    lacking = [each for each in (SSHD, SSH) if not Path(each).exists()]
+    return f"{' and '.join(lacking)} is not here; on Debian, as root: tests/system-packages" if lacking else ""
+
+
 @contextlib.contextmanager
 def sshd_in(place: Path, environment: dict[str, str], *options: str) -> Iterator[Sshd]:
     """An sshd for a while."""
-    missing = [each for each in (SSHD, SSH) if not Path(each).exists()]
-    if missing and "CI" not in os.environ:
-        pytest.skip(f"{' and '.join(missing)} is not on this machine; on Debian: tests/system-packages, as root")
+    lacking = missing()
+    if lacking and "CI" not in os.environ:
+        pytest.skip(lacking)
     made = Sshd(place, environment, *options)
     try:
         yield made

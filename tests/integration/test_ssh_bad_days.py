@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import subprocess
 import tempfile
@@ -13,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from hpcserve import AsyncClient, Client
 from hpcserve.client import by_ssh
 from hpcserve.errors import AuthenticationError, ConfigError, ServiceUnavailable, VersionMismatch
+from hpcserve.wire.record import decode_record, encode_record
 from hpcserve.wire.tunnel import MARKER
 from tests.integration.daemon_tree import EXAMPLES, Daemon, until
 from tests.integration.sshd import Sshd, children, sshd_in
@@ -56,6 +57,13 @@ def script(sshd: Sshd, *lines: str) -> str:
     path.write_text("\n".join(("#!/bin/sh", *lines, "")))
     path.chmod(0o755)
     return str(path)
+
+
+def record_of(daemon: Daemon, copy: Path, port: int, host: str = "login1") -> Path:
+    """A copy of the daemon's record with another host and another port of admission."""
+    record = decode_record(daemon.record.read_bytes(), "the record")
+    copy.write_bytes(encode_record(replace(record, host=host, admission=(f"tcp://127.0.0.1:{port}",))))
+    return copy
 
 
 def test_a_login_that_asks_for_a_password_is_refused_with_what_to_do(sshd: Sshd) -> None:
@@ -139,12 +147,8 @@ def test_that_no_daemon_runs_there_is_told_with_the_host(sshd: Sshd) -> None:
 
 
 def test_a_daemon_that_the_login_node_cannot_reach_is_told_with_its_host(sshd: Sshd, daemon: Daemon) -> None:
-    record = sshd.place / "service.json"
     with socket.create_server(("127.0.0.1", 0)) as closed:
-        address = f"tcp://127.0.0.1:{closed.getsockname()[1]}"
-    with_it = daemon.record.read_text().replace(f'"host": "{os.uname().nodename}"', '"host": "login7"')
-    start, end = with_it.index('"admission"'), with_it.index('"front"')
-    record.write_text(f'{with_it[:start]}"admission": ["{address}"], {with_it[end:]}')
+        record = record_of(daemon, sshd.place / "service.json", closed.getsockname()[1], host="login7")
     with pytest.raises(
         ServiceUnavailable, match=r"cannot reach the daemon at tcp://.* on login7: .*; log in to login7"
     ):
@@ -176,6 +180,28 @@ def test_who_gives_up_waiting_for_ssh_is_let_go(sshd: Sshd) -> None:
     with pytest.raises(TimeoutError):
         asyncio.run(run())
     assert time.monotonic() - began < by_ssh.GREETING_S / 2
+
+
+def test_who_gives_up_waiting_for_a_daemon_that_is_silent_is_let_go(sshd: Sshd, daemon: Daemon) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        record = record_of(daemon, sshd.place / "service.json", silent.getsockname()[1])
+
+        async def run() -> None:
+            async with asyncio.timeout(WITHIN_S) as patience, AsyncClient(sshd.address(place=str(record))):
+                raise AssertionError(f"nobody has answered in {patience}")
+
+        async def give_up() -> None:
+            trying = asyncio.create_task(run())
+            silent.setblocking(False)
+            connection, _ = await asyncio.get_running_loop().sock_accept(silent)
+            with connection:
+                trying.cancel()
+                began = time.monotonic()
+                await asyncio.wait((trying,))
+                assert time.monotonic() - began < by_ssh.ANSWER_S / 2
+                assert trying.cancelled()
+
+        asyncio.run(give_up())
 
 
 def test_without_ssh_on_the_laptop_it_says_so(sshd: Sshd, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
