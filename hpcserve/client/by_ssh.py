@@ -59,8 +59,8 @@ class BySsh:
             try:
                 yield Reached(
                     record,
-                    Door(ends.admission, record.admission[0], ANSWER_S, heartbeats=False),
-                    Door(ends.front, record.front[0], ANSWER_S, heartbeats=False),
+                    Door(ends.admission, record.admission[0], ANSWER_S),
+                    Door(ends.front, record.front[0], ANSWER_S),
                 )
             except (ServiceUnavailable, AuthenticationError) as error:
                 trouble = tunnel.trouble()

@@ -23,7 +23,9 @@ from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import decode_from_admission, decode_to_client, encode, error_from_wire
 from hpcserve.wire.record import ServiceRecord
 
-HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 5_000, 20_000
+# The daemon's host that is gone is noticed after 20 s by TCP. ZeroMQ's heartbeats wait for whole frames: on a slow
+# line, one that takes longer than they wait would never arrive (libzmq 4.3.5).
+KEEPALIVE_S, KEEPALIVE_TRIES = 5, 3
 SOFTWARE = f"hpcserve {hpcserve.__version__}"
 
 # libzmq does not say why a handshake was cut: the peer died, or could not read what a wrong key had sealed.
@@ -190,9 +192,9 @@ def _open(context: zmq.Context[zmq.Socket[bytes]], record: ServiceRecord, door: 
     socket.set_hwm(0)
     socket.linger = 0
     socket.reconnect_ivl = -1
-    if door.heartbeats:
-        socket.heartbeat_ivl = HEARTBEAT_MS
-        socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
+    socket.tcp_keepalive, socket.tcp_keepalive_cnt = 1, KEEPALIVE_TRIES
+    socket.tcp_keepalive_idle = socket.tcp_keepalive_intvl = KEEPALIVE_S
+    socket.tcp_maxrt = (1 + KEEPALIVE_TRIES) * KEEPALIVE_S * 1000
     socket.curve_serverkey = record.public_key.encode()
     socket.curve_publickey, socket.curve_secretkey = keys.public, keys.secret
     connection = Connection(socket, socket.get_monitor_socket(int(UP | FAILED | DOWN)))

@@ -23,14 +23,11 @@ class Door(NamedTuple):
         address: What ZeroMQ is given.
         shown: What people are told.
         answer_s: How long each step may take there.
-        heartbeats: Whether ZeroMQ's heartbeats tell that the connection is lost. They cannot where a large frame may
-            be on its way for longer than they wait.
     """
 
     address: str
     shown: str
     answer_s: float = ANSWER_S
-    heartbeats: bool = True
 
 
 class Reached(NamedTuple):
