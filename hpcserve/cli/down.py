@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hpcserve.wire.record import ServiceRecord
 
 LOOK_S = 0.05
+LOOK_BY_SSH_S = 1.0
 ASK_S = 5.0
 """A daemon that has not answered after so long may have gone meanwhile."""
 MOST_SHOWN = 20
@@ -63,6 +64,8 @@ def command(
     try:
         record = service.read()
     except ServiceUnavailable:
+        if service.record is None:
+            raise  # whether a daemon runs is not known
         return _without_record(service, site, pilots, timeout)
     until = time.monotonic() + timeout
     going = _ask(service, record, pilots, until)
@@ -97,7 +100,7 @@ def _tell_left_behind(service: Service) -> None:
     from hpcserve.daemon import leftovers
     from hpcserve.errors import SchedulerError
 
-    left = leftovers.read(service.record.parent)
+    left = leftovers.read(service.record.parent) if service.record is not None else ()
     if not left:
         return
     for each in left:
@@ -120,7 +123,7 @@ def _ask(service: Service, record: ServiceRecord, pilots: Pilots, until: float) 
     try:
         return _called(service, record, pilots, until) or ends
     except ServiceUnavailable:
-        if record.host != socket.gethostname():
+        if record.host != socket.gethostname() or service.record is None:
             raise
         if not may_signal and _lives(record):
             if _stands(service, record):
@@ -129,7 +132,8 @@ def _ask(service: Service, record: ServiceRecord, pilots: Pilots, until: float) 
         return ends if _signal(record) else None
     except AuthenticationError:
         # Its keys were moved away. A record that others wrote may name any pid, one of our own daemons' too.
-        ours = service.record.stat().st_uid == os.geteuid() and record.host == socket.gethostname()
+        own = service.record is not None and service.record.stat().st_uid == os.geteuid()
+        ours = own and record.host == socket.gethostname()
         if not ours or not may_signal or not _signal(record):
             raise
         return ends
@@ -161,7 +165,8 @@ def _without_record(service: Service, site: str | None, pilots: Pilots, timeout_
     from hpcserve.errors import DeadlineExceeded, ServiceUnavailable
 
     found = config.load_site(site)
-    pid = noted_pid(found.state_dir) if service.record.parent == found.shared_dir else None
+    own = service.record is not None and service.record.parent == found.shared_dir
+    pid = noted_pid(found.state_dir) if own else None
     if pid is None:
         typer.echo(f"no daemon runs (no service record at {service.record})")
         return OK
@@ -228,7 +233,7 @@ def _is_daemon(pid: int) -> bool:
 def _wait_gone(service: Service, record: ServiceRecord, pilots: Pilots, until: float) -> None:
     from hpcserve.errors import DeadlineExceeded
 
-    here = record.host == socket.gethostname()
+    here = record.host == socket.gethostname() and service.record is not None
     while (here and _lives(record)) or _stands(service, record):
         if time.monotonic() >= until:
             if pilots is Pilots.DRAIN:
@@ -236,7 +241,7 @@ def _wait_gone(service: Service, record: ServiceRecord, pilots: Pilots, until: f
             raise DeadlineExceeded(
                 f"the daemon (pid {record.pid} on {record.host}) is still going down; wait for it with: hpcserve down"
             )
-        time.sleep(LOOK_S)
+        time.sleep(LOOK_S if service.record is not None else LOOK_BY_SSH_S)
 
 
 def _still_draining(service: Service) -> str:
@@ -270,4 +275,5 @@ def _stands(service: Service, record: ServiceRecord) -> bool:
     except (ServiceUnavailable, AuthenticationError):
         return False
     same = (now.host, now.pid) == (record.host, record.pid)
-    return same and (record.host != socket.gethostname() or _lives(record))
+    elsewhere = service.record is None or record.host != socket.gethostname()
+    return same and (elsewhere or _lives(record))

@@ -100,6 +100,15 @@ def test_streams_have_a_rate_and_a_first_item(root: Path) -> None:
         assert found[side]["first_item_p50_us"] > 0
 
 
+def test_ssh_is_measured_beside_tcp(root: Path) -> None:
+    found = run(root, "ssh")
+    for ratio in ("ratio_p50", "ratio_rps", "mbps_ratio", "mbps_ratio_cat"):
+        low, high = found["intervals"][ratio]["interval_95"]
+        assert 0 < low <= found[ratio] <= high
+    assert set(found["mbps"]) == {"tcp", "ssh", "ssh_cat"}
+    assert found["connect_s"]["ssh"] > 0
+
+
 def test_pilots_say_why_there_is_no_slurm_for_them(root: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "pilots", "--quick"],
