@@ -27,6 +27,7 @@ from hpcserve.daemon import leftovers
 from hpcserve.daemon.controller.agents import Agents
 from hpcserve.daemon.controller.failures import NEVER_READY, Failures, PilotFailures
 from hpcserve.daemon.controller.fates import Fates
+from hpcserve.daemon.controller.fence import Fence, Fenced
 from hpcserve.daemon.controller.hub import HubLine
 from hpcserve.daemon.controller.logs import prune_logs
 from hpcserve.daemon.controller.losses import Losses
@@ -61,12 +62,12 @@ PRUNE_S = 60.0
 class Controller:
     """All that the controller process knows and does; one event loop owns it."""
 
-    def __init__(self, site: Site, *, runtime_dir: Path, record: Path) -> None:
+    def __init__(self, site: Site, *, runtime_dir: Path, record: Path, fence: Fence) -> None:
         self.site = site
         self.runtime_dir = runtime_dir
         self.storage = Storage()
         self.hub = HubLine(runtime_dir)
-        self.pilots = Pilots(site, open_scheduler(site), self.storage, record)
+        self.pilots = Pilots(site, Fenced(open_scheduler(site), fence), self.storage, record)
         self.fleet = _fleet(site)
         self.losses = Losses(site.shared_dir / "logs")
         self._rollouts = Rollouts(self.storage, self.fleet)
