@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hpcserve.client.services import Service
+    from hpcserve.errors import ServiceUnavailable
     from hpcserve.wire.record import ServiceRecord
 
 LOOK_S = 0.05
@@ -41,8 +42,8 @@ def command(
     service = of_site(site) if site else find_service(options(ctx).service)
     try:
         record = service.read()
-    except ServiceUnavailable:
-        return _without_record(service, site, timeout)
+    except ServiceUnavailable as error:
+        return _without_record(service, site, timeout, error)
     until = time.monotonic() + timeout
     if _ask(service, record, timeout):
         with waiting("the daemon is going down"):
@@ -101,13 +102,19 @@ def _ask(service: Service, record: ServiceRecord, timeout_s: float) -> bool:
     return True
 
 
-def _without_record(service: Service, site: str | None, timeout_s: float) -> int:
-    """Ends the daemon that the state directory knows, if one lives: its shared directory was moved or emptied."""
+def _without_record(service: Service, site: str | None, timeout_s: float, why: ServiceUnavailable) -> int:
+    """Ends the daemon that the state directory knows, if one lives: its shared directory was moved or emptied.
+
+    Raises:
+        ServiceUnavailable: None is known here, but there is a part of a record, which another host's may mend.
+    """
     from hpcserve import config
     from hpcserve.errors import DeadlineExceeded
 
     found = config.load_site(site)
     pid = noted_pid(found.state_dir) if service.record.parent == found.shared_dir else None
+    if pid is None and service.record.exists():
+        raise why
     if pid is None:
         typer.echo(f"no daemon runs (no service record at {service.record})")
         return OK
