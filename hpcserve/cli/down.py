@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hpcserve.client.services import Service
+    from hpcserve.errors import ServiceUnavailable
     from hpcserve.wire.admin import GoingDown
     from hpcserve.wire.record import ServiceRecord
 
@@ -63,10 +64,10 @@ def command(
     service = of_site(site) if site else find_service(options(ctx).service)
     try:
         record = service.read()
-    except ServiceUnavailable:
+    except ServiceUnavailable as error:
         if service.record is None:
             raise  # whether a daemon runs is not known
-        return _without_record(service, site, pilots, timeout)
+        return _without_record(service, site, pilots, timeout, error)
     until = time.monotonic() + timeout
     going = _ask(service, record, pilots, until)
     if going is not None:
@@ -159,14 +160,22 @@ def _called(service: Service, record: ServiceRecord, pilots: Pilots, until: floa
                 raise
 
 
-def _without_record(service: Service, site: str | None, pilots: Pilots, timeout_s: float) -> int:
-    """Ends the daemon that the state directory knows, if one lives: its shared directory was moved or emptied."""
+def _without_record(
+    service: Service, site: str | None, pilots: Pilots, timeout_s: float, why: ServiceUnavailable
+) -> int:
+    """Ends the daemon that the state directory knows, if one lives: its shared directory was moved or emptied.
+
+    Raises:
+        ServiceUnavailable: None is known here, but there is a part of a record, which another host's may mend.
+    """
     from hpcserve import config
     from hpcserve.errors import DeadlineExceeded, ServiceUnavailable
 
     found = config.load_site(site)
     own = service.record is not None and service.record.parent == found.shared_dir
     pid = noted_pid(found.state_dir) if own else None
+    if pid is None and service.record is not None and service.record.exists():
+        raise why
     if pid is None:
         typer.echo(f"no daemon runs (no service record at {service.record})")
         return OK

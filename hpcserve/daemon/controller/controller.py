@@ -30,6 +30,7 @@ from hpcserve.daemon import farewell, leftovers
 from hpcserve.daemon.controller.agents import Agents
 from hpcserve.daemon.controller.failures import NEVER_READY, Failures, PilotFailures
 from hpcserve.daemon.controller.fates import Fates
+from hpcserve.daemon.controller.fence import Fence, Fenced
 from hpcserve.daemon.controller.hub import HubLine
 from hpcserve.daemon.controller.logs import prune_logs
 from hpcserve.daemon.controller.losses import Losses
@@ -65,7 +66,7 @@ PRUNE_S = 60.0
 class Controller:
     """All that the controller process knows and does; one event loop owns it."""
 
-    def __init__(self, site: Site, *, runtime_dir: Path, record: Path) -> None:
+    def __init__(self, site: Site, *, runtime_dir: Path, record: Path, fence: Fence) -> None:
         self.site = site
         self.runtime_dir = runtime_dir
         self.storage = Storage()
@@ -73,7 +74,7 @@ class Controller:
         self.fleet = _fleet(site)
         scheduler = open_scheduler(site)
         shaping = Shaping(site, scheduler, self.fleet)
-        self.pilots = Pilots(site, scheduler, self.storage, record, shaping.shaped)
+        self.pilots = Pilots(site, Fenced(scheduler, fence), self.storage, record, shaping.shaped)
         self.losses = Losses(site.shared_dir / "logs")
         self._rollouts = Rollouts(self.storage, self.fleet)
         self.served: dict[DeploymentName, DeploymentRow] = {}
