@@ -194,6 +194,7 @@ def _open(context: zmq.Context[zmq.Socket[bytes]], record: ServiceRecord, addres
     socket.set_hwm(0)
     socket.linger = 0
     socket.reconnect_ivl = -1
+    socket.ipv6 = "[" in address
     socket.heartbeat_ivl = HEARTBEAT_MS
     socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
     socket.curve_serverkey = record.public_key.encode()

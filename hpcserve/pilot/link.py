@@ -151,8 +151,10 @@ class Link:
         addresses = record.back if self._enrolled else record.admission
         if not addresses:
             raise ProtocolError(f"{self._record}: the service record lists no address")
+        address = addresses[self._attempts % len(addresses)]
         dealer = self._context.socket(zmq.DEALER)
         self._socket = dealer
+        dealer.setsockopt(zmq.IPV6, "[" in address)
         dealer.setsockopt(zmq.LINGER, 0)
         dealer.setsockopt(zmq.RECONNECT_IVL, -1)
         dealer.setsockopt(zmq.CONNECT_TIMEOUT, round(ATTEMPT_S * 1000))
@@ -167,7 +169,7 @@ class Link:
         self._monitor = monitor
         self._watch.add(monitor, self._on_event)
         self._watch.add(dealer, self._on_message)
-        dealer.connect(addresses[self._attempts % len(addresses)])
+        dealer.connect(address)
         if not self._enrolled:
             dealer.send(frames.encode(self._enrol()), zmq.DONTWAIT)
 
