@@ -85,7 +85,7 @@ class FleetPilot:
         away_since_s: Since when its agent is not reachable.
         ends_s: When its walltime is over.
         lead_s: So long before that others began to take over; 0 while none has.
-        waits_for: Why it has not begun, in words.
+        waits_for: Why it has not begun, or is of no use yet, in words.
         said: What its agent reported last.
         lost_nodes: The nodes of it that are gone, as its agent says.
         missed_nodes: Those of which no replica could be reached, until when nothing is started there.
