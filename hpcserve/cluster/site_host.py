@@ -92,8 +92,12 @@ def network(site: Site, doors: Doors) -> Finding:
     """Whether the daemon can listen where the site says, and others may connect to it there."""
     if doors.error:
         return Finding("interface", "failed", doors.error)
+    return interface(site, doors.addresses[0].rpartition(":")[0].strip("[]"))
+
+
+def interface(site: Site, address: str) -> Finding:
+    """Whether others may connect to the address that ``network.host`` stands for."""
     host = site.network.host
-    address = doors.addresses[0].rpartition(":")[0].strip("[]")
     if host in interfaces.names() and interfaces.is_down(host):
         return Finding("interface", "failed", f"network.host: interface {host} is down; name another one")
     if ipaddress.ip_address(address).is_loopback and site.scheduler.kind != "local":
@@ -106,7 +110,9 @@ def shared_dir(site: Site) -> Finding:
     """Whether files can be written there, and how many; makes it where it is missing, as the daemon would."""
     place = site.shared_dir
     try:
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # With parents=True these would be open to others, and no daemon would start in them.
+        for missing in reversed([each for each in (place, *place.parents) if not each.exists()]):
+            missing.mkdir(mode=0o700, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=place):
             free_bytes = shutil.disk_usage(place).free
     except OSError as error:

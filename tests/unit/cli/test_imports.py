@@ -19,7 +19,7 @@ code = main(sys.argv[1:])
 print("imported:", *sys.modules, file=sys.stderr)
 sys.exit(code)
 """
-COMMANDS = ("up", "down", "status", "publish", "deploy", "undeploy", "run", "logs", "service", "site", "demo")
+COMMANDS = ("up", "down", "status", "publish", "deploy", "undeploy", "run", "logs", "doctor", "service", "site", "demo")
 
 
 def heavy_imports(home: Path, *arguments: str) -> frozenset[str]:
