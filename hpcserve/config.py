@@ -25,11 +25,13 @@ from hpcserve.sitefile import SiteFile, explained, merged, parsed, source_of
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 SizeBytes = Annotated[int, msgspec.Meta(gt=0)]
-Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+LAST_PORT = 65535
+Port = Annotated[int, msgspec.Meta(ge=0, le=LAST_PORT)]
 
 MIB = 1 << 20
 RETRY_S = 2.0
 """An agent or a replica that has lost the daemon pauses so long at most before it looks for it again."""
+_RANGE = re.compile(r"(\d{1,5})-(\d{1,5})")
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 
@@ -43,7 +45,7 @@ def _too_short(field: str, least_s: float, value_s: float, consequence: str) -> 
 
 
 class Network(Section, frozen=True):
-    """``[network]``: where the daemon listens. Port 0 lets the system choose.
+    """``[network]``: where the daemon listens. Port 0 is the first free one of ``port_range``, or of all ports.
 
     With ``unix_sockets`` the owner's peers on the daemon's own host need no TCP for their data.
     """
@@ -52,12 +54,29 @@ class Network(Section, frozen=True):
     admission_port: Port = 0
     front_port: Port = 0
     back_port: Port = 0
+    port_range: str = ""
     unix_sockets: bool = True
 
     def __post_init__(self) -> None:
         # The address stands in the service record, for others to connect to.
         if self.host in ("0.0.0.0", "::", "*"):  # noqa: S104 (refused)
             raise ValueError(f"host: expected the address or name of one interface, got {self.host!r}, which is all")
+        any_ones = (self.admission_port, self.front_port, self.back_port).count(0)
+        if self.port_range and len(self.any_port) < any_ones:
+            raise ValueError(f"port_range: expected FIRST-LAST of at least {any_ones} ports, got {self.port_range!r}")
+
+    @property
+    def any_port(self) -> tuple[int, ...]:
+        """What to try, in this order, for a socket whose port is 0; 0 is any free port."""
+        if not self.port_range:
+            return (0,)
+        found = _RANGE.fullmatch(self.port_range)
+        first, last = (int(found[1]), int(found[2])) if found else (0, 0)
+        return tuple(range(first, last + 1)) if first > 0 and last <= LAST_PORT else ()
+
+    def ports(self, port: int) -> tuple[int, ...]:
+        """What to try, in this order, for a socket whose port in the site file is ``port``."""
+        return (port,) if port else self.any_port
 
 
 class Scheduler(Section, frozen=True):

@@ -152,6 +152,16 @@ def acquire(
             wait(min(_LOOK_S, decision.for_s))
 
 
+def sighted(shared_dir: Path) -> Sighting | None:
+    """The lease as it is now; None where there is none.
+
+    Raises:
+        ConfigError: The directory cannot be read.
+    """
+    epoch = _greatest(shared_dir)
+    return None if epoch is None else _Watched(_path(shared_dir, epoch), epoch).look()
+
+
 class _Watched:
     """Somebody else's lease, looked at again and again."""
 

@@ -75,6 +75,7 @@ class Link:
         socket.linger = 0
         socket.reconnect_ivl = -1
         address = record.back_address(os.uname().nodename, _may_open)
+        socket.ipv6 = "[" in address
         if not address.startswith("ipc:"):  # a Unix socket's connection ends with the broker, and not before
             socket.heartbeat_ivl = HEARTBEAT_MS
             socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS

@@ -28,6 +28,7 @@ COMMANDS = (
     "undeploy",
     "run",
     "logs",
+    "doctor",
     "connect",
     "service",
     "site",
