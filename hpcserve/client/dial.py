@@ -192,7 +192,7 @@ def _open(context: zmq.Context[zmq.Socket[bytes]], record: ServiceRecord, door: 
     socket.set_hwm(0)
     socket.linger = 0
     socket.reconnect_ivl = -1
-    socket.ipv6 = "[" in address
+    socket.ipv6 = "[" in door.address
     socket.tcp_keepalive, socket.tcp_keepalive_cnt = 1, KEEPALIVE_TRIES
     socket.tcp_keepalive_idle = socket.tcp_keepalive_intvl = KEEPALIVE_S
     socket.tcp_maxrt = (1 + KEEPALIVE_TRIES) * KEEPALIVE_S * 1000
