@@ -15,10 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks import batching, figures, footprint, overload, roundtrip, startup, streams
+from benchmarks import batching, figures, footprint, overload, roundtrip, scaling, startup, streams
 from benchmarks.machine import measured
 
-NAMES = ("roundtrip", "footprint", "startup", "batching", "overload", "streams")
+NAMES = ("roundtrip", "footprint", "startup", "batching", "overload", "streams", "scaling")
 ON_SLURM = "pilots"
 
 
@@ -56,6 +56,7 @@ def _real(pairs: int, repetitions: int) -> dict[str, Callable[[], dict[str, Any]
         "batching": batching.run,
         "overload": overload.run,
         "streams": streams.run,
+        "scaling": scaling.run,
         ON_SLURM: lambda: _pilots().run(),
     }
 
@@ -68,6 +69,7 @@ def _quick() -> dict[str, Callable[[], dict[str, Any]]]:
         "batching": lambda: batching.run(seconds=0.5, repetitions=1, calls=5, cases=(batching.Case(5.0, 1.0, 80.0),)),
         "overload": lambda: overload.run(seconds=2.0, calm_s=1.5, urgent_s=2.0),
         "streams": lambda: streams.run(items=500, repetitions=2, firsts=3),
+        "scaling": lambda: scaling.run(kinds=("commands",), offsets_s=(0.0,)),
         ON_SLURM: lambda: _pilots().run(starts=1, drain_s=2.0, losses=1, pairs=1, jobs=100, side_s=0.5),
     }
 

@@ -89,6 +89,14 @@ def test_streams_have_a_rate_and_a_first_item(root: Path) -> None:
         assert found[side]["first_item_p50_us"] > 0
 
 
+def test_scaling_tells_what_was_promised_and_whether_it_is_so(root: Path) -> None:
+    found = run(root, "scaling")
+    assert found["rpcs"]["commands"]["running_hour"] > 0
+    assert found["rpcs"]["commands"]["crashing_hour"]["submissions"] > 0
+    assert found["reached"].keys() == found["targets"].keys()
+    assert all(found["reached"].values()), "these are counts: no machine is too slow for them"
+
+
 def test_pilots_say_why_there_is_no_slurm_for_them(root: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "pilots", "--quick"],
