@@ -148,7 +148,7 @@ def _waits(controller: Controller) -> str:
 
 def _guess(controller: Controller, pilot: PilotId) -> str:
     job = controller.pilots.jobs.get(pilot)
-    starts_in_s = None if job is None else job.state.starts_in_s
+    starts_in_s = None if job is None else job.starts_in_s
     return "" if starts_in_s is None else f" (expected to start in {span(starts_in_s)})"
 
 
@@ -189,7 +189,7 @@ def _pilot(controller: Controller, pilot: PilotId) -> PilotView:
         slots=known.slots if known is not None else 0,
         walltime_left_s=None if known is None or known.ends_s is None else max(0.0, known.ends_s - time.monotonic()),
         waits_for=known.waits_for if known is not None else "",
-        starts_in_s=job.state.starts_in_s,
+        starts_in_s=job.starts_in_s,
         restarts=job.row.restarts,
     )
 
