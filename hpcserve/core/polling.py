@@ -30,12 +30,14 @@ class PollPace:
         self._least_s = least_s
         self._most_s = most_s
         self._pause_s = 0.0
+        self._is_stirred = False
         self._polled_s = float("-inf")
         self._not_before_s = float("-inf")
 
     def stir(self) -> None:
-        """Something happened that the scheduler may tell more of, or somebody waits for its answer."""
+        """Something happened that the scheduler may tell more of, now or a little later."""
         self._pause_s = 0.0
+        self._is_stirred = True
         self._not_before_s = float("-inf")
 
     def polled(self, now: float, *, news: bool, answered: bool = True) -> None:
@@ -47,7 +49,8 @@ class PollPace:
             answered: It gave an answer.
         """
         longest_s = self._most_s if answered else min(self._most_s, LONGEST_SILENT_S)
-        self._pause_s = 0.0 if news else min(longest_s, 2 * self.pause_s)
+        self._pause_s = 0.0 if news or self._is_stirred else min(longest_s, 2 * self.pause_s)
+        self._is_stirred = False
         self._polled_s = now
         self._not_before_s = float("-inf")
 

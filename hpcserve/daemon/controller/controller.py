@@ -12,7 +12,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from hpcserve.cluster.evidence import evidence
@@ -22,8 +22,6 @@ from hpcserve.core import deployments as rules
 from hpcserve.core.fleet import Fleet
 from hpcserve.core.fleetbook import Action, FailDeployment, ForgetReplica, ReplicaLost
 from hpcserve.core.losses import Loss
-from hpcserve.core.polling import PollPace
-from hpcserve.core.ratelimit import Bucket
 from hpcserve.core.shapes import Shape
 from hpcserve.core.succession import Succession
 from hpcserve.daemon import farewell, leftovers
@@ -38,7 +36,7 @@ from hpcserve.daemon.controller.measuring import Measuring, scale_of
 from hpcserve.daemon.controller.pilots import AT_ONCE, Pilots
 from hpcserve.daemon.controller.plan import Servable, servable_of
 from hpcserve.daemon.controller.rollouts import Rollouts
-from hpcserve.daemon.controller.scheduling import Ears, Scheduling
+from hpcserve.daemon.controller.scheduling import Ears, scheduling_of
 from hpcserve.daemon.controller.shaping import Shaping
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.daemon.controller.telling import Telling
@@ -92,7 +90,7 @@ class Controller:
         )
         fates = Fates(self.pilots, self.fleet, self.agents, self._act)
         ears = Ears(seen=fates.seen, refused=fates.refused, dropped=fates.dropped, waits=fates.waits)
-        self.scheduling = _scheduling(site, self.pilots, ears, self._poll_s, self._ends_s)
+        self.scheduling = scheduling_of(site, self.pilots, ears, poll_s=self._poll_s, ends_s=self._ends_s)
         self.epoch = Epoch(0)
         self.stop = asyncio.Event()
         self.farewell: Farewell = "cancel"
@@ -415,14 +413,3 @@ def _fleet(site: Site) -> Fleet:
 def _least(limits: Iterable[int]) -> int | None:
     """The limit that binds; None: there is none."""
     return min((limit for limit in limits if limit), default=None)
-
-
-def _scheduling(
-    site: Site, pilots: Pilots, ears: Ears, poll_s: Callable[[], float], ends_s: Callable[[], Iterable[float]]
-) -> Scheduling:
-    """The line to the scheduler; that of site local serves nobody else, and is asked and told as often as we like."""
-    limits = site.scheduler
-    if limits.kind == "local":
-        return Scheduling(pilots, ears, PollPace(poll_s, 0.0))
-    bucket = Bucket(limits.submit_per_min / 60.0, limits.submit_burst, time.monotonic())
-    return Scheduling(pilots, ears, PollPace(poll_s, limits.poll_max_s), bucket=bucket, expected_s=ends_s)

@@ -60,6 +60,7 @@ class Job:
 
     ``name`` is None until the scheduler is known to have taken it; ``doubt``: why that is open. ``cancel_at_s``: on the
     monotonic clock, when it is to be cancelled, or cancelled again if it is still there; None: it is not to end.
+    ``seen_s``: when the scheduler told its state.
     """
 
     row: PilotRow
@@ -68,6 +69,13 @@ class Job:
     enrolling: asyncio.Lock = field(default_factory=asyncio.Lock)
     doubt: str = CUT_OFF
     cancel_at_s: float | None = None
+    seen_s: float = 0.0
+
+    @property
+    def starts_in_s(self) -> float | None:
+        """When it will start, as the scheduler guessed when it was asked last, from now on."""
+        guess_s = self.state.starts_in_s
+        return None if guess_s is None else max(0.0, guess_s - (time.monotonic() - self.seen_s))
 
 
 class Pilots:
@@ -271,7 +279,7 @@ class Pilots:
             states |= {pilot: self._unnamed(job) for pilot, job in self.jobs.items() if job.name is None}
         for pilot, state in states.items():
             if pilot in self.jobs:  # it may have ended while the scheduler was asked
-                self.jobs[pilot].state = state
+                self.jobs[pilot].state, self.jobs[pilot].seen_s = state, time.monotonic()
         await self._cancel_again()
         return {pilot: state for pilot, state in states.items() if pilot in self.jobs}
 

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from hpcserve.cluster.seam import JobState
+from hpcserve.config import Site
 from hpcserve.core.polling import PollPace
 from hpcserve.core.ratelimit import Bucket
 from hpcserve.daemon.controller.pilots import Pilots
@@ -217,3 +218,22 @@ class Scheduling:
 def _news(state: JobState) -> tuple[str | None, ...]:
     """What of a state is news when it changes; its cause in words and the guess of its start are none."""
     return state.phase, state.end, state.host, str(state.restarts)
+
+
+def scheduling_of(
+    site: Site, pilots: Pilots, ears: Ears, *, poll_s: Callable[[], float], ends_s: Callable[[], Iterable[float]]
+) -> Scheduling:
+    """As the site wants it. That of site local serves nobody else, and is asked and told as often as we like.
+
+    Args:
+        site: The site.
+        pilots: By which things are done.
+        ears: Who hears what came of them.
+        poll_s: The shortest pause between two polls of this moment.
+        ends_s: When pilots are expected to end.
+    """
+    limits = site.scheduler
+    if limits.kind == "local":
+        return Scheduling(pilots, ears, PollPace(poll_s, 0.0))
+    bucket = Bucket(limits.submit_per_min / 60.0, limits.submit_burst, time.monotonic())
+    return Scheduling(pilots, ears, PollPace(poll_s, limits.poll_max_s), bucket=bucket, expected_s=ends_s)

@@ -140,7 +140,7 @@ def _plan(controller: Controller, known: FleetDeployment, here: int) -> str:
 
 def _starts_in_s(controller: Controller, pilot: PilotId) -> float | None:
     job = controller.pilots.jobs.get(pilot)
-    return None if job is None else credible(job.state.starts_in_s)
+    return None if job is None else credible(job.starts_in_s)
 
 
 def _time_of_day(in_s: float | None) -> str:
@@ -216,7 +216,7 @@ def _pilot(controller: Controller, pilot: PilotId) -> PilotView:
         slots=known.slots if known is not None else 0,
         walltime_left_s=None if known is None or known.ends_s is None else max(0.0, known.ends_s - time.monotonic()),
         waits_for=known.waits_for if known is not None else "",
-        starts_in_s=credible(job.state.starts_in_s),
+        starts_in_s=credible(job.starts_in_s),
         restarts=job.row.restarts,
     )
 
