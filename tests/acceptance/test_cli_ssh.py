@@ -72,6 +72,12 @@ def test_a_service_behind_ssh_is_added_pinned_called_and_forgotten(known: User, 
     assert "no daemon runs here" in known.fails(3, "status"), "the laptop's own"
 
 
+def test_what_is_published_is_where_the_daemon_is(known: User, sshd: Sshd) -> None:
+    known.environment["HPCSERVE_SERVICE"] = sshd.address()
+    assert known.ok("publish", examples.path("walk")).startswith("published walk@")
+    assert "give the path there, from the root on" in known.fails(2, "publish", "walk")
+
+
 def test_a_variable_may_be_an_address(known: User, sshd: Sshd) -> None:
     known.environment["HPCSERVE_SERVICE"] = sshd.address()
     assert known.status()["service"] == "local"

@@ -46,6 +46,13 @@ def sshd(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         until(lambda: not made.far_sides(), "no hpcserve connect is left", WITHIN_S)
 
 
+@pytest.fixture
+def keeping() -> Iterator[list[str]]:
+    """What has ssh keep a connection for others."""
+    with tempfile.TemporaryDirectory() as place:  # pytest's own is too long for a Unix socket's path
+        yield ["ControlMaster auto", f"ControlPath {place}/%C", "ControlPersist 60"]
+
+
 def answers(address: str) -> bool:
     with Client(address) as client:
         return bool(np.array_equal(client.infer("echo.echo", X, timeout_s=WITHIN_S)["x"], X))
@@ -57,6 +64,12 @@ def script(sshd: Sshd, *lines: str) -> str:
     path.write_text("\n".join(("#!/bin/sh", *lines, "")))
     path.chmod(0o755)
     return str(path)
+
+
+def leave(sshd: Sshd) -> None:
+    """Ends the connection that ssh keeps."""
+    argv = [str(sshd.laptop / "ssh"), "-p", str(sshd.port), "-O", "exit", "127.0.0.1"]
+    subprocess.run(argv, check=True, capture_output=True)
 
 
 def record_of(daemon: Daemon, copy: Path, port: int, host: str = "login1") -> Path:
@@ -72,10 +85,11 @@ def test_a_login_that_asks_for_a_password_is_refused_with_what_to_do(sshd: Sshd)
         Client(sshd.address())
 
 
-def test_a_connection_that_was_opened_by_hand_is_used_without_asking(sshd: Sshd, served: Daemon) -> None:
+def test_a_connection_that_was_opened_by_hand_is_used_without_asking(
+    sshd: Sshd, served: Daemon, keeping: list[str]
+) -> None:
     assert served
-    sockets = tempfile.mkdtemp()  # pytest's own is too long for a Unix socket's path
-    sshd.write_client("ControlMaster auto", f"ControlPath {sockets}/%C", "ControlPersist 60")
+    sshd.write_client(*keeping)
     subprocess.run([str(sshd.laptop / "ssh"), "-p", str(sshd.port), "127.0.0.1", "true"], check=True)
     try:
         sshd.configure("PubkeyAuthentication no", "PasswordAuthentication yes")
@@ -83,9 +97,20 @@ def test_a_connection_that_was_opened_by_hand_is_used_without_asking(sshd: Sshd,
         assert answers(sshd.address())
         assert sshd.logins == 1
     finally:
-        subprocess.run(
-            [str(sshd.laptop / "ssh"), "-p", str(sshd.port), "-O", "exit", "127.0.0.1"], check=True, capture_output=True
-        )
+        leave(sshd)
+
+
+def test_a_connection_that_ssh_keeps_for_others_is_kept_when_we_made_it(
+    sshd: Sshd, served: Daemon, keeping: list[str]
+) -> None:
+    assert served
+    sshd.write_client(*keeping)
+    assert answers(sshd.address())
+    try:
+        assert answers(sshd.address())
+        assert sshd.logins == 1
+    finally:
+        leave(sshd)
 
 
 def test_an_unknown_host_key_is_not_taken(sshd: Sshd) -> None:
@@ -153,6 +178,12 @@ def test_a_daemon_that_the_login_node_cannot_reach_is_told_with_its_host(sshd: S
         ServiceUnavailable, match=r"cannot reach the daemon at tcp://.* on login7: .*; log in to login7"
     ):
         Client(sshd.address(place=str(record)))
+
+
+def test_a_daemon_on_another_login_node_is_reached_from_this_one(sshd: Sshd, served: Daemon) -> None:
+    found = decode_record(served.record.read_bytes(), "the record")
+    port = int(found.admission[0].rpartition(":")[2])
+    assert answers(sshd.address(place=str(record_of(served, sshd.place / "service.json", port, host="login7"))))
 
 
 def test_a_slow_start_is_waited_for(sshd: Sshd, served: Daemon) -> None:
