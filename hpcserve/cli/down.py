@@ -6,6 +6,7 @@ be asked, since it does not answer, or its directories were moved, is ended by a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -39,6 +40,7 @@ def command(
     from hpcserve.errors import ServiceUnavailable
 
     service = of_site(site) if site else find_service(options(ctx).service)
+    _take_back(service, site)
     try:
         record = service.read()
     except ServiceUnavailable:
@@ -56,6 +58,19 @@ def command(
             "to end them now: hpcserve up, then hpcserve down"
         )
     return OK
+
+
+def _take_back(service: Service, site: str | None) -> None:
+    """Of a daemon that runs in a job: none of its jobs begins any more."""
+    from hpcserve import config
+    from hpcserve.errors import ConfigError
+
+    with contextlib.suppress(ConfigError):  # the site's file is not complete yet: nothing of it can run
+        found = config.load_site(site)
+        if found.daemon.placement == "job" and service.record.parent == found.shared_dir:
+            from hpcserve.cli import placed
+
+            placed.tell_taken_back(placed.take_back(found))
 
 
 def _tell_left_behind(service: Service) -> None:

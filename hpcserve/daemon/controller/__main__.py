@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcserve.config import Site
+from hpcserve.daemon import placement
 from hpcserve.daemon.controller.admin import Admin
 from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.crowd import Crowd
@@ -19,6 +20,8 @@ from hpcserve.daemon.launch import ChildStart, receive_start, report_error, repo
 from hpcserve.daemon.lifeline import Lifeline
 from hpcserve.errors import HpcserveError
 from hpcserve.wire import hub
+
+_log = logging.getLogger(__name__)
 
 GO_DOWN, PARENT_GONE = 0, 1
 ANSWER_S = 0.1
@@ -35,7 +38,9 @@ def main() -> int:
 
 
 async def _run(site: Site, start: ChildStart) -> int:
-    controller = Controller(site, runtime_dir=Path(start.runtime_dir), record=Path(start.record))
+    controller = Controller(
+        site, runtime_dir=Path(start.runtime_dir), record=Path(start.record), keeps_pilots=bool(start.placed)
+    )
     try:
         await controller.open()
     except HpcserveError as error:
@@ -48,6 +53,9 @@ async def _run(site: Site, start: ChildStart) -> int:
     working = asyncio.create_task(controller.run())
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, controller.stop.set)
+    succession = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, succession.set)
+    succeeding = asyncio.create_task(_succeed(site, start.placed, succession, controller.stop))
     report_ready(start, {})  # from now on it may be told to end
     await asyncio.wait({parent, listening, working}, return_when=asyncio.FIRST_COMPLETED)
     if parent.done():
@@ -60,9 +68,25 @@ async def _run(site: Site, start: ChildStart) -> int:
     admin.close()
     listening.cancel()
     parent.cancel()
-    await asyncio.gather(listening, parent, return_exceptions=True)
+    succeeding.cancel()
+    await asyncio.gather(listening, parent, succeeding, return_exceptions=True)
     await controller.close()
     return GO_DOWN
+
+
+async def _succeed(site: Site, placed: str, asked: asyncio.Event, stop: asyncio.Event) -> None:
+    """When the job that the daemon runs in is about to end: submits the next one, and makes room for it."""
+    await asked.wait()
+    if not placed:
+        _log.warning("SIGUSR1 is ignored: this daemon does not run in a job")
+        return
+    try:
+        job = await placement.submit(site, placed)
+    except HpcserveError as error:
+        _log.error("the job of this daemon ends, and there is no next one: %s; run: hpcserve up", error)
+    else:
+        _log.info("the job of this daemon ends; the next one is job %s", job)
+    stop.set()
 
 
 async def _listen(controller: Controller, admin: Admin) -> None:

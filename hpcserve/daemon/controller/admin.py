@@ -211,6 +211,7 @@ class Admin:
 
     async def down(self, arguments: verbs.Down) -> verbs.GoingDown:
         """Takes the daemon down, pilots first. The supervisor is told before the caller, should this process end."""
+        self._controller.keeps_pilots = False
         os.kill(self._supervisor, signal.SIGTERM)
         self.goes_down = True
         return verbs.GoingDown(pid=self._supervisor, host=socket.gethostname())

@@ -59,10 +59,18 @@ PRUNE_S = 60.0
 
 
 class Controller:
-    """All that the controller process knows and does; one event loop owns it."""
+    """All that the controller process knows and does; one event loop owns it.
 
-    def __init__(self, site: Site, *, runtime_dir: Path, record: Path) -> None:
+    Args:
+        site: The site.
+        runtime_dir: Where the broker's internal socket is.
+        record: The path of the service record.
+        keeps_pilots: The pilots go on when it ends, for the next daemon.
+    """
+
+    def __init__(self, site: Site, *, runtime_dir: Path, record: Path, keeps_pilots: bool = False) -> None:
         self.site = site
+        self.keeps_pilots = keeps_pilots
         self.runtime_dir = runtime_dir
         self.storage = Storage()
         self.hub = HubLine(runtime_dir)
@@ -113,7 +121,7 @@ class Controller:
             self.agents.awaited.add(pilot)
 
     async def run(self) -> None:
-        """Works until :attr:`stop` is set; then every pilot has ended, or had its time to."""
+        """Works until :attr:`stop` is set; then every pilot has ended, or had its time to, unless they are kept."""
         works = [asyncio.create_task(each) for each in (self._steer(), self.scheduling.run(), self._measure())]
         stopping = asyncio.create_task(self.stop.wait())
         await asyncio.wait({*works, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -122,14 +130,20 @@ class Controller:
                 work.result()
         works[1].cancel()
         await asyncio.gather(works[1], return_exceptions=True)
+        if self.keeps_pilots:
+            _log.info("the next daemon takes these pilots over: %s", ", ".join(self.pilots.jobs) or "none")
+        else:
+            await self._end_pilots()
+        for work in works:
+            work.cancel()
+        await asyncio.gather(*works, return_exceptions=True)
+
+    async def _end_pilots(self) -> None:
         self.fleet.end_pilots()
         self.change()
         await self.scheduling.end_all(2 * self.site.pilots.stop_grace_s + 5.0)
         left = [LeftBehind(pilot, job.name or "", job.state.cause) for pilot, job in self.pilots.jobs.items()]
         leftovers.write(self.site.shared_dir, left)
-        for work in works:
-            work.cancel()
-        await asyncio.gather(*works, return_exceptions=True)
 
     async def close(self) -> None:
         """Lets go of everything."""
