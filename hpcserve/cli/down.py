@@ -6,6 +6,7 @@ be asked, since it does not answer, or its directories were moved, is ended by a
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 import signal
@@ -62,6 +63,7 @@ def command(
     from hpcserve.errors import ServiceUnavailable
 
     service = of_site(site) if site else find_service(options(ctx).service)
+    _take_back(service, site)
     try:
         record = service.read()
     except ServiceUnavailable as error:
@@ -90,6 +92,20 @@ def _tell_kept(going: GoingDown) -> None:
         typer.echo(f"{pilot}, job {job or 'of unknown number'}, goes on")
     if going.kept:
         typer.echo("the next hpcserve up takes them over; without one they end by themselves after pilots.orphan_s")
+
+
+def _take_back(service: Service, site: str | None) -> None:
+    """Of a daemon that runs in a job: none of its jobs begins any more."""
+    from hpcserve import config
+    from hpcserve.errors import ConfigError
+
+    with contextlib.suppress(ConfigError):  # the site's file is not complete yet: nothing of it can run
+        found = config.load_site(site)
+        is_own = service.record is not None and service.record.parent == found.shared_dir
+        if found.daemon.placement == "job" and is_own:
+            from hpcserve.cli import placed
+
+            placed.tell_taken_back(placed.take_back(found))
 
 
 def _tell_left_behind(service: Service) -> None:

@@ -71,6 +71,7 @@ class Child:
                 record=str(record),
                 ports=self._ports(),
                 report_fd=report,
+                placed=self._plan.placed,
             )
             os.write(self._lifeline, encode_line(start))  # far less than a pipe holds: it does not block
         except OSError:

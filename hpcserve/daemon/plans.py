@@ -17,20 +17,23 @@ class Plan:
     Attributes:
         name: Its name.
         argv: Its command.
+        placed: What names the site of a daemon that runs in a job; empty: it runs in none.
         ports: The ports that each of its sockets may have, in the order in which they are tried; 0 is any.
     """
 
     name: str
     argv: tuple[str, ...]
+    placed: str = ""
     ports: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-def daemon_plans(site: Site, site_option: str | None) -> tuple[Plan, ...]:
+def daemon_plans(site: Site, site_option: str | None, *, placed: str = "") -> tuple[Plan, ...]:
     """The three processes of the daemon.
 
     Args:
         site: The site.
         site_option: What names it to them, as ``--site``.
+        placed: See :class:`Plan`.
     """
     option = () if site_option is None else ("--site", site_option)
     network = site.network
@@ -40,7 +43,9 @@ def daemon_plans(site: Site, site_option: str | None) -> tuple[Plan, ...]:
         ADMISSION: {"admission": network.ports(network.admission_port)},
     }
     return tuple(
-        Plan(name=name, argv=(sys.executable, "-m", f"hpcserve.daemon.{name}", *option), ports=ports[name])
+        Plan(
+            name=name, argv=(sys.executable, "-m", f"hpcserve.daemon.{name}", *option), placed=placed, ports=ports[name]
+        )
         for name in (BROKER, CONTROLLER, ADMISSION)
     )
 

@@ -6,7 +6,8 @@ that none outlives it.
 
 Going down: the controller first, which ends the pilots; then the broker and admission. A controller that
 ends by itself with exit code 0 asks for the same. When a lease is lost, everything is killed at once: the
-pilots are the successor's now.
+pilots are the successor's now. Of a daemon that runs in a job, a controller that was not told to by ``hpcserve down``
+leaves the pilots to the next one.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def run(site: Site, plans: Iterable[Plan], starter: Starter, timing: Timing | No
     Returns:
         The exit code: 0 after an orderly end, 1 after a failure, 3 when another daemon took the lease.
     """
-    signals = Signals()
+    signals = Signals(warning=signal.SIGUSR1)
     lease: HeldLease | None = None
     try:
         keys = prepare(site)
@@ -144,6 +145,7 @@ class Supervisor:
         }
         self._publication = Publication(site, keys, lease.pid, starter)
         self._phase = _Phase.RUNNING
+        self._warned = False
         self._broker_starts = 0
         self._sockets: Path | None = None
         self._failure: HpcserveError | None = None
@@ -184,6 +186,9 @@ class Supervisor:
             code = child.reap()
             if code is not None:
                 self._ended(child, code, now)
+        if self._signals.warned and not self._warned:
+            self._warned = True
+            self._children[CONTROLLER].signal(signal.SIGUSR1)  # of a daemon in a job: it submits the next one, and ends
         if self._asked_to_stop() and self._phase is _Phase.RUNNING:
             self._go_down(self._signals.stop or self._starter.gone, now)
         for child in self._children.values():

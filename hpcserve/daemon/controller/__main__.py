@@ -13,6 +13,7 @@ from typing import Any
 
 from hpcserve.config import Site
 from hpcserve.core.lease import lease_epoch, renewed_every_s
+from hpcserve.daemon import placement
 from hpcserve.daemon.controller.admin import Admin
 from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.crowd import Crowd
@@ -41,7 +42,13 @@ def main() -> int:
 async def _run(site: Site, start: ChildStart) -> int:
     every_s = renewed_every_s(site.recovery.lease_s)
     fence = Fence(site.shared_dir, lease_epoch(start.epoch), every_s)
-    controller = Controller(site, runtime_dir=Path(start.runtime_dir), record=Path(start.record), fence=fence)
+    controller = Controller(
+        site,
+        runtime_dir=Path(start.runtime_dir),
+        record=Path(start.record),
+        fence=fence,
+        unbidden="keep" if start.placed else "cancel",
+    )
     try:
         await controller.open()
     except HpcserveError as error:
@@ -56,6 +63,9 @@ async def _run(site: Site, start: ChildStart) -> int:
     working = asyncio.create_task(controller.run())
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, controller.stop.set)
+    succession = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, succession.set)
+    succeeding = asyncio.create_task(_succeed(site, start.placed, succession, controller.stop))
     report_ready(start, {})  # from now on it may be told to end
     await asyncio.wait({parent, listening, working, fenced_off}, return_when=asyncio.FIRST_COMPLETED)
     if fenced_off.done() and not parent.done():
@@ -68,9 +78,9 @@ async def _run(site: Site, start: ChildStart) -> int:
     if admin.goes_down:
         await asyncio.sleep(ANSWER_S)
     admin.close()
-    for task in (listening, parent, fenced_off):
+    for task in (listening, parent, fenced_off, succeeding):
         task.cancel()
-    await asyncio.gather(listening, parent, fenced_off, return_exceptions=True)
+    await asyncio.gather(listening, parent, fenced_off, succeeding, return_exceptions=True)
     await controller.close()
     return GO_DOWN
 
@@ -89,6 +99,21 @@ async def _end_the_daemon(supervisor: int, parent: asyncio.Task[None], within_s:
         _log.error("the supervisor stands still, and is killed: everything of this daemon ends with it")
         os.kill(supervisor, signal.SIGKILL)
         await parent
+
+
+async def _succeed(site: Site, placed: str, asked: asyncio.Event, stop: asyncio.Event) -> None:
+    """When the job that the daemon runs in is about to end: submits the next one, and makes room for it."""
+    await asked.wait()
+    if not placed:
+        _log.warning("SIGUSR1 is ignored: this daemon does not run in a job")
+        return
+    try:
+        job = await placement.submit(site, placed)
+    except HpcserveError as error:
+        _log.error("the job of this daemon ends, and there is no next one: %s; run: hpcserve up", error)
+    else:
+        _log.info("the job of this daemon ends; the next one is job %s", job)
+    stop.set()
 
 
 async def _listen(controller: Controller, admin: Admin) -> None:
