@@ -31,6 +31,11 @@ class Patience:
         self._clock = clock
         self._last, self._last_s = "", 0.0
 
+    @property
+    def is_free(self) -> bool:
+        """Whether it may be asked now."""
+        return not self._breaker.wait_s(self._clock())
+
     def check(self) -> None:
         """To be called before anything else is asked that it has to answer.
 

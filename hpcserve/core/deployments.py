@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
@@ -44,13 +44,18 @@ ENDING = ("retiring", "retired", "stopping")
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """The site's limits. ``slots``: of a new pilot, all its nodes together."""
+    """The site's limits. ``slots``: of a new pilot, all its nodes together.
+
+    ``max_queued`` pilots may wait in the queue at once, and ``max_running`` may run; None: as many as there may be.
+    """
 
     max_pilots: int
     slots: int
     idle_s: float
     nodes: int = 1
     orphan_s: float = 600.0
+    max_queued: int | None = None
+    max_running: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +127,10 @@ class View:
 
 @dataclass(frozen=True)
 class SubmitPilot:
-    """Submit a pilot job under this new id."""
+    """Submit a pilot job under this new id. ``lacking``: for so many replicas, or for some of them."""
 
     pilot: PilotId
+    lacking: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -224,8 +230,8 @@ class _Plan:
 
     def _settle(self, wanted: Wanted, replicas: list[Replica]) -> None:
         current = [replica for replica in replicas if self._counts(replica, wanted)]
-        # Those that serve stay before those that start, older ones before younger ones.
-        current.sort(key=lambda replica: replica.state != "ready")
+        # Those that serve stay before those that start, and those in full pilots: the others become empty, and end.
+        current.sort(key=lambda replica: (replica.state != "ready", -self._used[replica.pilot], replica.pilot))
         self._let_go(current[wanted.replicas :])
         current = current[: wanted.replicas]
         old = [replica for replica in replicas if not self._counts(replica, wanted)]
@@ -277,8 +283,10 @@ class _Plan:
             return
         if any(pilot.phase == "unknown" for pilot in self._view.pilots):
             return
-        for _ in range(min(-(-lacking // self._view.policy.slots), self._may_submit)):
-            self.changes.append(SubmitPilot(PilotId(self._new_id("pilot"))))
+        slots = self._view.policy.slots
+        for number in range(min(-(-lacking // slots), self._may_queue)):
+            left = min(slots, lacking - number * slots)
+            self.changes.append(SubmitPilot(PilotId(self._new_id("pilot")), left))
             self._submitted += 1
 
     def make_room(self) -> None:
@@ -325,8 +333,18 @@ class _Plan:
 
     @property
     def _may_submit(self) -> int:
-        most = self._view.policy.max_pilots
+        """Pilots that there may be beside those that there are."""
+        policy = self._view.policy
+        most = policy.max_pilots if policy.max_running is None else min(policy.max_pilots, policy.max_running)
         return max(0, min(most - self._lasting, 2 * most - len(self._view.pilots)))
+
+    @property
+    def _may_queue(self) -> int:
+        """Pilots that the queue takes now."""
+        if self._view.policy.max_queued is None:
+            return self._may_submit
+        queued = sum(pilot.phase in ("queued", "unknown") and not pilot.reported for pilot in self._view.pilots)
+        return max(0, min(self._may_submit, self._view.policy.max_queued - queued))
 
     def _is_coming(self, pilot: Pilot) -> bool:
         """Its slots will be there without anything being done."""

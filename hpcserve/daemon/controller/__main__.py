@@ -92,6 +92,8 @@ async def _hear(controller: Controller, message: Any) -> None:
         controller.replica_unwanted(message)
     elif isinstance(message, hub.Away):
         controller.away(message)
+    elif isinstance(message, hub.Lacking):
+        controller.lacking(message)
     elif isinstance(message, hub.ReplicaIdle):
         controller.replica_idle(message)
 

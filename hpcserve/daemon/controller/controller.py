@@ -17,11 +17,12 @@ from pathlib import Path
 
 from hpcserve.cluster.evidence import evidence
 from hpcserve.cluster.plugins import open_scheduler
-from hpcserve.config import Site
+from hpcserve.config import Site, own_queues
 from hpcserve.core import deployments as rules
 from hpcserve.core.fleet import Fleet
 from hpcserve.core.fleetbook import Action, FailDeployment, ForgetReplica, ReplicaLost
 from hpcserve.core.losses import Loss
+from hpcserve.core.shapes import Shape
 from hpcserve.core.succession import Succession
 from hpcserve.daemon import farewell, leftovers
 from hpcserve.daemon.controller.agents import Agents
@@ -30,10 +31,12 @@ from hpcserve.daemon.controller.fates import Fates
 from hpcserve.daemon.controller.hub import HubLine
 from hpcserve.daemon.controller.logs import prune_logs
 from hpcserve.daemon.controller.losses import Losses
+from hpcserve.daemon.controller.measuring import Measuring, scale_of
 from hpcserve.daemon.controller.pilots import AT_ONCE, Pilots
 from hpcserve.daemon.controller.plan import Servable, servable_of
 from hpcserve.daemon.controller.rollouts import Rollouts
 from hpcserve.daemon.controller.scheduling import Ears, scheduling_of
+from hpcserve.daemon.controller.shaping import Shaping
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.daemon.controller.telling import Telling
 from hpcserve.daemon.farewell import Farewell
@@ -51,8 +54,6 @@ STORE = "hpcserve.db"
 BUSY_S = 0.1
 """While something changes within moments, what is due is looked at so often; site local polls its jobs as often."""
 LOOK_S = 1.0
-MEASURE_S = 5.0
-"""How often the broker is asked how long requests take."""
 MARGIN_S = 3.0
 """Before ``stop_grace_s`` and the agent's own margin, the time in which its replicas are told to end."""
 PRUNE_S = 60.0
@@ -67,8 +68,10 @@ class Controller:
         self.runtime_dir = runtime_dir
         self.storage = Storage()
         self.hub = HubLine(runtime_dir)
-        self.pilots = Pilots(site, open_scheduler(site), self.storage, record)
         self.fleet = _fleet(site)
+        scheduler = open_scheduler(site)
+        shaping = Shaping(site, scheduler, self.fleet)
+        self.pilots = Pilots(site, scheduler, self.storage, record, shaping.shaped)
         self.losses = Losses(site.shared_dir / "logs")
         self._rollouts = Rollouts(self.storage, self.fleet)
         self.served: dict[DeploymentName, DeploymentRow] = {}
@@ -91,6 +94,7 @@ class Controller:
         self.stop = asyncio.Event()
         self.farewell: Farewell = "cancel"
         self._changed = asyncio.Event()
+        self.measuring = Measuring(self.hub, self.fleet, self.change)
         self._began = time.monotonic()
         self._prune_at = 0.0
 
@@ -112,6 +116,9 @@ class Controller:
         now = time.monotonic()
         for pilot in await self.pilots.recover():
             self.fleet.adopt_pilot(pilot, self.fleet.policy.slots, now)
+            submitted = self.pilots.jobs[pilot].row
+            if submitted.nodes:
+                self.fleet.shaped(pilot, Shape(submitted.nodes, submitted.walltime_s))
             self.agents.awaited.add(pilot)
         self._part(farewell.read(self.site.state_dir) or "cancel")
 
@@ -134,7 +141,7 @@ class Controller:
 
     async def run(self) -> None:
         """Works until :attr:`stop` is set. Unless they are kept, every pilot has ended then, or had its time to."""
-        works = [asyncio.create_task(each) for each in (self._steer(), self.scheduling.run(), self._measure())]
+        works = [asyncio.create_task(each) for each in (self._steer(), self.scheduling.run(), self.measuring.run())]
         stopping = asyncio.create_task(self.stop.wait())
         await asyncio.wait({*works, stopping}, return_when=asyncio.FIRST_COMPLETED)
         for work in works:
@@ -169,7 +176,7 @@ class Controller:
         """A deployment is wanted from now on."""
         self.served[row.name] = row
         self.servables[row.name, row.version] = servable
-        self.fleet.want(row.name, servable.version, row.replicas)
+        self.fleet.want(row.name, servable.version, row.replicas, scale_of(row))
         self.change()
 
     def unserve(self, name: DeploymentName) -> None:
@@ -205,17 +212,6 @@ class Controller:
                     await self._changed.wait()
             except TimeoutError:
                 continue
-
-    async def _measure(self) -> None:
-        """How long requests take, by which pilots are drained in time."""
-        while True:
-            await asyncio.sleep(MEASURE_S)
-            if any(pilot.ends_s is not None for pilot in self.fleet.pilots.values()):
-                try:
-                    stats = await self.hub.stats()
-                except ServiceUnavailable:
-                    continue
-                self.fleet.longest_s = {load.deployment: load.longest_s or 0.0 for load in stats.deployments}
 
     async def _answered(self) -> dict[DeploymentName, int] | None:
         """How many requests each deployment has had answered; None while the broker is away."""
@@ -379,6 +375,10 @@ class Controller:
         replica = self.fleet.replicas.get(ReplicaId(message.subject)) if message.role == "replica" else None
         return replica is not None and not replica.ended
 
+    def lacking(self, message: hub.Lacking) -> None:
+        """Requests wait for a deployment that has no replica."""
+        self.measuring.soon()
+
     def replica_idle(self, message: hub.ReplicaIdle) -> None:
         """A retiring replica holds nothing any more."""
         self.fleet.idle(message.replica)
@@ -395,6 +395,8 @@ def _fleet(site: Site) -> Fleet:
             idle_s=pilots.idle_s,
             nodes=pilots.nodes,
             orphan_s=pilots.orphan_s,
+            max_queued=_least(queue.max_queued for queue in own_queues(site)),
+            max_running=_least(queue.max_running for queue in own_queues(site)),
         ),
         seed=secrets.token_hex(2) + "-",
         restarts=lambda: Failures(NEVER_READY),
@@ -405,3 +407,8 @@ def _fleet(site: Site) -> Fleet:
             first_wait_s=pilots.queue_wait_s,
         ),
     )
+
+
+def _least(limits: Iterable[int]) -> int | None:
+    """The limit that binds; None: there is none."""
+    return min((limit for limit in limits if limit), default=None)

@@ -15,14 +15,14 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from hpcserve.auth import private
-from hpcserve.cluster.seam import JobId, JobState, Scheduler
+from hpcserve.cluster.seam import JobId, JobState, PilotJob, Scheduler
 from hpcserve.config import Site
 from hpcserve.daemon.controller.job import pilot_job, service_tag
 from hpcserve.daemon.controller.printed import printed
@@ -79,14 +79,30 @@ class Job:
 
 
 class Pilots:
-    """The pilots of this daemon, and the scheduler that runs them."""
+    """The pilots of this daemon, and the scheduler that runs them.
 
-    def __init__(self, site: Site, scheduler: Scheduler, storage: Storage, record: Path) -> None:
+    Args:
+        site: Whose pilots they are.
+        scheduler: Runs them.
+        storage: Where they are written down.
+        record: The service record, by which their agents find the daemon.
+        shaped: Gives a job its shape, when its turn comes; None: all are as the site says.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        scheduler: Scheduler,
+        storage: Storage,
+        record: Path,
+        shaped: Callable[[PilotJob], Awaitable[PilotJob]] | None = None,
+    ) -> None:
         self.jobs: dict[PilotId, Job] = {}
         self._site = site
         self._scheduler = scheduler
         self._storage = storage
         self._record = record
+        self._shaped = shaped
         self._enrolments = site.shared_dir / ENROLMENTS
         self._tag = service_tag(site.shared_dir)
         self._swept = False
@@ -128,14 +144,24 @@ class Pilots:
             SchedulerError: It does not answer.
             StorageFull: There is no room to write it down, or for what its agent has to be told.
         """
-        row, secret = _incarnation(
-            PilotRow(id=pilot, incarnation="", state="submitting", secret_sha256="", submitted_s=time.time()), 0
+        wanted = pilot_job(self._site, pilot, self._record)
+        if self._shaped is not None:
+            wanted = await self._shaped(wanted)
+        intent = PilotRow(
+            id=pilot,
+            incarnation="",
+            state="submitting",
+            secret_sha256="",
+            submitted_s=time.time(),
+            nodes=wanted.nodes or 0,
+            walltime_s=wanted.walltime_s,
         )
+        row, secret = _incarnation(intent, 0)
         await self._storage.do(Store.put_pilot, row)
         self.jobs[pilot] = Job(row, None)
         try:
             self._lay_down(row, secret)
-            name = await self._scheduler.submit(pilot_job(self._site, pilot, self._record))
+            name = await self._scheduler.submit(wanted)
         except SubmissionUnknown as error:
             _log.warning("pilot %s may have been submitted: %s", pilot, error)
             self.jobs[pilot].state = JobState(phase="unknown", cause=str(error))
@@ -176,7 +202,7 @@ class Pilots:
             incarnation=row.incarnation,
             secret=secret,
             slots=pilots.slots,
-            walltime_s=pilots.walltime_s,
+            walltime_s=row.walltime_s or pilots.walltime_s,
             orphan_s=pilots.orphan_s,
             stop_grace_s=pilots.stop_grace_s,
             log_dir=str(self._logs),

@@ -354,3 +354,32 @@ def test_the_order_of_what_is_given_does_not_matter(case: str) -> None:
     given, expected = CASES[case]
     turned = replace(given, wanted=given.wanted[::-1], pilots=given.pilots[::-1], replicas=given.replicas[::-1])
     assert list(reconcile(turned, NOW)) == expected
+
+
+@pytest.mark.parametrize(
+    ("limits", "submitted"), [({}, 4), ({"max_queued": 3}, 2), ({"max_queued": 1}, 0), ({"max_running": 3}, 2)]
+)
+def test_no_more_pilots_wait_or_run_than_the_queue_allows(limits: dict[str, int], submitted: int) -> None:
+    view = View(
+        policy=replace(POLICY, max_pilots=5, **limits),
+        wanted=(wanted(replicas=10),),
+        pilots=(pilot("p1", "queued", reported=False),),
+        replicas=(),
+        seed="s",
+        next_number=7,
+    )
+    found = [change for change in reconcile(view, NOW) if isinstance(change, SubmitPilot)]
+    assert len(found) == submitted
+    assert [each.lacking for each in found] == [2] * submitted
+
+
+def test_a_full_queue_lets_no_replica_go_early() -> None:
+    view = View(
+        policy=replace(POLICY, max_pilots=3, max_queued=1),
+        wanted=(wanted(version="v2", replicas=6),),
+        pilots=(pilot("p1"), pilot("p2", "queued", reported=False)),
+        replicas=(replica("r1"), replica("r2")),
+        seed="s",
+        next_number=7,
+    )
+    assert reconcile(view, NOW) == ()
