@@ -13,6 +13,7 @@ touching the directory: a look that comes back has waited for the file system, a
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -37,6 +38,8 @@ _Seen = tuple[bytes | None, int]
 
 def is_taken(shared_dir: Path, epoch: int) -> bool:
     """Whether somebody has taken the lease from the holder of ``epoch``. It may wait for the file system.
+
+    In a directory that was moved away or removed nobody can have.
 
     Raises:
         HpcserveError: It cannot be told now.
@@ -232,13 +235,15 @@ def _touch(shared_dir: Path) -> None:
     try:
         os.utime(shared_dir)
     except OSError as error:
-        if error.errno not in StorageFull.errnos:
+        if error.errno not in {*StorageFull.errnos, errno.ENOENT}:
             raise storage_error(error, f"cannot look for leases in {shared_dir}") from error
 
 
 def _epochs(shared_dir: Path) -> dict[int, Path]:
     try:
         names = [_NAME.fullmatch(entry.name) for entry in shared_dir.iterdir()]
+    except FileNotFoundError:
+        return {}
     except OSError as error:
         raise ConfigError(f"cannot look for leases in {shared_dir}: {error.strerror}") from error
     return {int(match[1]): shared_dir / match[0] for match in names if match is not None}

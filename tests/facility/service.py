@@ -125,9 +125,9 @@ class Facility:
         return {job: state for job, state, name in found if name.startswith("hpcserve-")}
 
     @contextlib.contextmanager
-    def client(self, **options: Any) -> Iterator[Client]:
-        """A client in this process, on the network of the login node of the daemon."""
-        with self.box.enter_network(self.login), pytest.MonkeyPatch.context() as patch:
+    def client(self, host: str = "", **options: Any) -> Iterator[Client]:
+        """A client in this process, on the network of a host; "": of the daemon's login node."""
+        with self.box.enter_network(host or self.login), pytest.MonkeyPatch.context() as patch:
             for name, value in self.variables.items():
                 patch.setenv(name, value)
             with self._identity():

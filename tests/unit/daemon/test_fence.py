@@ -79,9 +79,11 @@ def test_while_the_lease_cannot_be_looked_at_nothing_is_changed(shared: Path) ->
     async def scenario() -> None:
         fenced = Fenced(scheduler, Fence(shared, 3, EVERY_S))
         shared.rename(away)
+        shared.touch()
         waiting = asyncio.create_task(fenced.cancel(JOB))
         await asyncio.sleep(5 * EVERY_S)  # long enough for a look, and if not, the test passes all the same
         assert scheduler.done == []
+        shared.unlink()
         away.rename(shared)
         await waiting
 
@@ -89,8 +91,9 @@ def test_while_the_lease_cannot_be_looked_at_nothing_is_changed(shared: Path) ->
     assert scheduler.done == [f"cancel {JOB}"]
 
 
-def test_a_lease_that_was_purged_is_still_ours(shared: Path) -> None:
-    (shared / "lease-00000003.json").unlink()
+@pytest.mark.parametrize("purged", ["lease-00000003.json", ""])
+def test_a_lease_that_was_purged_is_still_ours(shared: Path, purged: str) -> None:
+    (shared / purged).rename(shared.with_name("purged"))
     scheduler = Noting()
     asyncio.run(Fenced(scheduler, Fence(shared, 3, EVERY_S)).cancel(JOB))
     assert scheduler.done == [f"cancel {JOB}"]
