@@ -60,6 +60,13 @@ def test_what_is_said_of_the_program_itself_needs_no_heavy_import(tmp_path: Path
     assert heavy_imports(tmp_path, *arguments) == set()
 
 
+def test_help_imports_little_more_than_an_empty_interpreter() -> None:
+    """It takes 0.06 s on a quiet machine, most of it for these."""
+    count = "import sys; from hpcserve.cli.main import main; main(['--help']); print(len(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True, check=True, timeout=60)
+    assert int(done.stderr) < 250
+
+
 def test_the_services_are_read_without_a_client(tmp_path: Path) -> None:
     assert heavy_imports(tmp_path, "service", "use", "nothing") == {"hpcserve.client", "msgspec"}
     assert heavy_imports(tmp_path, "service", "list") == {"hpcserve.client", "msgspec", "rich"}
