@@ -1,4 +1,4 @@
-"""Draws the figures of docs/explanation/batching.md from the results that are in ``benchmarks/results``.
+"""Draws the figures of docs/explanation from the results that are in ``benchmarks/results``.
 
 The same results give the same files, with the same matplotlib.
 """
@@ -9,6 +9,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from benchmarks import scaling_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,14 +30,19 @@ ONE, OTHER, LIMIT = "tab:blue", "tab:orange", "0.45"
 
 
 def write(results: Path, figures: Path) -> list[Path]:
-    """Writes all figures of the results in a directory, ``batching.json``, into another one; returns their paths."""
+    """Writes all figures of the results in a directory into another one; returns their paths.
+
+    Those of a benchmark whose result is not there are left out.
+    """
     import matplotlib as mpl
 
-    found = json.loads((results / "batching.json").read_text(encoding="utf-8"))
     figures.mkdir(parents=True, exist_ok=True)
     written = []
     with mpl.rc_context(STYLE):
-        for name, draw in (("batching-throughput.svg", throughput), ("batching-change.svg", change)):
+        for source, name, draw in DRAWN:
+            if not (results / source).exists():
+                continue
+            found = json.loads((results / source).read_text(encoding="utf-8"))
             # The date of the result, not of the drawing.
             draw(found).savefig(figures / name, metadata={"Date": None, "Description": _origin(found)})
             written.append(figures / name)
@@ -104,3 +111,11 @@ def _finish(figure: Figure, unit: str) -> None:
     first = figure.axes[0]
     first.set_ylabel(unit)
     figure.legend(*first.get_legend_handles_labels(), frameon=False, loc="outside upper left", ncols=3)
+
+
+DRAWN = (
+    ("batching.json", "batching-throughput.svg", throughput),
+    ("batching.json", "batching-change.svg", change),
+    ("scaling.json", "scaling-day.svg", scaling_figure.day),
+)
+"""From which result, to which file, and by what."""

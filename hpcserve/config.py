@@ -83,13 +83,22 @@ class Network(Section, frozen=True):
 class Scheduler(Section, frozen=True):
     """``[scheduler]``: which batch scheduler, how it is spoken to, and how often it is asked.
 
-    ``transport`` is for Slurm alone. A command that has not answered after ``timeout_s`` is given up.
+    ``transport`` is for Slurm alone. Polls are ``poll_s`` apart, and up to ``poll_max_s`` while they bring no news.
+    A command that has not answered after ``timeout_s`` is given up. ``submit_burst`` pilots are submitted at once, more
+    of them so many a minute. Site ``local`` has neither limit.
     """
 
     kind: str = "local"
     transport: Literal["auto", "pyslurm", "commands"] = "auto"
     poll_s: Seconds = 1.0
+    poll_max_s: Seconds = 120.0
     timeout_s: Seconds = 30.0
+    submit_per_min: Annotated[float, msgspec.Meta(gt=0)] = 12.0
+    submit_burst: Annotated[int, msgspec.Meta(ge=1)] = 8
+
+    def __post_init__(self) -> None:
+        if self.poll_max_s < self.poll_s:
+            raise ValueError(f"poll_max_s: expected ≥ {self.poll_s:g}, which is poll_s, got {self.poll_max_s:g}")
 
 
 class Pilots(Section, frozen=True):
@@ -100,10 +109,15 @@ class Pilots(Section, frozen=True):
     scheduler, ``setup`` shell commands that run before the agent; ``script`` is a template in place of the shipped one.
     The scheduler sends a signal ``warn_s`` before a job's end, where it can. ``queue_wait_s`` is the wait in the queue
     that is expected until one was measured.
+
+    Pilots may be smaller and shorter than ``nodes`` and ``walltime_s``, where that starts sooner or is enough, down to
+    ``min_nodes`` and ``min_walltime_s``; 0: they may not.
     """
 
     walltime_s: Seconds = 24 * 3600.0
+    min_walltime_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     nodes: Annotated[int, msgspec.Meta(ge=1)] = 1
+    min_nodes: Annotated[int, msgspec.Meta(ge=0)] = 0
     slots: Annotated[int, msgspec.Meta(ge=1)] = 16
     max_pilots: Annotated[int, msgspec.Meta(ge=1)] = 4
     account: str = ""
@@ -131,6 +145,10 @@ class Pilots(Section, frozen=True):
     keep_ended: Annotated[int, msgspec.Meta(ge=1)] = 100
 
     def __post_init__(self) -> None:
+        if self.min_nodes > self.nodes:
+            raise ValueError(f"min_nodes: expected ≤ nodes, {self.nodes}, got {self.min_nodes}")
+        if self.min_walltime_s > self.walltime_s:
+            raise ValueError(f"min_walltime_s: expected ≤ walltime_s, {self.walltime_s:g}, got {self.min_walltime_s:g}")
         if self.nodes > 1 and self.launcher == "process":
             raise ValueError("launcher: expected 'srun' for several nodes, got 'process', which starts on one only")
         if self.orphan_s < 2 * RETRY_S:  # one pause of the agent, and as long for the daemon to come back
@@ -138,12 +156,18 @@ class Pilots(Section, frozen=True):
 
 
 class Queue(Section, frozen=True):
-    """``[queues.NAME]``: what a partition or a QOS allows each job. 0: no limit, or none that is known."""
+    """``[queues.NAME]``: what a partition or a QOS allows. 0: no limit, or none that is known.
+
+    ``max_queued`` and ``max_running`` are numbers of one user's jobs. ``preempt``: jobs in it may be ended for others.
+    """
 
     max_walltime_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     min_nodes: Annotated[int, msgspec.Meta(ge=0)] = 0
     max_nodes: Annotated[int, msgspec.Meta(ge=0)] = 0
     gpus_per_node: Annotated[int, msgspec.Meta(ge=0)] = 0
+    max_queued: Annotated[int, msgspec.Meta(ge=0)] = 0
+    max_running: Annotated[int, msgspec.Meta(ge=0)] = 0
+    preempt: bool = False
 
 
 class Daemon(Section, frozen=True):
@@ -444,8 +468,17 @@ def _beyond(site: Site) -> Iterator[tuple[str, str, str, str]]:
             value, limit = getattr(pilots, field), getattr(queue, limited_by)
             if limit and value > limit:
                 yield f"pilots.{field}", name, limited_by, f"expected ≤ {limit:g}, got {value:g}"
-        if pilots.nodes < queue.min_nodes:
-            yield "pilots.nodes", name, "min_nodes", f"expected ≥ {queue.min_nodes}, got {pilots.nodes}"
+        for field in ("nodes", "min_nodes"):
+            nodes = getattr(pilots, field)
+            if nodes < queue.min_nodes and (nodes or field == "nodes"):
+                yield f"pilots.{field}", name, "min_nodes", f"expected ≥ {queue.min_nodes}, got {nodes}"
+        if queue.preempt and not pilots.requeue:
+            yield "pilots.requeue", name, "preempt", "expected true, since its jobs are preempted, got false"
+
+
+def own_queues(site: Site) -> list[Queue]:
+    """The rules that hold for this site's pilots: those of their partition and of their QOS."""
+    return [site.queues[name] for name in (site.pilots.partition, site.pilots.qos) if name in site.queues]
 
 
 _CONVERTING = threading.Lock()

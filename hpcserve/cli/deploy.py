@@ -22,6 +22,9 @@ OPTIONS = {
     "max_queue_bytes": "--max-queue-bytes",
     "max_queue_s": "--max-queue-s",
     "kill_cancelled_s": "--kill-cancelled-after",
+    "max_replicas": "--max-replicas",
+    "hot_replicas": "--hot-replicas",
+    "idle_s": "--idle-s",
 }
 
 
@@ -32,6 +35,24 @@ def command(
     endpoint: Annotated[str | None, typer.Option(metavar="NAME", help="Its endpoint; default: its name.")] = None,
     replicas: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="How many copies run (1); 0: requests wait.")
+    ] = None,
+    min_replicas: Annotated[
+        int | None,
+        typer.Option("--min-replicas", min=0, metavar="N", help="With --max-replicas: so many at least (0)."),
+    ] = None,
+    max_replicas: Annotated[
+        int | None,
+        typer.Option("--max-replicas", min=1, metavar="N", help="As many copies run as the demand needs, up to N."),
+    ] = None,
+    hot_replicas: Annotated[
+        int | None,
+        typer.Option("--hot-replicas", min=0, metavar="N", help="With --max-replicas: so many while it is in use."),
+    ] = None,
+    idle_s: Annotated[
+        float | None,
+        typer.Option(
+            "--idle-s", metavar="S", parser=seconds, help="With --max-replicas: kept so long when nobody asks (300)."
+        ),
     ] = None,
     objective_ms: Annotated[
         float | None,
@@ -76,21 +97,24 @@ def command(
     """Serve a published servable at an endpoint."""
     from hpcserve.wire.admin import Deploy, Deployed
 
+    least = _least(replicas, min_replicas, max_replicas)
     with open_client(ctx) as client:
         arguments = Deploy(
             servable=servable,
             endpoint=endpoint,
-            replicas=1 if replicas is None else replicas,
+            replicas=least,
             objective_ms=objective_ms,
             max_batch_size=max_batch_size,
             max_queue_bytes=max_queue_bytes,
             max_queue_s=None if max_queue_s == float("inf") else max_queue_s,
             kill_cancelled_s=None if kill_cancelled_s == float("inf") else kill_cancelled_s,
+            max_replicas=max_replicas,
+            hot_replicas=hot_replicas,
+            idle_s=idle_s,
         )
         deployed = client.call("deploy", arguments, Deployed)
-        unset = {name: value for name, value in deployed.unset.items() if name != "replicas" or replicas is None}
-        if unset:
-            told = " ".join(f"{OPTIONS.get(name, name)} {value:g}" for name, value in unset.items())
+        told = _no_longer_set(deployed.unset, is_told=replicas is not None or min_replicas is not None)
+        if told:
             typer.echo(f"no longer set, as it was not given again: {told}", err=True)
         if wait:
             try:
@@ -99,8 +123,31 @@ def command(
             except KeyboardInterrupt:
                 note(f"{deployed.deployment} stays wanted; to take it back: hpcserve undeploy {deployed.deployment}")
                 raise
-    verb = "wanted" if not wait else "ready" if deployed.replicas else "paused"
-    typer.echo(f"{deployed.endpoint}: {deployed.replicas} × {servable}, version {deployed.version[:12]}, {verb}")
+    scaled = max_replicas is not None
+    verb = "wanted" if not wait else "ready" if deployed.replicas else "idle" if scaled else "paused"
+    many = f"{deployed.replicas} to {max_replicas}" if scaled else str(deployed.replicas)
+    typer.echo(f"{deployed.endpoint}: {many} × {servable}, version {deployed.version[:12]}, {verb}")
+
+
+def _least(replicas: int | None, min_replicas: int | None, max_replicas: int | None) -> int:
+    """The fixed number of replicas, or the smallest where it follows the demand."""
+    if max_replicas is None:
+        if min_replicas is not None:
+            told = "it goes with --max-replicas; a fixed number is --replicas"
+            raise typer.BadParameter(told, param_hint="--min-replicas")
+        return 1 if replicas is None else replicas
+    if replicas is not None:
+        raise typer.BadParameter("it is a fixed number; the least is --min-replicas", param_hint="--replicas")
+    return min_replicas or 0
+
+
+def _no_longer_set(unset: dict[str, float], *, is_told: bool) -> str:
+    """The options that would set it again; ``is_told``: how many replicas there are to be was given anew."""
+    names = {**OPTIONS, "replicas": "--min-replicas"} if "max_replicas" in unset else OPTIONS
+    given = {name: value for name, value in unset.items() if name != "replicas" or not is_told}
+    if "max_replicas" in unset and not given.get("replicas"):
+        given.pop("replicas", None)
+    return " ".join(f"{names.get(name, name)} {value:g}" for name, value in given.items())
 
 
 def wait_ready(client: Client, deployed: Deployed, *, timeout_s: float | None = None) -> None:
@@ -122,7 +169,7 @@ def wait_ready(client: Client, deployed: Deployed, *, timeout_s: float | None = 
             raise NotFound(
                 f"deployment {deployed.deployment} was replaced or undeployed meanwhile; see: hpcserve status"
             )
-        if found.state in ("ready", "paused"):
+        if found.state in ("ready", "paused", "idle"):
             return
         if found.state == "failed":
             raise DeploymentFailed(

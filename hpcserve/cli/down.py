@@ -1,12 +1,13 @@
 """``hpcserve down``: asks the daemon to end, and waits until nothing of it runs.
 
 A daemon that is not there is down already: that is said, and is no error. One of this user on this host that cannot
-be asked, since it does not answer, or its directories were moved, is ended by a signal.
+be asked, since it does not answer, or its directories were moved, is ended by a signal, with its pilots.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
 import signal
 import socket
@@ -24,18 +25,40 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hpcserve.client.services import Service
+    from hpcserve.errors import ServiceUnavailable
+    from hpcserve.wire.admin import GoingDown
     from hpcserve.wire.record import ServiceRecord
 
 LOOK_S = 0.05
+LOOK_BY_SSH_S = 1.0
+ASK_S = 5.0
+"""A daemon that has not answered after so long may have gone meanwhile."""
+MOST_SHOWN = 20
+"""So many of what a drain still waits for are shown."""
+
+
+class Pilots(enum.Enum):
+    """What becomes of the pilots."""
+
+    KEEP = "keep"
+    DRAIN = "drain"
+    CANCEL = "cancel"
 
 
 def command(
     ctx: typer.Context,
     *,
     site: SITE = None,
+    pilots: Annotated[
+        Pilots,
+        typer.Option(
+            help="What becomes of its pilots: cancel them; drain them first, until they have finished what they run; "
+            "or keep them for the next daemon."
+        ),
+    ] = Pilots.CANCEL,
     timeout: Annotated[float, typer.Option(metavar="S", parser=seconds, help="Give up after so many seconds.")] = 60.0,
 ) -> int:
-    """Take the daemon down, with its pilots; fine if none runs."""
+    """Take the daemon down, by default with its pilots; fine if none runs."""
     from hpcserve.client.services import find_service, of_site
     from hpcserve.errors import ServiceUnavailable
 
@@ -43,13 +66,17 @@ def command(
     _take_back(service, site)
     try:
         record = service.read()
-    except ServiceUnavailable:
-        return _without_record(service, site, timeout)
+    except ServiceUnavailable as error:
+        if service.record is None:
+            raise  # whether a daemon runs is not known
+        return _without_record(service, site, pilots, timeout, error)
     until = time.monotonic() + timeout
-    if _ask(service, record, timeout):
-        with waiting("the daemon is going down"):
-            _wait_gone(service, record, until)
+    going = _ask(service, record, pilots, until)
+    if going is not None:
+        with waiting("the daemon drains its pilots" if pilots is Pilots.DRAIN else "the daemon is going down"):
+            _wait_gone(service, record, pilots, until)
         typer.echo(f"the daemon of site {record.site} on {record.host} is down")
+        _tell_kept(going)
         _tell_left_behind(service)
     else:
         typer.echo(
@@ -60,6 +87,13 @@ def command(
     return OK
 
 
+def _tell_kept(going: GoingDown) -> None:
+    for pilot, job in going.kept.items():
+        typer.echo(f"{pilot}, job {job or 'of unknown number'}, goes on")
+    if going.kept:
+        typer.echo("the next hpcserve up takes them over; without one they end by themselves after pilots.orphan_s")
+
+
 def _take_back(service: Service, site: str | None) -> None:
     """Of a daemon that runs in a job: none of its jobs begins any more."""
     from hpcserve import config
@@ -67,7 +101,8 @@ def _take_back(service: Service, site: str | None) -> None:
 
     with contextlib.suppress(ConfigError):  # the site's file is not complete yet: nothing of it can run
         found = config.load_site(site)
-        if found.daemon.placement == "job" and service.record.parent == found.shared_dir:
+        is_own = service.record is not None and service.record.parent == found.shared_dir
+        if found.daemon.placement == "job" and is_own:
             from hpcserve.cli import placed
 
             placed.tell_taken_back(placed.take_back(found))
@@ -82,7 +117,7 @@ def _tell_left_behind(service: Service) -> None:
     from hpcserve.daemon import leftovers
     from hpcserve.errors import SchedulerError
 
-    left = leftovers.read(service.record.parent)
+    left = leftovers.read(service.record.parent) if service.record is not None else ()
     if not left:
         return
     for each in left:
@@ -95,37 +130,76 @@ def _tell_left_behind(service: Service) -> None:
     )
 
 
-def _ask(service: Service, record: ServiceRecord, timeout_s: float) -> bool:
-    """Whether there is a daemon that will end now."""
-    from hpcserve.client import Client
+def _ask(service: Service, record: ServiceRecord, pilots: Pilots, until: float) -> GoingDown | None:
+    """What the daemon says that will end now; None: there is none."""
     from hpcserve.errors import AuthenticationError, ServiceUnavailable
-    from hpcserve.wire.admin import Down, GoingDown
+    from hpcserve.wire.admin import GoingDown
 
+    ends = GoingDown(pid=record.pid, host=record.host)
+    may_signal = pilots is Pilots.CANCEL
     try:
-        with Client(service) as client:
-            client.call("down", Down(), GoingDown, timeout_s=timeout_s)
+        return _called(service, record, pilots, until) or ends
     except ServiceUnavailable:
-        if record.host != socket.gethostname():
+        if record.host != socket.gethostname() or service.record is None:
             raise
-        return _signal(record)
+        if not may_signal and _lives(record):
+            if _stands(service, record):
+                raise
+            return ends  # it was going down already
+        return ends if _signal(record) else None
     except AuthenticationError:
         # Its keys were moved away. A record that others wrote may name any pid, one of our own daemons' too.
-        ours = service.record.stat().st_uid == os.geteuid()
-        if record.host != socket.gethostname() or not ours or not _signal(record):
+        own = service.record is not None and service.record.stat().st_uid == os.geteuid()
+        ours = own and record.host == socket.gethostname()
+        if not ours or not may_signal or not _signal(record):
             raise
-    return True
+        return ends
 
 
-def _without_record(service: Service, site: str | None, timeout_s: float) -> int:
-    """Ends the daemon that the state directory knows, if one lives: its shared directory was moved or emptied."""
-    from hpcserve import config
+def _called(service: Service, record: ServiceRecord, pilots: Pilots, until: float) -> GoingDown | None:
+    """The answer of the daemon; None: it has ended meanwhile, since somebody else had told it to."""
+    from hpcserve.client import Client
     from hpcserve.errors import DeadlineExceeded
+    from hpcserve.wire.admin import Down, GoingDown
+
+    while True:
+        left_s = until - time.monotonic()
+        try:
+            with Client(service) as client:
+                return client.call(
+                    "down", Down(pilots=pilots.value), GoingDown, timeout_s=max(LOOK_S, min(ASK_S, left_s))
+                )
+        except DeadlineExceeded:
+            if not _stands(service, record):
+                return None
+            if left_s <= ASK_S:
+                raise
+
+
+def _without_record(
+    service: Service, site: str | None, pilots: Pilots, timeout_s: float, why: ServiceUnavailable
+) -> int:
+    """Ends the daemon that the state directory knows, if one lives: its shared directory was moved or emptied.
+
+    Raises:
+        ServiceUnavailable: None is known here, but there is a part of a record, which another host's may mend.
+    """
+    from hpcserve import config
+    from hpcserve.errors import DeadlineExceeded, ServiceUnavailable
 
     found = config.load_site(site)
-    pid = noted_pid(found.state_dir) if service.record.parent == found.shared_dir else None
+    own = service.record is not None and service.record.parent == found.shared_dir
+    pid = noted_pid(found.state_dir) if own else None
+    if pid is None and service.record is not None and service.record.exists():
+        raise why
     if pid is None:
         typer.echo(f"no daemon runs (no service record at {service.record})")
         return OK
+    if pilots is not Pilots.CANCEL:
+        raise ServiceUnavailable(
+            f"the daemon (pid {pid}) cannot be asked to {pilots.value} its pilots, since there is no service record at "
+            f"{service.record}; to end it with its pilots: hpcserve down"
+        )
     os.kill(pid, signal.SIGTERM)
     until = time.monotonic() + timeout_s
     with waiting("the daemon is going down"):
@@ -181,16 +255,40 @@ def _is_daemon(pid: int) -> bool:
         return not Path("/proc/self").exists()  # a system without /proc: believe the pid
 
 
-def _wait_gone(service: Service, record: ServiceRecord, until: float) -> None:
+def _wait_gone(service: Service, record: ServiceRecord, pilots: Pilots, until: float) -> None:
     from hpcserve.errors import DeadlineExceeded
 
-    here = record.host == socket.gethostname()
+    here = record.host == socket.gethostname() and service.record is not None
     while (here and _lives(record)) or _stands(service, record):
         if time.monotonic() >= until:
+            if pilots is Pilots.DRAIN:
+                raise DeadlineExceeded(_still_draining(service))
             raise DeadlineExceeded(
                 f"the daemon (pid {record.pid} on {record.host}) is still going down; wait for it with: hpcserve down"
             )
-        time.sleep(LOOK_S)
+        time.sleep(LOOK_S if service.record is not None else LOOK_BY_SSH_S)
+
+
+def _still_draining(service: Service) -> str:
+    """What a drain that goes on waits for."""
+    from hpcserve.client import Client
+    from hpcserve.errors import HpcserveError
+    from hpcserve.wire.admin import AskStatus, Status
+
+    try:
+        with Client(service) as client:
+            found = client.call("status", AskStatus(), Status)
+    except HpcserveError as error:
+        left = f"what is left cannot be told: {error}"
+    else:
+        held = [each for deployment in found.deployments for each in deployment.replicas if each.waiting]
+        told = [f"{each.waiting} requests at {each.replica}" for each in held]
+        told += [f"{each.pilot} ({each.state}, job {each.job or 'of unknown number'})" for each in found.pilots]
+        left = f"left: {', '.join(told[:MOST_SHOWN])}{', …' if len(told) > MOST_SHOWN else ''}"
+    return (
+        f"the daemon still drains its pilots, and goes down when they have ended; {left}; "
+        "wait for it with: hpcserve down --pilots drain; or end them now: hpcserve down"
+    )
 
 
 def _stands(service: Service, record: ServiceRecord) -> bool:
@@ -202,4 +300,5 @@ def _stands(service: Service, record: ServiceRecord) -> bool:
     except (ServiceUnavailable, AuthenticationError):
         return False
     same = (now.host, now.pid) == (record.host, record.pid)
-    return same and (record.host != socket.gethostname() or _lives(record))
+    elsewhere = service.record is None or record.host != socket.gethostname()
+    return same and (elsewhere or _lives(record))

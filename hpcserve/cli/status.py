@@ -32,7 +32,7 @@ MOST_LOSSES = 5
 COLOURS = {
     **dict.fromkeys(("ready", "running"), "green"),
     **dict.fromkeys(("starting", "connecting", "queued"), "yellow"),
-    **dict.fromkeys(("paused", "suspended", "draining", "retiring", "retired", "stopping", "leaving"), "cyan"),
+    **dict.fromkeys(("paused", "idle", "suspended", "draining", "retiring", "retired", "stopping", "leaving"), "cyan"),
     **dict.fromkeys(("failed", "unknown", "unreachable"), "red"),
 }
 """It works; it will; it goes, as it should; something is wrong."""
@@ -102,6 +102,7 @@ def drawn(status: Status) -> Iterator[RenderableType]:
     if status.deployments:
         yield from _titled("deployments", _deployments(status))
         yield from _errors(status)
+        yield from _plans(status)
     if any(each.queued or each.refused or each.expired for each in status.deployments):
         yield from _titled("queues", _queues(status))
     if any(each.replicas for each in status.deployments):
@@ -195,6 +196,16 @@ def _errors(status: Status) -> Iterator[Text]:
             yield Text(f"{_name(each)}: {each.error.splitlines()[0]}", style=style)
             if each.state == "failed":
                 yield from (Text(f"  {line}", style="dim") for line in each.traceback.splitlines()[-LAST_WORDS:])
+
+
+def _plans(status: Status) -> Iterator[Text]:
+    """What is to come and why, a line for each deployment that is scaled, or not all there yet."""
+    from rich.text import Text
+
+    for each in status.deployments:
+        if each.plan and each.state != "failed" and (each.max_replicas is not None or each.state == "starting"):
+            between = "" if each.max_replicas is None else f" [{each.min_replicas} to {each.max_replicas}]"
+            yield Text(f"{_name(each)}: plan{between}: {each.plan}", style="dim")
 
 
 def _replicas(status: Status) -> Table:

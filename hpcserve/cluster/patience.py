@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from hpcserve.cluster.slurm_jobs import NoAccounting
-from hpcserve.core.breaker import Breaker
+from hpcserve.core.breaker import LONGEST_S, Breaker
 from hpcserve.errors import JobRefused, NoRoom, SchedulerError
 
 T = TypeVar("T")
@@ -22,13 +22,19 @@ class Patience:
 
     Args:
         least_s: It is left alone for no shorter a time.
+        most_s: It is left alone for no longer a time, and for a minute at most.
         clock: Seconds, on a clock that is never set back.
     """
 
-    def __init__(self, *, least_s: float, clock: Callable[[], float]) -> None:
-        self._breaker = Breaker(least_s)
+    def __init__(self, *, least_s: float, most_s: float, clock: Callable[[], float]) -> None:
+        self._breaker = Breaker(least_s, min(most_s, LONGEST_S))
         self._clock = clock
         self._last, self._last_s = "", 0.0
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it may be asked now."""
+        return not self._breaker.wait_s(self._clock())
 
     def check(self) -> None:
         """To be called before anything else is asked that it has to answer.

@@ -37,6 +37,7 @@ def _slurm(site: Site) -> Scheduler:
     from hpcserve.cluster.script import command_environment, job_environment, job_script
     from hpcserve.cluster.slurm import SlurmScheduler
     from hpcserve.cluster.slurm_commands import CommandsTransport
+    from hpcserve.cluster.slurm_estimate import SlurmEstimate
     from hpcserve.cluster.slurm_pyslurm import PyslurmTransport, usable
     from hpcserve.cluster.slurm_transport import ChosenTransport
 
@@ -48,7 +49,13 @@ def _slurm(site: Site) -> Scheduler:
         pyslurm=lambda: PyslurmTransport(timeout_s=timeout_s, environment=job_environment(os.environ)),
         unusable=lambda: usable(timeout_s),
     )
-    return SlurmScheduler(transport, render=partial(job_script, site), poll_s=site.scheduler.poll_s)
+    return SlurmScheduler(
+        transport,
+        render=partial(job_script, site),
+        poll_s=site.scheduler.poll_s,
+        estimate=SlurmEstimate(runner).starts_at,
+        poll_max_s=site.scheduler.poll_max_s,
+    )
 
 
 _SCHEDULERS: dict[str, Callable[[Site], Scheduler]] = {"local": _local, "slurm": _slurm}

@@ -52,7 +52,7 @@ def job_script(site: Site, job: PilotJob, name: str) -> str:
         "setup": site.pilots.setup,
         "setup_failed": SETUP_FAILED,
         "command": shlex.join(job.argv),
-        "nodes": site.pilots.nodes,
+        "nodes": job.nodes or site.pilots.nodes,
         "warn_s": warning_s(site, job),
         "name": name,
         "site_name": site.name,
@@ -90,7 +90,7 @@ def _options(site: Site, job: PilotJob, name: str) -> Iterator[str]:
     asked: dict[str, str | int] = {
         "job-name": name,
         "comment": name,
-        "nodes": pilots.nodes,
+        "nodes": job.nodes or pilots.nodes,
         "ntasks-per-node": 1,
         "account": pilots.account,
         "partition": pilots.partition,
@@ -113,7 +113,7 @@ def _options(site: Site, job: PilotJob, name: str) -> Iterator[str]:
     if pilots.exclusive:
         yield "--exclusive"
     yield "--requeue" if pilots.requeue else "--no-requeue"
-    if pilots.nodes > 1:
+    if (job.nodes or pilots.nodes) > 1:
         yield "--no-kill"  # the other nodes go on when one is lost
     for directive in pilots.directives:
         yield _directive(directive)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NewType, Protocol
+from typing import Literal, NewType, Protocol, runtime_checkable
 
 from hpcserve.types import LossKind, PilotId
 
@@ -30,7 +30,9 @@ JobEnd = Literal[
 class PilotJob:
     """One pilot job to submit. Its output goes to the file ``log``; it starts in ``directory``.
 
-    What else a job asks for (partition, account, nodes, …) is the site's, and the same for all its pilots. ``tag``
+    ``nodes``: None for as many as the site says.
+
+    What else a job asks for (partition, account, …) is the site's, and the same for all its pilots. ``tag``
     names the service among all those of the user; a job is found again by it and by ``pilot``.
     """
 
@@ -40,6 +42,7 @@ class PilotJob:
     directory: Path
     log: Path
     walltime_s: float
+    nodes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +97,14 @@ class Scheduler(Protocol):
 
     async def close(self) -> None:
         """Lets go of the scheduler. Jobs go on."""
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """What a scheduler may be able to do beside: to say when a job would start, without submitting it."""
+
+    async def starts_in_s(self, job: PilotJob) -> float | None:
+        """In so many seconds, negative if that should have been; None: it does not say."""
 
 
 @dataclass(frozen=True, slots=True)

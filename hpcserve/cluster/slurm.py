@@ -20,7 +20,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 
 from hpcserve.cluster import slurm_reasons, slurm_states
 from hpcserve.cluster.patience import Patience
@@ -42,7 +43,9 @@ class SlurmScheduler:
         transport: How Slurm is asked.
         render: Makes the job script from the job and its name in Slurm.
         clock: Seconds, on a clock that is never set back.
-        poll_s: So often Slurm is asked where all is well.
+        poll_s: So often Slurm is asked at most.
+        poll_max_s: And so seldom at least, while somebody wants to know.
+        estimate: When a script's job would start, in seconds since 1970; None: nobody is asked.
     """
 
     def __init__(
@@ -52,21 +55,30 @@ class SlurmScheduler:
         render: Callable[[PilotJob, str], str],
         clock: Callable[[], float] = time.monotonic,
         poll_s: float = 1.0,
+        estimate: Callable[[str], Awaitable[float | None]] | None = None,
+        poll_max_s: float = 120.0,
     ) -> None:
         self._transport = transport
         self._render = render
         self._clock = clock
+        self._estimate = estimate
         self._watch = Watch()
         self._asking = asyncio.Lock()
-        self._controller = Patience(least_s=poll_s, clock=clock)
-        self._submission = Patience(least_s=poll_s, clock=clock)
-        self._accounting = Patience(least_s=poll_s, clock=clock)
+        patience = partial(Patience, least_s=poll_s, most_s=poll_max_s, clock=clock)
+        self._controller, self._submission, self._accounting = patience(), patience(), patience()
 
     async def submit(self, job: PilotJob) -> JobId:
         """Submits the job's script. The name in it is what :meth:`find` looks for."""
         self._controller.check()
         script = self._render(job, job_name(job.tag, job.pilot))
         return await self._submission.ask(lambda: self._transport.submit(script))
+
+    async def starts_in_s(self, job: PilotJob) -> float | None:
+        """When the job would start. Slurm is not asked while it does not answer other questions."""
+        if self._estimate is None or not self._controller.is_free:
+            return None
+        at_s = await self._estimate(self._render(job, job_name(job.tag, job.pilot)))
+        return None if at_s is None else at_s - time.time()
 
     async def poll(self, jobs: Collection[JobId]) -> Mapping[JobId, JobState]:
         """One question to slurmctld, and one to accounting where slurmctld has forgotten a job or requeued one.
@@ -99,8 +111,7 @@ class SlurmScheduler:
 
     async def cancel(self, job: JobId) -> None:
         """SIGTERM to the job's processes; Slurm's KillWait later SIGKILL."""
-        self._controller.check()
-        await self._transport.cancel(job)
+        await self._controller.ask(lambda: self._transport.cancel(job))
 
     def retry_now(self) -> None:
         """The next question is asked, however long Slurm would be left alone yet."""

@@ -9,7 +9,7 @@ import msgspec
 
 from hpcserve.core.ledger import Entry
 from hpcserve.errors import HpcserveError
-from hpcserve.types import Counter, ReplicaId, RequestKey, SessionId
+from hpcserve.types import Counter, DeploymentName, ReplicaId, RequestKey, SessionId
 
 
 class Action(msgspec.Struct, frozen=True, gc=False):
@@ -114,6 +114,12 @@ class ReportAway(Action, frozen=True):
     for_s: float
 
 
+class ReportLacking(Action, frozen=True):
+    """Requests wait for a deployment that has no replica."""
+
+    deployment: DeploymentName
+
+
 class ReportIdle(Action, frozen=True):
     """A retiring replica holds nothing any more."""
 
@@ -134,5 +140,6 @@ AnyAction = (
     | ReportHung
     | ReportUnwanted
     | ReportAway
+    | ReportLacking
     | ReportIdle
 )

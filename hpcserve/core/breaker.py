@@ -16,10 +16,12 @@ class Breaker:
 
     Args:
         least_s: No pause is shorter: so often is asked where all is well.
+        most_s: None is longer, unless ``least_s`` is: when an answer is there again, that is to be noticed.
     """
 
-    def __init__(self, least_s: float) -> None:
+    def __init__(self, least_s: float, most_s: float = LONGEST_S) -> None:
         self._least_s = least_s
+        self._most_s = most_s
         self._pause_s = FIRST_S
         self._not_before_s = float("-inf")
 
@@ -30,7 +32,7 @@ class Breaker:
 
     def unanswered(self, now: float) -> None:
         """A question has ended without an answer."""
-        self._not_before_s = now + max(self._least_s, self._pause_s)
+        self._not_before_s = now + max(self._least_s, min(self._pause_s, self._most_s))
         self._pause_s = min(2 * self._pause_s, LONGEST_S)
 
     def wait_s(self, now: float) -> float:

@@ -17,6 +17,8 @@ The rules:
 * a pilot is submitted only for replicas that no pilot, running or queued, has room for, and none while the scheduler
   does not say what became of another. There are never more than ``max_pilots``, not counting those that are being
   replaced, because they are closing or away, and never more than twice as many with them;
+* where one that was away and is back makes more than ``max_pilots``, those with the fewest replicas hand these over, as
+  far as there is room elsewhere, and end;
 * a pilot that has nothing to run ends after ``idle_s``, at once if it is closing; one whose agent stays away for
   ``orphan_s`` is ended too.
 
@@ -27,7 +29,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
@@ -37,17 +39,23 @@ PilotPhase = Literal["queued", "running", "suspended", "unknown", "leaving"]
 
 ReplicaState = Literal["starting", "ready", "retiring", "retired", "stopping"]
 """``retiring``: it gets no new work; ``retired``: and holds none; ``stopping``: its process is being ended."""
+ENDING = ("retiring", "retired", "stopping")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """The site's limits. ``slots``: of a new pilot, all its nodes together."""
+    """The site's limits. ``slots``: of a new pilot, all its nodes together.
+
+    ``max_queued`` pilots may wait in the queue at once, and ``max_running`` may run; None: as many as there may be.
+    """
 
     max_pilots: int
     slots: int
     idle_s: float
     nodes: int = 1
     orphan_s: float = 600.0
+    max_queued: int | None = None
+    max_running: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +127,10 @@ class View:
 
 @dataclass(frozen=True)
 class SubmitPilot:
-    """Submit a pilot job under this new id."""
+    """Submit a pilot job under this new id. ``lacking``: for so many replicas, or for some of them."""
 
     pilot: PilotId
+    lacking: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -168,6 +177,7 @@ def reconcile(view: View, now: float) -> tuple[Change, ...]:
     plan = _Plan(view, now)
     plan.let_go_of_the_unwanted()
     plan.place()
+    plan.drop_surplus()
     plan.submit()
     plan.make_room()
     plan.cancel()
@@ -183,15 +193,25 @@ class _Plan:
         self._number = view.next_number
         self.changes: list[Change] = []
         self._wanted = {wanted.name: wanted for wanted in sorted(view.wanted, key=lambda wanted: wanted.name)}
-        self._open = {pilot.pilot: pilot for pilot in view.pilots if self._is_open(pilot)}
         self._draining = {pilot.pilot for pilot in view.pilots if pilot.is_draining(now)}
         self._lasting = sum(not pilot.is_replaced(now) for pilot in view.pilots)
         self._used = Counter(replica.pilot for replica in view.replicas)
+        self._surplus = self._find_surplus()
+        self._open = {pilot.pilot: pilot for pilot in view.pilots if self._is_open(pilot)}
         self._spread = Counter((replica.deployment, replica.pilot) for replica in view.replicas)
         self._old: dict[DeploymentName, list[Replica]] = {}
         self._missing: dict[DeploymentName, int] = {}
         self._later = 0
         self._submitted = 0
+
+    def _find_surplus(self) -> set[PilotId]:
+        """The pilots in use beyond ``max_pilots``. Which ones does not change while they hand over."""
+        lasting = [each for each in self._view.pilots if not each.is_replaced(self._now) and each.phase != "leaving"]
+        most = self._view.policy.max_pilots
+        lasting.sort(key=lambda each: each.pilot, reverse=True)
+        # What nobody knows of cannot be cancelled now.
+        lasting.sort(key=lambda each: (each.phase == "unknown", self._used[each.pilot]))
+        return {each.pilot for each in lasting[: max(0, len(lasting) - most)] if each.phase != "unknown"}
 
     def let_go_of_the_unwanted(self) -> None:
         """Sorts the replicas into those that count, those that go now, and those that go later."""
@@ -210,8 +230,8 @@ class _Plan:
 
     def _settle(self, wanted: Wanted, replicas: list[Replica]) -> None:
         current = [replica for replica in replicas if self._counts(replica, wanted)]
-        # Those that serve stay before those that start, older ones before younger ones.
-        current.sort(key=lambda replica: replica.state != "ready")
+        # Those that serve stay before those that start, and those in full pilots: the others become empty, and end.
+        current.sort(key=lambda replica: (replica.state != "ready", -self._used[replica.pilot], replica.pilot))
         self._let_go(current[wanted.replicas :])
         current = current[: wanted.replicas]
         old = [replica for replica in replicas if not self._counts(replica, wanted)]
@@ -249,6 +269,13 @@ class _Plan:
         self._missing[name] -= 1
         return True
 
+    def drop_surplus(self) -> None:
+        """Has pilots beyond the most end although what they run finds no room elsewhere, nor will."""
+        ending = any(each.state in ENDING and each.pilot in self._open for each in self._view.replicas)
+        for name, missing in self._missing.items():
+            if missing and not self._coming and not ending:
+                self._let_go(replica for replica in self._old[name] if replica.pilot in self._surplus)
+
     def submit(self) -> None:
         """Asks for pilots for what found no room and for which none is coming."""
         lacking = self._unplaced - self._coming
@@ -256,19 +283,17 @@ class _Plan:
             return
         if any(pilot.phase == "unknown" for pilot in self._view.pilots):
             return
-        for _ in range(min(-(-lacking // self._view.policy.slots), self._may_submit)):
-            self.changes.append(SubmitPilot(PilotId(self._new_id("pilot"))))
+        slots = self._view.policy.slots
+        for number in range(min(-(-lacking // slots), self._may_queue)):
+            left = min(slots, lacking - number * slots)
+            self.changes.append(SubmitPilot(PilotId(self._new_id("pilot")), left))
             self._submitted += 1
 
     def make_room(self) -> None:
         """Lets one old replica of a deployment go early where its replacement would never find room."""
         if self._unplaced <= self._coming + self._submitted * self._view.policy.slots:
             return
-        leaving = {
-            replica.deployment
-            for replica in self._view.replicas
-            if replica.state in ("retiring", "retired", "stopping")
-        }
+        leaving = {replica.deployment for replica in self._view.replicas if replica.state in ENDING}
         if any(pilot.phase in ("unknown", "leaving") for pilot in self._view.pilots):
             return
         if self._submitted < self._may_submit:
@@ -281,7 +306,6 @@ class _Plan:
     def cancel(self) -> None:
         """Ends pilots that have nothing to run and that nothing waits for."""
         spare = self._coming - self._unplaced - self._later
-        surplus = self._lasting - self._view.policy.max_pilots
         for pilot in sorted(self._view.pilots, key=lambda pilot: pilot.pilot, reverse=True):
             if pilot.phase in ("leaving", "unknown"):
                 continue
@@ -291,12 +315,11 @@ class _Plan:
             if self._used[pilot.pilot]:
                 continue
             coming = self._is_coming(pilot)
-            if surplus <= 0:
+            if pilot.pilot not in self._surplus:
                 if self._now < pilot.idle_since_s + self._view.policy.idle_s:
                     continue
                 if (coming and spare < pilot.slots) or (not coming and self._later):
                     continue
-            surplus -= 1
             spare -= pilot.slots if coming else 0
             self.changes.append(CancelPilot(pilot.pilot))
 
@@ -310,8 +333,18 @@ class _Plan:
 
     @property
     def _may_submit(self) -> int:
-        most = self._view.policy.max_pilots
+        """Pilots that there may be beside those that there are."""
+        policy = self._view.policy
+        most = policy.max_pilots if policy.max_running is None else min(policy.max_pilots, policy.max_running)
         return max(0, min(most - self._lasting, 2 * most - len(self._view.pilots)))
+
+    @property
+    def _may_queue(self) -> int:
+        """Pilots that the queue takes now."""
+        if self._view.policy.max_queued is None:
+            return self._may_submit
+        queued = sum(pilot.phase in ("queued", "unknown") and not pilot.reported for pilot in self._view.pilots)
+        return max(0, min(self._may_submit, self._view.policy.max_queued - queued))
 
     def _is_coming(self, pilot: Pilot) -> bool:
         """Its slots will be there without anything being done."""
@@ -319,7 +352,8 @@ class _Plan:
         return not gone and not pilot.reported
 
     def _is_open(self, pilot: Pilot) -> bool:
-        return pilot.phase not in ("leaving", "suspended") and not pilot.is_replaced(self._now)
+        gone = pilot.phase in ("leaving", "suspended") or pilot.pilot in self._surplus
+        return not gone and not pilot.is_replaced(self._now)
 
     def _is_orphaned(self, pilot: Pilot) -> bool:
         away_s = 0.0 if pilot.away_since_s is None else self._now - pilot.away_since_s

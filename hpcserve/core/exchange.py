@@ -134,6 +134,7 @@ class Exchange(Relays):
             self._refuse(session, call.id, error)
             return
         deadline = NEVER if call.remaining_ms is None else now + call.remaining_ms / 1000
+        lane.came += 1
         if entry is None:
             replica = lane.load.pick() if not lane.queue.count and deadline > now else None
             if replica is None and self._turns_away(session, call, lane, deadline - now):
@@ -174,6 +175,8 @@ class Exchange(Relays):
         if entry.maybe_ran and not entry.idempotent:
             self._burn(entry)
         self._pump(lane)
+        if lane.is_looked_at(self._now) and not any(each.lane is lane for each in self.replicas.values()):
+            self._actions.append(act.ReportLacking(lane.name))
 
     def refuse(self, session: Session, id: Counter, error: HpcserveError, now: float) -> None:
         """A client sent a request that is not taken. One that is known already stays as it is."""

@@ -12,7 +12,9 @@ means is decided in the parts of the books:
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from hpcserve.core import deployments as rules
 from hpcserve.core.blame import Blame
@@ -30,6 +32,8 @@ from hpcserve.core.pilotlife import PilotLife
 from hpcserve.core.replicalife import ReplicaLife
 from hpcserve.core.rollout import FleetDeployment, PilotRestarts, Restarts, Version
 from hpcserve.core.roster import Roster
+from hpcserve.core.scaling import Demand, Scale, Scaler
+from hpcserve.core.shapes import Shape
 from hpcserve.core.succession import Succession
 from hpcserve.types import DeploymentName, LossKind, PilotId, ReplicaId
 
@@ -46,6 +50,7 @@ class Fleet:
 
     Attributes:
         longest_s: The longest that a request of a deployment has taken of late.
+        is_draining: Nothing is wanted any more: replicas finish what they run, and pilots end that run nothing.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class Fleet:
         self.restarts = restarts
         self.succession = succession
         self.longest_s: Mapping[DeploymentName, float] = {}
+        self.is_draining = False
         self._roster = roster = Roster()
         self.deployments, self.pilots, self.replicas = roster.deployments, roster.pilots, roster.replicas
         self._blame = blame = Blame(roster, self._back_off)
@@ -75,13 +81,24 @@ class Fleet:
 
     # --- what is wanted -------------------------------------------------------------------------------
 
-    def want(self, name: DeploymentName, version: Version, replicas: int) -> None:
-        """A deployment is to be served, from now on with this version and this number of replicas."""
+    def want(self, name: DeploymentName, version: Version, replicas: int, scale: Scale | None = None) -> None:
+        """A deployment is to be served, from now on with this version.
+
+        Args:
+            name: The deployment.
+            version: Of the replicas.
+            replicas: How many there are to be.
+            scale: Their number follows the demand instead.
+        """
         before = self.deployments.get(name)
+        scaler = _scaler(scale, None if before is None else before.scaler)
+        if scaler is not None:
+            replicas = scaler.scale.least if scaler.target is None else scaler.bounded(scaler.target.replicas)
         self.deployments[name] = FleetDeployment(
             name=name,
             version=version,
             replicas=replicas,
+            scaler=scaler,
             restarts=self._back_off(),
             served=before.served if before is not None else None,
             answered=0 if before is None else None,  # what the version before it answers is not its own work
@@ -90,6 +107,31 @@ class Fleet:
 
     def _back_off(self) -> Restarts:
         return self.restarts()
+
+    def demand(self, counted: Mapping[DeploymentName, Demand], now: float) -> bool:
+        """The broker has counted what comes to each deployment.
+
+        Returns:
+            Whether another number of replicas follows from it.
+        """
+        wait_s = self.succession.expected_wait_s
+        there = Counter(each.deployment for each in self._roster.alive())
+        changed = False
+        for name, demand in counted.items():
+            known = self.deployments.get(name)
+            if known is None or known.scaler is None:
+                continue
+            target = known.scaler.observe(demand, there=there[name], wait_s=wait_s, now=now)
+            changed = changed or target.replicas != known.replicas
+            known.replicas = target.replicas
+        return changed
+
+    def _keep_the_unmeasured(self) -> None:
+        """What an earlier controller scaled stays as it is until the demand is known."""
+        there = Counter(each.deployment for each in self._roster.alive())
+        for known in self.deployments.values():
+            if known.scaler is not None and known.scaler.target is None:
+                known.replicas = known.scaler.bounded(there[known.name])
 
     def remember(self, name: DeploymentName, served: Version, failure: str) -> None:
         """What an earlier controller saw of a wanted deployment.
@@ -118,6 +160,13 @@ class Fleet:
     def adopt_pilot(self, pilot: PilotId, slots: int, now: float) -> None:
         """A pilot that an earlier controller submitted. Whether it still runs, the scheduler will say."""
         self.pilots[pilot] = FleetPilot(pilot=pilot, slots=slots, idle_since_s=now, phase="unknown", adopted=True)
+
+    def shaped(self, pilot: PilotId, shape: Shape) -> None:
+        """A pilot has other nodes, or another walltime, than any."""
+        known = self.pilots.get(pilot)
+        if known is not None:
+            known.slots = known.full_slots = shape.nodes * self.policy.slots // self.policy.nodes
+            known.walltime_s = shape.walltime_s
 
     def adopt_replica(self, replica: ReplicaId, deployment: DeploymentName, version: Version, pilot: PilotId) -> None:
         """A replica that an earlier controller ordered.
@@ -248,6 +297,7 @@ class Fleet:
     def step(self, now: float) -> tuple[Action, ...]:
         """What is to be done now. It counts as done: asked again at once, the answer is empty."""
         self._roster.note_served()
+        self._keep_the_unmeasured()
         buried = tuple(self._replica_life.bury())
         for pilot in {replica.pilot for replica in self._roster.alive()} & self.pilots.keys():
             self.pilots[pilot].idle_since_s = now
@@ -261,8 +311,9 @@ class Fleet:
 
     def _close_pilots(self, now: float) -> None:
         """Decides of which pilots the end is near. It stays so, though waits and setups should become shorter."""
-        lead_s = self.succession.lead_s(max(self.longest_s.values(), default=0.0))
+        longest_s = max(self.longest_s.values(), default=0.0)
         for pilot in self.pilots.values():
+            lead_s = self.succession.lead_s(longest_s, pilot.walltime_s)
             if pilot.ends_s is not None and pilot.ends_s - now <= lead_s:
                 pilot.lead_s = max(pilot.lead_s, lead_s)
 
@@ -270,7 +321,11 @@ class Fleet:
         if isinstance(change, SubmitPilot):
             self._next_number += 1
             self.pilots[change.pilot] = FleetPilot(
-                pilot=change.pilot, slots=self.policy.slots, idle_since_s=now, submitted_s=now
+                pilot=change.pilot,
+                slots=self.policy.slots,
+                lacking=change.lacking,
+                idle_since_s=now,
+                submitted_s=now,
             )
         elif isinstance(change, CancelPilot):
             self.pilots[change.pilot].phase = "leaving"
@@ -295,10 +350,18 @@ class Fleet:
         assert target is not None, "none is started where none can be"
         return target
 
+    @property
+    def is_drained(self) -> bool:
+        """Whether it was draining, and no pilot is left."""
+        return self.is_draining and not self.pilots
+
     def _view(self) -> rules.View:
+        policy, wanted = self.policy, self._roster.wanted_view()
+        if self.is_draining:
+            policy, wanted = replace(policy, max_pilots=0, idle_s=0.0), tuple(replace(w, replicas=0) for w in wanted)
         return rules.View(
-            policy=self.policy,
-            wanted=self._roster.wanted_view(),
+            policy=policy,
+            wanted=wanted,
             pilots=tuple(self._pilot_view(pilot) for pilot in self.pilots.values()),
             replicas=self._roster.replicas_view(),
             seed=self._seed,
@@ -318,7 +381,7 @@ class Fleet:
             ends_s=pilot.ends_s,
             away_since_s=pilot.away_since_s,
             lead_s=pilot.lead_s,
-            drain_s=self.succession.drain_s(longest_s),
+            drain_s=self.succession.drain_s(longest_s, pilot.walltime_s),
         )
 
     # --- what others are told -------------------------------------------------------------------------
@@ -366,3 +429,13 @@ class Fleet:
         ends_s = {pilot.pilot: pilot.ends_s for pilot in self.pilots.values()}
         found = {each.replica: ends_s.get(each.pilot) for each in self._roster.alive()}
         return {replica: float(math.floor(end_s - margin_s)) for replica, end_s in found.items() if end_s is not None}
+
+
+def _scaler(scale: Scale | None, before: Scaler | None) -> Scaler | None:
+    """A deployment that is scaled goes on with what it knows of its demand."""
+    if scale is None:
+        return None
+    if before is None:
+        return Scaler(scale)
+    before.scale = scale
+    return before

@@ -84,6 +84,9 @@ class FleetPilot:
         asked: It was asked to end; otherwise, if it is leaving, its agent has a reason of its own.
         away_since_s: Since when its agent is not reachable.
         ends_s: When its walltime is over.
+        full_slots: So many replicas fit while all its nodes are there.
+        lacking: For so many replicas, or some of them, it was submitted.
+        walltime_s: So long it may run; None: as long as any.
         lead_s: So long before that others began to take over; 0 while none has.
         waits_for: Why it has not begun, or is of no use yet, in words.
         said: What its agent reported last.
@@ -95,6 +98,9 @@ class FleetPilot:
     pilot: PilotId
     slots: int
     idle_since_s: float
+    full_slots: int = 0
+    lacking: int = 0
+    walltime_s: float | None = None
     submitted_s: float | None = None
     phase: PilotPhase = "queued"
     reported: bool = False

@@ -29,6 +29,9 @@ queued for so long should run and not be turned away at the end."""
 SOONEST_S, LATEST_S = 0.1, 15.0  # a rate may be wrong, and nobody comes to a free replica before this is over
 """Nobody is told to come back sooner, or later, than this."""
 
+LACKS_AGAIN_S = 5.0
+"""That requests wait for a deployment without replicas is said so often at most."""
+
 
 class Lane:
     """The queue of a deployment beside its replicas, which are ordered by load.
@@ -37,13 +40,15 @@ class Lane:
     priority above 0) are sent past that: they run in the next batch, not in the one after it. For them there is a
     second order, which is kept from the first such request on.
 
-    ``answered``, ``refused`` and ``expired`` count requests: those that replicas answered (a stream with its first
-    item), that the deployment had no room for, and whose deadline passed before they ran. ``kill_cancelled_s``: as
-    in :class:`hpcserve.core.routes.Deployment`.
+    ``came``, ``answered``, ``refused`` and ``expired`` count requests: all that there were, those that replicas
+    answered (a stream with its first item), that the deployment had no room for, and whose deadline passed before they
+    ran. ``kill_cancelled_s``: as in :class:`hpcserve.core.routes.Deployment`.
     """
 
     __slots__ = (
+        "_looked_at",
         "answered",
+        "came",
         "expired",
         "kill_cancelled_s",
         "load",
@@ -66,7 +71,15 @@ class Lane:
         self.longest = Longest()
         self.max_queue_bytes = self.max_queue_s = NEVER
         self.kill_cancelled_s: float | None = None
-        self.answered = self.refused = self.expired = 0
+        self.came = self.answered = self.refused = self.expired = 0
+        self._looked_at = -NEVER
+
+    def is_looked_at(self, now: float) -> bool:
+        """Whether a request waits, and it is time to see whether there is a replica at all."""
+        if not self.queue.count or now - self._looked_at < LACKS_AGAIN_S:
+            return False
+        self._looked_at = now
+        return True
 
     @property
     def wait_s(self) -> float | None:

@@ -40,6 +40,11 @@ class Pace:
         self._workers = 0
         self._fresh_until = 0.0
 
+    @property
+    def service_s(self) -> float | None:
+        """So many seconds of one replica a request takes; None while that is not known."""
+        return None if not self._one_per_s else 1.0 / self._one_per_s
+
     def look(self, now: float, *, waits: bool, answered: int, workers: int) -> None:
         """To be called about every tenth of a second while requests wait.
 

@@ -165,7 +165,9 @@ class PilotLife:
         yield from self._replicas.lose(known, kind, cause, now)
         self._roster.pilots[pilot] = FleetPilot(
             pilot=pilot,
-            slots=self._policy.slots,
+            slots=known.full_slots or self._policy.slots,
+            full_slots=known.full_slots,
+            walltime_s=known.walltime_s,
             idle_since_s=now,
             phase="leaving" if known.asked else "queued",  # the agent's own reason ended with it
             asked=known.asked,  # not adopted: what begins now has never spoken to an earlier controller

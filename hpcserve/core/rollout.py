@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from hpcserve.core.scaling import Scaler
 from hpcserve.types import DeploymentName
 
 
@@ -73,6 +74,7 @@ class FleetDeployment:
         pilots_ended: It is the pilots that end, not the servable that fails.
         crashes: They can be started, but end without a request answered.
         fallback: What is kept running instead.
+        scaler: Decides ``replicas`` anew whenever something was counted; None: their number is fixed.
         served: The version that served last while a replica was ready; None: none ever did.
     """
 
@@ -90,6 +92,7 @@ class FleetDeployment:
     unjudged: int = 0
     answered: int | None = None
     fallback: Version | None = None
+    scaler: Scaler | None = None
     served: Version | None = None
 
     @property

@@ -1,4 +1,4 @@
-"""Lengths of time in words. Decides nothing."""
+"""Lengths of time and numbers of things in words. Decides nothing."""
 
 from __future__ import annotations
 
@@ -10,3 +10,8 @@ def span(seconds: float) -> str:
         if whole >= length:
             return f"{whole // length} {unit} {whole % length // part} {below}"
     return f"{whole} s"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 request``, ``1,240 requests``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -18,7 +18,7 @@ from hpcserve.core.lease import Sighting
 from hpcserve.core.spans import span
 from hpcserve.daemon.lease import sighted
 from hpcserve.daemon.record import record_path
-from hpcserve.errors import ConfigError, HpcserveError
+from hpcserve.errors import ConfigError, HpcserveError, ServiceUnavailable
 from hpcserve.wire.record import ServiceRecord, decode_record
 
 CLOCK_S = 5.0
@@ -35,6 +35,8 @@ def record(site: Site) -> tuple[ServiceRecord | None, Finding]:
     except FileNotFoundError:
         told = f"no daemon runs, or it is not ready yet ({path} does not exist); start one: hpcserve up"
         return None, Finding("record", "failed", told)
+    except ServiceUnavailable as error:  # half of one: the daemon mends it
+        return None, Finding("record", "failed", str(error))
     except (OSError, ConfigError) as error:
         return None, Finding("record", "failed", f"{error}; a daemon writes it anew: hpcserve down, then hpcserve up")
     told = f"{found.software} on {found.host} as pid {found.pid}, epoch {found.epoch}"

@@ -24,11 +24,12 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 def timing_of(site: Site) -> Timing:
     """What fits the site.
 
-    The controller has time to end pilots that have time to stop their replicas. The agents wait for ``orphan_s``: of
-    that, one of their own pauses may pass; half of the rest is for the pause before a restart, half for the start.
+    The controller has time to end pilots that have time to stop their replicas, and to ask the scheduler after that.
+    The agents wait for ``orphan_s``: of that, one of their own pauses may pass; half of the rest is for the pause
+    before a restart, half for the start.
     """
     longest_s = min(DEFAULT_POLICY.longest_s, (site.pilots.orphan_s - RETRY_S) / 2)
     return Timing(
-        controller_s=2 * site.pilots.stop_grace_s + 10.0,
+        controller_s=2 * site.pilots.stop_grace_s + 10.0 + site.scheduler.poll_s,
         restarts=msgspec.structs.replace(DEFAULT_POLICY, longest_s=longest_s),
     )

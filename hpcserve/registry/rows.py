@@ -34,7 +34,10 @@ class ServableRow(Row, frozen=True):
 
 
 class DeploymentRow(Row, frozen=True):
-    """A version that is to be served at ``endpoint`` by so many replicas, and what is wanted of it."""
+    """A version that is to be served at ``endpoint`` by so many replicas, and what is wanted of it.
+
+    With ``max_replicas`` their number follows the demand, and is ``replicas`` at least.
+    """
 
     name: DeploymentName
     servable: str
@@ -47,6 +50,9 @@ class DeploymentRow(Row, frozen=True):
     max_queue_bytes: int | None = None
     max_queue_s: float | None = None
     kill_cancelled_s: float | None = None
+    max_replicas: int | None = None
+    hot_replicas: int | None = None
+    idle_s: float | None = None
 
 
 class ServedRow(Row, frozen=True):
@@ -66,7 +72,8 @@ class PilotRow(Row, frozen=True):
 
     ``job``: the scheduler's own id of it; ``restarts``: how often the scheduler has requeued it, each time as a new
     ``incarnation``; ``secret_sha256``: of its one-time secret, in hex; ``public_key``: its
-    agent's CURVE key, in hex, once it has enrolled.
+    agent's CURVE key, in hex, once it has enrolled. ``nodes`` and ``walltime_s``: what it asked for; 0: what the site
+    says.
     """
 
     id: PilotId
@@ -80,3 +87,5 @@ class PilotRow(Row, frozen=True):
     ended_s: float | None = None
     cause: str = ""
     restarts: int = 0
+    nodes: int = 0
+    walltime_s: float = 0.0

@@ -43,6 +43,9 @@ deployments = sa.Table(
     sa.Column("max_queue_bytes", sa.BigInteger, nullable=True),
     sa.Column("max_queue_s", sa.DOUBLE_PRECISION, nullable=True),
     sa.Column("kill_cancelled_s", sa.DOUBLE_PRECISION, nullable=True),
+    sa.Column("max_replicas", sa.Integer, nullable=True),
+    sa.Column("hot_replicas", sa.Integer, nullable=True),
+    sa.Column("idle_s", sa.DOUBLE_PRECISION, nullable=True),
 )
 served = sa.Table("served", TABLES, _text("name", key=True), _text("version"), _text("failed"), _text("reason"))
 pilots = sa.Table(
@@ -59,6 +62,8 @@ pilots = sa.Table(
     sa.Column("ended_s", sa.DOUBLE_PRECISION, nullable=True),
     _text("cause"),
     sa.Column("restarts", sa.Integer, nullable=False),
+    sa.Column("nodes", sa.Integer, nullable=False),
+    sa.Column("walltime_s", sa.DOUBLE_PRECISION, nullable=False),
 )
 schema = sa.Table("schema", TABLES, sa.Column("version", sa.Integer, primary_key=True))
 
@@ -124,7 +129,21 @@ def _step_6(connection: sa.Connection) -> None:
     connection.exec_driver_sql("ALTER TABLE pilots ADD COLUMN restarts INTEGER NOT NULL DEFAULT 0")
 
 
-MIGRATIONS: tuple[Migration, ...] = (_step_1, _step_2, _step_3, _step_4, _step_5, _step_6)
+_STEP_7 = (
+    "ALTER TABLE deployments ADD COLUMN max_replicas INTEGER",
+    "ALTER TABLE deployments ADD COLUMN hot_replicas INTEGER",
+    "ALTER TABLE deployments ADD COLUMN idle_s DOUBLE PRECISION",
+    "ALTER TABLE pilots ADD COLUMN nodes INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE pilots ADD COLUMN walltime_s DOUBLE PRECISION NOT NULL DEFAULT 0",
+)
+
+
+def _step_7(connection: sa.Connection) -> None:
+    for statement in _STEP_7:
+        connection.exec_driver_sql(statement)
+
+
+MIGRATIONS: tuple[Migration, ...] = (_step_1, _step_2, _step_3, _step_4, _step_5, _step_6, _step_7)
 """Step n (counted from 1) leads a database of version n-1 to version n."""
 
 

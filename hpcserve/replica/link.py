@@ -18,7 +18,7 @@ from typing import Any
 import zmq
 from zmq.backend import Socket as PlainSocket
 
-from hpcserve.errors import ConfigError
+from hpcserve.errors import ConfigError, ServiceUnavailable
 from hpcserve.wire.monitor import decode_event
 from hpcserve.wire.record import decode_record
 from hpcserve.wire.tensor import Frame
@@ -66,7 +66,7 @@ class Link:
             return
         try:
             record = decode_record(self._record.read_bytes(), str(self._record))
-        except (OSError, ConfigError) as error:
+        except (OSError, ConfigError, ServiceUnavailable) as error:
             sys.stderr.write(f"no daemon to connect to: {error}\n")
             self._postpone()
             return

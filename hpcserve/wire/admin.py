@@ -5,7 +5,7 @@ They travel as msgpack *maps* in the ``body`` of a CALL and its ANSWER; unknown 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -38,6 +38,8 @@ class Deploy(Admin, frozen=True, kw_only=True):
     ``objective_ms``: what a request should take at its replica; ``max_batch_size``: most samples of a batch.
     ``max_queue_bytes`` and ``max_queue_s``: how much may wait for a replica, and how long; more is refused.
     ``kill_cancelled_s``: a replica is killed when nobody has waited for so long for what it runs.
+    With ``max_replicas`` the number of replicas follows the demand: ``replicas`` at least, ``hot_replicas`` while it is
+    in use and for ``idle_s`` after that.
     """
 
     servable: str
@@ -48,6 +50,9 @@ class Deploy(Admin, frozen=True, kw_only=True):
     max_queue_bytes: int | None = None
     max_queue_s: float | None = None
     kill_cancelled_s: float | None = None
+    max_replicas: int | None = None
+    hot_replicas: int | None = None
+    idle_s: float | None = None
 
 
 class Deployed(Admin, frozen=True, kw_only=True):
@@ -93,6 +98,9 @@ class ReplicaView(Admin, frozen=True, kw_only=True):
 class DeploymentView(Admin, frozen=True, kw_only=True):
     """One deployment. ``wanted`` is the number of replicas; ``error`` and ``traceback`` say why one ended last.
 
+    With ``max_replicas`` that number follows the demand, from ``min_replicas`` on. ``plan`` says in words what is to
+    come, and why.
+
     ``refused`` requests had no room in its queue, ``expired`` ones did not run before their deadline; ``wait_s`` is
     what the last in the queue is expected to wait.
     """
@@ -117,6 +125,11 @@ class DeploymentView(Admin, frozen=True, kw_only=True):
     restarts: int
     replicas: tuple[ReplicaView, ...]
     kill_cancelled_s: float | None = None
+    min_replicas: int = 0
+    max_replicas: int | None = None
+    hot_replicas: int | None = None
+    idle_s: float | None = None
+    plan: str = ""
 
 
 class LossView(Admin, frozen=True, kw_only=True):
@@ -225,11 +238,18 @@ class Logs(Admin, frozen=True, kw_only=True):
 
 
 class Down(Admin, frozen=True, kw_only=True):
-    """``down``: stop the pilots and the daemon."""
+    """``down``: take the daemon down, and say what becomes of its pilots.
+
+    ``cancel``: they end first. ``keep``: they go on, for the next daemon. ``drain``: they get no more work, finish what
+    they run, and end; then the daemon does.
+    """
+
+    pilots: Literal["cancel", "keep", "drain"] = "cancel"
 
 
 class GoingDown(Admin, frozen=True, kw_only=True):
-    """``pid`` is the supervisor's: it ends when everything else has."""
+    """``pid`` is the supervisor's: it ends when everything else has. ``kept``: pilots that go on, each with its job."""
 
     pid: int
     host: str
+    kept: dict[str, str] = {}

@@ -157,6 +157,12 @@ class Away(Message, frozen=True, tag="away"):
     for_s: float
 
 
+class Lacking(Message, frozen=True, tag="lacking"):
+    """Requests wait for a deployment that has no replica. Said again while it lasts."""
+
+    deployment: DeploymentName
+
+
 class ReplicaIdle(Message, frozen=True, tag="replica-idle"):
     """A retiring replica holds nothing any more."""
 
@@ -178,7 +184,8 @@ class DeploymentLoad(Message, frozen=True):
 
     ``answered``: by all its replicas, those that are dead included; a stream counts with its first item. ``longest_s``:
     from giving a request to a replica until its answer (a stream's first item), of those in the last ten minutes and of
-    the last 200 at least; None while nothing was measured.
+    the last 200 at least; None while nothing was measured. ``came``: all requests that there were, those that were
+    refused included. ``service_s``: so long a request keeps one replica busy, as measured while some waited.
     """
 
     deployment: DeploymentName
@@ -189,6 +196,8 @@ class DeploymentLoad(Message, frozen=True):
     wait_s: float | None = None
     answered: int = 0
     longest_s: float | None = None
+    came: int = 0
+    service_s: float | None = None
 
 
 class Stats(Message, frozen=True, tag="stats"):
@@ -234,6 +243,16 @@ ToBroker = (
     AdmitKey | RevokeKey | Routes | ToAgentRelay | ToClientRelay | AskStats | EnrolAsk | EnrolVerdict | PilotSecrets
 )
 ToController = (
-    BrokerUp | Done | AgentSays | ClientCalls | ReplicaHung | ReplicaUnwanted | Away | ReplicaIdle | Stats | EnrolAsk
+    BrokerUp
+    | Done
+    | AgentSays
+    | ClientCalls
+    | ReplicaHung
+    | ReplicaUnwanted
+    | Away
+    | Lacking
+    | ReplicaIdle
+    | Stats
+    | EnrolAsk
 )
 ToAdmission = BrokerUp | Done | EnrolVerdict | PilotSecrets

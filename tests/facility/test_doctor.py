@@ -8,10 +8,12 @@ from collections.abc import Iterator
 import pytest
 
 from tests.facility.box.cluster import Box
-from tests.facility.box.files import LOGIN, LOGIN_ADDRESS
+from tests.facility.box.files import LOGIN, address_of
 from tests.facility.box.firewall import Firewall, firewall
 from tests.facility.conftest import NewFacility
 from tests.facility.service import SERVABLES, Facility, status, until
+
+AT = address_of(LOGIN)
 
 pytestmark = [pytest.mark.facility, pytest.mark.usefixtures("all_nodes")]
 
@@ -56,7 +58,7 @@ def test_a_firewall_is_told_by_the_agent_by_status_and_by_the_doctor(new_facilit
     wall.stop(PORTS, "drop")
     facility = new_facility(network={"host": "switch", "port_range": PORTS}).up()
     pilot = silent_pilot(facility)
-    missed = f"does not reach the daemon on login at tcp://{LOGIN_ADDRESS}:40000"
+    missed = f"does not reach the daemon on login at tcp://{AT}:40000"
     said_of(facility, pilot, missed)
     said_of(facility, pilot, "nothing came back within 4 s: a firewall drops what is sent, or no way leads there")
     assert f"{pilot}: its agent has not reported yet; if that lasts, see: hpcserve doctor --pilot" in facility.told()
@@ -69,9 +71,9 @@ def test_a_firewall_is_told_by_the_agent_by_status_and_by_the_doctor(new_facilit
     code, found = doctor(facility, "--pilot")
     assert code == 1
     assert re.match(
-        rf"failed node\d does not reach the daemon on login at {LOGIN_ADDRESS}:40000 \(admission\) and "
-        rf"{LOGIN_ADDRESS}:4000\d \(back\): nothing came back within 5 s: .*; wrong port: a firewall is in the way of "
-        rf"this one alone, as {LOGIN_ADDRESS}:\d+ is reached; set network.port_range",
+        rf"failed node\d does not reach the daemon on login at {AT}:40000 \(admission\) and "
+        rf"{AT}:4000\d \(back\): nothing came back within 5 s: .*; wrong port: a firewall is in the way of "
+        rf"this one alone, as {AT}:\d+ is reached; set network.port_range",
         found["way back"],
     )
 
@@ -101,7 +103,7 @@ def test_a_wrong_interface_is_told_with_the_right_one(box: Box, new_facility: Ne
     assert code == 1
     assert re.match(
         rf"failed node\d does not reach the daemon on login at {OUTSIDE}:\d+ .*; wrong interface: it reaches this host "
-        rf'at {LOGIN_ADDRESS}, so set network.host = "switch", then hpcserve down and hpcserve up',
+        rf'at {AT}, so set network.host = "switch", then hpcserve down and hpcserve up',
         found["way back"],
     )
 

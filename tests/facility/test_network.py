@@ -9,7 +9,7 @@ import pytest
 
 from hpcserve.wire.record import decode_record
 from tests.facility.box.cluster import Box
-from tests.facility.box.files import LOGIN, LOGIN_ADDRESS
+from tests.facility.box.files import LOGIN, address_of
 from tests.facility.conftest import NewFacility
 from tests.facility.service import SERVABLES, Facility
 
@@ -27,7 +27,7 @@ ip link set six0 up
 def ports_of(facility: Facility) -> list[int]:
     record = decode_record((facility.shared / "service.json").read_bytes(), "")
     addresses = (*record.admission, *record.front, *record.back)
-    assert {address.removeprefix("tcp://").rpartition(":")[0] for address in addresses} == {LOGIN_ADDRESS}
+    assert {address.removeprefix("tcp://").rpartition(":")[0] for address in addresses} == {address_of(LOGIN)}
     return sorted(int(address.rpartition(":")[2]) for address in addresses)
 
 

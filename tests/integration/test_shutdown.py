@@ -98,6 +98,29 @@ def test_what_dies_while_the_daemon_goes_down_does_not_keep_it_up(
         assert not daemon.record.exists()
 
 
+def test_a_drain_outlives_its_controller(new_daemon: NewDaemon, tmp_path: Path) -> None:
+    daemon = new_daemon().up()
+    assert daemon.process is not None
+    gates = tmp_path / "gates"
+    gates.mkdir()
+    with daemon.client() as client:
+        daemon.deploy(client, SERVABLES / "tally")
+        parameters = {"log": str(tmp_path / "log"), "gates": str(gates)}
+        call = client.submit("tally.again", np.int64(7), parameters=parameters, timeout_s=60.0)
+        until((tmp_path / "log").exists, "it runs")
+        client.call("down", admin.Down(pilots="drain"), admin.GoingDown)
+        until(lambda: status(client).deployments[0].state == "draining", "it drains")
+        pid = daemon.kill("controller")
+        until(lambda: daemon.pid_of("controller") != pid, "there is another controller")
+        assert status(client).deployments[0].state == "draining"
+        (gates / "all").touch()
+        assert int(call.result(60.0)["n"]) == 7
+        assert daemon.process.wait(60) == 0
+    until(lambda: not daemon.processes(), f"all have ended: {daemon.commands()}")
+    with daemon.up().client() as client:
+        daemon.replica_pids(client, "tally")
+
+
 @pytest.mark.parametrize("way", ["call", "signal"])
 def test_without_a_supervisor_the_daemon_ends_by_lifelines_and_the_pilot_by_itself(
     new_daemon: NewDaemon, tmp_path: Path, way: str

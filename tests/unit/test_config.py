@@ -99,6 +99,11 @@ def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None
         ("[pilots]\norphan_s = 3\n", r"polaris.toml: pilots.orphan_s: expected ≥ 4, got 3: agents would end"),
         ("[pilots]\nnodes = 2\n", r"polaris.toml: pilots.launcher: expected .srun. for several nodes, got .process."),
         ("[recovery]\nrecovery_grace_s = 1.5\n", r"polaris.toml: recovery.recovery_grace_s: expected ≥ 2, got 1.5"),
+        (
+            "[scheduler]\npoll_s = 300\n",
+            r"polaris.toml: scheduler.poll_max_s: expected ≥ 300, which is poll_s, got 120",
+        ),
+        ("[scheduler]\nsubmit_burst = 0\n", r"polaris.toml: scheduler.submit_burst: expected .* >= 1"),
         ("state_dir = 3\n", r"polaris.toml: state_dir: expected a path, got 3"),
         ("[pilots\n", r"polaris.toml: not TOML"),
         ("", r"polaris.toml: empty: it says nothing; for a site like local write base = .local"),

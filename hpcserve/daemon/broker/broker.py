@@ -24,7 +24,7 @@ from hpcserve.daemon.broker.watch import Watch
 from hpcserve.types import Epoch
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import MAX_HEADER_BYTES, MAX_OWN_HEADER_BYTES, encode, error_to_wire
-from hpcserve.wire.hub import Away, ReplicaHung, ReplicaIdle, ReplicaUnwanted
+from hpcserve.wire.hub import Away, Lacking, ReplicaHung, ReplicaIdle, ReplicaUnwanted
 
 DRAIN = 64  # most messages taken from one socket before the others are looked at
 FLUSH_S = 0.02  # releases wait so long for work that carries them along
@@ -77,6 +77,7 @@ class Broker:
             act.ReportHung: lambda a: self.hub.tell(CONTROLLER, ReplicaHung(a.replica, a.overdue_s)),
             act.ReportUnwanted: lambda a: self.hub.tell(CONTROLLER, ReplicaUnwanted(a.replica, a.for_s)),
             act.ReportAway: lambda a: self.hub.tell(CONTROLLER, Away(a.subject, a.role, a.for_s)),
+            act.ReportLacking: lambda a: self.hub.tell(CONTROLLER, Lacking(a.deployment)),
             act.ReportIdle: lambda a: self.hub.tell(CONTROLLER, ReplicaIdle(a.replica)),
         }
 

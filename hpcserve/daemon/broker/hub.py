@@ -217,6 +217,8 @@ class Hub:
                         lane.wait_s,
                         lane.answered,
                         lane.longest.s or None,
+                        lane.came,
+                        lane.pace.service_s,
                     )
                     for name, lane in exchange.lanes.items()
                 ),

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from hpcserve.core.capacity import limit_in_words, most_replicas
+from hpcserve.core.deployments import Policy
 from hpcserve.core.spelling import nearest, shortened
 from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.logs import read_logs
@@ -38,7 +39,16 @@ _log = logging.getLogger(__name__)
 IMPORT_S = 120.0
 INGESTERS, MOST_INGESTING = 2, 8
 """So many servables are taken in at a time; so many may wait for it or be at it."""
-SETTINGS = ("objective_ms", "max_batch_size", "max_queue_bytes", "max_queue_s", "kill_cancelled_s")
+SETTINGS = (
+    "objective_ms",
+    "max_batch_size",
+    "max_queue_bytes",
+    "max_queue_s",
+    "kill_cancelled_s",
+    "max_replicas",
+    "hot_replicas",
+    "idle_s",
+)
 MOST_BYTES = 1 << 62
 """More than this no queue may be allowed: the store's numbers end soon after it."""
 MOST_SAMPLES = (1 << 31) - 1  # what an INTEGER of PostgreSQL holds
@@ -135,6 +145,7 @@ class Admin:
         policy = self._controller.fleet.policy
         if not 0 <= arguments.replicas <= most_replicas(policy):
             raise InvalidInput(f"replicas is {arguments.replicas}; expected 0 or more; {limit_in_words(policy)}")
+        _check_scale(arguments, policy)
         if arguments.objective_ms is not None and not 0 < arguments.objective_ms < float("inf"):
             raise InvalidInput(f"objective_ms is {arguments.objective_ms}; expected milliseconds, more than 0")
         if arguments.max_batch_size is not None and not 1 <= arguments.max_batch_size <= MOST_SAMPLES:
@@ -162,6 +173,9 @@ class Admin:
             max_queue_bytes=arguments.max_queue_bytes,
             max_queue_s=arguments.max_queue_s,
             kill_cancelled_s=arguments.kill_cancelled_s,
+            max_replicas=arguments.max_replicas,
+            hot_replicas=arguments.hot_replicas,
+            idle_s=arguments.idle_s,
         )
         before = next(
             (each for each in await self._controller.storage.do(Store.deployments) if each.name == row.name), None
@@ -210,11 +224,19 @@ class Admin:
         return await asyncio.to_thread(read)
 
     async def down(self, arguments: verbs.Down) -> verbs.GoingDown:
-        """Takes the daemon down, pilots first. The supervisor is told before the caller, should this process end."""
-        self._controller.keeps_pilots = False
-        os.kill(self._supervisor, signal.SIGTERM)
+        """Takes the daemon down. The supervisor is told before the caller, should this process end.
+
+        While pilots are drained the daemon is there as ever; the controller goes when none is left.
+        """
+        controller = self._controller
+        controller.bid_farewell(arguments.pilots)
+        if arguments.pilots != "drain":
+            os.kill(self._supervisor, signal.SIGTERM)
         self.goes_down = True
-        return verbs.GoingDown(pid=self._supervisor, host=socket.gethostname())
+        kept = controller.pilots.jobs.items() if arguments.pilots == "keep" else ()
+        return verbs.GoingDown(
+            pid=self._supervisor, host=socket.gethostname(), kept={pilot: job.name or "" for pilot, job in kept}
+        )
 
     def _deployment(self, endpoint: str) -> DeploymentName:
         for name, row in self._controller.served.items():
@@ -222,6 +244,28 @@ class Admin:
                 return name
         known = [row.endpoint for row in self._controller.served.values()]
         raise UnknownEndpoint(f"no endpoint {shortened(endpoint)}{nearest(endpoint, known)}")
+
+
+def _check_scale(arguments: verbs.Deploy, policy: Policy) -> None:
+    """Whether the number of replicas can follow the demand as is wanted.
+
+    Raises:
+        InvalidInput: It cannot.
+    """
+    most = arguments.max_replicas
+    if most is None:
+        for name in ("hot_replicas", "idle_s"):
+            if getattr(arguments, name) is not None:
+                raise InvalidInput(f"{name} is set, and max_replicas is not; it says something of what is scaled alone")
+        return
+    if not 1 <= most <= most_replicas(policy):
+        raise InvalidInput(f"max_replicas is {most}; expected 1 or more; {limit_in_words(policy)}")
+    if arguments.replicas > most:
+        raise InvalidInput(f"replicas, the minimum, is {arguments.replicas}; expected at most max_replicas, {most}")
+    if arguments.hot_replicas is not None and not 0 <= arguments.hot_replicas <= most:
+        raise InvalidInput(f"hot_replicas is {arguments.hot_replicas}; expected from 0 to max_replicas, {most}")
+    if arguments.idle_s is not None and not 0 < arguments.idle_s < float("inf"):
+        raise InvalidInput(f"idle_s is {arguments.idle_s}; expected seconds, more than 0")
 
 
 def _unset(before: DeploymentRow | None, row: DeploymentRow) -> dict[str, float]:

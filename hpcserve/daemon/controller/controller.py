@@ -17,25 +17,30 @@ from pathlib import Path
 
 from hpcserve.cluster.evidence import evidence
 from hpcserve.cluster.plugins import open_scheduler
-from hpcserve.config import Site
+from hpcserve.config import Site, own_queues
 from hpcserve.core import deployments as rules
 from hpcserve.core.fleet import Fleet
 from hpcserve.core.fleetbook import Action, FailDeployment, ForgetReplica, ReplicaLost
 from hpcserve.core.losses import Loss
+from hpcserve.core.shapes import Shape
 from hpcserve.core.succession import Succession
-from hpcserve.daemon import leftovers
+from hpcserve.daemon import farewell, leftovers
 from hpcserve.daemon.controller.agents import Agents
 from hpcserve.daemon.controller.failures import NEVER_READY, Failures, PilotFailures
 from hpcserve.daemon.controller.fates import Fates
+from hpcserve.daemon.controller.fence import Fence, Fenced
 from hpcserve.daemon.controller.hub import HubLine
 from hpcserve.daemon.controller.logs import prune_logs
 from hpcserve.daemon.controller.losses import Losses
+from hpcserve.daemon.controller.measuring import Measuring, scale_of
 from hpcserve.daemon.controller.pilots import AT_ONCE, Pilots
 from hpcserve.daemon.controller.plan import Servable, servable_of
 from hpcserve.daemon.controller.rollouts import Rollouts
-from hpcserve.daemon.controller.scheduling import Ears, Scheduling
+from hpcserve.daemon.controller.scheduling import Ears, scheduling_of
+from hpcserve.daemon.controller.shaping import Shaping
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.daemon.controller.telling import Telling
+from hpcserve.daemon.farewell import Farewell
 from hpcserve.daemon.leftovers import LeftBehind
 from hpcserve.errors import ServiceUnavailable
 from hpcserve.registry.rows import DeploymentRow
@@ -50,8 +55,6 @@ STORE = "hpcserve.db"
 BUSY_S = 0.1
 """While something changes within moments, what is due is looked at so often; site local polls its jobs as often."""
 LOOK_S = 1.0
-MEASURE_S = 5.0
-"""How often the broker is asked how long requests take."""
 MARGIN_S = 3.0
 """Before ``stop_grace_s`` and the agent's own margin, the time in which its replicas are told to end."""
 PRUNE_S = 60.0
@@ -65,17 +68,22 @@ class Controller:
         site: The site.
         runtime_dir: Where the broker's internal socket is.
         record: The path of the service record.
-        keeps_pilots: The pilots go on when it ends, for the next daemon.
+        fence: Says whether the lease is still ours.
+        unbidden: What becomes of the pilots when it ends and nobody has said.
     """
 
-    def __init__(self, site: Site, *, runtime_dir: Path, record: Path, keeps_pilots: bool = False) -> None:
+    def __init__(
+        self, site: Site, *, runtime_dir: Path, record: Path, fence: Fence, unbidden: Farewell = "cancel"
+    ) -> None:
         self.site = site
-        self.keeps_pilots = keeps_pilots
+        self._unbidden: Farewell = unbidden
         self.runtime_dir = runtime_dir
         self.storage = Storage()
         self.hub = HubLine(runtime_dir)
-        self.pilots = Pilots(site, open_scheduler(site), self.storage, record)
         self.fleet = _fleet(site)
+        scheduler = open_scheduler(site)
+        shaping = Shaping(site, scheduler, self.fleet)
+        self.pilots = Pilots(site, Fenced(scheduler, fence), self.storage, record, shaping.shaped)
         self.losses = Losses(site.shared_dir / "logs")
         self._rollouts = Rollouts(self.storage, self.fleet)
         self.served: dict[DeploymentName, DeploymentRow] = {}
@@ -92,11 +100,13 @@ class Controller:
             act=self._act,
         )
         fates = Fates(self.pilots, self.fleet, self.agents, self._act)
-        ears = Ears(seen=fates.seen, refused=fates.refused, dropped=fates.dropped)
-        self.scheduling = Scheduling(self.pilots, ears, self._poll_s)
+        ears = Ears(seen=fates.seen, refused=fates.refused, dropped=fates.dropped, waits=fates.waits)
+        self.scheduling = scheduling_of(site, self.pilots, ears, poll_s=self._poll_s, ends_s=self._ends_s)
         self.epoch = Epoch(0)
         self.stop = asyncio.Event()
+        self.farewell = unbidden
         self._changed = asyncio.Event()
+        self.measuring = Measuring(self.hub, self.fleet, self.change)
         self._began = time.monotonic()
         self._prune_at = 0.0
 
@@ -118,11 +128,32 @@ class Controller:
         now = time.monotonic()
         for pilot in await self.pilots.recover():
             self.fleet.adopt_pilot(pilot, self.fleet.policy.slots, now)
+            submitted = self.pilots.jobs[pilot].row
+            if submitted.nodes:
+                self.fleet.shaped(pilot, Shape(submitted.nodes, submitted.walltime_s))
             self.agents.awaited.add(pilot)
+        self._part(farewell.read(self.site.state_dir) or self._unbidden)
+
+    def bid_farewell(self, how: Farewell) -> None:
+        """The daemon is to go down. If its pilots are drained, it does so when none is left.
+
+        Raises:
+            HpcserveError: It cannot be written down, and so would be forgotten with this process; nothing happens.
+        """
+        if how == self._unbidden:
+            farewell.clear(self.site.state_dir)
+        else:
+            farewell.write(self.site.state_dir, how)
+        self._part(how)
+
+    def _part(self, how: Farewell) -> None:
+        self.farewell = how
+        self.fleet.is_draining = how == "drain"
+        self.change()
 
     async def run(self) -> None:
-        """Works until :attr:`stop` is set; then every pilot has ended, or had its time to, unless they are kept."""
-        works = [asyncio.create_task(each) for each in (self._steer(), self.scheduling.run(), self._measure())]
+        """Works until :attr:`stop` is set. Unless they are kept, every pilot has ended then, or had its time to."""
+        works = [asyncio.create_task(each) for each in (self._steer(), self.scheduling.run(), self.measuring.run())]
         stopping = asyncio.create_task(self.stop.wait())
         await asyncio.wait({*works, stopping}, return_when=asyncio.FIRST_COMPLETED)
         for work in works:
@@ -130,8 +161,8 @@ class Controller:
                 work.result()
         works[1].cancel()
         await asyncio.gather(works[1], return_exceptions=True)
-        if self.keeps_pilots:
-            _log.info("the next daemon takes these pilots over: %s", ", ".join(self.pilots.jobs) or "none")
+        if self.farewell == "keep":
+            _log.info("these pilots go on: %s", ", ".join(self.pilots.jobs) or "none")
         else:
             await self._end_pilots()
         for work in works:
@@ -141,7 +172,7 @@ class Controller:
     async def _end_pilots(self) -> None:
         self.fleet.end_pilots()
         self.change()
-        await self.scheduling.end_all(2 * self.site.pilots.stop_grace_s + 5.0)
+        await self.scheduling.end_all(2 * self.site.pilots.stop_grace_s + 5.0 + self.site.scheduler.poll_s)
         left = [LeftBehind(pilot, job.name or "", job.state.cause) for pilot, job in self.pilots.jobs.items()]
         leftovers.write(self.site.shared_dir, left)
 
@@ -157,7 +188,7 @@ class Controller:
         """A deployment is wanted from now on."""
         self.served[row.name] = row
         self.servables[row.name, row.version] = servable
-        self.fleet.want(row.name, servable.version, row.replicas)
+        self.fleet.want(row.name, servable.version, row.replicas, scale_of(row))
         self.change()
 
     def unserve(self, name: DeploymentName) -> None:
@@ -185,23 +216,14 @@ class Controller:
             self.tidy()
             await self._rollouts.note()
             await self._prune_logs()
+            if self.fleet.is_drained:
+                self.stop.set()
             try:
                 # Not wait_for(): before Python 3.12 it swallows a cancellation that comes together with a change.
                 async with asyncio.timeout(self._look_s() if self.pilots.jobs or self.served else None):
                     await self._changed.wait()
             except TimeoutError:
                 continue
-
-    async def _measure(self) -> None:
-        """How long requests take, by which pilots are drained in time."""
-        while True:
-            await asyncio.sleep(MEASURE_S)
-            if any(pilot.ends_s is not None for pilot in self.fleet.pilots.values()):
-                try:
-                    stats = await self.hub.stats()
-                except ServiceUnavailable:
-                    continue
-                self.fleet.longest_s = {load.deployment: load.longest_s or 0.0 for load in stats.deployments}
 
     async def _answered(self) -> dict[DeploymentName, int] | None:
         """How many requests each deployment has had answered; None while the broker is away."""
@@ -240,7 +262,12 @@ class Controller:
 
     def _poll_s(self) -> float:
         poll_s = self.site.scheduler.poll_s
-        return min(self._look_s(), poll_s) if self.site.scheduler.kind == "local" else poll_s
+        if self.site.scheduler.kind != "local":
+            return poll_s
+        return min(BUSY_S if self.stop.is_set() else self._look_s(), poll_s)
+
+    def _ends_s(self) -> Iterable[float]:
+        return (pilot.ends_s for pilot in self.fleet.pilots.values() if pilot.ends_s is not None)
 
     async def _act(self, actions: Iterable[Action], shown: str | None = None) -> None:
         """Carries out what follows from an event, and looks soon at what else does.
@@ -360,6 +387,10 @@ class Controller:
         replica = self.fleet.replicas.get(ReplicaId(message.subject)) if message.role == "replica" else None
         return replica is not None and not replica.ended
 
+    def lacking(self, message: hub.Lacking) -> None:
+        """Requests wait for a deployment that has no replica."""
+        self.measuring.soon()
+
     def replica_idle(self, message: hub.ReplicaIdle) -> None:
         """A retiring replica holds nothing any more."""
         self.fleet.idle(message.replica)
@@ -376,6 +407,8 @@ def _fleet(site: Site) -> Fleet:
             idle_s=pilots.idle_s,
             nodes=pilots.nodes,
             orphan_s=pilots.orphan_s,
+            max_queued=_least(queue.max_queued for queue in own_queues(site)),
+            max_running=_least(queue.max_running for queue in own_queues(site)),
         ),
         seed=secrets.token_hex(2) + "-",
         restarts=lambda: Failures(NEVER_READY),
@@ -386,3 +419,8 @@ def _fleet(site: Site) -> Fleet:
             first_wait_s=pilots.queue_wait_s,
         ),
     )
+
+
+def _least(limits: Iterable[int]) -> int | None:
+    """The limit that binds; None: there is none."""
+    return min((limit for limit in limits if limit), default=None)

@@ -127,3 +127,9 @@ class Fates:
     async def dropped(self, pilot: PilotId) -> None:
         """A pilot was cancelled before it was submitted."""
         await self._act(self._fleet.job_ended(pilot, "it was not wanted any more", "", time.monotonic()), "")
+
+    def waits(self, pilot: PilotId, why: str) -> None:
+        """A pilot that is to be submitted waits for its turn."""
+        known = self._fleet.pilots.get(pilot)
+        if known is not None:
+            known.waits_for = why

@@ -15,14 +15,14 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from hpcserve.auth import private
-from hpcserve.cluster.seam import JobId, JobState, Scheduler
+from hpcserve.cluster.seam import JobId, JobState, PilotJob, Scheduler
 from hpcserve.config import Site
 from hpcserve.daemon.controller.job import pilot_job, service_tag
 from hpcserve.daemon.controller.printed import printed
@@ -60,6 +60,7 @@ class Job:
 
     ``name`` is None until the scheduler is known to have taken it; ``doubt``: why that is open. ``cancel_at_s``: on the
     monotonic clock, when it is to be cancelled, or cancelled again if it is still there; None: it is not to end.
+    ``seen_s``: when the scheduler told its state.
     """
 
     row: PilotRow
@@ -68,21 +69,45 @@ class Job:
     enrolling: asyncio.Lock = field(default_factory=asyncio.Lock)
     doubt: str = CUT_OFF
     cancel_at_s: float | None = None
+    seen_s: float = 0.0
+
+    @property
+    def starts_in_s(self) -> float | None:
+        """When it will start, as the scheduler guessed when it was asked last, from now on."""
+        guess_s = self.state.starts_in_s
+        return None if guess_s is None else max(0.0, guess_s - (time.monotonic() - self.seen_s))
 
 
 class Pilots:
-    """The pilots of this daemon, and the scheduler that runs them."""
+    """The pilots of this daemon, and the scheduler that runs them.
 
-    def __init__(self, site: Site, scheduler: Scheduler, storage: Storage, record: Path) -> None:
+    Args:
+        site: Whose pilots they are.
+        scheduler: Runs them.
+        storage: Where they are written down.
+        record: The service record, by which their agents find the daemon.
+        shaped: Gives a job its shape, when its turn comes; None: all are as the site says.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        scheduler: Scheduler,
+        storage: Storage,
+        record: Path,
+        shaped: Callable[[PilotJob], Awaitable[PilotJob]] | None = None,
+    ) -> None:
         self.jobs: dict[PilotId, Job] = {}
         self._site = site
         self._scheduler = scheduler
         self._storage = storage
         self._record = record
+        self._shaped = shaped
         self._enrolments = site.shared_dir / ENROLMENTS
         self._tag = service_tag(site.shared_dir)
         self._swept = False
         self._lost: dict[PilotId, float] = {}
+        self._silence: SchedulerError | None = None
         patience_s = 0.0 if site.scheduler.kind in AT_ONCE else 2 * site.scheduler.timeout_s
         self._name_within_s = patience_s
 
@@ -119,14 +144,24 @@ class Pilots:
             SchedulerError: It does not answer.
             StorageFull: There is no room to write it down, or for what its agent has to be told.
         """
-        row, secret = _incarnation(
-            PilotRow(id=pilot, incarnation="", state="submitting", secret_sha256="", submitted_s=time.time()), 0
+        wanted = pilot_job(self._site, pilot, self._record)
+        if self._shaped is not None:
+            wanted = await self._shaped(wanted)
+        intent = PilotRow(
+            id=pilot,
+            incarnation="",
+            state="submitting",
+            secret_sha256="",
+            submitted_s=time.time(),
+            nodes=wanted.nodes or 0,
+            walltime_s=wanted.walltime_s,
         )
+        row, secret = _incarnation(intent, 0)
         await self._storage.do(Store.put_pilot, row)
         self.jobs[pilot] = Job(row, None)
         try:
             self._lay_down(row, secret)
-            name = await self._scheduler.submit(pilot_job(self._site, pilot, self._record))
+            name = await self._scheduler.submit(wanted)
         except SubmissionUnknown as error:
             _log.warning("pilot %s may have been submitted: %s", pilot, error)
             self.jobs[pilot].state = JobState(phase="unknown", cause=str(error))
@@ -167,7 +202,7 @@ class Pilots:
             incarnation=row.incarnation,
             secret=secret,
             slots=pilots.slots,
-            walltime_s=pilots.walltime_s,
+            walltime_s=row.walltime_s or pilots.walltime_s,
             orphan_s=pilots.orphan_s,
             stop_grace_s=pilots.stop_grace_s,
             log_dir=str(self._logs),
@@ -237,14 +272,31 @@ class Pilots:
             named = {job.name: pilot for pilot, job in self.jobs.items() if job.name is not None}
             states = {named[name]: state for name, state in (await self._scheduler.poll(list(named))).items()}
         except SchedulerError as error:
+            self._silence = error
             states = {pilot: JobState(phase="unknown", cause=str(error)) for pilot in self.jobs}
         else:
+            self._silence = None
             states |= {pilot: self._unnamed(job) for pilot, job in self.jobs.items() if job.name is None}
         for pilot, state in states.items():
             if pilot in self.jobs:  # it may have ended while the scheduler was asked
-                self.jobs[pilot].state = state
+                self.jobs[pilot].state, self.jobs[pilot].seen_s = state, time.monotonic()
         await self._cancel_again()
         return {pilot: state for pilot, state in states.items() if pilot in self.jobs}
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the last :meth:`poll` had no answer."""
+        return self._silence is not None
+
+    @property
+    def left_alone_s(self) -> float:
+        """So long the scheduler, which does not answer, is left alone. 0: the last :meth:`poll` did ask it."""
+        return 0.0 if self._silence is None else self._silence.retry_after_s or 0.0
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether there is a pilot of which nobody knows what became of it."""
+        return any(job.state.phase == "unknown" for job in self.jobs.values())
 
     async def _cancel_again(self) -> None:
         """Cancels what is to end and is still there: a requeued job forgets that it was cancelled."""

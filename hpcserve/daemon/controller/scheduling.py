@@ -2,6 +2,9 @@
 
 A scheduler may take half a minute to say that it does not answer. Nothing else waits for that: what is decided comes
 in here as a line of things to do, and what the scheduler says goes out by callbacks.
+
+The scheduler serves others, too: polls follow :mod:`hpcserve.core.polling`, and submissions wait in the line while the
+site allows no more of them, or while nobody knows what became of another pilot.
 """
 
 from __future__ import annotations
@@ -9,18 +12,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from hpcserve.cluster.seam import JobState
+from hpcserve.config import Site
+from hpcserve.core.polling import PollPace
+from hpcserve.core.ratelimit import Bucket
 from hpcserve.daemon.controller.pilots import Pilots
 from hpcserve.errors import HpcserveError, SchedulerError
 from hpcserve.types import PilotId
 
 _log = logging.getLogger(__name__)
 
-SOON_S = 1.0
-"""Between two polls that somebody asked for."""
+IN_DOUBT = "it is not submitted while nobody knows what became of another pilot"
+TOO_MANY = "it is submitted as soon as scheduler.submit_per_min allows, after those before it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +37,13 @@ class Ears:
         seen: The scheduler has said this about a pilot.
         refused: A pilot was not submitted, for this reason.
         dropped: A pilot was not submitted, since it was cancelled before its turn came.
+        waits: A pilot waits for its turn for this reason; for an empty one no more.
     """
 
     seen: Callable[[PilotId, JobState], Awaitable[None]]
     refused: Callable[[PilotId, HpcserveError], Awaitable[None]]
     dropped: Callable[[PilotId], Awaitable[None]]
+    waits: Callable[[PilotId, str], None]
 
 
 class Scheduling:
@@ -44,17 +52,30 @@ class Scheduling:
     Args:
         pilots: By which they are done.
         ears: Who hears what came of them.
-        poll_s: How long from now until the next poll.
+        pace: When to poll.
+        bucket: How many may be submitted; None: as many as there are.
+        expected_s: When pilots are expected to end, in monotonic seconds.
     """
 
-    def __init__(self, pilots: Pilots, ears: Ears, poll_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        pilots: Pilots,
+        ears: Ears,
+        pace: PollPace,
+        *,
+        bucket: Bucket | None = None,
+        expected_s: Callable[[], Iterable[float]] = tuple,
+    ) -> None:
         self._pilots = pilots
         self._ears = ears
-        self._poll_s = poll_s
+        self._pace = pace
+        self._bucket = bucket
+        self._expected_s = expected_s
         self._submit: list[PilotId] = []
+        self._submit_at_s = float("inf")
         self._cancel: list[PilotId] = []
-        self._polled_at = float("-inf")
-        self._asked = False
+        self._seen: dict[PilotId, tuple[str | None, ...]] = {}
+        self._starts_s: list[float] = []
         self._woken = asyncio.Event()
 
     def submit(self, pilot: PilotId) -> None:
@@ -69,7 +90,7 @@ class Scheduling:
 
     def look(self) -> None:
         """Something happened that the scheduler may know the reason of: it is polled soon."""
-        self._asked = True
+        self._pace.stir()
         self._woken.set()
 
     async def run(self) -> None:
@@ -80,10 +101,9 @@ class Scheduling:
             await self._cancel_all()
             if self._is_due():
                 await self._poll()
-            timeout_s = max(0.0, self._due_s() - time.monotonic()) if self._has_to_ask() else None
             try:
                 # Not wait_for(): before Python 3.12 it swallows a cancellation that comes together with a call.
-                async with asyncio.timeout(timeout_s):
+                async with asyncio.timeout(self._wait_s()):
                     await self._woken.wait()
             except TimeoutError:
                 continue
@@ -101,12 +121,16 @@ class Scheduling:
         cancelled: set[PilotId] = set()
         self._pilots.retry_now()  # a user waits for it
         while self._pilots.jobs:
-            for pilot, state in (await self._pilots.poll()).items():
+            for pilot in self._pilots.jobs.keys() - cancelled:
+                if await self._is_cancelled(pilot):
+                    cancelled.add(pilot)
+            self._pace.stir()
+            await asyncio.sleep(self._pace.due_s() - time.monotonic())
+            states = await self._pilots.poll()
+            self._pace.polled(time.monotonic(), news=True)
+            for pilot, state in states.items():
                 if state.phase == "ended":
                     await self._pilots.end(pilot, "the daemon was taken down")
-                elif pilot not in cancelled and await self._is_cancelled(pilot):
-                    cancelled.add(pilot)
-            await asyncio.sleep(self._poll_s() / 2)
 
     async def _is_cancelled(self, pilot: PilotId) -> bool:
         try:
@@ -123,36 +147,93 @@ class Scheduling:
         return self._has_to_ask() and time.monotonic() >= self._due_s()
 
     def _due_s(self) -> float:
-        pause_s = self._poll_s()
-        return self._polled_at + (min(SOON_S, pause_s) if self._asked else pause_s)
+        return self._pace.due_s([*self._starts_s, *self._expected_s()])
+
+    def _wait_s(self) -> float | None:
+        """Until there is something to do, if nobody calls."""
+        until_s = min(self._submit_at_s, self._due_s() if self._has_to_ask() else float("inf"))
+        return None if until_s == float("inf") else max(0.0, until_s - time.monotonic())
 
     async def _submit_all(self) -> None:
+        """Submits those whose turn it is; the others stay in the line."""
+        for pilot in [each for each in self._submit if each in self._cancel]:
+            self._submit.remove(pilot)
+            self._cancel.remove(pilot)
+            await self._ears.dropped(pilot)
+        self._submit_at_s = float("inf")
         while self._submit:
-            pilot = self._submit.pop(0)
-            if pilot in self._cancel:
-                self._cancel.remove(pilot)
-                await self._ears.dropped(pilot)
-                continue
-            try:
-                await self._pilots.submit(pilot)
-            except HpcserveError as error:
-                _log.warning("pilot %s was not submitted: %s", pilot, error)
-                await self._ears.refused(pilot, error)
+            why = self._hold()
+            if why:
+                for pilot in self._submit:
+                    self._ears.waits(pilot, why)
+                return
+            await self._submit_one(self._submit.pop(0))
+
+    def _hold(self) -> str:
+        """Why the next one is not submitted now; empty if it is."""
+        if self._pilots.is_in_doubt:
+            return IN_DOUBT  # a poll will end it
+        wait_s = 0.0 if self._bucket is None else self._bucket.take(time.monotonic())
+        if wait_s:
+            self._submit_at_s = time.monotonic() + wait_s
+        return TOO_MANY if wait_s else ""
+
+    async def _submit_one(self, pilot: PilotId) -> None:
+        self._ears.waits(pilot, "")
+        try:
+            await self._pilots.submit(pilot)
+        except HpcserveError as error:
+            _log.warning("pilot %s was not submitted: %s", pilot, error)
+            await self._ears.refused(pilot, error)
+        else:
+            self._pace.stir()
 
     async def _cancel_all(self) -> None:
         left: list[PilotId] = []
         while self._cancel:
             pilot = self._cancel.pop(0)
-            try:
-                await self._pilots.cancel(pilot)
-            except SchedulerError as error:
-                _log.warning("pilot %s is not cancelled yet: %s", pilot, error)
+            if await self._is_cancelled(pilot):
+                self._pace.stir()
+            else:
                 left.append(pilot)
         self._cancel = left
 
     async def _poll(self) -> None:
-        self._asked = False
         states = await self._pilots.poll()
-        self._polled_at = time.monotonic()
+        now = time.monotonic()
+        left_alone_s = self._pilots.left_alone_s
+        if left_alone_s:
+            self._pace.put_off(now, left_alone_s)
+        else:
+            seen = {pilot: _news(state) for pilot, state in states.items()}
+            self._pace.polled(now, news=seen != self._seen, answered=not self._pilots.is_silent)
+            self._seen = seen
+            self._starts_s = [now + each.starts_in_s for each in states.values() if each.starts_in_s is not None]
         for pilot, state in states.items():
             await self._ears.seen(pilot, state)
+        if self._submit:
+            self._woken.set()  # nobody may be in doubt any more
+
+
+def _news(state: JobState) -> tuple[str | None, ...]:
+    """What of a state is news when it changes; its cause in words and the guess of its start are none."""
+    return state.phase, state.end, state.host, str(state.restarts)
+
+
+def scheduling_of(
+    site: Site, pilots: Pilots, ears: Ears, *, poll_s: Callable[[], float], ends_s: Callable[[], Iterable[float]]
+) -> Scheduling:
+    """As the site wants it. That of site local serves nobody else, and is asked and told as often as we like.
+
+    Args:
+        site: The site.
+        pilots: By which things are done.
+        ears: Who hears what came of them.
+        poll_s: The shortest pause between two polls of this moment.
+        ends_s: When pilots are expected to end.
+    """
+    limits = site.scheduler
+    if limits.kind == "local":
+        return Scheduling(pilots, ears, PollPace(poll_s, 0.0))
+    bucket = Bucket(limits.submit_per_min / 60.0, limits.submit_burst, time.monotonic())
+    return Scheduling(pilots, ears, PollPace(poll_s, limits.poll_max_s), bucket=bucket, expected_s=ends_s)

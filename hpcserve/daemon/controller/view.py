@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 import hpcserve
 from hpcserve.core.capacity import lack_of_room
 from hpcserve.core.fleetbook import FleetPilot, FleetReplica
+from hpcserve.core.outlook import credible, plan_in_words
 from hpcserve.core.rollout import FleetDeployment
 from hpcserve.core.spans import span
 from hpcserve.daemon.controller.controller import Controller
@@ -95,15 +97,17 @@ def _deployment(
     mine = [each for each in controller.fleet.replicas.values() if each.deployment == row.name and not each.ended]
     replicas = tuple(_replica(controller, each, loads) for each in mine)
     ready = sum(each.state == "ready" and each.version == row.version for each in replicas)
-    state = "failed" if known.failed else "ready" if ready >= row.replicas else "starting"
-    if state == "ready" and not row.replicas:
-        state = "paused"  # requests wait
+    state = "failed" if known.failed else "ready" if ready >= known.replicas else "starting"
+    if state == "ready" and not known.replicas:
+        state = "paused" if known.scaler is None else "idle"  # paused: requests wait
+    if controller.fleet.is_draining:
+        state = "draining"
     return DeploymentView(
         deployment=row.name,
         endpoints=(row.endpoint,),
         version=row.version,
         methods=tuple(serving(controller.fleet, row.name, controller.servables).manifest.methods),
-        wanted=row.replicas,
+        wanted=known.replicas,
         objective_ms=row.objective_ms,
         max_batch_size=row.max_batch_size,
         max_queue_bytes=row.max_queue_bytes,
@@ -119,7 +123,33 @@ def _deployment(
         restarts=known.restarts_count,
         replicas=replicas,
         kill_cancelled_s=row.kill_cancelled_s,
+        min_replicas=row.replicas,
+        max_replicas=row.max_replicas,
+        hot_replicas=row.hot_replicas,
+        idle_s=row.idle_s,
+        plan=_plan(controller, known, len(mine)),
     )
+
+
+def _plan(controller: Controller, known: FleetDeployment, here: int) -> str:
+    """What is to come, and why."""
+    queued = [each.pilot for each in controller.fleet.pilots.values() if each.phase == "queued"]
+    guesses = [guess for pilot in queued if (guess := _starts_in_s(controller, pilot)) is not None]
+    return plan_in_words(known, here=here, queued=len(queued), starts_at=_time_of_day(min(guesses, default=None)))
+
+
+def _starts_in_s(controller: Controller, pilot: PilotId) -> float | None:
+    job = controller.pilots.jobs.get(pilot)
+    return None if job is None else credible(job.starts_in_s)
+
+
+def _time_of_day(in_s: float | None) -> str:
+    """The time of this host, with the day if that is not today."""
+    if in_s is None:
+        return ""
+    now = datetime.now().astimezone()
+    then = now + timedelta(seconds=in_s)
+    return then.strftime("%H:%M" if then.date() == now.date() else "%a %d %b %H:%M")
 
 
 def _error(controller: Controller, known: FleetDeployment) -> str:
@@ -145,8 +175,7 @@ def _waits(controller: Controller) -> str:
 
 
 def _guess(controller: Controller, pilot: PilotId) -> str:
-    job = controller.pilots.jobs.get(pilot)
-    starts_in_s = None if job is None else job.state.starts_in_s
+    starts_in_s = _starts_in_s(controller, pilot)
     return "" if starts_in_s is None else f" (expected to start in {span(starts_in_s)})"
 
 
@@ -187,7 +216,7 @@ def _pilot(controller: Controller, pilot: PilotId) -> PilotView:
         slots=known.slots if known is not None else 0,
         walltime_left_s=None if known is None or known.ends_s is None else max(0.0, known.ends_s - time.monotonic()),
         waits_for=known.waits_for if known is not None else "",
-        starts_in_s=job.state.starts_in_s,
+        starts_in_s=credible(job.starts_in_s),
         restarts=job.row.restarts,
     )
 

@@ -12,6 +12,7 @@ from hpcserve.cluster.runner import Runner
 from hpcserve.cluster.seam import JobId, JobState, PilotJob
 from hpcserve.cluster.slurm import SlurmScheduler
 from hpcserve.cluster.slurm_commands import CommandsTransport
+from hpcserve.cluster.slurm_estimate import SlurmEstimate
 from hpcserve.types import PilotId
 
 FAKES = Path(__file__).parents[2] / "fakes" / "slurm"
@@ -54,6 +55,7 @@ class FakeSlurm:
             CommandsTransport(runner),
             render=lambda job, name: f"#!/bin/sh\n# {name}\n{job.argv}\n",
             clock=lambda: self.now_s,
+            estimate=SlurmEstimate(runner).starts_at,
         )
 
 

@@ -101,8 +101,8 @@ def test_a_hanging_command_is_killed_with_all_that_it_started(tmp_path: Path) ->
     asyncio.run(ask())
 
 
-# The command has a child that traces it, in a process group of its own: killed, it stops on its way out, as one does that
-# waits for a file server, until that child ends.
+# The command has a child that traces it, in a process group of its own: killed, it stops on its way out, as one
+# does that waits for a file server, until that child ends.
 IMMORTAL = """\
 import ctypes, os, pathlib, sys, time
 libc = ctypes.CDLL(None, use_errno=True)

@@ -72,6 +72,22 @@ def test_a_slurmctld_that_does_not_answer_is_left_alone_for_longer_and_longer(fa
     asyncio.run(play())
 
 
+def test_of_many_cancellations_that_are_not_answered_one_is_tried(fake: FakeSlurm) -> None:
+    fake.says("scancel", err=f"scancel: error: {NO_CONTROLLER}", code=1)
+    fake.queue(("1", "RUNNING", "None"))
+    scheduler = fake.scheduler()
+
+    async def play() -> None:
+        for _ in range(3):
+            await fails(scheduler.cancel(ONE))
+        await fails(scheduler.poll([ONE]))
+        fake.now_s += FIRST_S
+        await scheduler.poll([ONE])
+
+    asyncio.run(play())
+    assert [len(fake.asked(command)) for command in ("squeue", "scancel")] == [1, 1]
+
+
 def test_an_sbatch_that_fails_is_left_alone_and_the_queue_is_not(fake: FakeSlurm, tmp_path: Path) -> None:
     fake.says("sbatch", err=f"sbatch: error: Batch job submission failed: {NO_CONTROLLER}\n", code=1)
     fake.queue(("1", "RUNNING", "None"))

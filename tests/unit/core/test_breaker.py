@@ -28,6 +28,15 @@ def test_each_question_without_an_answer_doubles_the_pause(least_s: float, pause
         assert breaker.wait_s(now) == 0
 
 
+def test_no_pause_is_longer_than_polls_are_apart() -> None:
+    breaker, now, pauses_s = Breaker(1.0, 10.0), 0.0, []
+    for _ in range(6):
+        breaker.unanswered(now)
+        pauses_s.append(breaker.wait_s(now))
+        now += pauses_s[-1]
+    assert pauses_s == [2, 4, 8, 10, 10, 10]
+
+
 def test_an_answer_ends_the_pause_and_the_next_one_is_short() -> None:
     breaker = Breaker(1.0)
     for _ in range(5):

@@ -296,6 +296,46 @@ CASES: dict[str, tuple[View, list[Change]]] = {
         [cancel("p2")],
     ),
     "an unknown pilot is not cancelled": (view(pilots=(pilot(phase="unknown", idle_since_s=OLD),)), []),
+    "one beyond the limit hands its replicas over": (
+        view(
+            wants=(wanted(replicas=3),),
+            pilots=(pilot("p1"), pilot("p2"), pilot("p3")),
+            replicas=(replica("r1"), replica("r2", where="p2"), replica("r3", where="p3")),
+        ),
+        [start(7, "p1")],
+    ),
+    "and lets go of them when others are ready": (
+        view(
+            wants=(wanted(replicas=3),),
+            pilots=(pilot("p1"), pilot("p2"), pilot("p3")),
+            replicas=(replica("r1"), replica("s7"), replica("r2", where="p2"), replica("r3", where="p3")),
+        ),
+        [retire("r3")],
+    ),
+    "and although there will be no room": (
+        view(
+            wants=(wanted(replicas=6),),
+            pilots=(pilot("p1"), pilot("p2"), pilot("p3")),
+            replicas=tuple(replica(f"r{n}", where=f"p{n % 3 + 1}") for n in range(5)),
+        ),
+        [retire("r2")],
+    ),
+    "the one beyond the limit is the one with the fewest replicas": (
+        view(
+            wants=(wanted(replicas=3),),
+            pilots=(pilot("p1"), pilot("p2"), pilot("p3")),
+            replicas=(replica("r1"), replica("r2", where="p2"), replica("r3", where="p3"), replica("r4", where="p3")),
+        ),
+        [retire("r2")],
+    ),
+    "one that leaves already makes no other leave": (
+        view(
+            wants=(wanted(replicas=2),),
+            pilots=(pilot("p1", "leaving"), pilot("p2"), pilot("p3", "queued", reported=False)),
+            replicas=(replica("r1", where="p2"), replica("r2", where="p2")),
+        ),
+        [],
+    ),
     "pilots above the limit end without waiting": (
         view(pilots=(pilot("p1"), pilot("p2"), pilot("p3"))),
         [cancel("p3")],
@@ -314,3 +354,32 @@ def test_the_order_of_what_is_given_does_not_matter(case: str) -> None:
     given, expected = CASES[case]
     turned = replace(given, wanted=given.wanted[::-1], pilots=given.pilots[::-1], replicas=given.replicas[::-1])
     assert list(reconcile(turned, NOW)) == expected
+
+
+@pytest.mark.parametrize(
+    ("limits", "submitted"), [({}, 4), ({"max_queued": 3}, 2), ({"max_queued": 1}, 0), ({"max_running": 3}, 2)]
+)
+def test_no_more_pilots_wait_or_run_than_the_queue_allows(limits: dict[str, int], submitted: int) -> None:
+    view = View(
+        policy=replace(POLICY, max_pilots=5, **limits),
+        wanted=(wanted(replicas=10),),
+        pilots=(pilot("p1", "queued", reported=False),),
+        replicas=(),
+        seed="s",
+        next_number=7,
+    )
+    found = [change for change in reconcile(view, NOW) if isinstance(change, SubmitPilot)]
+    assert len(found) == submitted
+    assert [each.lacking for each in found] == [2] * submitted
+
+
+def test_a_full_queue_lets_no_replica_go_early() -> None:
+    view = View(
+        policy=replace(POLICY, max_pilots=3, max_queued=1),
+        wanted=(wanted(version="v2", replicas=6),),
+        pilots=(pilot("p1"), pilot("p2", "queued", reported=False)),
+        replicas=(replica("r1"), replica("r2")),
+        seed="s",
+        next_number=7,
+    )
+    assert reconcile(view, NOW) == ()

@@ -383,6 +383,8 @@ class FleetMachine(RuleBasedStateMachine):
             self.now += 2.0
             self.play_nicely()
         self.assert_as_wanted()
+        # Those that were replaced while they were away are back.
+        assert len(self.jobs) <= MAX_PILOTS
         for name in list(self.wanted):
             self.unwant(name)
         for _ in range(80):
@@ -424,8 +426,7 @@ class FleetMachine(RuleBasedStateMachine):
         if self.failed:
             return
         total = sum(replicas for _, replicas in self.wanted.values())
-        # A pilot that was replaced while it was away is one too many once it is back, and is kept while it is of use.
-        assert min(total, MAX_PILOTS * SLOTS) <= sum(ready.values()) <= total
+        assert sum(ready.values()) == min(total, MAX_PILOTS * SLOTS)
         if total <= MAX_PILOTS * SLOTS:
             assert ready == {name: replicas for name, (_, replicas) in self.wanted.items() if replicas}
 

@@ -103,6 +103,40 @@ def test_a_replica_that_its_agent_saw_end_is_missed() -> None:
     assert play.fleet.replicas[replica].ended
 
 
+def test_one_that_comes_back_when_it_was_replaced_does_not_stay_beyond_the_most() -> None:
+    play = Play(max_pilots=1)
+    play.fleet.want(D, V, 2)
+    play.step()
+    (first,) = play.submitted
+    play.report(first)
+    play.become(first, "ready")
+    lost, _ = play.said[first]
+    play.fleet.away(first, play.now)
+    play.fleet.unreachable(lost, "no connection for 4 s", play.now)
+    play.step()
+    (second,) = set(play.submitted) - {first}
+    play.report(second)
+    assert len(play.said[second]) == 2
+    play.said[first][lost] = ReplicaSaid(lost, "exited", host="n1")
+    play.report(first)  # before those in its place are ready
+    for _ in range(3):
+        for pilot in (first, second):
+            _obey(play, pilot)
+    (ended,) = (each.pilot for each in play.done if isinstance(each, CancelPilot))
+    assert {replica.pilot for replica in play.fleet.replicas.values() if not replica.ended} == {first, second} - {ended}
+
+
+def _obey(play: Play, pilot: PilotId) -> None:
+    """The agent does what it is told, and what it runs is ready; retiring replicas hold nothing."""
+    run = play.fleet.orders(pilot).run
+    for replica, said in play.said[pilot].items():
+        if said.state != "exited":
+            play.said[pilot][replica] = ReplicaSaid(replica, "ready" if replica in run else "exited", host="n1")
+    play.report(pilot)
+    for replica in play.said[pilot]:
+        play.fleet.idle(replica)
+
+
 def test_a_pilot_whose_agent_stays_away_is_cancelled() -> None:
     play = Play()
     pilot = play.serve()

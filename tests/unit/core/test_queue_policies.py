@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpcserve.core import actions as act
-from hpcserve.core.lanes import LATEST_S, SOONEST_S, Lane
+from hpcserve.core.lanes import LACKS_AGAIN_S, LATEST_S, SOONEST_S, Lane
 from hpcserve.core.queue import MOST_PRIORITIES
 from hpcserve.core.sessions import Session
 from hpcserve.errors import DeadlineExceeded, Overloaded
@@ -237,3 +237,21 @@ def test_replicas_that_come_and_go_change_what_is_expected(desk: Bounded) -> Non
     desk.ask(flood, 99, remaining_ms=2000)  # who knows when there will be one
     assert not desk.told()
     assert ReplicaId("r") in desk.exchange.replicas
+
+
+def test_that_requests_wait_where_no_replica_is_wanted_is_said_now_and_then() -> None:
+    desk = Bounded()
+    desk.route()
+    session = desk.client()
+    desk.ask(session, 1)
+    assert desk.took(act.ReportLacking) == [act.ReportLacking(NAME)]
+    desk.ask(session, 2)
+    assert desk.took(act.ReportLacking) == []
+    desk.now += LACKS_AGAIN_S
+    desk.ask(session, 3)
+    assert desk.took(act.ReportLacking) == [act.ReportLacking(NAME)]
+    desk.route("r")
+    desk.now += LACKS_AGAIN_S
+    desk.ask(session, 4)
+    assert desk.took(act.ReportLacking) == []
+    assert desk.lane.came == 4

@@ -31,6 +31,7 @@ class Cluster:
         self.cancelled: list[JobId] = []
         self.troubles: list[SchedulerError] = []
         self.takes_it_all_the_same = False
+        self.submissions = self.polls = 0
         self.silent = self.left_alone = self.cancels_nothing = False
 
     def take(self, tag: str, pilot: PilotId, state: JobState | None = None) -> JobId:
@@ -43,6 +44,7 @@ class Cluster:
         self.jobs[name] = (tag, pilot, state)
 
     async def submit(self, job: PilotJob) -> JobId:
+        self.submissions += 1
         self._answer()
         if self.troubles:
             trouble = self.troubles.pop(0)
@@ -52,6 +54,7 @@ class Cluster:
         return self.take(job.tag, job.pilot)
 
     async def poll(self, jobs: Collection[JobId]) -> Mapping[JobId, JobState]:
+        self.polls += 1
         self._answer()
         return {name: self.jobs[name][2] for name in jobs}
 

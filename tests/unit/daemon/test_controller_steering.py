@@ -29,7 +29,7 @@ class Busy(Controller):
         self.stop = asyncio.Event()
         self.served = {"d": None}  # type: ignore[dict-item]
         self.pilots = SimpleNamespace(jobs={})  # type: ignore[assignment]
-        self.fleet = SimpleNamespace(step=self._count, has_unjudged=False)  # type: ignore[assignment]
+        self.fleet = SimpleNamespace(step=self._count, has_unjudged=False, is_drained=False)  # type: ignore[assignment]
         self._changed = asyncio.Event()
         self._rollouts = SimpleNamespace(note=self._step("_rollouts.note", during))  # type: ignore[assignment]
         self._carry_out = self._step("_carry_out", during)  # type: ignore[method-assign]

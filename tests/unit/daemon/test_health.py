@@ -40,7 +40,7 @@ def listeners() -> Iterator[Listeners]:
 
 
 def held(site: Site) -> HeldLease:
-    return acquire(site.shared_dir, state_dir=site.state_dir, lease_s=15.0)
+    return acquire(site.shared_dir, state_dir=site.state_dir, service="key", lease_s=15.0)
 
 
 def rewrite(site: Site, **changes: Any) -> None:
@@ -83,7 +83,9 @@ def test_a_record_is_told_and_a_broken_one_too(site: Site) -> None:
     path.write_text(path.read_text()[:40])
     record, found = health.record(site)
     assert record is None
-    assert f"{path}: not a service record" in found.told
+    assert f"{path}: not a whole service record" in found.told
+    path.write_text("{}")
+    assert f"{path}: not a service record" in health.record(site)[1].told
 
 
 def test_a_lease_that_is_held_is_told_with_its_holder(site: Site) -> None:

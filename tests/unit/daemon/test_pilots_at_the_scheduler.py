@@ -186,6 +186,22 @@ def test_of_two_agents_with_one_secret_the_second_is_refused(tmp_path: Path) -> 
     play(tmp_path, scene)
 
 
+def test_a_guess_of_a_start_comes_nearer_between_two_polls(tmp_path: Path) -> None:
+    async def scene(pilots: Pilots, cluster: Cluster) -> None:
+        await pilots.submit(P)
+        job = pilots.jobs[P]
+        assert job.starts_in_s is None
+        cluster.become(JobId("1"), JobState(phase="queued", starts_in_s=100.0))
+        await pilots.poll()
+        assert job.starts_in_s == pytest.approx(100.0, abs=5.0)
+        job.seen_s -= 60.0
+        assert job.starts_in_s == pytest.approx(40.0, abs=5.0)
+        job.seen_s -= 60.0
+        assert job.starts_in_s == 0.0
+
+    play(tmp_path, scene)
+
+
 @pytest.mark.parametrize(("host", "fits"), [("node1", True), ("node1.site.example", True), ("node2", False)])
 def test_an_agent_runs_where_the_scheduler_says(tmp_path: Path, host: str, *, fits: bool) -> None:
     async def scene(pilots: Pilots, _: Cluster) -> None:

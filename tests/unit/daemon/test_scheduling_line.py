@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from hpcserve.cluster.seam import JobState
+from hpcserve.core.polling import PollPace
+from hpcserve.core.ratelimit import Bucket
 from hpcserve.daemon.controller.pilots import Pilots
-from hpcserve.daemon.controller.scheduling import Ears, Scheduling
-from hpcserve.errors import HpcserveError, NoRoom
+from hpcserve.daemon.controller.scheduling import IN_DOUBT, TOO_MANY, Ears, Scheduling
+from hpcserve.errors import HpcserveError, NoRoom, SubmissionUnknown
 from hpcserve.types import PilotId
 from tests.unit.daemon.scheduler_stage import Cluster, P, play
 
@@ -19,7 +23,7 @@ class Listener:
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, PilotId, object]] = []
-        self.ears = Ears(seen=self._seen, refused=self._refused, dropped=self._dropped)
+        self.ears = Ears(seen=self._seen, refused=self._refused, dropped=self._dropped, waits=self._waits)
 
     async def _seen(self, pilot: PilotId, state: JobState) -> None:
         self.heard.append(("seen", pilot, state.phase))
@@ -30,15 +34,28 @@ class Listener:
     async def _dropped(self, pilot: PilotId) -> None:
         self.heard.append(("dropped", pilot, None))
 
+    def _waits(self, pilot: PilotId, why: str) -> None:
+        if why:
+            self.heard.append(("waits", pilot, why))
+
     async def until(self, *what: tuple[str, PilotId, object]) -> None:
         while not set(what) <= set(self.heard):
             await asyncio.sleep(0.001)
 
 
-def schedule(place: Path, scene: Callable[[Scheduling, Cluster, Listener], Awaitable[None]]) -> None:
+def schedule(
+    place: Path,
+    scene: Callable[[Scheduling, Cluster, Listener], Awaitable[None]],
+    *,
+    most_s: float = 0.0,
+    per_s: float = float("inf"),
+) -> None:
+    """A scene with pilots that are polled every 10 ms, up to ``most_s``, and submitted so often, after a first one."""
+
     async def within(pilots: Pilots, cluster: Cluster) -> None:
         listener = Listener()
-        scheduling = Scheduling(pilots, listener.ears, lambda: 0.01)
+        bucket = None if per_s == float("inf") else Bucket(per_s, 1.0, time.monotonic())
+        scheduling = Scheduling(pilots, listener.ears, PollPace(lambda: 0.01, most_s), bucket=bucket)
         working = asyncio.create_task(scheduling.run())
         try:
             async with asyncio.timeout(20.0):
@@ -103,10 +120,83 @@ def test_who_takes_the_daemon_down_does_not_wait_for_a_scheduler_that_is_left_al
     schedule(tmp_path, scene)
 
 
+def test_more_submissions_than_the_site_allows_wait_in_the_line(tmp_path: Path) -> None:
+    async def scene(scheduling: Scheduling, cluster: Cluster, listener: Listener) -> None:
+        began_s = time.monotonic()
+        for number in range(1, 5):
+            scheduling.submit(PilotId(f"pilot-{number}"))
+        await listener.until(("waits", PilotId("pilot-4"), TOO_MANY), ("seen", PilotId("pilot-4"), "running"))
+        assert time.monotonic() - began_s >= 3 / 20 - 0.001
+        assert [pilot for _, pilot, _ in cluster.jobs.values()] == [f"pilot-{number}" for number in range(1, 5)]
+
+    schedule(tmp_path, scene, per_s=20.0)
+
+
+def test_what_is_cancelled_while_it_waits_its_turn_is_never_submitted(tmp_path: Path) -> None:
+    first, second, third = (PilotId(f"pilot-{number}") for number in (1, 2, 3))
+
+    async def scene(scheduling: Scheduling, cluster: Cluster, listener: Listener) -> None:
+        for pilot in (first, second, third):
+            scheduling.submit(pilot)
+        await listener.until(("waits", third, TOO_MANY))
+        scheduling.cancel(third)
+        await listener.until(("dropped", third, None))
+        assert [pilot for _, pilot, _ in cluster.jobs.values()] == [first]
+        assert cluster.cancelled == []
+
+    schedule(tmp_path, scene, per_s=1 / 3600)
+
+
+def test_nothing_is_submitted_while_the_scheduler_does_not_answer(tmp_path: Path) -> None:
+    other = PilotId("pilot-2")
+
+    async def scene(scheduling: Scheduling, cluster: Cluster, listener: Listener) -> None:
+        scheduling.submit(P)
+        await listener.until(("seen", P, "running"))
+        cluster.silent = True
+        await listener.until(("seen", P, "unknown"))
+        scheduling.submit(other)
+        await listener.until(("waits", other, IN_DOUBT))
+        assert cluster.submissions == 1
+        cluster.silent = False
+        await listener.until(("seen", other, "running"))
+
+    schedule(tmp_path, scene)
+
+
+def test_nothing_is_submitted_while_one_submission_is_in_doubt(tmp_path: Path) -> None:
+    other = PilotId("pilot-2")
+
+    async def scene(scheduling: Scheduling, cluster: Cluster, listener: Listener) -> None:
+        cluster.troubles, cluster.takes_it_all_the_same = [SubmissionUnknown("it was cut off")], True
+        scheduling.submit(P)
+        scheduling.submit(other)
+        await listener.until(("waits", other, IN_DOUBT), ("seen", P, "running"), ("seen", other, "running"))
+        assert [pilot for _, pilot, _ in cluster.jobs.values()] == [P, other]
+
+    schedule(tmp_path, scene)
+
+
+def test_it_polls_seldom_while_there_is_no_news_and_at_once_when_somebody_asks(tmp_path: Path) -> None:
+    async def scene(scheduling: Scheduling, cluster: Cluster, listener: Listener) -> None:
+        began_s = time.monotonic()
+        scheduling.submit(P)
+        while cluster.polls < 7:
+            await asyncio.sleep(0.001)
+        (name,) = cluster.jobs
+        cluster.become(name, JobState(phase="ended", end="completed"))
+        scheduling.look()
+        await listener.until(("seen", P, "ended"))
+        # Those that nobody asked for: each pause is twice the one before.
+        assert cluster.polls - 1 <= 3 + math.log2((time.monotonic() - began_s) / 0.01)
+
+    schedule(tmp_path, scene, most_s=3600.0)
+
+
 def test_it_ends_although_it_is_called_at_that_moment(tmp_path: Path) -> None:
     async def within(pilots: Pilots, cluster: Cluster) -> None:  # noqa: ARG001 (it does as it is asked)
         listener = Listener()
-        scheduling = Scheduling(pilots, listener.ears, lambda: 3600.0)
+        scheduling = Scheduling(pilots, listener.ears, PollPace(lambda: 3600.0, 3600.0))
         working = asyncio.create_task(scheduling.run())
         scheduling.submit(P)
         async with asyncio.timeout(20.0):

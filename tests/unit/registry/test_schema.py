@@ -77,6 +77,9 @@ def test_an_older_database_keeps_its_rows(opened: sa.Engine) -> None:
         "max_queue_bytes": None,
         "max_queue_s": None,
         "kill_cancelled_s": None,
+        "max_replicas": None,
+        "hot_replicas": None,
+        "idle_s": None,
         "remark": "none",
     }
     with transaction(opened) as connection:

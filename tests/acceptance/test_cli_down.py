@@ -1,0 +1,125 @@
+"""``hpcserve down`` lets the pilots go on, or finish what they run, where it is asked to."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import psutil  # type: ignore[import-untyped]  # it ships no types
+import pytest
+
+from tests.acceptance.newcomer import User, until, user_in
+
+TALLY = Path(__file__).parents[1] / "data" / "servables" / "tally"
+NO_ANSWER, TOO_LATE = 3, 6
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Iterator[User]:
+    """Serves ``tally`` on two replicas; nothing is left when the test is over."""
+    with user_in(tmp_path / "home") as found:
+        found.ok("up", "--detach")
+        found.ok("publish", TALLY)
+        found.ok("deploy", "tally", "--replicas", "2")
+        yield found
+        found.ok("down")
+        until(found.gone)
+
+
+def replica_pids(user: User) -> set[int]:
+    """Of those that are set up; one in a call connects to a new daemon afterwards."""
+    (deployment,) = user.status()["deployments"]
+    return {each["pid"] for each in deployment["replicas"] if each["state"] in ("connecting", "ready")}
+
+
+def pilots(user: User) -> dict[str, str]:
+    return {each["pilot"]: each["job"] for each in user.status()["pilots"]}
+
+
+class Call:
+    """A request that runs until it is let go."""
+
+    def __init__(self, user: User, place: Path) -> None:
+        self._place = place
+        place.mkdir()
+        self._log = place / "log"
+        (place / "n.json").write_text("7")
+        argv = ("run", "tally.again", "--input", place / "n.json", f"--param=log={self._log}", f"--param=gates={place}")
+        self._process: subprocess.Popen[str] = user.start(*argv)
+        until(self._log.exists)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def let_go(self) -> None:
+        (self._place / "all").touch()
+
+    def answer(self) -> Any:
+        out, err = self._process.communicate(timeout=60)
+        assert self._process.returncode == 0, err
+        return json.loads(out)
+
+    def runs(self) -> int:
+        """How often it was begun."""
+        return len(self._log.read_text().splitlines())
+
+
+def test_what_is_kept_goes_on_and_answers_the_next_daemon(user: User, tmp_path: Path) -> None:
+    before, jobs = replica_pids(user), pilots(user)
+    assert len(before) == 2
+    with Call(user, tmp_path / "call") as call:
+        said = user.ok("down", "--pilots", "keep")
+        for pilot, job in jobs.items():
+            assert f"{pilot}, job {job}, goes on\n" in said
+        assert "the next hpcserve up takes them over" in said
+        assert all(map(psutil.pid_exists, before))
+        user.ok("up", "--detach")
+        until(lambda: replica_pids(user) == before, 60.0)
+        assert pilots(user) == jobs
+        call.let_go()
+        assert call.answer() == {"n": 7}
+        assert call.runs() == 1
+
+
+def test_what_is_drained_answers_first(user: User, tmp_path: Path) -> None:
+    with Call(user, tmp_path / "call") as call:
+        said = user.fails(TOO_LATE, "down", "--pilots", "drain", "--timeout", "2")
+        assert "1 requests at tally-" in said
+        assert "wait for it with: hpcserve down --pilots drain" in said
+        assert [each["state"] for each in user.status()["deployments"]] == ["draining"]
+        down = user.start("down", "--pilots", "drain")
+        call.let_go()
+        assert call.answer() == {"n": 7}
+    _, err = down.communicate(timeout=60)
+    assert down.returncode == 0, err
+    until(user.gone)
+
+
+def test_an_idle_daemon_is_drained_at_once_and_serves_as_before_afterwards(user: User) -> None:
+    user.ok("down", "--pilots", "drain")
+    assert user.gone()
+    user.ok("up", "--detach")
+    until(lambda: len(replica_pids(user)) == 2, 60.0)
+
+
+def test_a_drain_is_given_up_by_down(user: User, tmp_path: Path) -> None:
+    with Call(user, tmp_path / "call"):
+        user.fails(TOO_LATE, "down", "--pilots", "drain", "--timeout", "1")
+        user.ok("down")
+
+
+def test_a_daemon_that_cannot_be_asked_to_is_left_alone(user: User) -> None:
+    away = user.record.with_name("away.json")
+    user.record.rename(away)
+    for pilots in ("keep", "drain"):
+        said = user.fails(NO_ANSWER, "down", "--site", "local", "--pilots", pilots)
+        assert f"cannot be asked to {pilots} its pilots" in said
+    away.rename(user.record)
+    assert len(replica_pids(user)) == 2

@@ -1,0 +1,172 @@
+"""A fleet whose deployments are scaled: to none and back, over restarts, with whole pilots that become empty."""
+
+from __future__ import annotations
+
+from hpcserve.core.deployments import CancelPilot, Policy, RetireReplica, StartReplica, StopReplica, SubmitPilot
+from hpcserve.core.fleet import Fleet
+from hpcserve.core.fleetbook import Action, ReplicaSaid
+from hpcserve.core.outlook import credible, plan_in_words
+from hpcserve.core.rollout import Version
+from hpcserve.core.scaling import Demand, Scale
+from hpcserve.core.succession import Succession
+from hpcserve.types import DeploymentName, PilotId, ReplicaId
+from tests.unit.core.test_fleet import ThreeAreTooMany
+
+D = DeploymentName("d")
+V1, V2 = Version("v1", "f(x)"), Version("v2", "f(x)")
+SCALE = Scale(least=0, most=6, hot=0, idle_s=60.0)
+IDLE_S = 100.0
+
+
+class Site:
+    """A fleet whose pilots start at once and whose replicas do what they are told."""
+
+    def __init__(self, scale: Scale | None = SCALE) -> None:
+        self.now = 0.0
+        self.fleet = Fleet(
+            policy=Policy(max_pilots=3, slots=2, idle_s=IDLE_S),
+            seed="s",
+            restarts=ThreeAreTooMany,
+            pilot_restarts=ThreeAreTooMany(),
+            succession=Succession(walltime_s=1e9, margin_s=0.0, first_wait_s=0.0),
+        )
+        self.fleet.want(D, V1, 0, scale)
+        self.said: dict[ReplicaId, tuple[PilotId, str]] = {}
+
+    def demand(self, **counts: float) -> None:
+        self.fleet.demand({D: Demand(**({"came": 0, "queued": 0, "running": 0, "workers": 0} | counts))}, self.now)  # type: ignore[arg-type]
+
+    def settle(self) -> list[Action]:
+        """Steps, with all that follows, until nothing does."""
+        did: list[Action] = []
+        while step := self.fleet.step(self.now):
+            did.extend(step)
+            for action in step:
+                if isinstance(action, StartReplica):
+                    self.said[action.replica] = (action.pilot, "ready")
+                elif isinstance(action, RetireReplica):
+                    self.fleet.idle(action.replica)
+                elif isinstance(action, StopReplica):
+                    self.said[action.replica] = (self.said[action.replica][0], "exited")
+                elif isinstance(action, CancelPilot):
+                    self.fleet.job_ended(action.pilot, "cancelled", "", self.now)
+            for pilot in list(self.fleet.pilots):
+                said = tuple(ReplicaSaid(name, state) for name, (home, state) in self.said.items() if home == pilot)
+                self.fleet.job_seen(pilot, "running")
+                self.fleet.reported(pilot, said, ends_s=1e9, leaving=False, now=self.now)
+        return did
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+
+    def spread(self) -> dict[PilotId, int]:
+        alive = [each for each in self.fleet.replicas.values() if not each.ended]
+        return {pilot: sum(each.pilot == pilot for each in alive) for pilot in self.fleet.pilots}
+
+
+def submitted(did: list[Action]) -> int:
+    return sum(isinstance(each, SubmitPilot) for each in did)
+
+
+def test_to_none_and_back() -> None:
+    site = Site()
+    site.demand()
+    assert site.settle() == []
+    site.demand(came=1, queued=1)
+    assert submitted(site.settle()) == 1
+    assert list(site.spread().values()) == [1]
+    site.pass_time(SCALE.idle_s)
+    site.demand(came=1, workers=1)
+    site.settle()
+    assert list(site.spread().values()) == [0], "the pilot waits a while for more"
+    site.pass_time(IDLE_S)
+    site.settle()
+    assert site.spread() == {}
+    site.demand(came=2, queued=1)
+    assert submitted(site.settle()) == 1
+
+
+def test_pilots_are_submitted_for_what_the_demand_needs_and_no_more() -> None:
+    site = Site()
+    site.demand(came=600, queued=240, service_s=1.0)
+    assert submitted(site.settle()) == 2
+    assert sorted(site.spread().values()) == [2, 2]
+    site.demand(came=6000, queued=6000, service_s=1.0)
+    assert submitted(site.settle()) == 1, "six is the maximum"
+    assert sorted(site.spread().values()) == [2, 2, 2]
+
+
+def test_whole_pilots_become_empty_when_less_is_needed() -> None:
+    site = Site()
+    site.demand(came=0)
+    site.demand(came=360, queued=360, service_s=1.0)
+    site.settle()
+    site.pass_time(SCALE.idle_s + 1)
+    site.demand(came=361, queued=0, running=2, workers=6, service_s=50.0)
+    site.settle()
+    assert sorted(site.spread().values()) == [0, 0, 2]
+
+
+def test_a_new_controller_lets_nothing_go_before_it_knows_the_demand() -> None:
+    site = Site()
+    pilot, replica = PilotId("old"), ReplicaId("r-old")
+    site.fleet.adopt_pilot(pilot, 2, site.now)
+    site.fleet.adopt_replica(replica, D, V1, pilot)
+    site.said[replica] = (pilot, "ready")
+    site.fleet.job_seen(pilot, "running")
+    site.fleet.reported(pilot, (ReplicaSaid(replica, "ready"),), ends_s=1e9, leaving=False, now=site.now)
+    assert site.settle() == []
+    site.demand(came=100, workers=1)
+    assert site.settle() == []
+    assert site.spread() == {pilot: 1}
+    site.pass_time(SCALE.idle_s)
+    site.demand(came=100, workers=1)
+    site.settle()
+    assert site.spread() == {pilot: 0}
+
+
+def test_another_version_keeps_what_is_known_of_the_demand() -> None:
+    site = Site()
+    site.demand(came=180, queued=180, service_s=1.0)
+    site.settle()
+    site.fleet.want(D, V2, 0, SCALE)
+    site.settle()
+    assert sum(each.version == V2 and not each.ended for each in site.fleet.replicas.values()) == 3
+
+
+def test_other_limits_hold_from_the_next_step_on() -> None:
+    site = Site()
+    site.demand(came=360, queued=360, service_s=1.0)
+    site.settle()
+    site.fleet.want(D, V1, 0, Scale(least=0, most=2, hot=0, idle_s=60.0))
+    site.settle()
+    assert sum(site.spread().values()) == 2
+    site.fleet.want(D, V1, 1)
+    site.settle()
+    assert sum(site.spread().values()) == 1
+    assert site.fleet.deployments[D].scaler is None
+
+
+def test_the_plan_in_words() -> None:
+    site = Site()
+    known = site.fleet.deployments[D]
+    assert plan_in_words(known, here=0, queued=0, starts_at="") == "no replica, because its demand is not measured yet"
+    site.demand(came=1240, queued=1240, service_s=0.1)
+    words = "for 3 of 3 replicas, because 1,240 requests wait"
+    assert plan_in_words(known, here=0, queued=2, starts_at="14:05") == f"2 pilots queued, est. start 14:05, {words}"
+    assert plan_in_words(known, here=0, queued=1, starts_at="") == f"1 pilot queued, {words}"
+    assert plan_in_words(known, here=3, queued=1, starts_at="14:05") == "3 replicas, because 1,240 requests wait"
+    told = "3 replicas, of which 1 not yet there, because 1,240 requests wait"
+    assert plan_in_words(known, here=2, queued=0, starts_at="") == told
+    site.fleet.want(D, V1, 1)
+    fixed = site.fleet.deployments[D]
+    assert plan_in_words(fixed, here=1, queued=0, starts_at="") == "1 replica, because that is what was asked for"
+
+
+def test_guesses_that_cannot_be_true_are_none() -> None:
+    assert credible(None) is None
+    assert credible(-5.0) is None
+    assert credible(365 * 86400.0) is None
+    assert credible(float("nan")) is None
+    assert credible(0.0) == 0.0
+    assert credible(7200.0) == 7200.0
