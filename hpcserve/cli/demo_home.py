@@ -42,6 +42,8 @@ base = {base}
 name = "demo"
 state_dir = "{home}/state"
 shared_dir = "{home}/shared"
+[daemon]
+placement = "login"
 """
 
 

@@ -64,6 +64,8 @@ def _findings(name: str | None, site: Site, pilot_timeout_s: float | None) -> It
     yield from site_host.containers(site)
     published, of_record = health.record(site)
     yield of_record
+    if site.daemon.placement == "job":
+        yield _of_the_job(site)
     yield health.lease(site, published)
     yield health.interface(site, published)
     yield health.ports(site, published)
@@ -78,6 +80,21 @@ def _findings(name: str | None, site: Site, pilot_timeout_s: float | None) -> It
         yield from (_silent(site, each) for each in silent)
     else:
         yield from _of_the_pilots(site, published, silent, pilot_timeout_s)
+
+
+def _of_the_job(site: Site) -> Finding:
+    """What became of the job that the daemon runs in."""
+    from hpcserve.cli import placed
+    from hpcserve.cluster.site_findings import Finding
+    from hpcserve.errors import HpcserveError
+
+    try:
+        jobs = placed.jobs_in_words(site)
+    except HpcserveError as error:
+        return Finding("job", "failed", str(error))
+    if not jobs:
+        return Finding("job", "failed", "no job of the daemon runs or waits; submit one: hpcserve up")
+    return Finding("job", "ok", "; ".join(jobs))
 
 
 def _asked(site: Site) -> tuple[Status | None, Finding]:

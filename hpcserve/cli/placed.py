@@ -67,6 +67,25 @@ def take_back(site: Site) -> list[JobId]:
     return asyncio.run(_taken_back(site))
 
 
+def jobs_in_words(site: Site) -> list[str]:
+    """The daemon's jobs that have not ended, each with what it waits for.
+
+    Raises:
+        SchedulerError: The scheduler does not answer.
+    """
+    return asyncio.run(_in_the_queue(site))
+
+
+async def _in_the_queue(site: Site) -> list[str]:
+    from hpcserve.daemon import placement
+
+    scheduler = placement.open_placing(site)
+    try:
+        return [f"{job} {_in_words(state)}" for job, state in (await _living(site, scheduler)).items()]
+    finally:
+        await scheduler.close()
+
+
 async def _brought_up(site: Site, option: str) -> tuple[JobId, ServiceRecord]:
     from hpcserve.daemon import placement
 
@@ -143,7 +162,7 @@ def _in_words(state: JobState) -> str:
     from hpcserve.core.spans import span
 
     if state.phase == "running":
-        return f"runs on {state.host}; the daemon starts" if state.host else "runs; the daemon starts"
+        return f"runs on {state.host}" if state.host else "runs"
     guess = "" if state.starts_in_s is None else f" (expected to start in {span(state.starts_in_s)})"
     return f"is {state.phase}{f': {state.cause}' if state.cause else ''}{guess}"
 

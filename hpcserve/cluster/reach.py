@@ -37,7 +37,7 @@ def obstacle(error: OSError | UnicodeError, host: str, timeout_s: float) -> Obst
     """
     # Source: ip(7), tcp(7), icmp(7): what a firewall that rejects sends becomes one of these, too.
     if isinstance(error, socket.gaierror | UnicodeError):
-        return Obstacle("unresolvable", f"the name {host} is not known there")
+        return Obstacle("unresolvable", f"the name {host} cannot be resolved")
     number = error.errno
     if isinstance(error, TimeoutError) or number == errno.ETIMEDOUT:
         why = "a firewall drops what is sent, or no way leads there"

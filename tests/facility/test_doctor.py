@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from hpcserve.wire.record import decode_record
 from tests.facility.box.cluster import Box
 from tests.facility.box.files import LOGIN, address_of
 from tests.facility.box.firewall import Firewall, firewall
@@ -58,7 +59,8 @@ def test_a_firewall_is_told_by_the_agent_by_status_and_by_the_doctor(new_facilit
     wall.stop(PORTS, "drop")
     facility = new_facility(network={"host": "switch", "port_range": PORTS}).up()
     pilot = silent_pilot(facility)
-    missed = f"does not reach the daemon on login at tcp://{AT}:40000"
+    record = decode_record((facility.shared / "service.json").read_bytes(), "")
+    missed = f"does not reach the daemon on login at {record.admission[0]}"
     said_of(facility, pilot, missed)
     said_of(facility, pilot, "nothing came back within 4 s: a firewall drops what is sent, or no way leads there")
     assert f"{pilot}: its agent has not reported yet; if that lasts, see: hpcserve doctor --pilot" in facility.told()
@@ -71,7 +73,7 @@ def test_a_firewall_is_told_by_the_agent_by_status_and_by_the_doctor(new_facilit
     code, found = doctor(facility, "--pilot")
     assert code == 1
     assert re.match(
-        rf"failed node\d does not reach the daemon on login at {AT}:40000 \(admission\) and "
+        rf"failed node\d does not reach the daemon on login at {AT}:4000\d \(admission\) and "
         rf"{AT}:4000\d \(back\): nothing came back within 5 s: .*; wrong port: a firewall is in the way of "
         rf"this one alone, as {AT}:\d+ is reached; set network.port_range",
         found["way back"],

@@ -52,6 +52,7 @@ def test_a_daemon_in_a_job_serves_hands_over_and_is_taken_over(box: Box, new_fac
     host, pilots = answers(facility)
     assert host.startswith("node")
     assert "which is there already\n" in facility.cli("up", "--detach")
+    assert re.search(rf"^ok +job: {first} runs on {host}$", facility.cli("doctor", "--pilot"), re.MULTILINE)
 
     # As Slurm warns it before the end of its walltime.
     box.run(LOGIN, ["scancel", "--batch", "--signal=USR1", first])

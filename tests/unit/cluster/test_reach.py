@@ -51,7 +51,7 @@ def test_where_nobody_listens_is_told() -> None:
 def test_a_name_that_nobody_knows_is_told(name: str) -> None:
     found = reach(f"{name}:1")
     assert found is not None
-    assert (found.kind, found.told) == ("unresolvable", f"the name {name} is not known there")
+    assert (found.kind, found.told) == ("unresolvable", f"the name {name} cannot be resolved")
 
 
 def test_what_does_not_speak_zeromq_is_told() -> None:
