@@ -28,6 +28,7 @@ from hpcserve.core.deployments import (
     reconcile,
 )
 from hpcserve.core.fleetbook import ENDED_STATES, Action, FleetPilot, FleetReplica, PilotOrders, ReplicaSaid
+from hpcserve.core.outlook import credible
 from hpcserve.core.pilotlife import PilotLife
 from hpcserve.core.replicalife import ReplicaLife
 from hpcserve.core.rollout import FleetDeployment, PilotRestarts, Restarts, Version
@@ -114,7 +115,7 @@ class Fleet:
         Returns:
             Whether another number of replicas follows from it.
         """
-        wait_s = self.succession.expected_wait_s
+        wait_s = self._expected_wait_s()
         there = Counter(each.deployment for each in self._roster.alive())
         changed = False
         for name, demand in counted.items():
@@ -125,6 +126,12 @@ class Fleet:
             changed = changed or target.replicas != known.replicas
             known.replicas = target.replicas
         return changed
+
+    def _expected_wait_s(self) -> float:
+        """How long until more pilots are there: what the scheduler says of those that wait, else what others waited."""
+        queued = [pilot for pilot in self.pilots.values() if pilot.phase == "queued"]
+        guesses = [pilot.starts_in_s for pilot in queued if pilot.starts_in_s is not None]
+        return min(guesses, default=self.succession.expected_wait_s)
 
     def _keep_the_unmeasured(self) -> None:
         """What an earlier controller scaled stays as it is until the demand is known."""
@@ -180,9 +187,18 @@ class Fleet:
 
     # --- what the scheduler says of pilots ------------------------------------------------------------
 
-    def job_seen(self, pilot: PilotId, phase: PilotPhase, waits_for: str = "") -> None:
-        """The scheduler says that a pilot is queued, runs or is suspended, or (``unknown``) nothing about it."""
-        self._pilot_life.seen(pilot, phase, waits_for)
+    def job_seen(
+        self, pilot: PilotId, phase: PilotPhase, waits_for: str = "", *, starts_in_s: float | None = None
+    ) -> None:
+        """The scheduler says that a pilot is queued, runs or is suspended, or (``unknown``) nothing about it.
+
+        Args:
+            pilot: The pilot.
+            phase: Where it is.
+            waits_for: Why it does not run, in words.
+            starts_in_s: When it will, as the scheduler guesses.
+        """
+        self._pilot_life.seen(pilot, phase, waits_for, credible(starts_in_s))
 
     def not_submitted(
         self, pilot: PilotId, cause: str, now: float, *, lasting: bool, pause_s: float | None = None

@@ -74,11 +74,12 @@ class PilotLife:
         self.submit_not_before_s = 0.0
         """No pilot is submitted before."""
 
-    def seen(self, pilot: PilotId, phase: PilotPhase, waits_for: str) -> None:
+    def seen(self, pilot: PilotId, phase: PilotPhase, waits_for: str, starts_in_s: float | None) -> None:
         """The scheduler says that a pilot is queued, runs or is suspended, or (``unknown``) nothing about it."""
         known = self._roster.pilots.get(pilot)
         if known is None:
             return
+        known.starts_in_s = starts_in_s
         known.waits_for = SILENT if phase == "running" and not known.reported else waits_for
         if phase != "unknown" and self._is_after_refusal(known):
             self._refused_s = 0.0

@@ -62,7 +62,8 @@ class Fates:
         else:
             if state.restarts > job.row.restarts:
                 await self._requeued(pilot, state)
-            self._fleet.job_seen(pilot, state.phase, "" if state.phase == "running" else state.cause)
+            waits_for = "" if state.phase == "running" else state.cause
+            self._fleet.job_seen(pilot, state.phase, waits_for, starts_in_s=state.starts_in_s)
             await self._act((), "")
 
     def _is_contradicted(self, pilot: PilotId, state: JobState) -> bool:

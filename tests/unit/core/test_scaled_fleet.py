@@ -170,3 +170,38 @@ def test_guesses_that_cannot_be_true_are_none() -> None:
     assert credible(float("nan")) is None
     assert credible(0.0) == 0.0
     assert credible(7200.0) == 7200.0
+
+
+def test_what_the_scheduler_says_of_the_queue_counts_for_more_than_what_was_waited_before() -> None:
+    site = Site()
+    site.demand(came=1, queued=1, service_s=1.0)
+    (submit,) = [each for each in site.fleet.step(site.now) if isinstance(each, SubmitPilot)]
+    site.fleet.job_seen(submit.pilot, "queued", "Resources", starts_in_s=600.0)
+    site.demand(came=1800, queued=1800, service_s=1.0)
+    assert site.fleet.deployments[D].replicas == 3, "in the ten minutes until it starts that is three replicas' work"
+    site.pass_time(SCALE.idle_s + 1)
+    site.fleet.job_seen(submit.pilot, "queued", "Resources", starts_in_s=1e12)
+    site.demand(came=1800, queued=300, service_s=1.0)
+    assert site.fleet.deployments[D].replicas >= 5, "nobody believes that, and nobody has waited yet"
+
+
+def test_a_hundred_deployments_of_one_replica_each_share_the_pilots() -> None:
+    site = Site()
+    site.fleet.unwant(D)
+    names = [DeploymentName(f"d{number}") for number in range(100)]
+    asked = Demand(came=1, queued=1, running=0, workers=0)
+    for name in names:
+        site.fleet.want(name, V1, 0, Scale(least=0, most=1, hot=0, idle_s=10.0))
+    answered: set[DeploymentName] = set()
+    for _ in range(100):
+        waiting = [name for name in names if name not in answered]
+        if not waiting:
+            break
+        site.fleet.demand(dict.fromkeys(waiting, asked), site.now)
+        site.settle()
+        answered |= {each.deployment for each in site.fleet.replicas.values() if each.ready}
+        site.pass_time(11.0)
+        site.fleet.demand({name: Demand(came=1, queued=0, running=0, workers=1) for name in answered}, site.now)
+        site.settle()
+        assert len(site.fleet.pilots) <= 3
+    assert len(answered) == 100
