@@ -1,6 +1,7 @@
 """``python -m benchmarks NAME [--json] [--pairs N] [--quick]``, where NAME is one of NAMES, or ``all`` of them.
 
-``python -m benchmarks pilots`` is not among those: it needs root, and Slurm's packages, for a cluster of its own.
+``python -m benchmarks pilots`` and ``ssh`` are not among those: the one needs root, and Slurm's packages, for a cluster
+of its own; the other OpenSSH's server. Both use what the tests have for that.
 
 ``python -m benchmarks plot`` draws the figures of the documentation from the results in ``benchmarks/results``.
 """
@@ -20,14 +21,15 @@ from benchmarks.machine import measured
 
 NAMES = ("roundtrip", "footprint", "startup", "batching", "overload", "streams", "scaling")
 ON_SLURM = "pilots"
+BY_SSH = "ssh"
 
 
 def main() -> int:
     """Runs what is named, and prints what was measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures hpcserve on this machine.")
-    parser.add_argument("name", choices=(*NAMES, ON_SLURM, "all", "plot"))
+    parser.add_argument("name", choices=(*NAMES, ON_SLURM, BY_SSH, "all", "plot"))
     parser.add_argument("--json", action="store_true", help="one JSON object on one line, instead of indented")
-    parser.add_argument("--pairs", type=int, default=20, help="roundtrip: interleaved pairs (20)")
+    parser.add_argument("--pairs", type=int, default=20, help="roundtrip, ssh: interleaved pairs (20)")
     parser.add_argument("--repetitions", type=int, default=10, help="startup: counted starts (10)")
     parser.add_argument(
         "--quick", action="store_true", help="a few messages only: does it run? The numbers mean nothing"
@@ -58,6 +60,7 @@ def _real(pairs: int, repetitions: int) -> dict[str, Callable[[], dict[str, Any]
         "streams": streams.run,
         "scaling": scaling.run,
         ON_SLURM: lambda: _pilots().run(),
+        BY_SSH: lambda: _ssh().run(pairs=pairs),
     }
 
 
@@ -71,6 +74,7 @@ def _quick() -> dict[str, Callable[[], dict[str, Any]]]:
         "streams": lambda: streams.run(items=500, repetitions=2, firsts=3),
         "scaling": lambda: scaling.run(days=1, kinds=("commands",), offsets_s=(0.0,)),
         ON_SLURM: lambda: _pilots().run(starts=1, drain_s=2.0, losses=1, pairs=1, jobs=100, side_s=0.5),
+        BY_SSH: lambda: _ssh().run(pairs=2, n=20, large_n=1, starts=1),
     }
 
 
@@ -79,6 +83,13 @@ def _pilots() -> ModuleType:
     from benchmarks import pilots
 
     return pilots
+
+
+def _ssh() -> ModuleType:
+    """Its sshd is that of the tests, too."""
+    from benchmarks import ssh
+
+    return ssh
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from hpcserve.client.call import Inference
 from hpcserve.client.dial import dial
 from hpcserve.client.keys import client_keys
 from hpcserve.client.services import find_service
+from hpcserve.client.ways import way_to
 from hpcserve.types import Counter
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import decode_to_client, encode
@@ -60,7 +61,7 @@ class RawClient:
     def __init__(self) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._connection = dial(
-            self._context, find_service(None), client_keys(), nonce=os.urandom(16), waits_for=lambda: (1, ())
+            self._context, way_to(find_service(None)), client_keys(), nonce=os.urandom(16), waits_for=lambda: (1, ())
         )
         self._next = 1
         self._acks: list[Counter] = []

@@ -74,7 +74,7 @@ def run(*, pairs: int, n: int = 1000, large_n: int = 8) -> dict[str, Any]:
         def bare(topology: str, size: int, count: int, window: int) -> Measure:
             return lambda: bare_zmq.measure(addresses[topology], keys, size, count, window)
 
-        small = _in_turns(
+        small = in_turns(
             pairs,
             {
                 "bare_direct": bare("direct", SMALL.nbytes, n, WINDOW),
@@ -84,7 +84,7 @@ def run(*, pairs: int, n: int = 1000, large_n: int = 8) -> dict[str, Any]:
             },
         )
         blob = np.zeros(LARGE_BYTES, np.uint8)
-        large = _in_turns(
+        large = in_turns(
             pairs,
             {
                 "hpcserve_tcp": lambda: measure(by_tcp, "echo.blob", blob, large_n, LARGE_WINDOW),
@@ -104,7 +104,8 @@ def _client(site: str | None = None) -> Iterator[Client]:
             yield client
 
 
-def _in_turns(pairs: int, sides: dict[str, Measure]) -> dict[str, list[Measured]]:
+def in_turns(pairs: int, sides: dict[str, Measure]) -> dict[str, list[Measured]]:
+    """Measures each side ``pairs`` times, and lets another one go first each time."""
     measured: dict[str, list[Measured]] = {name: [] for name in sides}
     for pair in range(pairs):
         for name in list(sides) if pair % 2 == 0 else reversed(sides):

@@ -25,11 +25,14 @@ from hpcserve.sitefile import SiteFile, explained, merged, parsed, source_of
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 SizeBytes = Annotated[int, msgspec.Meta(gt=0)]
-Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+LAST_PORT = 65535
+Port = Annotated[int, msgspec.Meta(ge=0, le=LAST_PORT)]
 
 MIB = 1 << 20
 RETRY_S = 2.0
 """An agent or a replica that has lost the daemon pauses so long at most before it looks for it again."""
+PATHS = ("state_dir", "shared_dir")
+_RANGE = re.compile(r"(\d{1,5})-(\d{1,5})")
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 
@@ -43,7 +46,7 @@ def _too_short(field: str, least_s: float, value_s: float, consequence: str) -> 
 
 
 class Network(Section, frozen=True):
-    """``[network]``: where the daemon listens. Port 0 lets the system choose.
+    """``[network]``: where the daemon listens. Port 0 is the first free one of ``port_range``, or of all ports.
 
     With ``unix_sockets`` the owner's peers on the daemon's own host need no TCP for their data.
     """
@@ -52,12 +55,29 @@ class Network(Section, frozen=True):
     admission_port: Port = 0
     front_port: Port = 0
     back_port: Port = 0
+    port_range: str = ""
     unix_sockets: bool = True
 
     def __post_init__(self) -> None:
         # The address stands in the service record, for others to connect to.
         if self.host in ("0.0.0.0", "::", "*"):  # noqa: S104 (refused)
             raise ValueError(f"host: expected the address or name of one interface, got {self.host!r}, which is all")
+        any_ones = (self.admission_port, self.front_port, self.back_port).count(0)
+        if self.port_range and len(self.any_port) < any_ones:
+            raise ValueError(f"port_range: expected FIRST-LAST of at least {any_ones} ports, got {self.port_range!r}")
+
+    @property
+    def any_port(self) -> tuple[int, ...]:
+        """What to try, in this order, for a socket whose port is 0; 0 is any free port."""
+        if not self.port_range:
+            return (0,)
+        found = _RANGE.fullmatch(self.port_range)
+        first, last = (int(found[1]), int(found[2])) if found else (0, 0)
+        return tuple(range(first, last + 1)) if first > 0 and last <= LAST_PORT else ()
+
+    def ports(self, port: int) -> tuple[int, ...]:
+        """What to try, in this order, for a socket whose port in the site file is ``port``."""
+        return (port,) if port else self.any_port
 
 
 class Scheduler(Section, frozen=True):
@@ -150,6 +170,25 @@ class Queue(Section, frozen=True):
     preempt: bool = False
 
 
+class Daemon(Section, frozen=True):
+    """``[daemon]``: where the daemon runs, and what a job of its own asks the batch scheduler for.
+
+    ``placement = "job"``: it runs in a job on one node. ``warn_s`` before the end of that job it submits the next one.
+    ``python``, ``setup`` and ``script`` are those of ``[pilots]``.
+    """
+
+    placement: Literal["login", "job"] = "login"
+    walltime_s: Seconds = 24 * 3600.0
+    warn_s: Seconds = 120.0
+    account: str = ""
+    partition: str = ""
+    qos: str = ""
+    constraint: str = ""
+    cpus_per_node: Annotated[int, msgspec.Meta(ge=0)] = 0
+    memory_per_node_mib: Annotated[int, msgspec.Meta(ge=0)] = 0
+    directives: tuple[str, ...] = ()
+
+
 class Containers(Section, frozen=True):
     """``[containers]``: the site's container runtime. Servables do not run in containers yet."""
 
@@ -198,12 +237,17 @@ class Site(Section, frozen=True, kw_only=True):
     shared_dir: Path
     required: tuple[str, ...] = ()
     network: Network = Network()
+    daemon: Daemon = Daemon()
     scheduler: Scheduler = Scheduler()
     pilots: Pilots = Pilots()
     queues: Mapping[str, Queue] = msgspec.field(default_factory=lambda: MappingProxyType({}))
     containers: Containers = Containers()
     budgets: Budgets = Budgets()
     recovery: Recovery = Recovery()
+
+    def __post_init__(self) -> None:
+        if self.daemon.placement == "job" and self.scheduler.kind == "local":
+            raise ValueError("daemon.placement: 'job' needs a batch scheduler, and scheduler.kind is 'local'")
 
 
 def home() -> Path:
@@ -370,7 +414,7 @@ def _site(layers: Sequence[SiteFile]) -> Site:
     table["name"] = layers[0].table.get("name", name)
     table.setdefault("state_dir", str(home() / "sites" / name / "state"))
     table.setdefault("shared_dir", str(home() / "sites" / name / "shared"))
-    for key in ("state_dir", "shared_dir"):
+    for key in PATHS:
         if isinstance(table[key], str):
             table[key] = str(expanded(_filled_in(table[key], f"{source_of(layers, key)}: {key}")))
     try:
@@ -383,6 +427,17 @@ def _site(layers: Sequence[SiteFile]) -> Site:
         where = "" if of == source else f" of {of}"
         raise ConfigError(f"{source}: {field}: {told} (queue {queue!r}{where})")
     return site
+
+
+def variables_of(option: str | None) -> dict[str, str]:
+    """What of the environment a site's daemon needs, wherever it runs: its home, and what the site's paths name.
+
+    Raises:
+        ConfigError: There is no such site, or its file is wrong.
+    """
+    paths = [str(layer.table.get(key, "")) for layer in _with_bases(site_named(option)) for key in PATHS]
+    named = {found[1] or found[2] for path in paths for found in _VARIABLE.finditer(path)}
+    return {"HPCSERVE_HOME": str(home())} | {name: os.environ[name] for name in sorted(named) if name in os.environ}
 
 
 def _filled_in(path: str, field: str) -> str:

@@ -11,7 +11,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hpcserve.errors import ConfigError, HpcserveError, StorageFull
@@ -98,10 +98,15 @@ def read_private(path: Path, *, secret: bool) -> bytes:
     return content
 
 
-def create(path: Path, content: bytes) -> bool:
-    """Makes the file ``path`` with ``content``, whole, unless there is one; False when there was.
+def create(path: Path, content: bytes, *, only_if: Callable[[], bool] = lambda: True) -> bool:
+    """Makes the file ``path`` with ``content``, whole, unless there is one; False when it was not made.
 
     A hard link to a finished file is atomic on NFS too, where O_EXCL has not always been.
+
+    Args:
+        path: The file.
+        content: All of it.
+        only_if: Asked when the content is on disk; False: the file is not made.
 
     Raises:
         StorageFull: The disk is full; nothing is left behind.
@@ -109,6 +114,8 @@ def create(path: Path, content: bytes) -> bool:
     """
     try:
         with _finished(path, content) as finished:
+            if not only_if():
+                return False
             try:
                 os.link(finished, path)
             except OSError:

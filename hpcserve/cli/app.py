@@ -9,8 +9,10 @@ from typer.core import TyperGroup
 
 from hpcserve import __version__
 from hpcserve.cli import (
+    connect,
     demo,
     deploy,
+    doctor,
     down,
     logs,
     publish,
@@ -48,7 +50,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _verb in (up, down, status, publish, deploy, undeploy, run, logs, demo):
+for _verb in (up, down, status, publish, deploy, undeploy, run, logs, doctor, connect, demo):
     app.command(_verb.__name__.rpartition(".")[2])(_verb.command)
 app.add_typer(service.app, name="service", cls=Commands)
 app.add_typer(site.app, name="site", cls=Commands)

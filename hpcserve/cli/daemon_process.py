@@ -29,6 +29,8 @@ class DaemonProcess:
     """
 
     def __init__(self, site: str | None, *, tied: bool) -> None:
+        self.is_elsewhere = False
+        """Whether it has ended at once, since the site wants its daemon in a job."""
         theirs, self._ours = os.pipe()
         self._ready, report = os.pipe()
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as this object)
@@ -69,6 +71,9 @@ class DaemonProcess:
             if report.error is not None:
                 self.wait()
                 raise report.error.as_exception()
+            self.is_elsewhere = report.elsewhere
+            if report.elsewhere:
+                self.wait()
             return report.record
         code = self.wait()
         if code == 0:

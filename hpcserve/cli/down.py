@@ -6,6 +6,7 @@ be asked, since it does not answer, or its directories were moved, is ended by a
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 import signal
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hpcserve.client.services import Service
+    from hpcserve.errors import ServiceUnavailable
     from hpcserve.wire.admin import GoingDown
     from hpcserve.wire.record import ServiceRecord
 
 LOOK_S = 0.05
+LOOK_BY_SSH_S = 1.0
 ASK_S = 5.0
 """A daemon that has not answered after so long may have gone meanwhile."""
 MOST_SHOWN = 20
@@ -60,10 +63,13 @@ def command(
     from hpcserve.errors import ServiceUnavailable
 
     service = of_site(site) if site else find_service(options(ctx).service)
+    _take_back(service, site)
     try:
         record = service.read()
-    except ServiceUnavailable:
-        return _without_record(service, site, pilots, timeout)
+    except ServiceUnavailable as error:
+        if service.record is None:
+            raise  # whether a daemon runs is not known
+        return _without_record(service, site, pilots, timeout, error)
     until = time.monotonic() + timeout
     going = _ask(service, record, pilots, until)
     if going is not None:
@@ -88,6 +94,20 @@ def _tell_kept(going: GoingDown) -> None:
         typer.echo("the next hpcserve up takes them over; without one they end by themselves after pilots.orphan_s")
 
 
+def _take_back(service: Service, site: str | None) -> None:
+    """Of a daemon that runs in a job: none of its jobs begins any more."""
+    from hpcserve import config
+    from hpcserve.errors import ConfigError
+
+    with contextlib.suppress(ConfigError):  # the site's file is not complete yet: nothing of it can run
+        found = config.load_site(site)
+        is_own = service.record is not None and service.record.parent == found.shared_dir
+        if found.daemon.placement == "job" and is_own:
+            from hpcserve.cli import placed
+
+            placed.tell_taken_back(placed.take_back(found))
+
+
 def _tell_left_behind(service: Service) -> None:
     """Shows the pilots that may go on.
 
@@ -97,7 +117,7 @@ def _tell_left_behind(service: Service) -> None:
     from hpcserve.daemon import leftovers
     from hpcserve.errors import SchedulerError
 
-    left = leftovers.read(service.record.parent)
+    left = leftovers.read(service.record.parent) if service.record is not None else ()
     if not left:
         return
     for each in left:
@@ -120,7 +140,7 @@ def _ask(service: Service, record: ServiceRecord, pilots: Pilots, until: float) 
     try:
         return _called(service, record, pilots, until) or ends
     except ServiceUnavailable:
-        if record.host != socket.gethostname():
+        if record.host != socket.gethostname() or service.record is None:
             raise
         if not may_signal and _lives(record):
             if _stands(service, record):
@@ -129,7 +149,8 @@ def _ask(service: Service, record: ServiceRecord, pilots: Pilots, until: float) 
         return ends if _signal(record) else None
     except AuthenticationError:
         # Its keys were moved away. A record that others wrote may name any pid, one of our own daemons' too.
-        ours = service.record.stat().st_uid == os.geteuid() and record.host == socket.gethostname()
+        own = service.record is not None and service.record.stat().st_uid == os.geteuid()
+        ours = own and record.host == socket.gethostname()
         if not ours or not may_signal or not _signal(record):
             raise
         return ends
@@ -155,13 +176,22 @@ def _called(service: Service, record: ServiceRecord, pilots: Pilots, until: floa
                 raise
 
 
-def _without_record(service: Service, site: str | None, pilots: Pilots, timeout_s: float) -> int:
-    """Ends the daemon that the state directory knows, if one lives: its shared directory was moved or emptied."""
+def _without_record(
+    service: Service, site: str | None, pilots: Pilots, timeout_s: float, why: ServiceUnavailable
+) -> int:
+    """Ends the daemon that the state directory knows, if one lives: its shared directory was moved or emptied.
+
+    Raises:
+        ServiceUnavailable: None is known here, but there is a part of a record, which another host's may mend.
+    """
     from hpcserve import config
     from hpcserve.errors import DeadlineExceeded, ServiceUnavailable
 
     found = config.load_site(site)
-    pid = noted_pid(found.state_dir) if service.record.parent == found.shared_dir else None
+    own = service.record is not None and service.record.parent == found.shared_dir
+    pid = noted_pid(found.state_dir) if own else None
+    if pid is None and service.record is not None and service.record.exists():
+        raise why
     if pid is None:
         typer.echo(f"no daemon runs (no service record at {service.record})")
         return OK
@@ -228,7 +258,7 @@ def _is_daemon(pid: int) -> bool:
 def _wait_gone(service: Service, record: ServiceRecord, pilots: Pilots, until: float) -> None:
     from hpcserve.errors import DeadlineExceeded
 
-    here = record.host == socket.gethostname()
+    here = record.host == socket.gethostname() and service.record is not None
     while (here and _lives(record)) or _stands(service, record):
         if time.monotonic() >= until:
             if pilots is Pilots.DRAIN:
@@ -236,7 +266,7 @@ def _wait_gone(service: Service, record: ServiceRecord, pilots: Pilots, until: f
             raise DeadlineExceeded(
                 f"the daemon (pid {record.pid} on {record.host}) is still going down; wait for it with: hpcserve down"
             )
-        time.sleep(LOOK_S)
+        time.sleep(LOOK_S if service.record is not None else LOOK_BY_SSH_S)
 
 
 def _still_draining(service: Service) -> str:
@@ -270,4 +300,5 @@ def _stands(service: Service, record: ServiceRecord) -> bool:
     except (ServiceUnavailable, AuthenticationError):
         return False
     same = (now.host, now.pid) == (record.host, record.pid)
-    return same and (record.host != socket.gethostname() or _lives(record))
+    elsewhere = service.record is None or record.host != socket.gethostname()
+    return same and (elsewhere or _lives(record))

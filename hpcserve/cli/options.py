@@ -77,7 +77,7 @@ def _without_record(service: str | None) -> int | None:
     from hpcserve.errors import ConfigError
 
     record = find_service(service).record
-    if record.is_file():
+    if record is None or record.is_file():
         return None
     try:
         site = config.load_site(None)
@@ -99,11 +99,13 @@ def _sites_with_daemons(service: str | None) -> list[str]:
 
     def has_record(site: str) -> bool:
         try:
-            return of_site(site).record.is_file()
+            record = of_site(site).record
+            return record is not None and record.is_file()
         except (ConfigError, OSError):  # its file is not complete yet
             return False
 
-    return [] if find_service(service).record.is_file() else list(filter(has_record, config.site_names()))
+    record = find_service(service).record
+    return [] if record is None or record.is_file() else list(filter(has_record, config.site_names()))
 
 
 def _missing_keys(service: str | None) -> Path | None:
@@ -112,9 +114,12 @@ def _missing_keys(service: str | None) -> Path | None:
     from hpcserve.client.services import find_service
     from hpcserve.daemon.launch import AUTHORIZED_KEYS
 
+    record = find_service(service).record
+    if record is None:
+        return None
     site = config.load_site(None)
     keys = site.state_dir / AUTHORIZED_KEYS
-    own = find_service(service).record.parent == site.shared_dir
+    own = record.parent == site.shared_dir
     return keys if own and not keys.exists() else None
 
 

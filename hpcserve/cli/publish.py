@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hpcserve.cli.options import open_client
+from hpcserve.cli.options import open_client, options
 from hpcserve.cli.terminal import waiting
 
 TIMEOUT_S = 600.0
@@ -22,8 +22,16 @@ def command(
 ) -> None:
     """Publish the servable in DIR as a new version."""
     from hpcserve import config
+    from hpcserve.client.services import find_service
+    from hpcserve.errors import ConfigError
     from hpcserve.wire.admin import Publish, Published
 
+    service = find_service(options(ctx).service)
+    if service.record is None and not directory.is_absolute():
+        raise ConfigError(
+            f"{directory}: the daemon reads the directory where it runs, behind {service.place}: give the path there, "
+            "from the root on"
+        )
     place = config.expanded(str(directory))
     with open_client(ctx) as client, waiting(f"publishing {directory}"):
         arguments = Publish(path=str(place), aliases=tuple(alias or ()))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hpcserve.cli.options import options
+
+if TYPE_CHECKING:
+    from hpcserve.client.services import Service
 
 app = typer.Typer(help="Name the services to call, and pin their keys.", rich_markup_mode=None)
 
@@ -17,31 +19,46 @@ NAME = Annotated[str, typer.Argument(help="What to call it here.")]
 @app.command("add")
 def _add(
     name: NAME,
-    record: Annotated[Path, typer.Argument(help="Its record, service.json, or the directory that holds it.")],
+    record: Annotated[
+        str,
+        typer.Argument(
+            help="Its record, service.json, or the directory that holds it; or ssh://[USER@]LOGIN[:PORT][/SITE]."
+        ),
+    ],
     *,
     replace: Annotated[bool, typer.Option("--replace", help="Take the key that it has now.")] = False,
 ) -> None:
     """Add a service; its key is pinned."""
     from msgspec.structs import replace as changed
 
-    from hpcserve import config
-    from hpcserve.client.services import Service, load_services, save_services
+    from hpcserve.client.services import load_services, save_services
     from hpcserve.errors import Conflict
-    from hpcserve.wire.record import RECORD_NAME
 
-    place = config.expanded(str(record))
-    place = place / RECORD_NAME if place.is_dir() else place
     services = load_services()
     if name in services.services and not replace:
         raise Conflict(
             f"there is a service {name!r} already; replace it: hpcserve service add --replace {name} {record}"
         )
-    found = Service(place).read()
-    pinned = Service(place, found.public_key)
+    service = _at(record)
+    found = service.read()
+    pinned = changed(service, public_key=found.public_key)
     save_services(changed(services, services={**services.services, name: pinned}))
     typer.echo(f"{name}: site {found.site} on {found.host}, key {found.public_key}")
     if services.default != name:
         typer.echo(f"call it with: hpcserve --service {name} …, or from now on: hpcserve service use {name}")
+
+
+def _at(place: str) -> Service:
+    """The service at this address, or with this record, as yet with any key."""
+    from hpcserve import config
+    from hpcserve.client.services import Service
+    from hpcserve.client.ssh_address import is_ssh
+    from hpcserve.wire.record import RECORD_NAME
+
+    if is_ssh(place):
+        return Service(address=place)
+    record = config.expanded(place)
+    return Service(record / RECORD_NAME if record.is_dir() else record)
 
 
 @app.command("list")
@@ -53,9 +70,9 @@ def _list(ctx: typer.Context) -> None:
 
     services = load_services()
     used = config.service_named(options(ctx).service) or services.default
-    shown = table("", "name", "record", "key")
+    shown = table("", "name", "record or address", "key")
     for name, service in sorted(services.services.items()):
-        shown.add_row("*" if name == used else "", name, str(service.record), service.public_key or "not pinned")
+        shown.add_row("*" if name == used else "", name, service.place, service.public_key or "not pinned")
     shown.add_row("" if used else "*", "(the site's)", _of_site(), "not pinned")
     show(shown)
 
@@ -66,7 +83,7 @@ def _of_site() -> str:
     from hpcserve.errors import ConfigError
 
     try:
-        return str(of_site(None).record)
+        return of_site(None).place
     except ConfigError as error:
         return f"none: {error}"
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpcserve.cli.exits import FAILED, OK, USAGE
+from hpcserve.cli import checks
+from hpcserve.cli.exits import OK
 from hpcserve.cli.options import seconds
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="List the sites, look at one's job script, and try one.", rich_markup_mode=None)
 
 NAME = Annotated[str | None, typer.Argument(metavar="NAME|PATH", help="The site; default HPCSERVE_SITE, else local.")]
-SITE_FILE, SHARED_DIR = "site file", "shared_dir"
 PILOT = "p0"
 """A pilot that is not there, whose job script is shown."""
 
@@ -92,30 +92,20 @@ async def _checked(name: str | None, site: Site, timeout_s: float | None) -> int
     """Tells each finding as soon as it is known; the exit code."""
     code = OK
     async for finding in _findings(name, site, timeout_s):
-        typer.echo(f"{finding.outcome:<8} {finding.subject}: {finding.told}")
-        if finding.outcome == "failed":
-            code = max(code, USAGE if finding.subject == SITE_FILE else FAILED)
+        code = max(code, checks.tell(finding))
     return code
 
 
 async def _findings(name: str | None, site: Site, timeout_s: float | None) -> AsyncIterator[Finding]:
-    from hpcserve import config
     from hpcserve.cluster import site_host
-    from hpcserve.cluster.site_findings import Finding
-    from hpcserve.errors import ConfigError
 
     failed = False
-    try:
-        config.load_site(name)
-        yield Finding(SITE_FILE, "ok", f"{site.name}, scheduler {site.scheduler.kind}")
-    except ConfigError as error:
-        failed = True
-        yield Finding(SITE_FILE, "failed", str(error))
     doors = site_host.Doors(site)
     try:
         for finding in (
+            checks.site_file(name, site),
             site_host.network(site, doors),
-            *_of_the_places(site),
+            *checks.places(site),
             *site_host.containers(site),
         ):
             failed = failed or finding.outcome == "failed"
@@ -127,33 +117,6 @@ async def _findings(name: str | None, site: Site, timeout_s: float | None) -> As
             yield finding
     finally:
         doors.close()
-
-
-def _of_the_places(site: Site) -> Iterator[Finding]:
-    """Whether a daemon would take the directories and the keys as they are."""
-    from functools import partial
-
-    from hpcserve import config
-    from hpcserve.cluster.site_findings import Finding
-    from hpcserve.cluster.site_host import shared_dir
-    from hpcserve.daemon import preparation
-    from hpcserve.errors import HpcserveError
-
-    for subject, place, check in (
-        ("HPCSERVE_HOME", config.home(), preparation.check_user),
-        ("state_dir", site.state_dir, partial(preparation.check_state, site)),
-        (SHARED_DIR, site.shared_dir, partial(preparation.check_shared, site)),
-    ):
-        try:
-            there = check()
-        except HpcserveError as error:
-            yield Finding(subject, "failed", str(error))
-            continue
-        yield (
-            shared_dir(site)
-            if subject == SHARED_DIR
-            else Finding(subject, "ok", str(place) if there else f"{place} will be made")
-        )
 
 
 async def _of_the_scheduler(site: Site) -> AsyncIterator[Finding]:
@@ -174,27 +137,7 @@ async def _of_the_scheduler(site: Site) -> AsyncIterator[Finding]:
     if script:
         async for finding in questions(site, script, _user()):
             yield finding
-    yield await _of_the_queue(site)
-
-
-async def _of_the_queue(site: Site) -> Finding:
-    """The daemon's own question, read as the daemon reads it."""
-    import time
-
-    from hpcserve.cluster.plugins import open_scheduler
-    from hpcserve.cluster.site_findings import Finding
-    from hpcserve.cluster.site_pilot import TAG
-    from hpcserve.errors import HpcserveError
-
-    scheduler = open_scheduler(site)
-    began_s = time.monotonic()
-    try:
-        await scheduler.find(TAG)
-    except HpcserveError as error:
-        return Finding("queue", "failed", str(error))
-    finally:
-        await scheduler.close()
-    return Finding("queue", "ok", f"the scheduler told of your jobs within {time.monotonic() - began_s:.1f} s")
+    yield await checks.queue(site)
 
 
 async def _of_a_pilot(
@@ -202,7 +145,7 @@ async def _of_a_pilot(
 ) -> AsyncIterator[Finding]:
     from hpcserve.cluster.plugins import open_scheduler
     from hpcserve.cluster.site_findings import Finding
-    from hpcserve.cluster.site_pilot import modest, try_pilot
+    from hpcserve.cluster.site_pilot import Look, modest, reaches, try_pilot
 
     if timeout_s is None:
         yield Finding("pilot", "skipped", "no job was submitted: see --submit")
@@ -213,7 +156,7 @@ async def _of_a_pilot(
     small = modest(site)
     scheduler = open_scheduler(small)
     try:
-        for finding in await try_pilot(small, scheduler, addresses, timeout_s=timeout_s):
+        for finding in await try_pilot(small, scheduler, Look(addresses), timeout_s=timeout_s, judged=reaches):
             yield finding
     finally:
         await scheduler.close()

@@ -3,7 +3,7 @@
 In the foreground this process stays beside the daemon instead of becoming it: it is what the terminal's Ctrl-C
 reaches, it waits until the daemon and its pilots are gone, and it owns the exit code. It sleeps until the daemon
 ends and has imported neither a client nor numpy, so it costs no time on the CPU and some 20 MB. Killed, it takes the
-daemon with it.
+daemon with it. Where the site wants the daemon in a job of its own, :mod:`hpcserve.cli.placed` does all that.
 """
 
 from __future__ import annotations
@@ -41,11 +41,31 @@ def command(
         daemon = DaemonProcess(site, tied=not detach)
         requests.watch(daemon)
         record = daemon.wait_ready()
-        if record is None:
+        if record is not None:
+            return _leave(daemon, record, requests, site) if detach else _stay(daemon, record, requests)
+        if requests.number or not daemon.is_elsewhere:
             return _signalled(requests)
-        return _leave(daemon, record, requests, site) if detach else _stay(daemon, record, requests)
     finally:
         requests.close()
+    return _in_a_job(site, detach=detach)
+
+
+def _in_a_job(site: str | None, *, detach: bool) -> int:
+    from hpcserve import config
+    from hpcserve.cli import placed
+
+    found = config.load_site(site)
+    job, record = placed.bring_up(found, site)
+    if detach:
+        _tell(f"{_where(record)}, in job {job}\ntake it down: hpcserve down{_named(site)}")
+        return OK
+    try:
+        _tell(f"{_where(record)}, in job {job}\ntake it down: Ctrl-C here, or hpcserve down elsewhere")
+        placed.stay(found, job)
+    except KeyboardInterrupt:
+        placed.take_down(found, job)
+    note("the daemon is down, or its job has ended; the next hpcserve up takes over what it has left")
+    return OK
 
 
 def _leave(daemon: DaemonProcess, record: ServiceRecord, requests: StopRequests, site: str | None) -> int:

@@ -26,6 +26,7 @@ from hpcserve.client.outputs import Outputs
 from hpcserve.client.pauses import Pauses
 from hpcserve.client.services import Service, find_service
 from hpcserve.client.streaming import WINDOW, Came, Streaming
+from hpcserve.client.ways import way_to
 from hpcserve.errors import HpcserveError, InvalidInput, ProtocolError, ServiceUnavailable
 from hpcserve.types import Counter
 from hpcserve.wire.admin import Admin
@@ -50,7 +51,7 @@ class AsyncClient:
     def __init__(self, service: str | Service | None = None, *, timeout_s: float | None = 60.0) -> None:
         seconds(timeout_s)
         self.timeout_s = timeout_s
-        self._service = find_service(service_named(service))
+        self._way = way_to(find_service(service_named(service)))
         self._keys = client_keys()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._engine = Engine()
@@ -73,7 +74,7 @@ class AsyncClient:
         try:
             await self._dial()
         except BaseException:
-            self._context.destroy(linger=0)
+            await self._release()
             raise
         self._task = asyncio.create_task(self._keep(), name="hpcserve-client")
         return self
@@ -91,10 +92,11 @@ class AsyncClient:
         self._unwatch()  # before the descriptors are closed, and perhaps somebody else's
         self._engine.bye()
         self._resolve()
+        self._way.interrupt()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         self._drop()
-        self._context.destroy(linger=0)
+        await self._release()
 
     async def infer(
         self,
@@ -377,14 +379,13 @@ class AsyncClient:
             return told[-1]
 
         dialling = asyncio.ensure_future(
-            asyncio.to_thread(
-                dial, self._context, self._service, self._keys, nonce=self._engine.nonce, waits_for=waits_for
-            )
+            asyncio.to_thread(dial, self._context, self._way, self._keys, nonce=self._engine.nonce, waits_for=waits_for)
         )
         try:
             while not (await asyncio.wait((dialling,), timeout=LOOK_S))[0]:
                 self._expire()
         except BaseException:
+            self._way.interrupt()
             # The thread goes on for some seconds at most, and what it opens must be closed.
             for opened in await asyncio.gather(dialling, return_exceptions=True):
                 if isinstance(opened, Connection):
@@ -402,6 +403,11 @@ class AsyncClient:
             self._read()
             self._drop()
             self._changed.set()
+
+    async def _release(self) -> None:
+        """Gives back what only an open client needs."""
+        self._context.destroy(linger=0)
+        await asyncio.to_thread(self._way.close)
 
     def _drop(self) -> None:
         """Forgets the connection that the loop watches."""

@@ -6,7 +6,6 @@ the wrong key is told by the socket's monitor, a silent one by the time. When to
 
 from __future__ import annotations
 
-import os
 import select
 import struct
 import time
@@ -17,15 +16,16 @@ import zmq
 
 import hpcserve
 from hpcserve.auth.keys import KeyPair
-from hpcserve.client.services import Service
+from hpcserve.client.ways import Door, Reached, Way
 from hpcserve.errors import AuthenticationError, ProtocolError, ServiceUnavailable
 from hpcserve.types import Counter
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import decode_from_admission, decode_to_client, encode, error_from_wire
 from hpcserve.wire.record import ServiceRecord
 
-ANSWER_S = 4.0  # how long each step may take: a refusal is known within 5 s
-HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 5_000, 20_000
+# The daemon's host that is gone is noticed after 20 s by TCP. ZeroMQ's heartbeats wait for whole frames: on a slow
+# line, one that takes longer than they wait would never arrive (libzmq 4.3.5).
+KEEPALIVE_S, KEEPALIVE_TRIES = 5, 3
 SOFTWARE = f"hpcserve {hpcserve.__version__}"
 
 # libzmq does not say why a handshake was cut: the peer died, or could not read what a wrong key had sealed.
@@ -102,7 +102,7 @@ class Connection:
 
 def dial(
     context: zmq.Context[zmq.Socket[bytes]],
-    service: Service,
+    way: Way,
     keys: KeyPair,
     *,
     nonce: bytes,
@@ -112,7 +112,7 @@ def dial(
 
     Args:
         context: Where the sockets are made.
-        service: Whose daemon.
+        way: How to get to it.
         keys: The user's own key pair.
         nonce: The 16 bytes that this process chose for its session.
         waits_for: The session's floor and outstanding requests, asked for at the last moment.
@@ -122,26 +122,23 @@ def dial(
         AuthenticationError: The daemon has another key, or does not know ours.
         VersionMismatch: The two sides are too far apart.
     """
-    record = service.read()
-    say_hello(context, record, keys)
-    try:
-        connection = _open(context, record, record.front_address(os.uname().nodename, _may_open), keys)
-    except AuthenticationError as error:
-        # Admission has just let us in, so the key is right: the broker is a new one that was not told yet.
-        raise ServiceUnavailable(f"the daemon on {record.host} is restarting") from error
-    try:
-        floor, outstanding = waits_for()
-        connection.send(encode(wire.Resume(wire.WIRE_VERSIONS[0], nonce, floor, outstanding)))
-        resumed = _resumed(_answer(connection, decode_to_client, "the daemon's data socket", record))
-        connection.session_bytes = resumed.session_bytes
-    except BaseException:
-        connection.close()
-        raise
+    with way.reach() as reached:
+        record = reached.record
+        say_hello(context, reached, keys)
+        try:
+            connection = _open(context, record, reached.front, keys)
+        except AuthenticationError as error:
+            # Admission has just let us in, so the key is right: the broker is a new one that was not told yet.
+            raise ServiceUnavailable(f"the daemon on {record.host} is restarting") from error
+        try:
+            floor, outstanding = waits_for()
+            connection.send(encode(wire.Resume(wire.WIRE_VERSIONS[0], nonce, floor, outstanding)))
+            answer = _answer(connection, decode_to_client, "the daemon's data socket", record, reached.front)
+            connection.session_bytes = _resumed(answer).session_bytes
+        except BaseException:
+            connection.close()
+            raise
     return connection
-
-
-def _may_open(path: str) -> bool:
-    return os.access(path, os.R_OK | os.W_OK)
 
 
 def _resumed(answer: object) -> wire.Resumed:
@@ -150,16 +147,17 @@ def _resumed(answer: object) -> wire.Resumed:
     return answer
 
 
-def say_hello(context: zmq.Context[zmq.Socket[bytes]], record: ServiceRecord, keys: KeyPair) -> wire.Welcome:
+def say_hello(context: zmq.Context[zmq.Socket[bytes]], reached: Reached, keys: KeyPair) -> wire.Welcome:
     """Asks admission to let our key in.
 
     Raises:
         HpcserveError: As :func:`dial`.
     """
-    connection = _open_at_last(context, record, record.admission[0], keys)
+    record = reached.record
+    connection = _open_at_last(context, record, reached.admission, keys)
     try:
         connection.send(encode(wire.Hello(wire.WIRE_VERSIONS, SOFTWARE)))
-        answer = _answer(connection, decode_from_admission, "admission", record)
+        answer = _answer(connection, decode_from_admission, "admission", record, reached.admission)
     finally:
         connection.close()
     if not isinstance(answer, wire.Welcome):
@@ -168,18 +166,18 @@ def say_hello(context: zmq.Context[zmq.Socket[bytes]], record: ServiceRecord, ke
 
 
 def _open_at_last(
-    context: zmq.Context[zmq.Socket[bytes]], record: ServiceRecord, address: str, keys: KeyPair
+    context: zmq.Context[zmq.Socket[bytes]], record: ServiceRecord, door: Door, keys: KeyPair
 ) -> Connection:
     """As :func:`_open`; a handshake that is cut each time was cut because of the service's key."""
     for _ in range(CUT_TRIES - 1):
         try:
-            return _open(context, record, address, keys)
+            return _open(context, record, door, keys)
         except _Cut:
             time.sleep(CUT_PAUSE_S)
     try:
-        return _open(context, record, address, keys)
+        return _open(context, record, door, keys)
     except _Cut as error:
-        raise _wrong_key(address, record) from error
+        raise _wrong_key(door.shown, record) from error
 
 
 def _wrong_key(address: str, record: ServiceRecord) -> AuthenticationError:
@@ -189,27 +187,29 @@ def _wrong_key(address: str, record: ServiceRecord) -> AuthenticationError:
     )
 
 
-def _open(context: zmq.Context[zmq.Socket[bytes]], record: ServiceRecord, address: str, keys: KeyPair) -> Connection:
+def _open(context: zmq.Context[zmq.Socket[bytes]], record: ServiceRecord, door: Door, keys: KeyPair) -> Connection:
     socket = context.socket(zmq.DEALER)
     socket.set_hwm(0)
     socket.linger = 0
     socket.reconnect_ivl = -1
-    socket.heartbeat_ivl = HEARTBEAT_MS
-    socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
+    socket.ipv6 = "[" in door.address
+    socket.tcp_keepalive, socket.tcp_keepalive_cnt = 1, KEEPALIVE_TRIES
+    socket.tcp_keepalive_idle = socket.tcp_keepalive_intvl = KEEPALIVE_S
+    socket.tcp_maxrt = (1 + KEEPALIVE_TRIES) * KEEPALIVE_S * 1000
     socket.curve_serverkey = record.public_key.encode()
     socket.curve_publickey, socket.curve_secretkey = keys.public, keys.secret
     connection = Connection(socket, socket.get_monitor_socket(int(UP | FAILED | DOWN)))
     try:
-        socket.connect(address)
-        _wait_up(connection, address, record)
+        socket.connect(door.address)
+        _wait_up(connection, door, record)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _wait_up(connection: Connection, address: str, record: ServiceRecord) -> None:
-    until = time.monotonic() + ANSWER_S
+def _wait_up(connection: Connection, door: Door, record: ServiceRecord) -> None:
+    address, until = door.shown, time.monotonic() + door.answer_s
     while (left := until - time.monotonic()) > 0:
         if not connection.monitor.poll(int(left * 1000) + 1):
             continue
@@ -223,11 +223,11 @@ def _wait_up(connection: Connection, address: str, record: ServiceRecord) -> Non
         raise ServiceUnavailable(
             f"no daemon answers at {address} on {record.host}; if it was killed, start it there again: hpcserve up"
         )
-    raise ServiceUnavailable(f"{address} on {record.host} did not finish the handshake within {ANSWER_S:g} s")
+    raise ServiceUnavailable(f"{address} on {record.host} did not finish the handshake within {door.answer_s:g} s")
 
 
 def _answer(
-    connection: Connection, decode: Callable[[bytes | memoryview], Any], who: str, record: ServiceRecord
+    connection: Connection, decode: Callable[[bytes | memoryview], Any], who: str, record: ServiceRecord, door: Door
 ) -> Any:
     """The first message that comes back.
 
@@ -237,7 +237,7 @@ def _answer(
     poller = zmq.Poller()
     poller.register(connection.socket, zmq.POLLIN)
     poller.register(connection.monitor, zmq.POLLIN)
-    until = time.monotonic() + ANSWER_S
+    until = time.monotonic() + door.answer_s
     while (left := until - time.monotonic()) > 0:
         ready = dict(poller.poll(int(left * 1000) + 1))
         if connection.socket in ready:
@@ -247,4 +247,4 @@ def _answer(
             return answer
         if connection.monitor in ready and connection.is_down():
             raise ServiceUnavailable(f"{who} on {record.host} closed the connection")
-    raise ServiceUnavailable(f"{who} on {record.host} did not answer within {ANSWER_S:g} s")
+    raise ServiceUnavailable(f"{who} on {record.host} did not answer within {door.answer_s:g} s")

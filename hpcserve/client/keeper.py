@@ -16,8 +16,8 @@ import zmq
 from hpcserve.auth.keys import KeyPair
 from hpcserve.client.dial import Connection, dial
 from hpcserve.client.pauses import Pauses
-from hpcserve.client.services import Service
 from hpcserve.client.shared import LOOK_S, SharedEngine
+from hpcserve.client.ways import Way
 from hpcserve.errors import HpcserveError, ProtocolError, ServiceUnavailable
 from hpcserve.types import Counter
 
@@ -36,17 +36,15 @@ class Keeper:
     Args:
         shared: The client's engine.
         context: Where the sockets are made.
-        service: Whose daemon.
+        way: How to get to the daemon.
         keys: The user's own key pair.
     """
 
-    def __init__(
-        self, shared: SharedEngine, context: zmq.Context[zmq.Socket[bytes]], service: Service, keys: KeyPair
-    ) -> None:
+    def __init__(self, shared: SharedEngine, context: zmq.Context[zmq.Socket[bytes]], way: Way, keys: KeyPair) -> None:
         self._shared = shared
         self._engine = shared.engine
         self._context = context
-        self._service = service
+        self._way = way
         self._keys = keys
         self._thread = threading.Thread(target=self._keep, name="hpcserve-client", daemon=True)
         self._dialling: threading.Thread | None = None
@@ -191,7 +189,7 @@ class Keeper:
                 told.append(self._engine.waits_for())
             return told[-1]
 
-        connection = dial(self._context, self._service, self._keys, nonce=self._engine.nonce, waits_for=waits_for)
+        connection = dial(self._context, self._way, self._keys, nonce=self._engine.nonce, waits_for=waits_for)
         return connection, told[-1]
 
     def _connected(self, connection: Connection, told: _Told) -> None:

@@ -12,15 +12,25 @@ import msgspec
 
 from hpcserve import config
 from hpcserve.auth.private import private_directory, replace
+from hpcserve.client.ssh_address import is_ssh
 from hpcserve.errors import AuthenticationError, ConfigError, NotFound, ServiceUnavailable
 from hpcserve.wire.record import RECORD_NAME, ServiceRecord, decode_record
 
 
-class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One service: the path of its record, and its public key (Z85) as it was when the user added it."""
+class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One service: the path of its record, and its public key (Z85) as it was when the user added it.
 
-    record: Path
+    One that is reached by ssh has an ``address`` instead, ``ssh://login``.
+    """
+
+    record: Path | None = None
     public_key: str | None = None
+    address: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it is found, for people: the address, or the record's path."""
+        return self.address or str(self.record)
 
     def read(self) -> ServiceRecord:
         """The record as it is now.
@@ -30,6 +40,10 @@ class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             AuthenticationError: It names another key than the pinned one.
             ConfigError: The file is not a service record.
         """
+        if self.record is None:
+            from hpcserve.client.by_ssh import read_record
+
+            return read_record(self)
         try:
             record = decode_record(self.record.read_bytes(), str(self.record))
         except FileNotFoundError as error:
@@ -40,12 +54,7 @@ class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError(f"cannot read the service record {self.record}: {error.strerror}") from error
         except OSError as error:  # a network file system that stumbles: it may be back soon
             raise ServiceUnavailable(f"cannot read the service record {self.record}: {error.strerror}") from error
-        if self.public_key is not None and self.public_key != record.public_key:
-            raise AuthenticationError(
-                f"the service at {self.record} has another key than the one you pinned: if its owner made a new one, "
-                "take it with: hpcserve service add --replace NAME RECORD"
-            )
-        return record
+        return pinned(record, self.public_key, self.place)
 
 
 class Services(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,10 +72,29 @@ class Services(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         name = name or self.default
         if name is None:
             return of_site(None)
+        if is_ssh(name):
+            return Service(address=name)
         if name not in self.services:
             known = ", ".join(sorted(self.services)) or "none"
-            raise NotFound(f"no service {name!r}; known: {known}; add it: hpcserve service add {name} RECORD")
+            raise NotFound(
+                f"no service {name!r}; known: {known}; add it: hpcserve service add {name} RECORD, or ssh://LOGIN"
+            )
         return self.services[name]
+
+
+def pinned(record: ServiceRecord, public_key: str | None, place: str) -> ServiceRecord:
+    """The record, if it has the key that the user has pinned, or none is.
+
+    Raises:
+        AuthenticationError: It has another one.
+    """
+    if public_key not in (None, record.public_key):
+        what = place if is_ssh(place) else "RECORD"
+        raise AuthenticationError(
+            f"the service at {place} has another key than the one you pinned: if its owner made a new one, "
+            f"take it with: hpcserve service add --replace NAME {what}"
+        )
+    return record
 
 
 def of_site(site: str | None) -> Service:
@@ -75,7 +103,10 @@ def of_site(site: str | None) -> Service:
 
 
 def find_service(name: str | Service | None = None) -> Service:
-    """The service that the argument is, or names; else that of ``HPCSERVE_SERVICE``, ``services.json``, the site."""
+    """The service that the argument is, or names; else that of ``HPCSERVE_SERVICE``, ``services.json``, the site.
+
+    An address of ``ssh://`` names a service, too.
+    """
     if isinstance(name, Service):
         return name
     return load_services().chosen(config.service_named(name))

@@ -26,6 +26,7 @@ from hpcserve.client.services import Service, find_service
 from hpcserve.client.shared import SharedEngine
 from hpcserve.client.stream import Stream
 from hpcserve.client.streaming import WINDOW, Streaming
+from hpcserve.client.ways import way_to
 from hpcserve.types import Counter
 from hpcserve.wire.admin import Admin
 
@@ -36,8 +37,8 @@ class Client:
     """Calls endpoints of one service. Safe to use from any number of threads.
 
     Args:
-        service: A name from ``hpcserve service list``, or a Service; default: ``HPCSERVE_SERVICE``, the one in
-            use, or the daemon of the default site on this machine.
+        service: A name from ``hpcserve service list``, an address ``ssh://login``, or a Service; default:
+            ``HPCSERVE_SERVICE``, the one in use, or the daemon of the default site on this machine.
         timeout_s: The deadline of a call that names none, in seconds; None: without end.
 
     Raises:
@@ -49,12 +50,12 @@ class Client:
     def __init__(self, service: str | Service | None = None, *, timeout_s: float | None = 60.0) -> None:
         seconds(timeout_s)
         self.timeout_s = timeout_s
-        self._service = find_service(service_named(service))
+        self._way = way_to(find_service(service_named(service)))
         keys = client_keys()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._shared = SharedEngine()
         forks.watch(self._shared, SharedEngine.forked, self._context)
-        self._keeper = Keeper(self._shared, self._context, self._service, keys)
+        self._keeper = Keeper(self._shared, self._context, self._way, keys)
         try:
             self._keeper.start()
         except BaseException:
@@ -210,6 +211,7 @@ class Client:
         """Ends the session; calls without an answer fail with Cancelled at once. May be called twice."""
         if not self._shared.close():
             return
+        self._way.interrupt()
         self._keeper.join()
         atexit.unregister(self.close)
         self._release()
@@ -251,3 +253,4 @@ class Client:
         self._shared.release()
         # Not term(): a signal may have cut a dial short, and left a socket that term() would wait for.
         self._context.destroy(linger=0)
+        self._way.close()

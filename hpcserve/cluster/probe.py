@@ -1,7 +1,7 @@
-"""``python -m hpcserve.cluster.probe``: looks around on a compute node for ``hpcserve site check``.
+"""``python -m hpcserve.cluster.probe``: looks around on a compute node, for ``hpcserve site check`` and ``doctor``.
 
-It runs in a job of one minute, tries what an agent will need, and writes what it saw into a file of the shared
-directory. That this module starts at all shows that the node's Python finds hpcserve.
+It runs in a job of one minute, or beside an agent in its job, tries what an agent needs, and writes what it saw into a
+file of the shared directory. That this module starts at all shows that the node's Python finds hpcserve.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from __future__ import annotations
 import argparse
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 
 from hpcserve import __version__
+from hpcserve.cluster.reach import Obstacle, reach
+from hpcserve.errors import HpcserveError
+from hpcserve.wire.record import decode_record
 
-CONNECT_TIMEOUT_S = 5.0
-_GREETING_BYTES = 10
+_AT_ONCE = 32
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,27 +29,33 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         host: The node.
         version: Its hpcserve.
         python: Its Python.
-        unreachable: Each address that cannot be reached, with the reason.
+        obstacles: Each address that cannot be reached, with what is in the way.
+        epoch: That of the service record as the node sees it; None if it was not to look, or cannot read it.
+        record_error: Why it cannot.
     """
 
     host: str
     version: str
     python: str
-    unreachable: dict[str, str]
+    obstacles: dict[str, Obstacle] = {}
+    epoch: int | None = None
+    record_error: str = ""
 
 
-def reach(address: str) -> str:
-    """Why the ZeroMQ socket at ``HOST:PORT`` cannot be reached; empty if it can.
+def _obstacles(addresses: list[str]) -> dict[str, Obstacle]:
+    """All at once, so that it takes no longer than one of them."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        found = zip(addresses, pool.map(reach, addresses), strict=True)
+        return {address: obstacle for address, obstacle in found if obstacle is not None}
 
-    A ZeroMQ socket speaks first, so a firewall that accepts a connection and swallows it does not pass.
-    """
-    host, _, port = address.rpartition(":")
+
+def _record(path: Path | None) -> tuple[int | None, str]:
+    if path is None:
+        return None, ""
     try:
-        with socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S) as connection:
-            greeting = connection.recv(_GREETING_BYTES)
-    except OSError as error:
-        return str(error)
-    return "" if greeting[:1] == b"\xff" else f"something else than ZeroMQ answers: {greeting!r}"
+        return decode_record(path.read_bytes(), str(path)).epoch, ""
+    except (OSError, HpcserveError) as error:
+        return None, str(error)
 
 
 def main() -> int:
@@ -54,12 +63,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m hpcserve.cluster.probe", description=__doc__)
     parser.add_argument("--report", type=Path, required=True, help="the file to write")
     parser.add_argument("--address", action="append", default=[], help="HOST:PORT of a ZeroMQ socket to reach")
+    parser.add_argument("--record", type=Path, help="the service record to read")
     options, _of_agents = parser.parse_known_args()
+    epoch, record_error = _record(options.record)
     report = Report(
         host=socket.gethostname(),
         version=__version__,
         python=sys.executable,
-        unreachable={address: why for address in options.address if (why := reach(address))},
+        obstacles=_obstacles(options.address),
+        epoch=epoch,
+        record_error=record_error,
     )
     part = options.report.with_suffix(".part")
     part.write_bytes(msgspec.json.encode(report))

@@ -14,7 +14,7 @@ from hpcserve.cluster.runner import Answer
 from hpcserve.config import Pilots
 from hpcserve.errors import SchedulerError
 
-Outcome = Literal["ok", "failed", "skipped"]
+Outcome = Literal["ok", "warning", "failed", "skipped"]
 
 _FEATURE = re.compile(r"[A-Za-z_][\w.:+-]*")
 # Source: scontrol(1) and slurm.conf(5): the forms of a time are D-HH:MM:SS, D-HH:MM, D-HH, HH:MM:SS, MM:SS and MM.
@@ -30,8 +30,9 @@ class Finding:
 
     Attributes:
         subject: What.
-        outcome: Whether it is as it must be; ``skipped``: it could not be looked at, or need not be.
-        told: What was seen, and for a failure what to do.
+        outcome: Whether it is as it must be; ``warning``: it may be wrong; ``skipped``: it could not be looked at, or
+            need not be.
+        told: What was seen, and for a failure or a warning what to do.
     """
 
     subject: str

@@ -2,22 +2,56 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import shutil
-import socket
 import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import zmq
 
+from hpcserve.cluster import interfaces
 from hpcserve.cluster.site_findings import Finding
 from hpcserve.config import MIB, Site
+from hpcserve.errors import ConfigError
 
 LEAST_FREE_BYTES = 1024 * MIB
 """Servables, logs and results go to the shared directory."""
+
+
+class Listeners:
+    """ZeroMQ sockets that nobody reads: whoever reaches one is greeted."""
+
+    def __init__(self) -> None:
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._open_ones: list[zmq.Socket[Any]] = []  # pyzmq closes a socket that nobody holds
+
+    def open(self, address: str, ports: Sequence[int] = (0,)) -> str:
+        """Listens at the first of the ports that is free, and returns ``ADDRESS:PORT``.
+
+        Raises:
+            zmq.ZMQError: None is free, or this host has no such address.
+        """
+        opened = self._context.socket(zmq.ROUTER)
+        opened.linger = 0
+        opened.ipv6 = ":" in address
+        for port in ports:
+            try:
+                opened.bind(f"tcp://{interfaces.endpoint(address, port or '*')}")
+            except zmq.ZMQError as error:
+                if error.errno == zmq.EADDRINUSE and port != ports[-1]:
+                    continue
+                opened.close()
+                raise
+            break
+        self._open_ones.append(opened)
+        told = opened.get(zmq.LAST_ENDPOINT)
+        assert isinstance(told, bytes), "an option of type bytes"
+        return told.rstrip(b"\0").decode().removeprefix("tcp://")
+
+    def close(self) -> None:
+        """Closes them."""
+        self._context.destroy(linger=0)
 
 
 class Doors:
@@ -29,54 +63,42 @@ class Doors:
     def __init__(self, site: Site) -> None:
         self.addresses: list[str] = []
         self.error = ""
-        self._context: zmq.Context[Any] = zmq.Context()
-        self._open_ones: list[zmq.Socket[Any]] = []  # pyzmq closes a socket that nobody holds
+        self._listeners = Listeners()
         network = site.network
-        for port in (network.admission_port, network.front_port, network.back_port):
-            if network.host and not self.error:
-                self._open(network.host, port)
-
-    def _open(self, host: str, port: int) -> None:
-        opened = self._context.socket(zmq.ROUTER)
-        opened.linger = 0
         try:
-            opened.bind(f"tcp://{host}:{port or '*'}")
-        except zmq.ZMQError as error:
-            opened.close()
-            if error.errno == zmq.EADDRINUSE:
-                self.addresses.append(f"{_numeric(self._context, host)}:{port}")
-            else:
-                self.error = str(error.strerror)
+            address = interfaces.resolve(network.host)
+        except ConfigError as error:
+            self.error = error.message
             return
-        self._open_ones.append(opened)
-        self.addresses.append(_endpoint(opened))
+        for port in (network.admission_port, network.front_port, network.back_port):
+            if not self.error:
+                self._open(address, network.ports(port))
+
+    def _open(self, address: str, ports: Sequence[int]) -> None:
+        try:
+            self.addresses.append(self._listeners.open(address, ports))
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EADDRINUSE:
+                self.addresses.append(interfaces.endpoint(address, ports[-1]))
+            else:
+                self.error = f"network.host: cannot listen on {address!r}: {error.strerror}; {interfaces.listed()}"
 
     def close(self) -> None:
         """Closes them."""
-        self._context.destroy(linger=0)
-
-
-def _endpoint(opened: zmq.Socket[Any]) -> str:
-    told = opened.get(zmq.LAST_ENDPOINT)
-    assert isinstance(told, bytes), "an option of type bytes"
-    return told.rstrip(b"\0").decode().removeprefix("tcp://")
-
-
-def _numeric(context: zmq.Context[Any], host: str) -> str:
-    with context.socket(zmq.ROUTER) as other:
-        other.bind(f"tcp://{host}:*")
-        return _endpoint(other).rpartition(":")[0]
+        self._listeners.close()
 
 
 def network(site: Site, doors: Doors) -> Finding:
     """Whether the daemon can listen where the site says, and others may connect to it there."""
+    if doors.error:
+        return Finding("interface", "failed", doors.error)
+    return interface(site, doors.addresses[0].rpartition(":")[0].strip("[]"))
+
+
+def interface(site: Site, address: str) -> Finding:
+    """Whether others may connect to the address that ``network.host`` stands for."""
     host = site.network.host
-    if doors.error or not host:
-        there = ", ".join(name for _, name in socket.if_nameindex())
-        told = f"network.host: cannot listen on {host!r}: {doors.error}" if host else "network.host is empty"
-        return Finding("interface", "failed", f"{told}; this host has the interfaces {there}")
-    address = doors.addresses[0].rpartition(":")[0].strip("[]")
-    if host in {name for _, name in socket.if_nameindex()} and _down(host):
+    if host in interfaces.names() and interfaces.is_down(host):
         return Finding("interface", "failed", f"network.host: interface {host} is down; name another one")
     if ipaddress.ip_address(address).is_loopback and site.scheduler.kind != "local":
         told = f"network.host: {host!r} is {address}, which other hosts cannot reach"
@@ -84,17 +106,13 @@ def network(site: Site, doors: Doors) -> Finding:
     return Finding("interface", "ok", address if host == address else f"{host} is {address}")
 
 
-def _down(interface: str) -> bool:
-    with contextlib.suppress(OSError):  # not Linux
-        return Path(f"/sys/class/net/{interface}/operstate").read_text().strip() == "down"
-    return False
-
-
 def shared_dir(site: Site) -> Finding:
     """Whether files can be written there, and how many; makes it where it is missing, as the daemon would."""
     place = site.shared_dir
     try:
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # With parents=True these would be open to others, and no daemon would start in them.
+        for missing in reversed([each for each in (place, *place.parents) if not each.exists()]):
+            missing.mkdir(mode=0o700, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=place):
             free_bytes = shutil.disk_usage(place).free
     except OSError as error:

@@ -8,14 +8,15 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from hpcserve import __version__
 from hpcserve.cluster.evidence import no_python
-from hpcserve.cluster.probe import CONNECT_TIMEOUT_S, Report
+from hpcserve.cluster.probe import Report
 from hpcserve.cluster.seam import JobId, JobState, PilotJob, Scheduler
 from hpcserve.cluster.site_findings import Finding
 from hpcserve.config import Site
@@ -31,28 +32,51 @@ _REMOVE_S = 0.1
 _LOG_LINES = 5
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a node is to look at.
+
+    Attributes:
+        addresses: ``HOST:PORT`` of ZeroMQ sockets that it is to reach.
+        record: The service record that it is to read; None: none.
+    """
+
+    addresses: Sequence[str]
+    record: Path | None = None
+
+    def argv(self, site: Site, report: Path) -> tuple[str, ...]:
+        """The command that looks, and writes what it saw to ``report``."""
+        argv = [site.pilots.python or sys.executable, "-P", "-m", "hpcserve.cluster.probe", "--report", str(report)]
+        argv += [word for address in self.addresses for word in ("--address", address)]
+        return (*argv, *(() if self.record is None else ("--record", str(self.record))))
+
+
 def modest(site: Site) -> Site:
     """The site with pilots as small as may be, for one job that nobody waits for long."""
     pilots = msgspec.structs.replace(site.pilots, nodes=1, walltime_s=WALLTIME_S, requeue=False)
     return msgspec.structs.replace(site, pilots=pilots)
 
 
-async def try_pilot(site: Site, scheduler: Scheduler, addresses: Sequence[str], *, timeout_s: float) -> list[Finding]:
+async def try_pilot(
+    site: Site, scheduler: Scheduler, look: Look, *, timeout_s: float, judged: Callable[[Report], Iterable[Finding]]
+) -> list[Finding]:
     """Submits the job, waits until it has reported, and leaves nothing behind.
 
     Args:
         site: A :func:`modest` site.
         scheduler: Its scheduler.
-        addresses: ``HOST:PORT`` of ZeroMQ sockets of this host that the job must reach.
+        look: What the job is to look at.
         timeout_s: The job is cancelled if it has not reported after so long.
+        judged: What its report says of that.
     """
     name = f"site-check-{secrets.token_hex(4)}"
     directory = site.shared_dir / name
     directory.mkdir(mode=0o700, parents=True)
-    job = _job(site, PilotId(name), directory, addresses)
+    job = _job(site, PilotId(name), directory, look)
     try:
         submitted = await scheduler.submit(job)
-        return await _wait(scheduler, submitted, directory, timeout_s, min(_POLL_S, site.scheduler.poll_s))
+        poll_s = min(_POLL_S, site.scheduler.poll_s)
+        return await _wait(scheduler, submitted, directory, timeout_s=timeout_s, poll_s=poll_s, judged=judged)
     except HpcserveError as error:
         return [Finding("pilot", "failed", str(error))]
     finally:
@@ -81,21 +105,19 @@ def _is_removed(directory: Path) -> bool:
     return not directory.exists()
 
 
-def _job(site: Site, pilot: PilotId, directory: Path, addresses: Sequence[str]) -> PilotJob:
-    argv = [site.pilots.python or sys.executable, "-P", "-m", "hpcserve.cluster.probe"]
-    argv += ["--report", str(_report(directory))]
-    argv += [word for address in addresses for word in ("--address", address)]
+def _job(site: Site, pilot: PilotId, directory: Path, look: Look) -> PilotJob:
     return PilotJob(
         pilot=pilot,
         tag=TAG,
-        argv=tuple(argv),
+        argv=look.argv(site, report_of(directory)),
         directory=directory,
         log=_log(directory),
         walltime_s=WALLTIME_S,
     )
 
 
-def _report(directory: Path) -> Path:
+def report_of(directory: Path) -> Path:
+    """Where a node writes what it saw."""
     return directory / "report.json"
 
 
@@ -103,16 +125,24 @@ def _log(directory: Path) -> Path:
     return directory / "log"
 
 
-async def _wait(scheduler: Scheduler, job: JobId, directory: Path, timeout_s: float, poll_s: float) -> list[Finding]:
+async def _wait(
+    scheduler: Scheduler,
+    job: JobId,
+    directory: Path,
+    *,
+    timeout_s: float,
+    poll_s: float,
+    judged: Callable[[Report], Iterable[Finding]],
+) -> list[Finding]:
     began_s = time.monotonic()
     ended_s: float | None = None
     while True:
         # Asked at least once, also of a job that is quick: so the daemon will ask, and this answer is not empty.
         state, unanswered = await _state(scheduler, job)
-        report = _read(directory)
+        report = read_report(directory)
         now_s = time.monotonic()
         if report is not None:
-            return [*unanswered, *judge(report, waited_s=now_s - began_s)]
+            return [*unanswered, *there(report, waited_s=now_s - began_s), *judged(report)]
         if state.phase == "ended":
             ended_s = now_s if ended_s is None else ended_s
             if now_s - ended_s >= min(LATE_S, timeout_s):
@@ -130,16 +160,17 @@ async def _state(scheduler: Scheduler, job: JobId) -> tuple[JobState, list[Findi
         return JobState(phase="unknown", cause="the scheduler does not tell"), [Finding("queue", "failed", str(error))]
 
 
-def _read(directory: Path) -> Report | None:
+def read_report(directory: Path) -> Report | None:
+    """What a node saw; None as long as it has not written it."""
     list(directory.iterdir())  # makes NFS look whether the directory has changed
     try:
-        return msgspec.json.decode(_report(directory).read_bytes(), type=Report)
+        return msgspec.json.decode(report_of(directory).read_bytes(), type=Report)
     except FileNotFoundError:
         return None
 
 
-def judge(report: Report, *, waited_s: float) -> Iterator[Finding]:
-    """What the report of a node says."""
+def there(report: Report, *, waited_s: float) -> Iterator[Finding]:
+    """What it says that there is a report of a job at all."""
     yield Finding(
         "pilot", "ok", f"ran on {report.host} and wrote to shared_dir, {waited_s:.0f} s after it was submitted"
     )
@@ -148,9 +179,13 @@ def judge(report: Report, *, waited_s: float) -> Iterator[Finding]:
     else:
         told = f"{report.python} on {report.host} has hpcserve {report.version}, this one is {__version__}"
         yield Finding("python", "failed", f"{told}; install the same in both, or correct pilots.python")
-    if report.unreachable:
-        why = "; ".join(f"{address}: {told}" for address, told in report.unreachable.items())
-        told = f"{report.host} does not reach this host within {CONNECT_TIMEOUT_S:g} s: {why}"
+
+
+def reaches(report: Report) -> Iterator[Finding]:
+    """Whether the node reaches all of this host that it was to."""
+    if report.obstacles:
+        why = "; ".join(f"{address}: {obstacle.told}" for address, obstacle in report.obstacles.items())
+        told = f"{report.host} does not reach this host: {why}"
         yield Finding("network", "failed", f"{told}; set network.host to another interface, or ask for open ports")
     else:
         yield Finding("network", "ok", f"{report.host} reaches this host")

@@ -88,7 +88,7 @@ class FleetPilot:
         lacking: For so many replicas, or some of them, it was submitted.
         walltime_s: So long it may run; None: as long as any.
         lead_s: So long before that others began to take over; 0 while none has.
-        waits_for: Why it has not begun, in words.
+        waits_for: Why it has not begun, or is of no use yet, in words.
         said: What its agent reported last.
         lost_nodes: The nodes of it that are gone, as its agent says.
         missed_nodes: Those of which no replica could be reached, until when nothing is started there.

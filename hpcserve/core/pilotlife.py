@@ -26,6 +26,7 @@ from hpcserve.core.roster import Roster
 from hpcserve.core.succession import Succession
 from hpcserve.types import LossKind, PilotId
 
+SILENT = "its agent has not reported yet; if that lasts, see: hpcserve doctor --pilot"
 NO_PILOT = "no pilot job can be submitted"
 BEFORE_REPORT = "end before their agents report"
 CANCELS_S, CANCEL_PAUSE_S = 600.0, 60.0
@@ -78,7 +79,7 @@ class PilotLife:
         known = self._roster.pilots.get(pilot)
         if known is None:
             return
-        known.waits_for = waits_for
+        known.waits_for = SILENT if phase == "running" and not known.reported else waits_for
         if phase != "unknown" and self._is_after_refusal(known):
             self._refused_s = 0.0
         if known.phase != "leaving":

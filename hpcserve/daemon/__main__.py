@@ -1,4 +1,4 @@
-"""``python -m hpcserve.daemon [--site NAME_OR_PATH] [--tied] [--ready-fd N] [--detach-fd N]``: a whole daemon."""
+"""``python -m hpcserve.daemon [--site SITE] [--tied] [--placed] [--ready-fd N] [--detach-fd N]``: a whole daemon."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import asyncio
 import logging
 import sys
 
-from hpcserve.config import Site, load_site
+from hpcserve.config import Site, load_site, site_named
 from hpcserve.daemon import streams
 from hpcserve.daemon.launch import DaemonReport, in_json
 from hpcserve.daemon.plans import daemon_plans, site_option
 from hpcserve.daemon.starter import Starter
-from hpcserve.daemon.supervisor import EXIT_FAILED, run
+from hpcserve.daemon.supervisor import EXIT_DOWN, EXIT_FAILED, run
 from hpcserve.errors import ConfigError
 
 
@@ -23,19 +23,26 @@ def main() -> int:
     parser.add_argument("--site", help="the name of a site or the path of its file")
     parser.add_argument("--tied", action="store_true", help="go down when standard input ends")
     parser.add_argument("--ready-fd", type=int, help="where to write one line when ready, or why not")
+    parser.add_argument("--placed", action="store_true", help="run in a job: leave the pilots when it ends")
     parser.add_argument("--detach-fd", type=int, help="go down when this ends before a byte 'k' has come")
+    for of_agents in ("--restart", "--nodes", "--warn-s"):
+        parser.add_argument(of_agents, help="what the script of a job adds for agents; not used")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     starter = Starter(tied=options.tied, ready_fd=options.ready_fd, detach_fd=options.detach_fd)
     option = site_option(options.site)
     try:
         site = load_site(option)
+        if site.daemon.placement == "job" and not options.placed:
+            starter.report(DaemonReport(elsewhere=True))
+            return EXIT_DOWN
         _check(site)
     except ConfigError as error:
         logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 (said in full; a traceback adds nothing)
         starter.report(DaemonReport(error=in_json(error)))
         return EXIT_FAILED
-    return run(site, daemon_plans(site, option), starter)
+    placed = site_named(option) if options.placed else ""
+    return run(site, daemon_plans(site, option, placed=placed), starter)
 
 
 def _check(site: Site) -> None:

@@ -71,6 +71,7 @@ class Child:
                 record=str(record),
                 ports=self._ports(),
                 report_fd=report,
+                placed=self._plan.placed,
             )
             os.write(self._lifeline, encode_line(start))  # far less than a pipe holds: it does not block
         except OSError:
@@ -123,11 +124,12 @@ class Child:
         return code
 
     def _ports(self) -> dict[str, tuple[int, ...]]:
-        """A configured port and nothing else; or, so that nobody need look for it, the last one, then any."""
+        """Those of the plan; before them, so that nobody need look for it, the last one."""
         found: dict[str, tuple[int, ...]] = {}
-        for socket, port in self._plan.ports.items():
+        for socket, ports in self._plan.ports.items():
             last = self.addresses.get(socket, "").rpartition(":")[2]
-            found[socket] = (port,) if port or not last else (int(last), 0)
+            before = (int(last),) if last else ()
+            found[socket] = (*before, *(port for port in ports if port not in before))
         return found
 
     def _reported(self) -> ChildReport:

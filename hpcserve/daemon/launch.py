@@ -48,7 +48,7 @@ class ChildStart(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a child must know besides the site.
 
     ``epoch`` is the broker's present one. ``ports`` lists, for each of a child's sockets, the ports to try,
-    in this order; 0 is any free port.
+    in this order; 0 is any free port. ``placed`` names the site of a daemon that runs in a job, or is empty.
     """
 
     name: str
@@ -57,6 +57,7 @@ class ChildStart(msgspec.Struct, frozen=True, kw_only=True):
     record: str
     ports: dict[str, tuple[int, ...]]
     report_fd: int
+    placed: str = ""
 
 
 class ChildReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,9 +71,13 @@ class ChildReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DaemonReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Without an ``error``: the daemon is ready, and this is its record, as it stands in the file ``path``."""
+    """Without an ``error``: the daemon is ready, and this is its record, as it stands in the file ``path``.
+
+    ``elsewhere``: there is none, since the site wants its daemon in a job.
+    """
 
     path: str = ""
+    elsewhere: bool = False
     record: ServiceRecord | None = None
     error: ChildError | None = None
 

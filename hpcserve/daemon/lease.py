@@ -5,11 +5,15 @@ only, on NFS too. To renew it, its holder replaces it by a file with a new time,
 client look at the directory afresh; on a full disk, its times are touched instead. Files below the greatest
 epoch are deleted, the greatest never: epochs only grow. Who may take one is decided in
 :mod:`hpcserve.core.lease`.
+
+A file system may stand still for a minute, for its holder alone or for all. Whoever looks therefore writes first, by
+touching the directory: a look that comes back has waited for the file system, and is no older than that.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -20,9 +24,9 @@ from pathlib import Path
 
 import msgspec
 
-from hpcserve.auth.private import create, replace
+from hpcserve.auth.private import create, replace, storage_error
 from hpcserve.cluster.processes import boot_id, start_time
-from hpcserve.core.lease import Held, Lease, Sighting, Take, decide, lost
+from hpcserve.core.lease import Decision, Foreign, Held, Lease, Sighting, Take, decide, lost, renewed_every_s, watched
 from hpcserve.errors import ConfigError, Conflict, StorageFull
 
 _NAME = re.compile(r"lease-(\d{8,})\.json")
@@ -30,6 +34,18 @@ _MEMORY = "lease-epoch"
 _LOOK_S = 0.5
 
 _Seen = tuple[bytes | None, int]
+
+
+def is_taken(shared_dir: Path, epoch: int) -> bool:
+    """Whether somebody has taken the lease from the holder of ``epoch``. It may wait for the file system.
+
+    In a directory that was moved away or removed nobody can have.
+
+    Raises:
+        HpcserveError: It cannot be told now.
+    """
+    _touch(shared_dir)
+    return lost(epoch, _greatest(shared_dir))
 
 
 class HeldLease:
@@ -44,7 +60,7 @@ class HeldLease:
     @property
     def every_s(self) -> float:
         """How often to renew it."""
-        return self._lease.lease_s / 3
+        return renewed_every_s(self._lease.lease_s)
 
     def renew(self) -> bool:
         """Says that we live; False when somebody else has taken the next epoch, and we must end at once.
@@ -88,6 +104,7 @@ def acquire(
     shared_dir: Path,
     *,
     state_dir: Path,
+    service: str,
     lease_s: float,
     wait: Callable[[float], None] = time.sleep,
 ) -> HeldLease:
@@ -96,26 +113,37 @@ def acquire(
     Args:
         shared_dir: Where the lease files are.
         state_dir: Where the greatest epoch is remembered: the shared directory may be purged.
+        service: The service's public key, which is in the state directory too.
         lease_s: How long the lease lasts without being renewed.
         wait: Sleeps for so many seconds; what it raises ends the attempt.
 
     Raises:
         Conflict: Another daemon has it.
+        ConfigError: The last daemon that had it had another state directory.
         HpcserveError: The directory cannot be read or written.
     """
-    watched: _Watched | None = None
-    while True:
+    other: _Watched | None = None
+
+    def decided() -> Decision:
+        nonlocal other
+        _touch(shared_dir)
         epoch = _greatest(shared_dir)
-        if epoch is not None and (watched is None or watched.epoch != epoch):
-            watched = _Watched(_path(shared_dir, epoch), epoch)
-        sighting = None if epoch is None or watched is None else watched.look()
-        decision = decide(sighting, last_epoch=_remembered(state_dir), lease_s=lease_s)
+        if epoch is not None and (other is None or other.epoch != epoch):
+            other = _Watched(_path(shared_dir, epoch), epoch)
+        sighting = None if epoch is None or other is None else other.look()
+        return decide(sighting, last_epoch=_remembered(state_dir), lease_s=lease_s, service=service)
+
+    while True:
+        decision = decided()
         if isinstance(decision, Held):
             raise _held(decision.lease)
+        if isinstance(decision, Foreign):
+            raise _foreign(decision.lease, shared_dir, state_dir)
         if isinstance(decision, Take):
-            lease = _own(lease_s)
+            lease = _own(lease_s, service)
             mine = _path(shared_dir, decision.epoch)
-            if not create(mine, msgspec.json.encode(lease)):
+            # Our own write may have waited for a file system that stood still, and the holder's with it: look again.
+            if not create(mine, msgspec.json.encode(lease), only_if=lambda: decided() == decision):  # noqa: B023 (now)
                 continue
             if lost(decision.epoch, _greatest(shared_dir)):  # what we saw before came from an old cache
                 mine.unlink(missing_ok=True)
@@ -127,6 +155,16 @@ def acquire(
             wait(min(_LOOK_S, decision.for_s))
 
 
+def sighted(shared_dir: Path) -> Sighting | None:
+    """The lease as it is now; None where there is none.
+
+    Raises:
+        ConfigError: The directory cannot be read.
+    """
+    epoch = _greatest(shared_dir)
+    return None if epoch is None else _Watched(_path(shared_dir, epoch), epoch).look()
+
+
 class _Watched:
     """Somebody else's lease, looked at again and again."""
 
@@ -134,25 +172,27 @@ class _Watched:
         self.epoch = epoch
         self._path = path
         self._first = self._last = _look(path)
-        self._since = time.monotonic()
+        self._looked_at = time.monotonic()
+        self._unchanged_s = 0.0
 
     def look(self) -> Sighting:
-        now = time.monotonic()
         seen = _look(self._path)
-        if seen != self._last:
-            self._last, self._since = seen, now
+        now = time.monotonic()
+        gap_s, self._looked_at = now - self._looked_at, now
+        self._unchanged_s = watched(self._unchanged_s, gap_s) if seen == self._last else 0.0
+        self._last = seen
         lease = _parse(seen[0])
         return Sighting(
             epoch=self.epoch,
             lease=lease,
             lives=None if lease is None else _lives(lease),
             renewed=seen != self._first,
-            unchanged_s=now - self._since,
+            unchanged_s=self._unchanged_s,
             age_s=0.0 if lease is None else time.time() - max(lease.renewed_s, seen[1] / 1e9),
         )
 
 
-def _own(lease_s: float) -> Lease:
+def _own(lease_s: float, service: str) -> Lease:
     now = time.time()
     return Lease(
         host=socket.gethostname(),
@@ -163,6 +203,7 @@ def _own(lease_s: float) -> Lease:
         since_s=now,
         renewed_s=now,
         lease_s=lease_s,
+        service=service,
     )
 
 
@@ -185,9 +226,24 @@ def _path(shared_dir: Path, epoch: int) -> Path:
     return shared_dir / f"lease-{epoch:08d}.json"
 
 
+def _touch(shared_dir: Path) -> None:
+    """Changes the directory, which waits for its file system; what an NFS client remembered of it counts no more.
+
+    Raises:
+        HpcserveError: It cannot be changed.
+    """
+    try:
+        os.utime(shared_dir)
+    except OSError as error:
+        if error.errno not in {*StorageFull.errnos, errno.ENOENT}:
+            raise storage_error(error, f"cannot look for leases in {shared_dir}") from error
+
+
 def _epochs(shared_dir: Path) -> dict[int, Path]:
     try:
         names = [_NAME.fullmatch(entry.name) for entry in shared_dir.iterdir()]
+    except FileNotFoundError:
+        return {}
     except OSError as error:
         raise ConfigError(f"cannot look for leases in {shared_dir}: {error.strerror}") from error
     return {int(match[1]): shared_dir / match[0] for match in names if match is not None}
@@ -234,4 +290,12 @@ def _held(lease: Lease | None) -> Conflict:
     return Conflict(
         f"a daemon of this state directory already runs on {lease.host} as pid {lease.pid} (since {since}): "
         "use `hpcserve status` or `hpcserve down`"
+    )
+
+
+def _foreign(lease: Lease, shared_dir: Path, state_dir: Path) -> ConfigError:
+    return ConfigError(
+        f"shared_dir {shared_dir} is that of a daemon with another key, which ran last on {lease.host}: state_dir "
+        f"{state_dir} is not the one that it had. Put state_dir where all login nodes see it, or start the daemon on "
+        f"{lease.host}; to begin anew, without its pilots, deployments and clients, remove {shared_dir}/lease-*.json"
     )

@@ -17,29 +17,35 @@ class Plan:
     Attributes:
         name: Its name.
         argv: Its command.
-        ports: The configured port of each of its sockets; 0 is any.
+        placed: What names the site of a daemon that runs in a job; empty: it runs in none.
+        ports: The ports that each of its sockets may have, in the order in which they are tried; 0 is any.
     """
 
     name: str
     argv: tuple[str, ...]
-    ports: dict[str, int] = field(default_factory=dict)
+    placed: str = ""
+    ports: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-def daemon_plans(site: Site, site_option: str | None) -> tuple[Plan, ...]:
+def daemon_plans(site: Site, site_option: str | None, *, placed: str = "") -> tuple[Plan, ...]:
     """The three processes of the daemon.
 
     Args:
         site: The site.
         site_option: What names it to them, as ``--site``.
+        placed: See :class:`Plan`.
     """
     option = () if site_option is None else ("--site", site_option)
-    ports = {
-        BROKER: {"front": site.network.front_port, "back": site.network.back_port},
+    network = site.network
+    ports: dict[str, dict[str, tuple[int, ...]]] = {
+        BROKER: {"front": network.ports(network.front_port), "back": network.ports(network.back_port)},
         CONTROLLER: {},
-        ADMISSION: {"admission": site.network.admission_port},
+        ADMISSION: {"admission": network.ports(network.admission_port)},
     }
     return tuple(
-        Plan(name=name, argv=(sys.executable, "-m", f"hpcserve.daemon.{name}", *option), ports=ports[name])
+        Plan(
+            name=name, argv=(sys.executable, "-m", f"hpcserve.daemon.{name}", *option), placed=placed, ports=ports[name]
+        )
         for name in (BROKER, CONTROLLER, ADMISSION)
     )
 

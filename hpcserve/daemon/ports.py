@@ -8,6 +8,7 @@ from typing import Any
 
 import zmq
 
+from hpcserve.cluster import interfaces
 from hpcserve.errors import ConfigError, Conflict, HpcserveError
 
 
@@ -17,16 +18,18 @@ def bind(socket: zmq.Socket[Any], name: str, host: str, ports: Sequence[int]) ->
     Args:
         socket: The socket.
         name: What the site file calls it: ``front`` for ``[network] front_port``.
-        host: The address.
+        host: The address, or the name of an interface.
         ports: What to try, in this order; 0 is any free port.
 
     Raises:
         Conflict: None of them is free.
         ConfigError: There is no such host here, or the port may not be had.
     """
+    numeric = interfaces.resolve(host)
+    socket.ipv6 = ":" in numeric
     for port in ports:
         try:
-            socket.bind(f"tcp://{host}:{port or '*'}")
+            socket.bind(f"tcp://{interfaces.endpoint(numeric, port or '*')}")
         except zmq.ZMQError as error:
             if error.errno != errno.EADDRINUSE or port == ports[-1]:
                 raise bind_error(name, host, ports, error.errno or 0) from error
@@ -46,12 +49,19 @@ def bind_error(name: str, host: str, ports: Sequence[int], number: int) -> Hpcse
         ports: What was tried.
         number: The error number.
     """
+    if number == errno.EADDRINUSE and len(ports) > 1:
+        return Conflict(
+            f"none of the ports {min(ports)}-{max(ports)} of {host} is free for the socket {name}: set [network] "
+            "port_range in the site file to a wider range, or end a program that uses one of them"
+        )
     told = ", ".join(map(str, ports))
     if number == errno.EADDRINUSE:
         return Conflict(
             f"port {told} of {host} is in use by another program: set [network] {name}_port in the site file "
             "to a free port, or to 0 for any, or end that program"
         )
+    if number == errno.EADDRNOTAVAIL:
+        return ConfigError(f"network.host: no interface of this host has {host}; {interfaces.listed()}")
     return ConfigError(
         f"cannot listen on {host} (port {told}): {zmq.strerror(number)}; correct [network] of the site file"
     )

@@ -18,7 +18,7 @@ from hpcserve.config import Site, runtime_dir
 from hpcserve.daemon.child import Child
 from hpcserve.daemon.launch import PROCESSES, DaemonReport
 from hpcserve.daemon.plans import ADMISSION, BROKER
-from hpcserve.daemon.record import remove_record, write_record
+from hpcserve.daemon.record import has_record, remove_record, write_record
 from hpcserve.daemon.starter import Starter
 from hpcserve.errors import HpcserveError
 from hpcserve.types import Epoch
@@ -50,7 +50,7 @@ class Publication:
         return self._record is not None
 
     def publish(self, children: Mapping[str, Child], epoch: Epoch) -> None:
-        """Writes the record if it says something new. All children are ready.
+        """Writes the record if it says something new, or is not there any more as it was written. All are ready.
 
         Raises:
             HpcserveError: It cannot be written, and none was before.
@@ -72,7 +72,9 @@ class Publication:
             back_file=broker.get("back_file", ""),
         )
         if record == self._record:
-            return
+            if has_record(self._site.shared_dir, record):
+                return
+            _log.warning("the service record was removed or changed by somebody else: it is written again")
         try:
             path = write_record(self._site.shared_dir, record)
         except HpcserveError as error:

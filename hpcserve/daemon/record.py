@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hpcserve.auth.private import replace
-from hpcserve.errors import ConfigError
+from hpcserve.errors import ConfigError, ServiceUnavailable
 from hpcserve.wire.record import RECORD_NAME, ServiceRecord, decode_record, encode_record
 
 
@@ -25,12 +25,22 @@ def write_record(shared_dir: Path, record: ServiceRecord) -> Path:
     return path
 
 
+def has_record(shared_dir: Path, record: ServiceRecord) -> bool:
+    """Whether the file holds this record, or cannot be read now."""
+    try:
+        return record_path(shared_dir).read_bytes() == encode_record(record)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+
+
 def remove_record(shared_dir: Path, record: ServiceRecord) -> None:
     """Removes the record unless another daemon has replaced it."""
     path = record_path(shared_dir)
     try:
         there = decode_record(path.read_bytes(), str(path))
-    except (FileNotFoundError, ConfigError):
+    except (FileNotFoundError, ConfigError, ServiceUnavailable):
         return
     if (there.host, there.pid) == (record.host, record.pid):
         path.unlink(missing_ok=True)

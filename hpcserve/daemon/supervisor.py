@@ -6,7 +6,8 @@ that none outlives it.
 
 Going down: the controller first, which ends the pilots; then the broker and admission. A controller that
 ends by itself with exit code 0 asks for the same. When a lease is lost, everything is killed at once: the
-pilots are the successor's now.
+pilots are the successor's now. Of a daemon that runs in a job, a controller that was not told to by ``hpcserve down``
+leaves the pilots to the next one.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from hpcserve.auth.private import storage_error
 from hpcserve.cluster.processes import exit_in_words
 from hpcserve.cluster.signals import Signals
 from hpcserve.config import Site, runtime_dir
+from hpcserve.core.lease import broker_epoch
 from hpcserve.core.restarts import GiveUp, Restarts
 from hpcserve.daemon import farewell
 from hpcserve.daemon.attention import attend
 from hpcserve.daemon.child import Child
 from hpcserve.daemon.launch import ChildError, DaemonReport, in_json
-from hpcserve.daemon.lease import HeldLease, acquire
+from hpcserve.daemon.lease import HeldLease, acquire, is_taken
 from hpcserve.daemon.logs import last_line, log_path, log_to
 from hpcserve.daemon.plans import BROKER, CONTROLLER, Plan
 from hpcserve.daemon.preparation import make_runtime_dir, prepare
@@ -46,8 +48,6 @@ from hpcserve.types import Epoch
 _log = logging.getLogger(__name__)
 
 EXIT_DOWN, EXIT_FAILED, EXIT_LEASE_LOST = 0, 1, 3
-EPOCH_BITS = 20
-"""An epoch of the broker is the lease's, followed by the number of its start in so many bits."""
 
 
 class _Phase(enum.Enum):
@@ -73,13 +73,14 @@ def run(site: Site, plans: Iterable[Plan], starter: Starter, timing: Timing | No
     Returns:
         The exit code: 0 after an orderly end, 1 after a failure, 3 when another daemon took the lease.
     """
-    signals = Signals()
+    signals = Signals(warning=signal.SIGUSR1)
     lease: HeldLease | None = None
     try:
         keys = prepare(site)
         lease = acquire(
             site.shared_dir,
             state_dir=site.state_dir,
+            service=keys.public_z85,
             lease_s=site.recovery.lease_s,
             wait=lambda for_s: _wait(for_s, signals, starter),
         )
@@ -144,6 +145,7 @@ class Supervisor:
         }
         self._publication = Publication(site, keys, lease.pid, starter)
         self._phase = _Phase.RUNNING
+        self._warned = False
         self._broker_starts = 0
         self._sockets: Path | None = None
         self._failure: HpcserveError | None = None
@@ -177,16 +179,20 @@ class Supervisor:
 
     def _step(self, now: float) -> None:
         """Acts on what happened, and on the time."""
+        # First: who has stood still may be the holder no more, and must not end a successor's pilots.
+        if now >= self._renew_at:
+            self._renew(now)
         for child in self._children.values():
             code = child.reap()
             if code is not None:
                 self._ended(child, code, now)
+        if self._signals.warned and not self._warned:
+            self._warned = True
+            self._children[CONTROLLER].signal(signal.SIGUSR1)  # of a daemon in a job: it submits the next one, and ends
         if self._asked_to_stop() and self._phase is _Phase.RUNNING:
             self._go_down(self._signals.stop or self._starter.gone, now)
         for child in self._children.values():
             self._look_after(child, now)
-        if now >= self._renew_at:
-            self._renew(now)
         self._advance(now)
 
     def _due(self) -> float:
@@ -286,16 +292,22 @@ class Supervisor:
 
     @property
     def _epoch(self) -> Epoch:
-        return Epoch((self._lease.epoch << EPOCH_BITS) + self._broker_starts)
+        return broker_epoch(self._lease.epoch, self._broker_starts)
 
     def _publish(self) -> None:
         """Writes the record, if everybody is ready and it says something new."""
         if self._phase is not _Phase.RUNNING or not all(child.ready for child in self._children.values()):
             return
         try:
-            self._publication.publish(self._children, self._epoch)
+            if is_taken(self._site.shared_dir, self._lease.epoch):
+                self._lose()
+            else:
+                self._publication.publish(self._children, self._epoch)
         except HpcserveError as error:
-            self._fail(error, time.monotonic())
+            if self._publication.is_out:
+                _log.error("the service record is not looked after: %s", error)
+            else:
+                self._fail(error, time.monotonic())
 
     def _renew(self, now: float) -> None:
         self._renew_at = now + self._lease.every_s

@@ -67,10 +67,16 @@ def wait_for_enrolment(
         if left_s <= 0:
             raise NotEnrolled(f"{path} did not come within {wait_s:g} s: no daemon expects this run of the pilot")
         if not said:
-            _log.info("waiting up to %g s for %s, which the daemon lays down", wait_s, path)
+            _log.info("waiting up to %g s for %s, which the daemon lays down%s", wait_s, path, _no_directory(path))
             said = True
         watch.turn(min(_LOOK_S, left_s))
     return None
+
+
+def _no_directory(path: Path) -> str:
+    if path.parent.is_dir():
+        return ""
+    return "; its directory is not there: does this node see the site's shared_dir?"
 
 
 def _read(path: Path) -> Enrolment | None:

@@ -2,12 +2,14 @@
 
 What is said over it is decided in :mod:`hpcserve.pilot.agent`. libzmq's own reconnecting is off: a daemon
 that comes back may have moved, so the service record is read again before each attempt. Liveness is
-libzmq's own heartbeats and the socket monitor; nothing is inferred from silence.
+libzmq's own heartbeats and the socket monitor; nothing is inferred from silence. Where no connection comes about, the
+log says why within seconds.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import random
 import socket
 from collections.abc import Callable, Iterable
@@ -17,7 +19,9 @@ from pathlib import Path
 import zmq
 
 import hpcserve
+from hpcserve.cluster.reach import Obstacle
 from hpcserve.errors import HpcserveError, ProtocolError
+from hpcserve.pilot.knock import Knock
 from hpcserve.pilot.watch import Watch
 from hpcserve.types import PilotId
 from hpcserve.wire import frames
@@ -33,6 +37,10 @@ ATTEMPT_S = 15.0
 """How long one attempt may take from the connection to the handshake, or to the answer to ENROL."""
 FIRST_RETRY_S = 0.1
 LONGEST_RETRY_S = 2.0
+KNOCK_AFTER_S = 1.0
+"""An attempt that has no connection by then is looked into."""
+KNOCK_EVERY_S = 10.0
+SAY_AGAIN_S = 300.0
 MOST_DENIALS = 5
 """When its key was denied so often in a row, an agent asks admission whether it is still let in."""
 HEARTBEAT_IVL_MS = 3_000
@@ -41,7 +49,7 @@ MAX_MESSAGE_BYTES = 64 << 20
 
 _LOST = {
     zmq.EVENT_DISCONNECTED: "the daemon is gone",
-    zmq.EVENT_CLOSED: "nobody listens there",
+    zmq.EVENT_CLOSED: "it cannot be reached",
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "the handshake failed",
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "the handshake failed: it is not our daemon",
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: "the daemon does not let this agent's key in",
@@ -102,6 +110,12 @@ class Link:
         self._denied = 0
         self._due_s = clock()
         self._down_since_s: float | None = clock()
+        self._address = self._host = ""
+        self._reached = False
+        self._knock = Knock(watch, clock, self._tell_obstacle)
+        self._knock_s: float | None = None
+        self._knocked_s = self._told_s = -math.inf
+        self._told = ""
         self.refused: HpcserveError | None = None
         """Why admission will never let this agent in; None as long as it may."""
 
@@ -113,14 +127,19 @@ class Link:
     @property
     def due_s(self) -> float | None:
         """When :meth:`tick` has something to do."""
-        return None if self.up or self.refused else self._due_s
+        if self.up or self.refused:
+            return None
+        return min(due for due in (self._due_s, self._knock_s, self._knock.due_s) if due is not None)
 
     def down_for_s(self, now: float) -> float:
         """How long there has been no connection."""
         return 0.0 if self._down_since_s is None else now - self._down_since_s
 
     def tick(self, now: float) -> None:
-        """Begins an attempt that is due, or gives one up that takes too long."""
+        """Begins an attempt that is due, or gives one up that takes too long; looks into one that has no connection."""
+        self._knock.tick(now)
+        if self._knock_s is not None and now >= self._knock_s:
+            self._look_into(now)
         if self.due_s is None or now < self._due_s:
             return
         if self._socket is not None:
@@ -129,6 +148,10 @@ class Link:
         try:
             self._connect(decode_record(self._record.read_bytes(), str(self._record)))
             self._due_s = now + ATTEMPT_S
+            self._knock_s = now + KNOCK_AFTER_S
+        except FileNotFoundError:
+            why = "the daemon is down, or this node does not see the site's shared_dir as the login node does"
+            self._lost(f"there is no service record {self._record}: {why}")
         except (OSError, HpcserveError, zmq.ZMQError, ValueError) as error:
             self._lost(str(error))
 
@@ -145,14 +168,18 @@ class Link:
     def close(self, linger_s: float) -> None:
         """Ends the connection for good; what was sent has ``linger_s`` to leave."""
         self._disconnect(linger_ms=round(linger_s * 1000))
+        self._knock.close()
         self._context.term()
 
     def _connect(self, record: ServiceRecord) -> None:
         addresses = record.back if self._enrolled else record.admission
         if not addresses:
             raise ProtocolError(f"{self._record}: the service record lists no address")
+        address = addresses[self._attempts % len(addresses)]
+        self._address, self._host, self._reached = address, record.host, False
         dealer = self._context.socket(zmq.DEALER)
         self._socket = dealer
+        dealer.setsockopt(zmq.IPV6, "[" in address)
         dealer.setsockopt(zmq.LINGER, 0)
         dealer.setsockopt(zmq.RECONNECT_IVL, -1)
         dealer.setsockopt(zmq.CONNECT_TIMEOUT, round(ATTEMPT_S * 1000))
@@ -163,11 +190,11 @@ class Link:
         dealer.curve_publickey = self._public_key
         dealer.curve_secretkey = self._secret_key
         dealer.curve_serverkey = record.public_key.encode()
-        monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | _mask(_LOST))
+        monitor = dealer.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | _mask(_LOST))
         self._monitor = monitor
         self._watch.add(monitor, self._on_event)
         self._watch.add(dealer, self._on_message)
-        dealer.connect(addresses[self._attempts % len(addresses)])
+        dealer.connect(address)
         if not self._enrolled:
             dealer.send(frames.encode(self._enrol()), zmq.DONTWAIT)
 
@@ -184,7 +211,10 @@ class Link:
     def _on_event(self) -> None:
         while self._monitor is not None and self._monitor.poll(0):
             event = zmq.Event(decode_event(self._monitor.recv_multipart()).event)
-            if event in _LOST:
+            if event == zmq.EVENT_CONNECTED:
+                self._reached, self._knock_s, self._told = True, None, ""
+                self._knock.close()
+            elif event in _LOST:
                 dealer = self._socket
                 self._on_message()  # what came before the end still counts
                 if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
@@ -192,6 +222,7 @@ class Link:
                     if self._denied >= MOST_DENIALS:  # a new broker had been told of this agent by then
                         self._enrolled = False
                 if self._socket is dealer:
+                    self._look_into(self._clock())
                     self._lost(_LOST[event])
             elif self._enrolled:
                 _log.info("connected")
@@ -247,7 +278,22 @@ class Link:
         _log.log(logging.INFO if self._attempts else logging.WARNING, "no connection to the daemon: %s", why)
         self._attempts += 1
         self._disconnect(linger_ms=0)
+        self._knock_s = None
         self._due_s = now + pause_s
+
+    def _look_into(self, now: float) -> None:
+        """Why there is no connection."""
+        self._knock_s = None
+        if not self._reached and now >= self._knocked_s + KNOCK_EVERY_S:
+            self._knocked_s = now
+            self._knock.begin(self._address)
+
+    def _tell_obstacle(self, address: str, obstacle: Obstacle) -> None:
+        now = self._clock()
+        told = f"the daemon on {self._host} at {address}, its address in {self._record}: {obstacle.told}"
+        if told != self._told or now >= self._told_s + SAY_AGAIN_S:
+            self._told, self._told_s = told, now
+            _log.warning("%s does not reach %s; to look closer: hpcserve doctor --pilot", socket.gethostname(), told)
 
     def _disconnect(self, linger_ms: int) -> None:
         if self._socket is None:

@@ -18,7 +18,7 @@ from typing import Any
 import zmq
 from zmq.backend import Socket as PlainSocket
 
-from hpcserve.errors import ConfigError
+from hpcserve.errors import ConfigError, ServiceUnavailable
 from hpcserve.wire.monitor import decode_event
 from hpcserve.wire.record import decode_record
 from hpcserve.wire.tensor import Frame
@@ -66,7 +66,7 @@ class Link:
             return
         try:
             record = decode_record(self._record.read_bytes(), str(self._record))
-        except (OSError, ConfigError) as error:
+        except (OSError, ConfigError, ServiceUnavailable) as error:
             sys.stderr.write(f"no daemon to connect to: {error}\n")
             self._postpone()
             return
@@ -75,6 +75,7 @@ class Link:
         socket.linger = 0
         socket.reconnect_ivl = -1
         address = record.back_address(os.uname().nodename, _may_open)
+        socket.ipv6 = "[" in address
         if not address.startswith("ipc:"):  # a Unix socket's connection ends with the broker, and not before
             socket.heartbeat_ivl = HEARTBEAT_MS
             socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from hpcserve.errors import ConfigError
+from hpcserve.errors import ConfigError, ServiceUnavailable
 from hpcserve.types import Epoch
 
 RECORD_NAME = "service.json"
@@ -60,12 +60,17 @@ def decode_record(content: bytes, source: str) -> ServiceRecord:
     """The record in ``content``, which was read from ``source``.
 
     Raises:
+        ServiceUnavailable: It is half of one, or damaged: a daemon that runs writes it again within ``lease_s``.
         ConfigError: It is not a service record of a known format.
     """
     try:
         record = msgspec.json.decode(content, type=ServiceRecord)
-    except msgspec.MsgspecError as error:
+    except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: not a service record: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ServiceUnavailable(
+            f"{source}: not a whole service record ({error}); the daemon writes it again if it runs, else: hpcserve up"
+        ) from error
     if record.format != 1:
         raise ConfigError(f"{source}: service record format {record.format}; upgrade hpcserve to read it")
     return record

@@ -1,4 +1,4 @@
-"""A whole hpcserve daemon on the login node of the box, and a client of it in this process."""
+"""A whole hpcserve daemon on a login node of the box, and a client of it in this process."""
 
 from __future__ import annotations
 
@@ -46,6 +46,8 @@ class Facility:
     def __init__(self, box: Box, name: str, *, sized: str = "", user: str = "", **overrides: dict[str, Any]) -> None:
         self.box = box
         self.user = user
+        self.login = LOGIN
+        """Where the daemon was started last, and commands are run by default."""
         self.home = box.directory / "homes" / name
         self.home.mkdir(mode=0o700, parents=True)
         self.site = self.home / "site.toml"
@@ -71,25 +73,35 @@ class Facility:
         return {"HPCSERVE_HOME": str(self.home), "HPCSERVE_SITE": str(self.site)}
 
     def command(
-        self, *argv: str, env: dict[str, str] | None = None, timeout_s: float = PATIENCE_S
+        self, *argv: str, login: str = "", env: dict[str, str] | None = None, timeout_s: float = PATIENCE_S
     ) -> subprocess.CompletedProcess[str]:
-        """Runs ``hpcserve`` on the login node to its end, whatever that is."""
+        """Runs ``hpcserve`` on a login node to its end, whatever that is."""
+        command = self.argv(*argv, env=env)
+        return self.box.run(login or self.login, command, timeout_s=timeout_s, check=False)
+
+    def argv(self, *argv: str, env: dict[str, str] | None = None) -> list[str]:
+        """The whole command ``hpcserve``, as its user's."""
         # By env(1), since a PATH of its own may lack what leads to the login node.
         variables = [f"{name}={value}" for name, value in (self.variables | (env or {})).items()]
         become = ["setpriv", f"--reuid={self.user}", "--clear-groups"] if self.user else []
-        command = [*become, "env", *variables, sys.executable, "-m", "hpcserve.cli.main", *argv]
-        return self.box.run(LOGIN, command, timeout_s=timeout_s, check=False)
+        return [*become, "env", *variables, sys.executable, "-m", "hpcserve.cli.main", *argv]
 
     def cli(
-        self, *argv: str, check: bool = True, env: dict[str, str] | None = None, timeout_s: float = PATIENCE_S
+        self,
+        *argv: str,
+        check: bool = True,
+        login: str = "",
+        env: dict[str, str] | None = None,
+        timeout_s: float = PATIENCE_S,
     ) -> str:
-        """Runs ``hpcserve`` on the login node; what it printed, on both streams."""
-        done = self.command(*argv, env=env, timeout_s=timeout_s)
+        """Runs ``hpcserve`` on a login node; what it printed, on both streams."""
+        done = self.command(*argv, login=login, env=env, timeout_s=timeout_s)
         assert not check or done.returncode == 0, f"hpcserve {' '.join(argv)}: {done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 
-    def up(self, env: dict[str, str] | None = None) -> Facility:
+    def up(self, env: dict[str, str] | None = None, login: str = LOGIN) -> Facility:
         """Starts the daemon."""
+        self.login = login
         self.cli("up", "--detach", env=env)
         return self
 
@@ -103,7 +115,7 @@ class Facility:
         with self.client() as client:
             pids = status(client).processes
         named = pids.values() if process == "all" else [pids[process]]
-        self.box.run(LOGIN, ["kill", "-KILL", *map(str, named)])
+        self.box.run(self.login, ["kill", "-KILL", *map(str, named)])
 
     def jobs(self) -> dict[str, str]:
         """The pilots' jobs that slurmctld has not ended: id to state."""
@@ -113,9 +125,9 @@ class Facility:
         return {job: state for job, state, name in found if name.startswith("hpcserve-")}
 
     @contextlib.contextmanager
-    def client(self, **options: Any) -> Iterator[Client]:
-        """A client in this process, on the login node's network."""
-        with self.box.enter_network(), pytest.MonkeyPatch.context() as patch:
+    def client(self, host: str = "", **options: Any) -> Iterator[Client]:
+        """A client in this process, on the network of a host; "": of the daemon's login node."""
+        with self.box.enter_network(host or self.login), pytest.MonkeyPatch.context() as patch:
             for name, value in self.variables.items():
                 patch.setenv(name, value)
             with self._identity():

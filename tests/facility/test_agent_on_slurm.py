@@ -12,7 +12,7 @@ import pytest
 from hpcserve.types import ReplicaId
 from hpcserve.wire.agents import ReplicaStatus
 from tests.facility.box.cluster import Box
-from tests.facility.box.files import LOGIN, LOGIN_ADDRESS, PROJECT
+from tests.facility.box.files import LOGIN, PROJECT, address_of
 from tests.integration.agent_rig import FakeDaemon, Pilot
 
 pytestmark = pytest.mark.facility
@@ -54,7 +54,7 @@ class SlurmPilot(Pilot):
 @pytest.fixture
 def daemon(box: Box, tmp_path: Path) -> Iterator[FakeDaemon]:
     with box.enter_network():
-        made = FakeDaemon(tmp_path / "service.json", LOGIN_ADDRESS)
+        made = FakeDaemon(tmp_path / "service.json", address_of(LOGIN))
         yield made
         made.close()
 

@@ -80,7 +80,7 @@ def sleeps_on(box: Box, node: str) -> bool:
 
 def reaches_slurmd(box: Box, node: str) -> bool:
     """Whether a connection is made from the login node within a second."""
-    address = address_of(int(node.removeprefix("node")))
+    address = address_of(node)
     with box.enter_network():
         try:
             socket.create_connection((address, SLURMD_PORT), timeout=1).close()

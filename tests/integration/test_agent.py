@@ -318,6 +318,21 @@ def test_an_agent_waits_for_a_daemon_that_is_not_there_yet(tmp_path: Path, pilot
         daemon.close()
 
 
+def test_a_daemon_that_cannot_be_reached_is_told_once_with_its_address_and_why(
+    daemon: FakeDaemon, pilot: Pilot
+) -> None:
+    daemon.close()
+    record = json.loads(daemon.record.read_bytes())
+    pilot.start()
+    told = f"does not reach the daemon on here at {record['admission'][0]}, its address in {daemon.record}: refused: "
+    until(lambda: told in pilot.log(), "the agent says why")
+    assert "to look closer: hpcserve doctor --pilot" in pilot.log()
+    until(lambda: pilot.log().count("no connection to the daemon") > 4, "further attempts")
+    assert pilot.log().count("does not reach") == 1
+    daemon.open()
+    daemon.serve(lambda: daemon.reports, "the agent reports")
+
+
 def test_a_wrong_service_key_is_not_spoken_to(daemon: FakeDaemon, pilot: Pilot) -> None:
     record = json.loads(daemon.record.read_bytes())
     record["public_key"] = zmq.curve_keypair()[0].decode()

@@ -64,7 +64,7 @@ def test_the_greatest_deadline_of_the_wire_is_taken(daemon: Daemon, client: Clie
     described, frame = raw([["x", "float32", [3]]]), X.tobytes()
     with daemon.environment():
         keys = client_keys()
-    connection = dial(client._context, client._service, keys, nonce=b"n" * 16, waits_for=lambda: (1, ()))
+    connection = dial(client._context, client._way, keys, nonce=b"n" * 16, waits_for=lambda: (1, ()))
     try:
         for remaining_ms in (2**64 - 1, -5):
             id = Counter(1 if remaining_ms > 0 else 2)
@@ -84,7 +84,7 @@ def test_a_way_to_reply_that_does_not_exist_is_refused(daemon: Daemon, client: C
     described, frame = raw([["x", "float32", [3]]]), X.tobytes()
     with daemon.environment():
         keys = client_keys()
-    connection = dial(client._context, client._service, keys, nonce=b"r" * 16, waits_for=lambda: (1, ()))
+    connection = dial(client._context, client._way, keys, nonce=b"r" * 16, waits_for=lambda: (1, ()))
     try:
         for number, reply in enumerate(["staged", "stream", "", "inline"], start=1):
             request = messages.Request(Counter(number), "echo", "echo", described, reply=reply)

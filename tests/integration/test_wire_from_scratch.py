@@ -61,7 +61,8 @@ class TinyClient:
         socket.linger = 0
         socket.immediate = True
         socket.reconnect_ivl = -1
-        socket.heartbeat_ivl, socket.heartbeat_timeout = 5000, 20000
+        socket.tcp_keepalive, socket.tcp_keepalive_cnt, socket.tcp_maxrt = 1, 3, 20000
+        socket.tcp_keepalive_idle = socket.tcp_keepalive_intvl = 5
         socket.curve_serverkey = server.encode()
         socket.curve_publickey, socket.curve_secretkey = self.public, self.secret
         self.monitor = socket.get_monitor_socket(UP | FAILED | DOWN)

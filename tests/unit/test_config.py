@@ -88,6 +88,13 @@ def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None
         ("[pilots]\nslot = 1\n", r"polaris.toml: pilots: unknown field 'slot'; did you mean 'slots'\?$"),
         ("[network]\nfront_port = 70000\n", r"polaris.toml: network.front_port: expected .* <= 65535"),
         ('[network]\nhost = "0.0.0.0"\n', r"polaris.toml: network.host: expected the address .* got '0.0.0.0'"),
+        (
+            '[network]\nport_range = "40000"\n',
+            r"network.port_range: expected FIRST-LAST of at least 3 .*'40000'",
+        ),
+        ('[network]\nport_range = "9-8"\n', r"port_range: expected FIRST-LAST of at least 3 ports, got '9-8'"),
+        ('[network]\nport_range = "1-65536"\n', r"port_range: expected FIRST-LAST of at least 3 ports, got '1-65536'"),
+        ('[network]\nfront_port = 9\nport_range = "5-5"\n', r"FIRST-LAST of at least 2 ports, got '5-5'"),
         ('auth = "none"\n', r"polaris.toml: auth: invalid .*none"),
         ("[pilots]\norphan_s = 3\n", r"polaris.toml: pilots.orphan_s: expected ≥ 4, got 3: agents would end"),
         ("[pilots]\nnodes = 2\n", r"polaris.toml: pilots.launcher: expected .srun. for several nodes, got .process."),

@@ -45,6 +45,7 @@ STARTS = re.compile(
     r"|os\.(fork|forkpty|system|popen|posix_spawnp?|(exec|spawn)[lv]\w*)"
 )
 STARTERS = {
+    "client/ssh_process.py",
     "cli/daemon_process.py",
     "cluster/processes.py",
     "cluster/pyslurm_process.py",

@@ -39,7 +39,9 @@ class Heartbeat(NamedTuple):
     timeout_ms: int
 
 
-FRONT_HEARTBEAT = Heartbeat(5_000, 20_000)
+KEEPALIVE_S, KEEPALIVE_TRIES = 5, 3
+"""A client's host that is gone is noticed after 20 s by TCP itself. ZeroMQ's heartbeats wait for whole frames: on a
+slow line, one that takes longer than they wait would never arrive, however often it is sent (libzmq 4.3.5)."""
 BACK_HEARTBEAT = Heartbeat(1_500, 3_000)
 """A node that lost its power is noticed by these two together, and ``recovery.unreachable_s``: in less than 10 s."""
 
@@ -59,7 +61,7 @@ def router(
     keys: KeyPair | None,
     domain: bytes,
     *,
-    heartbeat: Heartbeat = FRONT_HEARTBEAT,
+    heartbeat: Heartbeat | None = None,
     largest_bytes: int = 0,
     most_unread: int = 0,
 ) -> zmq.Socket[bytes]:
@@ -69,7 +71,7 @@ def router(
         context: Where it is made.
         keys: The service's, for a socket that peers reach over TCP.
         domain: What ZAP is told.
-        heartbeat: For a socket that peers reach over TCP.
+        heartbeat: For a socket that peers reach over TCP. None: TCP's keepalive tells that a peer is gone.
         largest_bytes: A peer that sends a larger frame over TCP loses its connection.
         most_unread: A peer that has left so many messages unread is sent no more; 0: any number.
     """
@@ -86,8 +88,13 @@ def router(
         socket.curve_secretkey = keys.secret
         socket.zap_domain = domain
         socket.handshake_ivl = HANDSHAKE_MS
-        socket.heartbeat_ivl = heartbeat.every_ms
-        socket.heartbeat_timeout = socket.heartbeat_ttl = heartbeat.timeout_ms
+        if heartbeat is None:
+            socket.tcp_keepalive, socket.tcp_keepalive_cnt = 1, KEEPALIVE_TRIES
+            socket.tcp_keepalive_idle = socket.tcp_keepalive_intvl = KEEPALIVE_S
+            socket.tcp_maxrt = (1 + KEEPALIVE_TRIES) * KEEPALIVE_S * 1000
+        else:
+            socket.heartbeat_ivl = heartbeat.every_ms
+            socket.heartbeat_timeout = socket.heartbeat_ttl = heartbeat.timeout_ms
     else:
         socket.router_handover = True
     return socket

@@ -12,13 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from hpcserve.config import Site
+from hpcserve.core.lease import lease_epoch, renewed_every_s
+from hpcserve.daemon import placement
 from hpcserve.daemon.controller.admin import Admin
 from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.crowd import Crowd
+from hpcserve.daemon.controller.fence import Fence
 from hpcserve.daemon.launch import ChildStart, receive_start, report_error, report_ready
 from hpcserve.daemon.lifeline import Lifeline
 from hpcserve.errors import HpcserveError
 from hpcserve.wire import hub
+
+_log = logging.getLogger(__name__)
 
 GO_DOWN, PARENT_GONE = 0, 1
 ANSWER_S = 0.1
@@ -35,7 +40,15 @@ def main() -> int:
 
 
 async def _run(site: Site, start: ChildStart) -> int:
-    controller = Controller(site, runtime_dir=Path(start.runtime_dir), record=Path(start.record))
+    every_s = renewed_every_s(site.recovery.lease_s)
+    fence = Fence(site.shared_dir, lease_epoch(start.epoch), every_s)
+    controller = Controller(
+        site,
+        runtime_dir=Path(start.runtime_dir),
+        record=Path(start.record),
+        fence=fence,
+        unbidden="keep" if start.placed else "cancel",
+    )
     try:
         await controller.open()
     except HpcserveError as error:
@@ -43,13 +56,20 @@ async def _run(site: Site, start: ChildStart) -> int:
         return PARENT_GONE
     # A lost parent is a lost daemon: its pilots go on, and the next daemon takes them over.
     parent = asyncio.create_task(Lifeline().wait())
-    admin = Admin(controller, supervisor=os.getppid())
+    supervisor = os.getppid()
+    admin = Admin(controller, supervisor=supervisor)
+    fenced_off = asyncio.create_task(fence.lost())
     listening = asyncio.create_task(_listen(controller, admin))
     working = asyncio.create_task(controller.run())
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, controller.stop.set)
+    succession = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, succession.set)
+    succeeding = asyncio.create_task(_succeed(site, start.placed, succession, controller.stop))
     report_ready(start, {})  # from now on it may be told to end
-    await asyncio.wait({parent, listening, working}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({parent, listening, working, fenced_off}, return_when=asyncio.FIRST_COMPLETED)
+    if fenced_off.done() and not parent.done():
+        await _end_the_daemon(supervisor, parent, within_s=every_s)
     if parent.done():
         os._exit(PARENT_GONE)
     for task in (listening, working):
@@ -58,11 +78,42 @@ async def _run(site: Site, start: ChildStart) -> int:
     if admin.goes_down:
         await asyncio.sleep(ANSWER_S)
     admin.close()
-    listening.cancel()
-    parent.cancel()
-    await asyncio.gather(listening, parent, return_exceptions=True)
+    for task in (listening, parent, fenced_off, succeeding):
+        task.cancel()
+    await asyncio.gather(listening, parent, fenced_off, succeeding, return_exceptions=True)
     await controller.close()
     return GO_DOWN
+
+
+async def _end_the_daemon(supervisor: int, parent: asyncio.Task[None], within_s: float) -> None:
+    """Another daemon has the lease. The supervisor sees that too and ends all, unless it stands still: then this does.
+
+    Args:
+        supervisor: Its pid.
+        parent: Done when it is gone.
+        within_s: How long it has.
+    """
+    _log.error("another daemon has taken the lease: nothing more is submitted or cancelled")
+    await asyncio.wait({parent}, timeout=within_s)
+    if not parent.done() and os.getppid() == supervisor:
+        _log.error("the supervisor stands still, and is killed: everything of this daemon ends with it")
+        os.kill(supervisor, signal.SIGKILL)
+        await parent
+
+
+async def _succeed(site: Site, placed: str, asked: asyncio.Event, stop: asyncio.Event) -> None:
+    """When the job that the daemon runs in is about to end: submits the next one, and makes room for it."""
+    await asked.wait()
+    if not placed:
+        _log.warning("SIGUSR1 is ignored: this daemon does not run in a job")
+        return
+    try:
+        job = await placement.submit(site, placed)
+    except HpcserveError as error:
+        _log.error("the job of this daemon ends, and there is no next one: %s; run: hpcserve up", error)
+    else:
+        _log.info("the job of this daemon ends; the next one is job %s", job)
+    stop.set()
 
 
 async def _listen(controller: Controller, admin: Admin) -> None:

@@ -28,6 +28,7 @@ from hpcserve.daemon import farewell, leftovers
 from hpcserve.daemon.controller.agents import Agents
 from hpcserve.daemon.controller.failures import NEVER_READY, Failures, PilotFailures
 from hpcserve.daemon.controller.fates import Fates
+from hpcserve.daemon.controller.fence import Fence, Fenced
 from hpcserve.daemon.controller.hub import HubLine
 from hpcserve.daemon.controller.logs import prune_logs
 from hpcserve.daemon.controller.losses import Losses
@@ -61,17 +62,28 @@ PRUNE_S = 60.0
 
 
 class Controller:
-    """All that the controller process knows and does; one event loop owns it."""
+    """All that the controller process knows and does; one event loop owns it.
 
-    def __init__(self, site: Site, *, runtime_dir: Path, record: Path) -> None:
+    Args:
+        site: The site.
+        runtime_dir: Where the broker's internal socket is.
+        record: The path of the service record.
+        fence: Says whether the lease is still ours.
+        unbidden: What becomes of the pilots when it ends and nobody has said.
+    """
+
+    def __init__(
+        self, site: Site, *, runtime_dir: Path, record: Path, fence: Fence, unbidden: Farewell = "cancel"
+    ) -> None:
         self.site = site
+        self._unbidden: Farewell = unbidden
         self.runtime_dir = runtime_dir
         self.storage = Storage()
         self.hub = HubLine(runtime_dir)
         self.fleet = _fleet(site)
         scheduler = open_scheduler(site)
         shaping = Shaping(site, scheduler, self.fleet)
-        self.pilots = Pilots(site, scheduler, self.storage, record, shaping.shaped)
+        self.pilots = Pilots(site, Fenced(scheduler, fence), self.storage, record, shaping.shaped)
         self.losses = Losses(site.shared_dir / "logs")
         self._rollouts = Rollouts(self.storage, self.fleet)
         self.served: dict[DeploymentName, DeploymentRow] = {}
@@ -92,7 +104,7 @@ class Controller:
         self.scheduling = scheduling_of(site, self.pilots, ears, poll_s=self._poll_s, ends_s=self._ends_s)
         self.epoch = Epoch(0)
         self.stop = asyncio.Event()
-        self.farewell: Farewell = "cancel"
+        self.farewell = unbidden
         self._changed = asyncio.Event()
         self.measuring = Measuring(self.hub, self.fleet, self.change)
         self._began = time.monotonic()
@@ -120,7 +132,7 @@ class Controller:
             if submitted.nodes:
                 self.fleet.shaped(pilot, Shape(submitted.nodes, submitted.walltime_s))
             self.agents.awaited.add(pilot)
-        self._part(farewell.read(self.site.state_dir) or "cancel")
+        self._part(farewell.read(self.site.state_dir) or self._unbidden)
 
     def bid_farewell(self, how: Farewell) -> None:
         """The daemon is to go down. If its pilots are drained, it does so when none is left.
@@ -128,7 +140,7 @@ class Controller:
         Raises:
             HpcserveError: It cannot be written down, and so would be forgotten with this process; nothing happens.
         """
-        if how == "cancel":
+        if how == self._unbidden:
             farewell.clear(self.site.state_dir)
         else:
             farewell.write(self.site.state_dir, how)

@@ -1,4 +1,4 @@
-"""A real Slurm on this machine, in namespaces of its own: one login node, some compute nodes, accounting.
+"""A real Slurm on this machine, in namespaces of its own: login nodes, compute nodes, accounting.
 
 Everything is inside one network, mount, pid, host-name and IPC namespace that ends with whoever started it. The file
 system is this machine's: below the box's directory, and elsewhere, all nodes see the same files. Only ``private``,
@@ -19,7 +19,7 @@ from typing import Self
 
 from tests.facility.box.accounting import Accounting
 from tests.facility.box.errors import BoxError
-from tests.facility.box.files import LOGIN, LOGIN_ADDRESS, PROJECT, write_all
+from tests.facility.box.files import LOGIN, PROJECT, address_of, is_login, logins, nodes, write_all
 from tests.facility.box.host import PATIENCE_S, Host, until
 from tests.facility.box.namespaces import Stream, network_of
 from tests.facility.box.node import Node, start_munged
@@ -28,7 +28,7 @@ from tests.facility.box.options import GPUS_PER_NODE, Options
 _SETTLE = """
 hostname {login}
 mount --bind {directory}/etc/hosts /etc/hosts
-for each in private database state {sized}; do
+for each in private database state {made}; do
     mkdir -p {directory}/$each
 done
 mount -t tmpfs tmpfs {directory}/private
@@ -87,14 +87,13 @@ class Box:
         accounting = self._accounting = Accounting(login, self.directory)
         accounting.begin()
         start_munged(login, self.directory)
-        for index in range(1, self.options.nodes + 1):
-            node = Node(index, login, self.directory)
-            self._nodes[node.name] = node
+        for name in (*logins(self.options)[1:], *nodes(self.options)):
+            node = self._nodes[name] = Node(name, login, self.directory)
             node.boot()
         accounting.finish()
         self.start_slurmctld()
-        for node in self._nodes.values():
-            node.start_slurmd()
+        for name in nodes(self.options):
+            self._nodes[name].start_slurmd()
         self.wait_idle()
 
     def stop(self) -> None:
@@ -139,11 +138,17 @@ class Box:
         key.touch(mode=0o400)
         key.write_bytes(os.urandom(1024))
         write_all(self.directory, self.options)
-        values = {"directory": self.directory, "login": LOGIN, "address": LOGIN_ADDRESS}
-        script = [_SETTLE.format(sized=" ".join(self.options.sized_mib), **values)]
+        values = {"directory": self.directory, "login": LOGIN, "address": address_of(LOGIN)}
+        made = [*self.options.sized_mib, *self.options.disks_mib]
+        script = [_SETTLE.format(made=" ".join(made), **values)]
         script += [
             f"mount -t tmpfs -o size={size_mib}m tmpfs {self.directory}/{name}"
             for name, size_mib in self.options.sized_mib.items()
+        ]
+        script += [
+            f"truncate -s {size_mib}M {self.directory}/{name}.disk && mkfs.ext4 -q {self.directory}/{name}.disk\n"
+            f"mount -o loop {self.directory}/{name}.disk {self.directory}/{name}"
+            for name, size_mib in self.options.disks_mib.items()
         ]
         script += [f"mknod {self.directory}/run/nvidia{index} c 1 3" for index in range(GPUS_PER_NODE)]
         login.run(["sh", "-ec", "\n".join(script)])
@@ -167,7 +172,7 @@ class Box:
     # --- commands ---------------------------------------------------------------------------------------
 
     def host(self, name: str) -> Host:
-        """The host of this name, ``login`` or ``node1``, …
+        """The host of this name, ``login``, ``login2``, … or ``node1``, …
 
         Raises:
             BoxError: There is none, or it is off.
@@ -207,9 +212,9 @@ class Box:
         return self.host(host).start(argv, env=env, stdin=stdin, stdout=stdout, stderr=stderr)
 
     @contextmanager
-    def enter_network(self) -> Iterator[None]:
-        """The calling thread is on the login node's network, with its host name, as is each thread that it starts."""
-        with network_of(self.host(LOGIN).init):
+    def enter_network(self, host: str = LOGIN) -> Iterator[None]:
+        """The calling thread is on a login node's network, with its host name, as is each thread that it starts."""
+        with network_of(self.host(host).init):
             yield
 
     def seen(self, path: Path, host: str = LOGIN) -> Path:
@@ -230,7 +235,8 @@ class Box:
     def power_on(self, node: str) -> None:
         """Boots the node, and lets it join the cluster."""
         self._node(node).boot()
-        self._node(node).start_slurmd()
+        if not is_login(node):
+            self._node(node).start_slurmd()
 
     def cut(self, node: str) -> None:
         """Nothing comes from the node any more, nothing reaches it; it goes on."""
@@ -239,6 +245,28 @@ class Box:
     def mend(self, node: str) -> None:
         """Connects it again."""
         self._node(node).mend()
+
+    @contextmanager
+    def frozen(self, disk: str) -> Iterator[None]:
+        """For a while, who writes to this disk waits, on all nodes, and not even SIGKILL ends that; reading goes on.
+
+        Raises:
+            BoxError: It cannot be frozen.
+        """
+        place = self.directory / disk
+        script = f"fsfreeze --freeze {place}; echo; cat; fsfreeze --unfreeze {place}"
+        # Only in the box's mount namespace: however the tests and the box end, its pipe ends, and it thaws.
+        thaws = subprocess.Popen(
+            ["nsenter", f"--target={self.host(LOGIN).init}", "--mount", "--", "sh", "-ec", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        with thaws:
+            assert thaws.stdout is not None, "a pipe"
+            if not thaws.stdout.readline():
+                raise BoxError(f"{place} cannot be frozen")
+            yield
 
     def skew_clock(self, node: str, seconds: int) -> None:
         """See :meth:`tests.facility.box.node.Node.skew_clock`."""

@@ -15,14 +15,30 @@ from tests.facility.box.options import (
 )
 
 LOGIN = "login"
-LOGIN_ADDRESS = "10.77.0.1"
 CLUSTER = "box"
 PROJECT = Path(__file__).resolve().parents[3]
 
 
-def address_of(index: int) -> str:
-    """The address of the node with this number, from 1."""
-    return f"10.77.0.{10 + index}"
+def logins(options: Options) -> list[str]:
+    """The names of the login nodes: ``login``, ``login2``, …"""
+    return [LOGIN, *(f"{LOGIN}{index}" for index in range(2, options.logins + 1))]
+
+
+def nodes(options: Options) -> list[str]:
+    """The names of the compute nodes: ``node1``, ``node2``, …"""
+    return [f"node{index}" for index in range(1, options.nodes + 1)]
+
+
+def is_login(host: str) -> bool:
+    """Whether a host of this name is a login node."""
+    return host.startswith(LOGIN)
+
+
+def address_of(host: str) -> str:
+    """The address of the host of this name."""
+    if is_login(host):
+        return f"10.77.0.{host.removeprefix(LOGIN) or 1}"
+    return f"10.77.0.{10 + int(host.removeprefix('node'))}"
 
 
 def write_all(directory: Path, options: Options) -> None:
@@ -56,8 +72,8 @@ def _gpus(directory: Path) -> str:
 
 
 def _hosts(options: Options) -> str:
-    nodes = [f"{address_of(index)} node{index}" for index in range(1, options.nodes + 1)]
-    return "\n".join(["127.0.0.1 localhost", f"{LOGIN_ADDRESS} {LOGIN}", *nodes, ""])
+    hosts = [f"{address_of(host)} {host}" for host in (*logins(options), *nodes(options))]
+    return "\n".join(["127.0.0.1 localhost", *hosts, ""])
 
 
 def _prolog(directory: Path) -> str:
@@ -112,7 +128,7 @@ def _slurm(directory: Path, options: Options) -> str:
     without = f"NodeName={others} {size}\n" if options.nodes > GPU_NODES else ""
     return f"""\
 ClusterName={CLUSTER}
-SlurmctldHost={LOGIN}({LOGIN_ADDRESS})
+SlurmctldHost={LOGIN}({address_of(LOGIN)})
 SlurmUser=root
 {_auth(directory)}
 CredType=cred/munge

@@ -21,6 +21,8 @@ PROGRAMS = {
     "unshare": "util-linux",
     "nsenter": "util-linux",
     "setpriv": "util-linux",
+    "fsfreeze": "util-linux",
+    "mkfs.ext4": "e2fsprogs",
 }
 """Which Debian package has which program."""
 

@@ -1,4 +1,4 @@
-"""A compute node: namespaces of its own with an address, a munged, a slurmd and a power cord."""
+"""A node: namespaces of its own with an address, a munged and a power cord; a compute node has a slurmd."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from tests.facility.box.errors import BoxError
-from tests.facility.box.files import address_of
+from tests.facility.box.files import address_of, is_login
 from tests.facility.box.host import PATIENCE_S, Host, until
 from tests.facility.box.keeper import INIT, NEW_NAMESPACES, init_of
 
@@ -21,22 +21,23 @@ mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs {directory}/private
 mkdir {directory}/private/tmp
 ip link set lo up
-ip link set eth0 up
+ip link set {interface} up
 """
 
 
 class Node:
-    """The node with this number, from 1.
+    """A compute node, or a login node that is not the first.
 
     Args:
-        index: Its number.
+        name: Its name.
         login: The host that holds its cable and starts it.
         directory: The box's.
     """
 
-    def __init__(self, index: int, login: Host, directory: Path) -> None:
-        self.name = f"node{index}"
-        self._address = address_of(index)
+    def __init__(self, name: str, login: Host, directory: Path) -> None:
+        self.name = name
+        # One site file must do for all login nodes.
+        self._interface = "switch" if is_login(name) else "eth0"
         self._login = login
         self._directory = directory
         self._host: Host | None = None
@@ -68,9 +69,12 @@ class Node:
         host = Host(self.name, self._init(), self._directory)
         self._cable = self._new_cable()
         self._login.run(["sh", "-ec", self._plug_in(host)])
-        host.run(["sh", "-ec", _BOOT.format(name=self.name, directory=self._directory)])
+        host.run(["sh", "-ec", self._boot()])
         start_munged(host, self._directory)
         self._host = host
+
+    def _boot(self) -> str:
+        return _BOOT.format(name=self.name, interface=self._interface, directory=self._directory)
 
     def _init(self) -> int:
         assert self._unshare is not None, "it boots"
@@ -89,9 +93,9 @@ class Node:
         pid = self._pid_seen_from_login(host)
         run = self._directory / "run" / self.name
         return f"""
-ip link add {self._cable} type veth peer name eth0 netns {pid}
+ip link add {self._cable} type veth peer name {self._interface} netns {pid}
 ip link set {self._cable} master switch up
-nsenter --net=/proc/{pid}/ns/net ip addr add {self._address}/24 dev eth0
+nsenter --net=/proc/{pid}/ns/net ip addr add {address_of(self.name)}/24 dev {self._interface}
 echo {pid} > {run}.pid
 echo {self._cable} > {run}.cable
 """

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from tests.facility.box.errors import BoxError
-from tests.facility.box.files import LOGIN
+from tests.facility.box.files import LOGIN, is_login
 from tests.facility.box.host import Host
 from tests.facility.box.node import Node
 
@@ -54,9 +54,10 @@ def _switch_off(directory: Path, node: str) -> None:
 def _switch_on(directory: Path, node: str) -> None:
     if _init(directory, node).exists():
         raise BoxError(f"{node} is on already")
-    booted = Node(int(node.removeprefix("node")), Host(LOGIN, LOGINS_INIT, directory), directory)
+    booted = Node(node, Host(LOGIN, LOGINS_INIT, directory), directory)
     booted.boot()
-    booted.start_slurmd()
+    if not is_login(node):
+        booted.start_slurmd()
 
 
 def _init(directory: Path, node: str) -> Path:

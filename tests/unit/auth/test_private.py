@@ -115,3 +115,12 @@ def test_a_place_that_cannot_be_written_says_how_to_name_another(number: int) ->
         f"cannot make directory /home/x: {os.strerror(number)}; set HPCSERVE_HOME, or state_dir and shared_dir in a "
         "site file, to a directory that can be written"
     )
+
+
+def test_a_file_may_depend_on_what_is_known_when_its_content_is_on_disk(tmp_path: Path) -> None:
+    def drafted() -> bool:
+        (draft,) = tmp_path.iterdir()
+        return draft.read_bytes() != b"content"
+
+    assert not create(tmp_path / "file", b"content", only_if=drafted)
+    assert os.listdir(tmp_path) == []

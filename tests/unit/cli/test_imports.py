@@ -19,7 +19,21 @@ code = main(sys.argv[1:])
 print("imported:", *sys.modules, file=sys.stderr)
 sys.exit(code)
 """
-COMMANDS = ("up", "down", "status", "publish", "deploy", "undeploy", "run", "logs", "service", "site", "demo")
+COMMANDS = (
+    "up",
+    "down",
+    "status",
+    "publish",
+    "deploy",
+    "undeploy",
+    "run",
+    "logs",
+    "doctor",
+    "connect",
+    "service",
+    "site",
+    "demo",
+)
 
 
 def heavy_imports(home: Path, *arguments: str) -> frozenset[str]:
@@ -27,6 +41,7 @@ def heavy_imports(home: Path, *arguments: str) -> frozenset[str]:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
         env={**os.environ, "HPCSERVE_HOME": str(home)},
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
@@ -45,9 +60,21 @@ def test_what_is_said_of_the_program_itself_needs_no_heavy_import(tmp_path: Path
     assert heavy_imports(tmp_path, *arguments) == set()
 
 
+def test_help_imports_little_more_than_an_empty_interpreter() -> None:
+    """It takes 0.06 s on a quiet machine, most of it for these."""
+    count = "import sys; from hpcserve.cli.main import main; main(['--help']); print(len(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True, check=True, timeout=60)
+    assert int(done.stderr) < 250
+
+
 def test_the_services_are_read_without_a_client(tmp_path: Path) -> None:
     assert heavy_imports(tmp_path, "service", "use", "nothing") == {"hpcserve.client", "msgspec"}
     assert heavy_imports(tmp_path, "service", "list") == {"hpcserve.client", "msgspec", "rich"}
+
+
+def test_the_far_side_of_ssh_has_no_socket_library(tmp_path: Path) -> None:
+    """There is one for each client, on a login node."""
+    assert heavy_imports(tmp_path, "connect") == {"hpcserve.client", "msgspec"}
 
 
 def test_a_command_that_calls_the_daemon_needs_no_asyncio_and_draws_only_what_it_was_told(tmp_path: Path) -> None:

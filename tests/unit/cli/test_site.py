@@ -109,7 +109,7 @@ def test_nothing_is_submitted_where_something_is_wrong_already(capsys: pytest.Ca
     own_site("lab", 'base = "local"\n[network]\nhost = "nope0"\n')
     assert main(["site", "check", "lab", "--submit"]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].startswith("failed   interface: network.host: cannot listen on 'nope0': No such device")
+    assert lines[1].startswith("failed   interface: network.host: 'nope0' is no interface, ")
     assert lines[-1] == "skipped  pilot: no job was submitted: first correct what failed above"
 
 

@@ -12,7 +12,7 @@ import pytest
 from hpcserve import __version__
 from hpcserve.cluster.probe import Report
 from hpcserve.cluster.seam import JobId, JobState, PilotJob
-from hpcserve.cluster.site_pilot import died, modest, try_pilot
+from hpcserve.cluster.site_pilot import Look, died, modest, reaches, try_pilot
 from hpcserve.config import load_site
 from hpcserve.errors import SchedulerError
 from hpcserve.types import PilotId
@@ -58,7 +58,7 @@ def test_an_interrupted_trial_leaves_neither_a_job_nor_a_file(tmp_path: Path, *,
     async def scenario() -> None:
         scheduler = Slow(hangs=hangs)
         site = modest(msgspec.structs.replace(load_site("local"), shared_dir=tmp_path))
-        trial = asyncio.create_task(try_pilot(site, scheduler, [], timeout_s=60.0))
+        trial = asyncio.create_task(try_pilot(site, scheduler, Look([]), timeout_s=60.0, judged=reaches))
         await scheduler.asked.wait()
         trial.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -73,7 +73,7 @@ class Mute(Slow):
     """A scheduler that runs a job and can tell nothing of it."""
 
     async def submit(self, job: PilotJob) -> JobId:
-        report = Report(host="n1", version=__version__, python="python", unreachable={})
+        report = Report(host="n1", version=__version__, python="python")
         (job.directory / "report.json").write_bytes(msgspec.json.encode(report))
         return await super().submit(job)
 
@@ -83,7 +83,7 @@ class Mute(Slow):
 
 def test_a_scheduler_that_cannot_tell_of_the_job_fails_the_check(tmp_path: Path) -> None:
     site = modest(msgspec.structs.replace(load_site("local"), shared_dir=tmp_path))
-    first, *others = asyncio.run(try_pilot(site, Mute(hangs=False), [], timeout_s=60.0))
+    first, *others = asyncio.run(try_pilot(site, Mute(hangs=False), Look([]), timeout_s=60.0, judged=reaches))
     assert (first.subject, first.outcome) == ("queue", "failed")
     assert first.told == "cannot read the answer of squeue about 1 job"
     assert {each.outcome for each in others} == {"ok"}

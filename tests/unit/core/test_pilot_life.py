@@ -411,3 +411,19 @@ def test_a_replica_of_ours_is_known_by_its_name() -> None:
     assert play.fleet.has_named(replica)
     assert not play.fleet.has_named(ReplicaId("d-other-1"))
     assert not play.fleet.has_named(ReplicaId("ds-1"))
+
+
+def test_a_pilot_that_runs_and_is_silent_says_where_to_look() -> None:
+    play = Play()
+    play.fleet.want(D, V, 1)
+    play.step()
+    (pilot,) = play.said
+    known = play.fleet.pilots[pilot]
+    play.fleet.job_seen(pilot, "queued", "Priority")
+    assert known.waits_for == "Priority"
+    play.fleet.job_seen(pilot, "running")
+    assert known.waits_for == "its agent has not reported yet; if that lasts, see: hpcserve doctor --pilot"
+    play.report(pilot)
+    assert known.waits_for == ""
+    play.fleet.job_seen(pilot, "running")
+    assert known.waits_for == ""

@@ -12,6 +12,7 @@ import pytest
 from hpcserve.config import load_site
 from hpcserve.daemon.controller.admin import Admin
 from hpcserve.daemon.controller.controller import Controller
+from hpcserve.daemon.controller.fence import Fence
 from hpcserve.wire import admin as verbs
 from hpcserve.wire import hub
 from hpcserve.wire.frames import raw
@@ -22,7 +23,9 @@ def carry_out(directory: Path, calls: dict[str, verbs.Admin]) -> None:
 
     async def scenario() -> None:
         site = msgspec.structs.replace(load_site("local"), state_dir=directory, shared_dir=directory)
-        controller = Controller(site, runtime_dir=directory, record=directory / "record")
+        controller = Controller(
+            site, runtime_dir=directory, record=directory / "record", fence=Fence(directory, 1, 5.0)
+        )
         admin = Admin(controller, supervisor=0)
         for verb, arguments in calls.items():
             await admin.answer(hub.ClientCalls(b"c", "ann", 1, verb, raw(arguments)))

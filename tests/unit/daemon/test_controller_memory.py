@@ -10,6 +10,7 @@ import msgspec
 from hpcserve.config import load_site
 from hpcserve.core.rollout import Version
 from hpcserve.daemon.controller.controller import Controller
+from hpcserve.daemon.controller.fence import Fence
 from hpcserve.daemon.controller.plan import Servable
 from hpcserve.registry.rows import DeploymentRow
 from hpcserve.servable.manifest import Manifest
@@ -27,7 +28,7 @@ def row(version: str) -> DeploymentRow:
 def test_versions_are_forgotten_when_nothing_runs_them(tmp_path: Path) -> None:
     async def scenario() -> None:
         site = msgspec.structs.replace(load_site("local"), state_dir=tmp_path, shared_dir=tmp_path)
-        controller = Controller(site, runtime_dir=tmp_path, record=tmp_path / "record")
+        controller = Controller(site, runtime_dir=tmp_path, record=tmp_path / "record", fence=Fence(tmp_path, 1, 5.0))
         for number in range(100):
             version = Version(f"v{number}")
             controller.serve(row(version.digest), Servable(version, Manifest(name="s", loader="python"), "/"))

@@ -15,9 +15,10 @@ import pytest
 
 from hpcserve.core.lease import Lease
 from hpcserve.daemon.lease import HeldLease, acquire
-from hpcserve.errors import Conflict
+from hpcserve.errors import ConfigError, Conflict
 
 LEASE_S = 0.6
+SERVICE = "ours"
 ELSEWHERE = Lease(
     host="elsewhere",
     boot="another",
@@ -38,7 +39,7 @@ def shared(tmp_path: Path) -> Path:
 
 
 def take(shared: Path, lease_s: float = LEASE_S) -> HeldLease:
-    return acquire(shared, state_dir=shared.parent / "state", lease_s=lease_s)
+    return acquire(shared, state_dir=shared.parent / "state", service=SERVICE, lease_s=lease_s)
 
 
 def put(shared: Path, epoch: int, lease: Lease) -> Path:
@@ -65,7 +66,7 @@ def test_a_released_lease_is_taken_at_once_with_a_greater_epoch(shared: Path) ->
 def test_the_lease_of_a_dead_process_of_this_machine_is_taken_at_once(shared: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from hpcserve.daemon.lease import acquire;"
-        "acquire(Path(sys.argv[1]), state_dir=Path(sys.argv[2]), lease_s=1000)"
+        "acquire(Path(sys.argv[1]), state_dir=Path(sys.argv[2]), service='ours', lease_s=1000)"
     )
     subprocess.run([sys.executable, "-c", script, str(shared), str(shared.parent / "state")], check=True)
     assert take(shared).epoch == 2
@@ -98,7 +99,7 @@ def test_a_sign_of_life_of_another_host_keeps_its_lease(shared: Path) -> None:
 
     for sign_of_life in (renew, touch):
         with pytest.raises(Conflict, match="runs on elsewhere as pid 1"):
-            acquire(shared, state_dir=shared.parent / "state", lease_s=LEASE_S, wait=sign_of_life)
+            acquire(shared, state_dir=shared.parent / "state", service=SERVICE, lease_s=LEASE_S, wait=sign_of_life)
 
 
 def test_a_lease_that_is_grossly_old_is_not_watched(shared: Path) -> None:
@@ -115,6 +116,16 @@ def test_a_file_that_is_no_lease_is_watched_and_then_passed_over(shared: Path, c
     began = time.monotonic()
     assert take(shared).epoch == 5
     assert time.monotonic() - began >= LEASE_S
+
+
+def test_the_lease_of_another_state_directory_is_left_alone(shared: Path) -> None:
+    theirs = msgspec.structs.replace(ELSEWHERE, service="theirs")
+    put(shared, 7, theirs)
+    with pytest.raises(ConfigError, match=rf"ran last on elsewhere: state_dir {shared.parent}/state is not .*lease-\*"):
+        take(shared)
+    assert os.listdir(shared) == ["lease-00000007.json"]
+    put(shared, 7, msgspec.structs.replace(theirs, service=SERVICE, released=True))
+    assert take(shared).epoch == 8
 
 
 def test_a_purged_directory_does_not_begin_again(shared: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from hpcserve.daemon.record import record_path, remove_record, write_record
+from hpcserve.daemon.record import has_record, record_path, remove_record, write_record
+from hpcserve.errors import ConfigError, ServiceUnavailable
 from hpcserve.types import Epoch
-from hpcserve.wire.record import ServiceRecord, decode_record
+from hpcserve.wire.record import ServiceRecord, decode_record, encode_record
 
 RECORD = ServiceRecord(
     format=1,
@@ -46,6 +48,26 @@ def test_what_is_no_record_is_left_alone(tmp_path: Path) -> None:
     record_path(tmp_path).write_text("not ours")
     remove_record(tmp_path, RECORD)
     assert record_path(tmp_path).read_text() == "not ours"
+
+
+@pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda _: b"", lambda _: bytes(9)])
+def test_half_a_record_is_no_wrong_record_and_may_be_whole_soon(damage: Callable[[bytes], bytes]) -> None:
+    with pytest.raises(ServiceUnavailable, match=r"FILE: not a whole service record \(.*hpcserve up"):
+        decode_record(damage(encode_record(RECORD)), "FILE")
+
+
+@pytest.mark.parametrize("other", [b'{"a": 1}', b"[]", encode_record(RECORD).replace(b'"format": 1', b'"format": 2')])
+def test_something_else_is_no_record(other: bytes) -> None:
+    with pytest.raises(ConfigError, match="FILE: "):
+        decode_record(other, "FILE")
+
+
+def test_it_is_known_whether_the_file_still_holds_it(tmp_path: Path) -> None:
+    assert not has_record(tmp_path, RECORD)
+    path = write_record(tmp_path, RECORD)
+    assert has_record(tmp_path, RECORD)
+    path.write_bytes(path.read_bytes()[:40])
+    assert not has_record(tmp_path, RECORD)
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,12 @@ import msgspec
 import numpy as np
 import pytest
 
+from hpcserve.cli import far_side
+from hpcserve.client import tunnel as near
 from hpcserve.core.exchange import MAX_GAPS, MAX_UNSETTLED
 from hpcserve.errors import BY_CODE, UnknownEndpoint
 from hpcserve.types import Counter, SessionId
-from hpcserve.wire import admin, agents, messages, record
+from hpcserve.wire import admin, agents, messages, record, tunnel
 from hpcserve.wire.dtype_names import BYTES, JSON, MAX_AXES, ML_DTYPES, NAMES
 from hpcserve.wire.dtypes import DTYPES
 from hpcserve.wire.frames import ENCLOSED_BYTES, MAX_HEADER_BYTES, MAX_TENSORS, enclose, encode, error_to_wire
@@ -110,6 +112,7 @@ def table_of(kind: type[msgspec.Struct]) -> list[list[str]]:
         *structs(agents, messages.Message),
         *structs(admin, admin.Admin),
         record.ServiceRecord,
+        tunnel.Greeting,
     ],
     ids=lambda kind: kind.__name__,
 )
@@ -158,6 +161,20 @@ def test_the_limits_are_the_programs() -> None:
 
 def test_the_version_is_the_programs() -> None:
     assert f"**wire version {messages.WIRE_VERSIONS[0]}**" in PAGE
+
+
+def test_the_tunnel_is_the_programs() -> None:
+    whole = section("The tunnel", 2)
+    assert f"**tunnel version {tunnel.TUNNEL_VERSIONS[0]}**" in whole
+    assert f"`{tunnel.MARKER.decode().strip()}`" in whole
+    assert f"`{tunnel.ANSWER.decode().strip()}`" in whole
+    frames = section("Frames")
+    assert [row[:2] for row in rows(frames)] == [[str(kind.value), kind.name] for kind in tunnel.Kind]
+    assert f"of {tunnel.MAX_PAYLOAD_BYTES} bytes at most" in frames
+    assert tunnel.HEADER.format == ">BII"
+    assert f"every {near.PING_S:g} s" in frames
+    assert f"nothing came for {far_side.SILENT_S:g} s" in frames
+    assert f"ends ssh after {near.SILENT_S:g} s" in frames
 
 
 def example(name: str) -> bytes:

@@ -1,0 +1,92 @@
+"""``[daemon] placement = "job"``: the job that a daemon runs in, and the one after it.
+
+The job has the daemon for its one process. A signal that ends it, its walltime, scancel or a preemption, leaves the
+pilots to the next daemon; only ``hpcserve down`` ends them. Of all such jobs of a service the batch scheduler begins
+one at a time.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+
+from hpcserve.cluster.plugins import open_scheduler
+from hpcserve.cluster.seam import JobId, PilotJob, Scheduler
+from hpcserve.config import Site, variables_of
+from hpcserve.daemon.controller.job import service_tag
+from hpcserve.daemon.logs import log_path
+from hpcserve.types import PilotId
+
+NAME = PilotId("0")
+"""All have one name, by which Slurm knows that they are for one place."""
+ONE_AT_A_TIME = "--dependency=singleton"
+"""Source: sbatch(1)."""
+
+
+def tag_of(site: Site) -> str:
+    """What finds the jobs again. That of pilots is another: of those, a daemon ends what it does not know."""
+    return f"daemon-{service_tag(site.shared_dir)}"
+
+
+def job_log(site: Site) -> Path:
+    """What the daemon's job prints: what Slurm and the script say, and why a daemon could not start."""
+    return log_path(site.shared_dir, "job")
+
+
+def open_placing(site: Site) -> Scheduler:
+    """The site's scheduler, for jobs that ask for what ``[daemon]`` says."""
+    daemon = site.daemon
+    pilots = msgspec.structs.replace(
+        site.pilots,
+        nodes=1,
+        launcher="process",
+        gpus_per_node=0,
+        exclusive=False,
+        requeue=False,
+        reservation="",
+        walltime_s=daemon.walltime_s,
+        warn_s=daemon.warn_s,
+        account=daemon.account,
+        partition=daemon.partition,
+        qos=daemon.qos,
+        constraint=daemon.constraint,
+        cpus_per_node=daemon.cpus_per_node,
+        memory_per_node_mib=daemon.memory_per_node_mib,
+        directives=(*((ONE_AT_A_TIME,) if site.scheduler.kind == "slurm" else ()), *daemon.directives),
+    )
+    return open_scheduler(msgspec.structs.replace(site, pilots=pilots))
+
+
+def daemon_job(site: Site, option: str) -> PilotJob:
+    """The job of a daemon.
+
+    Args:
+        site: Its site.
+        option: What names the site there: a name, or a path from the root.
+    """
+    variables = [f"{name}={value}" for name, value in variables_of(option).items()]
+    python = site.pilots.python or sys.executable
+    daemon = (python, "-P", "-m", "hpcserve.daemon", "--site", option, "--placed")
+    return PilotJob(
+        pilot=NAME,
+        tag=tag_of(site),
+        argv=("env", *variables, *daemon),
+        directory=site.shared_dir,
+        log=job_log(site),
+        walltime_s=site.daemon.walltime_s,
+    )
+
+
+async def submit(site: Site, option: str) -> JobId:
+    """Submits the job of a daemon; see :func:`daemon_job`.
+
+    Raises:
+        SchedulerError: The scheduler does not take it.
+    """
+    scheduler = open_placing(site)
+    try:
+        return await scheduler.submit(daemon_job(site, option))
+    finally:
+        await scheduler.close()

@@ -1,0 +1,119 @@
+"""The daemon runs in a job of its own: users find it, a signal leaves its pilots to the next one, ``down`` ends all."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.facility.box.cluster import Box
+from tests.facility.box.files import LOGIN
+from tests.facility.conftest import NewFacility
+from tests.facility.service import SERVABLES, Facility, status, until
+
+pytestmark = [pytest.mark.facility, pytest.mark.usefixtures("all_nodes")]
+
+WITHIN_S = 60.0
+SMALL = {"placement": "job", "walltime_s": 600.0, "cpus_per_node": 1, "memory_per_node_mib": 1500}
+
+
+def job_of(said: str) -> str:
+    """The daemon's job, as ``up`` says it."""
+    found = re.search(r"serves site site on node\d \(pid \d+\), in job (\d+)", said)
+    assert found, said
+    return found[1]
+
+
+def answers(facility: Facility) -> tuple[str, set[str]]:
+    """The host of the daemon that a request was answered by, and its pilots."""
+    until((facility.shared / "service.json").exists, f"a daemon is there; {facility.jobs()}", WITHIN_S)
+    with facility.client() as client:
+        facility.wait_ready(client, "tally")
+        log = {"log": str(facility.home / "log")}
+        assert client.infer("tally.again", np.int64(3), parameters=log, timeout_s=WITHIN_S)["n"] == 3
+        now = status(client)
+    return now.host, {each.pilot for each in now.pilots}
+
+
+def test_a_daemon_in_a_job_serves_hands_over_and_is_taken_over(box: Box, new_facility: NewFacility) -> None:
+    facility = new_facility(daemon=SMALL, network={"host": "eth0"})
+    said = facility.cli("up", "--detach")
+    first = job_of(said)
+    assert f"the daemon of site site is job {first}" in said
+    facility.cli("publish", str(SERVABLES / "tally"))
+    facility.cli("deploy", "tally", "--timeout=60")
+    host, pilots = answers(facility)
+    assert host.startswith("node")
+    assert "which is there already\n" in facility.cli("up", "--detach")
+
+    # As Slurm warns it before the end of its walltime.
+    box.run(LOGIN, ["scancel", "--batch", "--signal=USR1", first])
+    until(lambda: first not in facility.jobs(), f"job {first} ends: {facility.jobs()}", WITHIN_S)
+    assert answers(facility)[1] == pilots, "the next daemon has taken them over"
+    second = job_of(facility.cli("up", "--detach"))
+    assert second != first
+
+    box.run(LOGIN, ["scancel", second])
+    until(lambda: second not in facility.jobs(), f"job {second} ends: {facility.jobs()}", WITHIN_S)
+    assert facility.jobs(), "its pilot goes on"
+    third = job_of(facility.cli("up", "--detach"))
+    assert third not in (first, second)
+    assert answers(facility)[1] == pilots
+
+    facility.cli("down")
+    until(lambda: not facility.jobs(), f"no job is left: {facility.jobs()}", WITHIN_S)
+
+
+@contextlib.contextmanager
+def up_in_the_foreground(facility: Facility) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """``hpcserve up`` without ``--detach``, and the file with what it says."""
+    said = facility.home / "up.said"
+    variables = [f"{name}={value}" for name, value in facility.variables.items()]
+    command = ["env", *variables, sys.executable, "-m", "hpcserve.cli.main", "up"]
+    with said.open("w") as output:
+        process = facility.box.spawn(LOGIN, command, stdout=output.fileno(), stderr=output.fileno())
+    try:
+        yield process, said
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_daemon_that_waits_in_the_queue_says_why_until_it_is_taken_back(box: Box, new_facility: NewFacility) -> None:
+    box.run(LOGIN, ["sbatch", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 300"])
+    facility = new_facility(daemon=SMALL, network={"host": "eth0"})
+    with up_in_the_foreground(facility) as (up, said):
+        until(lambda: re.search(r"job \d+ is queued: (Resources|Priority)", said.read_text()), "it waits", WITHIN_S)
+        assert "of the daemon, which waited in the queue, was cancelled" in facility.cli("down")
+        assert up.wait(WITHIN_S) == 1
+        assert "of the daemon ended before it was ready: " in said.read_text()
+    assert facility.jobs() == {}
+    with up_in_the_foreground(facility) as (up, said):
+        until(lambda: "is queued" in said.read_text(), "it waits", WITHIN_S)
+        up.send_signal(signal.SIGINT)
+        assert up.wait(WITHIN_S) == 130
+    until(lambda: not facility.jobs(), "nothing of it is left in the queue", WITHIN_S)
+
+
+def test_ctrl_c_takes_a_daemon_in_a_job_down(new_facility: NewFacility) -> None:
+    facility = new_facility(daemon=SMALL, network={"host": "eth0"})
+    with up_in_the_foreground(facility) as (up, said):
+        until(lambda: "take it down: Ctrl-C here" in said.read_text(), said.read_text(), WITHIN_S)
+        up.send_signal(signal.SIGINT)
+        assert up.wait(WITHIN_S) == 0
+    assert facility.jobs() == {}
+    assert not (facility.shared / "service.json").exists()
+
+
+def test_a_daemon_that_cannot_start_in_its_job_says_why(new_facility: NewFacility) -> None:
+    facility = new_facility(daemon=SMALL, network={"host": "hsn0"})
+    done = facility.command("up", "--detach")
+    assert done.returncode == 1
+    assert re.search(r"job \d+ of the daemon ended before it was ready: .*'hsn0' is no interface", done.stderr)

@@ -1,0 +1,159 @@
+"""A service behind a real sshd: calls, streams, lost connections, and what becomes of each process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpcserve import AsyncClient, Client
+from hpcserve.client import tunnel
+from hpcserve.client.services import Service
+from hpcserve.errors import AuthenticationError
+from tests.integration.daemon_tree import EXAMPLES, SERVABLES, Daemon, is_alive, until
+from tests.integration.sshd import Sshd, children, sshd_in
+
+# A client that is away for longer has given up what it waited for: on a busy machine a login takes seconds.
+OVERRIDES = {"recovery": {"session_linger_s": 30.0}}
+X = np.arange(3, dtype=np.float32)
+WITHIN_S = 60.0
+# A client whose forked child lives on. It says its ssh's pid and its child's.
+CLIENT = """
+import os, sys, time
+from hpcserve import Client
+
+client = Client(sys.argv[1])
+child = os.fork()
+if child:
+    print(client._way._tunnel.pid, child, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def sshd(daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """A login node whose daemon serves some things."""
+    with daemon.client() as client:
+        for servable in (EXAMPLES / "echo", EXAMPLES / "walk", SERVABLES / "tally"):
+            endpoint = daemon.deploy(client, servable)
+            daemon.replica_pids(client, endpoint)
+    with sshd_in(tmp_path_factory.mktemp("sshd"), daemon.variables) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def laptop(sshd: Sshd, daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """We have the key of the daemon's owner, and ssh. At the end nothing of that is left."""
+    monkeypatch.setenv("HPCSERVE_HOME", str(sshd.home_with_key(daemon.home / "client.key")))
+    monkeypatch.setenv("PATH", sshd.path)
+    yield
+    assert not children("ssh")
+    until(lambda: not sshd.far_sides(), "no hpcserve connect is left", WITHIN_S)
+
+
+def ran(log: Path) -> list[str]:
+    return [line.split()[0] for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def test_a_call_and_its_answer_and_nothing_left(sshd: Sshd) -> None:
+    with Client(sshd.address()) as client:
+        assert client.infer("echo.echo", X)["x"].tolist() == [0, 1, 2]
+        assert len(children("ssh")) == 1
+        assert len(sshd.far_sides()) == 1
+        assert not list(Path(tempfile.gettempdir()).glob("hpcserve-ssh-*")), "its sockets are there while it connects"
+    assert not children("ssh")
+
+
+def test_many_megabytes_both_ways_and_small_calls_beside_them(sshd: Sshd) -> None:
+    sent = np.random.default_rng(7).random(12 << 20, np.float32)
+
+    async def run() -> None:
+        async with AsyncClient(sshd.address()) as client:
+            big, *small = await asyncio.gather(
+                client.infer("echo.echo", sent), *(client.infer("echo.echo", X + each) for each in range(50))
+            )
+            assert np.array_equal(big["x"], sent)
+            assert [each["x"][0] for each in small] == list(range(50))
+
+    asyncio.run(run())
+
+
+def test_a_stream_comes_item_by_item(sshd: Sshd) -> None:
+    with Client(sshd.address()) as client, client.stream("walk", np.zeros(2)) as steps:
+        assert len(list(islice(steps, 300))) == 300
+
+
+def test_ssh_drops_in_mid_request_and_the_answer_comes_once(sshd: Sshd, tmp_path: Path) -> None:
+    log, logins = tmp_path / "log", sshd.logins
+    with Client(sshd.address()) as client:
+        future = client.submit("tally.again", np.int64(5), parameters={"log": str(log), "gates": str(tmp_path)})
+        until(lambda: ran(log), "it runs", WITHIN_S)
+        sshd.cut()
+        until(lambda: sshd.logins == logins + 2, "another login", WITHIN_S)
+        (tmp_path / "all").touch()
+        assert future.result(WITHIN_S)["n"] == 5
+    assert ran(log) == ["5"]
+
+
+def test_ssh_drops_again_and_again_and_no_answer_is_lost(sshd: Sshd, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with Client(sshd.address()) as client:
+        made = [
+            client.submit("tally.again", np.int64(n), parameters={"log": str(log), "sleep_s": 0.02}) for n in range(150)
+        ]
+        for enough in (20, 60, 100):
+            until(lambda enough=enough: sum(each.done() for each in made) >= enough, f"{enough} answers", WITHIN_S)  # type: ignore[misc]  # a default binds it
+            sshd.cut()
+        assert [int(each.result(WITHIN_S)["n"]) for each in made] == list(range(150))
+    assert sorted(ran(log), key=int) == [str(n) for n in range(150)], "each ran once"
+
+
+def test_a_tunnel_that_stands_still_is_given_up(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tunnel, "PING_S", 0.2)
+    monkeypatch.setattr(tunnel, "SILENT_S", 4.0)
+    with Client(sshd.address()) as client:
+        (stopped,) = sshd.far_sides()
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            assert client.infer("echo.echo", X, timeout_s=WITHIN_S)["x"].tolist() == [0, 1, 2]
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+
+
+def test_a_daemon_that_starts_anew_costs_no_login(sshd: Sshd, daemon: Daemon) -> None:
+    logins = sshd.logins
+    with Client(sshd.address()) as client:
+        client.infer("echo.echo", X)
+        daemon.down()
+        waits = client.submit("echo.echo", X)
+        daemon.up()
+        assert waits.result(WITHIN_S)["x"].tolist() == [0, 1, 2]
+    assert sshd.logins == logins + 1
+
+
+def test_a_client_that_is_killed_leaves_nothing_though_its_child_lives(sshd: Sshd) -> None:
+    client = subprocess.Popen([sys.executable, "-c", CLIENT, sshd.address()], stdout=subprocess.PIPE, text=True)
+    with client:
+        assert client.stdout is not None
+        ssh, child = map(int, client.stdout.readline().split())
+        client.kill()
+        try:
+            until(lambda: not is_alive(ssh), "its ssh has ended", WITHIN_S)
+            until(lambda: not sshd.far_sides(), "the far side has ended", WITHIN_S)
+            assert is_alive(child)
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_a_key_that_is_not_the_pinned_one_is_refused(sshd: Sshd) -> None:
+    with pytest.raises(AuthenticationError, match=r"another key .* hpcserve service add --replace NAME ssh://"):
+        Client(Service(address=sshd.address(), public_key="x" * 40))

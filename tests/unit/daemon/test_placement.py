@@ -1,0 +1,105 @@
+"""The job that a daemon runs in: what it asks for, what it runs, and by what it is told from the pilots' jobs."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from pathlib import Path
+
+import pytest
+
+from hpcserve import config
+from hpcserve.cluster import plugins
+from hpcserve.cluster.script import job_script
+from hpcserve.cluster.slurm import job_name
+from hpcserve.config import Site, load_site
+from hpcserve.daemon import placement
+from hpcserve.daemon.controller.job import service_tag
+from hpcserve.daemon.plans import daemon_plans
+from hpcserve.errors import ConfigError
+
+LAB = """
+base = "slurm"
+state_dir = "$LAB_HOME/state"
+[network]
+host = "lo"
+[pilots]
+python = "/opt/py thon"
+setup = ["module load x"]
+partition = "gpu"
+gpus_per_node = 4
+nodes = 2
+launcher = "srun"
+reservation = "week"
+exclusive = true
+directives = ["--gres=x"]
+[daemon]
+placement = "job"
+partition = "shared"
+walltime_s = 7200
+warn_s = 300
+cpus_per_node = 2
+memory_per_node_mib = 900
+directives = ["--nice"]
+"""
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LAB_HOME", str(tmp_path / "lab"))
+    path = tmp_path / "lab.toml"
+    path.write_text(LAB)
+    return path
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Site]:
+    """The sites whose schedulers were opened."""
+    found: list[Site] = []
+
+    def note(site: Site) -> object:
+        found.append(site)
+        return plugins.open_scheduler(site)
+
+    monkeypatch.setattr(placement, "open_scheduler", note)
+    return found
+
+
+def test_the_script_of_the_job_asks_for_what_the_daemon_needs(lab: Path, opened: list[Site], tmp_path: Path) -> None:
+    site = load_site(str(lab))
+    placement.open_placing(site)
+    job = placement.daemon_job(site, str(lab))
+    script = job_script(opened[0], job, job_name(job.tag, job.pilot))
+    lines = script.splitlines()
+    asked = [line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH --")]
+    assert {"partition=shared", "nodes=1", "cpus-per-task=2", "mem=900M", "time=0-02:00:00"} <= set(asked)
+    assert {"signal=B:USR1@300", "no-requeue"} <= set(asked)
+    assert asked[-2:] == ["dependency=singleton", "nice"]
+    assert not [each for each in asked if each.startswith(("gpus", "reservation", "exclusive", "gres", "no-kill"))]
+    assert "module load x" in lines
+    (command,) = [line for line in lines if line.startswith("exec ")]
+    home = f"HPCSERVE_HOME={config.home()}"
+    expected = ["exec", "env", home, f"LAB_HOME={tmp_path}/lab", "/opt/py thon", "-P", "-m", "hpcserve.daemon"]
+    assert shlex.split(command.rstrip("\\")) == [*expected, "--site", str(lab), "--placed"]
+
+
+def test_its_name_is_none_that_a_pilot_could_have(lab: Path) -> None:
+    """A daemon ends the jobs of its tag that it does not know."""
+    site = load_site(str(lab))
+    job = placement.daemon_job(site, str(lab))
+    assert not job_name(job.tag, job.pilot).startswith(job_name(service_tag(site.shared_dir), job.pilot)[:-1])
+    later = placement.daemon_job(site, str(lab))
+    assert dataclasses.astuple(job) == dataclasses.astuple(later), "all have one name: one begins at a time"
+
+
+def test_only_a_daemon_in_a_job_knows_its_site_by_name(lab: Path) -> None:
+    site = load_site(str(lab))
+    assert {plan.placed for plan in daemon_plans(site, str(lab))} == {""}
+    assert {plan.placed for plan in daemon_plans(site, str(lab), placed=str(lab))} == {str(lab)}
+
+
+def test_a_site_without_a_batch_scheduler_has_no_job_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "lab.toml"
+    path.write_text('base = "local"\n[daemon]\nplacement = "job"\n')
+    with pytest.raises(ConfigError, match="lab.toml: daemon.placement: 'job' needs a batch scheduler"):
+        load_site(str(path))
