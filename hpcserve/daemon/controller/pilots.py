@@ -60,7 +60,7 @@ class Job:
 
     ``name`` is None until the scheduler is known to have taken it; ``doubt``: why that is open. ``cancel_at_s``: on the
     monotonic clock, when it is to be cancelled, or cancelled again if it is still there; None: it is not to end.
-    ``seen_s``: when the scheduler told its state.
+    ``seen_s``: when the scheduler told its state. ``host_asked``: it was asked for the agent of the present run.
     """
 
     row: PilotRow
@@ -70,6 +70,7 @@ class Job:
     doubt: str = CUT_OFF
     cancel_at_s: float | None = None
     seen_s: float = 0.0
+    host_asked: bool = False
 
     @property
     def starts_in_s(self) -> float | None:
@@ -108,6 +109,8 @@ class Pilots:
         self._swept = False
         self._lost: dict[PilotId, float] = {}
         self._silence: SchedulerError | None = None
+        self._asking_hosts = asyncio.Lock()
+        self._asked_hosts_s = float("-inf")
         patience_s = 0.0 if site.scheduler.kind in AT_ONCE else 2 * site.scheduler.timeout_s
         self._name_within_s = patience_s
 
@@ -190,7 +193,7 @@ class Pilots:
             await self._storage.do(Store.put_pilot, row)
             self._lay_down(row, secret)
             old, job.row = job.row.public_key, row
-            job.state = JobState(phase="queued", restarts=restarts)
+            job.state, job.host_asked = JobState(phase="queued", restarts=restarts), False
         if job.cancel_at_s is not None:
             job.cancel_at_s = time.monotonic()  # only the one before was
         return old
@@ -258,11 +261,26 @@ class Pilots:
             raise AuthenticationError(f"pilot {job.row.id} has ended meanwhile")
 
     async def _host(self, job: Job) -> str:
-        if job.name is None:
-            await self._find()
-        if not job.state.host and job.name is not None:
-            job.state = (await self._scheduler.poll([job.name]))[job.name]
+        """Where a job runs; empty if that is not known.
+
+        One question serves all agents that come at a time. For one that comes again nobody is asked sooner than polls
+        may be.
+        """
+        async with self._asking_hosts:
+            again_s = self._asked_hosts_s + self._site.scheduler.poll_s
+            if not job.state.host and not (job.host_asked and time.monotonic() < again_s):
+                job.host_asked, self._asked_hosts_s = True, time.monotonic()
+                if job.name is None:
+                    await self._find()
+                await self._learn_hosts(job)
         return job.state.host
+
+    async def _learn_hosts(self, job: Job) -> None:
+        unknown = {each.name: each for each in self.jobs.values() if each.name is not None and not each.state.host}
+        if job.name in unknown:
+            for name, state in (await self._scheduler.poll(list(unknown))).items():
+                if name == job.name or state.host:
+                    unknown[name].state, unknown[name].seen_s = state, time.monotonic()
 
     async def poll(self) -> dict[PilotId, JobState]:
         """What the scheduler says about each pilot; ``unknown`` when it says nothing."""

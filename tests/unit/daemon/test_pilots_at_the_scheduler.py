@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -219,11 +220,33 @@ def test_an_agent_comes_back_while_the_scheduler_does_not_say_where_it_runs(tmp_
     async def scene(pilots: Pilots, cluster: Cluster) -> None:
         await pilots.submit(P)
         cluster.become(JobId("1"), JobState(phase="queued"))
-        with pytest.raises(ServiceUnavailable):
-            await enrol(pilots, enrolment(tmp_path), b"a")
+        for _ in range(5):
+            with pytest.raises(ServiceUnavailable):
+                await enrol(pilots, enrolment(tmp_path), b"a")
+        assert cluster.polls == 1, "it is asked no more often than polls may be"
+        pilots._asked_hosts_s -= 3600.0
         cluster.silent = True
         with pytest.raises(SchedulerError):
             await enrol(pilots, enrolment(tmp_path), b"a")
+
+    play(tmp_path, scene)
+
+
+def test_agents_that_come_at_a_time_cost_one_question(tmp_path: Path) -> None:
+    names = [PilotId(f"pilot-{number}") for number in range(20)]
+
+    async def scene(pilots: Pilots, cluster: Cluster) -> None:
+        for name in names:
+            await pilots.submit(name)
+        told = [json.loads((tmp_path / "shared" / "enrolments" / f"{name}.0.json").read_bytes()) for name in names]
+        await asyncio.gather(
+            *(
+                pilots.enrol(PilotId(each["pilot"]), each["incarnation"], each["secret"], b"k" * 32, NODE)
+                for each in told
+            )
+        )
+        assert cluster.polls == 1
+        assert all(job.row.public_key for job in pilots.jobs.values())
 
     play(tmp_path, scene)
 
