@@ -5,8 +5,8 @@
 ``in_order``: ``hpcserve down --pilots keep``, and then ``hpcserve up`` on the other login node. ``killed``: all of its
 processes are, and then the same ``up``, which first watches the lease for ``recovery.lease_s``. Pilots and clients are
 told nothing; the clients are on both login nodes and on two compute nodes. Back are the replicas when the new daemon
-says that all are connected and ready, and the clients when each has the answers to all that it waited for when the move
-began. Times are from then.
+says that all are connected and ready, and the clients when each has the answers to all that it waited for when the old
+one was gone. Times are from the beginning of the move, the call of ``down`` or the kill.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ class Move:
     """What was seen of one move; times are from its beginning.
 
     Attributes:
-        in_flight: So many requests were waited for when it began.
+        in_flight: So many requests were waited for when the old daemon was gone.
         replaced: So many replicas were not there any more, or are other processes.
+        down_s: Until it was gone.
         up_s: Until ``hpcserve up`` returned.
         replicas_s: Until all replicas were back.
         clients_s: Until all that was waited for was answered.
@@ -62,6 +63,7 @@ class Move:
 
     in_flight: int
     replaced: int
+    down_s: float
     up_s: float
     replicas_s: float
     clients_s: float
@@ -121,6 +123,7 @@ def _summed_up(found: Sequence[Move]) -> dict[str, Any]:
         **{
             name: {"median": round(median(times), 2), "worst": round(max(times), 2)}
             for name, times in (
+                ("down_s", [each.down_s for each in found]),
                 ("up_s", [each.up_s for each in found]),
                 ("replicas_back_s", [each.replicas_s for each in found]),
                 ("clients_back_s", [each.clients_s for each in found]),
@@ -152,15 +155,16 @@ def _moved(facility: Facility, client: Client, feeds: Sequence[Feed], how: str) 
     """One move, to the login node where the daemon is not."""
     time.sleep(WARM_UP_S)
     before = _replicas(status(client))
-    waited_for: list[Future[Any]] = [future for feed in feeds for future in feed.in_flight()]
     began_s = time.monotonic()
-    answered_s = [began_s]
-    for future in waited_for:
-        future.add_done_callback(lambda _: answered_s.append(time.monotonic()))
     if how == "killed":
         facility.kill("all")
     else:
         facility.cli("down", "--pilots", "keep")
+    down_s = time.monotonic() - began_s
+    answered_s = [time.monotonic()]
+    waited_for: list[Future[Any]] = [future for feed in feeds for future in feed.in_flight()]
+    for future in waited_for:
+        future.add_done_callback(lambda _: answered_s.append(time.monotonic()))
     facility.up(login=LOGINS[1 - LOGINS.index(facility.login)])
     up_s = time.monotonic() - began_s
     while not _all_back(told := status(client), len(before)) and time.monotonic() < began_s + PATIENCE_S:
@@ -171,6 +175,7 @@ def _moved(facility: Facility, client: Client, feeds: Sequence[Feed], how: str) 
     return Move(
         in_flight=len(waited_for),
         replaced=len(before - _replicas(told)),
+        down_s=down_s,
         up_s=up_s,
         replicas_s=replicas_s,
         clients_s=max(answered_s) - began_s,
