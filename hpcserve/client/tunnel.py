@@ -26,7 +26,7 @@ from hpcserve.client.ssh_address import SshAddress
 from hpcserve.client.ssh_process import SshProcess
 from hpcserve.errors import HpcserveError, ProtocolError, ServiceUnavailable
 from hpcserve.wire.frames import error_from_wire
-from hpcserve.wire.record import ServiceRecord
+from hpcserve.wire.record import ServiceRecord, of_known_format
 from hpcserve.wire.tunnel import ANSWER, Frame, Greeting, Kind, common_version, decode_greeting
 
 READ_S = 15.0  # so long the far side may take to read the record anew
@@ -115,7 +115,7 @@ class Tunnel:
             raise _told(self._address, error_from_wire(answer.error))
         if answer.record is None:
             raise ProtocolError(f"{self._address.host} told neither a record nor an error")
-        return answer.record
+        return of_known_format(answer.record, self._address.text)
 
     @contextlib.contextmanager
     def ends(self) -> Iterator[Ends]:

@@ -18,7 +18,7 @@ from hpcserve import AsyncClient, Client
 from hpcserve.client import by_ssh
 from hpcserve.errors import AuthenticationError, ConfigError, ServiceUnavailable, VersionMismatch
 from hpcserve.wire.record import decode_record, encode_record
-from hpcserve.wire.tunnel import MARKER
+from hpcserve.wire.tunnel import MARKER, TUNNEL_VERSIONS, Greeting, encode_greeting
 from tests.integration.daemon_tree import EXAMPLES, Daemon, until
 from tests.integration.sshd import Sshd, children, sshd_in
 
@@ -156,6 +156,15 @@ def test_a_far_side_of_another_version_says_which_to_upgrade(sshd: Sshd, version
     line = f'{MARKER.decode()}{{"versions":{versions},"software":"hpcserve 42"}}'
     with pytest.raises(VersionMismatch, match=f"hpcserve 42 there .*: upgrade hpcserve {where}"):
         Client(sshd.address(script(sshd, f"echo '{line}'", "cat")))
+
+
+def test_a_record_of_a_later_format_is_not_guessed_at(sshd: Sshd, daemon: Daemon) -> None:
+    record = replace(decode_record(daemon.record.read_bytes(), "the record"), format=2)
+    greeting = Greeting(versions=TUNNEL_VERSIONS, software="hpcserve 42", record=record)
+    line = MARKER + encode_greeting(greeting)
+    (sshd.place / "line").write_bytes(line + b"\n")
+    with pytest.raises(ConfigError, match="service record format 2; upgrade hpcserve"):
+        Client(sshd.address(script(sshd, f"cat {sshd.place / 'line'} -")))
 
 
 def test_a_far_side_from_before_ssh_is_told_as_such(sshd: Sshd) -> None:
