@@ -292,12 +292,23 @@ def _still_draining(service: Service) -> str:
 
 
 def _stands(service: Service, record: ServiceRecord) -> bool:
-    """Whether the record is still that daemon's. One that was killed meanwhile leaves it behind."""
+    """Whether the record is still that daemon's. One that was killed meanwhile leaves it behind.
+
+    Raises:
+        AuthenticationError: ssh is not let in any more, so nobody knows.
+    """
+    from hpcserve.client.ssh_words import Unreached
     from hpcserve.errors import AuthenticationError, ServiceUnavailable
 
     try:
         now = service.read()
-    except (ServiceUnavailable, AuthenticationError):
+    except Unreached:
+        return True  # as far as anybody knows
+    except ServiceUnavailable:
+        return False
+    except AuthenticationError:
+        if service.record is None:
+            raise
         return False
     same = (now.host, now.pid) == (record.host, record.pid)
     elsewhere = service.record is None or record.host != socket.gethostname()

@@ -14,7 +14,7 @@ import time
 
 from hpcserve.client import forks, ssh_words
 from hpcserve.client.ssh_address import SshAddress
-from hpcserve.errors import Cancelled, ConfigError, HpcserveError, ServiceUnavailable
+from hpcserve.errors import Cancelled, ConfigError, HpcserveError
 from hpcserve.wire.tunnel import MARKER, Greeting, Preamble, decode_greeting
 
 LOOK_S = 0.1
@@ -36,7 +36,7 @@ class SshProcess:
 
     Raises:
         ConfigError: There is no ssh here.
-        ServiceUnavailable: It cannot be started now.
+        Unreached: It cannot be started now.
     """
 
     def __init__(self, address: SshAddress) -> None:
@@ -137,7 +137,7 @@ class SshProcess:
 def _not_started(address: SshAddress, error: OSError) -> HpcserveError:
     if isinstance(error, FileNotFoundError | PermissionError):
         return ConfigError(f"cannot run ssh to reach {address.text}: {error.strerror}; install OpenSSH's client")
-    return ServiceUnavailable(f"cannot run ssh to reach {address.text}: {error.strerror}")
+    return ssh_words.Unreached(f"cannot run ssh to reach {address.text}: {error.strerror}")
 
 
 def _close(*descriptors: int) -> None:

@@ -20,6 +20,10 @@ _REFUSED = ("Permission denied", "Too many authentication failures", "No support
 _NO_PLACE = ("Bad configuration option", "terminating, ", "Bad local forwarding")
 
 
+class Unreached(ServiceUnavailable):
+    """There is no way to the login node now: what runs there is not known."""
+
+
 def ended(address: SshAddress, code: int, said: bytes, printed: bytes) -> HpcserveError:
     """The error of an ssh that ended before there was a greeting.
 
@@ -48,7 +52,7 @@ def ended(address: SshAddress, code: int, said: bytes, printed: bytes) -> Hpcser
             f"hpcserve on {address.host} is too old to be reached by ssh ({words}): upgrade hpcserve there"
         )
     how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    return ServiceUnavailable(
+    return Unreached(
         f"`ssh {address.login} {address.remote_command()}` {how} and did not greet ({told or 'it said nothing'}); try "
         "that command by hand"
     )
@@ -68,7 +72,7 @@ def _of_ssh(address: SshAddress, words: str, quoted: str) -> HpcserveError:
         )
     if any(each in words for each in _NO_PLACE):
         return ConfigError(f"ssh cannot use the address {address.text}{quoted}; correct it, or ~/.ssh/config")
-    return ServiceUnavailable(
+    return Unreached(
         f"ssh cannot reach {address.host}{quoted or ': it said nothing'}; try by hand: ssh {address.login}"
     )
 
@@ -76,7 +80,7 @@ def _of_ssh(address: SshAddress, words: str, quoted: str) -> HpcserveError:
 def silent(address: SshAddress, waited_s: float, said: bytes, printed: bytes) -> HpcserveError:
     """The error of an ssh that neither greets nor ends."""
     told = "; ".join(filter(None, (shown(said), f"it printed: {shown(printed)}" if shown(printed) else "")))
-    return ServiceUnavailable(
+    return Unreached(
         f"`ssh {address.login} {address.remote_command()}` did not greet within {waited_s:g} s "
         f"({told or 'it said nothing'}); try that command by hand"
     )

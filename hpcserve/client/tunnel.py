@@ -24,9 +24,9 @@ from hpcserve.client import ssh_words
 from hpcserve.client.pump import Pump
 from hpcserve.client.ssh_address import SshAddress
 from hpcserve.client.ssh_process import SshProcess
-from hpcserve.errors import HpcserveError, ProtocolError, ServiceUnavailable
+from hpcserve.errors import HpcserveError, ProtocolError
 from hpcserve.wire.frames import error_from_wire
-from hpcserve.wire.record import ServiceRecord
+from hpcserve.wire.record import ServiceRecord, of_known_format
 from hpcserve.wire.tunnel import ANSWER, Frame, Greeting, Kind, common_version, decode_greeting
 
 READ_S = 15.0  # so long the far side may take to read the record anew
@@ -53,7 +53,7 @@ class Tunnel:
         rest: What came after that.
 
     Raises:
-        ServiceUnavailable: ssh has ended again.
+        Unreached: ssh has ended again.
     """
 
     def __init__(self, address: SshAddress, ssh: SshProcess, greeting: Greeting, rest: bytes) -> None:
@@ -70,7 +70,7 @@ class Tunnel:
         try:
             os.write(ssh.outgoing, ANSWER + b"%d\n" % (common_version(greeting.versions) or 0))
         except OSError as error:
-            raise ServiceUnavailable(ssh_words.lost(address, ssh.said, error.strerror or "")) from error
+            raise ssh_words.Unreached(ssh_words.lost(address, ssh.said, error.strerror or "")) from error
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -108,21 +108,21 @@ class Tunnel:
             answer, self._answer = self._answer, None
             self._refusal = ""
         if answer is None:
-            raise ServiceUnavailable(
+            raise ssh_words.Unreached(
                 self._lost or f"{self._address.host} did not read the service record within {READ_S:g} s"
             )
         if answer.error is not None:
             raise _told(self._address, error_from_wire(answer.error))
         if answer.record is None:
             raise ProtocolError(f"{self._address.host} told neither a record nor an error")
-        return answer.record
+        return of_known_format(answer.record, self._address.text)
 
     @contextlib.contextmanager
     def ends(self) -> Iterator[Ends]:
         """Sockets to connect to, for as long as the context lasts; connections outlast it.
 
         Raises:
-            ServiceUnavailable: The tunnel is lost.
+            Unreached: The tunnel is lost.
         """
         place = _private_place()
         paths = [place / name for name in Ends._fields]
@@ -237,7 +237,7 @@ class Tunnel:
         with self._changed:
             if self._lost is not None:
                 listener.close()
-                raise ServiceUnavailable(self._lost)
+                raise ssh_words.Unreached(self._lost)
             self._listeners.add(listener)
             self._wish(partial(self._listen, listener, path.name))
         return listener

@@ -71,6 +71,15 @@ def decode_record(content: bytes, source: str) -> ServiceRecord:
         raise ServiceUnavailable(
             f"{source}: not a whole service record ({error}); the daemon writes it again if it runs, else: hpcserve up"
         ) from error
+    return of_known_format(record, source)
+
+
+def of_known_format(record: ServiceRecord, source: str) -> ServiceRecord:
+    """The record, if it says what its fields say here.
+
+    Raises:
+        ConfigError: It is of a later format.
+    """
     if record.format != 1:
         raise ConfigError(f"{source}: service record format {record.format}; upgrade hpcserve to read it")
     return record

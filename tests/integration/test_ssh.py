@@ -19,13 +19,14 @@ from hpcserve import AsyncClient, Client
 from hpcserve.client import tunnel
 from hpcserve.client.services import Service
 from hpcserve.errors import AuthenticationError
-from tests.integration.daemon_tree import EXAMPLES, SERVABLES, Daemon, is_alive, until
+from tests.integration.daemon_tree import EXAMPLES, SERVABLES, Daemon, is_alive, status, until
 from tests.integration.sshd import Sshd, children, sshd_in
 
 # A client that is away for longer has given up what it waited for: on a busy machine a login takes seconds.
 OVERRIDES = {"recovery": {"session_linger_s": 30.0}}
 X = np.arange(3, dtype=np.float32)
 WITHIN_S = 60.0
+FAREWELL_S = OVERRIDES["recovery"]["session_linger_s"] / 2
 # A client whose forked child lives on. It says its ssh's pid and its child's.
 CLIENT = """
 import os, sys, time
@@ -64,13 +65,18 @@ def ran(log: Path) -> list[str]:
     return [line.split()[0] for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def test_a_call_and_its_answer_and_nothing_left(sshd: Sshd) -> None:
-    with Client(sshd.address()) as client:
-        assert client.infer("echo.echo", X)["x"].tolist() == [0, 1, 2]
-        assert len(children("ssh")) == 1
-        assert len(sshd.far_sides()) == 1
-        assert not list(Path(tempfile.gettempdir()).glob("hpcserve-ssh-*")), "its sockets are there while it connects"
-    assert not children("ssh")
+def test_a_call_and_its_answer_and_nothing_left(sshd: Sshd, daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    with daemon.client() as owner, tempfile.TemporaryDirectory() as place:
+        monkeypatch.setattr(tempfile, "tempdir", place)
+        with Client(sshd.address()) as client:
+            assert client.infer("echo.echo", X)["x"].tolist() == [0, 1, 2]
+            assert len(children("ssh")) == 1
+            assert len(sshd.far_sides()) == 1
+            assert status(owner).sessions == 2
+            assert not os.listdir(place), "its sockets are there while it connects"
+        assert not children("ssh")
+        # Long before it would be given up for its silence.
+        until(lambda: status(owner).sessions == 1, "it has said good-bye", FAREWELL_S)
 
 
 def test_many_megabytes_both_ways_and_small_calls_beside_them(sshd: Sshd) -> None:

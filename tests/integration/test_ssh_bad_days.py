@@ -15,10 +15,12 @@ import pytest
 from msgspec.structs import replace
 
 from hpcserve import AsyncClient, Client
+from hpcserve.cli.down import _stands
 from hpcserve.client import by_ssh
+from hpcserve.client.services import Service
 from hpcserve.errors import AuthenticationError, ConfigError, ServiceUnavailable, VersionMismatch
 from hpcserve.wire.record import decode_record, encode_record
-from hpcserve.wire.tunnel import MARKER
+from hpcserve.wire.tunnel import MARKER, TUNNEL_VERSIONS, Greeting, encode_greeting
 from tests.integration.daemon_tree import EXAMPLES, Daemon, until
 from tests.integration.sshd import Sshd, children, sshd_in
 
@@ -158,6 +160,15 @@ def test_a_far_side_of_another_version_says_which_to_upgrade(sshd: Sshd, version
         Client(sshd.address(script(sshd, f"echo '{line}'", "cat")))
 
 
+def test_a_record_of_a_later_format_is_not_guessed_at(sshd: Sshd, daemon: Daemon) -> None:
+    record = replace(decode_record(daemon.record.read_bytes(), "the record"), format=2)
+    greeting = Greeting(versions=TUNNEL_VERSIONS, software="hpcserve 42", record=record)
+    line = MARKER + encode_greeting(greeting)
+    (sshd.place / "line").write_bytes(line + b"\n")
+    with pytest.raises(ConfigError, match="service record format 2; upgrade hpcserve"):
+        Client(sshd.address(script(sshd, f"cat {sshd.place / 'line'} -")))
+
+
 def test_a_far_side_from_before_ssh_is_told_as_such(sshd: Sshd) -> None:
     old = script(sshd, "echo \"error: no such command 'connect'; known: up\" >&2", "exit 2")
     with pytest.raises(VersionMismatch, match="too old .*upgrade hpcserve there"):
@@ -247,6 +258,15 @@ def test_a_port_without_sshd_is_told_in_the_words_of_ssh() -> None:
         port = closed.getsockname()[1]
     with pytest.raises(ServiceUnavailable, match="Connection refused"):
         Client(f"ssh://127.0.0.1:{port}")
+
+
+def test_a_daemon_that_goes_down_is_not_called_gone_because_ssh_is(sshd: Sshd, daemon: Daemon) -> None:
+    record = decode_record(daemon.record.read_bytes(), "the record")
+    assert _stands(Service(address=sshd.address()), record)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    assert _stands(Service(address=f"ssh://127.0.0.1:{port}"), record)
+    assert not _stands(Service(address=sshd.address(place="/nowhere/service.json")), record)
 
 
 def test_what_the_users_own_configuration_says_for_shells_is_not_in_the_way(sshd: Sshd, served: Daemon) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from hpcserve.client import ssh_words
 from hpcserve.client.ssh_address import parse
-from hpcserve.errors import AuthenticationError, ConfigError, HpcserveError, ServiceUnavailable, VersionMismatch
+from hpcserve.client.ssh_words import Unreached
+from hpcserve.errors import AuthenticationError, ConfigError, HpcserveError, VersionMismatch
 
 ADDRESS = parse("ssh://ada@login/lab")
 CHANGED = b"""@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@
@@ -45,17 +46,17 @@ Host key verification failed.\r
             255,
             b"ssh: connect to host login port 22: Connection refused\r\n",
             b"",
-            ServiceUnavailable,
+            Unreached,
             "Connection refused",
         ),
         (
             255,
             b"ssh: Could not resolve hostname login: Name or service not known\n",
             b"",
-            ServiceUnavailable,
+            Unreached,
             "Could not resolve",
         ),
-        (255, b"", b"", ServiceUnavailable, "it said nothing"),
+        (255, b"", b"", Unreached, "it said nothing"),
         (
             127,
             b"bash: line 1: hpcserve: command not found\n",
@@ -69,10 +70,10 @@ Host key verification failed.\r
             1,
             b"",
             b"This account is \x1b[31mnot\x1b[0m available\n",
-            ServiceUnavailable,
+            Unreached,
             "it printed: This account is not available",
         ),
-        (-15, b"", b"", ServiceUnavailable, "was ended by signal 15"),
+        (-15, b"", b"", Unreached, "was ended by signal 15"),
     ],
 )
 def test_each_end_has_its_error(code: int, said: bytes, printed: bytes, kind: type[HpcserveError], words: str) -> None:
