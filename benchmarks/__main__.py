@@ -1,7 +1,7 @@
 """``python -m benchmarks NAME [--json] [--pairs N] [--quick]``, where NAME is one of NAMES, or ``all`` of them.
 
-``python -m benchmarks pilots`` and ``ssh`` are not among those: the one needs root, and Slurm's packages, for a cluster
-of its own; the other OpenSSH's server. Both use what the tests have for that.
+``pilots``, ``scaling`` and ``ssh`` are not among those: the first two need root, and Slurm's packages, for a cluster of
+their own; the last one OpenSSH's server. They use what the tests have for that.
 
 ``python -m benchmarks plot`` draws the figures of the documentation from the results in ``benchmarks/results``.
 """
@@ -19,15 +19,15 @@ from typing import Any
 from benchmarks import batching, figures, footprint, overload, roundtrip, scaling, startup, streams
 from benchmarks.machine import measured
 
-NAMES = ("roundtrip", "footprint", "startup", "batching", "overload", "streams", "scaling")
-ON_SLURM = "pilots"
+NAMES = ("roundtrip", "footprint", "startup", "batching", "overload", "streams")
+ON_SLURM = ("pilots", "scaling")
 BY_SSH = "ssh"
 
 
 def main() -> int:
     """Runs what is named, and prints what was measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures hpcserve on this machine.")
-    parser.add_argument("name", choices=(*NAMES, ON_SLURM, BY_SSH, "all", "plot"))
+    parser.add_argument("name", choices=(*NAMES, *ON_SLURM, BY_SSH, "all", "plot"))
     parser.add_argument("--json", action="store_true", help="one JSON object on one line, instead of indented")
     parser.add_argument("--pairs", type=int, default=20, help="roundtrip, ssh: interleaved pairs (20)")
     parser.add_argument("--repetitions", type=int, default=10, help="startup: counted starts (10)")
@@ -59,7 +59,7 @@ def _real(pairs: int, repetitions: int) -> dict[str, Callable[[], dict[str, Any]
         "overload": overload.run,
         "streams": streams.run,
         "scaling": scaling.run,
-        ON_SLURM: lambda: _pilots().run(),
+        "pilots": lambda: _pilots().run(),
         BY_SSH: lambda: _ssh().run(pairs=pairs),
     }
 
@@ -72,8 +72,8 @@ def _quick() -> dict[str, Callable[[], dict[str, Any]]]:
         "batching": lambda: batching.run(seconds=0.5, repetitions=1, calls=5, cases=(batching.Case(5.0, 1.0, 80.0),)),
         "overload": lambda: overload.run(seconds=2.0, calm_s=1.5, urgent_s=2.0),
         "streams": lambda: streams.run(items=500, repetitions=2, firsts=3),
-        "scaling": lambda: scaling.run(days=1, kinds=("commands",), offsets_s=(0.0,)),
-        ON_SLURM: lambda: _pilots().run(starts=1, drain_s=2.0, losses=1, pairs=1, jobs=100, side_s=0.5),
+        "scaling": lambda: scaling.run(days=1, kinds=("commands",), offsets_s=(0.0,), starts=0, moves=0),
+        "pilots": lambda: _pilots().run(starts=1, drain_s=2.0, losses=1, pairs=1, jobs=100, side_s=0.5),
         BY_SSH: lambda: _ssh().run(pairs=2, n=20, large_n=1, starts=1),
     }
 
