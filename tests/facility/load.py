@@ -60,6 +60,11 @@ class Load:
         self._looks_without = 0
         self.seen = Seen()
 
+    @property
+    def outstanding(self) -> int:
+        """So many are not answered yet."""
+        return len(self._open)
+
     def send(self) -> None:
         """One more request."""
         parameters = {"log": str(self.log), "sleep_s": self._sleeps_s[self._sent % len(self._sleeps_s)]}
