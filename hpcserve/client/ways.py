@@ -27,7 +27,7 @@ class Door(NamedTuple):
 
     address: str
     shown: str
-    answer_s: float = ANSWER_S
+    answer_s: float
 
 
 class Reached(NamedTuple):
@@ -66,7 +66,7 @@ class ByRecord:
         """See :meth:`Way.reach`."""
         record = self._service.read()
         admission, front = record.admission[0], record.front_address(os.uname().nodename, may_open)
-        yield Reached(record, Door(admission, admission), Door(front, front))
+        yield Reached(record, Door(admission, admission, ANSWER_S), Door(front, front, ANSWER_S))
 
     def interrupt(self) -> None:
         """It never waits."""

@@ -206,11 +206,11 @@ async def _end(process: Process, argv: tuple[str, ...]) -> None:
         finally:
             # What a wrapper started holds the group, so its number is not given to others before this.
             signal_group(process.pid, signal.SIGKILL)
-        try:
-            async with asyncio.timeout(KILLED_WITHIN_S):
-                await _gone(process)
-        except TimeoutError:
-            _log.warning("%s was killed and does not end (pid %d); is a file system away?", argv[0], process.pid)
+            try:
+                async with asyncio.timeout(KILLED_WITHIN_S):
+                    await _gone(process)
+            except TimeoutError:
+                _log.warning("%s was killed and does not end (pid %d); is a file system away?", argv[0], process.pid)
 
 
 async def _gone(process: Process) -> None:

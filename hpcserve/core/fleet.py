@@ -140,6 +140,11 @@ class Fleet:
             if known.scaler is not None and known.scaler.target is None:
                 known.replicas = known.scaler.bounded(there[known.name])
 
+    def recall(self) -> None:
+        """All that is wanted now was wanted before this controller began, and may have answered."""
+        for known in self.deployments.values():
+            known.answered = None
+
     def remember(self, name: DeploymentName, served: Version, failure: str) -> None:
         """What an earlier controller saw of a wanted deployment.
 
@@ -149,7 +154,7 @@ class Fleet:
             failure: Why the wanted version cannot be started; empty if it may be tried.
         """
         known = self.deployments[name]
-        known.served, known.answered = served, None
+        known.served = served
         if failure and served != known.version:
             known.fail(failure, "", pilots_ended=False)
 

@@ -186,9 +186,10 @@ class Supervisor:
             code = child.reap()
             if code is not None:
                 self._ended(child, code, now)
-        if self._signals.warned and not self._warned:
+        controller = self._children[CONTROLLER]
+        if self._signals.warned and not self._warned and controller.ready:  # before that it would be killed by it
             self._warned = True
-            self._children[CONTROLLER].signal(signal.SIGUSR1)  # of a daemon in a job: it submits the next one, and ends
+            controller.signal(signal.SIGUSR1)  # of a daemon in a job: it submits the next one, and ends
         if self._asked_to_stop() and self._phase is _Phase.RUNNING:
             self._go_down(self._signals.stop or self._starter.gone, now)
         for child in self._children.values():

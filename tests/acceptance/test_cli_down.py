@@ -90,7 +90,7 @@ def test_what_is_kept_goes_on_and_answers_the_next_daemon(user: User, tmp_path: 
 
 def test_what_is_drained_answers_first(user: User, tmp_path: Path) -> None:
     with Call(user, tmp_path / "call") as call:
-        said = user.fails(TOO_LATE, "down", "--pilots", "drain", "--timeout", "2")
+        said = user.fails(TOO_LATE, "down", "--pilots", "drain", "--timeout", "10")
         assert "1 requests at tally-" in said
         assert "wait for it with: hpcserve down --pilots drain" in said
         assert [each["state"] for each in user.status()["deployments"]] == ["draining"]

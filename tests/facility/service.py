@@ -115,7 +115,8 @@ class Facility:
         with self.client() as client:
             pids = status(client).processes
         named = pids.values() if process == "all" else [pids[process]]
-        self.box.run(self.login, ["kill", "-KILL", *map(str, named)])
+        # When all are killed, some may have ended with those before them.
+        self.box.run(self.login, ["kill", "-KILL", *map(str, named)], check=process != "all")
 
     def jobs(self) -> dict[str, str]:
         """The pilots' jobs that slurmctld has not ended: id to state."""

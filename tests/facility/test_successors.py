@@ -17,7 +17,7 @@ SHORT_S = 30.0
 ONE_GENERATION_S = 45.0
 MORE = 70
 """Requests of half a second: more than one of these short pilots can run."""
-PAUSE_S = 0.5
+PAUSE_S = 2.0
 """Between two requests at a replica, on a machine that is busy."""
 
 

@@ -19,8 +19,7 @@ import pytest
 import zmq
 
 from hpcserve import AsyncClient, Client
-from hpcserve.client import aio
-from hpcserve.client import dial as dialling
+from hpcserve.client import aio, ways
 from hpcserve.client.dial import dial as real_dial
 from hpcserve.client.pauses import Pauses
 from hpcserve.client.services import Service
@@ -37,7 +36,7 @@ PATIENCE_S = 30.0
 
 @pytest.fixture(autouse=True)
 def _long_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dialling, "ANSWER_S", STEP_S)
+    monkeypatch.setattr(ways, "ANSWER_S", STEP_S)
 
 
 class Moving:

@@ -51,16 +51,16 @@ def doomed(daemon: Daemon, step: tuple[str, str, int]) -> int:
     return code
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_the_next_one_takes_over_whatever_the_one_before_had_done(new_daemon: NewDaemon) -> None:
-    daemon = new_daemon(pilots={"orphan_s": 120.0}).up()
+    daemon = new_daemon(pilots={"orphan_s": 600.0}).up()
     with daemon.client() as client:
         endpoint = daemon.deploy(client, SERVABLES / "spans")
         replicas = daemon.replica_pids(client, endpoint)
         log = daemon.home / "spans"
         parameters = {"log": str(log), "sleep_s": 0.5}
         futures = [
-            client.submit(f"{endpoint}.run", np.int64(n), parameters=parameters, timeout_s=150.0) for n in range(3)
+            client.submit(f"{endpoint}.run", np.int64(n), parameters=parameters, timeout_s=380.0) for n in range(3)
         ]
         until(log.exists, "requests are run")
         daemon.kill("supervisor")

@@ -13,6 +13,8 @@ from hpcserve.wire import admin
 from tests.integration.conftest import NewDaemon
 from tests.integration.daemon_tree import SERVABLES, deployment, status, until
 
+pytestmark = pytest.mark.timeout(400)
+
 SLOW_S = 0.4
 
 

@@ -104,7 +104,7 @@ def test_ssh_drops_in_mid_request_and_the_answer_comes_once(sshd: Sshd, tmp_path
         future = client.submit("tally.again", np.int64(5), parameters={"log": str(log), "gates": str(tmp_path)})
         until(lambda: ran(log), "it runs", WITHIN_S)
         sshd.cut()
-        until(lambda: sshd.logins == logins + 2, "another login", WITHIN_S)
+        until(lambda: sshd.logins >= logins + 2, "another login", WITHIN_S)
         (tmp_path / "all").touch()
         assert future.result(WITHIN_S)["n"] == 5
     assert ran(log) == ["5"]

@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 GO_DOWN, PARENT_GONE = 0, 1
 ANSWER_S = 0.1
 """The answer to who took the daemon down has so long to reach the broker; what is unsent when this ends is lost."""
+SUCCEED_AGAIN_S = 10.0
+"""A daemon in a job tries so often to submit the next one."""
 MOST_CALLS, MOST_ENROLMENTS = 64, 16
 """At a time; who calls or enrols while there are so many is told to come back."""
 
@@ -65,7 +67,7 @@ async def _run(site: Site, start: ChildStart) -> int:
         asyncio.get_running_loop().add_signal_handler(number, controller.stop.set)
     succession = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, succession.set)
-    succeeding = asyncio.create_task(_succeed(site, start.placed, succession, controller.stop))
+    succeeding = asyncio.create_task(_succeed(controller, start.placed, succession))
     report_ready(start, {})  # from now on it may be told to end
     await asyncio.wait({parent, listening, working, fenced_off}, return_when=asyncio.FIRST_COMPLETED)
     if fenced_off.done() and not parent.done():
@@ -101,19 +103,26 @@ async def _end_the_daemon(supervisor: int, parent: asyncio.Task[None], within_s:
         await parent
 
 
-async def _succeed(site: Site, placed: str, asked: asyncio.Event, stop: asyncio.Event) -> None:
-    """When the job that the daemon runs in is about to end: submits the next one, and makes room for it."""
+async def _succeed(controller: Controller, placed: str, asked: asyncio.Event) -> None:
+    """When the job that the daemon runs in is about to end: submits the next one, and makes room for it.
+
+    Until that is done the daemon goes on, and what ends the job leaves the pilots. One that was told to go down has no
+    successor.
+    """
     await asked.wait()
     if not placed:
         _log.warning("SIGUSR1 is ignored: this daemon does not run in a job")
         return
-    try:
-        job = await placement.submit(site, placed)
-    except HpcserveError as error:
-        _log.error("the job of this daemon ends, and there is no next one: %s; run: hpcserve up", error)
-    else:
-        _log.info("the job of this daemon ends; the next one is job %s", job)
-    stop.set()
+    while not controller.goes_down:
+        try:
+            job = await placement.submit(controller.site, placed)
+        except HpcserveError as error:
+            _log.error("the job of this daemon ends, and there is no next one yet: %s; or run: hpcserve up", error)
+            await asyncio.sleep(SUCCEED_AGAIN_S)
+        else:
+            _log.info("the job of this daemon ends; the next one is job %s", job)
+            controller.stop.set()
+            return
 
 
 async def _listen(controller: Controller, admin: Admin) -> None:

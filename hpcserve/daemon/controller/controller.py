@@ -106,7 +106,7 @@ class Controller:
         self.stop = asyncio.Event()
         self.farewell = unbidden
         self._changed = asyncio.Event()
-        self.measuring = Measuring(self.hub, self.fleet, self.change)
+        self.measuring = Measuring(self.hub, self.fleet, self.change, is_blind=self._is_waiting)
         self._began = time.monotonic()
         self._prune_at = 0.0
 
@@ -124,6 +124,7 @@ class Controller:
         for row in await self.storage.do(Store.deployments):
             servable = await self.storage.do(Store.servable, row.servable, row.version)
             self.serve(row, servable_of(servable))
+        self.fleet.recall()
         self.servables |= await self._rollouts.recall()
         now = time.monotonic()
         for pilot in await self.pilots.recover():
@@ -133,6 +134,11 @@ class Controller:
                 self.fleet.shaped(pilot, Shape(submitted.nodes, submitted.walltime_s))
             self.agents.awaited.add(pilot)
         self._part(farewell.read(self.site.state_dir) or self._unbidden)
+
+    @property
+    def goes_down(self) -> bool:
+        """Whether somebody said what is to become of the pilots."""
+        return self.farewell != self._unbidden
 
     def bid_farewell(self, how: Farewell) -> None:
         """The daemon is to go down. If its pilots are drained, it does so when none is left.
@@ -148,7 +154,8 @@ class Controller:
 
     def _part(self, how: Farewell) -> None:
         self.farewell = how
-        self.fleet.is_draining = how == "drain"
+        if how == "drain":  # one that is taken back ends at once: nothing is to begin again before that
+            self.fleet.is_draining = True
         self.change()
 
     async def run(self) -> None:
@@ -161,7 +168,8 @@ class Controller:
                 work.result()
         works[1].cancel()
         await asyncio.gather(works[1], return_exceptions=True)
-        if self.farewell == "keep":
+        if self.farewell == "keep" or (self._unbidden == "keep" and self.farewell == "drain"):
+            # The job of a daemon that drained has ended before it had: the next daemon goes on with what still runs.
             _log.info("these pilots go on: %s", ", ".join(self.pilots.jobs) or "none")
         else:
             await self._end_pilots()

@@ -27,12 +27,16 @@ class Measuring:
         line: To the broker.
         fleet: Is told.
         changed: Called when another number of replicas follows.
+        is_blind: Whether agents have still to say which replicas there are.
     """
 
-    def __init__(self, line: HubLine, fleet: Fleet, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, line: HubLine, fleet: Fleet, changed: Callable[[], None], *, is_blind: Callable[[], bool]
+    ) -> None:
         self._line = line
         self._fleet = fleet
         self._changed = changed
+        self._is_blind = is_blind
         self._soon = asyncio.Event()
 
     def soon(self) -> None:
@@ -63,7 +67,9 @@ class Measuring:
         except ServiceUnavailable:
             return
         self._fleet.longest_s = {load.deployment: load.longest_s or 0.0 for load in stats.deployments}
-        if not stats.recovering and self._fleet.demand(demands(stats, self._fleet), time.monotonic()):
+        if stats.recovering or self._is_blind():
+            return
+        if self._fleet.demand(demands(stats, self._fleet), time.monotonic()):
             self._changed()
 
 

@@ -191,7 +191,7 @@ def test_after_a_restart_of_the_controller_old_answers_prove_nothing_and_new_one
         world = World()
         world.fleet.restarts = Proven
         world.fleet.want(D, V1, 1)
-        world.fleet.remember(D, V1, "")
+        world.fleet.recall()
         pilot, replica = PilotId("old"), ReplicaId("r-old")
         world.fleet.adopt_pilot(pilot, 8, world.now)
         world.fleet.adopt_replica(replica, D, V1, pilot)

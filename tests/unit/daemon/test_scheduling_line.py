@@ -126,10 +126,10 @@ def test_more_submissions_than_the_site_allows_wait_in_the_line(tmp_path: Path) 
         for number in range(1, 5):
             scheduling.submit(PilotId(f"pilot-{number}"))
         await listener.until(("waits", PilotId("pilot-4"), TOO_MANY), ("seen", PilotId("pilot-4"), "running"))
-        assert time.monotonic() - began_s >= 3 / 20 - 0.001
+        assert time.monotonic() - began_s >= 3 / 2 - 0.001
         assert [pilot for _, pilot, _ in cluster.jobs.values()] == [f"pilot-{number}" for number in range(1, 5)]
 
-    schedule(tmp_path, scene, per_s=20.0)
+    schedule(tmp_path, scene, per_s=2.0)
 
 
 def test_what_is_cancelled_while_it_waits_its_turn_is_never_submitted(tmp_path: Path) -> None:
