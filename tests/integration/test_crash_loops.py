@@ -44,7 +44,8 @@ def test_a_method_that_ends_its_process_each_time_stops_its_deployment(
         client.infer(f"{endpoint}.{method}", np.int64(1))
     assert late.value.message == stopped.message
     view = deployment(client, endpoint)
-    assert (view.state, view.restarts, view.replicas) == ("failed", 5, ())
+    assert (view.state, view.replicas) == ("failed", ())
+    assert view.restarts >= 5, "while the broker is too busy to say what was answered, an end does not count"
     assert cause in view.error
     assert last_words in view.traceback
 
