@@ -177,16 +177,23 @@ def test_a_pilot_that_is_cancelled_twice_is_not_submitted_at_once() -> None:
     assert not play.fleet.deployments[D].reason
 
 
-def test_pilots_that_run_out_of_memory_before_a_replica_is_ready_are_given_up() -> None:
-    play = Play()
+def lose_three(play: Play, kind: LossKind, cause: str) -> PilotId:
+    """Three pilots end one after the other, each while a replica in it is being set up; returns the last one."""
     play.fleet.want(D, V, 1)
     play.step()
     for n in range(3):
         assert play.failures == [], n
         (pilot,) = play.said
         play.report(pilot)
-        play.end(pilot, "out of memory", "slurmstepd killed it")
+        assert play.said[pilot], "a replica is being set up"
+        play.end(pilot, kind, cause)
         play.step(60.0)
+    return pilot
+
+
+def test_pilots_that_run_out_of_memory_before_a_replica_is_ready_are_given_up() -> None:
+    play = Play()
+    lose_three(play, "out of memory", "slurmstepd killed it")
     (failure,) = play.failures
     assert "run out of memory" in failure.reason
     assert "slurmstepd killed it" in failure.reason
@@ -221,15 +228,7 @@ def test_pilots_that_end_at_once_are_given_up_after_three_however_long_each_wait
 
 def test_pilots_that_end_before_a_replica_in_them_is_ready_are_blamed_themselves() -> None:
     play = Play()
-    play.fleet.want(D, V, 1)
-    play.step()
-    for n in range(3):
-        assert play.failures == [], n
-        (pilot,) = play.said
-        play.report(pilot)
-        assert play.said[pilot], "a replica is being set up"
-        play.end(pilot, "crashed", "killed by signal 11 (SIGSEGV)")
-        play.step(60.0)
+    pilot = lose_three(play, "crashed", "killed by signal 11 (SIGSEGV)")
     (failure,) = play.failures
     assert failure.reason == (
         f"pilot jobs end before a replica in them is ready, the last one, {pilot}, so: killed by signal 11 (SIGSEGV); "
