@@ -97,7 +97,7 @@ async def _brought_up(site: Site, option: str) -> tuple[JobId, ServiceRecord]:
         note(f"the daemon of site {site.name} is job {job}{', which is there already' if there else ''}")
         ready = False
         try:
-            record = await _ready(site, scheduler, job, before if not there else None)
+            record = await _ready(site, scheduler, job, before, was_there=bool(there))
             ready = True
         finally:
             if not ready and not there:
@@ -107,8 +107,18 @@ async def _brought_up(site: Site, option: str) -> tuple[JobId, ServiceRecord]:
         await scheduler.close()
 
 
-async def _ready(site: Site, scheduler: Scheduler, job: JobId, before: ServiceRecord | None) -> ServiceRecord:
-    """The record of the daemon in the job; says meanwhile what it waits for."""
+async def _ready(
+    site: Site, scheduler: Scheduler, job: JobId, before: ServiceRecord | None, *, was_there: bool
+) -> ServiceRecord:
+    """The record of the daemon in the job; says meanwhile what it waits for.
+
+    Args:
+        site: The site.
+        scheduler: Its scheduler.
+        job: The job.
+        before: The record as it was before; a daemon that was killed leaves its own behind.
+        was_there: Whether the job is older than ``before``, which may be its daemon's then.
+    """
     from hpcserve.errors import HpcserveError
 
     printed_bytes = _printed_bytes(site)
@@ -117,7 +127,9 @@ async def _ready(site: Site, scheduler: Scheduler, job: JobId, before: ServiceRe
     while True:
         state = await _state(scheduler, job)
         record = _record(site)
-        if record is not None and record != before and _may_be_of(record, state):
+        # The same one again is that of a daemon which runs only if the scheduler says that the job runs there.
+        is_news = record != before or (was_there and state.phase == "running" and bool(state.host))
+        if record is not None and is_news and _may_be_of(record, state):
             return record
         if state.phase == "ended":
             ended_s = time.monotonic() if ended_s is None else ended_s

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from hpcserve.client.pauses import Pauses
 from hpcserve.client.services import Service, pinned
@@ -49,12 +49,25 @@ class BySsh:
         """See :meth:`hpcserve.client.ways.Way.reach`."""
         self._reaching = tunnel = self._standing()
         try:
+            if self._over.is_set():  # who interrupted just before did not see this tunnel
+                raise Cancelled("the client was closed")
             yield from self._reached(tunnel)
         finally:
             self._reaching = None
 
+    def read(self) -> ServiceRecord:
+        """The record as it is now.
+
+        Raises:
+            HpcserveError: As :meth:`hpcserve.client.services.Service.read`.
+        """
+        return self._record(self._standing())
+
+    def _record(self, tunnel: Tunnel) -> ServiceRecord:
+        return pinned(tunnel.record(), self._service.public_key, self._address.text)
+
     def _reached(self, tunnel: Tunnel) -> Iterator[Reached]:
-        record = pinned(tunnel.record(), self._service.public_key, self._address.text)
+        record = self._record(tunnel)
         with tunnel.ends() as ends:
             try:
                 yield Reached(
@@ -93,16 +106,12 @@ class BySsh:
         return self._tunnel
 
 
-def read_record(service: Service) -> ServiceRecord:
-    """The record of a service that is reached by ssh, as it is now.
-
-    Raises:
-        HpcserveError: As :meth:`hpcserve.client.services.Service.read`.
-    """
+@contextlib.contextmanager
+def reading(service: Service) -> Iterator[Callable[[], ServiceRecord]]:
+    """See :meth:`hpcserve.client.services.Service.reading`; for a service that is reached by ssh."""
     way = BySsh(service)
     try:
-        with way.reach() as reached:
-            return reached.record
+        yield way.read
     finally:
         way.close()
 
