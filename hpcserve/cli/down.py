@@ -89,6 +89,8 @@ def _take_down(daemon: Leaving, pilots: Pilots, until: float) -> None:
             "to end them now: hpcserve up, then hpcserve down"
         )
         return
+    if going.trouble:
+        note(f"its pilots, if it has any, may go on until they end by themselves: {going.trouble}")
     with waiting("the daemon drains its pilots" if pilots is Pilots.DRAIN else "the daemon is going down"):
         _wait_gone(daemon, pilots, until)
     typer.echo(f"the daemon of site {record.site} on {record.host} is down")

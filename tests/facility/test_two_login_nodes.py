@@ -149,6 +149,7 @@ def test_while_the_shared_directory_stands_still_nobody_takes_over(facility: Fac
         up = facility.box.spawn(rival, facility.argv("up", "--detach"), stderr=subprocess.PIPE)
         load = Load(facility, client, ENDPOINT, 0.05)
         load.keep(2, 3 * LEASE_S)
+        assert "that it still has its lease: the file system of" in status(client).trouble
         assert up.poll() is None, "who wants the lease waits too"
         stalled_s = time.monotonic() - began_s
     _, told = up.communicate(timeout=PATIENCE_S)
@@ -159,6 +160,7 @@ def test_while_the_shared_directory_stands_still_nobody_takes_over(facility: Fac
     )
     after = status(client)
     assert (after.epoch, after.processes) == (before.epoch, before.processes)
+    until(lambda: not status(client).trouble, "it looks at its lease again", PATIENCE_S)
 
 
 def test_it_is_taken_down_from_another_login_node(facility: Facility, client: Client) -> None:

@@ -78,6 +78,7 @@ class Controller:
         self.site = site
         self._unbidden: Farewell = unbidden
         self.runtime_dir = runtime_dir
+        self.fence = fence
         self.storage = Storage()
         self.hub = HubLine(runtime_dir)
         self.fleet = _fleet(site)
@@ -181,7 +182,8 @@ class Controller:
         self.fleet.end_pilots()
         self.change()
         await self.scheduling.end_all(2 * self.site.pilots.stop_grace_s + 5.0 + self.site.scheduler.poll_s)
-        left = [LeftBehind(pilot, job.name or "", job.state.cause) for pilot, job in self.pilots.jobs.items()]
+        why = self.fence.trouble
+        left = [LeftBehind(pilot, job.name or "", why or job.state.cause) for pilot, job in self.pilots.jobs.items()]
         leftovers.write(self.site.shared_dir, left)
 
     async def close(self) -> None:

@@ -59,6 +59,7 @@ async def status_of(controller: Controller) -> Status:
         deployments=tuple(_deployment(controller, each, loads, queues) for each in controller.served.values()),
         pilots=tuple(_pilot(controller, pilot) for pilot in controller.pilots.jobs),
         losses=controller.losses.views,
+        trouble=controller.fence.trouble,
     )
 
 
