@@ -101,7 +101,7 @@ async def _brought_up(site: Site, option: str) -> tuple[JobId, ServiceRecord]:
             ready = True
         finally:
             if not ready and not there:
-                await scheduler.cancel(job)
+                await _cancelled(scheduler, job)
         return job, record
     finally:
         await scheduler.close()
@@ -141,6 +141,16 @@ async def _ready(
             told = now
             note(f"job {job} {now}")
         await asyncio.sleep(min(POLL_S, site.scheduler.poll_s))
+
+
+async def _cancelled(scheduler: Scheduler, job: JobId) -> None:
+    """Takes back what was submitted; what came in between is told by whoever calls."""
+    from hpcserve.errors import SchedulerError
+
+    try:
+        await scheduler.cancel(job)
+    except SchedulerError as error:
+        note(f"job {job} may begin all the same ({error.message}); when the batch scheduler answers: hpcserve down")
 
 
 def _printed_bytes(site: Site) -> int:

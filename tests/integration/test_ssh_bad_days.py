@@ -144,6 +144,24 @@ def test_what_a_shell_prints_before_the_greeting_is_passed_over(sshd: Sshd, serv
     assert answers(sshd.address())
 
 
+def test_the_banner_of_a_site_is_neither_in_the_way_nor_a_reason(sshd: Sshd, served: Daemon) -> None:
+    assert served
+    banner = sshd.place / "banner"
+    banner.write_text(
+        f"Authorized users only.\n{'By logging in you agree. ' * 200}\nPermission denied to all others.\n"
+    )
+    sshd.configure(f"Banner {banner}")
+    assert answers(sshd.address())
+    sshd.configure(f"Banner {banner}", "PubkeyAuthentication no", "PasswordAuthentication yes")
+    with pytest.raises(
+        AuthenticationError, match=r"without asking: Authorized users .*: Permission denied \(.*use a key"
+    ):
+        Client(sshd.address())
+    sshd.configure(f"Banner {banner}", f"ForceCommand {script(sshd, 'exec kill -9 $PPID')}")
+    with pytest.raises(ServiceUnavailable, match="Authorized users only.*try by hand"):  # which is tried again
+        Client(sshd.address())
+
+
 def test_what_is_printed_in_place_of_the_greeting_is_shown(sshd: Sshd) -> None:
     sshd.configure(f"ForceCommand {script(sshd, 'echo Your account has expired', 'exit 1')}")
     with pytest.raises(ServiceUnavailable, match="exit code 1 and did not greet .it printed: Your account has expired"):

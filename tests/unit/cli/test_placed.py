@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,6 +13,7 @@ from hpcserve.cli import placed
 from hpcserve.cluster.seam import JobId, JobState
 from hpcserve.daemon.placement import NAME, tag_of
 from hpcserve.daemon.record import write_record
+from hpcserve.errors import HpcserveError
 from hpcserve.types import Epoch
 from hpcserve.wire.record import ServiceRecord
 from tests.unit.daemon.scheduler_stage import NODE, Cluster, site
@@ -52,12 +53,20 @@ class Told(Cluster):
         return await super().poll(jobs)
 
 
-def brought_up(place: Path, monkeypatch: pytest.MonkeyPatch, *, is_there: bool, says: list[JobState | None]) -> int:
+def brought_up(
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_there: bool,
+    says: Sequence[JobState | None],
+    cancels_nothing: bool = False,
+) -> int:
     """Brings up a daemon whose record comes with the last that the scheduler says; returns the pid that was taken."""
     lab = site(place)
     lab.shared_dir.mkdir()
     write_record(lab.shared_dir, STALE)
     cluster = Told(lab.shared_dir, *says, writes_at=len(says) - 1)
+    cluster.cancels_nothing = cancels_nothing
     if is_there:
         cluster.take(tag_of(lab), NAME)
     monkeypatch.setattr(placed, "POLL_S", 0.0)
@@ -82,3 +91,14 @@ def test_while_the_scheduler_does_not_answer_an_old_record_proves_nothing(
 
 def test_the_record_of_a_job_that_runs_already_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert brought_up(tmp_path, monkeypatch, is_there=True, says=[RUNS, None, RUNS, RUNS, RUNS, RUNS]) == STALE.pid
+
+
+@pytest.mark.parametrize("cancels_nothing", [True, False])
+def test_why_it_did_not_start_is_told_though_its_job_cannot_be_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, cancels_nothing: bool
+) -> None:
+    says = [QUEUED, QUEUED, JobState(phase="ended", end="cancelled", cause="by the operator"), QUEUED]
+    with pytest.raises(HpcserveError, match="ended before it was ready: by the operator"):
+        brought_up(tmp_path, monkeypatch, is_there=False, says=says, cancels_nothing=cancels_nothing)
+    told = "job 1 may begin all the same (scancel does not answer)" in capsys.readouterr().err
+    assert told == cancels_nothing

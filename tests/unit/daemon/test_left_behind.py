@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from hpcserve.cluster.seam import JobState
 from hpcserve.daemon import leftovers
 from hpcserve.daemon.controller.controller import Controller
-from hpcserve.daemon.leftovers import LeftBehind
+from hpcserve.daemon.leftovers import NOT_WRITTEN, LeftBehind
 from hpcserve.types import PilotId
 from tests.unit.daemon.scheduler_stage import site
 
@@ -44,3 +45,14 @@ def test_they_are_told_with_what_was_in_the_way(tmp_path: Path, trouble: str, ca
     assert leftovers.read(controller.site.shared_dir) == (LeftBehind(P, "7", cause),)
     leftovers.write(controller.site.shared_dir, ())
     assert leftovers.read(controller.site.shared_dir) == ()
+
+
+def test_that_there_are_some_is_known_though_the_disk_was_full(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+    try:
+        leftovers.write(tmp_path, [LeftBehind(P, "7", BLIND)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (told,) = leftovers.read(tmp_path)
+    assert told.cause == NOT_WRITTEN
