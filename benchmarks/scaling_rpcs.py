@@ -1,8 +1,9 @@
 """What the batch scheduler is asked: commands and pyslurm's calls alike, counted over hours that take seconds.
 
-The daemon's part that speaks with Slurm is the real one, with the settings of the shipped site ``slurm``; Slurm, the
-agents and the time are simulated. Counts depend on no machine. An outage begins at several moments between two polls,
-and with everything under way that asks most; the worst of them counts.
+The daemon's part that speaks with Slurm is the real one, with the settings of the shipped site ``slurm``, and pilots
+that may be shorter: before each submission Slurm is asked which shape would start when. Slurm, the agents and the time
+are simulated. Counts depend on no machine. An outage begins at several moments between two polls, and with everything
+under way that asks most; the worst of them counts.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks.simulated_daemon import Daemon
-from benchmarks.simulated_slurm import Slurm
+from benchmarks.simulated_slurm import GUESS, Slurm
 from benchmarks.simulated_time import simulated, until
 
 T = TypeVar("T")
@@ -130,7 +131,7 @@ def idle_hour(kind: str) -> int:
 
 
 def flapping_hour(kind: str) -> dict[str, int]:
-    """Submissions and all questions of an hour in which two replicas are wanted and are not, every 20 s in turns."""
+    """Submissions, guesses and all questions of an hour in which every 20 s two replicas are wanted, or are not."""
     slurm = Slurm(wait_s=30.0)
 
     async def scene(daemon: Daemon) -> dict[str, int]:
@@ -159,7 +160,7 @@ def crashing_hour(kind: str) -> dict[str, int]:
 
 def _submissions(slurm: Slurm, began_s: float) -> dict[str, int]:
     asked = slurm.count(began_s, time.monotonic())
-    return {"submissions": asked["sbatch"] + asked["submit"], "asked": asked.total()}
+    return {"submissions": asked["sbatch"] + asked["submit"], "guesses": asked[GUESS], "asked": asked.total()}
 
 
 def outage(kind: str, event: str, offset_s: float) -> Outage:

@@ -123,6 +123,7 @@ def test_a_requeued_pilot_is_another_incarnation_and_fences_the_one_before(tmp_p
         assert await pilots.requeued(P, 1) == (b"a" * 32).hex()
         with pytest.raises(AuthenticationError, match="another incarnation"):
             await enrol(pilots, first, b"a")
+        await pilots.poll()
         await enrol(pilots, enrolment(tmp_path, 1), b"b")
         assert pilots.jobs[P].row.restarts == 1
         await pilots.end(P, "over")
@@ -224,7 +225,7 @@ def test_an_agent_comes_back_while_the_scheduler_does_not_say_where_it_runs(tmp_
             with pytest.raises(ServiceUnavailable):
                 await enrol(pilots, enrolment(tmp_path), b"a")
         assert cluster.polls == 1, "it is asked no more often than polls may be"
-        pilots._asked_hosts_s -= 3600.0
+        pilots._hosts._not_before_s -= 3600.0
         cluster.silent = True
         with pytest.raises(SchedulerError):
             await enrol(pilots, enrolment(tmp_path), b"a")
@@ -247,6 +248,54 @@ def test_agents_that_come_at_a_time_cost_one_question(tmp_path: Path) -> None:
         )
         assert cluster.polls == 1
         assert all(job.row.public_key for job in pilots.jobs.values())
+
+    play(tmp_path, scene)
+
+
+def test_a_hundred_new_agents_of_which_the_scheduler_knows_some_hosts_only_later_cost_one_question_each_time(
+    tmp_path: Path,
+) -> None:
+    names = [PilotId(f"pilot-{number}") for number in range(100)]
+
+    async def scene(pilots: Pilots, cluster: Cluster) -> None:
+        for name in names:
+            await pilots.submit(name)
+        told = [json.loads((tmp_path / "shared" / "enrolments" / f"{name}.0.json").read_bytes()) for name in names]
+        for job in list(cluster.jobs)[10:]:
+            cluster.become(job, JobState(phase="queued"))
+
+        async def let_in() -> int:
+            asked = (
+                pilots.enrol(PilotId(each["pilot"]), each["incarnation"], each["secret"], b"k" * 32, NODE)
+                for each in told
+            )
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+            assert {type(answer) for answer in answers} <= {type(None), ServiceUnavailable}
+            return answers.count(None)
+
+        assert await let_in() == 10
+        assert cluster.polls == 1
+        for job in list(cluster.jobs)[10:]:
+            cluster.become(job, JobState(phase="running", host=NODE))
+        assert await let_in() == 10, "nobody asks again so soon"
+        assert cluster.polls == 1
+        pilots._hosts._not_before_s -= 3600.0
+        assert await let_in() == 100
+        assert cluster.polls == 2
+
+    play(tmp_path, scene)
+
+
+def test_new_agents_of_a_scheduler_that_is_silent_cost_one_question(tmp_path: Path) -> None:
+    async def scene(pilots: Pilots, cluster: Cluster) -> None:
+        await pilots.submit(P)
+        cluster.silent = True
+        with pytest.raises(SchedulerError):
+            await enrol(pilots, enrolment(tmp_path), b"a")
+        for _ in range(5):
+            with pytest.raises(ServiceUnavailable):
+                await enrol(pilots, enrolment(tmp_path), b"a")
+        assert cluster.polls == 1
 
     play(tmp_path, scene)
 
