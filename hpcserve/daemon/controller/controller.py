@@ -22,6 +22,7 @@ from hpcserve.core.fleetbook import Action, FailDeployment, ForgetReplica, Repli
 from hpcserve.core.losses import Loss
 from hpcserve.core.shapes import Shape
 from hpcserve.daemon import farewell, leftovers
+from hpcserve.daemon.controller.absent import Absent
 from hpcserve.daemon.controller.agents import Agents
 from hpcserve.daemon.controller.books import fleet_of
 from hpcserve.daemon.controller.fates import Fates
@@ -43,7 +44,7 @@ from hpcserve.errors import ServiceUnavailable
 from hpcserve.registry.rows import DeploymentRow
 from hpcserve.registry.store import Store
 from hpcserve.registry.vault import sweep
-from hpcserve.types import DeploymentName, Epoch, PilotId, ReplicaId
+from hpcserve.types import DeploymentName, Epoch
 from hpcserve.wire import hub
 
 _log = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ class Controller:
         self.scheduling = scheduling_of(
             site, self.pilots, ears, bucket=bucket, poll_s=self._poll_s, ends_s=self._ends_s
         )
+        self.absent = Absent(self.fleet, self.scheduling.look, self.change)
         self.epoch = Epoch(0)
         self.stop = asyncio.Event()
         self.farewell = unbidden
@@ -356,42 +358,6 @@ class Controller:
                 "replica %s is killed: nobody has waited for %.1f s for what it runs", message.replica, message.for_s
             )
         self.change()
-
-    def away(self, message: hub.Away) -> None:
-        """An agent or a replica has had no connection for long. What became of its pilot the scheduler may know.
-
-        The broker says so again and again, while that lasts; the scheduler is not asked so often.
-        """
-        is_news = self._is_away(message)
-        is_kept = self._is_kept(message)
-        kept = f", and its agent sees that it lives: it is replaced after {self.fleet.policy.orphan_s:g} s"
-        _log.log(
-            logging.WARNING if is_news else logging.DEBUG,
-            "%s %s has had no connection for %.1f s%s",
-            message.role,
-            message.subject,
-            message.for_s,
-            kept if is_kept else "",
-        )
-        if is_news and not is_kept:
-            self.scheduling.look()
-        self.change()
-
-    def _is_away(self, message: hub.Away) -> bool:
-        """Enters an absence in the books; False if it stood there, or nobody is missed."""
-        now = time.monotonic()
-        if message.role == "agent":
-            pilot = self.fleet.pilots.get(PilotId(message.subject))
-            was_away = pilot is None or pilot.away_since_s is not None
-            self.fleet.away(PilotId(message.subject), now, message.for_s)
-            return not was_away and pilot is not None and pilot.away_since_s is not None
-        cause = f"it could not be reached for {message.for_s:.1f} s"
-        return self.fleet.unreachable(ReplicaId(message.subject), cause, now, for_s=message.for_s)
-
-    def _is_kept(self, message: hub.Away) -> bool:
-        """Whether a replica that is away is not given up yet: it may be in a call."""
-        replica = self.fleet.replicas.get(ReplicaId(message.subject)) if message.role == "replica" else None
-        return replica is not None and not replica.ended
 
     def lacking(self, message: hub.Lacking) -> None:
         """Requests wait for a deployment that has no replica."""
