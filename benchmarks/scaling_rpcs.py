@@ -75,6 +75,7 @@ def _counted(kind: str, offsets_s: Sequence[float]) -> dict[str, Any]:
         "worst_recovered_s": round(max(each.recovered_s for each in every), 1),
         "flapping_hour": flapping_hour(kind),
         "crashing_hour": crashing_hour(kind),
+        "full_hour": full_hour(kind),
     }
 
 
@@ -154,6 +155,25 @@ def crashing_hour(kind: str) -> dict[str, int]:
             daemon.want(2)
             await asyncio.sleep(60.0)
         return _submissions(slurm, began_s)
+
+    return played(slurm, kind, scene)
+
+
+def full_hour(kind: str) -> dict[str, int]:
+    """The same of an hour in which pilots are wanted, and a limit lets Slurm take none; once it does, all are there."""
+    slurm = Slurm(wait_s=1.0)
+    slurm.is_full = True
+
+    async def scene(daemon: Daemon) -> dict[str, int]:
+        began_s = time.monotonic()
+        daemon.want(2)
+        await asyncio.sleep(HOUR_S)
+        counted = _submissions(slurm, began_s)
+        assert not daemon.pilots.jobs
+        slurm.is_full = False
+        await asyncio.sleep(HOUR_S / 4)
+        assert daemon.knows("running")
+        return counted
 
     return played(slurm, kind, scene)
 

@@ -16,7 +16,8 @@ CUT_OFF = "the daemon was cut off while it submitted it"
 class Job:
     """A pilot that has not ended.
 
-    ``name`` is None until the scheduler is known to have taken it; ``doubt``: why that is open. ``cancel_at_s``: on the
+    ``name`` is None until the scheduler is known to have taken it; ``doubt``: why that is open, and
+    ``since_s`` since when, on the monotonic clock. ``cancel_at_s``: on the
     monotonic clock, when it is to be cancelled, or cancelled again if it is still there; None: it is not to end.
     ``seen_s``: when the scheduler told its state.
     """
@@ -26,6 +27,7 @@ class Job:
     state: JobState = field(default_factory=lambda: JobState(phase="queued"))
     enrolling: asyncio.Lock = field(default_factory=asyncio.Lock)
     doubt: str = CUT_OFF
+    since_s: float = 0.0
     cancel_at_s: float | None = None
     seen_s: float = 0.0
 

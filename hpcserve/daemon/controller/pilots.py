@@ -28,7 +28,6 @@ from hpcserve.errors import (
     HpcserveError,
     SchedulerError,
     ServiceUnavailable,
-    StorageFull,
     SubmissionUnknown,
 )
 from hpcserve.registry.rows import PilotRow
@@ -90,7 +89,9 @@ class Pilots:
         for row in await self._storage.do(Store.pilots):
             if row.state in LIVE:
                 state = JobState(phase="unknown", cause="the scheduler has not been asked yet")
-                self.jobs[row.id] = Job(self._enrolments.begun(row), JobId(row.job) if row.job else None, state)
+                job = Job(self._enrolments.begun(row), JobId(row.job) if row.job else None, state)
+                job.since_s = time.monotonic() - max(0.0, time.time() - row.submitted_s)
+                self.jobs[row.id] = job
         return list(self.jobs)
 
     async def job_of(self, pilot: PilotId) -> PilotJob:
@@ -130,7 +131,8 @@ class Pilots:
         except SubmissionUnknown as error:
             _log.warning("pilot %s may have been submitted: %s", pilot, error)
             self.jobs[pilot].state = JobState(phase="unknown", cause=str(error))
-            self.jobs[pilot].doubt = str(error)
+            # From now: before it was even tried, the lease may have had to be waited for, and then its answer.
+            self.jobs[pilot].doubt, self.jobs[pilot].since_s = str(error), time.monotonic()
             return
         except HpcserveError as error:
             await self.end(pilot, str(error))
@@ -244,7 +246,7 @@ class Pilots:
 
     def _unnamed(self, job: Job) -> JobState:
         """Of a job that the scheduler does not list. It may be on its way there, but not for ever."""
-        if time.time() - job.row.submitted_s <= self._name_within_s:
+        if time.monotonic() - job.since_s <= self._name_within_s:
             return JobState(phase="unknown", cause="the scheduler does not list it yet")
         self._lost[job.row.id] = time.monotonic() + LATE_S
         cause = f"no job of its name came up, so it was not taken, it seems: {job.doubt}"
@@ -313,7 +315,7 @@ class Pilots:
         await self._note(pilot, state=ENDED, ended_s=time.time(), cause=cause)
         if job is not None:
             self._enrolments.remove(pilot, job.row.restarts)
-        with contextlib.suppress(StorageFull):  # the next one that ends makes room for both
+        with contextlib.suppress(HpcserveError):  # the next one that ends makes room for both
             await self._storage.do(Store.forget_pilots, ENDED, keep=self._site.pilots.keep_ended)
 
     def retry_now(self) -> None:
@@ -333,10 +335,10 @@ class Pilots:
         ended_s: float | None = None,
         cause: str | None = None,
     ) -> None:
-        """Writes down what can be found out again; that there is no room for it ends nothing."""
+        """Writes down what can be found out again; that the store does not take it ends nothing."""
         try:
             await self._storage.do(Store.update_pilot, pilot, state=state, job=job, ended_s=ended_s, cause=cause)
-        except StorageFull as error:
+        except HpcserveError as error:
             _log.warning("pilot %s is %s, which is not written down: %s", pilot, state, error)
 
 

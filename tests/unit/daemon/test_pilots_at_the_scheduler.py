@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,6 +19,8 @@ from hpcserve.daemon.controller.pilots import CANCEL_AGAIN_S, ENDED, Pilots
 from hpcserve.errors import (
     AuthenticationError,
     ConfigError,
+    Conflict,
+    HpcserveError,
     JobRefused,
     NoRoom,
     SchedulerError,
@@ -46,7 +50,10 @@ def test_one_that_never_came_up_is_given_up_in_the_end_and_not_before(tmp_path: 
         await pilots.submit(P)
         assert (await pilots.poll())[P].phase == "unknown"
         job = pilots.jobs[P]
-        job.row = msgspec.structs.replace(job.row, submitted_s=time.time() - 61.0)
+        for ago_s in (-86400.0, 86400.0):  # a clock that is set, and a lease that had to be waited for
+            job.row = msgspec.structs.replace(job.row, submitted_s=time.time() - ago_s)
+            assert (await pilots.poll())[P].phase == "unknown"
+        job.since_s -= 61.0
         cluster.silent = True
         assert (await pilots.poll())[P].phase == "unknown", "nobody says that it is not there"
         cluster.silent = False
@@ -66,6 +73,31 @@ def test_a_cancellation_of_one_without_a_name_waits_for_the_name(tmp_path: Path)
         late = cluster.take(service_tag(tmp_path / "shared"), P)
         await pilots.poll()
         assert cluster.cancelled == [late]
+
+    play(tmp_path, scene)
+
+
+@pytest.mark.parametrize("fault", [StorageFull("no space left on device"), Conflict("another process holds it")])
+def test_a_job_that_was_taken_and_cannot_be_written_down_is_not_told_as_refused(
+    tmp_path: Path, fault: HpcserveError
+) -> None:
+    async def scene(pilots: Pilots, cluster: Cluster) -> None:
+        storage = pilots._storage
+
+        async def do(work: Callable[..., Any], *arguments: Any, **_: Any) -> Any:
+            if work is Store.put_pilot:
+                return await storage.do(work, *arguments)
+            raise fault
+
+        pilots._storage = SimpleNamespace(do=do)  # type: ignore[assignment]
+        await pilots.submit(P)
+        assert (await pilots.poll())[P].phase == "running"
+        await pilots.end(P, "over")
+        assert pilots.jobs == {}
+        pilots._storage = storage
+        nexts = Pilots(pilots._site, cluster, storage, tmp_path / "record")
+        assert await nexts.recover() == [P], "its intent was written down"
+        assert (await nexts.poll())[P].phase == "running"
 
     play(tmp_path, scene)
 
