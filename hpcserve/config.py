@@ -22,8 +22,11 @@ import msgspec
 
 from hpcserve.errors import ConfigError
 from hpcserve.sitefile import SiteFile, explained, merged, parsed, source_of
+from hpcserve.types import ENROLMENT_WAIT_S
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
+MOST_POLL_MAX_S = ENROLMENT_WAIT_S / 2
+"""One poll may go without an answer before a requeued pilot's agent gives up."""
 SizeBytes = Annotated[int, msgspec.Meta(gt=0)]
 LAST_PORT = 65535
 Port = Annotated[int, msgspec.Meta(ge=0, le=LAST_PORT)]
@@ -99,6 +102,11 @@ class Scheduler(Section, frozen=True):
     def __post_init__(self) -> None:
         if self.poll_max_s < self.poll_s:
             raise ValueError(f"poll_max_s: expected ≥ {self.poll_s:g}, which is poll_s, got {self.poll_max_s:g}")
+        if self.kind != "local" and self.poll_max_s > MOST_POLL_MAX_S:
+            raise ValueError(
+                f"poll_max_s: expected ≤ {MOST_POLL_MAX_S:g}, got {self.poll_max_s:g}: only a poll tells that a pilot "
+                f"was requeued, and its agent waits {ENROLMENT_WAIT_S:g} s to be let in; lower it"
+            )
 
 
 class Pilots(Section, frozen=True):

@@ -1,14 +1,20 @@
-"""The shape of a pilot, chosen when its turn to be submitted comes: the scheduler is asked which one starts soon."""
+"""The shape of a pilot, chosen when its turn to be submitted comes: the scheduler is asked which one starts soon.
+
+To it such a question is as much work as a submission, and so it counts as one: where the site allows no more of them
+now, what is known by then decides.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 
 from hpcserve.cluster.seam import Estimator, PilotJob, Scheduler
 from hpcserve.config import Site, own_queues
 from hpcserve.core.fleet import Fleet
 from hpcserve.core.outlook import credible
+from hpcserve.core.ratelimit import Bucket
 from hpcserve.core.shapes import SOON_S, Bounds, Shape, best, fitted, others
 from hpcserve.core.spans import span
 
@@ -22,12 +28,14 @@ class Shaping:
         site: What it allows.
         scheduler: Is asked, if it can say when a job would start.
         fleet: Knows how many replicas a pilot is for.
+        bucket: Where each question takes a token; None: there are as many as are wanted.
     """
 
-    def __init__(self, site: Site, scheduler: Scheduler, fleet: Fleet) -> None:
+    def __init__(self, site: Site, scheduler: Scheduler, fleet: Fleet, bucket: Bucket | None = None) -> None:
         self._bounds = bounds_of(site)
         self._estimator = scheduler if isinstance(scheduler, Estimator) and site.pilots.min_walltime_s else None
         self._fleet = fleet
+        self._bucket = bucket
 
     async def shaped(self, job: PilotJob) -> PilotJob:
         """The job in the shape that is best now."""
@@ -54,6 +62,8 @@ class Shaping:
     async def _starts_in_s(self, job: PilotJob, shape: Shape) -> float | None:
         """A guess that lies in the past is one for this moment; one that cannot be true is none."""
         assert self._estimator is not None, "it is asked only where there is one"
+        if self._bucket is not None and self._bucket.take(time.monotonic()):
+            return None
         guess_s = await self._estimator.starts_in_s(_with(job, shape))
         return None if guess_s is None else credible(max(0.0, guess_s))
 

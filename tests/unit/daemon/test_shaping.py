@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from hpcserve.cluster.seam import PilotJob
 from hpcserve.config import Queue, Site
 from hpcserve.core.deployments import Policy
 from hpcserve.core.fleet import Fleet
+from hpcserve.core.ratelimit import Bucket
 from hpcserve.core.rollout import Version
 from hpcserve.core.shapes import Shape
 from hpcserve.core.succession import Succession
@@ -88,6 +90,19 @@ def test_what_starts_within_a_minute_costs_one_question(tmp_path: Path) -> None:
     shape, _ = shaped(lab(tmp_path, min_nodes=1, min_walltime_s=600.0), cluster, lacking=8)
     assert shape == Shape(4, 4 * HOUR)
     assert cluster.asked == [shape]
+
+
+@pytest.mark.parametrize(("tokens", "asked"), [(0, 0), (1, 1), (2, 2), (9, 5)])
+def test_a_question_counts_as_a_submission_and_where_no_more_are_allowed_what_is_known_decides(
+    tmp_path: Path, tokens: int, asked: int
+) -> None:
+    known = lab(tmp_path, min_nodes=1, min_walltime_s=600.0)
+    cluster = Guessing({Shape(4, 4 * HOUR): 5 * HOUR, Shape(1, 600.0): 0.0})
+    fleet, pilot = fleet_with_a_pilot(known, 8)
+    bucket = Bucket(1e-9, tokens, time.monotonic())
+    job = asyncio.run(Shaping(known, cluster, fleet, bucket).shaped(pilot_job(known, pilot, Path("record"))))
+    assert len(cluster.asked) == asked
+    assert (job.nodes, job.walltime_s) == ((1, 600.0) if asked == 5 else (4, 4 * HOUR))
 
 
 @pytest.mark.parametrize("guess", [None, 365 * 24 * HOUR, float("nan")])
