@@ -36,7 +36,9 @@ def test_an_outage_over_pyslurm() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_questions_when_a_pilot_would_start_are_asked_and_counted(kind: str) -> None:
     counted = flapping_hour(kind)
-    assert counted["guesses"] == 3 * counted["submissions"] > 0, "the full shape, and two that are shorter"
+    assert counted["guesses"] > counted["submissions"] > 0, "the full shape, and two that are shorter"
+    assert counted["guesses"] % 3 == 0
+    assert counted["guesses"] <= 3 * 60, "they hold for a minute"
     assert counted["asked"] <= MOST["running_hour"]
 
 

@@ -1,12 +1,13 @@
 """The shape of a pilot, chosen when its turn to be submitted comes: the scheduler is asked which one starts soon.
 
 To it such a question is as much work as a submission, and so it counts as one: where the site allows no more of them
-now, what is known by then decides.
+now, what is known by then decides. Pilots that are submitted together share its answers.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import replace
 
@@ -19,6 +20,9 @@ from hpcserve.core.shapes import SOON_S, Bounds, Shape, best, fitted, others
 from hpcserve.core.spans import span
 
 _log = logging.getLogger(__name__)
+
+GUESS_HOLDS_S = 60.0
+"""So long an answer of the scheduler counts for other pilots of the same shape."""
 
 
 class Shaping:
@@ -36,6 +40,7 @@ class Shaping:
         self._estimator = scheduler if isinstance(scheduler, Estimator) and site.pilots.min_walltime_s else None
         self._fleet = fleet
         self._bucket = bucket
+        self._guesses: dict[Shape, tuple[float, float | None]] = {}  # when each was asked for, and the answer
 
     async def shaped(self, job: PilotJob) -> PilotJob:
         """The job in the shape that is best now."""
@@ -62,10 +67,16 @@ class Shaping:
     async def _starts_in_s(self, job: PilotJob, shape: Shape) -> float | None:
         """A guess that lies in the past is one for this moment; one that cannot be true is none."""
         assert self._estimator is not None, "it is asked only where there is one"
-        if self._bucket is not None and self._bucket.take(time.monotonic()):
+        now = time.monotonic()
+        asked_s, guess_s = self._guesses.get(shape, (-math.inf, None))
+        if now - asked_s < GUESS_HOLDS_S:
+            return guess_s
+        if self._bucket is not None and self._bucket.take(now):
             return None
-        guess_s = await self._estimator.starts_in_s(_with(job, shape))
-        return None if guess_s is None else credible(max(0.0, guess_s))
+        answer_s = await self._estimator.starts_in_s(_with(job, shape))
+        guess_s = None if answer_s is None else credible(max(0.0, answer_s))
+        self._guesses[shape] = (now, guess_s)
+        return guess_s
 
 
 def bounds_of(site: Site) -> Bounds:

@@ -20,7 +20,7 @@ from hpcserve.core.shapes import Shape
 from hpcserve.core.succession import Succession
 from hpcserve.daemon.controller.job import pilot_job
 from hpcserve.daemon.controller.pilots import Pilots
-from hpcserve.daemon.controller.shaping import Shaping, bounds_of
+from hpcserve.daemon.controller.shaping import GUESS_HOLDS_S, Shaping, bounds_of
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.types import DeploymentName, PilotId
 from tests.unit.core.test_fleet import ThreeAreTooMany
@@ -103,6 +103,26 @@ def test_a_question_counts_as_a_submission_and_where_no_more_are_allowed_what_is
     job = asyncio.run(Shaping(known, cluster, fleet, bucket).shaped(pilot_job(known, pilot, Path("record"))))
     assert len(cluster.asked) == asked
     assert (job.nodes, job.walltime_s) == ((1, 600.0) if asked == 5 else (4, 4 * HOUR))
+
+
+def test_pilots_that_are_submitted_together_share_the_answers_for_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = lab(tmp_path, min_nodes=1, min_walltime_s=600.0)
+    cluster = Guessing({Shape(4, 4 * HOUR): 5 * HOUR, Shape(4, HOUR): 0.0})
+    fleet, pilot = fleet_with_a_pilot(known, 8)
+    shaping, job = Shaping(known, cluster, fleet), pilot_job(known, pilot, Path("record"))
+    now = 1000.0
+    monkeypatch.setattr("hpcserve.daemon.controller.shaping.time.monotonic", lambda: now)
+    first = asyncio.run(shaping.shaped(job))
+    questions = len(cluster.asked)
+    now += 0.99 * GUESS_HOLDS_S
+    assert asyncio.run(shaping.shaped(job)) == first
+    assert len(cluster.asked) == questions
+    now += 0.01 * GUESS_HOLDS_S
+    cluster.guesses = {Shape(4, 4 * HOUR): 0.0}
+    assert asyncio.run(shaping.shaped(job)).walltime_s == 4 * HOUR
+    assert len(cluster.asked) == questions + 1
 
 
 @pytest.mark.parametrize("guess", [None, 365 * 24 * HOUR, float("nan")])
