@@ -345,6 +345,7 @@ class Fleet:
                 pilot=change.pilot,
                 slots=self.policy.slots,
                 lacking=change.lacking,
+                full=change.full,
                 idle_since_s=now,
                 submitted_s=now,
             )
@@ -397,6 +398,7 @@ class Fleet:
             pilot=pilot.pilot,
             phase=pilot.phase,
             slots=pilot.slots,
+            size=pilot.full_slots or self.policy.slots,
             reported=pilot.reported,
             idle_since_s=pilot.idle_since_s,
             ends_s=pilot.ends_s,

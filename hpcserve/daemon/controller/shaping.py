@@ -33,23 +33,26 @@ class Shaping:
         """The job in the shape that is best now."""
         known = self._fleet.pilots.get(job.pilot)
         lacking = known.lacking if known is not None else 0
-        wanted = fitted(self._bounds, lacking or self._bounds.full.nodes * self._bounds.slots)
-        shape = await self._best(job, wanted, lacking)
+        bounds = self._bounds
+        if known is not None and known.full:
+            bounds = replace(bounds, min_nodes=bounds.full.nodes)
+        wanted = fitted(bounds, lacking or bounds.full.nodes * bounds.slots)
+        shape = await self._best(job, bounds, wanted, lacking)
         if shape != self._bounds.full:
             _log.info("pilot %s asks for %d nodes and %s", job.pilot, shape.nodes, span(shape.walltime_s))
         self._fleet.shaped(job.pilot, shape)
         return _with(job, shape)
 
-    async def _best(self, job: PilotJob, wanted: Shape, lacking: int) -> Shape:
+    async def _best(self, job: PilotJob, bounds: Bounds, wanted: Shape, lacking: int) -> Shape:
         if self._estimator is None:
             return wanted
         starts_in_s = {wanted: await self._starts_in_s(job, wanted)}
         first_s = starts_in_s[wanted]
         if first_s is None or first_s <= SOON_S:
             return wanted
-        for shape in others(self._bounds, wanted):
+        for shape in others(bounds, wanted):
             starts_in_s[shape] = await self._starts_in_s(job, shape)
-        return best(self._bounds, wanted, starts_in_s, lacking)
+        return best(bounds, wanted, starts_in_s, lacking)
 
     async def _starts_in_s(self, job: PilotJob, shape: Shape) -> float | None:
         """A guess that lies in the past is one for this moment; one that cannot be true is none."""

@@ -37,11 +37,14 @@ def wanted(name: str = "d", version: str = "v1", replicas: int = 1, **more: floa
     )
 
 
-def pilot(name: str = "p1", phase: str = "running", *, reported: bool = True, **more: float | None) -> Pilot:
+def pilot(
+    name: str = "p1", phase: str = "running", *, reported: bool = True, size: int = 2, **more: float | None
+) -> Pilot:
     return Pilot(
         pilot=PilotId(name),
         phase=phase,  # type: ignore[arg-type]  # the tables write plain words
         slots=2,
+        size=size,
         reported=reported,
         idle_since_s=more.get("idle_since_s") or NOW,
         ends_s=more.get("ends_s"),
