@@ -18,6 +18,13 @@ def credible(starts_in_s: float | None) -> float | None:
     return starts_in_s if starts_in_s is not None and 0 <= starts_in_s <= LONGEST_S else None
 
 
+def from_now_on(starts_in_s: float | None) -> float | None:
+    """The scheduler's guess for what would be submitted now, if it may be true: one in the past is for now."""
+    if starts_in_s is None or not abs(starts_in_s) <= LONGEST_S:
+        return None
+    return max(0.0, starts_in_s)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Queued:
     """A pilot that waits in the queue. ``starts_in_s``: for so long, as the scheduler guesses."""

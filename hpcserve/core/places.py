@@ -84,9 +84,9 @@ class Places:
 
     @property
     def queue(self) -> int:
-        """So many more the queue takes now."""
+        """So many more the queue takes now. One that was cancelled is in it until the scheduler says that it ended."""
         most = 2 * self._policy.most_pilots if self._policy.max_queued is None else self._policy.max_queued
-        waiting = sum(each.phase in ("queued", "unknown") and not each.reported for each in self._pilots)
+        waiting = sum(each.phase in ("queued", "unknown", "leaving") and not each.reported for each in self._pilots)
         return max(0, most - waiting)
 
 

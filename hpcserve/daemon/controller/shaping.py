@@ -8,7 +8,7 @@ from dataclasses import replace
 from hpcserve.cluster.seam import Estimator, PilotJob, Scheduler
 from hpcserve.config import Site, own_queues
 from hpcserve.core.fleet import Fleet
-from hpcserve.core.outlook import credible
+from hpcserve.core.outlook import from_now_on
 from hpcserve.core.shapes import SOON_S, Bounds, Shape, best, fitted, others
 from hpcserve.core.spans import span
 
@@ -57,8 +57,7 @@ class Shaping:
     async def _starts_in_s(self, job: PilotJob, shape: Shape) -> float | None:
         """A guess that lies in the past is one for this moment; one that cannot be true is none."""
         assert self._estimator is not None, "it is asked only where there is one"
-        guess_s = await self._estimator.starts_in_s(_with(job, shape))
-        return None if guess_s is None else credible(max(0.0, guess_s))
+        return from_now_on(await self._estimator.starts_in_s(_with(job, shape)))
 
 
 def bounds_of(site: Site) -> Bounds:

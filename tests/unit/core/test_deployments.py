@@ -376,6 +376,19 @@ def test_no_more_pilots_wait_or_run_than_the_queue_allows(limits: dict[str, int]
     assert [each.lacking for each in found] == [2] * submitted
 
 
+def test_a_pilot_that_was_cancelled_is_in_the_queue_until_it_has_ended() -> None:
+    view = View(
+        policy=replace(POLICY, max_pilots=3, max_queued=1),
+        wanted=(wanted(replicas=2),),
+        pilots=(pilot("p1", "leaving", reported=False),),
+        replicas=(),
+        seed="s",
+        next_number=7,
+    )
+    assert reconcile(view, NOW) == ()
+    assert reconcile(replace(view, pilots=(pilot("p1", "leaving"),)), NOW) == (submit(7),)
+
+
 def test_a_full_queue_lets_no_replica_go_early() -> None:
     view = View(
         policy=replace(POLICY, max_pilots=3, max_queued=1),
