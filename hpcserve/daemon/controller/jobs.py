@@ -33,6 +33,7 @@ class Job:
 
     @property
     def starts_in_s(self) -> float | None:
-        """When it will start, as the scheduler guessed when it was asked last, from now on."""
+        """When it will start, as the scheduler guessed when it was asked last, from now on; None: that has passed."""
         guess_s = self.state.starts_in_s
-        return None if guess_s is None else max(0.0, guess_s - (time.monotonic() - self.seen_s))
+        left_s = None if guess_s is None else guess_s - (time.monotonic() - self.seen_s)
+        return None if left_s is None or left_s < 0.0 else left_s

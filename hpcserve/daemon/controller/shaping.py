@@ -14,8 +14,8 @@ from dataclasses import replace
 from hpcserve.cluster.seam import Estimator, PilotJob, Scheduler
 from hpcserve.config import Site, own_queues
 from hpcserve.core.fleet import Fleet
-from hpcserve.core.outlook import credible
 from hpcserve.core.ratelimit import Bucket
+from hpcserve.core.outlook import from_now_on
 from hpcserve.core.shapes import SOON_S, Bounds, Shape, best, fitted, others
 from hpcserve.core.spans import span
 
@@ -46,23 +46,26 @@ class Shaping:
         """The job in the shape that is best now."""
         known = self._fleet.pilots.get(job.pilot)
         lacking = known.lacking if known is not None else 0
-        wanted = fitted(self._bounds, lacking or self._bounds.full.nodes * self._bounds.slots)
-        shape = await self._best(job, wanted, lacking)
+        bounds = self._bounds
+        if known is not None and known.full:
+            bounds = replace(bounds, min_nodes=bounds.full.nodes)
+        wanted = fitted(bounds, lacking or bounds.full.nodes * bounds.slots)
+        shape = await self._best(job, bounds, wanted, lacking)
         if shape != self._bounds.full:
             _log.info("pilot %s asks for %d nodes and %s", job.pilot, shape.nodes, span(shape.walltime_s))
         self._fleet.shaped(job.pilot, shape)
         return _with(job, shape)
 
-    async def _best(self, job: PilotJob, wanted: Shape, lacking: int) -> Shape:
+    async def _best(self, job: PilotJob, bounds: Bounds, wanted: Shape, lacking: int) -> Shape:
         if self._estimator is None:
             return wanted
         starts_in_s = {wanted: await self._starts_in_s(job, wanted)}
         first_s = starts_in_s[wanted]
         if first_s is None or first_s <= SOON_S:
             return wanted
-        for shape in others(self._bounds, wanted):
+        for shape in others(bounds, wanted):
             starts_in_s[shape] = await self._starts_in_s(job, shape)
-        return best(self._bounds, wanted, starts_in_s, lacking)
+        return best(bounds, wanted, starts_in_s, lacking)
 
     async def _starts_in_s(self, job: PilotJob, shape: Shape) -> float | None:
         """A guess that lies in the past is one for this moment; one that cannot be true is none."""
@@ -73,8 +76,7 @@ class Shaping:
             return guess_s
         if self._bucket is not None and self._bucket.take(now):
             return None
-        answer_s = await self._estimator.starts_in_s(_with(job, shape))
-        guess_s = None if answer_s is None else credible(max(0.0, answer_s))
+        guess_s = from_now_on(await self._estimator.starts_in_s(_with(job, shape)))
         self._guesses[shape] = (now, guess_s)
         return guess_s
 

@@ -132,6 +132,23 @@ def test_guesses_that_are_missing_or_absurd_change_nothing(tmp_path: Path, guess
     assert shape == Shape(4, 4 * HOUR)
 
 
+@pytest.mark.parametrize("guess", [float("nan"), float("inf"), -float("inf"), -365 * 24 * HOUR])
+def test_an_absurd_guess_makes_no_other_shape_the_better_one(tmp_path: Path, guess: float) -> None:
+    cluster = Guessing({Shape(4, 4 * HOUR): 5 * HOUR, Shape(4, HOUR): guess})
+    shape, _ = shaped(lab(tmp_path, min_nodes=1, min_walltime_s=600.0), cluster, lacking=8)
+    assert shape == Shape(4, 4 * HOUR)
+
+
+def test_a_full_pilot_has_all_nodes_and_may_still_be_short(tmp_path: Path) -> None:
+    known = lab(tmp_path, min_nodes=1, min_walltime_s=600.0)
+    fleet, pilot = fleet_with_a_pilot(known, lacking=1)
+    fleet.pilots[pilot].full = True
+    cluster = Guessing({Shape(4, 4 * HOUR): 5 * HOUR, Shape(4, HOUR): 0.0, Shape(1, 600.0): 0.0})
+    job = asyncio.run(Shaping(known, cluster, fleet).shaped(pilot_job(known, pilot, Path("record"))))
+    assert (job.nodes, job.walltime_s) == (4, HOUR)
+    assert {shape.nodes for shape in cluster.asked} == {4}
+
+
 def test_a_shape_that_starts_much_sooner_is_taken_and_its_start_in_the_past_is_now(tmp_path: Path) -> None:
     cluster = Guessing({Shape(4, 4 * HOUR): 5 * HOUR, Shape(4, HOUR): -50.0})
     shape, fleet = shaped(lab(tmp_path, min_nodes=1, min_walltime_s=600.0), cluster, lacking=8)
