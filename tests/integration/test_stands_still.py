@@ -37,8 +37,10 @@ PARTS = ("supervisor", "broker", "controller", "admission")
 
 @pytest.fixture
 def daemon(new_daemon: NewDaemon) -> Daemon:
-    """Its peers reach it by TCP, as those on other hosts do; it waits for clients as long as it does by default."""
-    return new_daemon(network={"unix_sockets": False}, recovery={"session_linger_s": Recovery().session_linger_s}).up()
+    """Its peers reach it by TCP, as those on other hosts do. On a busy machine, too, nobody is given up meanwhile."""
+    patience = dict.fromkeys(("recovery_grace_s", "hang_grace_s", "unreachable_s"), WITHIN_S / 2)
+    patience["session_linger_s"] = Recovery().session_linger_s
+    return new_daemon(network={"unix_sockets": False}, recovery=patience, pilots={"orphan_s": 2 * WITHIN_S}).up()
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ import pytest
 
 from hpcserve.config import Recovery
 from hpcserve.core.lease import broker_epoch
-from hpcserve.core.silence import FIRST_S, LONGEST_GAP_S, LONGEST_S, SHARE, Silence, is_succeeded
+from hpcserve.core.silence import FIRST_S, LONGEST_GAP_S, LONGEST_S, Silence, is_succeeded
 
 LOOK_S = 0.1
+PING_S = 33.0  # the broker's pings are 30 s apart; it may be busy
 
 
 def reads(silence: Silence, heard: int, *, from_s: float = 0.0, for_s: float, waits: bool = True) -> list[float]:
@@ -19,18 +20,23 @@ def reads(silence: Silence, heard: int, *, from_s: float = 0.0, for_s: float, wa
     return [now for now in times if silence.look(heard, now, waits=waits)]
 
 
-def test_it_is_read_soon_and_then_less_often_and_never_late_by_much() -> None:
-    found = reads(Silence(0.0), 0, for_s=600.0)
-    assert found[0] == pytest.approx(FIRST_S, abs=2 * LOOK_S)
-    for before, after in pairwise(found):
-        gap_s = after - before
-        assert gap_s <= max(FIRST_S, SHARE * before, LOOK_S) + 2 * LOOK_S
-        assert FIRST_S - 2 * LOOK_S <= gap_s <= LONGEST_S + 2 * LOOK_S
-    assert found[-1] - found[-2] == pytest.approx(LONGEST_S, abs=2 * LOOK_S)
+def test_it_is_read_soon_and_then_less_often_but_never_seldom() -> None:
+    found = [0.0, *reads(Silence(0.0), 0, for_s=205.0)]
+    pauses = [after - before for before, after in pairwise(found)]
+    assert pauses == pytest.approx([5.0, 10.0, 20.0, 40.0, 40.0, 40.0, 40.0], abs=2 * LOOK_S)
+    assert (pauses[0], pauses[-1]) == pytest.approx((FIRST_S, LONGEST_S), abs=2 * LOOK_S)
+
+
+def test_who_waits_for_hours_on_a_broker_that_pings_soon_reads_no_more() -> None:
+    silence = Silence(0.0)
+    times = [n * LOOK_S for n in range(1, 36_000)]
+    found = [now for now in times if silence.look(int(now // PING_S), now, waits=True)]
+    assert 1 <= len(found) <= 3
+    assert found[-1] < 2 * PING_S
 
 
 def test_a_client_comes_before_its_new_broker_takes_it_for_dead() -> None:
-    assert Recovery().session_linger_s >= 2 * LONGEST_S
+    assert Recovery().session_linger_s >= 1.5 * LONGEST_S
 
 
 def test_each_message_begins_the_silence_anew() -> None:
