@@ -17,6 +17,7 @@ from hpcserve.client.ssh_process import SshProcess
 from hpcserve.client.tunnel import Tunnel
 from hpcserve.client.ways import Door, Reached
 from hpcserve.errors import AuthenticationError, Cancelled, ServiceUnavailable
+from hpcserve.types import Epoch
 from hpcserve.wire.record import ServiceRecord
 
 GREETING_S = 90.0  # so long may login and the start of Python there take together: file systems are slow at times
@@ -43,6 +44,7 @@ class BySsh:
         self._reaching: Tunnel | None = None
         self._tried = False
         self._over = threading.Event()
+        self._asking = threading.Lock()  # a tunnel answers one question at a time
 
     @contextlib.contextmanager
     def reach(self) -> Iterator[Reached]:
@@ -63,8 +65,16 @@ class BySsh:
         """
         return self._record(self._standing())
 
+    def published(self) -> Epoch:
+        """See :meth:`hpcserve.client.ways.Way.published`."""
+        tunnel = self._tunnel
+        if tunnel is None or tunnel.lost is not None:
+            raise ServiceUnavailable(f"there is no connection to {self._address.text} now")
+        return self._record(tunnel).epoch
+
     def _record(self, tunnel: Tunnel) -> ServiceRecord:
-        return pinned(tunnel.record(), self._service.public_key, self._address.text)
+        with self._asking:
+            return pinned(tunnel.record(), self._service.public_key, self._address.text)
 
     def _reached(self, tunnel: Tunnel) -> Iterator[Reached]:
         record = self._record(tunnel)
