@@ -30,7 +30,7 @@ demo-slurm: ## the same on a real Slurm of four nodes in namespaces; as root on 
 test: ## run all tests; as root on Debian, install what they need
 	@tests/system-packages
 	@$(MAKE) --no-print-directory --silent $(VENV)/.for-tests
-	@$(PY) -m pytest --numprocesses 4 --dist loadfile
+	@$(PY) -m pytest --numprocesses 6 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.for-tests ## check style, types, the replica side's Python and the layers
 	$(PY) -m ruff check
