@@ -11,6 +11,9 @@ REPLICA_SIDE := $(addprefix hpcserve/,__init__.py bootstrap.py errors.py types.p
 export PIP_CACHE_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/hpcserve/pip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# Tests start thousands of processes, which need not compile the same modules again and again.
+unexport PYTHONDONTWRITEBYTECODE
+
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
 .PHONY: help demo demo-slurm test lint bench clean
