@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from hpcserve.core.capacity import lack_of_room, shared_room
 from hpcserve.core.deployments import Policy, RetireReplica
 from hpcserve.core.fleetbook import Action
@@ -16,7 +19,7 @@ from tests.unit.core.test_scaled_fleet import V1, D, Site
 NOTHING = Demand(came=0, queued=0, running=0, workers=0)
 SCALE = Scale(least=0, most=100, hot=0, idle_s=60.0)
 LOOK_S = 5.0
-A, B, C, Z = map(DeploymentName, "abcz")
+A, B, C, Z = NAMES = tuple(map(DeploymentName, "abcz"))
 
 
 class Crowd(Site):
@@ -154,3 +157,29 @@ def test_a_new_controller_shares_what_it_finds_as_the_old_one_did() -> None:
     site.look({A: 6000, B: 6000})
     site.want(A, B)
     assert site.look({A: 6000, B: 6000}) == []
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from(NAMES), st.sampled_from([1, 30, 200, 6000]), max_size=len(NAMES)),
+        min_size=1,
+        max_size=12,
+    ),
+    st.sampled_from([1, 2, 3]),
+    st.integers(0, 2),
+)
+def test_whatever_is_asked_nobody_has_nothing_while_another_has_two(
+    looks: list[dict[DeploymentName, int]], max_pilots: int, fixed: int
+) -> None:
+    site = Crowd(max_pilots=max_pilots)
+    site.want(*NAMES)
+    site.fleet.want(D, V1, fixed)
+    for queued in looks:
+        site.look(queued)
+        assert site.fleet.step(site.now) == ()
+        assert site.held.total() <= 2 * max_pilots
+        assert site.held[D] == fixed
+        if not all(site.held[name] for name in queued):
+            assert all(site.held[name] <= 1 for name in NAMES)
+            assert site.held.total() == 2 * max_pilots, "no room is left"
