@@ -47,6 +47,7 @@ class Wishes:
             replicas=replicas,
             scaler=scaler,
             restarts=self._back_off(),
+            waits_since_s=before.waits_since_s if before is not None else math.inf,
             served=before.served if before is not None else None,
             answered=0 if before is None else None,  # what the version before it answers is not its own work
         )

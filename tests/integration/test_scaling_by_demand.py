@@ -95,10 +95,11 @@ def test_one_that_has_all_makes_room_for_another(new_daemon: NewDaemon) -> None:
             wanted = admin.Deploy(servable="tally", endpoint=name, replicas=0, max_replicas=2, hot_replicas=2)
             client.call("deploy", wanted, admin.Deployed)
         assert client.infer("first.measure", np.zeros(3, np.uint8), timeout_s=60)["size"] == 3
-        first = until(lambda: _with_replicas(client, "first", 2), "it has all the room", 60)
-        assert first.state == "ready"
+        until(lambda: _are_ready(client, "first", 2), "it has all the room", 60)
+        assert deployment(client, "first").state == "ready"
         assert client.infer("second.measure", np.zeros(3, np.uint8), timeout_s=60)["size"] == 3
-        first = until(lambda: _with_replicas(client, "first", 1), "it has its share", 60)
+        until(lambda: _are_ready(client, "first", 1), "it has its share", 60)
+        first = deployment(client, "first")
         assert (first.state, first.wanted, first.error, first.restarts) == ("ready", 2, "", 0)
         assert first.plan == (
             "1 replica, because it is in use; it wants 2, and room for 2 replicas is shared by 2 deployments"
@@ -106,7 +107,6 @@ def test_one_that_has_all_makes_room_for_another(new_daemon: NewDaemon) -> None:
         assert len(status(client).pilots) == 1
 
 
-def _with_replicas(client: Client, name: str, count: int) -> admin.DeploymentView | None:
-    """The deployment, once so many replicas of it are there, all of them ready."""
-    found = deployment(client, name)
-    return found if [each.state for each in found.replicas] == ["ready"] * count else None
+def _are_ready(client: Client, name: str, count: int) -> bool:
+    """Whether there are so many replicas, all of them ready."""
+    return [each.state for each in deployment(client, name).replicas] == ["ready"] * count

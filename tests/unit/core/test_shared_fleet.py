@@ -117,6 +117,7 @@ def test_of_more_deployments_than_slots_those_come_in_turn_who_have_waited_longe
     site.look({Z: 1, C: 1})
     site.look({Z: 1, C: 1, B: 1})
     site.look({Z: 1, C: 1, B: 1, A: 1})
+    site.want(B)  # deployed again it does not wait anew
     asked = {Z: 1, B: 1, A: 1}
     for _ in range(100):
         if C not in site.held:
