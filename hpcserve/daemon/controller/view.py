@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 import hpcserve
-from hpcserve.core.capacity import lack_of_room
+from hpcserve.core.capacity import lack_of_room, shared_room
 from hpcserve.core.fleetbook import FleetPilot, FleetReplica
 from hpcserve.core.outlook import Queued, awaited, credible, plan_in_words, soonest_s
 from hpcserve.core.rollout import FleetDeployment
@@ -99,7 +99,7 @@ def _deployment(
     mine = [each for each in controller.fleet.replicas.values() if each.deployment == row.name and not each.ended]
     replicas = tuple(_replica(controller, each, loads) for each in mine)
     ready = sum(each.state == "ready" and each.version == row.version for each in replicas)
-    state = "failed" if known.failed else "ready" if ready >= known.replicas else "starting"
+    state = "failed" if known.failed else "ready" if ready >= (known.due or known.replicas) else "starting"
     if state == "ready" and not known.replicas:
         state = "paused" if known.scaler is None else "idle"  # paused: requests wait
     if controller.fleet.is_draining:
@@ -142,11 +142,12 @@ def _plan(controller: Controller, known: FleetDeployment, here: int) -> str:
         if each.phase == "queued"
     ]
     held = Counter(each.deployment for each in fleet.replicas.values() if not each.ended)
-    lacking = {name: max(0, each.replicas - held[name]) for name, each in fleet.deployments.items() if each.target}
+    lacking = {name: max(0, each.due - held[name]) for name, each in fleet.deployments.items() if each.target}
     sharing = sum(lacks > 0 for name, lacks in lacking.items() if name != known.name)
     coming = awaited(queued, sum(lacking.values()))
     starts_at = _time_of_day(soonest_s(coming))
-    return plan_in_words(known, here=here, queued=len(coming), sharing=sharing, starts_at=starts_at)
+    room = shared_room(fleet.policy, known, fleet.deployments.values())
+    return plan_in_words(known, here=here, queued=len(coming), sharing=sharing, starts_at=starts_at, room=room)
 
 
 def _starts_in_s(controller: Controller, pilot: PilotId) -> float | None:
@@ -171,7 +172,7 @@ def _error(controller: Controller, known: FleetDeployment) -> str:
     alive = [each for each in fleet.replicas.values() if not each.ended]
     lack = lack_of_room(fleet.policy, known, fleet.deployments.values(), alive)
     here = sum(each.deployment == known.name for each in alive)
-    waits = "" if here >= known.replicas else _waits(controller)
+    waits = "" if here >= known.due else _waits(controller)
     return "; ".join(each for each in (lack, waits, known.reason) if each)
 
 
