@@ -232,7 +232,9 @@ class Agent:
             )
         return Surroundings(
             watch=self._watch,
-            command=partial(replica_command, launcher=launcher, inherited=dict(os.environ)),
+            command=partial(
+                replica_command, launcher=launcher, inherited=dict(os.environ), prologue=self._enrolment.prologue
+            ),
             launcher=launcher,
             memory=MemoryWatch(counter_file()),
             record=record,

@@ -19,6 +19,10 @@ from hpcserve.errors import ManifestError, UnknownMethod
 from hpcserve.wire.dtype_names import BYTES, JSON, MAX_AXES, NAMES
 
 _SERVABLE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+# What a module command could take for an option, and old ones hand to a shell, is none.
+_MODULE = re.compile(r"[\w.+/@][\w.+/@:=,~-]*", re.ASCII)
+_PROGRAM = re.compile(r"\w[\w.+-]*", re.ASCII)
+_DIRECTORIES = {"venv": "virtual environment", "conda": "conda environment"}
 
 T = TypeVar("T")
 
@@ -135,18 +139,39 @@ def _ragged(tensors: dict[str, TensorDecl], name: str, field: str) -> tuple[int,
 
 
 class Environment(Declaration, frozen=True):
-    """The interpreter that runs the servable: the daemon's own, or that of the virtual environment at ``path``."""
+    """The interpreter that runs the servable.
 
-    kind: Literal["same", "venv"] = "same"
+    ``same``: the daemon's own. ``venv``, ``conda``: that of the virtual environment, or of the conda environment, in
+    the directory ``path``. ``module``: ``python`` as it is found once the site's ``modules`` are loaded, in order.
+    """
+
+    kind: Literal["same", "venv", "conda", "module"] = "same"
     path: str | None = None
+    modules: tuple[str, ...] = ()
+    python: str = "python3"
 
     def __post_init__(self) -> None:
-        if self.kind == "venv" and not self.path:
-            raise ValueError('kind = "venv" needs a path, that of the virtual environment\'s directory')
-        if self.kind == "venv" and not str(self.path).startswith("/"):
-            raise ValueError(f"path {self.path!r} is relative; give the whole path of the virtual environment")
-        if self.kind == "same" and self.path is not None:
-            raise ValueError(f'path {self.path!r} has no meaning with kind = "same"; use kind = "venv"')
+        directory = _DIRECTORIES.get(self.kind)
+        if directory and not self.path:
+            raise ValueError(f'kind = "{self.kind}" needs a path, that of the {directory}\'s directory')
+        if directory and not str(self.path).startswith("/"):
+            raise ValueError(f"path {self.path!r} is relative; give the whole path of the {directory}")
+        if not directory and self.path is not None:
+            raise ValueError(f'path {self.path!r} has no meaning with kind = "{self.kind}"; use "venv" or "conda"')
+        if self.kind == "module":
+            self._check_modules()
+        elif self.modules or self.python != "python3":
+            field = "modules" if self.modules else "python"
+            raise ValueError(f'{field}: has no meaning with kind = "{self.kind}"; use kind = "module"')
+
+    def _check_modules(self) -> None:
+        if not self.modules:
+            raise ValueError('kind = "module" needs modules, such as modules = ["python/3.11"]')
+        for module in self.modules:
+            if not _MODULE.fullmatch(module):
+                raise ValueError(f"modules: {module!r} is no module's name, such as python/3.11")
+        if not (self.python.startswith("/") or _PROGRAM.fullmatch(self.python)):
+            raise ValueError(f"python: expected a program's name or its whole path, got {self.python!r}")
 
 
 class Manifest(Declaration, frozen=True):

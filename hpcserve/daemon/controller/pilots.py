@@ -211,6 +211,7 @@ class Pilots:
             log_dir=str(self._logs),
             log_bytes=pilots.log_bytes,
             launcher=pilots.launcher,
+            prologue=self._site.environments.prologue,
         )
         private.private_directory(self._enrolments)
         private.replace(self._enrolment(row.id, row.restarts), encode_enrolment(enrolment))
