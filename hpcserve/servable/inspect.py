@@ -18,6 +18,7 @@ from hpcserve.errors import HpcserveError
 from hpcserve.servable.lifetime import die_with_parent
 from hpcserve.servable.loaders import loader_named
 from hpcserve.servable.manifest import Manifest, from_json
+from hpcserve.servable.warmup import check
 
 
 class Inspected(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -34,10 +35,11 @@ def inspected(manifest_json: bytes, directory: Path) -> Inspected:
         manifest = from_json(manifest_json)
         loader = loader_named(manifest.loader)
         loader.check(manifest, directory)
-        methods = loader.discover(manifest, directory)
+        found = msgspec.structs.replace(manifest, methods=loader.discover(manifest, directory))
+        check(found, directory)
     except HpcserveError as error:
         return Inspected(message=error.message, traceback=error.remote_traceback or "")
-    return Inspected(manifest=msgspec.structs.replace(manifest, methods=methods))
+    return Inspected(manifest=found)
 
 
 def main(arguments: list[str]) -> None:

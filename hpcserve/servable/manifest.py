@@ -138,6 +138,24 @@ def _ragged(tensors: dict[str, TensorDecl], name: str, field: str) -> tuple[int,
     return tensors[name].shape[1:]
 
 
+class WarmUp(Declaration, frozen=True):
+    """What a replica computes before it is ready. ``method`` may be left out where a call need not name it.
+
+    ``inputs``: values by name, as JSON. ``file``: an .npz file of the directory, with arrays by name. ``shapes``: of
+    inputs that neither has; they are filled with zeros, or at random by the ``seed``. ``batch_sizes``: of a batchable
+    method, in which numbers the samples are run too; None: in its preferred batch sizes.
+    """
+
+    method: str = ""
+    inputs: dict[str, Any] = {}
+    file: str | None = None
+    shapes: dict[str, tuple[Annotated[int, msgspec.Meta(ge=0)], ...]] = {}
+    fill: Literal["zeros", "random"] = "zeros"
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    parameters: dict[str, Any] = {}
+    batch_sizes: tuple[Annotated[int, msgspec.Meta(ge=1)], ...] | None = None
+
+
 class Environment(Declaration, frozen=True):
     """The interpreter that runs the servable.
 
@@ -184,6 +202,7 @@ class Manifest(Declaration, frozen=True):
     file: str | None = None
     environment: Environment = Environment()
     methods: dict[str, MethodSpec] = {}
+    warmup: tuple[WarmUp, ...] = ()
 
     def __post_init__(self) -> None:
         check_name("a servable's name", self.name)
@@ -296,5 +315,6 @@ def _reworded(text: str, kind: type, inner: str) -> str:
 def _fields_at(kind: type, inner: str) -> tuple[str, ...]:
     """The fields that are known at the place ``inner`` of ``kind``, like ``environment`` or ``inputs[0]``."""
     last = re.sub(r"\[.*", "", inner.rpartition(".")[2])
-    struct = {"environment": Environment, "inputs": TensorDecl, "outputs": TensorDecl}.get(last, kind)
+    known = {"environment": Environment, "warmup": WarmUp, "inputs": TensorDecl, "outputs": TensorDecl}
+    struct = known.get(last, kind)
     return tuple(field.name for field in msgspec.structs.fields(struct))

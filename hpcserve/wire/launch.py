@@ -60,11 +60,15 @@ class ReplicaStart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplicaSays(msgspec.Struct, frozen=True, kw_only=True):
-    """``ready``: ``setup`` is done, and the broker knows the replica. ``failed``: it is not, and the replica ends."""
+    """``ready``: ``setup`` is done, and the broker knows the replica. ``failed``: it is not, and the replica ends.
+
+    ``phases``: how long each phase of its start took, in seconds; names of :data:`hpcserve.types.PHASES`.
+    """
 
     state: Literal["ready", "failed"]
     cause: str = ""
     traceback: str = ""
+    phases: dict[str, float] = {}
 
 
 def encode_line(message: ReplicaStart | ReplicaSays) -> bytes:

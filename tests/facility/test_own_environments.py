@@ -10,7 +10,7 @@ from hpcserve.wire.jsonvalue import Json
 from tests.facility.box.cluster import Box
 from tests.facility.box.options import Options
 from tests.facility.conftest import NewFacility
-from tests.facility.service import PATIENCE_S, until
+from tests.facility.service import PATIENCE_S, deployment, status, until
 from tests.own_python import NEEDED, make_conda, make_module, make_servable, need_modules
 
 pytestmark = [pytest.mark.facility, pytest.mark.timeout(300)]
@@ -47,6 +47,11 @@ def test_a_module_answers_on_each_node(box: Box, new_facility: NewFacility) -> N
 
         until(both_told, "both replicas have answered")
         assert [(told["ML"], Path(told["prefix"])) for told in found.values()] == [("1 0", prefix)] * 2
+
+        (pilot,) = status(client).pilots
+        replicas = deployment(client, endpoint).replicas
+        assert set(pilot.phases) == {"queue", "agent"}
+        assert all(set(each.phases) == {"start", "import", "load", "connect"} for each in replicas)
 
     make_module(place / "modules", "login/1.0", module + "if {[info exists env(SLURM_JOB_ID)]} {break}\n")
     servable = make_servable(place / "login-alone", "login-alone", kind="module", modules=["login/1.0"])
