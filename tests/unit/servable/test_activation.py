@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -99,6 +100,15 @@ def test_the_conda_environment_of_the_daemon_is_left_first(prefix: Path, tmp_pat
     assert isinstance(variables, dict)
     assert variables["LEFT"] == f"b a {other}"
     assert variables["PATH"] == f"{prefix}/bin:/sbin:/usr/bin:/bin"
+
+
+def test_an_environment_need_not_have_scripts(tmp_path: Path) -> None:
+    bare = make_conda(tmp_path / "bare")
+    shutil.rmtree(bare / "etc")
+    shutil.rmtree(bare / "conda-meta")
+    variables = told(conda(bare))["variables"]
+    assert isinstance(variables, dict)
+    assert variables["CONDA_DEFAULT_ENV"] == variables["CONDA_PREFIX"] == str(bare)
 
 
 def test_what_conda_has_written_must_be_readable(tmp_path: Path) -> None:
