@@ -68,13 +68,14 @@ def resolve_methods(
         )
     why = unfit(exit_code, log)
     if why:
-        raise ManifestError(f"servable {manifest.name!r}: {why}", remote_traceback=log)
+        more = "".join(line for line in log.splitlines(keepends=True) if why not in line)
+        raise ManifestError(f"servable {manifest.name!r}: {why}", remote_traceback=more or None)
     try:
         inspected = msgspec.json.decode(answer, type=Inspected)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ManifestError(
             f"servable {manifest.name!r}: {python_of(environment)} ended with exit code {exit_code} before its methods "
-            "were known; neither the environment's start nor the module may end the process",
+            "were known; see what it said last, and do not end the process in the module",
             remote_traceback=log,
         ) from error
     if inspected.manifest is None:

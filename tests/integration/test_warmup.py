@@ -42,7 +42,7 @@ def test_a_replica_is_ready_after_its_warm_up_and_the_phases_are_told(client: Cl
     (pilot,) = status(client).pilots
     assert set(pilot.phases) == {"queue", "agent"}
     assert set(replica.phases) == {"start", "import", "load", "warm-up", "connect"}
-    assert {*pilot.phases, *replica.phases} == set(PHASES)
+    assert {*pilot.phases, *replica.phases} <= set(PHASES)
     assert all(0 <= took_s < WAIT_S for took_s in (pilot.phases | replica.phases).values())
     for phase in ("import", "load", "warm-up"):
         assert replica.phases[phase] >= SLOW_S, phase

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 
 import hpcserve
+from hpcserve import bootstrap
 from hpcserve.errors import ManifestError
 from hpcserve.servable.environment import argv_for
 from hpcserve.servable.manifest import Environment, Manifest, to_json
@@ -85,6 +87,13 @@ def test_the_same_interpreter_ignores_the_current_directory(tmp_path: Path) -> N
     assert argv[0] == sys.executable
     answer = json.loads(run(argv, cwd=tmp_path, stdin=to_json(Manifest(name="a", loader="python", entry="model:f"))))
     assert list(answer["manifest"]["methods"]) == ["f"]
+
+
+def test_the_bootstrap_can_tell_old_interpreters_that_they_are_too_old() -> None:
+    source = Path(bootstrap.__file__).read_text()
+    ast.parse(source, feature_version=(3, 6))
+    with pytest.raises(SyntaxError):
+        ast.parse("(a := 1)", feature_version=(3, 6))
 
 
 def test_the_bootstrap_needs_a_module(tmp_path: Path) -> None:
