@@ -7,7 +7,8 @@ While it works its input is empty and its output goes to the log: the pipes to t
 What goes wrong it says as :mod:`hpcserve.bootstrap` does.
 
 Source: modules(1) and Lmod's ``init/bash`` for where a module command comes from; conda's ``activate.py`` for the order
-of an activation: leave the environment that is active, set the variables, source ``activate.d``.
+of an activation: leave the environment that is active, set the variables, source ``activate.d``. Seen with
+environment-modules 5.2.0 and Lmod 8.6.19.
 """
 
 from __future__ import annotations

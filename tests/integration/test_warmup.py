@@ -38,6 +38,7 @@ def test_a_replica_is_ready_after_its_warm_up_and_the_phases_are_told(client: Cl
     seen = client.infer(f"{endpoint}.seen", np.zeros(1, np.int64), timeout_s=WAIT_S)["seen"]
     assert seen == [2, 4], "the samples as they are, and in the preferred batch size"
 
+    daemon.replica_pids(client, endpoint)
     (replica,) = deployment(client, endpoint).replicas
     (pilot,) = status(client).pilots
     assert set(pilot.phases) == {"queue", "agent"}
