@@ -18,7 +18,6 @@ from hpcserve.errors import HpcserveError
 from hpcserve.servable.lifetime import die_with_parent
 from hpcserve.servable.loaders import loader_named
 from hpcserve.servable.manifest import Manifest, from_json
-from hpcserve.servable.warmup import check
 
 
 class Inspected(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -31,6 +30,8 @@ class Inspected(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 def inspected(manifest_json: bytes, directory: Path) -> Inspected:
     """The manifest with the methods that the code declares, or the error that prevents it."""
+    from hpcserve.servable.warmup import check  # with numpy, which the daemon, who reads the answer, need not have
+
     try:
         manifest = from_json(manifest_json)
         loader = loader_named(manifest.loader)

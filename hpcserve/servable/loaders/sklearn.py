@@ -8,15 +8,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpcserve.core.spelling import nearest
 from hpcserve.errors import ManifestError, ServableError
 from hpcserve.servable.api import Context
-from hpcserve.servable.loaded import Arrays, Function, Loaded, Method
 from hpcserve.servable.manifest import Manifest, MethodSpec
 from hpcserve.servable.paths import inside
 from hpcserve.servable.tracebacks import headline, servable_traceback
+
+if TYPE_CHECKING:
+    from hpcserve.servable.loaded import Arrays, Function, Loaded, Method
 
 
 class SklearnLoader:
@@ -46,12 +48,16 @@ class SklearnLoader:
 
     def load(self, manifest: Manifest, context: Context) -> Loaded:
         """Loads the estimator."""
+        from hpcserve.servable.loaded import Loaded  # with numpy, which the daemon's checks need not have
+
         began_s = time.monotonic()
         _joblib()
         import_s = time.monotonic() - began_s
         return Loaded(self._methods(manifest, context.directory), import_s=import_s)
 
     def _methods(self, manifest: Manifest, directory: Path) -> dict[str, Method]:
+        from hpcserve.servable.loaded import Method
+
         self.check(manifest, directory)
         estimator = _loaded(inside(directory, str(manifest.file), "file"))
         return {name: Method(spec, _caller(estimator, name, spec)) for name, spec in manifest.methods.items()}
