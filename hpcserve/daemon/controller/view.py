@@ -200,17 +200,18 @@ def _replica(controller: Controller, replica: FleetReplica, loads: dict[ReplicaI
     if state == "ready" and known is not None and replica.version != known.target:
         state = "draining"
     report = controller.agents.reports.get(replica.pilot)
-    pids = {each.replica: each.pid for each in report.replicas} if report is not None else {}
+    said = {each.replica: each for each in report.replicas}.get(replica.replica) if report is not None else None
     return ReplicaView(
         replica=replica.replica,
         version=replica.version.digest,
         state=state,
         pilot=replica.pilot,
-        pid=pids.get(replica.replica),
+        pid=None if said is None else said.pid,
         waiting=load.waiting if load is not None else 0,
         answered=load.answered if load is not None else 0,
         connected=connected,
         learned=load.learned if load is not None else (),
+        phases={} if said is None else said.phases,
     )
 
 
@@ -230,6 +231,7 @@ def _pilot(controller: Controller, pilot: PilotId) -> PilotView:
         waits_for=known.waits_for if known is not None else "",
         starts_in_s=credible(job.starts_in_s),
         restarts=job.row.restarts,
+        phases=controller.agents.phases.get(pilot, {}),
     )
 
 
