@@ -37,10 +37,9 @@ PARTS = ("supervisor", "broker", "controller", "admission")
 
 @pytest.fixture
 def daemon(new_daemon: NewDaemon) -> Daemon:
-    """Its peers reach it by TCP, as those on other hosts do. On a busy machine, too, nobody is given up meanwhile."""
-    patience = dict.fromkeys(("recovery_grace_s", "hang_grace_s", "unreachable_s"), WITHIN_S / 2)
-    patience["session_linger_s"] = Recovery().session_linger_s
-    return new_daemon(network={"unix_sockets": False}, recovery=patience, pilots={"orphan_s": 2 * WITHIN_S}).up()
+    """Its peers reach it by TCP, as those on other hosts do, and are waited for as long as everywhere."""
+    own = {name: getattr(Recovery(), name) for name in ("recovery_grace_s", "session_linger_s", "unreachable_s")}
+    return new_daemon(network={"unix_sockets": False}, recovery=own).up()
 
 
 @pytest.fixture
