@@ -178,8 +178,6 @@ class Link:
 
     def _connect(self, record: ServiceRecord) -> None:
         addresses = record.back if self._enrolled else record.admission
-        if not addresses:
-            raise ProtocolError(f"{self._record}: the service record lists no address")
         address = addresses[self._attempts % len(addresses)]
         self._address, self._host, self._reached = address, record.host, False
         self._shaken = False
