@@ -21,12 +21,13 @@ of a broker that stands still, and look seldom for another one."""
 class Session:
     """The requests of one client process.
 
-    ``met``: it has been connected to this broker. ``connection`` is None while the client is away; ``away_since`` then says since when, and ``left`` which connection
-    it had, if that was found gone. ``resumed`` is whether it sent a RESUME in this epoch; before that only replicas
-    have spoken of its requests. Everything below ``floor``, and what ``settled`` lists above it, is settled for the
-    client. ``held_bytes``: inputs and undelivered results, counted against the session's budget; ``sent_bytes`` is the
-    part that went out to the client and was not acknowledged, ``item_bytes`` the items of streams in that. ``parked``
-    are results that wait at their replicas until the client can take them, each with its size where that is known.
+    ``met``: its client has been connected to this broker. ``connection`` is None while the client is away;
+    ``away_since`` then says since when, and ``left`` which connection it had, if that was found gone. ``resumed`` is
+    whether it sent a RESUME in this epoch; before that only replicas have spoken of its requests. Everything below
+    ``floor``, and what ``settled`` lists above it, is settled for the client. ``held_bytes``: inputs and undelivered
+    results, counted against the session's budget; ``sent_bytes`` is the part that went out to the client and was not
+    acknowledged, ``item_bytes`` the items of streams in that. ``parked`` are results that wait at their replicas until
+    the client can take them, each with its size where that is known.
     """
 
     __slots__ = (

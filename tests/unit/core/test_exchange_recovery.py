@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from hpcserve.core import actions as act
@@ -336,7 +334,7 @@ def test_a_replica_off_the_roster_is_not_listened_to(desk: Desk) -> None:
 
 def test_a_client_that_looks_seldom_for_a_new_broker_finds_what_its_replica_holds() -> None:
     """Though clients that were here are soon forgotten when they go."""
-    desk = Desk(Exchange(replace(LIMITS, session_linger_s=2.0), 0.0))
+    desk = Desk(Exchange(LIMITS._replace(session_linger_s=2.0), 0.0))
     desk.serve("a")
     key, gone = (SessionId(b"c"), Counter(1)), (SessionId(b"d"), Counter(1))
     desk.inventory("a", finished=(key, gone))
@@ -344,7 +342,8 @@ def test_a_client_that_looks_seldom_for_a_new_broker_finds_what_its_replica_hold
     desk.exchange.client_gone(b"d", desk.now)
     desk.now = LONGEST_S + 5.0  # a look, and then to connect
     desk.exchange.tick(desk.now)
-    assert set(desk.exchange.sessions) == {b"c"}
+    desk.exchange.flush()
+    assert desk.took(act.Release) == [act.Release(b"a", (gone,))]
     desk.took(act.Fetch)
     desk.client("c", 1)
     assert desk.took(act.Fetch) == [act.Fetch(b"a", (key,))]
