@@ -62,13 +62,18 @@ class Wishes:
     def demand(self, counted: Mapping[DeploymentName, Demand], now: float) -> bool:
         """The broker has counted; see :meth:`hpcserve.core.fleet.Fleet.demand`."""
         wait_s = self._expected_wait_s(now)
-        there = Counter(each.deployment for each in self._roster.alive())
+        alive = self._roster.alive()
+        there = Counter(each.deployment for each in alive)
+        running = {name: pilot.slots for name, pilot in self._roster.pilots.items() if pilot.reported}
+        held = Counter(each.deployment for each in alive if each.pilot in running)
+        free = sum(running.values()) - held.total()
         changed = False
         for name, demand in counted.items():
             known = self._roster.deployments.get(name)
             if known is None or known.scaler is None:
                 continue
-            target = known.scaler.observe(demand, there=there[name], wait_s=wait_s, now=now)
+            room = max(0, free) + held[name]
+            target = known.scaler.observe(demand, there=there[name], room=room, wait_s=wait_s, now=now)
             changed = changed or target.replicas != known.replicas
             known.replicas = target.replicas
         return changed
