@@ -20,6 +20,7 @@ from hpcserve.cluster.one_job import OneJob
 from hpcserve.cluster.probe import Report
 from hpcserve.cluster.seam import JobState, PilotJob, Scheduler
 from hpcserve.cluster.site_findings import Finding
+from hpcserve.cluster.site_host import is_loopback
 from hpcserve.config import Site
 from hpcserve.errors import HpcserveError, SchedulerError
 from hpcserve.types import PilotId
@@ -41,15 +42,18 @@ class Look:
     Attributes:
         addresses: ``HOST:PORT`` of ZeroMQ sockets that it is to reach.
         record: The service record that it is to read; None: none.
+        is_home: Whether to try if a daemon could listen there, as ``network.host`` says.
     """
 
     addresses: Sequence[str]
     record: Path | None = None
+    is_home: bool = False
 
     def argv(self, site: Site, report: Path) -> tuple[str, ...]:
         """The command that looks, and writes what it saw to ``report``."""
         argv = [site.pilots.python or sys.executable, "-P", "-m", "hpcserve.cluster.probe", "--report", str(report)]
         argv += [word for address in self.addresses for word in ("--address", address)]
+        argv += ["--listen", site.network.host] if self.is_home else []
         return (*argv, *(() if self.record is None else ("--record", str(self.record))))
 
 
@@ -186,6 +190,19 @@ def reaches(report: Report) -> Iterator[Finding]:
         yield Finding("network", "failed", f"{told}; set network.host to another interface, or ask for open ports")
     else:
         yield Finding("network", "ok", f"{report.host} reaches this host")
+
+
+def houses(report: Report) -> Iterator[Finding]:
+    """Whether a daemon that runs in a job could listen on the node, for others to connect to."""
+    wrong = report.listen_error
+    if report.listens and not wrong and is_loopback(report.listens):
+        wrong = f"network.host is {report.listens} there, which other hosts cannot reach"
+    if wrong:
+        told = f"on {report.host}, where a daemon could run: {wrong}"
+        yield Finding("interface", "failed", f"{told}; set network.host to an interface of the compute nodes")
+    elif report.listens:  # a hpcserve of another version does not try
+        yield Finding("interface", "ok", f"on {report.host} a daemon could listen at {report.listens}")
+    yield Finding("network", "skipped", "whether pilots reach the daemon is told once it runs: hpcserve doctor --pilot")
 
 
 def died(state: JobState, log: str) -> str:
