@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import shutil
 import tempfile
@@ -95,12 +96,28 @@ def network(site: Site, doors: Doors) -> Finding:
     return interface(site, doors.addresses[0].rpartition(":")[0].strip("[]"))
 
 
+def of_a_node(site: Site) -> Finding:
+    """What can be told from here of the interface of a daemon that runs in a job: on its node it is another one."""
+    host = site.network.host
+    with contextlib.suppress(ConfigError, ValueError):  # there is none here, or its address is not known
+        address = interfaces.resolve(host)
+        if is_loopback(address):  # it is everywhere
+            return interface(site, address)
+    told = f"network.host: {host!r} is one of a compute node, since the daemon runs in a job"
+    return Finding("interface", "skipped", f"{told}; hpcserve site check looks at it from the job that it submits")
+
+
+def is_loopback(address: str) -> bool:
+    """Whether other hosts cannot reach it."""
+    return ipaddress.ip_address(address).is_loopback
+
+
 def interface(site: Site, address: str) -> Finding:
     """Whether others may connect to the address that ``network.host`` stands for."""
     host = site.network.host
     if host in interfaces.names() and interfaces.is_down(host):
         return Finding("interface", "failed", f"network.host: interface {host} is down; name another one")
-    if ipaddress.ip_address(address).is_loopback and site.scheduler.kind != "local":
+    if is_loopback(address) and site.scheduler.kind != "local":
         told = f"network.host: {host!r} is {address}, which other hosts cannot reach"
         return Finding("interface", "failed", f"{told}; name the interface that compute nodes reach")
     return Finding("interface", "ok", address if host == address else f"{host} is {address}")

@@ -64,6 +64,25 @@ def test_an_address_that_compute_nodes_cannot_reach_is_refused(tmp_path: Path, h
     assert said.startswith(told)
 
 
+@pytest.mark.parametrize(
+    ("host", "outcome", "told"),
+    [
+        (
+            "hsn0",
+            "skipped",
+            "network.host: 'hsn0' is one of a compute node, since the daemon runs in a job; hpcserve site",
+        ),
+        ("192.0.2.1", "skipped", "network.host: '192.0.2.1' is one of a compute node"),
+        ("lo", "failed", "network.host: 'lo' is 127.0.0.1, which other hosts cannot reach; name the interface that"),
+    ],
+)
+def test_the_interface_of_a_daemon_in_a_job_is_not_looked_for_here(
+    tmp_path: Path, host: str, outcome: str, told: str
+) -> None:
+    found = site_host.of_a_node(site(tmp_path, host=host, kind="slurm"))
+    assert (found.outcome, found.told.startswith(told)) == (outcome, True)
+
+
 def test_a_node_reaches_all_doors_and_says_which_it_does_not(tmp_path: Path) -> None:
     with doors(site(tmp_path)) as opened, socket.create_server(("127.0.0.1", 0)) as mute:
         assert [reach(address) for address in opened.addresses] == [None, None, None]
