@@ -28,7 +28,7 @@ from hpcserve.core.deployments import (
     reconcile,
 )
 from hpcserve.core.fleetbook import Action, FleetPilot, FleetReplica, PilotOrders, ReplicaSaid
-from hpcserve.core.outlook import credible
+from hpcserve.core.guesses import credible
 from hpcserve.core.pilotlife import PilotLife
 from hpcserve.core.replicalife import ReplicaLife
 from hpcserve.core.rollout import PilotRestarts, Restarts, Version
