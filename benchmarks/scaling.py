@@ -67,11 +67,10 @@ def _on_a_box(starts: int, moves: int) -> dict[str, Any]:
     from benchmarks import scaling_move, scaling_zero
     from tests.facility.box.cluster import Box
     from tests.facility.box.machine import lacks
-    from tests.facility.box.options import Options
 
     missing = lacks()
     if missing:
         raise SystemExit(f"no real Slurm for benchmark 'scaling': {missing}")
-    with Box(Options(enforce="")) as box:
+    with Box(scaling_zero.OPTIONS) as box:
         zero = scaling_zero.measure(box, starts)
     return {"zero": zero, "move": scaling_move.run(moves=moves)}

@@ -21,9 +21,12 @@ from benchmarks.ratios import summary
 from hpcserve.client.sync import Client
 from hpcserve.wire import admin
 from tests.facility.box.host import until
+from tests.facility.box.options import Options
 from tests.facility.service import EXAMPLES
 
 RATIO = 2.0
+OPTIONS = Options(enforce="")
+"""Of the box."""
 PATIENCE_S = 60.0
 LOOK_S = 0.01
 BY_HAND = """\

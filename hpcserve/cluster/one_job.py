@@ -10,7 +10,7 @@ import time
 
 from hpcserve.cluster.seam import JobId, JobState, Scheduler
 from hpcserve.config import Site
-from hpcserve.core.outlook import credible
+from hpcserve.core.guesses import credible
 from hpcserve.core.polling import PollPace
 from hpcserve.errors import SchedulerError
 

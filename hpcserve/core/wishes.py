@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 from hpcserve.core.deployments import ENDING
 from hpcserve.core.fairness import Wish, fair_shares
-from hpcserve.core.outlook import credible
+from hpcserve.core.guesses import credible
 from hpcserve.core.rollout import FleetDeployment, Restarts, Version
 from hpcserve.core.roster import Roster
 from hpcserve.core.scaling import Demand, Scale, Scaler

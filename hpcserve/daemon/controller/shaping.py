@@ -14,7 +14,7 @@ from dataclasses import replace
 from hpcserve.cluster.seam import Estimator, PilotJob, Scheduler
 from hpcserve.config import Site, own_queues
 from hpcserve.core.fleet import Fleet
-from hpcserve.core.outlook import from_now_on
+from hpcserve.core.guesses import from_now_on
 from hpcserve.core.ratelimit import Bucket
 from hpcserve.core.shapes import SOON_S, Bounds, Shape, best, fitted, others
 from hpcserve.core.spans import span

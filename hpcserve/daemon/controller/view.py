@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 import hpcserve
 from hpcserve.core.capacity import lack_of_room, shared_room
 from hpcserve.core.fleetbook import FleetPilot, FleetReplica
-from hpcserve.core.outlook import Queued, awaited, credible, plan_in_words, soonest_s
+from hpcserve.core.guesses import credible
+from hpcserve.core.outlook import Queued, awaited, plan_in_words, soonest_s
 from hpcserve.core.rollout import FleetDeployment
 from hpcserve.core.spans import span
 from hpcserve.daemon import processes

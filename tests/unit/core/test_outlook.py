@@ -1,10 +1,10 @@
-"""The plan of a deployment in words: what it waits for, with whom it shares that, and what nobody would believe."""
+"""The plan of a deployment in words: what it waits for, and with whom it shares that."""
 
 from __future__ import annotations
 
 import pytest
 
-from hpcserve.core.outlook import Queued, awaited, credible, plan_in_words, soonest_s
+from hpcserve.core.outlook import Queued, awaited, plan_in_words, soonest_s
 from tests.unit.core.test_scaled_fleet import V1, D, Site
 
 SOON, LATE, SOMETIME = (Queued(slots=2, starts_in_s=each) for each in (60.0, 7200.0, None))
@@ -60,13 +60,3 @@ def test_the_first_start_that_anybody_can_tell() -> None:
     assert soonest_s([SOMETIME, LATE, SOON]) == 60.0
     assert soonest_s([SOMETIME]) is None
     assert soonest_s([]) is None
-
-
-def test_guesses_that_cannot_be_true_are_none() -> None:
-    assert credible(None) is None
-    assert credible(-5.0) is None
-    assert credible(365 * 86400.0) is None
-    assert credible(float("nan")) is None
-    assert credible(float("inf")) is None
-    assert credible(0.0) == 0.0
-    assert credible(7200.0) == 7200.0

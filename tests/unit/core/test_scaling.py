@@ -135,6 +135,14 @@ def test_hot_replicas_are_kept_while_it_is_in_use_and_idle_s_after_that() -> Non
     assert load.because == "nobody asked for 1 min 40 s"
 
 
+@pytest.mark.parametrize(("queued", "running"), [(1, 0), (0, 1), (1, 1), (3, 3)])
+def test_what_waits_or_runs_is_use_however_much_of_each_there_is(queued: int, running: int) -> None:
+    load = Load(replace(SCALE, idle_s=60.0))
+    load.look(per_s=0.2, queued=1)
+    assert load.look(for_s=3600, queued=queued, running=running, workers=running, there=running) >= 1
+    assert load.look(for_s=60) == 0
+
+
 def test_a_request_that_runs_for_long_is_use() -> None:
     load = Load(replace(SCALE, idle_s=60.0))
     load.look(per_s=0.2, queued=1)
