@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +13,7 @@ from hpcserve.cli.options import seconds
 
 if TYPE_CHECKING:
     from hpcserve.cluster.site_findings import Finding
+    from hpcserve.cluster.site_host import Doors
     from hpcserve.config import Site
 
 app = typer.Typer(help="List the sites, look at one's job script, and try one.", rich_markup_mode=None)
@@ -105,6 +106,7 @@ async def _findings(name: str | None, site: Site, timeout_s: float | None) -> As
         for finding in (
             checks.site_file(name, site),
             site_host.network(site, doors),
+            *_of_ports(site, doors),
             *checks.places(site),
             *site_host.containers(site),
         ):
@@ -117,6 +119,14 @@ async def _findings(name: str | None, site: Site, timeout_s: float | None) -> As
             yield finding
     finally:
         doors.close()
+
+
+def _of_ports(site: Site, doors: Doors) -> Iterator[Finding]:
+    """Whether a daemon can have all its sockets here; nothing where the interface is wrong."""
+    from hpcserve.daemon import health
+
+    if not doors.error:
+        yield health.room(doors, health.record(site)[0])
 
 
 async def _of_the_scheduler(site: Site) -> AsyncIterator[Finding]:

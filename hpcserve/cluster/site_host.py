@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import zmq
@@ -64,28 +64,76 @@ class Doors:
         self.addresses: list[str] = []
         self.error = ""
         self._listeners = Listeners()
-        network = site.network
+        self._network = network = site.network
+        self._in_use: list[str] = []
+        self._address = ""
         try:
-            address = interfaces.resolve(network.host)
+            self._address = interfaces.resolve(network.host)
         except ConfigError as error:
             self.error = error.message
             return
-        for port in (network.admission_port, network.front_port, network.back_port):
+        for port in self._wanted().values():
             if not self.error:
-                self._open(address, network.ports(port))
+                self._open(network.ports(port))
 
-    def _open(self, address: str, ports: Sequence[int]) -> None:
+    def lacking(self, own: Collection[str] = ()) -> str:
+        """What keeps a daemon from having all its sockets at once, and what to do; empty if nothing does.
+
+        Args:
+            own: The addresses that it has already, or may have in place of another one.
+        """
+        network, wanted = self._network, self._wanted()
+        for name, port in wanted.items():
+            if port and self._at(port) in self._in_use and self._at(port) not in own:
+                return (
+                    f"port {port} of {network.host} is in use by another program: set [network] {name}_port in the "
+                    "site file to a free port, or to 0 for any, or end that program"
+                )
+        needed = list(wanted.values()).count(0)
+        ports = network.any_port
+        found = [each for each in map(self._at, ports) if each in own or each in self._had()]
+        if not network.port_range or len(found) >= needed:
+            return ""
+        return (
+            f"{_many(len(found))} of the ports {ports[0]}-{ports[-1]} of {network.host} {_is(len(found))} free, and "
+            f"the daemon needs {needed} of them: set [network] port_range in the site file to a wider range, or end a "
+            "program that uses one of them"
+        )
+
+    def _wanted(self) -> dict[str, int]:
+        network = self._network
+        return {"admission": network.admission_port, "front": network.front_port, "back": network.back_port}
+
+    def _at(self, port: int) -> str:
+        return interfaces.endpoint(self._address, port)
+
+    def _had(self) -> list[str]:
+        return [each for each in self.addresses if each not in self._in_use]
+
+    def _open(self, ports: Sequence[int]) -> None:
         try:
-            self.addresses.append(self._listeners.open(address, ports))
+            self.addresses.append(self._listeners.open(self._address, ports))
         except zmq.ZMQError as error:
             if error.errno == zmq.EADDRINUSE:
-                self.addresses.append(interfaces.endpoint(address, ports[-1]))
+                others = [each for each in map(self._at, ports) if each not in self.addresses]
+                self.addresses.append(others[-1] if others else self._at(ports[-1]))
+                self._in_use.append(self.addresses[-1])
             else:
-                self.error = f"network.host: cannot listen on {address!r}: {error.strerror}; {interfaces.listed()}"
+                self.error = (
+                    f"network.host: cannot listen on {self._address!r}: {error.strerror}; {interfaces.listed()}"
+                )
 
     def close(self) -> None:
         """Closes them."""
         self._listeners.close()
+
+
+def _many(number: int) -> str:
+    return "none" if number == 0 else f"only {number}"
+
+
+def _is(number: int) -> str:
+    return "are" if number > 1 else "is"
 
 
 def network(site: Site, doors: Doors) -> Finding:

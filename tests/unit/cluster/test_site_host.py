@@ -104,3 +104,36 @@ def test_the_container_runtime_must_be_found(monkeypatch: pytest.MonkeyPatch, tm
     assert [each.outcome for each in site_host.containers(looked_at)] == ["failed"]
     (tmp_path / "podman-hpc").touch(mode=0o755)
     assert [each.told for each in site_host.containers(looked_at)] == [str(tmp_path / "podman-hpc")]
+
+
+def listen(first: int, at: int) -> socket.socket:
+    return socket.create_server(("127.0.0.1", first + at))
+
+
+@pytest.fixture
+def one_taken() -> Iterator[int]:
+    """The first of three ports that follow each other, of which the second one is in use."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as found:
+            first = found.getsockname()[1]
+        try:
+            with listen(first, 0), listen(first, 2):
+                taken = listen(first, 1)
+            break
+        except (OSError, OverflowError):  # somebody else has one of them
+            continue
+    with taken:
+        yield first
+
+
+def test_three_sockets_need_three_ports_at_once(tmp_path: Path, one_taken: int) -> None:
+    first, last = one_taken, one_taken + 2
+    looked_at = msgspec.structs.replace(site(tmp_path), network=Network(host="lo", port_range=f"{first}-{last}"))
+    with doors(looked_at) as opened:
+        assert [each.rpartition(":")[2] for each in opened.addresses] == [str(first), str(last), str(first + 1)]
+        told = f"only 2 of the ports {first}-{last} of lo are free, and the daemon needs 3 of them: set [network] "
+        assert opened.lacking().startswith(told)
+        assert opened.lacking({f"127.0.0.1:{first + 1}"}) == ""
+    roomy = msgspec.structs.replace(looked_at, network=Network(port_range=f"{first}-{last}", front_port=first + 1))
+    with doors(roomy) as opened:
+        assert opened.lacking().startswith(f"port {first + 1} of 127.0.0.1 is in use by another program: set [network]")
