@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import zmq
@@ -17,6 +19,10 @@ from hpcserve.errors import ConfigError
 
 LEAST_FREE_BYTES = 1024 * MIB
 """Servables, logs and results go to the shared directory."""
+LEAST_STATE_BYTES = 64 * MIB
+"""The store goes to the state directory."""
+TRIED_BYTES = MIB
+"""So much is written to see what a quota leaves, of which the file system itself does not tell."""
 
 
 class Listeners:
@@ -161,14 +167,46 @@ def shared_dir(site: Site) -> Finding:
         # With parents=True these would be open to others, and no daemon would start in them.
         for missing in reversed([each for each in (place, *place.parents) if not each.exists()]):
             missing.mkdir(mode=0o700, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=place):
-            free_bytes = shutil.disk_usage(place).free
+        free_bytes = _free_bytes(place)
     except OSError as error:
         return Finding("shared_dir", "failed", f"cannot write to {place}: {error}; set shared_dir to another place")
+    return _judged("shared_dir", place, free_bytes, LEAST_FREE_BYTES)
+
+
+def state_dir(site: Site) -> Finding:
+    """Whether there is room for the daemon's own files; where it is missing, on the disk that it would be made on."""
+    place = site.state_dir
+    try:
+        if not place.exists():
+            above = next(each for each in place.parents if each.exists())
+            found = _judged("state_dir", above, shutil.disk_usage(above).free, LEAST_STATE_BYTES)
+            return found if found.outcome == "failed" else Finding("state_dir", "ok", f"{place} will be made")
+        free_bytes = _free_bytes(place)
+    except OSError as error:
+        what = "make room on this disk or in your quota, or set state_dir to another place"
+        return Finding("state_dir", "failed", f"cannot write to {place}: {error}; {what}")
+    return _judged("state_dir", place, free_bytes, LEAST_STATE_BYTES)
+
+
+def _free_bytes(place: Path) -> int:
+    """What is free there, once a little was written.
+
+    Raises:
+        OSError: Nothing can be written: a disk or a quota may be full.
+    """
+    with tempfile.NamedTemporaryFile(dir=place) as file:
+        file.write(bytes(TRIED_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+        return shutil.disk_usage(place).free
+
+
+def _judged(subject: str, place: Path, free_bytes: int, least_bytes: int) -> Finding:
     told = f"{place}, {free_bytes / 1e9:.1f} GB free"
-    if free_bytes < LEAST_FREE_BYTES:
-        return Finding("shared_dir", "failed", f"{told}; clean up, or set shared_dir to another place")
-    return Finding("shared_dir", "ok", told)
+    if free_bytes >= least_bytes:
+        return Finding(subject, "ok", told)
+    wanted = f"too little: at least {least_bytes / 1e9:.2g} GB are wanted"
+    return Finding(subject, "failed", f"{told}, {wanted}; clean up, or set {subject} to another place")
 
 
 def containers(site: Site) -> Iterator[Finding]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,10 +92,44 @@ def test_the_shared_directory_must_be_writable_and_have_room(monkeypatch: pytest
     assert site_host.shared_dir(looked_at).outcome == "ok"
     assert list((tmp_path / "shared").iterdir()) == []
     monkeypatch.setattr(site_host, "LEAST_FREE_BYTES", 1 << 62)
-    assert "GB free; clean up" in site_host.shared_dir(looked_at).told
+    assert "too little: at least 4.6e+09 GB are wanted; clean up" in site_host.shared_dir(looked_at).told
     (tmp_path / "file").touch()
     found = site_host.shared_dir(msgspec.structs.replace(looked_at, shared_dir=tmp_path / "file" / "x"))
     assert (found.outcome, found.told.startswith(f"cannot write to {tmp_path}/file/x: ")) == ("failed", True)
+
+
+def test_the_state_directory_must_have_room_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    looked_at = site(tmp_path)
+    assert site_host.state_dir(looked_at).told == f"{tmp_path}/state will be made"
+    assert not looked_at.state_dir.exists()
+    looked_at.state_dir.mkdir()
+    found = site_host.state_dir(looked_at)
+    assert (found.outcome, found.told.startswith(f"{tmp_path}/state, ")) == ("ok", True)
+    assert list(looked_at.state_dir.iterdir()) == []
+    monkeypatch.setattr(site_host, "LEAST_STATE_BYTES", 1 << 62)
+    assert site_host.state_dir(looked_at).outcome == "failed"
+    looked_at.state_dir.rmdir()
+    found = site_host.state_dir(looked_at)
+    assert (found.outcome, found.told.startswith(f"{tmp_path}, ")) == ("failed", True)
+
+
+def test_a_quota_shows_when_a_little_is_written(tmp_path: Path) -> None:
+    looked_at = site(tmp_path)
+    for place in (looked_at.state_dir, looked_at.shared_dir):
+        place.mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (site_host.TRIED_BYTES // 2, before[1]))
+    try:
+        found = [site_host.state_dir(looked_at), site_host.shared_dir(looked_at)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [each.outcome for each in found] == ["failed", "failed"]
+    assert [each.told.partition(": [")[0] for each in found] == [
+        f"cannot write to {tmp_path}/state",
+        f"cannot write to {tmp_path}/shared",
+    ]
 
 
 def test_the_container_runtime_must_be_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
