@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -106,6 +106,7 @@ async def _findings(name: str | None, site: Site, timeout_s: float | None) -> As
         for finding in (
             checks.site_file(name, site),
             site_host.of_a_node(site) if doors is None else site_host.network(site, doors),
+            *(() if doors is None else _of_ports(site, doors)),
             *checks.places(site),
             *site_host.containers(site),
         ):
@@ -119,6 +120,14 @@ async def _findings(name: str | None, site: Site, timeout_s: float | None) -> As
     finally:
         if doors is not None:
             doors.close()
+
+
+def _of_ports(site: Site, doors: Doors) -> Iterator[Finding]:
+    """Whether a daemon can have all its sockets here; nothing where the interface is wrong."""
+    from hpcserve.daemon import health
+
+    if not doors.error:
+        yield health.room(doors, health.record(site)[0])
 
 
 async def _of_the_scheduler(site: Site) -> AsyncIterator[Finding]:

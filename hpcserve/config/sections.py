@@ -25,7 +25,7 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=LAST_PORT)]
 MIB = 1 << 20
 RETRY_S = 2.0
 """An agent or a replica that has lost the daemon pauses so long at most before it looks for it again."""
-_RANGE = re.compile(r"(\d{1,5})-(\d{1,5})")
+_RANGE = re.compile(r"(\d{1,9})-(\d{1,9})")
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -35,6 +35,19 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 def _too_short(field: str, least_s: float, value_s: float, consequence: str) -> str:
     why = f"{consequence} before they could come back from a restart of the daemon"
     return f"{field}: expected ≥ {least_s:g}, got {value_s:g}: {why}"
+
+
+def _wanted_range(text: str, least: int) -> str:
+    """What a range of ports should be, as far as this is not; empty if it will do."""
+    found = _RANGE.fullmatch(text)
+    if not found:
+        return "FIRST-LAST, such as 40000-40100"
+    first, last = int(found[1]), int(found[2])
+    if not (0 < first <= LAST_PORT and 0 < last <= LAST_PORT):
+        return f"FIRST-LAST of ports from 1 to {LAST_PORT}"
+    if first > last:
+        return "FIRST-LAST with the lower port first"
+    return f"FIRST-LAST of at least {least} ports" if last - first + 1 < least else ""
 
 
 class Network(Section, frozen=True):
@@ -55,8 +68,9 @@ class Network(Section, frozen=True):
         if self.host in ("0.0.0.0", "::", "*"):  # noqa: S104 (refused)
             raise ValueError(f"host: expected the address or name of one interface, got {self.host!r}, which is all")
         any_ones = (self.admission_port, self.front_port, self.back_port).count(0)
-        if self.port_range and len(self.any_port) < any_ones:
-            raise ValueError(f"port_range: expected FIRST-LAST of at least {any_ones} ports, got {self.port_range!r}")
+        wanted = _wanted_range(self.port_range, any_ones) if self.port_range else ""
+        if wanted:
+            raise ValueError(f"port_range: expected {wanted}, got {self.port_range!r}")
 
     @property
     def any_port(self) -> tuple[int, ...]:
@@ -89,12 +103,16 @@ class Scheduler(Section, frozen=True):
     submit_burst: Annotated[int, msgspec.Meta(ge=1)] = 8
 
     def __post_init__(self) -> None:
+        of_requeues = (
+            f"only a poll tells that a pilot was requeued, and its agent waits {ENROLMENT_WAIT_S:g} s to be let in"
+        )
+        if self.kind != "local" and self.poll_s > MOST_POLL_MAX_S:
+            raise ValueError(f"poll_s: expected ≤ {MOST_POLL_MAX_S:g}, got {self.poll_s:g}: {of_requeues}; lower it")
         if self.poll_max_s < self.poll_s:
             raise ValueError(f"poll_max_s: expected ≥ {self.poll_s:g}, which is poll_s, got {self.poll_max_s:g}")
         if self.kind != "local" and self.poll_max_s > MOST_POLL_MAX_S:
             raise ValueError(
-                f"poll_max_s: expected ≤ {MOST_POLL_MAX_S:g}, got {self.poll_max_s:g}: only a poll tells that a pilot "
-                f"was requeued, and its agent waits {ENROLMENT_WAIT_S:g} s to be let in; lower it"
+                f"poll_max_s: expected ≤ {MOST_POLL_MAX_S:g}, got {self.poll_max_s:g}: {of_requeues}; lower it"
             )
 
 
@@ -165,6 +183,10 @@ class Queue(Section, frozen=True):
     max_queued: Annotated[int, msgspec.Meta(ge=0)] = 0
     max_running: Annotated[int, msgspec.Meta(ge=0)] = 0
     preempt: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_nodes and self.min_nodes > self.max_nodes:
+            raise ValueError(f"min_nodes: expected ≤ max_nodes, {self.max_nodes}, got {self.min_nodes}")
 
 
 class Daemon(Section, frozen=True):

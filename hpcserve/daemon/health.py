@@ -117,15 +117,30 @@ def ports(site: Site, published: ServiceRecord | None) -> Finding:
         doors.close()
         if doors.error:
             return Finding("ports", "failed", doors.error)
-        return Finding("ports", "ok", f"a daemon can have {', '.join(doors.addresses)}, for example")
-    sockets = {"admission": published.admission, "front": published.front, "back": published.back}
-    addresses = {name: each.removeprefix("tcp://") for name, (each, *_) in sockets.items()}
+        return room(doors, None)
+    addresses = _addresses(published)
     found = {name: reach(address, HERE_S) for name, address in addresses.items()}
     wrong = [f"{name} at {addresses[name]}: {each.told}" for name, each in found.items() if each is not None]
     if wrong:
         told = f"this host does not reach the daemon's {'; '.join(wrong)}"
         return Finding("ports", "failed", f"{told}; if the daemon has ended, {UP_AGAIN}")
     return Finding("ports", "ok", ", ".join(f"{name} {address}" for name, address in addresses.items()))
+
+
+def room(doors: site_host.Doors, published: ServiceRecord | None) -> Finding:
+    """Whether a daemon can have a port for each of its sockets; the one that runs has them already."""
+    own = () if published is None else _addresses(published).values()
+    lacking = doors.lacking(own)
+    if lacking:
+        return Finding("ports", "failed", lacking)
+    if published is not None:
+        return Finding("ports", "ok", f"the daemon on {published.host} has {', '.join(own)}")
+    return Finding("ports", "ok", f"a daemon can have {', '.join(doors.addresses)}, for example")
+
+
+def _addresses(published: ServiceRecord) -> dict[str, str]:
+    sockets = {"admission": published.admission, "front": published.front, "back": published.back}
+    return {name: each.removeprefix("tcp://") for name, (each, *_) in sockets.items()}
 
 
 def shared_dir(site: Site) -> Finding:

@@ -79,7 +79,7 @@ def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("[pilots]\nslots = 0\n", r"polaris.toml: pilots.slots: expected .* >= 1"),
+        ("[pilots]\nslots = 0\n", r"polaris.toml: pilots.slots: expected .* >= 1, got 0$"),
         ("[pilots]\nwalltime_s = -1.0\n", r"polaris.toml: pilots.walltime_s: expected .* > 0"),
         ('[pilots]\nslots = "two"\n', r"polaris.toml: pilots.slots: expected `int`, got `str`"),
         ("[pilots]\nslotz = 1\n", r"polaris.toml: pilots: .*slotz"),
@@ -90,10 +90,13 @@ def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None
         ('[network]\nhost = "0.0.0.0"\n', r"polaris.toml: network.host: expected the address .* got '0.0.0.0'"),
         (
             '[network]\nport_range = "40000"\n',
-            r"network.port_range: expected FIRST-LAST of at least 3 .*'40000'",
+            r"network.port_range: expected FIRST-LAST, such as 40000-40100, got '40000'$",
         ),
-        ('[network]\nport_range = "9-8"\n', r"port_range: expected FIRST-LAST of at least 3 ports, got '9-8'"),
-        ('[network]\nport_range = "1-65536"\n', r"port_range: expected FIRST-LAST of at least 3 ports, got '1-65536'"),
+        ('[network]\nport_range = "9-8"\n', r"port_range: expected FIRST-LAST with the lower port first, got '9-8'$"),
+        ('[network]\nport_range = "1-65536"\n', r"port_range: expected .* ports from 1 to 65535, got '1-65536'$"),
+        ('[network]\nport_range = "0-9"\n', r"port_range: expected FIRST-LAST of ports from 1 to 65535, got '0-9'$"),
+        ('[network]\nport_range = "700000-800000"\n', r"of ports from 1 to 65535, got '700000-800000'$"),
+        ('[network]\nport_range = "8-9"\n', r"port_range: expected FIRST-LAST of at least 3 ports, got '8-9'$"),
         ('[network]\nfront_port = 9\nport_range = "5-5"\n', r"FIRST-LAST of at least 2 ports, got '5-5'"),
         ('auth = "none"\n', r"polaris.toml: auth: invalid .*none"),
         ("[pilots]\norphan_s = 3\n", r"polaris.toml: pilots.orphan_s: expected ≥ 4, got 3: agents would end"),
@@ -107,14 +110,31 @@ def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None
             '[scheduler]\nkind = "slurm"\npoll_max_s = 301\n',
             r"scheduler.poll_max_s: expected ≤ 300, got 301: .* agent waits 600 s to be let in; lower it$",
         ),
+        (
+            '[scheduler]\nkind = "slurm"\npoll_s = 500\n',
+            r"scheduler.poll_s: expected ≤ 300, got 500: .* agent waits 600 s to be let in; lower it$",
+        ),
+        ("[recovery]\nlease_s = inf\n", r"polaris.toml: recovery.lease_s: expected a finite number, got inf$"),
+        ("[recovery]\nlease_s = 1e400\n", r"polaris.toml: recovery.lease_s: expected a finite number, got inf$"),
+        ("[pilots]\nwalltime_s = nan\n", r"polaris.toml: pilots.walltime_s: expected a finite number, got nan$"),
+        ("[pilots]\nidle_s = nan\n", r"polaris.toml: pilots.idle_s: expected a finite number, got nan$"),
+        ("[queues.x]\nmax_walltime_s = inf\n", r"queues.x.max_walltime_s: expected a finite number, got inf$"),
         ("[scheduler]\nsubmit_burst = 0\n", r"polaris.toml: scheduler.submit_burst: expected .* >= 1"),
         ("state_dir = 3\n", r"polaris.toml: state_dir: expected a path, got 3"),
         ("[pilots\n", r"polaris.toml: not TOML"),
         ("", r"polaris.toml: empty: it says nothing; for a site like local write base = .local"),
         ("base = 3\n", r"polaris.toml: base: expected the name of a site or the path of its file, got 3"),
         ('base = "lokal"\n', r"polaris.toml: base: no site named 'lokal'; known: "),
-        ("[queues.debug]\nmax_nodes = -1\n", r"polaris.toml: queues\[...\].max_nodes: expected `int` >= 0"),
-        ("[queues.debug]\nmaxnodes = 1\n", r"polaris.toml: queues\[...\]: unknown field 'maxnodes'; did you mean"),
+        (
+            "[queues.a]\n[queues.debug]\nmax_nodes = -1\n",
+            r"polaris.toml: queues.debug.max_nodes: expected `int` >= 0, got -1$",
+        ),
+        ("[queues.debug]\npreempt = 3\n", r"polaris.toml: queues.debug.preempt: expected `bool`, got `int`: 3$"),
+        ("[queues.debug]\nmaxnodes = 1\n", r"polaris.toml: queues.debug: unknown field 'maxnodes'; did you mean"),
+        (
+            "[queues.batch]\nmin_nodes = 5\nmax_nodes = 2\n",
+            r"polaris.toml: queues.batch.min_nodes: expected ≤ max_nodes, 2, got 5$",
+        ),
         ('shared_dir = "$NOT_SET_HERE/x"\n', r"polaris.toml: shared_dir: '.NOT_SET_HERE/x': NOT_SET_HERE is not set"),
     ],
 )
@@ -129,6 +149,10 @@ def test_polls_may_be_as_seldom_as_requeued_agents_and_the_scheduler_allow(
 ) -> None:
     text = f'[scheduler]\nkind = "{kind}"\npoll_max_s = {poll_max_s}\n'
     assert config.load_site(site_file(tmp_path, text)).scheduler.poll_max_s == poll_max_s
+
+
+def test_idle_pilots_may_be_kept_for_ever(tmp_path: Path) -> None:
+    assert config.load_site(site_file(tmp_path, "[pilots]\nidle_s = inf\n")).pilots.idle_s == float("inf")
 
 
 QUEUE = """
