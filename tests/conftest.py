@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.integration import images
+
 # A busy machine makes an example slow, not wrong. Whoever searches for new examples says --hypothesis-profile=search.
 settings.register_profile("search", deadline=None, print_blob=True)
 settings.register_profile("hpcserve", deadline=None, print_blob=True, derandomize=True)
@@ -33,3 +35,17 @@ def _own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
 def root() -> Path:
     """The directory of the project."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def image_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the images of one run of the tests are, whichever of its processes makes them."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "images"
+
+
+@pytest.fixture(scope="session")
+def python_image(image_dir: Path) -> Path:
+    """An Apptainer image with this machine's Python and nothing else; skips where there is no Apptainer."""
+    images.need_apptainer()
+    return images.cached("python", image_dir)

@@ -1,0 +1,95 @@
+"""Apptainer images for tests, made within seconds and without a network from this machine's own files."""
+
+from __future__ import annotations
+
+import fcntl
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from tests.facility.box.machine import must_hold_one
+
+COMMANDS = ("sh", "env", "sleep", "cat", "ls", "dd", "uname")
+"""What an image has besides Python."""
+ZSTD = ("--mksquashfs-args", "-comp zstd -Xcompression-level 3")
+_LEFT_OUT = ("__pycache__", "test", "tests", "site-packages", "dist-packages", "idlelib", "lib2to3", "config-*", "*.a")
+
+
+def need_apptainer() -> None:
+    """Skips where there is no Apptainer; where there must be one, that is an error."""
+    if shutil.which("apptainer") is not None:
+        return
+    if must_hold_one():
+        pytest.fail("no Apptainer for the tests of containers; tests/system-packages installs it and says what failed")
+    pytest.skip("no Apptainer on this machine; on Debian, as root: tests/system-packages")
+
+
+def build(image: Path, directory: Path) -> Path:
+    """Makes an image of all that is below a directory."""
+    argv = ["apptainer", "--quiet", "build", "--force", *ZSTD, str(image), str(directory)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
+    return image
+
+
+def tree(root: Path, *, python: bool = True) -> Path:
+    """A directory with what an image needs: a shell, a few commands, and, if wanted, this Python without packages."""
+    programs = []
+    for command in COMMANDS:
+        found = shutil.which(command)
+        assert found is not None, f"no {command} on this machine"
+        programs.append(found)
+        _copy(root, Path(found), at=Path("/bin") / command)
+    if python:
+        version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+        interpreter = Path(sys.executable).resolve()
+        _copy(root, interpreter, at=Path("/usr/bin") / version)
+        (root / "usr/bin/python3").symlink_to(version)
+        library = Path(sysconfig.get_path("stdlib"))
+        shutil.copytree(
+            library,
+            root / "usr/lib" / version,
+            ignore=shutil.ignore_patterns(*_LEFT_OUT),
+            symlinks=False,
+            ignore_dangling_symlinks=True,
+        )
+        programs += [str(interpreter), *map(str, (library / "lib-dynload").glob("*.so"))]
+    for needed in _libraries(programs):
+        _copy(root, needed)
+    for name in ("tmp", "proc", "sys", "dev", "etc", "root", "var/tmp", "home"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\n")
+    return root
+
+
+def cached(name: str, cache: Path, *, python: bool = True) -> Path:
+    """The image of :func:`tree` in ``cache``, made by whichever test comes first."""
+    cache.mkdir(parents=True, exist_ok=True)
+    image = cache / f"{name}.sif"
+    with (cache / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not image.exists():
+            built = build(cache / f"{name}.new.sif", tree(cache / f"{name}.tree", python=python))
+            shutil.rmtree(cache / f"{name}.tree")
+            built.rename(image)
+    return image
+
+
+def _libraries(programs: Iterable[str]) -> set[Path]:
+    """The shared libraries that programs need, by ldd(1), and their loader."""
+    said = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=False).stdout
+    return {Path(path) for path in re.findall(r"(?m)(/\S+) \(0x", said)}
+
+
+def _copy(root: Path, file: Path, at: Path | None = None) -> None:
+    target = root / (at or file).relative_to("/")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists():
+        shutil.copy2(file, target)
