@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,15 @@ def python_image(image_dir: Path) -> Path:
     """An Apptainer image with this machine's Python and nothing else; skips where there is no Apptainer."""
     images.need_apptainer()
     return images.cached("python", image_dir)
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """A key to sign images with, its public half, and the public half of another one."""
+    place = tmp_path_factory.mktemp("keys")
+    for name in ("site", "other"):
+        openssl = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(place / f"{name}.pem")]
+        subprocess.run(openssl, check=True, capture_output=True)
+        openssl = ["openssl", "pkey", "-in", str(place / f"{name}.pem"), "-pubout", "-out", str(place / f"{name}.pub")]
+        subprocess.run(openssl, check=True, capture_output=True)
+    return place / "site.pem", place / "site.pub", place / "other.pub"

@@ -17,6 +17,17 @@ from typing import Literal
 import msgspec
 
 
+class ContainerRules(msgspec.Struct, frozen=True, kw_only=True):
+    """How a site runs containers: the fields of ``[containers]`` in its file, with the same meaning."""
+
+    runtime: str = "none"
+    command: str = ""
+    gpu: str = ""
+    binds: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
+    signature_key: str = ""
+
+
 class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a pilot job's agent must know besides the service record.
 
@@ -34,6 +45,7 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     log_dir: str
     log_bytes: int
     launcher: str = "process"
+    containers: ContainerRules = ContainerRules()
 
 
 class ReplicaStart(msgspec.Struct, frozen=True, kw_only=True):

@@ -111,6 +111,11 @@ def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None
         ('base = "lokal"\n', r"polaris.toml: base: no site named 'lokal'; known: "),
         ("[queues.debug]\nmax_nodes = -1\n", r"polaris.toml: queues\[...\].max_nodes: expected `int` >= 0"),
         ("[queues.debug]\nmaxnodes = 1\n", r"polaris.toml: queues\[...\]: unknown field 'maxnodes'; did you mean"),
+        ('[containers]\nbinds = ["data"]\n', r"polaris.toml: containers.binds: expected /SOURCE.*, got 'data'"),
+        ('[containers]\nbinds = ["/"]\n', r"polaris.toml: containers.binds: '/' would show state_dir \("),
+        ('[containers]\nenvironment = ["A B"]\n', r"containers.environment: expected names of variables, got 'A B'"),
+        ('[containers]\nsignature_key = "k.pem"\n', r"containers.signature_key: expected the whole path .*'k.pem'"),
+        ('[containers]\ngpu = "intel"\n', r"polaris.toml: containers.gpu: invalid .*intel"),
         ('shared_dir = "$NOT_SET_HERE/x"\n', r"polaris.toml: shared_dir: '.NOT_SET_HERE/x': NOT_SET_HERE is not set"),
     ],
 )
