@@ -21,7 +21,7 @@ _SAVE = "save it as UTF-8, without a byte order mark"
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of the servable in ``directory``. ``~`` in ``environment.path`` is expanded.
+    """The manifest of the servable in ``directory``. ``~`` in the paths of ``environment`` is expanded.
 
     Raises:
         ManifestError: There is no manifest, or something in it is wrong; the message has the file and place.
@@ -57,10 +57,17 @@ def _table(directory: Path) -> dict[str, Any]:
 
 def _with_home(table: dict[str, Any]) -> dict[str, Any]:
     environment = table.get("environment")
-    if not isinstance(environment, dict) or not isinstance(environment.get("path"), str):
+    if not isinstance(environment, dict):
         return table
-    try:
-        path = str(Path(environment["path"]).expanduser())
-    except RuntimeError as error:
-        raise ManifestError(f"{FILE_NAME}: environment.path: {environment['path']!r}: {error}") from error
-    return {**table, "environment": {**environment, "path": path}}
+    return {**table, "environment": {**environment, **_expanded(environment)}}
+
+
+def _expanded(environment: dict[str, Any]) -> dict[str, str]:
+    """Its paths with the user's home."""
+    paths = {field: environment[field] for field in ("path", "image") if isinstance(environment.get(field), str)}
+    for field, path in paths.items():
+        try:
+            paths[field] = str(Path(path).expanduser())
+        except RuntimeError as error:
+            raise ManifestError(f"{FILE_NAME}: environment.{field}: {path!r}: {error}") from error
+    return paths

@@ -16,13 +16,15 @@ from hpcserve.servable.manifest import Environment
 
 
 def python_of(environment: Environment) -> str:
-    """The path of the interpreter.
+    """The path of the interpreter; in a container, what it is called there.
 
     Raises:
         ManifestError: The virtual environment has no Python that we may run.
     """
     if environment.kind == "same":
         return sys.executable
+    if environment.kind == "container":
+        return environment.python
     python = Path(str(environment.path)) / "bin" / "python"
     if not python.is_file() or not os.access(python, os.X_OK):
         raise ManifestError(
@@ -43,4 +45,6 @@ def argv_for(environment: Environment, module: str, *arguments: str) -> list[str
     Raises:
         ManifestError: The interpreter is not there.
     """
+    if environment.kind == "container":
+        raise ManifestError(f"image {environment.image}: its interpreter runs in a container, not here")
     return [python_of(environment), str(Path(bootstrap.__file__).resolve()), module, *arguments]

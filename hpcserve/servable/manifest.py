@@ -134,13 +134,38 @@ def _ragged(tensors: dict[str, TensorDecl], name: str, field: str) -> tuple[int,
     return tensors[name].shape[1:]
 
 
-class Environment(Declaration, frozen=True):
-    """The interpreter that runs the servable: the daemon's own, or that of the virtual environment at ``path``."""
+class Image(Declaration, frozen=True):
+    """An image as it was when its servable was published, which fills this in.
 
-    kind: Literal["same", "venv"] = "same"
+    ``python`` is its Python's version. ``packages``: the directory with the packages that it lacks, or empty.
+    """
+
+    sha256: str
+    size_bytes: int
+    mtime_ns: int
+    python: str
+    packages: str = ""
+
+
+class Environment(Declaration, frozen=True):
+    """The interpreter that runs the servable.
+
+    The daemon's own, that of the virtual environment at ``path``, or ``python`` in a container of ``image``.
+    """
+
+    kind: Literal["same", "venv", "container"] = "same"
     path: str | None = None
+    image: str | None = None
+    python: str = "python3"
+    published: Image | None = None
 
     def __post_init__(self) -> None:
+        if self.kind == "container" and not str(self.image).startswith("/"):
+            raise ValueError(f'image {self.image!r}: kind = "container" needs the whole path of an image\'s file')
+        if self.kind != "container" and (self.image is not None or self.python != "python3"):
+            raise ValueError('image and python have a meaning only with kind = "container"')
+        if self.kind == "container" and self.path is not None:
+            raise ValueError(f'path {self.path!r} has no meaning with kind = "container"; give image')
         if self.kind == "venv" and not self.path:
             raise ValueError('kind = "venv" needs a path, that of the virtual environment\'s directory')
         if self.kind == "venv" and not str(self.path).startswith("/"):

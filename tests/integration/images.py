@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import platform
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from hpcserve.cluster.gather import gather
 from tests.facility.box.machine import must_hold_one
 
 COMMANDS = ("sh", "env", "sleep", "cat", "ls", "dd", "uname")
@@ -36,6 +38,13 @@ def build(image: Path, directory: Path) -> Path:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
     return image
+
+
+def signed(image: Path, copy: Path, key: Path) -> Path:
+    """A copy of the image, signed by a private key."""
+    shutil.copy(image, copy)
+    subprocess.run(["apptainer", "--silent", "sign", "--key", str(key), str(copy)], check=True)
+    return copy
 
 
 def tree(root: Path, *, python: bool = True) -> Path:
@@ -85,7 +94,17 @@ def cached(name: str, cache: Path, *, python: bool = True) -> Path:
 def _libraries(programs: Iterable[str]) -> set[Path]:
     """The shared libraries that programs need, by ldd(1), and their loader."""
     said = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=False).stdout
-    return {Path(path) for path in re.findall(r"(?m)(/\S+) \(0x", said)}
+    found = {Path(path) for path in re.findall(r"(?m)(/\S+) \(0x", said)}
+    libc = next(path for path in found if path.name == "libc.so.6")
+    # Of the machine's libraries, packages from elsewhere may rely on these. Source: PEP 513.
+    also = ("libpthread.so.0", "libdl.so.2", "librt.so.1", "libm.so.6", "libutil.so.1")
+    beside = [libc.with_name(name) for name in also]
+    other = re.findall(r"lib(?:stdc\+\+|gcc_s)\.so\.\d+ \([^)]*64\) => (/\S+)", _ldconfig())
+    return found | {path for path in beside if path.exists()} | set(map(Path, other))
+
+
+def _ldconfig() -> str:
+    return subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True, check=False).stdout
 
 
 def _copy(root: Path, file: Path, at: Path | None = None) -> None:
@@ -93,3 +112,14 @@ def _copy(root: Path, file: Path, at: Path | None = None) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.exists():
         shutil.copy2(file, target)
+
+
+def packages(shared_dir: Path, cache: Path) -> None:
+    """Gives a daemon's shared directory the packages that our images lack, gathered once in a run of the tests."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "packages.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        place, _ = gather(cache, sys.version_info[:2], platform.machine(), platform.libc_ver()[1])
+    target = shared_dir / place.relative_to(cache)
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target.symlink_to(place)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 from pathlib import Path
 
 from hpcserve.cluster.containers import Bind, Inside, contained
 from hpcserve.wire.launch import ContainerRules
+from tests.integration import images
 from tests.integration.daemon_tree import until
 
 EXEC = ("apptainer", "--quiet", "exec", "--containall", "--cleanenv", "--no-home")
@@ -69,9 +69,7 @@ def test_our_command_shows_binds_and_variables_as_they_are(python_image: Path, t
 
 def test_only_a_signed_image_is_run(python_image: Path, keys: tuple[Path, Path, Path], tmp_path: Path) -> None:
     private, public, other = keys
-    signed = tmp_path / "signed.sif"
-    shutil.copy(python_image, signed)
-    subprocess.run(["apptainer", "--silent", "sign", "--key", str(private), str(signed)], check=True)
+    signed = images.signed(python_image, tmp_path / "signed.sif", private)
     for image, key, exit_code in ((signed, public, 0), (signed, other, 65), (python_image, public, 65)):
         inside = Inside(image=str(image), argv=("cat",))
         made = contained(ContainerRules(runtime="apptainer", signature_key=str(key)), inside, os.environ)

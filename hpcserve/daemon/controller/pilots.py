@@ -27,6 +27,7 @@ from hpcserve.config import Site
 from hpcserve.daemon.controller.job import pilot_job, service_tag
 from hpcserve.daemon.controller.printed import printed
 from hpcserve.daemon.controller.storage import Storage
+from hpcserve.daemon.images import rules_of
 from hpcserve.daemon.launch import ENROLMENTS
 from hpcserve.errors import (
     AuthenticationError,
@@ -211,6 +212,7 @@ class Pilots:
             log_dir=str(self._logs),
             log_bytes=pilots.log_bytes,
             launcher=pilots.launcher,
+            containers=rules_of(self._site.containers),
         )
         private.private_directory(self._enrolments)
         private.replace(self._enrolment(row.id, row.restarts), encode_enrolment(enrolment))

@@ -187,3 +187,21 @@ def test_what_fills_an_input_up_is_a_value_of_its_dtype(dtype: str, value: float
     else:
         with pytest.raises(ValueError, match="pad: input 'x'"):
             spec()
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"kind": "container"}, 'kind = "container" needs the whole path'),
+        ({"kind": "container", "image": "net.sif"}, "image 'net.sif': kind = \"container\" needs the whole path"),
+        ({"kind": "container", "image": "/net.sif", "path": "/venv"}, "path '/venv' has no meaning"),
+        (
+            {"kind": "venv", "path": "/venv", "image": "/net.sif"},
+            'image and python have a meaning only with kind = "con',
+        ),
+        ({"python": "python3.12"}, "image and python have a meaning only"),
+    ],
+)
+def test_an_image_and_a_path_are_for_their_own_kinds(environment: dict[str, str], told: str) -> None:
+    with pytest.raises(ManifestError, match=re.escape(told)):
+        from_table({"name": "a", "loader": "python", "entry": "a:b", "environment": environment})

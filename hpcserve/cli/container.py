@@ -1,0 +1,46 @@
+"""``hpcserve container``: what servables in containers need before they are published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from hpcserve.cluster.images import Images
+    from hpcserve.config import Site
+
+app = typer.Typer(help="Prepare containers for servables.", rich_markup_mode=None)
+
+TIMEOUT_S = 120.0
+"""An image of many GB may have to be read from a cold disk before its Python starts."""
+PYTHON = Annotated[str, typer.Option(metavar="NAME", help="The image's interpreter.")]
+
+
+@app.command("runtime")
+def _runtime(
+    *,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The path of an image.")],
+    python: PYTHON = "python3",
+) -> None:
+    """Gather the packages that hpcserve needs of IMAGE's Python, for all images with the same one that lack them."""
+    from hpcserve import config
+    from hpcserve.cli.terminal import waiting
+    from hpcserve.cluster.gather import gather
+
+    site = config.load_site(None)
+    with waiting(f"looking at {image}"):
+        found = _images(site).python(str(config.expanded(str(image))), python)
+    with waiting("gathering packages"):
+        place, new = gather(site.shared_dir, found.python, found.machine, found.libc)
+    typer.echo(f"{'gathered' if new else 'there already:'} {place}")
+
+
+def _images(site: Site) -> Images:
+    import os
+
+    from hpcserve.cluster.images import Images
+    from hpcserve.daemon.images import rules_of
+
+    return Images(rules_of(site.containers), os.environ, timeout_s=TIMEOUT_S)
