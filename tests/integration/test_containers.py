@@ -224,6 +224,9 @@ def test_an_image_that_changed_after_publication_is_refused(client: Client, pyth
     client.call("deploy", admin.Deploy(servable="changing"), admin.Deployed)
     answer = client.infer("changing.double", np.ones(1))
     assert (answer["y"].tolist(), answer.version) == ([2.0], second.version)
+    view = deployment(client, "changing")
+    assert (view.version, view.image) == (second.version, str(image))
+    assert view.image_sha256 == hashlib.sha256(image.read_bytes()).hexdigest()
 
 
 def test_a_servable_that_does_not_import_in_its_image_is_told_with_its_traceback(
