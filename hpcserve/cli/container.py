@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hpcserve.cli.exits import OK
+
 if TYPE_CHECKING:
     from hpcserve.cluster.images import Images
     from hpcserve.config import Site
@@ -35,6 +37,30 @@ def _runtime(
     with waiting("gathering packages"):
         place, new = gather(site.shared_dir, found.python, found.machine, found.libc)
     typer.echo(f"{'gathered' if new else 'there already:'} {place}")
+
+
+@app.command("check")
+def _check(
+    *,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The path of an image.")],
+    python: PYTHON = "python3",
+) -> int:
+    """Run IMAGE on this host, and say whether servables can run in it: its Python, its packages, its libraries."""
+    from hpcserve import config
+    from hpcserve.cli import checks
+    from hpcserve.cluster.site_findings import Finding
+    from hpcserve.daemon.images import findings
+    from hpcserve.errors import HpcserveError
+
+    site = config.load_site(None)
+    place = str(config.expanded(str(image)))
+    code = OK
+    try:
+        for finding in findings(site, _images(site), place, python):
+            code = max(code, checks.tell(finding))
+    except HpcserveError as error:
+        code = checks.tell(Finding("image", "failed", str(error)))
+    return code
 
 
 def _images(site: Site) -> Images:

@@ -15,13 +15,17 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from hpcserve.cluster.containers import NOT_SIGNED, Inside, contained, site_binds
+from hpcserve.cluster.image_check import PROBE, Libraries
 from hpcserve.cluster.packages import LEAST_PYTHON, least_versions
 from hpcserve.errors import ConfigError, ManifestError
 from hpcserve.wire.launch import ContainerRules
+
+T = TypeVar("T")
 
 BLOCK_BYTES = 1 << 20
 SHOWN_CHARACTERS = 400
@@ -110,17 +114,28 @@ class Images:
             ConfigError: The site's own part is wrong: its runtime, its key, what it binds.
             ManifestError: The image does not run, has no such interpreter, or one that cannot run a replica.
         """
+        found = self._ask(image, (python, "-c", _PROBE, *least_versions()), Interpreter)
+        check_versions(image, found)
+        return found
+
+    def libraries(self, image: str, python: str) -> Libraries:
+        """What the image has for MPI and GPUs.
+
+        Raises:
+            HpcserveError: As :meth:`python`.
+        """
+        return self._ask(image, (python, "-c", PROBE), Libraries)
+
+    def _ask(self, image: str, argv: tuple[str, ...], kind: type[T]) -> T:
+        """The answer of a program in the image: one line of JSON."""
         self._check_site()
-        inside = Inside(image=image, argv=(python, "-c", _PROBE, *least_versions()))
-        code, answer, said = self._run(inside)
+        code, answer, said = self._run(Inside(image=image, argv=argv))
         if code == NOT_SIGNED and self._rules.signature_key:
             raise ManifestError(f"image {image} is not signed by the site's key, {self._rules.signature_key}: {said}")
         try:
-            found = msgspec.json.decode(answer, type=Interpreter)
+            return msgspec.json.decode(answer, type=kind)
         except msgspec.MsgspecError as error:
-            raise ManifestError(f"image {image} {_meaning(said, python)}: {said or f'exit code {code}'}") from error
-        check_versions(image, found)
-        return found
+            raise ManifestError(f"image {image} {_meaning(said, argv[0])}: {said or f'exit code {code}'}") from error
 
     def _check_site(self) -> None:
         command = self._rules.command or self._rules.runtime

@@ -3,23 +3,64 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
+from hpcserve import __version__
 from hpcserve.cluster import guest
 from hpcserve.cluster.containers import contained
-from hpcserve.cluster.images import Images
+from hpcserve.cluster.image_check import libraries
+from hpcserve.cluster.images import Images, Interpreter
 from hpcserve.cluster.packages import OF_MODULES, runtime_dir
+from hpcserve.cluster.site_findings import Finding
 from hpcserve.config import Containers, Site
 from hpcserve.errors import ManifestError
 from hpcserve.servable.manifest import Environment, Image
 from hpcserve.wire.launch import ContainerRules
+from hpcserve.wire.messages import WIRE_VERSIONS
 
 
 def rules_of(containers: Containers) -> ContainerRules:
     """What agents are told."""
     return ContainerRules(**msgspec.structs.asdict(containers))
+
+
+def findings(site: Site, images: Images, image: str, python: str) -> Iterator[Finding]:
+    """Whether servables can run in an image, on this host.
+
+    Raises:
+        HpcserveError: They cannot.
+    """
+    file = images.file(image)
+    yield Finding("image", "ok", f"{image}, {file.size_bytes / 1e6:.0f} MB, sha256 {file.sha256}")
+    found = images.python(image, python)
+    key = site.containers.signature_key
+    yield Finding("signature", "ok" if key else "skipped", f"by {key}" if key else "the site wants none")
+    yield Finding("Python", "ok", f"{_version(found)} for {found.machine}")
+    missing = _missing(found)
+    has = ", ".join(f"{OF_MODULES[module]} {version}" for module, version in found.packages.items())
+    packages = runtime_dir(site.shared_dir, found.python, found.machine)
+    if not missing:
+        yield Finding("packages", "ok", has)
+    elif packages.is_dir():
+        yield Finding("packages", "ok", f"{', '.join(missing)} of {packages}{' beside ' if has else ''}{has}")
+    else:
+        told = f"{', '.join(missing)} missing; gather them by: hpcserve container runtime {image}"
+        yield Finding("packages", "failed", told)
+    ours = f"hpcserve {__version__}, wire protocol {', '.join(map(str, WIRE_VERSIONS))}"
+    yield Finding("runtime", "ok", f"{ours}, is bound into its containers")
+    yield from libraries(images.libraries(image, python), site.containers.gpu)
+
+
+def _version(found: Interpreter) -> str:
+    return ".".join(map(str, found.python))
+
+
+def _missing(found: Interpreter) -> list[str]:
+    """The packages that the image lacks."""
+    return [package for module, package in OF_MODULES.items() if module not in found.packages]
 
 
 class SiteContainers:
@@ -48,9 +89,9 @@ class SiteContainers:
         images = Images(self._rules, os.environ, timeout_s=self._timeout_s)
         file = images.file(image)
         python = images.python(image, environment.python)
-        missing = [package for module, package in OF_MODULES.items() if module not in python.packages]
+        missing = _missing(python)
         packages = runtime_dir(self._shared_dir, python.python, python.machine) if missing else None
-        version = ".".join(map(str, python.python))
+        version = _version(python)
         if packages is not None and not packages.is_dir():
             raise ManifestError(
                 f"image {image}: its Python {version} lacks {', '.join(missing)}; gather them once, where there is a "

@@ -238,14 +238,29 @@ def test_a_servable_that_does_not_import_in_its_image_is_told_with_its_traceback
         client.call("publish", admin.Publish(path=str(place)), admin.Published)
 
 
-def test_packages_are_gathered_by_the_command_line(equipped: Daemon, python_image: Path, tmp_path: Path) -> None:
-    def runtime(image: Path) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "hpcserve.cli.main", "container", "runtime", str(image)]
-        return subprocess.run(argv, env=os.environ | equipped.variables, capture_output=True, text=True, check=False)
+def cli(daemon: Daemon, *argv: str) -> subprocess.CompletedProcess[str]:
+    """Runs ``hpcserve`` to its end."""
+    command = [sys.executable, "-m", "hpcserve.cli.main", *argv]
+    return subprocess.run(command, env=os.environ | daemon.variables, capture_output=True, text=True, check=False)
 
+
+def test_packages_are_gathered_by_the_command_line(equipped: Daemon, python_image: Path, tmp_path: Path) -> None:
     (gathered,) = (equipped.shared / "runtimes").iterdir()
-    done = runtime(python_image)
+    done = cli(equipped, "container", "runtime", str(python_image))
     assert (done.returncode, done.stdout.strip()) == (0, f"there already: {gathered}")
-    done = runtime(tmp_path / "nowhere.sif")
+    done = cli(equipped, "container", "runtime", str(tmp_path / "nowhere.sif"))
     assert done.returncode != 0
     assert f"image {tmp_path}/nowhere.sif" in " ".join(done.stderr.split())
+
+
+def test_an_image_is_checked_by_the_command_line(equipped: Daemon, python_image: Path, image_dir: Path) -> None:
+    done = cli(equipped, "container", "check", str(python_image))
+    found = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert done.returncode == 0, done.stdout
+    version = ".".join(map(str, sys.version_info[:3]))
+    assert found["ok       Python"].startswith(f"{version} for ")
+    assert found["ok       packages"].startswith("pyzmq, msgspec, numpy of ")
+    assert found["skipped  MPI"] == found["skipped  CUDA"] == found["skipped  ROCm"] == "none in the image"
+    done = cli(equipped, "container", "check", str(images.cached("bare", image_dir, python=False)))
+    assert done.returncode == 1
+    assert "has no python3; name its interpreter" in done.stdout.splitlines()[-1]
