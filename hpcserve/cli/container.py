@@ -63,6 +63,30 @@ def _check(
     return code
 
 
+@app.command("build")
+def _build(
+    *,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The servable's directory, with servable.toml.")],
+    mirror: Annotated[str, typer.Option(metavar="URL", help="A Debian mirror; default: that of apt here.")] = "",
+) -> None:
+    """Build the image that the servable in DIR names, of what its [environment.build] says."""
+    import os
+
+    from hpcserve import config
+    from hpcserve.cli.terminal import note
+    from hpcserve.cluster.building import Builder
+    from hpcserve.daemon.images import plan_of
+    from hpcserve.registry.manifest_file import read_manifest
+
+    site = config.load_site(None)
+    place = config.expanded(str(directory))
+    environment = read_manifest(place).environment
+    command = site.containers.command or site.containers.runtime
+    builder = Builder(_images(site), command=command, cache=config.cache_dir(), environment=os.environ, tell=note)
+    new = builder.build(plan_of(environment, place, lambda: builder.standard(mirror)))
+    typer.echo(f"{'built' if new else 'there already:'} {environment.image}")
+
+
 def _images(site: Site) -> Images:
     import os
 

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpcserve.cluster.packages import gathering, runtime_dir
+from hpcserve.cluster.packages import gathering, requirements, runtime_dir
 from hpcserve.errors import ConfigError
 
 TIMEOUT_S = 900.0
@@ -26,20 +26,29 @@ def gather(shared_dir: Path, python: Sequence[int], machine: str, libc: str) -> 
         ConfigError: They cannot be had from here, or not be written there.
     """
     target = runtime_dir(shared_dir, python, machine)
+    return target, gather_into(target, requirements(), python, machine, libc)
+
+
+def gather_into(target: Path, wanted: Sequence[str], python: Sequence[int], machine: str, libc: str) -> bool:
+    """Gathers packages into a directory; False where it is there already.
+
+    Raises:
+        ConfigError: They cannot be had from here, or not be written there.
+    """
     if target.is_dir():
-        return target, False
+        return False
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
     except OSError as error:
-        raise ConfigError(f"cannot write to {target.parent}, which lies in shared_dir: {error}") from error
+        raise ConfigError(f"cannot write to {target.parent}: {error}") from error
     try:
-        run_pip(gathering(scratch / "packages", python, machine, libc))
+        run_pip(gathering(scratch / "packages", wanted, python, machine, libc))
         if not target.is_dir():  # somebody else may have been quicker
             (scratch / "packages").rename(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return target, True
+    return True
 
 
 def run_pip(arguments: Sequence[str]) -> None:
@@ -55,4 +64,6 @@ def run_pip(arguments: Sequence[str]) -> None:
         raise ConfigError(f"pip was not done within {TIMEOUT_S:g} s; is there a network here?") from error
     if done.returncode:
         said = " ".join(done.stderr.decode(errors="replace").split())[-SHOWN_CHARACTERS:]
-        raise ConfigError(f"pip failed, so the packages are not there; run this where there is a network: {said}")
+        raise ConfigError(
+            f"the packages cannot be had; they need a network, and wheels for this Python; pip says: {said}"
+        )

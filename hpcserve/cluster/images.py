@@ -32,8 +32,9 @@ SHOWN_CHARACTERS = 400
 
 # For any Python that an image may have.
 _PROBE = """
-import json, platform, sys
-found = {"python": list(sys.version_info[:3]), "machine": platform.machine(), "libc": platform.libc_ver()[1]}
+import json, platform, sys, sysconfig
+found = {"purelib": sysconfig.get_path("purelib"),
+    "python": list(sys.version_info[:3]), "machine": platform.machine(), "libc": platform.libc_ver()[1]}
 found["packages"] = {}
 for name in sys.argv[1:]:
     try:
@@ -53,11 +54,15 @@ _SAYS = (
 
 
 class Interpreter(msgspec.Struct, frozen=True, kw_only=True):
-    """What the Python in an image says of itself. ``packages``: the versions of those that it has."""
+    """What the Python in an image says of itself.
+
+    ``purelib``: where it looks for packages. ``packages``: the versions of those that it has.
+    """
 
     python: tuple[int, ...]
     machine: str
     libc: str
+    purelib: str
     packages: dict[str, str]
 
 

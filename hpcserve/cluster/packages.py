@@ -22,7 +22,6 @@ OF_MODULES = {"zmq": "pyzmq", "msgspec": "msgspec", "numpy": "numpy"}
 _OPTIONAL = ("ml_dtypes",)
 # The versions of the C library for which packages are made, newest first. Source: PEP 600.
 _LIBCS = ((2, 34), (2, 28), (2, 27), (2, 26), (2, 17))
-LEAST_LIBC = "2.28"
 
 
 @cache
@@ -50,11 +49,12 @@ def runtime_dir(shared_dir: Path, python: Sequence[int], machine: str) -> Path:
     return shared_dir / RUNTIMES / f"python{python[0]}.{python[1]}-{machine}-{key}"
 
 
-def gathering(target: Path, python: Sequence[int], machine: str, libc: str = LEAST_LIBC) -> tuple[str, ...]:
-    """The arguments of pip that gather them.
+def gathering(target: Path, wanted: Sequence[str], python: Sequence[int], machine: str, libc: str) -> tuple[str, ...]:
+    """The arguments of pip that gather packages.
 
     Args:
         target: A directory, into which they are unpacked.
+        wanted: The packages, as pip understands them.
         python: The version of the image's Python.
         machine: As uname(1) calls it.
         libc: The version of the image's C library.
@@ -63,4 +63,4 @@ def gathering(target: Path, python: Sequence[int], machine: str, libc: str = LEA
     platforms = [f"manylinux_{major}_{minor}_{machine}" for major, minor in _LIBCS if (major, minor) <= have]
     options = ["install", "--quiet", "--no-compile", "--only-binary=:all:", "--implementation=cp"]
     options += [f"--python-version={python[0]}.{python[1]}", *(f"--platform={each}" for each in platforms)]
-    return (*options, "--target", str(target), *requirements())
+    return (*options, "--target", str(target), *wanted)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from hpcserve import __version__
 from hpcserve.cluster import guest
+from hpcserve.cluster.building import Plan
 from hpcserve.cluster.containers import contained
 from hpcserve.cluster.image_check import libraries
 from hpcserve.cluster.images import Images, Interpreter
@@ -61,6 +62,34 @@ def _version(found: Interpreter) -> str:
 def _missing(found: Interpreter) -> list[str]:
     """The packages that the image lacks."""
     return [package for module, package in OF_MODULES.items() if module not in found.packages]
+
+
+def plan_of(environment: Environment, directory: Path, standard: Callable[[], Path]) -> Plan:
+    """What a servable's image is to be.
+
+    Args:
+        environment: The manifest's.
+        directory: The servable's.
+        standard: Makes the image that is below where the manifest names none.
+
+    Raises:
+        ManifestError: The servable has no image that could be built.
+    """
+    wanted = environment.build
+    if environment.image is None or wanted is None:
+        raise ManifestError(
+            'servable.toml: environment: nothing to build: it needs kind = "container", image = "/PATH" and a table '
+            "[environment.build]"
+        )
+    pairs = (each.partition(":") for each in wanted.files)
+    return Plan(
+        image=Path(environment.image),
+        base=Path(wanted.base) if wanted.base else standard(),
+        python=environment.python,
+        requirements=wanted.requirements,
+        files=tuple((directory / source, target) for source, _, target in pairs),
+        post=wanted.post,
+    )
 
 
 class SiteContainers:

@@ -19,6 +19,7 @@ from hpcserve.errors import ManifestError, UnknownMethod
 from hpcserve.wire.dtype_names import BYTES, JSON, MAX_AXES, NAMES
 
 _SERVABLE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_TARGET = re.compile(r"/[^\s:]*")
 
 T = TypeVar("T")
 
@@ -134,6 +135,34 @@ def _ragged(tensors: dict[str, TensorDecl], name: str, field: str) -> tuple[int,
     return tensors[name].shape[1:]
 
 
+class Build(Declaration, frozen=True):
+    """What ``hpcserve container build`` makes the image of.
+
+    ``base``: the path of the image below; empty: one with Debian's own Python. ``requirements``: packages, as pip
+    understands them. ``files``: each ``SOURCE:/TARGET``, the source relative to the servable's directory. ``post``:
+    commands of the shell that run inside at the end, without a network.
+    """
+
+    base: str = ""
+    requirements: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    post: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.base and not self.base.startswith("/"):
+            raise ValueError(f"base {self.base!r}: expected the whole path of an image")
+        for each in self.files:
+            source, _, target = each.partition(":")
+            if not source or source.startswith("/") or ".." in source.split("/") or not _TARGET.fullmatch(target):
+                raise ValueError(
+                    f"files: expected SOURCE:/TARGET, the source inside the servable's directory and no space in the "
+                    f"target, got {each!r}"
+                )
+        for line in (*self.requirements, *self.post):
+            if not line.strip() or "\n" in line or line.lstrip().startswith(("%", "-")):
+                raise ValueError(f"{line!r}: expected one requirement or one command")
+
+
 class Image(Declaration, frozen=True):
     """An image as it was when its servable was published, which fills this in.
 
@@ -157,13 +186,14 @@ class Environment(Declaration, frozen=True):
     path: str | None = None
     image: str | None = None
     python: str = "python3"
+    build: Build | None = None
     published: Image | None = None
 
     def __post_init__(self) -> None:
         if self.kind == "container" and not str(self.image).startswith("/"):
             raise ValueError(f'image {self.image!r}: kind = "container" needs the whole path of an image\'s file')
-        if self.kind != "container" and (self.image is not None or self.python != "python3"):
-            raise ValueError('image and python have a meaning only with kind = "container"')
+        if self.kind != "container" and (self.image is not None or self.build is not None or self.python != "python3"):
+            raise ValueError('image, python and build have a meaning only with kind = "container"')
         if self.kind == "container" and self.path is not None:
             raise ValueError(f'path {self.path!r} has no meaning with kind = "container"; give image')
         if self.kind == "venv" and not self.path:
@@ -296,5 +326,5 @@ def _reworded(text: str, kind: type, inner: str) -> str:
 def _fields_at(kind: type, inner: str) -> tuple[str, ...]:
     """The fields that are known at the place ``inner`` of ``kind``, like ``environment`` or ``inputs[0]``."""
     last = re.sub(r"\[.*", "", inner.rpartition(".")[2])
-    struct = {"environment": Environment, "inputs": TensorDecl, "outputs": TensorDecl}.get(last, kind)
+    struct = {"environment": Environment, "build": Build, "inputs": TensorDecl, "outputs": TensorDecl}.get(last, kind)
     return tuple(field.name for field in msgspec.structs.fields(struct))

@@ -12,7 +12,7 @@ from hpcserve.errors import ManifestError
 
 
 def interpreter(*python: int, **packages: str) -> Interpreter:
-    return Interpreter(python=python, machine="x86_64", libc="2.36", packages=packages)
+    return Interpreter(python=python, machine="x86_64", libc="2.36", purelib="/lib", packages=packages)
 
 
 def test_what_is_gathered_is_what_hpcserve_itself_requires() -> None:
@@ -22,7 +22,7 @@ def test_what_is_gathered_is_what_hpcserve_itself_requires() -> None:
 
 
 def test_pip_is_told_for_which_python_and_machine() -> None:
-    argv = gathering(Path("/to"), (3, 10, 4), "aarch64", "2.28")
+    argv = gathering(Path("/to"), requirements(), (3, 10, 4), "aarch64", "2.28")
     assert argv[: argv.index("--target")] == (
         *("install", "--quiet", "--no-compile", "--only-binary=:all:", "--implementation=cp", "--python-version=3.10"),
         *(
