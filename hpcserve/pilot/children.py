@@ -22,6 +22,7 @@ import msgspec
 import zmq
 from zmq.utils import z85
 
+from hpcserve import __version__
 from hpcserve.cluster.processes import reap, signal_group, spawn
 from hpcserve.cluster.seam import Launcher
 from hpcserve.pilot.command import Command
@@ -254,6 +255,7 @@ class Child:
             hang_grace_s=spec.hang_grace_s,
             slot=self.slot,
             slots=self._around.slots,
+            software=f"hpcserve {__version__}",
         )
 
     def _feed(self) -> None:

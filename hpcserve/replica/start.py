@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from hpcserve import __version__
 from hpcserve.wire.launch import ReplicaSays, ReplicaStart, decode_start, encode_line
 
 
@@ -24,6 +25,7 @@ class Lifeline:
         """The one line that the agent writes.
 
         Raises:
+            VersionMismatch: The agent is of another version than this replica.
             EOFError: The agent ended before it had written it.
         """
         line = bytearray()
@@ -32,7 +34,7 @@ class Lifeline:
             if not piece:
                 raise EOFError("the agent ended before it said what to run")
             line += piece
-        return decode_start(bytes(line))
+        return decode_start(bytes(line), f"hpcserve {__version__}")
 
     def is_cut(self) -> bool:
         """Whether the agent is gone; to be asked when the descriptor is readable."""
