@@ -11,6 +11,9 @@ REPLICA_SIDE := $(addprefix hpcserve/,__init__.py bootstrap.py errors.py types.p
 export PIP_CACHE_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/hpcserve/pip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# Tests start thousands of processes, which need not compile the same modules again and again.
+unexport PYTHONDONTWRITEBYTECODE
+
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
 .PHONY: help demo demo-slurm test lint bench clean
@@ -30,7 +33,7 @@ demo-slurm: ## the same on a real Slurm of four nodes in namespaces; as root on 
 test: ## run all tests; as root on Debian, install what they need
 	@tests/system-packages
 	@$(MAKE) --no-print-directory --silent $(VENV)/.for-tests
-	@$(PY) -m pytest --numprocesses 4 --dist loadfile
+	@$(PY) -m pytest --numprocesses 6 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.for-tests ## check style, types, the replica side's Python and the layers
 	$(PY) -m ruff check

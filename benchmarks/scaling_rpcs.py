@@ -1,8 +1,9 @@
 """What the batch scheduler is asked: commands and pyslurm's calls alike, counted over hours that take seconds.
 
-The daemon's part that speaks with Slurm is the real one, with the settings of the shipped site ``slurm``; Slurm, the
-agents and the time are simulated. Counts depend on no machine. An outage begins at several moments between two polls,
-and with everything under way that asks most; the worst of them counts.
+The daemon's part that speaks with Slurm is the real one, with the settings of the shipped site ``slurm``, and pilots
+that may be shorter: before each submission Slurm is asked which shape would start when. Slurm, the agents and the time
+are simulated. Counts depend on no machine. An outage begins at several moments between two polls, and with everything
+under way that asks most; the worst of them counts.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks.simulated_daemon import Daemon
-from benchmarks.simulated_slurm import Slurm
+from benchmarks.simulated_slurm import GUESS, Slurm
 from benchmarks.simulated_time import simulated, until
 
 T = TypeVar("T")
@@ -74,6 +75,7 @@ def _counted(kind: str, offsets_s: Sequence[float]) -> dict[str, Any]:
         "worst_recovered_s": round(max(each.recovered_s for each in every), 1),
         "flapping_hour": flapping_hour(kind),
         "crashing_hour": crashing_hour(kind),
+        "full_hour": full_hour(kind),
     }
 
 
@@ -130,7 +132,7 @@ def idle_hour(kind: str) -> int:
 
 
 def flapping_hour(kind: str) -> dict[str, int]:
-    """Submissions and all questions of an hour in which two replicas are wanted and are not, every 20 s in turns."""
+    """Submissions, guesses and all questions of an hour in which every 20 s two replicas are wanted, or are not."""
     slurm = Slurm(wait_s=30.0)
 
     async def scene(daemon: Daemon) -> dict[str, int]:
@@ -157,9 +159,28 @@ def crashing_hour(kind: str) -> dict[str, int]:
     return played(slurm, kind, scene)
 
 
+def full_hour(kind: str) -> dict[str, int]:
+    """The same of an hour in which pilots are wanted, and a limit lets Slurm take none; once it does, all are there."""
+    slurm = Slurm(wait_s=1.0)
+    slurm.is_full = True
+
+    async def scene(daemon: Daemon) -> dict[str, int]:
+        began_s = time.monotonic()
+        daemon.want(2)
+        await asyncio.sleep(HOUR_S)
+        counted = _submissions(slurm, began_s)
+        assert not daemon.pilots.jobs
+        slurm.is_full = False
+        await asyncio.sleep(HOUR_S / 4)
+        assert daemon.knows("running")
+        return counted
+
+    return played(slurm, kind, scene)
+
+
 def _submissions(slurm: Slurm, began_s: float) -> dict[str, int]:
     asked = slurm.count(began_s, time.monotonic())
-    return {"submissions": asked["sbatch"] + asked["submit"], "asked": asked.total()}
+    return {"submissions": asked["sbatch"] + asked["submit"], "guesses": asked[GUESS], "asked": asked.total()}
 
 
 def outage(kind: str, event: str, offset_s: float) -> Outage:

@@ -11,19 +11,21 @@ from typing import Self
 
 import msgspec
 
-from benchmarks.simulated_slurm import Slurm, transport
+from benchmarks.simulated_slurm import CountedCommands, Slurm, transport
 from benchmarks.simulated_time import until
 from hpcserve.cluster.seam import JobState
 from hpcserve.cluster.slurm import SlurmScheduler
+from hpcserve.cluster.slurm_estimate import SlurmEstimate
 from hpcserve.config import Site, read_site
 from hpcserve.core.deployments import CancelPilot, SubmitPilot
 from hpcserve.core.fleetbook import Action, ReplicaSaid
 from hpcserve.core.rollout import Version
 from hpcserve.daemon.controller.agents import Agents
-from hpcserve.daemon.controller.controller import _fleet
+from hpcserve.daemon.controller.books import fleet_of
 from hpcserve.daemon.controller.fates import Fates
 from hpcserve.daemon.controller.pilots import Pilots
-from hpcserve.daemon.controller.scheduling import Ears, scheduling_of
+from hpcserve.daemon.controller.scheduling import Ears, bucket_of, scheduling_of
+from hpcserve.daemon.controller.shaping import Shaping
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.errors import HpcserveError
 from hpcserve.types import DeploymentName, PilotId
@@ -58,11 +60,12 @@ class _Polled(Pilots):
 
 
 def site_of(place: Path) -> Site:
-    """The shipped site ``slurm``, its files in ``place``."""
+    """The shipped site ``slurm``, its files in ``place``. Its pilots may be shorter, so that it is asked for starts."""
     for each in ("state", "shared"):
         (place / each).mkdir(parents=True, exist_ok=True)
     found = read_site("slurm")
-    return msgspec.structs.replace(found, state_dir=place / "state", shared_dir=place / "shared")
+    pilots = msgspec.structs.replace(found.pilots, min_walltime_s=found.pilots.walltime_s / 12)
+    return msgspec.structs.replace(found, state_dir=place / "state", shared_dir=place / "shared", pilots=pilots)
 
 
 class Daemon:
@@ -84,14 +87,19 @@ class Daemon:
             clock=time.monotonic,
             poll_s=limits.poll_s,
             poll_max_s=limits.poll_max_s,
+            estimate=SlurmEstimate(CountedCommands(slurm)).starts_at,
         )
         self._storage = Storage()
-        self.pilots = _Polled(self.site, scheduler, self._storage, place / "record")
+        self.fleet = fleet_of(self.site)
+        bucket = bucket_of(self.site)
+        shaping = Shaping(self.site, scheduler, self.fleet, bucket)
+        self.pilots = _Polled(self.site, scheduler, self._storage, place / "record", shaping.shaped)
         self.pilots.polled_s = []
-        self.fleet = _fleet(self.site)
         fates = Fates(self.pilots, self.fleet, _Letting(), self._act)
         ears = Ears(seen=fates.seen, refused=fates.refused, dropped=fates.dropped, waits=fates.waits)
-        self.scheduling = scheduling_of(self.site, self.pilots, ears, poll_s=lambda: limits.poll_s, ends_s=self._ends_s)
+        self.scheduling = scheduling_of(
+            self.site, self.pilots, ears, bucket=bucket, poll_s=lambda: limits.poll_s, ends_s=self._ends_s
+        )
         self._told: dict[PilotId, tuple[ReplicaSaid, ...]] = {}
         self._left_s: dict[PilotId, float] = {}
         self._tasks: list[asyncio.Task[None]] = []

@@ -11,15 +11,20 @@ import time
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from hpcserve.cluster.runner import Answer, Runner
 from hpcserve.cluster.seam import JobId
 from hpcserve.cluster.slurm_commands import CommandsTransport
 from hpcserve.cluster.slurm_jobs import SlurmJob
-from hpcserve.errors import SchedulerError
+from hpcserve.errors import NoRoom, SchedulerError
 from tests.unit.cluster.slurm_stage import record
 
+GUESS = "sbatch --test-only"
+GUESSED_S = 1800.0
+"""When a job would start, whatever its shape: then most shapes are asked about."""
 CONNECT_FAILURE = "Unable to contact slurm controller (connect failure)"
+FULL = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
 MIN_JOB_AGE_S = 300.0
 _NAME = re.compile(r"^#SBATCH --job-name=(\S+)$", re.MULTILINE)
 
@@ -41,7 +46,7 @@ class Job:
 
 
 class Slurm:
-    """The jobs, and the times when slurmctld is away.
+    """The jobs, the times when slurmctld is away, and whether a limit lets it take no more jobs (``is_full``).
 
     Args:
         wait_s: A job waits so long in the queue.
@@ -52,6 +57,7 @@ class Slurm:
         self.jobs: dict[str, Job] = {}
         self.asked: list[tuple[float, str]] = []
         self.away_s = (float("inf"), float("inf"))
+        self.is_full = False
         self._wait_s = wait_s
         self._lives_s = lives_s
 
@@ -101,10 +107,23 @@ class CountedCommands(Runner):
     ) -> Answer:
         """One command, counted."""
         slurm = self._slurm
+        if argv == tuple(GUESS.split()):
+            return self._guess(argv)
         if not slurm.ask(argv[0]) and argv[1:] != ("--version",) and argv[0] != "sacct":
             said = f"{argv[0]}: error: Batch job submission failed: {CONNECT_FAILURE}"
             return Answer(argv=argv, exit_code=1, stdout=b"", stderr=said)
+        if argv[0] == "sbatch" and slurm.is_full:
+            return Answer(argv=argv, exit_code=1, stdout=b"", stderr=f"sbatch: error: {FULL}")
         return Answer(argv=argv, exit_code=0, stdout=self._answer(argv, stdin.decode()), stderr="")
+
+    def _guess(self, argv: tuple[str, ...]) -> Answer:
+        is_there = self._slurm.ask(GUESS)
+        if not is_there or self._slurm.is_full:
+            said = f"allocation failure: {FULL if is_there else CONNECT_FAILURE}"
+            return Answer(argv=argv, exit_code=1, stdout=b"", stderr=said)
+        at = datetime.fromtimestamp(time.time() + GUESSED_S).isoformat(timespec="seconds")  # noqa: DTZ006  as Slurm does
+        said = f"sbatch: Job 7 to start at {at} using 1 processors on nodes node1 in partition batch"
+        return Answer(argv=argv, exit_code=0, stdout=b"", stderr=said)
 
     def _answer(self, argv: tuple[str, ...], script: str) -> bytes:
         slurm, now_s = self._slurm, time.monotonic()
@@ -130,6 +149,8 @@ class CountedPyslurm:
     async def submit(self, script: str) -> JobId:
         """A job's id."""
         self._ask("submit")
+        if self._slurm.is_full:
+            raise NoRoom(FULL)
         return JobId(self._slurm.submit(script))
 
     async def queue(self) -> Collection[SlurmJob]:

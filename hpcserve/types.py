@@ -44,3 +44,6 @@ LossKind = Literal[
     "unreachable",
 ]
 """Why a replica or a pilot was lost, in one word; empty: it was not lost, somebody had asked for its end."""
+
+ENROLMENT_WAIT_S = 600.0
+"""So long an agent waits for its enrolment file, which the controller writes when it hears of its run."""

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from tests.integration import images
+from tests.order import in_turns
 
 # A busy machine makes an example slow, not wrong. Whoever searches for new examples says --hypothesis-profile=search.
 settings.register_profile("search", deadline=None, print_blob=True)
@@ -22,6 +23,24 @@ settings.load_profile("hpcserve")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for name in ("COLUMNS", "LINES"):
     os.environ.pop(name, None)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Workers take files in the order in which they were collected: see the Makefile."""
+    if not hasattr(config, "workerinput"):
+        return
+    default_s = float(config.getini("timeout"))
+    timeouts_s: dict[str, float] = {}
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        allowed_s = float(marker.args[0]) if marker else default_s
+        timeouts_s[_file_of(item)] = max(allowed_s, timeouts_s.get(_file_of(item), 0.0))
+    turns = {file: turn for turn, file in enumerate(in_turns(timeouts_s))}
+    items.sort(key=lambda item: turns[_file_of(item)])
+
+
+def _file_of(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
 
 
 @pytest.fixture(autouse=True)

@@ -1,33 +1,31 @@
 """``hpcserve down``: asks the daemon to end, and waits until nothing of it runs.
 
 A daemon that is not there is down already: that is said, and is no error. One of this user on this host that cannot
-be asked, since it does not answer, or its directories were moved, is ended by a signal, with its pilots.
+be asked, since it does not answer, or its directories were moved, is ended by a signal, with its pilots. Of a daemon
+that runs in a job, those jobs that wait in the queue are cancelled first.
 """
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import os
 import signal
-import socket
 import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hpcserve.cli.daemon_pids import is_daemon, noted_pid
 from hpcserve.cli.exits import OK
+from hpcserve.cli.leaving import Leaving
 from hpcserve.cli.options import options, seconds
-from hpcserve.cli.terminal import waiting
+from hpcserve.cli.terminal import note, waiting
 from hpcserve.cli.up import SITE
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from hpcserve.client.services import Service
-    from hpcserve.errors import ServiceUnavailable
+    from hpcserve.errors import HpcserveError, ServiceUnavailable
     from hpcserve.wire.admin import GoingDown
-    from hpcserve.wire.record import ServiceRecord
 
 LOOK_S = 0.05
 LOOK_BY_SSH_S = 1.0
@@ -60,31 +58,44 @@ def command(
 ) -> int:
     """Take the daemon down, by default with its pilots; fine if none runs."""
     from hpcserve.client.services import find_service, of_site
-    from hpcserve.errors import ServiceUnavailable
+    from hpcserve.errors import SchedulerError, ServiceUnavailable
 
     service = of_site(site) if site else find_service(options(ctx).service)
-    _take_back(service, site)
-    try:
-        record = service.read()
-    except ServiceUnavailable as error:
-        if service.record is None:
-            raise  # whether a daemon runs is not known
-        return _without_record(service, site, pilots, timeout, error)
-    until = time.monotonic() + timeout
-    going = _ask(service, record, pilots, until)
-    if going is not None:
-        with waiting("the daemon drains its pilots" if pilots is Pilots.DRAIN else "the daemon is going down"):
-            _wait_gone(service, record, pilots, until)
-        typer.echo(f"the daemon of site {record.site} on {record.host} is down")
-        _tell_kept(going)
-        _tell_left_behind(service)
-    else:
+    unseen = _take_back(service, site)
+    with service.reading() as read:
+        try:
+            record = read()
+        except ServiceUnavailable as error:
+            if service.record is None:
+                raise  # whether a daemon runs is not known
+            _down_without_record(service, site, pilots, timeout, error)
+        else:
+            _take_down(Leaving(service, read, record), pilots, time.monotonic() + timeout)
+    if unseen is not None:
+        raise SchedulerError(
+            f"a job of the daemon may wait in the queue, and begin: {unseen.message}; "
+            "when the batch scheduler answers again: hpcserve down"
+        )
+    return OK
+
+
+def _take_down(daemon: Leaving, pilots: Pilots, until: float) -> None:
+    record = daemon.record
+    going = _ask(daemon, pilots, until)
+    if going is None:
         typer.echo(
             f"no daemon runs any more: pid {record.pid} of {record.host} ended without a word; "
             "pilots that it has left end by themselves after pilots.orphan_s; "
             "to end them now: hpcserve up, then hpcserve down"
         )
-    return OK
+        return
+    if going.trouble:
+        note(f"its pilots, if it has any, may go on until they end by themselves: {going.trouble}")
+    with waiting("the daemon drains its pilots" if pilots is Pilots.DRAIN else "the daemon is going down"):
+        _wait_gone(daemon, pilots, until)
+    typer.echo(f"the daemon of site {record.site} on {record.host} is down")
+    _tell_kept(going)
+    _tell_left_behind(daemon.service)
 
 
 def _tell_kept(going: GoingDown) -> None:
@@ -94,18 +105,26 @@ def _tell_kept(going: GoingDown) -> None:
         typer.echo("the next hpcserve up takes them over; without one they end by themselves after pilots.orphan_s")
 
 
-def _take_back(service: Service, site: str | None) -> None:
-    """Of a daemon that runs in a job: none of its jobs begins any more."""
+def _take_back(service: Service, site: str | None) -> HpcserveError | None:
+    """Of a daemon that runs in a job: none of its jobs begins any more. Returns why that is not known."""
     from hpcserve import config
-    from hpcserve.errors import ConfigError
+    from hpcserve.errors import ConfigError, HpcserveError
 
-    with contextlib.suppress(ConfigError):  # the site's file is not complete yet: nothing of it can run
+    try:
         found = config.load_site(site)
-        is_own = service.record is not None and service.record.parent == found.shared_dir
-        if found.daemon.placement == "job" and is_own:
-            from hpcserve.cli import placed
+    except ConfigError:  # the site's file is not complete yet: nothing of it can run
+        return None
+    is_own = service.record is not None and service.record.parent == found.shared_dir
+    if found.daemon.placement != "job" or not is_own:
+        return None
+    from hpcserve.cli import placed
 
-            placed.tell_taken_back(placed.take_back(found))
+    try:
+        placed.tell_taken_back(placed.take_back(found))
+    except HpcserveError as error:
+        note(f"whether a job of the daemon waits in the queue is not known ({error.message}); the daemon is asked")
+        return error
+    return None
 
 
 def _tell_left_behind(service: Service) -> None:
@@ -130,33 +149,33 @@ def _tell_left_behind(service: Service) -> None:
     )
 
 
-def _ask(service: Service, record: ServiceRecord, pilots: Pilots, until: float) -> GoingDown | None:
+def _ask(daemon: Leaving, pilots: Pilots, until: float) -> GoingDown | None:
     """What the daemon says that will end now; None: there is none."""
     from hpcserve.errors import AuthenticationError, ServiceUnavailable
     from hpcserve.wire.admin import GoingDown
 
+    service, record = daemon.service, daemon.record
     ends = GoingDown(pid=record.pid, host=record.host)
     may_signal = pilots is Pilots.CANCEL
     try:
-        return _called(service, record, pilots, until) or ends
+        return _called(daemon, pilots, until) or ends
     except ServiceUnavailable:
-        if record.host != socket.gethostname() or service.record is None:
+        if not daemon.is_here:
             raise
-        if not may_signal and _lives(record):
-            if _stands(service, record):
+        if not may_signal and daemon.lives():
+            if daemon.stands():
                 raise
             return ends  # it was going down already
-        return ends if _signal(record) else None
+        return ends if daemon.terminate() else None
     except AuthenticationError:
         # Its keys were moved away. A record that others wrote may name any pid, one of our own daemons' too.
         own = service.record is not None and service.record.stat().st_uid == os.geteuid()
-        ours = own and record.host == socket.gethostname()
-        if not ours or not may_signal or not _signal(record):
+        if not own or not daemon.is_here or not may_signal or not daemon.terminate():
             raise
         return ends
 
 
-def _called(service: Service, record: ServiceRecord, pilots: Pilots, until: float) -> GoingDown | None:
+def _called(daemon: Leaving, pilots: Pilots, until: float) -> GoingDown | None:
     """The answer of the daemon; None: it has ended meanwhile, since somebody else had told it to."""
     from hpcserve.client import Client
     from hpcserve.errors import DeadlineExceeded
@@ -165,20 +184,20 @@ def _called(service: Service, record: ServiceRecord, pilots: Pilots, until: floa
     while True:
         left_s = until - time.monotonic()
         try:
-            with Client(service) as client:
+            with Client(daemon.service) as client:
                 return client.call(
                     "down", Down(pilots=pilots.value), GoingDown, timeout_s=max(LOOK_S, min(ASK_S, left_s))
                 )
         except DeadlineExceeded:
-            if not _stands(service, record):
+            if not daemon.stands():
                 return None
             if left_s <= ASK_S:
                 raise
 
 
-def _without_record(
+def _down_without_record(
     service: Service, site: str | None, pilots: Pilots, timeout_s: float, why: ServiceUnavailable
-) -> int:
+) -> None:
     """Ends the daemon that the state directory knows, if one lives: its shared directory was moved or emptied.
 
     Raises:
@@ -194,7 +213,7 @@ def _without_record(
         raise why
     if pid is None:
         typer.echo(f"no daemon runs (no service record at {service.record})")
-        return OK
+        return
     if pilots is not Pilots.CANCEL:
         raise ServiceUnavailable(
             f"the daemon (pid {pid}) cannot be asked to {pilots.value} its pilots, since there is no service record at "
@@ -203,70 +222,25 @@ def _without_record(
     os.kill(pid, signal.SIGTERM)
     until = time.monotonic() + timeout_s
     with waiting("the daemon is going down"):
-        while _is_daemon(pid):
+        while is_daemon(pid):
             if time.monotonic() >= until:
                 raise DeadlineExceeded(f"the daemon (pid {pid}) is still going down; wait for it with: hpcserve down")
             time.sleep(LOOK_S)
     typer.echo(f"the daemon of site {found.name} is down (pid {pid}; there was no service record at {service.record})")
-    return OK
 
 
-def noted_pid(state_dir: Path) -> int | None:
-    """The supervisor that the runtime directory names, if it runs here. Another host may use the directory as well."""
-    import msgspec
-
-    from hpcserve import config
-    from hpcserve.daemon.launch import PROCESSES
-
-    try:
-        noted = msgspec.json.decode((config.runtime_dir(state_dir) / PROCESSES).read_bytes(), type=dict[str, int])
-    except (OSError, msgspec.MsgspecError):
-        return None
-    supervisor = noted.pop("supervisor", None)
-    # Its pid may be that of another daemon by now; those of its children as well is beyond chance.
-    lives = supervisor is not None and _is_daemon(supervisor) and any(map(_is_daemon, noted.values()))
-    return supervisor if lives else None
-
-
-def _signal(record: ServiceRecord) -> bool:
-    """The supervisor of a daemon that cannot be asked is told by a signal; False: it does not live."""
-    if not _lives(record):
-        return False
-    os.kill(record.pid, signal.SIGTERM)
-    return True
-
-
-def _lives(record: ServiceRecord) -> bool:
-    """Whether the supervisor of a daemon on this host runs."""
-    return _is_daemon(record.pid)
-
-
-def _is_daemon(pid: int) -> bool:
-    """Whether this process belongs to a daemon. A pid alone is no proof: pids are given again."""
-    from pathlib import Path
-
-    from hpcserve.cluster.processes import start_time
-
-    if start_time(pid) is None:
-        return False
-    try:
-        return b"hpcserve.daemon" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return not Path("/proc/self").exists()  # a system without /proc: believe the pid
-
-
-def _wait_gone(service: Service, record: ServiceRecord, pilots: Pilots, until: float) -> None:
+def _wait_gone(daemon: Leaving, pilots: Pilots, until: float) -> None:
     from hpcserve.errors import DeadlineExceeded
 
-    here = record.host == socket.gethostname() and service.record is not None
-    while (here and _lives(record)) or _stands(service, record):
+    record = daemon.record
+    while (daemon.is_here and daemon.lives()) or daemon.stands():
         if time.monotonic() >= until:
             if pilots is Pilots.DRAIN:
-                raise DeadlineExceeded(_still_draining(service))
+                raise DeadlineExceeded(_still_draining(daemon.service))
             raise DeadlineExceeded(
                 f"the daemon (pid {record.pid} on {record.host}) is still going down; wait for it with: hpcserve down"
             )
-        time.sleep(LOOK_S if service.record is not None else LOOK_BY_SSH_S)
+        time.sleep(LOOK_S if daemon.service.record is not None else LOOK_BY_SSH_S)
 
 
 def _still_draining(service: Service) -> str:
@@ -289,27 +263,3 @@ def _still_draining(service: Service) -> str:
         f"the daemon still drains its pilots, and goes down when they have ended; {left}; "
         "wait for it with: hpcserve down --pilots drain; or end them now: hpcserve down"
     )
-
-
-def _stands(service: Service, record: ServiceRecord) -> bool:
-    """Whether the record is still that daemon's. One that was killed meanwhile leaves it behind.
-
-    Raises:
-        AuthenticationError: ssh is not let in any more, so nobody knows.
-    """
-    from hpcserve.client.ssh_words import Unreached
-    from hpcserve.errors import AuthenticationError, ServiceUnavailable
-
-    try:
-        now = service.read()
-    except Unreached:
-        return True  # as far as anybody knows
-    except ServiceUnavailable:
-        return False
-    except AuthenticationError:
-        if service.record is None:
-            raise
-        return False
-    same = (now.host, now.pid) == (record.host, record.pid)
-    elsewhere = service.record is None or record.host != socket.gethostname()
-    return same and (elsewhere or _lives(record))

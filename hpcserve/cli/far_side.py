@@ -1,7 +1,8 @@
 """The far side of a tunnel: beside the daemon, or at least where its addresses can be reached.
 
 Standard input and output are the tunnel. It reads the service record when it starts and whenever it is asked, and
-connects to the sockets that the record names; what goes through it is encrypted for the daemon, not for it.
+connects to the sockets that the record names; what goes through it is encrypted for the daemon, not for it. The record
+is read in a thread of its own: while its file system stands still, bytes are carried all the same.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -51,6 +53,9 @@ class FarSide:
         self._find = find
         self._record: ServiceRecord | None = None
         self._pump: Pump
+        self._asked = 0  # so many questions for the record are not answered
+        self._was_read, self._tell_read = os.pipe()
+        self._read: tuple[ServiceRecord | None, bytes] = (None, b"")
 
     def run(self) -> None:
         """Carries bytes until the client goes.
@@ -58,11 +63,13 @@ class FarSide:
         Raises:
             ProtocolError: What comes is not from a client.
         """
-        _write(b"\n" + MARKER + self._greeting() + b"\n")
+        self._record, greeting = self._greeting()
+        _write(b"\n" + MARKER + greeting + b"\n")
         rest = _answered()
         if rest is None:
             return
         self._pump = Pump(STDIN, STDOUT, self._take, lambda _number, _reason: None)
+        self._pump.watch(self._was_read, self._answer)
         self._pump.hear(rest)
         try:
             while self._pump.ended is None and time.monotonic() - self._pump.heard_at < SILENT_S:
@@ -72,18 +79,39 @@ class FarSide:
         if self._pump.ended:
             raise ProtocolError(f"the client's side failed: {self._pump.ended}")
 
-    def _greeting(self) -> bytes:
-        """What is told of the record, read now."""
+    def _greeting(self) -> tuple[ServiceRecord | None, bytes]:
+        """The record, read now, and what is told of it."""
+        record, error = None, None
         try:
-            self._record, error = self._find(), None
+            record = self._find()
         except HpcserveError as found:
-            self._record, error = None, error_to_wire(found)
+            error = error_to_wire(found)
         software = f"hpcserve {hpcserve.__version__}"
-        return encode_greeting(Greeting(versions=TUNNEL_VERSIONS, software=software, record=self._record, error=error))
+        return record, encode_greeting(
+            Greeting(versions=TUNNEL_VERSIONS, software=software, record=record, error=error)
+        )
+
+    def _read_beside(self) -> None:
+        self._read = self._greeting()
+        os.write(self._tell_read, b"r")
+
+    def _answer(self) -> None:
+        """The record has been read; who has asked meanwhile is to know how it is from now on."""
+        os.read(self._was_read, 1)
+        self._record, greeting = self._read
+        self._pump.say(Kind.RECORD, 0, greeting)
+        self._asked -= 1
+        if self._asked:
+            self._begin_to_read()
+
+    def _begin_to_read(self) -> None:
+        threading.Thread(target=self._read_beside, name="hpcserve-record", daemon=True).start()
 
     def _take(self, frame: Frame) -> None:
         if frame.kind == Kind.READ:
-            self._pump.say(Kind.RECORD, 0, self._greeting())
+            self._asked += 1
+            if self._asked == 1:
+                self._begin_to_read()
         elif frame.kind == Kind.OPEN:
             try:
                 self._pump.add(frame.channel, self._connected(frame.payload))

@@ -86,7 +86,7 @@ def _without_record(service: str | None) -> int | None:
     # The daemon removes the directory of its sockets at its end.
     if record.parent != site.shared_dir or not config.runtime_dir(site.state_dir).exists():
         return None
-    from hpcserve.cli.down import noted_pid
+    from hpcserve.cli.daemon_pids import noted_pid
 
     return noted_pid(site.state_dir)
 

@@ -97,18 +97,28 @@ async def _brought_up(site: Site, option: str) -> tuple[JobId, ServiceRecord]:
         note(f"the daemon of site {site.name} is job {job}{', which is there already' if there else ''}")
         ready = False
         try:
-            record = await _ready(site, scheduler, job, before if not there else None)
+            record = await _ready(site, scheduler, job, before, was_there=bool(there))
             ready = True
         finally:
             if not ready and not there:
-                await scheduler.cancel(job)
+                await _cancelled(scheduler, job)
         return job, record
     finally:
         await scheduler.close()
 
 
-async def _ready(site: Site, scheduler: Scheduler, job: JobId, before: ServiceRecord | None) -> ServiceRecord:
-    """The record of the daemon in the job; says meanwhile what it waits for."""
+async def _ready(
+    site: Site, scheduler: Scheduler, job: JobId, before: ServiceRecord | None, *, was_there: bool
+) -> ServiceRecord:
+    """The record of the daemon in the job; says meanwhile what it waits for.
+
+    Args:
+        site: The site.
+        scheduler: Its scheduler.
+        job: The job.
+        before: The record as it was before; a daemon that was killed leaves its own behind.
+        was_there: Whether the job is older than ``before``, which may be its daemon's then.
+    """
     from hpcserve.errors import HpcserveError
 
     printed_bytes = _printed_bytes(site)
@@ -117,7 +127,9 @@ async def _ready(site: Site, scheduler: Scheduler, job: JobId, before: ServiceRe
     while True:
         state = await _state(scheduler, job)
         record = _record(site)
-        if record is not None and record != before and _may_be_of(record, state):
+        # The same one again is that of a daemon which runs only if the scheduler says that the job runs there.
+        is_news = record != before or (was_there and state.phase == "running" and bool(state.host))
+        if record is not None and is_news and _may_be_of(record, state):
             return record
         if state.phase == "ended":
             ended_s = time.monotonic() if ended_s is None else ended_s
@@ -129,6 +141,16 @@ async def _ready(site: Site, scheduler: Scheduler, job: JobId, before: ServiceRe
             told = now
             note(f"job {job} {now}")
         await asyncio.sleep(min(POLL_S, site.scheduler.poll_s))
+
+
+async def _cancelled(scheduler: Scheduler, job: JobId) -> None:
+    """Takes back what was submitted; what came in between is told by whoever calls."""
+    from hpcserve.errors import SchedulerError
+
+    try:
+        await scheduler.cancel(job)
+    except SchedulerError as error:
+        note(f"job {job} may begin all the same ({error.message}); when the batch scheduler answers: hpcserve down")
 
 
 def _printed_bytes(site: Site) -> int:

@@ -138,6 +138,8 @@ def _daemon(status: Status) -> Iterator[Text]:
         f"requests: {status.requests}, {status.answered} answered, {status.failed} failed, "
         f"{status.refused} refused, {status.requeued} requeued"
     )
+    if status.trouble:
+        yield Text(status.trouble, style="red")
     if status.processes:
         yield Text("pids: " + ", ".join(f"{name} {pid}" for name, pid in status.processes.items()))
 

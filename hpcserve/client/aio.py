@@ -319,6 +319,7 @@ class AsyncClient:
                 looked = time.monotonic()
                 self._engine.expire()
                 self._engine.acknowledge()
+                self._engine.leave_if_succeeded()
                 self._read()
 
     async def _redial(self, pauses: Pauses) -> bool:

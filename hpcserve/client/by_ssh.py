@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from hpcserve.client.pauses import Pauses
 from hpcserve.client.services import Service, pinned
@@ -17,6 +17,7 @@ from hpcserve.client.ssh_process import SshProcess
 from hpcserve.client.tunnel import Tunnel
 from hpcserve.client.ways import Door, Reached
 from hpcserve.errors import AuthenticationError, Cancelled, ServiceUnavailable
+from hpcserve.types import Epoch
 from hpcserve.wire.record import ServiceRecord
 
 GREETING_S = 90.0  # so long may login and the start of Python there take together: file systems are slow at times
@@ -43,18 +44,40 @@ class BySsh:
         self._reaching: Tunnel | None = None
         self._tried = False
         self._over = threading.Event()
+        self._asking = threading.Lock()  # a tunnel answers one question at a time
 
     @contextlib.contextmanager
     def reach(self) -> Iterator[Reached]:
         """See :meth:`hpcserve.client.ways.Way.reach`."""
         self._reaching = tunnel = self._standing()
         try:
+            if self._over.is_set():  # who interrupted just before did not see this tunnel
+                raise Cancelled("the client was closed")
             yield from self._reached(tunnel)
         finally:
             self._reaching = None
 
+    def read(self) -> ServiceRecord:
+        """The record as it is now.
+
+        Raises:
+            HpcserveError: As :meth:`hpcserve.client.services.Service.read`.
+        """
+        return self._record(self._standing())
+
+    def published(self) -> Epoch:
+        """See :meth:`hpcserve.client.ways.Way.published`."""
+        tunnel = self._tunnel
+        if tunnel is None or tunnel.lost is not None:
+            raise ServiceUnavailable(f"there is no connection to {self._address.text} now")
+        return self._record(tunnel).epoch
+
+    def _record(self, tunnel: Tunnel) -> ServiceRecord:
+        with self._asking:
+            return pinned(tunnel.record(), self._service.public_key, self._address.text)
+
     def _reached(self, tunnel: Tunnel) -> Iterator[Reached]:
-        record = pinned(tunnel.record(), self._service.public_key, self._address.text)
+        record = self._record(tunnel)
         with tunnel.ends() as ends:
             try:
                 yield Reached(
@@ -93,16 +116,12 @@ class BySsh:
         return self._tunnel
 
 
-def read_record(service: Service) -> ServiceRecord:
-    """The record of a service that is reached by ssh, as it is now.
-
-    Raises:
-        HpcserveError: As :meth:`hpcserve.client.services.Service.read`.
-    """
+@contextlib.contextmanager
+def reading(service: Service) -> Iterator[Callable[[], ServiceRecord]]:
+    """See :meth:`hpcserve.client.services.Service.reading`; for a service that is reached by ssh."""
     way = BySsh(service)
     try:
-        with way.reach() as reached:
-            return reached.record
+        yield way.read
     finally:
         way.close()
 

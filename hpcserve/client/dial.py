@@ -16,6 +16,7 @@ import zmq
 
 import hpcserve
 from hpcserve.auth.keys import KeyPair
+from hpcserve.client.successor import Successor
 from hpcserve.client.ways import Door, Reached, Way
 from hpcserve.errors import AuthenticationError, ProtocolError, ServiceUnavailable
 from hpcserve.types import Counter
@@ -24,7 +25,8 @@ from hpcserve.wire.frames import decode_from_admission, decode_to_client, encode
 from hpcserve.wire.record import ServiceRecord
 
 # The daemon's host that is gone is noticed after 20 s by TCP. ZeroMQ's heartbeats wait for whole frames: on a slow
-# line, one that takes longer than they wait would never arrive (libzmq 4.3.5).
+# line, one that takes longer than they wait would never arrive (libzmq 4.3.5). So a daemon that stands still is not
+# noticed by its connection: see Successor.
 KEEPALIVE_S, KEEPALIVE_TRIES = 5, 3
 SOFTWARE = f"hpcserve {hpcserve.__version__}"
 
@@ -44,7 +46,8 @@ class _Cut(ServiceUnavailable):
 class Connection:
     """A socket of one connection, never reconnected.
 
-    ``poller`` tells when the socket or its monitor may have something to read.
+    ``poller`` tells when the socket or its monitor may have something to read. ``successor`` is known of a connection
+    to a broker, and tells whether another one has taken its place.
     """
 
     def __init__(self, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
@@ -56,6 +59,7 @@ class Connection:
         self.poller.register(self.socket_fd, select.POLLIN)
         self.poller.register(self.monitor_fd, select.POLLIN)
         self.session_bytes = 0
+        self.successor: Successor | None = None
         self._sources = [(socket, zmq.POLLIN)]
 
     def has_message(self) -> bool:
@@ -134,7 +138,9 @@ def dial(
             floor, outstanding = waits_for()
             connection.send(encode(wire.Resume(wire.WIRE_VERSIONS[0], nonce, floor, outstanding)))
             answer = _answer(connection, decode_to_client, "the daemon's data socket", record, reached.front)
-            connection.session_bytes = _resumed(answer).session_bytes
+            resumed = _resumed(answer)
+            connection.session_bytes = resumed.session_bytes
+            connection.successor = Successor(way, resumed.epoch)
         except BaseException:
             connection.close()
             raise

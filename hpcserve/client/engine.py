@@ -55,6 +55,7 @@ class Engine:
         self._ack_at_bytes = ACK_AT_ONCE_BYTES
         self._highest_sent = 0
         self._burst = 1
+        self._heard = 0
         self.session_bytes = NO_LIMIT_YET
 
     @property
@@ -140,6 +141,15 @@ class Engine:
             self.connection.close()
             self.connection = None
 
+    def leave_if_succeeded(self) -> None:
+        """Gives the connection up when nothing comes and another daemon has taken over, which is to be asked then.
+
+        To be called several times a second while something is waited for, by whoever reads.
+        """
+        successor = None if self.connection is None else self.connection.successor
+        if successor is not None and successor.is_there(self._heard, waits=self.waiting > 0):
+            self.lost()
+
     def fail_all(self, error: HpcserveError) -> None:
         """Nothing that is waited for will come."""
         for id in self.caller.outstanding:
@@ -172,6 +182,7 @@ class Engine:
             if message is None:
                 self._burst = max(1, taken)
                 return False
+            self._heard += 1
             self._take(*message)
             if self.connection is None or (until is not None and until.done and not self.caller):
                 return False

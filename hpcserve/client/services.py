@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -40,20 +43,29 @@ class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
             AuthenticationError: It names another key than the pinned one.
             ConfigError: The file is not a service record.
         """
-        if self.record is None:
-            from hpcserve.client.by_ssh import read_record
+        with self.reading() as read:
+            return read()
 
-            return read_record(self)
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Callable[[], ServiceRecord]]:
+        """What reads the record anew at each call, and raises what :meth:`read` does. By ssh it logs in once."""
+        if self.record is not None:
+            yield partial(self._read, self.record)
+            return
+        from hpcserve.client import by_ssh
+
+        with by_ssh.reading(self) as read:
+            yield read
+
+    def _read(self, path: Path) -> ServiceRecord:
         try:
-            record = decode_record(self.record.read_bytes(), str(self.record))
+            record = decode_record(path.read_bytes(), str(path))
         except FileNotFoundError as error:
-            raise ServiceUnavailable(
-                f"no daemon runs here ({self.record} does not exist); start one: hpcserve up"
-            ) from error
+            raise ServiceUnavailable(f"no daemon runs here ({path} does not exist); start one: hpcserve up") from error
         except PermissionError as error:
-            raise ConfigError(f"cannot read the service record {self.record}: {error.strerror}") from error
+            raise ConfigError(f"cannot read the service record {path}: {error.strerror}") from error
         except OSError as error:  # a network file system that stumbles: it may be back soon
-            raise ServiceUnavailable(f"cannot read the service record {self.record}: {error.strerror}") from error
+            raise ServiceUnavailable(f"cannot read the service record {path}: {error.strerror}") from error
         return pinned(record, self.public_key, self.place)
 
 

@@ -308,7 +308,8 @@ class SharedEngine:
     def look_at_deadlines(self) -> None:
         """Ends the calls whose deadline is over, if nobody has looked for a while, and sends again what is due.
 
-        And acknowledges: the results that are waited for may have no room before that is said.
+        And acknowledges: the results that are waited for may have no room before that is said. And leaves a daemon that
+        is silent for its successor.
         """
         now = time.monotonic()
         if now >= self.engine.caller.due_at:
@@ -319,6 +320,7 @@ class SharedEngine:
             with self.lock:
                 self.engine.expire()
                 self.engine.acknowledge()
+                self.engine.leave_if_succeeded()
             self.resolve()
 
     def nudge(self) -> None:

@@ -16,7 +16,7 @@ NOT_FOUND, NOT_EXECUTABLE = 127, 126
 USAGE = 2
 _FIRST_CHARACTERS, _LAST_CHARACTERS = 200, 500
 _WRONG_KEY = ("Host key verification failed", "REMOTE HOST IDENTIFICATION HAS CHANGED", "host key is known for")
-_REFUSED = ("Permission denied", "Too many authentication failures", "No supported authentication methods")
+_REFUSED = ("Permission denied (", "Too many authentication failures", "No supported authentication methods")
 _NO_PLACE = ("Bad configuration option", "terminating, ", "Bad local forwarding")
 
 

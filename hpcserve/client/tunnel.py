@@ -60,6 +60,7 @@ class Tunnel:
         self._address, self._ssh = address, ssh
         self._changed = threading.Condition()
         self._answer: Greeting | None = greeting
+        self._late = 0  # so many answers nobody waits for any more
         self._lost: str | None = None
         self._refusal = self._why = ""
         self._listeners: set[socket.socket] = set()
@@ -104,7 +105,8 @@ class Tunnel:
         with self._changed:
             if self._answer is None:
                 self._wish(partial(self._pump.say, Kind.READ, 0))
-                self._changed.wait_for(lambda: self._answer is not None or self._lost is not None, READ_S)
+                if not self._changed.wait_for(lambda: self._answer is not None or self._lost is not None, READ_S):
+                    self._late += 1
             answer, self._answer = self._answer, None
             self._refusal = ""
         if answer is None:
@@ -220,6 +222,9 @@ class Tunnel:
         if frame.kind == Kind.RECORD:
             answer = decode_greeting(frame.payload)
             with self._changed:
+                if self._late:  # it tells how things were when that was asked
+                    self._late -= 1
+                    return
                 self._answer = answer
                 self._changed.notify_all()
 

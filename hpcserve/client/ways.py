@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 from hpcserve.client.services import Service
+from hpcserve.types import Epoch
 from hpcserve.wire.record import ServiceRecord
 
 ANSWER_S = 4.0  # how long each step may take: a refusal is known within 5 s
@@ -48,6 +49,13 @@ class Way(Protocol):
             HpcserveError: As :meth:`hpcserve.client.services.Service.read`.
         """
 
+    def published(self) -> Epoch:
+        """The epoch in the record as it is now. In any thread, beside :meth:`reach`; makes no new tunnel.
+
+        Raises:
+            HpcserveError: It cannot be told.
+        """
+
     def interrupt(self) -> None:
         """Ends a :meth:`reach` that waits in another thread; none succeeds any more."""
 
@@ -67,6 +75,10 @@ class ByRecord:
         record = self._service.read()
         admission, front = record.admission[0], record.front_address(os.uname().nodename, may_open)
         yield Reached(record, Door(admission, admission, ANSWER_S), Door(front, front, ANSWER_S))
+
+    def published(self) -> Epoch:
+        """See :meth:`Way.published`."""
+        return self._service.read().epoch
 
     def interrupt(self) -> None:
         """It never waits."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from hpcserve.cluster.seam import JobId
-from hpcserve.cluster.slurm_jobs import SlurmJob
+from hpcserve.cluster.slurm_jobs import SlurmJob, still_to_come
 from hpcserve.cluster.slurm_states import meaning
 from hpcserve.cluster.slurm_text import first_node
 
@@ -62,7 +62,7 @@ def live(job: LiveJob, *, now_s: float) -> SlurmJob:
         exit_code=job.exit_code if ended else None,
         signal=(job.exit_code_signal or 0) if ended else 0,
         restarts=job.requeue_count or 0,
-        starts_in_s=None if guess is None else max(0.0, guess - now_s),
+        starts_in_s=None if guess is None else still_to_come(guess, now_s),
     )
 
 

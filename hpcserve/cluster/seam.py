@@ -56,7 +56,8 @@ class JobState:
         exit_code: Its exit code, negative for a signal; None when it has not ended or nobody knows.
         host: The node that runs it or ran it, the first of several; the name that the node calls itself.
         restarts: How often the scheduler has put it back into the queue and, if it runs, begun it anew.
-        starts_in_s: In so many seconds it will start, the scheduler guesses; None: it makes no guess.
+        starts_in_s: In so many seconds it will start, the scheduler guesses; None: it makes no guess, or that time
+            has passed.
         former_end: How the run before this one ended, if the scheduler tells; None: there was none.
     """
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
@@ -30,6 +31,8 @@ from hpcserve.cluster.slurm_jobs import NoAccounting, SlurmJob, Transport
 from hpcserve.cluster.slurm_watch import GONE_AFTER, Watch
 from hpcserve.errors import SchedulerError
 from hpcserve.types import PilotId
+
+_log = logging.getLogger(__name__)
 
 _NAME = "hpcserve-"
 # A state's exit code tells of the job's own script only where the script itself ended the job.
@@ -66,18 +69,33 @@ class SlurmScheduler:
         self._asking = asyncio.Lock()
         patience = partial(Patience, least_s=poll_s, most_s=poll_max_s, clock=clock)
         self._controller, self._submission, self._accounting = patience(), patience(), patience()
+        self._takes_jobs = True
 
     async def submit(self, job: PilotJob) -> JobId:
         """Submits the job's script. The name in it is what :meth:`find` looks for."""
         self._controller.check()
         script = self._render(job, job_name(job.tag, job.pilot))
-        return await self._submission.ask(lambda: self._transport.submit(script))
+        try:
+            return await self._submission.ask(lambda: self._transport.submit(script))
+        finally:
+            self._takes_jobs = self._submission.is_free
 
     async def starts_in_s(self, job: PilotJob) -> float | None:
-        """When the job would start. Slurm is not asked while it does not answer other questions."""
-        if self._estimate is None or not self._controller.is_free:
+        """When the job would start. It is asked where jobs are submitted, and left alone as that is.
+
+        After no answer the next question is a submission: where only the guess hangs, jobs are submitted without it.
+        """
+        estimate = self._estimate
+        is_there = self._takes_jobs and self._submission.is_free and self._controller.is_free
+        if estimate is None or not is_there:
             return None
-        at_s = await self._estimate(self._render(job, job_name(job.tag, job.pilot)))
+        script = self._render(job, job_name(job.tag, job.pilot))
+        try:
+            at_s = await self._submission.ask(lambda: estimate(script))
+        except SchedulerError as error:
+            _log.warning("it is not known when pilot %s would start: %s", job.pilot, error)
+            self._takes_jobs = False
+            return None
         return None if at_s is None else at_s - time.time()
 
     async def poll(self, jobs: Collection[JobId]) -> Mapping[JobId, JobState]:

@@ -22,7 +22,8 @@ from hpcserve.errors import SchedulerError, SubmissionUnknown
 _JSON_SINCE = (23, 11)
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 _NO_JSON = re.compile(r"json|serializer|data_parser|data parser", re.IGNORECASE)
-_SUBMITTED = re.compile(r"(\d+)(;\S+)?")
+# The second: of a wrapper of sbatch that does not pass --parsable on.
+_SUBMITTED = re.compile(r"(?:(\d+)(?:;\S+)?|Submitted batch job (\d+)(?: on cluster \S+)?)")
 _NO_ACCOUNTING = "accounting storage is disabled"
 # A job that is over or was never there: nothing to cancel.
 _NOTHING_TO_CANCEL = ("Invalid job id specified", "already completing or completed", "Job has already finished")
@@ -56,15 +57,19 @@ class CommandsTransport:
             answer = await self._runner.run("sbatch", "--parsable", stdin=script.encode(), own_locale=True)
         except Unanswered as error:
             raise SubmissionUnknown(f"{error}; the job may have been taken: its name will tell") from error
-        if answer.exit_code != 0:
+        name = _printed_id(answer)
+        if answer.exit_code != 0 and name is None:
             raise refusal(answer)
-        said = answer.stdout.decode(errors="replace").split()
-        found = _SUBMITTED.fullmatch(said[-1]) if said else None
-        if found is None:
+        if answer.exit_code != 0:
             raise SubmissionUnknown(
-                f"sbatch took the job, it seems, but printed no id: {' '.join(said)!r}; the job's name will tell"
+                f"{failure(answer)}, and printed the id of a job before, {name}; if it is there, its name will tell"
             )
-        return JobId(found[1])
+        if name is None:
+            said = " ".join(answer.stdout.decode(errors="replace").split())[:200]
+            raise SubmissionUnknown(
+                f"sbatch took the job, it seems, but printed no id: {said!r}; the job's name will tell"
+            )
+        return name
 
     async def queue(self) -> Collection[SlurmJob]:
         """``squeue``, one question for all jobs of this user, in all states."""
@@ -126,6 +131,13 @@ class CommandsTransport:
         if not _NO_JSON.search(answer.stderr):
             raise failure(answer)
         self._json = False
+
+
+def _printed_id(answer: Answer) -> JobId | None:
+    """That of the one line that tells it: a site's wrapper or plugin may print others before and after it."""
+    lines = [line.strip() for line in answer.stdout.decode(errors="replace").splitlines()]
+    ids = [found[1] or found[2] for found in map(_SUBMITTED.fullmatch, lines) if found is not None]
+    return JobId(ids[0]) if len(ids) == 1 else None
 
 
 def _says(answer: Answer, text: str) -> bool:

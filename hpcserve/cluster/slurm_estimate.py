@@ -1,7 +1,8 @@
 """When Slurm would start a job: ``sbatch --test-only``, which submits nothing. Source: sbatch(1).
 
 The answer comes on standard error: ``sbatch: Job 14 to start at 2026-11-24T00:06:31 using 1 processors on …``, in the
-time zone of whoever asks. A job that cannot start is refused; why, its submission will tell.
+time zone of whoever asks. A job that cannot start is refused; why, its submission will tell. A slurmctld that does not
+answer is not there for the submission either, so that is no mere lack of a guess.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import re
 from datetime import datetime
 
-from hpcserve.cluster.runner import Runner
-from hpcserve.errors import SchedulerError
+from hpcserve.cluster.runner import Runner, failure
+from hpcserve.cluster.slurm_refusals import refusal
+from hpcserve.errors import JobRefused, NoRoom
 
 _STARTS = re.compile(r"\bto start at (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\b")
 
@@ -26,11 +28,14 @@ class SlurmEstimate:
         self._runner = runner
 
     async def starts_at(self, script: str) -> float | None:
-        """When the script's job would start, in seconds since 1970; None: Slurm does not say."""
-        try:
-            answer = await self._runner.run("sbatch", "--test-only", stdin=script.encode(), own_locale=True)
-        except SchedulerError:
-            return None
+        """When the script's job would start, in seconds since 1970; None: Slurm does not say.
+
+        Raises:
+            SchedulerError: Slurm does not answer.
+        """
+        answer = await self._runner.run("sbatch", "--test-only", stdin=script.encode(), own_locale=True)
+        if answer.exit_code != 0 and not isinstance(refusal(answer), JobRefused | NoRoom):
+            raise failure(answer)
         return parsed(answer.stderr)
 
 

@@ -32,7 +32,7 @@ class SlurmJob:
         exit_code: Of its script; None while nobody knows.
         signal: That ended its script; 0 for none.
         restarts: How often it was requeued.
-        starts_in_s: The guess for a job that waits, by Slurm's own clock.
+        starts_in_s: The guess for a job that waits, by Slurm's own clock; None: there is none, or it has passed.
     """
 
     job: JobId
@@ -45,6 +45,14 @@ class SlurmJob:
     signal: int = 0
     restarts: int = 0
     starts_in_s: float | None = None
+
+
+def still_to_come(start_s: float, now_s: float) -> float | None:
+    """In so many seconds; None for a time that has passed.
+
+    Slurm keeps its guess until the backfill scheduler looks at the job again, so it may be hours old.
+    """
+    return start_s - now_s if start_s >= now_s else None
 
 
 class Transport(Protocol):

@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from hpcserve.cluster.seam import JobId
-from hpcserve.cluster.slurm_jobs import SlurmJob
+from hpcserve.cluster.slurm_jobs import SlurmJob, still_to_come
 from hpcserve.cluster.slurm_text import first_node
 from hpcserve.errors import SchedulerError
 
@@ -129,7 +129,7 @@ def _queued(job: _QueuedJob, now_s: float | None) -> SlurmJob:
         exit_code=code,
         signal=number,
         restarts=job.restart_cnt,
-        starts_in_s=max(0.0, start_s - now_s) if waits and start_s and now_s is not None else None,
+        starts_in_s=still_to_come(start_s, now_s) if waits and start_s and now_s is not None else None,
     )
 
 

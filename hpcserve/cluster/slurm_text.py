@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from hpcserve.cluster.seam import JobId
-from hpcserve.cluster.slurm_jobs import SlurmJob
+from hpcserve.cluster.slurm_jobs import SlurmJob, still_to_come
 from hpcserve.errors import SchedulerError
 
 # Source: squeue(1), --Format; each with its width in bytes. What is longer is cut, which no field but a reason or
@@ -109,7 +109,7 @@ def _queued(record: bytes, now_s: float) -> SlurmJob:
             exit_code=code,
             signal=ended_by,
             restarts=int(restarts),
-            starts_in_s=max(0.0, int(start) - now_s) if state == "PENDING" and _something(start) else None,
+            starts_in_s=still_to_come(int(start), now_s) if state == "PENDING" and _something(start) else None,
         )
     except ValueError as error:
         raise _unreadable("squeue", record, str(error)) from error

@@ -15,15 +15,17 @@ MOST_NAMES = 4
 
 def most_replicas(policy: Policy) -> int:
     """How many replicas all deployments together can have."""
-    return policy.max_pilots * policy.slots
+    return policy.most_pilots * policy.slots
 
 
 def limit_in_words(policy: Policy) -> str:
     """Where that number comes from."""
-    return (
-        f"at most {most_replicas(policy)} replicas fit into this site: "
-        f"pilots.max_pilots {policy.max_pilots} × pilots.slots {policy.slots}"
-    )
+    pilots = f"pilots.max_pilots {policy.max_pilots}"
+    if policy.most_pilots < policy.max_pilots:
+        pilots = f"max_running {policy.most_pilots} of the queue"
+    nodes = f" × pilots.nodes {policy.nodes}" if policy.nodes > 1 else ""
+    slots = policy.slots // policy.nodes
+    return f"at most {most_replicas(policy)} replicas fit into this site: {pilots}{nodes} × pilots.slots {slots}"
 
 
 def lack_of_room(

@@ -18,7 +18,8 @@ The rules:
   does not say what became of another. There are never more than ``max_pilots``, not counting those that are being
   replaced, because they are closing or away, and never more than twice as many with them;
 * where one that was away and is back makes more than ``max_pilots``, those with the fewest replicas hand these over, as
-  far as there is room elsewhere, and end;
+  far as there is room elsewhere, and end; so does a small one that the demand has outgrown, once a full one is there
+  (:mod:`hpcserve.core.places`);
 * a pilot that has nothing to run ends after ``idle_s``, at once if it is closing; one whose agent stays away for
   ``orphan_s`` is ended too.
 
@@ -32,6 +33,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hpcserve.core.places import Places
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 
 PilotPhase = Literal["queued", "running", "suspended", "unknown", "leaving"]
@@ -57,6 +59,16 @@ class Policy:
     max_queued: int | None = None
     max_running: int | None = None
 
+    @property
+    def most_pilots(self) -> int:
+        """How many pilots may last at a time: what cannot run is not submitted either."""
+        return self.max_pilots if self.max_running is None else min(self.max_pilots, self.max_running)
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether a full pilot can begin while the small one still runs in whose place it comes."""
+        return self.max_running is None or self.max_running > self.max_pilots
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
@@ -75,11 +87,13 @@ class Pilot:
 
     ``reported``: its agent has been there. ``away_since_s``: since when it is not any more. ``idle_since_s``: it last
     had a replica. ``lead_s`` before it ends it is closing, ``drain_s`` before that its replicas get no more work.
+    ``size``: its slots were all its nodes there.
     """
 
     pilot: PilotId
     phase: PilotPhase
     slots: int
+    size: int
     reported: bool
     idle_since_s: float
     ends_s: float | None = None
@@ -127,10 +141,14 @@ class View:
 
 @dataclass(frozen=True)
 class SubmitPilot:
-    """Submit a pilot job under this new id. ``lacking``: for so many replicas, or for some of them."""
+    """Submit a pilot job under this new id.
+
+    ``lacking``: for so many replicas, or for some of them. ``full``: with all the nodes that it may have.
+    """
 
     pilot: PilotId
     lacking: int = field(default=0, compare=False)
+    full: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -194,24 +212,16 @@ class _Plan:
         self.changes: list[Change] = []
         self._wanted = {wanted.name: wanted for wanted in sorted(view.wanted, key=lambda wanted: wanted.name)}
         self._draining = {pilot.pilot for pilot in view.pilots if pilot.is_draining(now)}
-        self._lasting = sum(not pilot.is_replaced(now) for pilot in view.pilots)
         self._used = Counter(replica.pilot for replica in view.replicas)
-        self._surplus = self._find_surplus()
+        wanted = sum(each.replicas for each in view.wanted if not each.failed)
+        self._places = Places(view.policy, view.pilots, used=dict(self._used), wanted=wanted, now=now)
+        self._surplus = self._places.surplus
         self._open = {pilot.pilot: pilot for pilot in view.pilots if self._is_open(pilot)}
         self._spread = Counter((replica.deployment, replica.pilot) for replica in view.replicas)
         self._old: dict[DeploymentName, list[Replica]] = {}
         self._missing: dict[DeploymentName, int] = {}
         self._later = 0
         self._submitted = 0
-
-    def _find_surplus(self) -> set[PilotId]:
-        """The pilots in use beyond ``max_pilots``. Which ones does not change while they hand over."""
-        lasting = [each for each in self._view.pilots if not each.is_replaced(self._now) and each.phase != "leaving"]
-        most = self._view.policy.max_pilots
-        lasting.sort(key=lambda each: each.pilot, reverse=True)
-        # What nobody knows of cannot be cancelled now.
-        lasting.sort(key=lambda each: (each.phase == "unknown", self._used[each.pilot]))
-        return {each.pilot for each in lasting[: max(0, len(lasting) - most)] if each.phase != "unknown"}
 
     def let_go_of_the_unwanted(self) -> None:
         """Sorts the replicas into those that count, those that go now, and those that go later."""
@@ -284,9 +294,11 @@ class _Plan:
         if any(pilot.phase == "unknown" for pilot in self._view.pilots):
             return
         slots = self._view.policy.slots
-        for number in range(min(-(-lacking // slots), self._may_queue)):
+        places = self._places
+        for number in range(min(-(-lacking // slots), self._may_submit, places.queue)):
             left = min(slots, lacking - number * slots)
-            self.changes.append(SubmitPilot(PilotId(self._new_id("pilot")), left))
+            full = number >= places.free or not self._view.policy.may_grow
+            self.changes.append(SubmitPilot(PilotId(self._new_id("pilot")), left, full))
             self._submitted += 1
 
     def make_room(self) -> None:
@@ -333,18 +345,8 @@ class _Plan:
 
     @property
     def _may_submit(self) -> int:
-        """Pilots that there may be beside those that there are."""
-        policy = self._view.policy
-        most = policy.max_pilots if policy.max_running is None else min(policy.max_pilots, policy.max_running)
-        return max(0, min(most - self._lasting, 2 * most - len(self._view.pilots)))
-
-    @property
-    def _may_queue(self) -> int:
-        """Pilots that the queue takes now."""
-        if self._view.policy.max_queued is None:
-            return self._may_submit
-        queued = sum(pilot.phase in ("queued", "unknown") and not pilot.reported for pilot in self._view.pilots)
-        return max(0, min(self._may_submit, self._view.policy.max_queued - queued))
+        """Pilots that there may be beside those that there are, or in the place of one that is too small."""
+        return self._places.free + self._places.outgrown
 
     def _is_coming(self, pilot: Pilot) -> bool:
         """Its slots will be there without anything being done."""

@@ -5,6 +5,7 @@ should be is decided in :mod:`hpcserve.core.deployments`, and here stands what t
 means is decided in the parts of the books:
 
 * :mod:`hpcserve.core.roster`: who there is, and which versions answer;
+* :mod:`hpcserve.core.wishes`: what users and the demand want of each deployment;
 * :mod:`hpcserve.core.pilotlife` and :mod:`hpcserve.core.replicalife`: what was said of pilots and of replicas;
 * :mod:`hpcserve.core.blame`: what a failure counts for.
 """
@@ -12,7 +13,6 @@ means is decided in the parts of the books:
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
@@ -27,15 +27,16 @@ from hpcserve.core.deployments import (
     SubmitPilot,
     reconcile,
 )
-from hpcserve.core.fleetbook import ENDED_STATES, Action, FleetPilot, FleetReplica, PilotOrders, ReplicaSaid
+from hpcserve.core.fleetbook import Action, FleetPilot, FleetReplica, PilotOrders, ReplicaSaid
 from hpcserve.core.outlook import credible
 from hpcserve.core.pilotlife import PilotLife
 from hpcserve.core.replicalife import ReplicaLife
-from hpcserve.core.rollout import FleetDeployment, PilotRestarts, Restarts, Version
+from hpcserve.core.rollout import PilotRestarts, Restarts, Version
 from hpcserve.core.roster import Roster
-from hpcserve.core.scaling import Demand, Scale, Scaler
+from hpcserve.core.scaling import Demand, Scale
 from hpcserve.core.shapes import Shape
 from hpcserve.core.succession import Succession
+from hpcserve.core.wishes import Wishes
 from hpcserve.types import DeploymentName, LossKind, PilotId, ReplicaId
 
 
@@ -64,13 +65,13 @@ class Fleet:
         succession: Succession,
     ) -> None:
         self.policy = policy
-        self.restarts = restarts
         self.succession = succession
         self.longest_s: Mapping[DeploymentName, float] = {}
         self.is_draining = False
         self._roster = roster = Roster()
         self.deployments, self.pilots, self.replicas = roster.deployments, roster.pilots, roster.replicas
-        self._blame = blame = Blame(roster, self._back_off)
+        self._wishes = Wishes(roster, restarts, succession)
+        self._blame = blame = Blame(roster, restarts)
         self._replica_life = ReplicaLife(
             roster, blame, policy=policy, pilot_restarts=pilot_restarts, succession=succession
         )
@@ -91,59 +92,16 @@ class Fleet:
             replicas: How many there are to be.
             scale: Their number follows the demand instead.
         """
-        before = self.deployments.get(name)
-        scaler = _scaler(scale, None if before is None else before.scaler)
-        if scaler is not None:
-            replicas = scaler.scale.least if scaler.target is None else scaler.bounded(scaler.target.replicas)
-        self.deployments[name] = FleetDeployment(
-            name=name,
-            version=version,
-            replicas=replicas,
-            scaler=scaler,
-            restarts=self._back_off(),
-            served=before.served if before is not None else None,
-            answered=0 if before is None else None,  # what the version before it answers is not its own work
-        )
+        self._wishes.want(name, version, replicas, scale)
         self._pilot_life.forgive()
 
-    def _back_off(self) -> Restarts:
-        return self.restarts()
-
     def demand(self, counted: Mapping[DeploymentName, Demand], now: float) -> bool:
-        """The broker has counted what comes to each deployment.
-
-        Returns:
-            Whether another number of replicas follows from it.
-        """
-        wait_s = self._expected_wait_s()
-        there = Counter(each.deployment for each in self._roster.alive())
-        changed = False
-        for name, demand in counted.items():
-            known = self.deployments.get(name)
-            if known is None or known.scaler is None:
-                continue
-            target = known.scaler.observe(demand, there=there[name], wait_s=wait_s, now=now)
-            changed = changed or target.replicas != known.replicas
-            known.replicas = target.replicas
-        return changed
-
-    def _expected_wait_s(self) -> float:
-        """How long until more pilots are there: what the scheduler says of those that wait, else what others waited."""
-        queued = [pilot for pilot in self.pilots.values() if pilot.phase == "queued"]
-        guesses = [pilot.starts_in_s for pilot in queued if pilot.starts_in_s is not None]
-        return min(guesses, default=self.succession.expected_wait_s)
-
-    def _keep_the_unmeasured(self) -> None:
-        """What an earlier controller scaled stays as it is until the demand is known."""
-        there = Counter(each.deployment for each in self._roster.alive())
-        for known in self.deployments.values():
-            if known.scaler is not None and known.scaler.target is None:
-                known.replicas = known.scaler.bounded(there[known.name])
+        """The broker has counted what comes to each deployment. True: another number of replicas follows from it."""
+        return self._wishes.demand(counted, now)
 
     def recall(self) -> None:
         """All that is wanted now was wanted before this controller began, and may have answered."""
-        for known in self.deployments.values():
-            known.answered = None
+        self._wishes.recall()
 
     def remember(self, name: DeploymentName, served: Version, failure: str) -> None:
         """What an earlier controller saw of a wanted deployment.
@@ -153,17 +111,13 @@ class Fleet:
             served: The version that served last.
             failure: Why the wanted version cannot be started; empty if it may be tried.
         """
-        known = self.deployments[name]
-        known.served = served
-        if failure and served != known.version:
-            known.fail(failure, "", pilots_ended=False)
+        self._wishes.remember(name, served, failure)
 
     def unwant(self, name: DeploymentName) -> None:
         """A deployment is not to be served any more, and none of its replicas counts, should it be wanted again."""
-        self.deployments.pop(name, None)
-        for replica in self.replicas.values():
-            if replica.deployment == name and replica.state == "ready":
-                replica.state = "retiring"
+        self._wishes.unwant(name)
+
+    # --- what an earlier controller left --------------------------------------------------------------
 
     def has_named(self, replica: ReplicaId) -> bool:
         """Whether it is one of ours, whatever became of it, and not of an earlier controller."""
@@ -318,7 +272,7 @@ class Fleet:
     def step(self, now: float) -> tuple[Action, ...]:
         """What is to be done now. It counts as done: asked again at once, the answer is empty."""
         self._roster.note_served()
-        self._keep_the_unmeasured()
+        self._wishes.keep_the_unmeasured()
         buried = tuple(self._replica_life.bury())
         for pilot in {replica.pilot for replica in self._roster.alive()} & self.pilots.keys():
             self.pilots[pilot].idle_since_s = now
@@ -345,6 +299,7 @@ class Fleet:
                 pilot=change.pilot,
                 slots=self.policy.slots,
                 lacking=change.lacking,
+                full=change.full,
                 idle_since_s=now,
                 submitted_s=now,
             )
@@ -397,6 +352,7 @@ class Fleet:
             pilot=pilot.pilot,
             phase=pilot.phase,
             slots=pilot.slots,
+            size=pilot.full_slots or self.policy.slots,
             reported=pilot.reported,
             idle_since_s=pilot.idle_since_s,
             ends_s=pilot.ends_s,
@@ -414,19 +370,7 @@ class Fleet:
 
     def orders(self, pilot: PilotId) -> PilotOrders:
         """All that the agent of ``pilot`` is to be told at this moment."""
-        here = [replica for replica in self._roster.alive() if replica.pilot == pilot]
-        known = self.pilots.get(pilot)
-        said = known.said if known is not None else ()
-        alive = {replica.replica for replica in here}
-        return PilotOrders(
-            run=tuple(replica.replica for replica in here if replica.state != "stopping"),
-            kill=tuple(replica.replica for replica in here if replica.kill),
-            forget=tuple(
-                replica.replica for replica in said if replica.state in ENDED_STATES and replica.replica not in alive
-            ),
-            stop=known is None or known.phase == "leaving",
-            lost_nodes=known.all_lost_nodes if known is not None else (),
-        )
+        return self._roster.orders(pilot)
 
     def serving(self, name: DeploymentName) -> Version:
         """The version of a wanted deployment whose methods callers see."""
@@ -450,13 +394,3 @@ class Fleet:
         ends_s = {pilot.pilot: pilot.ends_s for pilot in self.pilots.values()}
         found = {each.replica: ends_s.get(each.pilot) for each in self._roster.alive()}
         return {replica: float(math.floor(end_s - margin_s)) for replica, end_s in found.items() if end_s is not None}
-
-
-def _scaler(scale: Scale | None, before: Scaler | None) -> Scaler | None:
-    """A deployment that is scaled goes on with what it knows of its demand."""
-    if scale is None:
-        return None
-    if before is None:
-        return Scaler(scale)
-    before.scale = scale
-    return before

@@ -86,6 +86,7 @@ class FleetPilot:
         ends_s: When its walltime is over.
         full_slots: So many replicas fit while all its nodes are there.
         lacking: For so many replicas, or some of them, it was submitted.
+        full: It was to have all the nodes that it may.
         walltime_s: So long it may run; None: as long as any.
         lead_s: So long before that others began to take over; 0 while none has.
         waits_for: Why it has not begun, or is of no use yet, in words.
@@ -101,6 +102,7 @@ class FleetPilot:
     idle_since_s: float
     full_slots: int = 0
     lacking: int = 0
+    full: bool = False
     walltime_s: float | None = None
     submitted_s: float | None = None
     phase: PilotPhase = "queued"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 from hpcserve.core.rollout import FleetDeployment
 from hpcserve.core.spans import counted
 
@@ -14,14 +18,51 @@ def credible(starts_in_s: float | None) -> float | None:
     return starts_in_s if starts_in_s is not None and 0 <= starts_in_s <= LONGEST_S else None
 
 
-def plan_in_words(known: FleetDeployment, *, here: int, queued: int, starts_at: str) -> str:
+def from_now_on(starts_in_s: float | None) -> float | None:
+    """The scheduler's guess for what would be submitted now, if it may be true: one in the past is for now."""
+    if starts_in_s is None or not abs(starts_in_s) <= LONGEST_S:
+        return None
+    return max(0.0, starts_in_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queued:
+    """A pilot that waits in the queue. ``starts_in_s``: for so long, as the scheduler guesses."""
+
+    slots: int
+    starts_in_s: float | None
+
+
+def awaited(queued: Iterable[Queued], lacking: int) -> list[Queued]:
+    """The pilots that so many replicas wait for: those that start first, until there is room for all."""
+    found: list[Queued] = []
+    # Of those that start at the same time, or nobody knows when, the larger ones: so few as can be are promised.
+    for each in sorted(queued, key=lambda each: (_or_never(each.starts_in_s), -each.slots)):
+        if lacking <= 0:
+            break
+        found.append(each)
+        lacking -= each.slots
+    return found
+
+
+def soonest_s(queued: Iterable[Queued]) -> float | None:
+    """When the first of them starts, if anybody can tell."""
+    return min((each.starts_in_s for each in queued if each.starts_in_s is not None), default=None)
+
+
+def _or_never(starts_in_s: float | None) -> float:
+    return math.inf if starts_in_s is None else starts_in_s
+
+
+def plan_in_words(known: FleetDeployment, *, here: int, queued: int, sharing: int, starts_at: str) -> str:
     """The plan for a deployment.
 
     Args:
         known: The deployment.
         here: So many replicas it has.
-        queued: So many pilots wait in the queue.
-        starts_at: When the first of them is expected to start, as a time of day; empty if nobody can tell.
+        queued: So many pilots wait in the queue that those which it lacks wait for, and those that others lack.
+        sharing: So many other deployments lack some.
+        starts_at: When the first of these pilots is expected to start, as a time of day; empty if nobody can tell.
     """
     target = known.scaler.target if known.scaler is not None else None
     because = "that is what was asked for" if known.scaler is None else "its demand is not measured yet"
@@ -33,4 +74,7 @@ def plan_in_words(known: FleetDeployment, *, here: int, queued: int, starts_at: 
     if not queued:
         return f"{count}, of which {known.replicas - here} not yet there, because {because}"
     guess = f", est. start {starts_at}" if starts_at else ""
-    return f"{counted(queued, 'pilot')} queued{guess}, for {known.replicas - here} of {count}, because {because}"
+    shared = f", shared with {counted(sharing, 'other deployment')}" if sharing else ""
+    return (
+        f"{counted(queued, 'pilot')} queued{shared}{guess}, for {known.replicas - here} of {count}, because {because}"
+    )

@@ -97,7 +97,8 @@ class PilotLife:
         if lasting:
             yield from self._failed(reason, "", now)
             return
-        self.submit_not_before_s = now + (0.0 if pause_s == 0.0 else max(self._refused(known, now), pause_s or 0.0))
+        again_s = now + (0.0 if pause_s == 0.0 else max(self._refused(known, now), pause_s or 0.0))
+        self.submit_not_before_s = max(self.submit_not_before_s, again_s)
         self._tell_who_waits(reason)
 
     def _refused(self, pilot: FleetPilot, now: float) -> float:

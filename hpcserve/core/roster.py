@@ -1,6 +1,7 @@
 """The roster: all deployments, pilots and replicas of one controller, and which versions of them answer.
 
-Who counts as alive, ready or resting is decided here; what is to be done about it is not.
+Who counts as alive, ready or resting is decided here, and what follows for the orders of an agent; what is to be done
+about it is not.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hpcserve.core import deployments as rules
-from hpcserve.core.fleetbook import FleetPilot, FleetReplica
+from hpcserve.core.fleetbook import ENDED_STATES, FleetPilot, FleetReplica, PilotOrders
 from hpcserve.core.rollout import FleetDeployment, Version
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 
@@ -76,6 +77,22 @@ class Roster:
             for each in self.replicas.values()
             if each.state == "retiring" and each.version.signature == seen.get(each.deployment)
         }
+
+    def orders(self, pilot: PilotId) -> PilotOrders:
+        """All that the agent of ``pilot`` is to be told at this moment."""
+        here = [replica for replica in self.alive() if replica.pilot == pilot]
+        known = self.pilots.get(pilot)
+        said = known.said if known is not None else ()
+        alive = {replica.replica for replica in here}
+        return PilotOrders(
+            run=tuple(replica.replica for replica in here if replica.state != "stopping"),
+            kill=tuple(replica.replica for replica in here if replica.kill),
+            forget=tuple(
+                replica.replica for replica in said if replica.state in ENDED_STATES and replica.replica not in alive
+            ),
+            stop=known is None or known.phase == "leaving",
+            lost_nodes=known.all_lost_nodes if known is not None else (),
+        )
 
     def wanted_view(self) -> tuple[rules.Wanted, ...]:
         """The deployments, as the rules see them."""

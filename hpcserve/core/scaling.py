@@ -29,6 +29,8 @@ HORIZON_S = 60.0
 """What waits is to be worked off within so long, where pilots start faster than that."""
 SMOOTH_S = 60.0
 """The time constant of the averages of what comes and of what is at work."""
+LONGEST_S = 86_400.0
+"""A request that is said to keep a replica busy for longer, or for no length of time, was not measured well."""
 ALMOST = 0.05
 """For so little of a replica none is added."""
 
@@ -104,7 +106,7 @@ class Scaler:
         if now - self._asked_s >= self.scale.idle_s:
             self._forget()
             idle = "that is its minimum" if self._came == 0 else f"nobody asked for {span(self.scale.idle_s)}"
-            self.target = Target(self.scale.least, idle)
+            self.target = Target(self.bounded(self.scale.least), idle)
             return self.target
         self._remember(now, *self._need(demand, wait_s))
         _, need, because = self._peaks[0]
@@ -112,7 +114,7 @@ class Scaler:
         return self.target
 
     def bounded(self, replicas: int) -> int:
-        """The number that is nearest and allowed."""
+        """The number that is nearest and allowed; the maximum where that is less than the minimum."""
         return min(max(replicas, self.scale.least), self.scale.most)
 
     def _average(self, demand: Demand, now: float) -> None:
@@ -124,7 +126,7 @@ class Scaler:
         self._came = demand.came
         if came:
             self._asked_s = now
-        if demand.service_s is not None:
+        if demand.service_s is not None and 0.0 <= demand.service_s <= LONGEST_S:
             self._service_s = demand.service_s
         if 0 < elapsed_s < math.inf:
             weight = 1.0 - math.exp(-elapsed_s / SMOOTH_S)
@@ -139,7 +141,8 @@ class Scaler:
             because = _waits(demand) if demand.queued else "it is in use"
             return min(most, max(1, _whole(self._at_work / BUSY))), because
         steady = self._rate * self._service_s / BUSY
-        backlog = left * self._service_s / max(HORIZON_S, wait_s)
+        horizon_s = max(HORIZON_S, wait_s)  # in this order: of no number the first one is taken
+        backlog = left * self._service_s / horizon_s
         if demand.queued and backlog >= steady:
             because = _waits(demand)
         else:

@@ -78,7 +78,7 @@ def best(bounds: Bounds, wanted: Shape, starts_in_s: Mapping[Shape, float | None
     given = {
         shape: _gives(shape, starts_s, lacking, bounds.slots)
         for shape, starts_s in starts_in_s.items()
-        if starts_s is not None
+        if starts_s is not None and math.isfinite(starts_s)
     }
     if wanted not in given:
         return wanted
@@ -90,4 +90,4 @@ def best(bounds: Bounds, wanted: Shape, starts_in_s: Mapping[Shape, float | None
 def _gives(shape: Shape, starts_s: float, lacking: int, slots: int) -> float:
     """The seconds of needed slots that it gives within the horizon."""
     needed = min(shape.nodes * slots, max(1, lacking))
-    return needed * max(0.0, min(shape.walltime_s, HORIZON_S - starts_s))
+    return needed * max(0.0, min(shape.walltime_s, HORIZON_S - max(0.0, starts_s)))

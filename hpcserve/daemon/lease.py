@@ -62,6 +62,11 @@ class HeldLease:
         """How often to renew it."""
         return renewed_every_s(self._lease.lease_s)
 
+    @property
+    def pid(self) -> int:
+        """The process that holds it: this one."""
+        return self._lease.pid
+
     def renew(self) -> bool:
         """Says that we live; False when somebody else has taken the next epoch, and we must end at once.
 
@@ -78,11 +83,6 @@ class HeldLease:
                 os.utime(self._path)
         # Again, as the first look may have been into a cache of the directory.
         return not lost(self.epoch, _greatest(self._shared_dir))
-
-    @property
-    def pid(self) -> int:
-        """The process that holds it: this one."""
-        return self._lease.pid
 
     def successor(self) -> str:
         """Where the daemon runs that took the lease from us."""

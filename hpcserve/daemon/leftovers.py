@@ -17,6 +17,9 @@ _log = logging.getLogger(__name__)
 FILE = "left-behind.json"
 
 
+NOT_WRITTEN = "which ones could not be written down: the disk was full"
+
+
 class LeftBehind(msgspec.Struct, frozen=True):
     """A pilot that may go on; ``job`` is empty if the scheduler never told its id."""
 
@@ -41,5 +44,7 @@ def read(shared_dir: Path) -> tuple[LeftBehind, ...]:
     """Those of the daemon that went down last."""
     try:
         return msgspec.json.decode((shared_dir / FILE).read_bytes(), type=tuple[LeftBehind, ...])
-    except (OSError, msgspec.MsgspecError):
-        return ()  # there is none, or the disk was full when it was written
+    except OSError:
+        return ()
+    except msgspec.MsgspecError:
+        return (LeftBehind("one pilot or several", "", NOT_WRITTEN),)

@@ -80,13 +80,17 @@ def daemon_job(site: Site, option: str) -> PilotJob:
 
 
 async def submit(site: Site, option: str) -> JobId:
-    """Submits the job of a daemon; see :func:`daemon_job`.
+    """Submits the job of the next daemon; see :func:`daemon_job`. One that waits already will do.
+
+    It may be there since the answer to a submission was lost, or a controller before this one.
 
     Raises:
-        SchedulerError: The scheduler does not take it.
+        SchedulerError: The scheduler does not answer, or does not take it.
     """
     scheduler = open_placing(site)
     try:
-        return await scheduler.submit(daemon_job(site, option))
+        found = await scheduler.poll(list(await scheduler.find(tag_of(site))))
+        waits = next((job for job, state in found.items() if state.phase == "queued"), None)
+        return waits or await scheduler.submit(daemon_job(site, option))
     finally:
         await scheduler.close()

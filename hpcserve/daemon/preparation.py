@@ -119,13 +119,21 @@ def prepare(site: Site) -> KeyPair:
 
 
 def make_runtime_dir(site: Site) -> Path:
-    """The directory of the daemon's sockets. Only the holder of the lease may call this.
+    """The directory of the daemon's sockets, without those of the one before.
+
+    Only the holder of the lease may call this.
+
+    A process of ours that found an old one there might wait for a broker that stands still.
 
     Raises:
         ConfigError: It is open to others or not ours.
         StorageFull: The disk is full.
     """
-    return private_directory(runtime_dir(site.state_dir))
+    place = private_directory(runtime_dir(site.state_dir))
+    for entry in place.iterdir():
+        if entry.is_socket():
+            entry.unlink(missing_ok=True)
+    return place
 
 
 def user_name() -> str:

@@ -145,7 +145,7 @@ class Supervisor:
         }
         self._publication = Publication(site, keys, lease.pid, starter)
         self._phase = _Phase.RUNNING
-        self._warned = False
+        self._warned_pid: int | None = None
         self._broker_starts = 0
         self._sockets: Path | None = None
         self._failure: HpcserveError | None = None
@@ -187,9 +187,10 @@ class Supervisor:
             if code is not None:
                 self._ended(child, code, now)
         controller = self._children[CONTROLLER]
-        if self._signals.warned and not self._warned and controller.ready:  # before that it would be killed by it
-            self._warned = True
-            controller.signal(signal.SIGUSR1)  # of a daemon in a job: it submits the next one, and ends
+        # Of a daemon in a job: it submits the next one, and ends. Before it is ready, it would be killed by the signal.
+        if self._signals.warned and controller.ready and controller.pid != self._warned_pid:
+            self._warned_pid = controller.pid
+            controller.signal(signal.SIGUSR1)
         if self._asked_to_stop() and self._phase is _Phase.RUNNING:
             self._go_down(self._signals.stop or self._starter.gone, now)
         for child in self._children.values():

@@ -19,6 +19,7 @@ from hpcserve.cluster.signals import Signals
 from hpcserve.errors import HpcserveError
 from hpcserve.pilot.agent import Agent, JobFacts
 from hpcserve.pilot.enrolment import NotEnrolled, UsedUp, use_up, wait_for_enrolment
+from hpcserve.types import ENROLMENT_WAIT_S
 from hpcserve.wire import exits
 from hpcserve.wire.launch import enrolment_name
 
@@ -58,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--restart", type=int, default=0, help="how often the job was begun anew: that N")
     parser.add_argument("--nodes", default="", help="the names of the job's nodes, with commas in between")
     parser.add_argument("--warn-s", type=float, default=0.0, help="SIGUSR1 comes so long before the job's end")
-    parser.add_argument("--wait-s", type=float, default=600.0, help="how long to wait for the enrolment file")
+    parser.add_argument(
+        "--wait-s", type=float, default=ENROLMENT_WAIT_S, help="how long to wait for the enrolment file"
+    )
     return parser
 
 

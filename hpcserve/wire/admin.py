@@ -176,7 +176,7 @@ class ServableView(Admin, frozen=True, kw_only=True):
 
 
 class Status(Admin, frozen=True, kw_only=True):
-    """The daemon as a whole. ``processes``: name to pid."""
+    """The daemon as a whole. ``processes``: name to pid. ``trouble``: why no pilot is submitted or cancelled."""
 
     service: str
     site: str
@@ -197,6 +197,7 @@ class Status(Admin, frozen=True, kw_only=True):
     deployments: tuple[DeploymentView, ...]
     pilots: tuple[PilotView, ...]
     losses: tuple[LossView, ...] = ()
+    trouble: str = ""
 
 
 class Describe(Admin, frozen=True, kw_only=True):
@@ -251,8 +252,12 @@ class Down(Admin, frozen=True, kw_only=True):
 
 
 class GoingDown(Admin, frozen=True, kw_only=True):
-    """``pid`` is the supervisor's: it ends when everything else has. ``kept``: pilots that go on, each with its job."""
+    """``pid`` is the supervisor's: it ends when everything else has. ``kept``: pilots that go on, each with its job.
+
+    ``trouble``: why others may go on, too; empty: nothing is known to be in the way of their end.
+    """
 
     pid: int
     host: str
     kept: dict[str, str] = {}
+    trouble: str = ""

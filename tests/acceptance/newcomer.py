@@ -83,10 +83,12 @@ class User:
 
 
 def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
-    end = time.monotonic() + timeout_s
+    """Waits for a condition, which most often takes a command: it is asked more seldom the longer it lasts."""
+    began = time.monotonic()
     while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
+        waited_s = time.monotonic() - began
+        assert waited_s < timeout_s, "it did not happen in time"
+        time.sleep(min(max(0.05, waited_s / 10), 0.5))
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import signal
@@ -13,6 +14,7 @@ import psutil  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from hpcserve import examples
+from hpcserve.cli.down import LOOK_BY_SSH_S
 from hpcserve.wire.record import decode_record
 from tests.acceptance.newcomer import HPCSERVE, User, until, user_in
 from tests.integration.sshd import Sshd, sshd_in
@@ -103,12 +105,32 @@ def test_what_is_wrong_is_one_line_with_what_to_do(user: User, sshd: Sshd) -> No
     assert not (user.home / "services.json").exists()
 
 
-def test_down_by_ssh_waits_until_the_daemon_is_gone(known: User, serving: User, sshd: Sshd) -> None:
+def test_down_by_ssh_waits_until_the_daemon_is_gone_and_logs_in_no_more_for_that(
+    known: User, serving: User, sshd: Sshd
+) -> None:
+    supervisor = psutil.Process(decode_record(serving.record.read_bytes(), "it").pid)
+    logins = sshd.logins
     try:
-        assert known.ok("--service", sshd.address(), "down").endswith(" is down\n")
+        supervisor.suspend()  # the daemon is told, and stays
+        down = known.start("--service", sshd.address(), "down")
+        until(lambda: _is_told(supervisor))
+        with pytest.raises(subprocess.TimeoutExpired):
+            down.wait(3 * LOOK_BY_SSH_S)
+        supervisor.resume()
+        said, _ = down.communicate(timeout=60)
+        assert said.endswith(" is down\n")
         assert not serving.record.exists()
+        assert sshd.logins - logins == 2, "one to read the record as often as need be, one to call the daemon"
     finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            supervisor.resume()
         serving.ok("up", "--detach")
+
+
+def _is_told(supervisor: psutil.Process) -> bool:
+    """Whether a SIGTERM waits for it."""
+    pending = Path(f"/proc/{supervisor.pid}/status").read_text().partition("ShdPnd:")[2].split()[0]
+    return bool(int(pending, 16) & 1 << (signal.SIGTERM - 1))
 
 
 def test_ctrl_c_while_ssh_connects_ends_both(user: User, sshd: Sshd) -> None:

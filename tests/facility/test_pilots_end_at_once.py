@@ -47,8 +47,8 @@ def ended_pilot(facility: Facility, said: str) -> str:
     ("pilots", "says"),
     [
         (
-            {"setup": ["true", "module load no-such-thing"]},
-            "a setup command of site site failed with exit code 127: module load no-such-thing",
+            {"setup": ["true", "no-such-command"]},
+            "a setup command of site site failed with exit code 127: no-such-command",
         ),
         ({"python": "/nowhere/python"}, "/nowhere/python: No such file or directory; compute nodes need pilots.python"),
         ({"python": "/usr/bin/false"}, "exit code 1"),

@@ -93,7 +93,10 @@ def test_what_the_cluster_would_never_run_is_told(box: Box, home: Path, pilots: 
 @pytest.mark.parametrize(
     ("pilots", "told"),
     [
-        ('setup = ["module load nope"]', r"a setup command of site lab failed with exit code 127: module load nope$"),
+        (
+            'setup = ["no-such-command nope"]',
+            r"a setup command of site lab failed with exit code 127: module load nope$",
+        ),
         ('python = "/nope/python"', r"its log ends: .*/nope/python: No such file or directory; compute nodes need .*$"),
     ],
 )

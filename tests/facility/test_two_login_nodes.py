@@ -123,16 +123,17 @@ def test_of_two_that_want_a_dead_ones_place_one_gets_it_and_the_other_is_told(
 def test_one_that_stood_still_and_was_succeeded_ends_at_once(facility: Facility, client: Client, stopped: str) -> None:
     old_login, old = facility.login, status(client)
     pids = old.processes
+    load = begun(facility, client, 0.5 if stopped == "all" else 0.05)
     signal_all(facility, old_login, "STOP", *(pids.values() if stopped == "all" else [pids["supervisor"]]))
-    load = begun(facility, client, 0.05) if stopped == "supervisor" else None
     facility.up(login=others(facility)[0])
     if stopped == "all":
+        load.keep(0, 0.0)  # it stands still all the time, and its clients and replicas have left it
+        facility.wait_ready(client, ENDPOINT, 2)
         signal_all(facility, old_login, "CONT", *pids.values())
     until(lambda: are_gone(facility.box, old_login, *pids.values()), "the old one ends", PATIENCE_S)
-    if load is None:
-        load = begun(facility, client, 0.05)
     load.keep(0, 0.0)
     facility.wait_ready(client, ENDPOINT, 2)
+    assert twice(load.log) == []
     told = status(client)
     assert (told.host, told.epoch > old.epoch) == (facility.login, True)
     assert set(facility.jobs()) == {pilot.job for pilot in old.pilots}, "it has submitted and cancelled nothing"
@@ -149,6 +150,7 @@ def test_while_the_shared_directory_stands_still_nobody_takes_over(facility: Fac
         up = facility.box.spawn(rival, facility.argv("up", "--detach"), stderr=subprocess.PIPE)
         load = Load(facility, client, ENDPOINT, 0.05)
         load.keep(2, 3 * LEASE_S)
+        assert "that it still has its lease: the file system of" in status(client).trouble
         assert up.poll() is None, "who wants the lease waits too"
         stalled_s = time.monotonic() - began_s
     _, told = up.communicate(timeout=PATIENCE_S)
@@ -159,6 +161,7 @@ def test_while_the_shared_directory_stands_still_nobody_takes_over(facility: Fac
     )
     after = status(client)
     assert (after.epoch, after.processes) == (before.epoch, before.processes)
+    until(lambda: not status(client).trouble, "it looks at its lease again", PATIENCE_S)
 
 
 def test_it_is_taken_down_from_another_login_node(facility: Facility, client: Client) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 from hpcserve.cluster.signals import Signals
@@ -60,6 +62,9 @@ def main() -> int:
         except OSError as error:
             report_error(start, bind_error(key, site.network.host, ports, error.errno or 0))
             return 1
+    while does == "late" and not (control / f"{name}.go").exists():
+        time.sleep(0.01)
+    signal.signal(signal.SIGUSR1, lambda *_: note(control / "events", f"{name} SIGUSR1"))
     if does != "mute":
         report_ready(start, {key: "tcp://{}:{}".format(*each.getsockname()) for key, each in listeners.items()})
     while True:

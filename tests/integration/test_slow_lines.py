@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import threading
@@ -18,13 +19,14 @@ from hpcserve import Client
 from hpcserve.client.dial import KEEPALIVE_S
 from hpcserve.client.services import Service
 from hpcserve.wire.record import ServiceRecord, decode_record, encode_record
-from tests.integration.daemon_tree import SERVABLES, Daemon, until
+from tests.integration.daemon_tree import EXAMPLES, SERVABLES, Daemon, until
 
 OVERRIDES = {"network": {"unix_sockets": False}}
 BYTES_PER_S = 200_000
 # More than ZeroMQ's heartbeats, of which the first comes after 5 s, waited for when there were any: 20 s.
 LONG_S = 28.0
 PIECE_BYTES = 4096
+WITHIN_S = 100.0
 KEEPALIVE_TIMER = "02"
 
 
@@ -33,20 +35,36 @@ def record(daemon: Daemon) -> ServiceRecord:
     with daemon.client() as client:
         daemon.deploy(client, SERVABLES / "tally")
         daemon.replica_pids(client, "tally")
+        daemon.deploy(client, EXAMPLES / "echo")
+        daemon.replica_pids(client, "echo")
     return decode_record(daemon.record.read_bytes(), "the record")
 
 
 @pytest.fixture
 def slow_port(record: ServiceRecord) -> Iterator[int]:
     """A port that leads to the daemon's front, at ``BYTES_PER_S`` to there."""
+    with line_to(record, PIECE_BYTES / BYTES_PER_S, iter(())) as port:
+        yield port
+
+
+@contextlib.contextmanager
+def line_to(record: ServiceRecord, pause_s: float, limits: Iterator[tuple[float, float]]) -> Iterator[int]:
+    """A port that leads to the daemon's front.
+
+    Args:
+        record: The daemon's.
+        pause_s: After each piece that goes there.
+        limits: The first connections are cut when so many bytes have gone there, or so many have come back.
+    """
     front = ("127.0.0.1", int(record.front[0].rpartition(":")[2]))
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * PIECE_BYTES)
     ends: list[socket.socket] = [listener]
 
-    def carry(source: socket.socket, sink: socket.socket, pause_s: float) -> None:
+    def carry(source: socket.socket, sink: socket.socket, pause_s: float, most: float) -> None:
         with contextlib.suppress(OSError):
-            while data := source.recv(PIECE_BYTES):
+            while most > 0 and (data := source.recv(PIECE_BYTES)):
+                most -= len(data)
                 sink.sendall(data)
                 time.sleep(pause_s * len(data) / PIECE_BYTES)
         for each in (source, sink):
@@ -59,8 +77,9 @@ def slow_port(record: ServiceRecord) -> Iterator[int]:
                 near, _ = listener.accept()
                 far = socket.create_connection(front)
                 ends.extend((near, far))
-                for source, sink, pause_s in ((near, far, PIECE_BYTES / BYTES_PER_S), (far, near, 0.0)):
-                    threads.append(threading.Thread(target=carry, args=(source, sink, pause_s)))
+                there, back = next(limits, (math.inf, math.inf))
+                for each in ((near, far, pause_s, there), (far, near, 0.0, back)):
+                    threads.append(threading.Thread(target=carry, args=each))
                     threads[-1].start()
 
     threads = [threading.Thread(target=serve)]
@@ -86,6 +105,21 @@ def test_a_frame_may_be_on_its_way_for_longer_than_any_heartbeat(
         answer = client.infer("tally.measure", {"blob": blob}, parameters={}, timeout_s=100.0)
         assert answer["size"] == blob.size
         assert time.monotonic() - began > LONG_S / 2, "the line was not slow"
+
+
+def test_a_connection_that_is_cut_in_mid_frame_is_made_anew(
+    daemon: Daemon, record: ServiceRecord, tmp_path: Path
+) -> None:
+    blob = np.random.default_rng(4).integers(0, 255, 4_000_000, dtype=np.uint8)
+    half = blob.nbytes / 2
+    limits = iter([(half, math.inf), (half, math.inf), (math.inf, half), (math.inf, half)])
+    place = tmp_path / "service.json"
+    with line_to(record, 0.0, limits) as port:
+        place.write_bytes(encode_record(replace(record, front=(f"tcp://127.0.0.1:{port}",))))
+        with daemon.environment(), Client(Service(place)) as client:
+            answer = client.infer("echo.blob", blob, timeout_s=WITHIN_S)
+            assert np.array_equal(answer["blob"], blob)
+    assert not list(limits), "it was cut each time"
 
 
 def test_a_host_that_is_gone_is_noticed_by_tcp_on_both_sides(daemon: Daemon, record: ServiceRecord) -> None:

@@ -14,11 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from hpcserve import AsyncClient, Client
 from hpcserve.client import tunnel
+from hpcserve.client.by_ssh import BySsh
 from hpcserve.client.services import Service
-from hpcserve.errors import AuthenticationError
+from hpcserve.core import silence
+from hpcserve.errors import AuthenticationError, ServiceUnavailable
+from hpcserve.types import Epoch
+from hpcserve.wire.record import decode_record, encode_record
 from tests.integration.daemon_tree import EXAMPLES, SERVABLES, Daemon, is_alive, status, until
 from tests.integration.sshd import Sshd, children, sshd_in
 
@@ -144,6 +149,60 @@ def test_a_daemon_that_starts_anew_costs_no_login(sshd: Sshd, daemon: Daemon) ->
         daemon.up()
         assert waits.result(WITHIN_S)["x"].tolist() == [0, 1, 2]
     assert sshd.logins == logins + 1
+
+
+def test_a_record_that_cannot_be_read_now_holds_no_answer_up(
+    sshd: Sshd, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silence, "FIRST_S", 0.1)
+    record = tmp_path / "service.json"
+    record.write_bytes(daemon.record.read_bytes())
+    with Client(sshd.address(place=str(record))) as client:
+        record.unlink()
+        os.mkfifo(record)  # as on a file system that stands still, who reads it waits
+        waits = client.submit(
+            "tally.again", np.int64(5), parameters={"log": str(tmp_path / "log"), "gates": str(tmp_path)}
+        )
+        writer = until(lambda: opened(record), "the far side reads it", WITHIN_S)
+        try:
+            assert client.infer("echo.echo", X, timeout_s=WITHIN_S)["x"].tolist() == [0, 1, 2]
+            (tmp_path / "all").touch()
+            assert waits.result(WITHIN_S)["n"] == 5
+        finally:
+            os.close(writer)
+
+
+def test_an_answer_that_comes_too_late_is_not_taken_for_that_of_the_next_question(
+    sshd: Sshd, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, known = tmp_path / "service.json", decode_record(daemon.record.read_bytes(), "it")
+    place.write_bytes(encode_record(known))
+    way = BySsh(Service(address=sshd.address(place=str(place))))
+    try:
+        with way.reach() as reached:
+            assert reached.record.epoch == known.epoch
+        place.unlink()
+        os.mkfifo(place)
+        with monkeypatch.context() as patch:
+            patch.setattr(tunnel, "READ_S", 0.1)
+            with pytest.raises(ServiceUnavailable, match=r"did not read the service record within 0\.1 s"):
+                way.published()
+        writer = until(lambda: opened(place), "the far side reads it", WITHIN_S)
+        place.unlink()
+        place.write_bytes(encode_record(replace(known, epoch=Epoch(known.epoch + 2))))
+        os.write(writer, encode_record(replace(known, epoch=Epoch(known.epoch + 1))))
+        os.close(writer)
+        assert way.published() == known.epoch + 2
+    finally:
+        way.close()
+
+
+def opened(fifo: Path) -> int:
+    """A descriptor to write to it; 0 while nobody reads it."""
+    try:
+        return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return 0
 
 
 def test_a_client_that_is_killed_leaves_nothing_though_its_child_lives(sshd: Sshd) -> None:

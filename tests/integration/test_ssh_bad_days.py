@@ -6,8 +6,9 @@ import asyncio
 import socket
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,14 @@ import pytest
 from msgspec.structs import replace
 
 from hpcserve import AsyncClient, Client
-from hpcserve.cli.down import _stands
+from hpcserve.cli.leaving import Leaving
 from hpcserve.client import by_ssh
 from hpcserve.client.services import Service
-from hpcserve.errors import AuthenticationError, ConfigError, ServiceUnavailable, VersionMismatch
-from hpcserve.wire.record import decode_record, encode_record
+from hpcserve.client.ssh_address import SshAddress
+from hpcserve.client.ssh_words import Unreached
+from hpcserve.client.tunnel import Tunnel
+from hpcserve.errors import AuthenticationError, Cancelled, ConfigError, ServiceUnavailable, VersionMismatch
+from hpcserve.wire.record import ServiceRecord, decode_record, encode_record
 from hpcserve.wire.tunnel import MARKER, TUNNEL_VERSIONS, Greeting, encode_greeting
 from tests.integration.daemon_tree import EXAMPLES, Daemon, until
 from tests.integration.sshd import Sshd, children, sshd_in
@@ -138,6 +142,24 @@ def test_what_a_shell_prints_before_the_greeting_is_passed_over(sshd: Sshd, serv
     )
     sshd.configure(f"ForceCommand {motd}")
     assert answers(sshd.address())
+
+
+def test_the_banner_of_a_site_is_neither_in_the_way_nor_a_reason(sshd: Sshd, served: Daemon) -> None:
+    assert served
+    banner = sshd.place / "banner"
+    banner.write_text(
+        f"Authorized users only.\n{'By logging in you agree. ' * 200}\nPermission denied to all others.\n"
+    )
+    sshd.configure(f"Banner {banner}")
+    assert answers(sshd.address())
+    sshd.configure(f"Banner {banner}", "PubkeyAuthentication no", "PasswordAuthentication yes")
+    with pytest.raises(
+        AuthenticationError, match=r"without asking: Authorized users .*: Permission denied \(.*use a key"
+    ):
+        Client(sshd.address())
+    sshd.configure(f"Banner {banner}", f"ForceCommand {script(sshd, 'exec kill -9 $PPID')}")
+    with pytest.raises(ServiceUnavailable, match="Authorized users only.*try by hand"):  # which is tried again
+        Client(sshd.address())
 
 
 def test_what_is_printed_in_place_of_the_greeting_is_shown(sshd: Sshd) -> None:
@@ -262,11 +284,61 @@ def test_a_port_without_sshd_is_told_in_the_words_of_ssh() -> None:
 
 def test_a_daemon_that_goes_down_is_not_called_gone_because_ssh_is(sshd: Sshd, daemon: Daemon) -> None:
     record = decode_record(daemon.record.read_bytes(), "the record")
-    assert _stands(Service(address=sshd.address()), record)
+
+    def stands(address: str) -> bool:
+        service = Service(address=address)
+        return Leaving(service, service.read, record).stands()
+
+    assert stands(sshd.address())
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    assert _stands(Service(address=f"ssh://127.0.0.1:{port}"), record)
-    assert not _stands(Service(address=sshd.address(place="/nowhere/service.json")), record)
+    assert stands(f"ssh://127.0.0.1:{port}")
+    assert not stands(sshd.address(place="/nowhere/service.json"))
+
+
+def test_a_record_is_read_again_and_again_with_one_login(sshd: Sshd, daemon: Daemon) -> None:
+    record = decode_record(daemon.record.read_bytes(), "the record")
+    copy = sshd.place / "service.json"
+    copy.write_bytes(encode_record(record))
+    with Service(address=sshd.address(place=str(copy))).reading() as read:
+        assert [read() for _ in range(3)] == [record] * 3
+        copy.write_bytes(encode_record(replace(record, pid=1)))
+        assert read().pid == 1
+        copy.unlink()
+        with pytest.raises(ServiceUnavailable, match="no daemon runs here"):
+            read()
+        assert sshd.logins == 1
+        copy.write_bytes(encode_record(record))
+        sshd.cut()
+        until(lambda: _reads(read) == record, "it has logged in anew", WITHIN_S)
+
+
+def _reads(read: Callable[[], ServiceRecord]) -> ServiceRecord | None:
+    """What is read, unless the connection was just lost."""
+    try:
+        return read()
+    except Unreached:
+        return None
+
+
+def test_who_is_interrupted_when_ssh_just_stands_is_let_go(
+    sshd: Sshd, served: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert served
+    way = by_ssh.BySsh(Service(address=sshd.address()))
+    opened = by_ssh._opened
+
+    def open_and_interrupt(address: SshAddress, over: threading.Event) -> Tunnel:
+        tunnel = opened(address, over)
+        way.interrupt()
+        return tunnel
+
+    monkeypatch.setattr(by_ssh, "_opened", open_and_interrupt)
+    try:
+        with pytest.raises(Cancelled), way.reach() as reached:
+            raise AssertionError(f"{reached} is of no use any more")
+    finally:
+        way.close()
 
 
 def test_what_the_users_own_configuration_says_for_shells_is_not_in_the_way(sshd: Sshd, served: Daemon) -> None:

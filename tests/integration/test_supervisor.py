@@ -264,6 +264,31 @@ def test_a_crashed_controller_is_started_to_end_its_pilots(house: House) -> None
     assert house.events()[0] == "controller SIGTERM"
 
 
+def test_a_warning_waits_for_a_controller_that_is_ready(house: House) -> None:
+    house.does("controller", "late")
+    daemon, ready = house.start()
+    until(lambda: house.starts("controller"), "it starts")
+    before = switches(daemon)
+    daemon.send_signal(signal.SIGUSR1)
+    until(lambda: switches(daemon) > before, "the supervisor has heard it, and waits again")
+    (house.control / "controller.go").touch()
+    assert told_by(ready)["error"] is None
+    until(lambda: house.events() == ["controller SIGUSR1"], "it is warned")
+    assert len(house.starts("controller")) == 1, "the signal has not killed it"
+
+
+def test_each_controller_is_warned_once(house: House) -> None:
+    daemon = house.up()
+    daemon.send_signal(signal.SIGUSR1)
+    until(lambda: house.events() == ["controller SIGUSR1"], "it is warned")
+    daemon.send_signal(signal.SIGUSR1)
+    os.kill(house.starts("admission")[0]["pid"], signal.SIGKILL)
+    until(lambda: len(house.starts("admission")) == 2, "a restart")
+    assert house.events() == ["controller SIGUSR1"]
+    os.kill(house.starts("controller")[0]["pid"], signal.SIGKILL)
+    until(lambda: house.events() == 2 * ["controller SIGUSR1"], "the next one is, too: it may have to submit the job")
+
+
 def test_a_tied_daemon_goes_down_with_its_starter(house: House) -> None:
     daemon = house.up("--tied", stdin=subprocess.PIPE)
     assert daemon.stdin is not None
@@ -410,10 +435,12 @@ def child_of(parent: int, module: str) -> int:
 def test_it_hardly_wakes_up_when_nothing_happens(house: House) -> None:
     daemon = house.up()
 
-    def wakeups() -> int:
-        status = Path(f"/proc/{daemon.pid}/status").read_text()
-        return sum(int(line.split()[1]) for line in status.splitlines() if "ctxt_switches" in line)
-
-    before = wakeups()
+    before = switches(daemon)
     time.sleep(3)  # the time is what is measured
-    assert wakeups() - before <= 3
+    assert switches(daemon) - before <= 3
+
+
+def switches(process: subprocess.Popen[bytes]) -> int:
+    """How often it has gone to sleep."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])

@@ -103,6 +103,10 @@ def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None
             "[scheduler]\npoll_s = 300\n",
             r"polaris.toml: scheduler.poll_max_s: expected ≥ 300, which is poll_s, got 120",
         ),
+        (
+            '[scheduler]\nkind = "slurm"\npoll_max_s = 301\n',
+            r"scheduler.poll_max_s: expected ≤ 300, got 301: .* agent waits 600 s to be let in; lower it$",
+        ),
         ("[scheduler]\nsubmit_burst = 0\n", r"polaris.toml: scheduler.submit_burst: expected .* >= 1"),
         ("state_dir = 3\n", r"polaris.toml: state_dir: expected a path, got 3"),
         ("[pilots\n", r"polaris.toml: not TOML"),
@@ -122,6 +126,14 @@ def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_wrong_site_file_is_told_with_file_field_and_value(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         config.load_site(site_file(tmp_path, text))
+
+
+@pytest.mark.parametrize(("kind", "poll_max_s"), [("slurm", 300.0), ("local", 3600.0)])
+def test_polls_may_be_as_seldom_as_requeued_agents_and_the_scheduler_allow(
+    tmp_path: Path, kind: str, poll_max_s: float
+) -> None:
+    text = f'[scheduler]\nkind = "{kind}"\npoll_max_s = {poll_max_s}\n'
+    assert config.load_site(site_file(tmp_path, text)).scheduler.poll_max_s == poll_max_s
 
 
 QUEUE = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.scaling_rpcs import EVENTS, KINDS, MOST, idle_hour, outage, running_hour
+from benchmarks.scaling_rpcs import EVENTS, KINDS, MOST, flapping_hour, full_hour, idle_hour, outage, running_hour
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -31,3 +31,20 @@ def test_an_outage_over_pyslurm() -> None:
     found = outage("pyslurm", "more wanted", 3.0)
     assert 0 < found.asked <= MOST["outage_worst"]
     assert found.lost == found.submitted_twice == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_questions_when_a_pilot_would_start_are_asked_and_counted(kind: str) -> None:
+    counted = flapping_hour(kind)
+    assert counted["guesses"] > counted["submissions"] > 0, "the full shape, and two that are shorter"
+    assert counted["guesses"] % 3 == 0
+    assert counted["guesses"] <= 3 * 60, "they hold for a minute"
+    assert counted["asked"] <= MOST["running_hour"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_limit_that_lets_slurm_take_no_job_is_tried_once_a_minute_and_not_for_each_pilot(kind: str) -> None:
+    counted = full_hour(kind)
+    assert 0 < counted["submissions"] <= 65
+    assert counted["guesses"] <= counted["submissions"]
+    assert counted["asked"] <= MOST["running_hour"]

@@ -151,7 +151,7 @@ async def _hear(controller: Controller, message: Any) -> None:
     elif isinstance(message, hub.ReplicaUnwanted):
         controller.replica_unwanted(message)
     elif isinstance(message, hub.Away):
-        controller.away(message)
+        controller.absent.hear(message)
     elif isinstance(message, hub.Lacking):
         controller.lacking(message)
     elif isinstance(message, hub.ReplicaIdle):

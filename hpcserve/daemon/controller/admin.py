@@ -238,7 +238,10 @@ class Admin:
         self.goes_down = True
         kept = controller.pilots.jobs.items() if arguments.pilots == "keep" else ()
         return verbs.GoingDown(
-            pid=self._supervisor, host=socket.gethostname(), kept={pilot: job.name or "" for pilot, job in kept}
+            pid=self._supervisor,
+            host=socket.gethostname(),
+            kept={pilot: job.name or "" for pilot, job in kept},
+            trouble=controller.fence.trouble,
         )
 
     def _deployment(self, endpoint: str) -> DeploymentName:

@@ -10,23 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from hpcserve.cluster.evidence import evidence
 from hpcserve.cluster.plugins import open_scheduler
-from hpcserve.config import Site, own_queues
-from hpcserve.core import deployments as rules
-from hpcserve.core.fleet import Fleet
+from hpcserve.config import Site
+from hpcserve.core.deployments import CancelPilot, SubmitPilot
 from hpcserve.core.fleetbook import Action, FailDeployment, ForgetReplica, ReplicaLost
 from hpcserve.core.losses import Loss
 from hpcserve.core.shapes import Shape
-from hpcserve.core.succession import Succession
 from hpcserve.daemon import farewell, leftovers
+from hpcserve.daemon.controller.absent import Absent
 from hpcserve.daemon.controller.agents import Agents
-from hpcserve.daemon.controller.failures import NEVER_READY, Failures, PilotFailures
+from hpcserve.daemon.controller.books import fleet_of
 from hpcserve.daemon.controller.fates import Fates
 from hpcserve.daemon.controller.fence import Fence, Fenced
 from hpcserve.daemon.controller.hub import HubLine
@@ -36,7 +34,7 @@ from hpcserve.daemon.controller.measuring import Measuring, scale_of
 from hpcserve.daemon.controller.pilots import AT_ONCE, Pilots
 from hpcserve.daemon.controller.plan import Servable, servable_of
 from hpcserve.daemon.controller.rollouts import Rollouts
-from hpcserve.daemon.controller.scheduling import Ears, scheduling_of
+from hpcserve.daemon.controller.scheduling import Ears, bucket_of, scheduling_of
 from hpcserve.daemon.controller.shaping import Shaping
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.daemon.controller.telling import Telling
@@ -46,7 +44,7 @@ from hpcserve.errors import ServiceUnavailable
 from hpcserve.registry.rows import DeploymentRow
 from hpcserve.registry.store import Store
 from hpcserve.registry.vault import sweep
-from hpcserve.types import DeploymentName, Epoch, PilotId, ReplicaId
+from hpcserve.types import DeploymentName, Epoch
 from hpcserve.wire import hub
 
 _log = logging.getLogger(__name__)
@@ -55,8 +53,6 @@ STORE = "hpcserve.db"
 BUSY_S = 0.1
 """While something changes within moments, what is due is looked at so often; site local polls its jobs as often."""
 LOOK_S = 1.0
-MARGIN_S = 3.0
-"""Before ``stop_grace_s`` and the agent's own margin, the time in which its replicas are told to end."""
 PRUNE_S = 60.0
 """How often old logs are looked for."""
 
@@ -78,11 +74,13 @@ class Controller:
         self.site = site
         self._unbidden: Farewell = unbidden
         self.runtime_dir = runtime_dir
+        self.fence = fence
         self.storage = Storage()
         self.hub = HubLine(runtime_dir)
-        self.fleet = _fleet(site)
+        self.fleet = fleet_of(site)
         scheduler = open_scheduler(site)
-        shaping = Shaping(site, scheduler, self.fleet)
+        bucket = bucket_of(site)
+        shaping = Shaping(site, scheduler, self.fleet, bucket)
         self.pilots = Pilots(site, Fenced(scheduler, fence), self.storage, record, shaping.shaped)
         self.losses = Losses(site.shared_dir / "logs")
         self._rollouts = Rollouts(self.storage, self.fleet)
@@ -101,7 +99,10 @@ class Controller:
         )
         fates = Fates(self.pilots, self.fleet, self.agents, self._act)
         ears = Ears(seen=fates.seen, refused=fates.refused, dropped=fates.dropped, waits=fates.waits)
-        self.scheduling = scheduling_of(site, self.pilots, ears, poll_s=self._poll_s, ends_s=self._ends_s)
+        self.scheduling = scheduling_of(
+            site, self.pilots, ears, bucket=bucket, poll_s=self._poll_s, ends_s=self._ends_s
+        )
+        self.absent = Absent(self.fleet, self.scheduling.look, self.change)
         self.epoch = Epoch(0)
         self.stop = asyncio.Event()
         self.farewell = unbidden
@@ -181,7 +182,8 @@ class Controller:
         self.fleet.end_pilots()
         self.change()
         await self.scheduling.end_all(2 * self.site.pilots.stop_grace_s + 5.0 + self.site.scheduler.poll_s)
-        left = [LeftBehind(pilot, job.name or "", job.state.cause) for pilot, job in self.pilots.jobs.items()]
+        why = self.fence.trouble
+        left = [LeftBehind(pilot, job.name or "", why or job.state.cause) for pilot, job in self.pilots.jobs.items()]
         leftovers.write(self.site.shared_dir, left)
 
     async def close(self) -> None:
@@ -289,9 +291,9 @@ class Controller:
 
     async def _carry_out(self, actions: Iterable[Action], shown: str | None = None) -> None:
         for action in actions:
-            if isinstance(action, rules.SubmitPilot):
+            if isinstance(action, SubmitPilot):
                 self.scheduling.submit(action.pilot)
-            elif isinstance(action, rules.CancelPilot):
+            elif isinstance(action, CancelPilot):
                 self.scheduling.cancel(action.pilot)
             elif isinstance(action, ReplicaLost):
                 self._note(action.loss, shown)
@@ -359,42 +361,6 @@ class Controller:
             )
         self.change()
 
-    def away(self, message: hub.Away) -> None:
-        """An agent or a replica has had no connection for long. What became of its pilot the scheduler may know.
-
-        The broker says so again and again, while that lasts; the scheduler is not asked so often.
-        """
-        is_news = self._is_away(message)
-        is_kept = self._is_kept(message)
-        kept = f", and its agent sees that it lives: it is replaced after {self.fleet.policy.orphan_s:g} s"
-        _log.log(
-            logging.WARNING if is_news else logging.DEBUG,
-            "%s %s has had no connection for %.1f s%s",
-            message.role,
-            message.subject,
-            message.for_s,
-            kept if is_kept else "",
-        )
-        if is_news and not is_kept:
-            self.scheduling.look()
-        self.change()
-
-    def _is_away(self, message: hub.Away) -> bool:
-        """Enters an absence in the books; False if it stood there, or nobody is missed."""
-        now = time.monotonic()
-        if message.role == "agent":
-            pilot = self.fleet.pilots.get(PilotId(message.subject))
-            was_away = pilot is None or pilot.away_since_s is not None
-            self.fleet.away(PilotId(message.subject), now, message.for_s)
-            return not was_away and pilot is not None and pilot.away_since_s is not None
-        cause = f"it could not be reached for {message.for_s:.1f} s"
-        return self.fleet.unreachable(ReplicaId(message.subject), cause, now, for_s=message.for_s)
-
-    def _is_kept(self, message: hub.Away) -> bool:
-        """Whether a replica that is away is not given up yet: it may be in a call."""
-        replica = self.fleet.replicas.get(ReplicaId(message.subject)) if message.role == "replica" else None
-        return replica is not None and not replica.ended
-
     def lacking(self, message: hub.Lacking) -> None:
         """Requests wait for a deployment that has no replica."""
         self.measuring.soon()
@@ -403,32 +369,3 @@ class Controller:
         """A retiring replica holds nothing any more."""
         self.fleet.idle(message.replica)
         self.change()
-
-
-def _fleet(site: Site) -> Fleet:
-    """Empty books, with the limits of the site."""
-    pilots = site.pilots
-    return Fleet(
-        policy=rules.Policy(
-            max_pilots=pilots.max_pilots,
-            slots=pilots.nodes * pilots.slots,
-            idle_s=pilots.idle_s,
-            nodes=pilots.nodes,
-            orphan_s=pilots.orphan_s,
-            max_queued=_least(queue.max_queued for queue in own_queues(site)),
-            max_running=_least(queue.max_running for queue in own_queues(site)),
-        ),
-        seed=secrets.token_hex(2) + "-",
-        restarts=lambda: Failures(NEVER_READY),
-        pilot_restarts=PilotFailures(),
-        succession=Succession(
-            walltime_s=pilots.walltime_s,
-            margin_s=pilots.stop_grace_s + MARGIN_S,
-            first_wait_s=pilots.queue_wait_s,
-        ),
-    )
-
-
-def _least(limits: Iterable[int]) -> int | None:
-    """The limit that binds; None: there is none."""
-    return min((limit for limit in limits if limit), default=None)

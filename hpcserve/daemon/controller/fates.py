@@ -18,7 +18,8 @@ from hpcserve.core.losses import JOB_ENDS
 from hpcserve.daemon.controller.agents import Agents
 from hpcserve.daemon.controller.ends import pilot_end
 from hpcserve.daemon.controller.pilots import Pilots
-from hpcserve.errors import ConfigError, HpcserveError, JobRefused
+from hpcserve.daemon.controller.scheduling import LASTING
+from hpcserve.errors import HpcserveError
 from hpcserve.types import LossKind, PilotId
 from hpcserve.wire import exits
 
@@ -119,7 +120,7 @@ class Fates:
 
     async def refused(self, pilot: PilotId, error: HpcserveError) -> None:
         """A pilot was not submitted."""
-        lasting = isinstance(error, JobRefused | ConfigError)
+        lasting = isinstance(error, LASTING)
         now = time.monotonic()
         await self._act(
             self._fleet.not_submitted(pilot, error.message, now, lasting=lasting, pause_s=error.retry_after_s), ""

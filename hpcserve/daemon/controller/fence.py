@@ -3,22 +3,27 @@
 A daemon whose lease was taken is ended by its supervisor. But a supervisor may stand still, stopped or waiting for a
 file system, while its controller goes on; and a host that was suspended wakes up in the middle of something. The pilot
 jobs are the successor's by then: whoever passes the fence may submit and cancel, and who has lost the lease waits
-there for its end.
+there for its end. So does who cannot look at the lease, and says why: :attr:`Fence.trouble`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from hpcserve.cluster.seam import JobId, JobState, PilotJob, Scheduler
-from hpcserve.daemon.lease import is_taken
+from hpcserve.core.spans import span
+from hpcserve.daemon import lease
 from hpcserve.errors import HpcserveError
 from hpcserve.types import PilotId
 
 _log = logging.getLogger(__name__)
+
+LATE = 2
+"""A look that has not come back after so many times the pause between two is late: the file system stands still."""
 
 
 class Fence:
@@ -34,6 +39,17 @@ class Fence:
         self._shared_dir = shared_dir
         self._epoch = epoch
         self._every_s = every_s
+        self._looked_s = time.monotonic()
+        self._why = ""
+
+    @property
+    def trouble(self) -> str:
+        """Why nobody passes now, in words; empty while the lease is known to be ours."""
+        blind_s = time.monotonic() - self._looked_s
+        if not self._why and blind_s <= LATE * self._every_s:
+            return ""
+        why = self._why or f"the file system of {self._shared_dir} has not answered for {span(blind_s)}"
+        return f"no pilot is submitted or cancelled, since the daemon cannot know that it still has its lease: {why}"
 
     async def passed(self) -> None:
         """Returns once the lease is known to be ours; never, once it is another's.
@@ -49,10 +65,15 @@ class Fence:
     async def _look_until(self, *, lost: bool) -> None:
         while True:
             try:
-                if await asyncio.to_thread(is_taken, self._shared_dir, self._epoch) is lost:
-                    return
+                is_taken = await asyncio.to_thread(lease.is_taken, self._shared_dir, self._epoch)
             except HpcserveError as error:
-                _log.warning("whether the lease is still ours cannot be told: %s", error)
+                if error.message != self._why:
+                    _log.warning("whether the lease is still ours cannot be told: %s", error)
+                self._why = error.message
+            else:
+                self._looked_s, self._why = time.monotonic(), "another daemon has taken it" if is_taken else ""
+                if is_taken is lost:
+                    return
             await asyncio.sleep(self._every_s)
 
 

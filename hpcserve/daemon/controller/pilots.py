@@ -2,45 +2,37 @@
 
 How many there should be is decided in :mod:`hpcserve.core.deployments`. A pilot's intent is on disk before
 it is submitted (design §6), and a restarted controller finds its jobs again by their tag.
-
-A job that the scheduler puts back into the queue begins anew as another *incarnation*: with a secret of its own in
-another enrolment file, so that what is left of the one before is not let in.
+Who is let in, and by what, stands in :mod:`hpcserve.daemon.controller.enrolments`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import hashlib
 import logging
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
-from hpcserve.auth import private
 from hpcserve.cluster.seam import JobId, JobState, PilotJob, Scheduler
 from hpcserve.config import Site
+from hpcserve.daemon.controller import enrolments
+from hpcserve.daemon.controller.hosts import Hosts
 from hpcserve.daemon.controller.job import pilot_job, service_tag
+from hpcserve.daemon.controller.jobs import Job
 from hpcserve.daemon.controller.printed import printed
 from hpcserve.daemon.controller.storage import Storage
-from hpcserve.daemon.images import rules_of
-from hpcserve.daemon.launch import ENROLMENTS
 from hpcserve.errors import (
     AuthenticationError,
     HpcserveError,
     SchedulerError,
     ServiceUnavailable,
-    StorageFull,
     SubmissionUnknown,
 )
 from hpcserve.registry.rows import PilotRow
 from hpcserve.registry.store import Store
 from hpcserve.types import PilotId
-from hpcserve.wire.launch import Enrolment, encode_enrolment, enrolment_name
 
 _log = logging.getLogger(__name__)
 
@@ -50,34 +42,8 @@ AT_ONCE = ("local",)
 """Schedulers of which a job is known from the moment that it is submitted, or never."""
 LATE_S = 600.0
 """So long a job is looked for that came up only after it was given up."""
-CUT_OFF = "the daemon was cut off while it submitted it"
 CANCEL_AGAIN_S = 30.0
 """So long after its grace a job that was cancelled, and is still there, is cancelled again."""
-
-
-@dataclass
-class Job:
-    """A pilot that has not ended.
-
-    ``name`` is None until the scheduler is known to have taken it; ``doubt``: why that is open. ``cancel_at_s``: on the
-    monotonic clock, when it is to be cancelled, or cancelled again if it is still there; None: it is not to end.
-    ``seen_s``: when the scheduler told its state. ``host_asked``: it was asked for the agent of the present run.
-    """
-
-    row: PilotRow
-    name: JobId | None
-    state: JobState = field(default_factory=lambda: JobState(phase="queued"))
-    enrolling: asyncio.Lock = field(default_factory=asyncio.Lock)
-    doubt: str = CUT_OFF
-    cancel_at_s: float | None = None
-    seen_s: float = 0.0
-    host_asked: bool = False
-
-    @property
-    def starts_in_s(self) -> float | None:
-        """When it will start, as the scheduler guessed when it was asked last, from now on."""
-        guess_s = self.state.starts_in_s
-        return None if guess_s is None else max(0.0, guess_s - (time.monotonic() - self.seen_s))
 
 
 class Pilots:
@@ -105,13 +71,12 @@ class Pilots:
         self._storage = storage
         self._record = record
         self._shaped = shaped
-        self._enrolments = site.shared_dir / ENROLMENTS
+        self._enrolments = enrolments.Enrolments(site, self._logs)
         self._tag = service_tag(site.shared_dir)
         self._swept = False
         self._lost: dict[PilotId, float] = {}
         self._silence: SchedulerError | None = None
-        self._asking_hosts = asyncio.Lock()
-        self._asked_hosts_s = float("-inf")
+        self._hosts = Hosts(scheduler, self.jobs, find=self._find, poll_s=site.scheduler.poll_s)
         patience_s = 0.0 if site.scheduler.kind in AT_ONCE else 2 * site.scheduler.timeout_s
         self._name_within_s = patience_s
 
@@ -124,23 +89,22 @@ class Pilots:
         for row in await self._storage.do(Store.pilots):
             if row.state in LIVE:
                 state = JobState(phase="unknown", cause="the scheduler has not been asked yet")
-                self.jobs[row.id] = Job(self._begun(row), JobId(row.job) if row.job else None, state)
+                job = Job(self._enrolments.begun(row), JobId(row.job) if row.job else None, state)
+                job.since_s = time.monotonic() - max(0.0, time.time() - row.submitted_s)
+                self.jobs[row.id] = job
         return list(self.jobs)
 
-    def _begun(self, row: PilotRow) -> PilotRow:
-        """``row``, one incarnation back where the present one's agent was told nothing: then it is begun again."""
-        if row.restarts == 0 or row.public_key is not None:
-            return row
-        try:
-            self._enrolment(row.id, row.restarts).stat()
-        except FileNotFoundError:
-            return msgspec.structs.replace(row, restarts=row.restarts - 1)
-        except OSError as error:
-            _log.warning("whether the agent of pilot %s can be let in is not known: %s", row.id, error)
-        return row
+    async def job_of(self, pilot: PilotId) -> PilotJob:
+        """What a new pilot is to be submitted as, now: the scheduler may be asked in which shape it starts soon."""
+        job = pilot_job(self._site, pilot, self._record)
+        return job if self._shaped is None else await self._shaped(job)
 
-    async def submit(self, pilot: PilotId) -> None:
+    async def submit(self, pilot: PilotId, job: PilotJob | None = None) -> None:
         """Hands a new pilot in. Whether it was taken may stay open; :meth:`poll` finds it out.
+
+        Args:
+            pilot: The pilot.
+            job: What it is submitted as; None: as :meth:`job_of` says.
 
         Raises:
             JobRefused: The scheduler will never take it.
@@ -148,9 +112,7 @@ class Pilots:
             SchedulerError: It does not answer.
             StorageFull: There is no room to write it down, or for what its agent has to be told.
         """
-        wanted = pilot_job(self._site, pilot, self._record)
-        if self._shaped is not None:
-            wanted = await self._shaped(wanted)
+        wanted = await self.job_of(pilot) if job is None else job
         intent = PilotRow(
             id=pilot,
             incarnation="",
@@ -160,16 +122,17 @@ class Pilots:
             nodes=wanted.nodes or 0,
             walltime_s=wanted.walltime_s,
         )
-        row, secret = _incarnation(intent, 0)
+        row, secret = enrolments.incarnation(intent, 0)
         await self._storage.do(Store.put_pilot, row)
         self.jobs[pilot] = Job(row, None)
         try:
-            self._lay_down(row, secret)
+            self._enrolments.lay_down(row, secret)
             name = await self._scheduler.submit(wanted)
         except SubmissionUnknown as error:
             _log.warning("pilot %s may have been submitted: %s", pilot, error)
             self.jobs[pilot].state = JobState(phase="unknown", cause=str(error))
-            self.jobs[pilot].doubt = str(error)
+            # From now: before it was even tried, the lease may have had to be waited for, and then its answer.
+            self.jobs[pilot].doubt, self.jobs[pilot].since_s = str(error), time.monotonic()
             return
         except HpcserveError as error:
             await self.end(pilot, str(error))
@@ -189,36 +152,15 @@ class Pilots:
         """
         job = self.jobs[pilot]
         async with job.enrolling:  # what is written of the one before is written first
-            row, secret = _incarnation(job.row, restarts)
+            row, secret = enrolments.incarnation(job.row, restarts)
             # In this order, since an agent that waits reads its file at once, and must be let in by it.
             await self._storage.do(Store.put_pilot, row)
-            self._lay_down(row, secret)
+            self._enrolments.lay_down(row, secret)
             old, job.row = job.row.public_key, row
-            job.state, job.host_asked = JobState(phase="queued", restarts=restarts), False
+            job.state = JobState(phase="queued", restarts=restarts)
         if job.cancel_at_s is not None:
             job.cancel_at_s = time.monotonic()  # only the one before was
         return old
-
-    def _lay_down(self, row: PilotRow, secret: str) -> None:
-        pilots = self._site.pilots
-        enrolment = Enrolment(
-            pilot=row.id,
-            incarnation=row.incarnation,
-            secret=secret,
-            slots=pilots.slots,
-            walltime_s=row.walltime_s or pilots.walltime_s,
-            orphan_s=pilots.orphan_s,
-            stop_grace_s=pilots.stop_grace_s,
-            log_dir=str(self._logs),
-            log_bytes=pilots.log_bytes,
-            launcher=pilots.launcher,
-            containers=rules_of(self._site.containers),
-        )
-        private.private_directory(self._enrolments)
-        private.replace(self._enrolment(row.id, row.restarts), encode_enrolment(enrolment))
-
-    def _enrolment(self, pilot: PilotId, restarts: int) -> Path:
-        return Path(enrolment_name(str(self._enrolments / pilot), restarts))
 
     @property
     def _logs(self) -> Path:
@@ -243,17 +185,12 @@ class Pilots:
             await self._enrol(job, incarnation, secret, key, host)
 
     async def _enrol(self, job: Job, incarnation: str, secret: str, key: bytes, host: str) -> None:
-        row, pilot = job.row, job.row.id
-        digest = hashlib.sha256(secret.encode()).hexdigest()
-        if incarnation != row.incarnation or not secrets.compare_digest(digest, row.secret_sha256):
-            raise AuthenticationError(f"pilot {pilot}: another incarnation has taken its place, or the secret is wrong")
-        if row.public_key is not None and row.public_key != key.hex():
-            raise AuthenticationError(f"pilot {pilot}: its secret was used before")
-        expected = await self._host(job)
+        pilot = job.row.id
+        enrolments.check(job.row, incarnation, secret, key)
+        expected = await self._hosts.of(job)
         if not expected:
             raise ServiceUnavailable(f"the scheduler does not say yet where pilot {pilot} runs", retry_after_s=1.0)
-        if _short(expected) != _short(host):
-            raise AuthenticationError(f"pilot {pilot} runs on {expected}, this agent on {host}")
+        enrolments.check_host(pilot, expected, host)
         self._check_alive(job)
         job.row = await self._storage.do(_enrolled, pilot, host, key.hex(), job.row)
         self._check_alive(job)
@@ -261,28 +198,6 @@ class Pilots:
     def _check_alive(self, job: Job) -> None:
         if self.jobs.get(job.row.id) is not job:
             raise AuthenticationError(f"pilot {job.row.id} has ended meanwhile")
-
-    async def _host(self, job: Job) -> str:
-        """Where a job runs; empty if that is not known.
-
-        One question serves all agents that come at a time. For one that comes again nobody is asked sooner than polls
-        may be.
-        """
-        async with self._asking_hosts:
-            again_s = self._asked_hosts_s + self._site.scheduler.poll_s
-            if not job.state.host and not (job.host_asked and time.monotonic() < again_s):
-                job.host_asked, self._asked_hosts_s = True, time.monotonic()
-                if job.name is None:
-                    await self._find()
-                await self._learn_hosts(job)
-        return job.state.host
-
-    async def _learn_hosts(self, job: Job) -> None:
-        unknown = {each.name: each for each in self.jobs.values() if each.name is not None and not each.state.host}
-        if job.name in unknown:
-            for name, state in (await self._scheduler.poll(list(unknown))).items():
-                if name == job.name or state.host:
-                    unknown[name].state, unknown[name].seen_s = state, time.monotonic()
 
     async def poll(self) -> dict[PilotId, JobState]:
         """What the scheduler says about each pilot; ``unknown`` when it says nothing."""
@@ -331,7 +246,7 @@ class Pilots:
 
     def _unnamed(self, job: Job) -> JobState:
         """Of a job that the scheduler does not list. It may be on its way there, but not for ever."""
-        if time.time() - job.row.submitted_s <= self._name_within_s:
+        if time.monotonic() - job.since_s <= self._name_within_s:
             return JobState(phase="unknown", cause="the scheduler does not list it yet")
         self._lost[job.row.id] = time.monotonic() + LATE_S
         cause = f"no job of its name came up, so it was not taken, it seems: {job.doubt}"
@@ -398,13 +313,9 @@ class Pilots:
         job = self.jobs.pop(pilot, None)
         # Otherwise the next controller asks the scheduler once more.
         await self._note(pilot, state=ENDED, ended_s=time.time(), cause=cause)
-        for restarts in range(0 if job is None else job.row.restarts + 1):
-            path = self._enrolment(pilot, restarts)
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:  # its secret lets nobody in any more
-                _log.warning("the enrolment file of pilot %s stays: %s", pilot, error)
-        with contextlib.suppress(StorageFull):  # the next one that ends makes room for both
+        if job is not None:
+            self._enrolments.remove(pilot, job.row.restarts)
+        with contextlib.suppress(HpcserveError):  # the next one that ends makes room for both
             await self._storage.do(Store.forget_pilots, ENDED, keep=self._site.pilots.keep_ended)
 
     def retry_now(self) -> None:
@@ -424,30 +335,11 @@ class Pilots:
         ended_s: float | None = None,
         cause: str | None = None,
     ) -> None:
-        """Writes down what can be found out again; that there is no room for it ends nothing."""
+        """Writes down what can be found out again; that the store does not take it ends nothing."""
         try:
             await self._storage.do(Store.update_pilot, pilot, state=state, job=job, ended_s=ended_s, cause=cause)
-        except StorageFull as error:
+        except HpcserveError as error:
             _log.warning("pilot %s is %s, which is not written down: %s", pilot, state, error)
-
-
-def _incarnation(row: PilotRow, restarts: int) -> tuple[PilotRow, str]:
-    """The row of a pilot's incarnation, and its secret."""
-    secret = secrets.token_urlsafe(32)
-    changed = msgspec.structs.replace(
-        row,
-        incarnation=secrets.token_hex(8),
-        secret_sha256=hashlib.sha256(secret.encode()).hexdigest(),
-        restarts=restarts,
-        host=None,
-        public_key=None,
-    )
-    return changed, secret
-
-
-def _short(host: str) -> str:
-    """A node's name as schedulers spell it: some nodes call themselves by their whole name."""
-    return host.partition(".")[0]
 
 
 def _enrolled(store: Store, pilot: PilotId, host: str, key: str, row: PilotRow) -> PilotRow:

@@ -4,7 +4,8 @@ A scheduler may take half a minute to say that it does not answer. Nothing else 
 in here as a line of things to do, and what the scheduler says goes out by callbacks.
 
 The scheduler serves others, too: polls follow :mod:`hpcserve.core.polling`, and submissions wait in the line while the
-site allows no more of them, or while nobody knows what became of another pilot.
+site allows no more of them, or while nobody knows what became of another pilot. Where one is not taken the rest of the
+line is not even tried: it would be told the same. What is still wanted then comes in again later.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from hpcserve.config import Site
 from hpcserve.core.polling import PollPace
 from hpcserve.core.ratelimit import Bucket
 from hpcserve.daemon.controller.pilots import Pilots
-from hpcserve.errors import HpcserveError, SchedulerError
+from hpcserve.errors import ConfigError, HpcserveError, JobRefused, SchedulerError
 from hpcserve.types import PilotId
 
 _log = logging.getLogger(__name__)
 
 IN_DOUBT = "it is not submitted while nobody knows what became of another pilot"
+LASTING = (JobRefused, ConfigError)
+"""Who is refused so is refused again, unless somebody changes something."""
 TOO_MANY = "it is submitted as soon as scheduler.submit_per_min allows, after those before it"
 
 
@@ -53,7 +56,7 @@ class Scheduling:
         pilots: By which they are done.
         ears: Who hears what came of them.
         pace: When to poll.
-        bucket: How many may be submitted; None: as many as there are.
+        bucket: Where each submission takes a token; None: there are as many as are wanted.
         expected_s: When pilots are expected to end, in monotonic seconds.
     """
 
@@ -74,6 +77,7 @@ class Scheduling:
         self._submit: list[PilotId] = []
         self._submit_at_s = float("inf")
         self._cancel: list[PilotId] = []
+        self._dropped: list[PilotId] = []
         self._seen: dict[PilotId, tuple[str | None, ...]] = {}
         self._starts_s: list[float] = []
         self._woken = asyncio.Event()
@@ -84,8 +88,12 @@ class Scheduling:
         self._woken.set()
 
     def cancel(self, pilot: PilotId) -> None:
-        """Cancels a pilot, soon."""
-        self._cancel.append(pilot)
+        """Cancels a pilot, soon; one that is in the line is not submitted any more."""
+        if pilot in self._submit:
+            self._submit.remove(pilot)
+            self._dropped.append(pilot)
+        else:
+            self._cancel.append(pilot)
         self._woken.set()
 
     def look(self) -> None:
@@ -98,6 +106,7 @@ class Scheduling:
         while True:
             self._woken.clear()
             await self._submit_all()
+            await self._tell_dropped()
             await self._cancel_all()
             if self._is_due():
                 await self._poll()
@@ -156,10 +165,6 @@ class Scheduling:
 
     async def _submit_all(self) -> None:
         """Submits those whose turn it is; the others stay in the line."""
-        for pilot in [each for each in self._submit if each in self._cancel]:
-            self._submit.remove(pilot)
-            self._cancel.remove(pilot)
-            await self._ears.dropped(pilot)
         self._submit_at_s = float("inf")
         while self._submit:
             why = self._hold()
@@ -181,12 +186,30 @@ class Scheduling:
     async def _submit_one(self, pilot: PilotId) -> None:
         self._ears.waits(pilot, "")
         try:
-            await self._pilots.submit(pilot)
+            job = await self._pilots.job_of(pilot)
+            if pilot in self._cancel:  # since its turn came: to find its shape may take long
+                self._cancel.remove(pilot)
+                self._dropped.append(pilot)
+                return
+            await self._pilots.submit(pilot, job)
         except HpcserveError as error:
             _log.warning("pilot %s was not submitted: %s", pilot, error)
-            await self._ears.refused(pilot, error)
+            await self._refused(pilot, error)
         else:
             self._pace.stir()
+
+    async def _refused(self, pilot: PilotId, error: HpcserveError) -> None:
+        """One was not taken, and so nobody behind it is tried."""
+        rest, self._submit = self._submit, []
+        await self._ears.refused(pilot, error)
+        # A fault counts once, with the one that was refused for it, and so does its pause.
+        same = SchedulerError(error.message, retry_after_s=0.0) if isinstance(error, LASTING) else error
+        for each in rest:
+            await self._ears.refused(each, same)
+
+    async def _tell_dropped(self) -> None:
+        while self._dropped:
+            await self._ears.dropped(self._dropped.pop(0))
 
     async def _cancel_all(self) -> None:
         left: list[PilotId] = []
@@ -220,8 +243,22 @@ def _news(state: JobState) -> tuple[str | None, ...]:
     return state.phase, state.end, state.host, str(state.restarts)
 
 
+def bucket_of(site: Site) -> Bucket | None:
+    """How often its scheduler may be asked to take a job, or when it would; None: as often as we like."""
+    limits = site.scheduler
+    if limits.kind == "local":
+        return None
+    return Bucket(limits.submit_per_min / 60.0, limits.submit_burst, time.monotonic())
+
+
 def scheduling_of(
-    site: Site, pilots: Pilots, ears: Ears, *, poll_s: Callable[[], float], ends_s: Callable[[], Iterable[float]]
+    site: Site,
+    pilots: Pilots,
+    ears: Ears,
+    *,
+    bucket: Bucket | None,
+    poll_s: Callable[[], float],
+    ends_s: Callable[[], Iterable[float]],
 ) -> Scheduling:
     """As the site wants it. That of site local serves nobody else, and is asked and told as often as we like.
 
@@ -229,11 +266,11 @@ def scheduling_of(
         site: The site.
         pilots: By which things are done.
         ears: Who hears what came of them.
+        bucket: That of :func:`bucket_of`.
         poll_s: The shortest pause between two polls of this moment.
         ends_s: When pilots are expected to end.
     """
-    limits = site.scheduler
-    if limits.kind == "local":
+    if site.scheduler.kind == "local":
         return Scheduling(pilots, ears, PollPace(poll_s, 0.0))
-    bucket = Bucket(limits.submit_per_min / 60.0, limits.submit_burst, time.monotonic())
-    return Scheduling(pilots, ears, PollPace(poll_s, limits.poll_max_s), bucket=bucket, expected_s=ends_s)
+    pace = PollPace(poll_s, site.scheduler.poll_max_s)
+    return Scheduling(pilots, ears, pace, bucket=bucket, expected_s=ends_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ import msgspec
 import hpcserve
 from hpcserve.core.capacity import lack_of_room
 from hpcserve.core.fleetbook import FleetPilot, FleetReplica
-from hpcserve.core.outlook import credible, plan_in_words
+from hpcserve.core.outlook import Queued, awaited, credible, plan_in_words, soonest_s
 from hpcserve.core.rollout import FleetDeployment
 from hpcserve.core.spans import span
 from hpcserve.daemon.controller.controller import Controller
@@ -59,6 +60,7 @@ async def status_of(controller: Controller) -> Status:
         deployments=tuple(_deployment(controller, each, loads, queues) for each in controller.served.values()),
         pilots=tuple(_pilot(controller, pilot) for pilot in controller.pilots.jobs),
         losses=controller.losses.views,
+        trouble=controller.fence.trouble,
     )
 
 
@@ -135,10 +137,19 @@ def _deployment(
 
 
 def _plan(controller: Controller, known: FleetDeployment, here: int) -> str:
-    """What is to come, and why."""
-    queued = [each.pilot for each in controller.fleet.pilots.values() if each.phase == "queued"]
-    guesses = [guess for pilot in queued if (guess := _starts_in_s(controller, pilot)) is not None]
-    return plan_in_words(known, here=here, queued=len(queued), starts_at=_time_of_day(min(guesses, default=None)))
+    """What is to come, and why. Which deployment gets the slots of a pilot is decided when it is there."""
+    fleet = controller.fleet
+    queued = [
+        Queued(slots=each.slots, starts_in_s=_starts_in_s(controller, each.pilot))
+        for each in fleet.pilots.values()
+        if each.phase == "queued"
+    ]
+    held = Counter(each.deployment for each in fleet.replicas.values() if not each.ended)
+    lacking = {name: max(0, each.replicas - held[name]) for name, each in fleet.deployments.items() if each.target}
+    sharing = sum(lacks > 0 for name, lacks in lacking.items() if name != known.name)
+    coming = awaited(queued, sum(lacking.values()))
+    starts_at = _time_of_day(soonest_s(coming))
+    return plan_in_words(known, here=here, queued=len(coming), sharing=sharing, starts_at=starts_at)
 
 
 def _starts_in_s(controller: Controller, pilot: PilotId) -> float | None:

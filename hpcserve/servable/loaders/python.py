@@ -15,15 +15,17 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpcserve.core.spelling import nearest
 from hpcserve.errors import ManifestError, ServableError
 from hpcserve.servable.api import Context, declared_by, takes_parameters
-from hpcserve.servable.loaded import Arrays, Function, Loaded, Method
 from hpcserve.servable.manifest import Manifest, MethodSpec, check_identifier
 from hpcserve.servable.paths import inside
 from hpcserve.servable.tracebacks import headline, servable_traceback
+
+if TYPE_CHECKING:
+    from hpcserve.servable.loaded import Arrays, Function, Loaded, Method
 
 _ENTRY = re.compile(r"(?P<module>[^\W\d]\w*):(?P<attribute>[^\W\d]\w*)")
 
@@ -44,6 +46,8 @@ class PythonLoader:
 
     def load(self, manifest: Manifest, context: Context) -> Loaded:
         """Imports the module, makes the object and calls its ``setup``."""
+        from hpcserve.servable.loaded import Loaded, Method  # with numpy, which the daemon's checks need not have
+
         target = _target(manifest, context.directory)
         if not inspect.isclass(target):
             return Loaded(_function_methods(manifest, target))
@@ -138,6 +142,8 @@ def _class_methods(manifest: Manifest, target: type) -> dict[str, tuple[str, Met
 
 def _function_methods(manifest: Manifest, target: Callable[..., object]) -> dict[str, Method]:
     """The one method of a function. In the manifest it may have another name than the function."""
+    from hpcserve.servable.loaded import Method
+
     declared = declared_by(target)
     own_name = getattr(target, "__name__", str(manifest.entry).partition(":")[2])
     if len(manifest.methods) > 1:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hpcserve.servable.api import Context
-from hpcserve.servable.loaded import Loaded
 from hpcserve.servable.manifest import Manifest, MethodSpec
+
+if TYPE_CHECKING:
+    from hpcserve.servable.loaded import Loaded
 
 ENTRY_POINTS = "hpcserve.loaders"
 """The group of entry points; each names a class without arguments that is a :class:`Loader`."""

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpcserve.core.spelling import nearest
 from hpcserve.errors import ManifestError, ServableError
 from hpcserve.servable.api import Context
-from hpcserve.servable.loaded import Arrays, Function, Loaded, Method
 from hpcserve.servable.manifest import Manifest, MethodSpec
 from hpcserve.servable.paths import inside
 from hpcserve.servable.tracebacks import headline, servable_traceback
+
+if TYPE_CHECKING:
+    from hpcserve.servable.loaded import Arrays, Function, Loaded, Method
 
 
 class SklearnLoader:
@@ -45,9 +47,13 @@ class SklearnLoader:
 
     def load(self, manifest: Manifest, context: Context) -> Loaded:
         """Loads the estimator."""
+        from hpcserve.servable.loaded import Loaded  # with numpy, which the daemon's checks need not have
+
         return Loaded(self._methods(manifest, context.directory))
 
     def _methods(self, manifest: Manifest, directory: Path) -> dict[str, Method]:
+        from hpcserve.servable.loaded import Method
+
         self.check(manifest, directory)
         estimator = _loaded(inside(directory, str(manifest.file), "file"))
         return {name: Method(spec, _caller(estimator, name, spec)) for name, spec in manifest.methods.items()}

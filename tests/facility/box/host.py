@@ -17,16 +17,17 @@ FOREIGN = ("SLURM", "SBATCH_", "SALLOC_", "SQUEUE_", "SINFO_", "SACCT_", "MUNGE"
 
 
 def until(condition: Callable[[], object], what: str, within_s: float = PATIENCE_S) -> None:
-    """Waits for a condition.
+    """Waits for a condition, which most often takes a command: it is asked more seldom the longer it lasts.
 
     Raises:
         BoxError: It did not come true.
     """
-    deadline = time.monotonic() + within_s
+    began = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
+        waited_s = time.monotonic() - began
+        if waited_s > within_s:
             raise BoxError(f"not within {within_s:g} s: {what}")
-        time.sleep(0.02)
+        time.sleep(min(max(0.02, waited_s / 10), 0.2))
 
 
 class Host:

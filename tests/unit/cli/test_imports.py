@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = frozenset(["asyncio", "h5py", "ml_dtypes", "msgspec", "numpy", "rich", "sklearn", "sqlalchemy", "ssl", "zmq"])
+HEAVY = frozenset(
+    ["asyncio", "h5py", "ml_dtypes", "msgspec", "numpy", "pydantic", "rich", "sklearn", "sqlalchemy", "ssl", "zmq"]
+)
 OURS = frozenset({"hpcserve.client", "hpcserve.daemon", "hpcserve.cli.demo_run"})
 PROGRAM = """
 import sys

@@ -58,6 +58,13 @@ Host key verification failed.\r
         ),
         (255, b"", b"", Unreached, "it said nothing"),
         (
+            255,
+            b"All others get: Permission denied.\r\nConnection closed by 1.2.3.4 port 22\r\n",
+            b"",
+            Unreached,
+            "Connection closed by",
+        ),
+        (
             127,
             b"bash: line 1: hpcserve: command not found\n",
             b"",

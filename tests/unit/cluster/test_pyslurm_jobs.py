@@ -107,8 +107,9 @@ def test_a_job_that_completes_has_no_end_yet() -> None:
     assert meaning(job.state, job.flags).phase == "running"
 
 
-def test_a_guess_that_has_passed_is_now() -> None:
-    assert live(a_job(state="PENDING", start_time=NOW - 5), now_s=NOW).starts_in_s == 0.0
+def test_a_guess_that_has_passed_is_none() -> None:
+    assert live(a_job(state="PENDING", start_time=NOW - 5), now_s=NOW).starts_in_s is None
+    assert live(a_job(state="PENDING", start_time=NOW), now_s=NOW).starts_in_s == 0.0
 
 
 def test_a_job_before_and_after_a_restart_of_slurmctld() -> None:

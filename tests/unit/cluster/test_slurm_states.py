@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hpcserve.cluster.seam import JobId
 from hpcserve.cluster.slurm import state_of
-from hpcserve.cluster.slurm_jobs import SlurmJob
+from hpcserve.cluster.slurm_jobs import SlurmJob, still_to_come
 from hpcserve.cluster.slurm_reasons import in_words
 from hpcserve.cluster.slurm_states import ASIDES, BASE, FLAGS, meaning
 
@@ -182,3 +182,8 @@ def test_a_limit_on_one_job_and_one_on_all_are_told_apart() -> None:
 def test_a_reason_that_is_not_known_stands_alone() -> None:
     assert in_words("SomethingNew") == "SomethingNew"
     assert in_words("") == ""
+
+
+@pytest.mark.parametrize(("start_s", "left_s"), [(100.0, None), (159.0, None), (160.0, 0.0), (400.0, 240.0)])
+def test_a_start_that_slurm_expected_in_the_past_is_no_guess(start_s: float, left_s: float | None) -> None:
+    assert still_to_come(start_s, 160.0) == left_s

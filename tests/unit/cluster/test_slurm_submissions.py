@@ -85,6 +85,37 @@ def test_a_job_of_another_cluster_of_the_site_has_its_number(fake: FakeSlurm, tm
     assert asyncio.run(fake.scheduler().submit(pilot_job(tmp_path))) == "17"
 
 
+@pytest.mark.parametrize(
+    "out",
+    [
+        "sbatch: the scratch file system is read-only until 18:00\n17\n",
+        "17\nYour project has used 2026 of its node hours in\n2026 days\n",
+        "\n  17;other \n\n",
+        "wrapper: checked\nSubmitted batch job 17 on cluster other\n",
+    ],
+)
+def test_the_id_is_the_line_that_is_nothing_else(fake: FakeSlurm, tmp_path: Path, out: str) -> None:
+    fake.says("sbatch", out)
+    assert asyncio.run(fake.scheduler().submit(pilot_job(tmp_path))) == "17"
+
+
+@pytest.mark.parametrize(
+    "out", ["", "maintenance ends in 2026\n", "job 17 was queued\n", "17\n18\n", "-17\n", "17.0\n"]
+)
+def test_where_the_id_is_not_told_the_name_will_tell(fake: FakeSlurm, tmp_path: Path, out: str) -> None:
+    fake.says("sbatch", out)
+    with pytest.raises(SubmissionUnknown, match="name will tell"):
+        asyncio.run(fake.scheduler().submit(pilot_job(tmp_path)))
+
+
+def test_an_sbatch_that_fails_after_it_printed_an_id_may_have_submitted(fake: FakeSlurm, tmp_path: Path) -> None:
+    fake.says("sbatch", "17\n", err="sbatch: error: cli_filter/lua: post_submit failed\n", code=1)
+    with pytest.raises(
+        SubmissionUnknown, match=r"post_submit failed, and printed the id of a job before, 17; .* name will tell"
+    ):
+        asyncio.run(fake.scheduler().submit(pilot_job(tmp_path)))
+
+
 def test_cancelling_what_has_ended_or_never_was_is_no_error_but_no_answer_is(fake: FakeSlurm) -> None:
     cancel: Callable[[], None] = lambda: asyncio.run(fake.scheduler().cancel(ONE))  # noqa: E731  called five times
     fake.says("scancel")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from hpcserve.core.capacity import lack_of_room, limit_in_words
+from hpcserve.core.capacity import lack_of_room, limit_in_words, most_replicas
 from hpcserve.core.deployments import Policy
 from hpcserve.core.fleetbook import FleetReplica
 from hpcserve.core.rollout import FleetDeployment, Version
@@ -49,6 +51,25 @@ def test_the_limit_names_the_settings_that_it_comes_from() -> None:
 )
 def test_nothing_lacks_where_there_is_room_or_will_be(wanted: dict[str, int], held: dict[str, int]) -> None:
     assert lack(wanted, held) == ""
+
+
+def test_a_queue_in_which_fewer_may_run_is_the_limit() -> None:
+    policy = replace(POLICY, max_running=1)
+    assert most_replicas(policy) == 16
+    assert limit_in_words(policy) == (
+        "at most 16 replicas fit into this site: max_running 1 of the queue × pilots.slots 16"
+    )
+    assert limit_in_words(replace(POLICY, max_running=9)) == LIMIT
+
+
+def test_the_slots_are_those_of_a_node() -> None:
+    assert limit_in_words(replace(POLICY, nodes=2)) == (
+        "at most 64 replicas fit into this site: pilots.max_pilots 4 × pilots.nodes 2 × pilots.slots 8"
+    )
+
+
+def test_a_queue_that_lets_none_run_has_room_for_none() -> None:
+    assert most_replicas(replace(POLICY, max_running=0)) == 0
 
 
 def test_what_can_never_fit_says_so_at_once() -> None:

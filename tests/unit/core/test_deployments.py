@@ -37,11 +37,14 @@ def wanted(name: str = "d", version: str = "v1", replicas: int = 1, **more: floa
     )
 
 
-def pilot(name: str = "p1", phase: str = "running", *, reported: bool = True, **more: float | None) -> Pilot:
+def pilot(
+    name: str = "p1", phase: str = "running", *, reported: bool = True, size: int = 2, **more: float | None
+) -> Pilot:
     return Pilot(
         pilot=PilotId(name),
         phase=phase,  # type: ignore[arg-type]  # the tables write plain words
         slots=2,
+        size=size,
         reported=reported,
         idle_since_s=more.get("idle_since_s") or NOW,
         ends_s=more.get("ends_s"),
@@ -371,6 +374,19 @@ def test_no_more_pilots_wait_or_run_than_the_queue_allows(limits: dict[str, int]
     found = [change for change in reconcile(view, NOW) if isinstance(change, SubmitPilot)]
     assert len(found) == submitted
     assert [each.lacking for each in found] == [2] * submitted
+
+
+def test_a_pilot_that_was_cancelled_is_in_the_queue_until_it_has_ended() -> None:
+    view = View(
+        policy=replace(POLICY, max_pilots=3, max_queued=1),
+        wanted=(wanted(replicas=2),),
+        pilots=(pilot("p1", "leaving", reported=False),),
+        replicas=(),
+        seed="s",
+        next_number=7,
+    )
+    assert reconcile(view, NOW) == ()
+    assert reconcile(replace(view, pilots=(pilot("p1", "leaving"),)), NOW) == (submit(7),)
 
 
 def test_a_full_queue_lets_no_replica_go_early() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from hpcserve.core.deployments import Policy, RetireReplica, StartReplica, SubmitPilot
 from hpcserve.core.fleet import Fleet
 from hpcserve.core.fleetbook import Action, FailDeployment, ReplicaSaid
 from hpcserve.core.pilotlife import LONGEST_REFUSED_S
-from hpcserve.core.rollout import Version
+from hpcserve.core.rollout import Restarts, Version
 from hpcserve.core.succession import Succession
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 
@@ -49,10 +51,11 @@ class World:
         self.pilot: PilotId | None = None
         self.said: dict[ReplicaId, ReplicaSaid] = {}
         self.did: list[Action] = []
+        self.restarts: Callable[[], Restarts] = ThreeAreTooMany
         self.fleet = Fleet(
             policy=Policy(max_pilots=1, slots=8, idle_s=60.0),
             seed="s",
-            restarts=ThreeAreTooMany,
+            restarts=lambda: self.restarts(),  # noqa: PLW0108 - a test may set another one
             pilot_restarts=ThreeAreTooMany(),
             succession=Succession(walltime_s=1e9, margin_s=0.0, first_wait_s=0.0),
         )
@@ -163,7 +166,7 @@ class Proven(ThreeAreTooMany):
 
 def test_what_is_answered_before_the_first_look_is_the_work_of_a_first_version() -> None:
     world = World()
-    world.fleet.restarts = Proven
+    world.restarts = Proven
     world.serve(V1)
     for _ in range(5):  # each look sees the one request that was answered before the first of them
         crash(world, answered=1)
@@ -173,7 +176,7 @@ def test_what_is_answered_before_the_first_look_is_the_work_of_a_first_version()
 @pytest.mark.parametrize("while_it_starts", [0, 7])
 def test_a_new_version_has_not_earned_what_the_one_before_it_answered(while_it_starts: int) -> None:
     world = World()
-    world.fleet.restarts = Proven
+    world.restarts = Proven
     world.answered = 0
     world.serve(V1)
     crash(world, answered=1000)
@@ -189,7 +192,7 @@ def test_a_new_version_has_not_earned_what_the_one_before_it_answered(while_it_s
 def test_after_a_restart_of_the_controller_old_answers_prove_nothing_and_new_ones_do() -> None:
     for answered_since, failures in ((0, 1), (1, 0)):
         world = World()
-        world.fleet.restarts = Proven
+        world.restarts = Proven
         world.fleet.want(D, V1, 1)
         world.fleet.recall()
         pilot, replica = PilotId("old"), ReplicaId("r-old")

@@ -8,7 +8,7 @@ import pytest
 
 from hpcserve.core.deployments import CancelPilot
 from hpcserve.core.fleetbook import ForgetReplica, ReplicaSaid
-from hpcserve.core.pilotlife import CANCEL_PAUSE_S
+from hpcserve.core.pilotlife import CANCEL_PAUSE_S, GIVEN_UP_S
 from hpcserve.types import DeploymentName, LossKind, PilotId, ReplicaId
 from tests.unit.core.pilot_stage import D, Play, V
 
@@ -388,6 +388,23 @@ def test_however_pilots_fail_there_is_no_storm_of_them(end: str, said: str, *, s
     assert known.failed is (not serving and end in faults[said])
     if end in ("refused", "no room", *faults[said]):
         assert end in known.reason, "it says what keeps the others"
+
+
+def test_a_whole_line_that_is_refused_for_one_fault_counts_once_and_shortens_no_pause() -> None:
+    play = Play()
+    play.serve()
+    play.fleet.want(D, V, 8)
+    refused = []
+    for _ in range(int(GIVEN_UP_S)):
+        play.step(1.0)
+        line = [each for each in play.said if not play.fleet.pilots[each].proven]
+        for number, pilot in enumerate(line):
+            del play.said[pilot]
+            pause_s = None if number == 0 else 0.0
+            play.note(play.fleet.not_submitted(pilot, "refused", play.now, lasting=number == 0, pause_s=pause_s))
+        if line:
+            refused.append(len(line))
+    assert refused == [3, 3, 3], "one try and two more, and then none for ten minutes"
 
 
 def test_wanted_anew_pilots_that_were_given_up_are_tried_three_times_again() -> None:

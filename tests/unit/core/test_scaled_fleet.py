@@ -5,7 +5,6 @@ from __future__ import annotations
 from hpcserve.core.deployments import CancelPilot, Policy, RetireReplica, StartReplica, StopReplica, SubmitPilot
 from hpcserve.core.fleet import Fleet
 from hpcserve.core.fleetbook import Action, ReplicaSaid
-from hpcserve.core.outlook import credible, plan_in_words
 from hpcserve.core.rollout import Version
 from hpcserve.core.scaling import Demand, Scale
 from hpcserve.core.succession import Succession
@@ -42,19 +41,25 @@ class Site:
         while step := self.fleet.step(self.now):
             did.extend(step)
             for action in step:
-                if isinstance(action, StartReplica):
-                    self.said[action.replica] = (action.pilot, "ready")
-                elif isinstance(action, RetireReplica):
-                    self.fleet.idle(action.replica)
-                elif isinstance(action, StopReplica):
-                    self.said[action.replica] = (self.said[action.replica][0], "exited")
-                elif isinstance(action, CancelPilot):
-                    self.fleet.job_ended(action.pilot, "cancelled", "", self.now)
-            for pilot in list(self.fleet.pilots):
-                said = tuple(ReplicaSaid(name, state) for name, (home, state) in self.said.items() if home == pilot)
-                self.fleet.job_seen(pilot, "running")
-                self.fleet.reported(pilot, said, ends_s=1e9, leaving=False, now=self.now)
+                self.do(action)
+            self.report()
         return did
+
+    def do(self, action: Action) -> None:
+        if isinstance(action, StartReplica):
+            self.said[action.replica] = (action.pilot, "ready")
+        elif isinstance(action, RetireReplica):
+            self.fleet.idle(action.replica)
+        elif isinstance(action, StopReplica):
+            self.said[action.replica] = (self.said[action.replica][0], "exited")
+        elif isinstance(action, CancelPilot):
+            self.fleet.job_ended(action.pilot, "cancelled", "", self.now)
+
+    def report(self) -> None:
+        for pilot in list(self.fleet.pilots):
+            said = tuple(ReplicaSaid(name, state) for name, (home, state) in self.said.items() if home == pilot)
+            self.fleet.job_seen(pilot, "running")
+            self.fleet.reported(pilot, said, ends_s=1e9, leaving=False, now=self.now)
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
@@ -145,31 +150,6 @@ def test_other_limits_hold_from_the_next_step_on() -> None:
     site.settle()
     assert sum(site.spread().values()) == 1
     assert site.fleet.deployments[D].scaler is None
-
-
-def test_the_plan_in_words() -> None:
-    site = Site()
-    known = site.fleet.deployments[D]
-    assert plan_in_words(known, here=0, queued=0, starts_at="") == "no replica, because its demand is not measured yet"
-    site.demand(came=1240, queued=1240, service_s=0.1)
-    words = "for 3 of 3 replicas, because 1,240 requests wait"
-    assert plan_in_words(known, here=0, queued=2, starts_at="14:05") == f"2 pilots queued, est. start 14:05, {words}"
-    assert plan_in_words(known, here=0, queued=1, starts_at="") == f"1 pilot queued, {words}"
-    assert plan_in_words(known, here=3, queued=1, starts_at="14:05") == "3 replicas, because 1,240 requests wait"
-    told = "3 replicas, of which 1 not yet there, because 1,240 requests wait"
-    assert plan_in_words(known, here=2, queued=0, starts_at="") == told
-    site.fleet.want(D, V1, 1)
-    fixed = site.fleet.deployments[D]
-    assert plan_in_words(fixed, here=1, queued=0, starts_at="") == "1 replica, because that is what was asked for"
-
-
-def test_guesses_that_cannot_be_true_are_none() -> None:
-    assert credible(None) is None
-    assert credible(-5.0) is None
-    assert credible(365 * 86400.0) is None
-    assert credible(float("nan")) is None
-    assert credible(0.0) == 0.0
-    assert credible(7200.0) == 7200.0
 
 
 def test_what_the_scheduler_says_of_the_queue_counts_for_more_than_what_was_waited_before() -> None:

@@ -167,3 +167,35 @@ def test_two_looks_at_one_moment(elapsed_s: float) -> None:
 def test_a_caller_who_asks_one_thing_after_the_other_gets_one_replica() -> None:
     load = Load()
     assert load.look(per_s=1, for_s=600, running=1, workers=1, service_s=1.0) == 1
+
+
+@pytest.mark.parametrize("service_s", [float("nan"), float("inf"), -float("inf"), -1.0, 1e300])
+def test_a_measured_time_that_cannot_be_true_is_none(service_s: float) -> None:
+    load = Load()
+    assert load.look(queued=600, service_s=service_s) == 1
+    assert load.look(queued=600, service_s=1.0) == 10
+    assert load.look(queued=600, service_s=service_s) == 10, "the last good one stays"
+
+
+@pytest.mark.parametrize("wait_s", [float("nan"), -1e9, -float("inf"), 0.0])
+def test_an_absurd_wait_is_no_horizon(wait_s: float) -> None:
+    assert Load(wait_s=wait_s).look(queued=600, service_s=1.0) == 10
+
+
+def test_a_wait_without_an_end_asks_for_as_little_as_there_is() -> None:
+    assert Load(wait_s=float("inf")).look(queued=600, service_s=1.0) == 1
+
+
+@pytest.mark.parametrize("counts", [{}, {"queued": 1}, {"queued": 10_000, "service_s": 60.0}])
+def test_a_minimum_above_the_maximum_is_the_maximum(counts: dict[str, float]) -> None:
+    load = Load(Scale(least=9, most=4, hot=7, idle_s=10.0))
+    assert load.scaler.bounded(0) == load.scaler.bounded(100) == 4
+    assert load.look(**counts) == 4  # type: ignore[arg-type]  # they are counts
+    assert load.look(for_s=100) == 4
+
+
+def test_a_clock_that_stands_still_or_goes_back_breaks_nothing() -> None:
+    scaler = Scaler(SCALE)
+    for now in (100.0, 100.0, 50.0, 50.0, 101.0):
+        found = scaler.observe(replace(NOTHING, queued=120, service_s=1.0), there=0, wait_s=0.0, now=now)
+        assert found.replicas == 2

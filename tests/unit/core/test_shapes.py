@@ -77,3 +77,14 @@ def test_every_shape_is_allowed(
         assert bounds.min_nodes <= shape.nodes <= full.nodes
         assert bounds.min_walltime_s <= shape.walltime_s <= full.walltime_s
         assert math.isfinite(shape.walltime_s)
+
+
+@pytest.mark.parametrize("guess", [math.nan, math.inf, -math.inf])
+def test_a_guess_that_is_no_time_is_none(guess: float) -> None:
+    assert best(BOUNDS, FULL, {FULL: 9000.0, Shape(1, 600.0): guess}, lacking=4) == FULL
+    assert best(BOUNDS, FULL, {FULL: guess, Shape(1, 600.0): 0.0}, lacking=4) == FULL
+
+
+def test_a_start_in_the_past_gives_no_more_than_one_now() -> None:
+    starts = {FULL: 0.0, Shape(4, 1800.0): -1e6}
+    assert best(BOUNDS, FULL, starts, lacking=32) == FULL

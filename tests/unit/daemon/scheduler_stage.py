@@ -16,7 +16,7 @@ from hpcserve.config import Scheduler as SchedulerSettings
 from hpcserve.config import Site, load_site
 from hpcserve.daemon.controller.pilots import Pilots
 from hpcserve.daemon.controller.storage import Storage
-from hpcserve.errors import SchedulerError
+from hpcserve.errors import HpcserveError, SchedulerError
 from hpcserve.types import PilotId
 
 P = PilotId("pilot-1")
@@ -29,7 +29,7 @@ class Cluster:
     def __init__(self) -> None:
         self.jobs: dict[JobId, tuple[str, PilotId, JobState]] = {}
         self.cancelled: list[JobId] = []
-        self.troubles: list[SchedulerError] = []
+        self.troubles: list[HpcserveError] = []
         self.takes_it_all_the_same = False
         self.submissions = self.polls = 0
         self.silent = self.left_alone = self.cancels_nothing = False
@@ -89,7 +89,12 @@ def site(place: Path, timeout_s: float = 30.0) -> Site:
     )
 
 
-def play(place: Path, scene: Callable[[Pilots, Cluster], Awaitable[None]], timeout_s: float = 30.0) -> None:
+def play(
+    place: Path,
+    scene: Callable[[Pilots, Cluster], Awaitable[None]],
+    timeout_s: float = 30.0,
+    cluster: type[Cluster] = Cluster,
+) -> None:
     """A scene with pilots of a store of their own."""
 
     async def scenario() -> None:
@@ -97,9 +102,9 @@ def play(place: Path, scene: Callable[[Pilots, Cluster], Awaitable[None]], timeo
         (place / "shared").mkdir(exist_ok=True)
         storage = Storage()
         await storage.open(place / "state" / "db")
-        cluster = Cluster()
+        there = cluster()
         try:
-            await scene(Pilots(site(place, timeout_s), cluster, storage, place / "record"), cluster)
+            await scene(Pilots(site(place, timeout_s), there, storage, place / "record"), there)
         finally:
             await storage.close()
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +11,7 @@ from hpcserve.core.fleet import Fleet
 from hpcserve.core.fleetbook import ReplicaSaid
 from hpcserve.core.rollout import Version
 from hpcserve.core.succession import Succession
-from hpcserve.daemon.controller.controller import Controller
+from hpcserve.daemon.controller.absent import Absent
 from hpcserve.daemon.controller.failures import NEVER_READY, Failures, PilotFailures
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 from hpcserve.wire import hub
@@ -22,13 +20,11 @@ P, R, D = PilotId("pilot-1"), ReplicaId("d-1"), DeploymentName("d")
 PRESENT = [ReplicaSaid(R, "ready", host="node1")]
 
 
-class Listening(Controller):
-    """A controller with one replica, which counts how often the scheduler is looked at."""
+class Listening(Absent):
+    """Books with one replica; counts how often the scheduler is looked at, and what follows."""
 
     def __init__(self) -> None:
-        self.looks = 0
-        self.scheduling = SimpleNamespace(look=self._look)  # type: ignore[assignment]
-        self._changed = asyncio.Event()
+        self.looks = self.changes = 0
         self.fleet = Fleet(
             policy=Policy(max_pilots=1, slots=1, idle_s=60.0),
             seed="s",
@@ -38,18 +34,24 @@ class Listening(Controller):
         )
         self.fleet.adopt_pilot(P, 1, 0.0)
         self.fleet.adopt_replica(R, D, Version("v"), P)
+        super().__init__(self.fleet, self._looked, self._changed)
         self.comes_back()
 
     def comes_back(self, host: str = "") -> None:
         self.fleet.reported(P, PRESENT, ends_s=60.0, leaving=False, now=0.0, host=host)
 
-    def _look(self) -> None:
+    def _looked(self) -> None:
         self.looks += 1
+
+    def _changed(self) -> None:
+        self.changes += 1
 
 
 def looks(controller: Listening, role: str, subject: str, times: int = 3) -> int:
+    before = controller.changes
     for n in range(times):
-        controller.away(hub.Away(subject, role, 5.0 + 2 * n))
+        controller.hear(hub.Away(subject, role, 5.0 + 2 * n))
+    assert controller.changes == before + times
     return controller.looks
 
 

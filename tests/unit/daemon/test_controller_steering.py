@@ -13,7 +13,8 @@ from hpcserve.config import Scheduler, load_site
 from hpcserve.core.deployments import PilotPhase, ReplicaState
 from hpcserve.core.fleetbook import FleetPilot
 from hpcserve.core.rollout import Version
-from hpcserve.daemon.controller.controller import BUSY_S, LOOK_S, Controller, _fleet
+from hpcserve.daemon.controller.books import fleet_of
+from hpcserve.daemon.controller.controller import BUSY_S, LOOK_S, Controller
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 
 P, R = PilotId("pilot-1"), ReplicaId("d-1")
@@ -114,7 +115,7 @@ def test_it_looks_often_only_while_something_changes_within_moments(
 ) -> None:
     controller = object.__new__(Controller)
     controller.site = msgspec.structs.replace(load_site("local"), scheduler=Scheduler(kind=kind))
-    controller.fleet = _fleet(controller.site)
+    controller.fleet = fleet_of(controller.site)
     controller.fleet.pilots[P] = FleetPilot(pilot=P, slots=1, idle_since_s=0.0, phase=phase, reported=reported)
     if replica is not None:
         controller.fleet.adopt_replica(R, DeploymentName("d"), Version("v"), P)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from hpcserve.cluster.seam import JobId, JobState, PilotJob
 from hpcserve.config import Scheduler, Site
-from hpcserve.daemon.controller.pilots import CUT_OFF, Pilots
+from hpcserve.daemon.controller.jobs import CUT_OFF
+from hpcserve.daemon.controller.pilots import Pilots
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.registry.rows import PilotRow
 from hpcserve.registry.store import Store

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,6 +19,8 @@ from hpcserve.daemon.controller.pilots import CANCEL_AGAIN_S, ENDED, Pilots
 from hpcserve.errors import (
     AuthenticationError,
     ConfigError,
+    Conflict,
+    HpcserveError,
     JobRefused,
     NoRoom,
     SchedulerError,
@@ -46,7 +50,10 @@ def test_one_that_never_came_up_is_given_up_in_the_end_and_not_before(tmp_path: 
         await pilots.submit(P)
         assert (await pilots.poll())[P].phase == "unknown"
         job = pilots.jobs[P]
-        job.row = msgspec.structs.replace(job.row, submitted_s=time.time() - 61.0)
+        for ago_s in (-86400.0, 86400.0):  # a clock that is set, and a lease that had to be waited for
+            job.row = msgspec.structs.replace(job.row, submitted_s=time.time() - ago_s)
+            assert (await pilots.poll())[P].phase == "unknown"
+        job.since_s -= 61.0
         cluster.silent = True
         assert (await pilots.poll())[P].phase == "unknown", "nobody says that it is not there"
         cluster.silent = False
@@ -66,6 +73,31 @@ def test_a_cancellation_of_one_without_a_name_waits_for_the_name(tmp_path: Path)
         late = cluster.take(service_tag(tmp_path / "shared"), P)
         await pilots.poll()
         assert cluster.cancelled == [late]
+
+    play(tmp_path, scene)
+
+
+@pytest.mark.parametrize("fault", [StorageFull("no space left on device"), Conflict("another process holds it")])
+def test_a_job_that_was_taken_and_cannot_be_written_down_is_not_told_as_refused(
+    tmp_path: Path, fault: HpcserveError
+) -> None:
+    async def scene(pilots: Pilots, cluster: Cluster) -> None:
+        storage = pilots._storage
+
+        async def do(work: Callable[..., Any], *arguments: Any, **_: Any) -> Any:
+            if work is Store.put_pilot:
+                return await storage.do(work, *arguments)
+            raise fault
+
+        pilots._storage = SimpleNamespace(do=do)  # type: ignore[assignment]
+        await pilots.submit(P)
+        assert (await pilots.poll())[P].phase == "running"
+        await pilots.end(P, "over")
+        assert pilots.jobs == {}
+        pilots._storage = storage
+        nexts = Pilots(pilots._site, cluster, storage, tmp_path / "record")
+        assert await nexts.recover() == [P], "its intent was written down"
+        assert (await nexts.poll())[P].phase == "running"
 
     play(tmp_path, scene)
 
@@ -123,6 +155,7 @@ def test_a_requeued_pilot_is_another_incarnation_and_fences_the_one_before(tmp_p
         assert await pilots.requeued(P, 1) == (b"a" * 32).hex()
         with pytest.raises(AuthenticationError, match="another incarnation"):
             await enrol(pilots, first, b"a")
+        await pilots.poll()
         await enrol(pilots, enrolment(tmp_path, 1), b"b")
         assert pilots.jobs[P].row.restarts == 1
         await pilots.end(P, "over")
@@ -198,7 +231,7 @@ def test_a_guess_of_a_start_comes_nearer_between_two_polls(tmp_path: Path) -> No
         job.seen_s -= 60.0
         assert job.starts_in_s == pytest.approx(40.0, abs=5.0)
         job.seen_s -= 60.0
-        assert job.starts_in_s == 0.0
+        assert job.starts_in_s is None, "it has not come true"
 
     play(tmp_path, scene)
 
@@ -224,7 +257,7 @@ def test_an_agent_comes_back_while_the_scheduler_does_not_say_where_it_runs(tmp_
             with pytest.raises(ServiceUnavailable):
                 await enrol(pilots, enrolment(tmp_path), b"a")
         assert cluster.polls == 1, "it is asked no more often than polls may be"
-        pilots._asked_hosts_s -= 3600.0
+        pilots._hosts._not_before_s -= 3600.0
         cluster.silent = True
         with pytest.raises(SchedulerError):
             await enrol(pilots, enrolment(tmp_path), b"a")
@@ -247,6 +280,54 @@ def test_agents_that_come_at_a_time_cost_one_question(tmp_path: Path) -> None:
         )
         assert cluster.polls == 1
         assert all(job.row.public_key for job in pilots.jobs.values())
+
+    play(tmp_path, scene)
+
+
+def test_a_hundred_new_agents_of_which_the_scheduler_knows_some_hosts_only_later_cost_one_question_each_time(
+    tmp_path: Path,
+) -> None:
+    names = [PilotId(f"pilot-{number}") for number in range(100)]
+
+    async def scene(pilots: Pilots, cluster: Cluster) -> None:
+        for name in names:
+            await pilots.submit(name)
+        told = [json.loads((tmp_path / "shared" / "enrolments" / f"{name}.0.json").read_bytes()) for name in names]
+        for job in list(cluster.jobs)[10:]:
+            cluster.become(job, JobState(phase="queued"))
+
+        async def let_in() -> int:
+            asked = (
+                pilots.enrol(PilotId(each["pilot"]), each["incarnation"], each["secret"], b"k" * 32, NODE)
+                for each in told
+            )
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+            assert {type(answer) for answer in answers} <= {type(None), ServiceUnavailable}
+            return answers.count(None)
+
+        assert await let_in() == 10
+        assert cluster.polls == 1
+        for job in list(cluster.jobs)[10:]:
+            cluster.become(job, JobState(phase="running", host=NODE))
+        assert await let_in() == 10, "nobody asks again so soon"
+        assert cluster.polls == 1
+        pilots._hosts._not_before_s -= 3600.0
+        assert await let_in() == 100
+        assert cluster.polls == 2
+
+    play(tmp_path, scene)
+
+
+def test_new_agents_of_a_scheduler_that_is_silent_cost_one_question(tmp_path: Path) -> None:
+    async def scene(pilots: Pilots, cluster: Cluster) -> None:
+        await pilots.submit(P)
+        cluster.silent = True
+        with pytest.raises(SchedulerError):
+            await enrol(pilots, enrolment(tmp_path), b"a")
+        for _ in range(5):
+            with pytest.raises(ServiceUnavailable):
+                await enrol(pilots, enrolment(tmp_path), b"a")
+        assert cluster.polls == 1
 
     play(tmp_path, scene)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import shlex
 from pathlib import Path
@@ -11,13 +12,17 @@ import pytest
 from hpcserve import config
 from hpcserve.cluster import plugins
 from hpcserve.cluster.script import job_script
+from hpcserve.cluster.seam import JobState
 from hpcserve.cluster.slurm import job_name
 from hpcserve.config import Site, load_site
 from hpcserve.daemon import placement
 from hpcserve.daemon.controller.job import service_tag
 from hpcserve.daemon.plans import daemon_plans
 from hpcserve.errors import ConfigError
+from tests.unit.daemon import scheduler_stage
 
+RUNS, QUEUED = JobState(phase="running", host="node1"), JobState(phase="queued")
+ENDED = JobState(phase="ended", end="completed")
 LAB = """
 base = "slurm"
 state_dir = "$LAB_HOME/state"
@@ -103,3 +108,21 @@ def test_a_site_without_a_batch_scheduler_has_no_job_for_it(tmp_path: Path) -> N
     path.write_text('base = "local"\n[daemon]\nplacement = "job"\n')
     with pytest.raises(ConfigError, match="lab.toml: daemon.placement: 'job' needs a batch scheduler"):
         load_site(str(path))
+
+
+@pytest.mark.parametrize("living", [(), (RUNS,), (RUNS, QUEUED), (ENDED, RUNS)])
+def test_one_next_job_waits_however_often_it_is_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, living: tuple[JobState, ...]
+) -> None:
+    lab, cluster = scheduler_stage.site(tmp_path), scheduler_stage.Cluster()
+    monkeypatch.setattr(placement, "open_placing", lambda _site: cluster)
+    jobs = [cluster.take(placement.tag_of(lab), placement.NAME, state) for state in living]
+
+    async def scene() -> None:
+        first = await placement.submit(lab, "local")
+        assert (first in jobs) == (QUEUED in living)
+        cluster.become(first, QUEUED)
+        assert await placement.submit(lab, "local") == first
+
+    asyncio.run(scene())
+    assert cluster.submissions == (QUEUED not in living)

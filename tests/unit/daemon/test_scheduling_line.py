@@ -8,12 +8,14 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from hpcserve.cluster.seam import JobState
+import pytest
+
+from hpcserve.cluster.seam import JobId, JobState, PilotJob
 from hpcserve.core.polling import PollPace
 from hpcserve.core.ratelimit import Bucket
 from hpcserve.daemon.controller.pilots import Pilots
 from hpcserve.daemon.controller.scheduling import IN_DOUBT, TOO_MANY, Ears, Scheduling
-from hpcserve.errors import HpcserveError, NoRoom, SubmissionUnknown
+from hpcserve.errors import HpcserveError, JobRefused, NoRoom, SchedulerError, StorageFull, SubmissionUnknown
 from hpcserve.types import PilotId
 from tests.unit.daemon.scheduler_stage import Cluster, P, play
 
@@ -49,22 +51,23 @@ def schedule(
     *,
     most_s: float = 0.0,
     per_s: float = float("inf"),
+    cluster: type[Cluster] = Cluster,
 ) -> None:
     """A scene with pilots that are polled every 10 ms, up to ``most_s``, and submitted so often, after a first one."""
 
-    async def within(pilots: Pilots, cluster: Cluster) -> None:
+    async def within(pilots: Pilots, there: Cluster) -> None:
         listener = Listener()
         bucket = None if per_s == float("inf") else Bucket(per_s, 1.0, time.monotonic())
         scheduling = Scheduling(pilots, listener.ears, PollPace(lambda: 0.01, most_s), bucket=bucket)
         working = asyncio.create_task(scheduling.run())
         try:
             async with asyncio.timeout(20.0):
-                await scene(scheduling, cluster, listener)
+                await scene(scheduling, there, listener)
         finally:
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
 
-    play(place, within)
+    play(place, within, cluster=cluster)
 
 
 def test_pilots_are_submitted_polled_and_cancelled(tmp_path: Path) -> None:
@@ -91,6 +94,116 @@ def test_what_is_not_taken_is_told(tmp_path: Path) -> None:
         await listener.until(("refused", P, NoRoom))
 
     schedule(tmp_path, scene)
+
+
+@pytest.mark.parametrize("trouble", [NoRoom, SchedulerError, JobRefused, StorageFull])
+def test_where_one_is_not_taken_the_rest_of_the_line_is_not_tried(tmp_path: Path, trouble: type[HpcserveError]) -> None:
+    pilots = [PilotId(f"pilot-{number}") for number in range(1, 21)]
+
+    async def scene(scheduling: Scheduling, cluster: Cluster, listener: Listener) -> None:
+        cluster.troubles = [trouble("not now")]
+        for pilot in pilots:
+            scheduling.submit(pilot)
+        # A refusal that lasts counts once.
+        rest = SchedulerError if trouble is JobRefused else trouble
+        await listener.until(("refused", pilots[0], trouble), *(("refused", pilot, rest) for pilot in pilots[1:]))
+        assert cluster.submissions == 1
+        again = PilotId("pilot-21")
+        scheduling.submit(again)
+        await listener.until(("seen", again, "running"))
+        assert cluster.submissions == 2
+
+    schedule(tmp_path, scene)
+
+
+class Slow(Cluster):
+    """Takes jobs, says when they would start and cancels them once ``may_go``; ``busy``: it is at it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.busy, self.may_go = asyncio.Event(), asyncio.Event()
+
+    async def shaped(self, job: PilotJob) -> PilotJob:
+        await self._work()
+        return job
+
+    async def submit(self, job: PilotJob) -> JobId:
+        await self._work()
+        return await super().submit(job)
+
+    async def cancel(self, job: JobId) -> None:
+        await self._work()
+        await super().cancel(job)
+
+    async def _work(self) -> None:
+        self.busy.set()
+        await self.may_go.wait()
+
+
+def test_what_is_cancelled_while_the_line_is_worked_off_is_never_submitted(tmp_path: Path) -> None:
+    first, second, third = (PilotId(f"pilot-{number}") for number in (1, 2, 3))
+
+    async def scene(scheduling: Scheduling, cluster: Cluster, listener: Listener) -> None:
+        assert isinstance(cluster, Slow)
+        for pilot in (first, second, third):
+            scheduling.submit(pilot)
+        await cluster.busy.wait()
+        scheduling.cancel(second)
+        cluster.may_go.set()
+        await listener.until(("dropped", second, None), ("seen", third, "running"))
+        assert [pilot for _, pilot, _ in cluster.jobs.values()] == [first, third]
+        assert cluster.cancelled == []
+
+    schedule(tmp_path, scene, cluster=Slow)
+
+
+def test_what_is_cancelled_while_its_shape_is_asked_for_is_never_submitted(tmp_path: Path) -> None:
+    async def scene(scheduling: Scheduling, cluster: Cluster, listener: Listener) -> None:
+        assert isinstance(cluster, Slow)
+        scheduling._pilots._shaped = cluster.shaped
+        scheduling.submit(P)
+        await cluster.busy.wait()
+        scheduling.cancel(P)
+        cluster.may_go.set()
+        await listener.until(("dropped", P, None))
+        assert cluster.submissions == 0
+
+    schedule(tmp_path, scene, cluster=Slow)
+
+
+def test_what_is_cancelled_while_it_is_handed_in_is_cancelled_at_the_scheduler(tmp_path: Path) -> None:
+    async def scene(scheduling: Scheduling, cluster: Cluster, listener: Listener) -> None:
+        assert isinstance(cluster, Slow)
+        scheduling.submit(P)
+        await cluster.busy.wait()
+        scheduling.cancel(P)
+        cluster.may_go.set()
+        await listener.until(("seen", P, "running"))
+        assert cluster.cancelled == ["1"]
+
+    schedule(tmp_path, scene, cluster=Slow)
+
+
+def test_what_is_cancelled_in_the_line_while_another_one_is_cancelled_is_never_submitted(tmp_path: Path) -> None:
+    first, second, third = (PilotId(f"pilot-{number}") for number in (1, 2, 3))
+
+    async def scene(scheduling: Scheduling, cluster: Cluster, listener: Listener) -> None:
+        assert isinstance(cluster, Slow)
+        cluster.may_go.set()
+        for pilot in (first, second, third):
+            scheduling.submit(pilot)
+        await listener.until(("seen", first, "running"), ("waits", third, TOO_MANY))
+        cluster.busy.clear()
+        cluster.may_go.clear()
+        scheduling.cancel(first)
+        await cluster.busy.wait()
+        scheduling.cancel(second)
+        cluster.may_go.set()
+        await listener.until(("dropped", second, None), ("seen", third, "running"))
+        assert [pilot for _, pilot, _ in cluster.jobs.values()] == [first, third]
+        assert cluster.cancelled == ["1"]
+
+    schedule(tmp_path, scene, per_s=2.0, cluster=Slow)
 
 
 def test_what_is_cancelled_before_its_turn_is_never_submitted(tmp_path: Path) -> None:

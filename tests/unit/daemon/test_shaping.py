@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import msgspec
@@ -13,12 +14,13 @@ from hpcserve.cluster.seam import PilotJob
 from hpcserve.config import Queue, Site
 from hpcserve.core.deployments import Policy
 from hpcserve.core.fleet import Fleet
+from hpcserve.core.ratelimit import Bucket
 from hpcserve.core.rollout import Version
 from hpcserve.core.shapes import Shape
 from hpcserve.core.succession import Succession
 from hpcserve.daemon.controller.job import pilot_job
 from hpcserve.daemon.controller.pilots import Pilots
-from hpcserve.daemon.controller.shaping import Shaping, bounds_of
+from hpcserve.daemon.controller.shaping import GUESS_HOLDS_S, Shaping, bounds_of
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.types import DeploymentName, PilotId
 from tests.unit.core.test_fleet import ThreeAreTooMany
@@ -90,11 +92,61 @@ def test_what_starts_within_a_minute_costs_one_question(tmp_path: Path) -> None:
     assert cluster.asked == [shape]
 
 
+@pytest.mark.parametrize(("tokens", "asked"), [(0, 0), (1, 1), (2, 2), (9, 5)])
+def test_a_question_counts_as_a_submission_and_where_no_more_are_allowed_what_is_known_decides(
+    tmp_path: Path, tokens: int, asked: int
+) -> None:
+    known = lab(tmp_path, min_nodes=1, min_walltime_s=600.0)
+    cluster = Guessing({Shape(4, 4 * HOUR): 5 * HOUR, Shape(1, 600.0): 0.0})
+    fleet, pilot = fleet_with_a_pilot(known, 8)
+    bucket = Bucket(1e-9, tokens, time.monotonic())
+    job = asyncio.run(Shaping(known, cluster, fleet, bucket).shaped(pilot_job(known, pilot, Path("record"))))
+    assert len(cluster.asked) == asked
+    assert (job.nodes, job.walltime_s) == ((1, 600.0) if asked == 5 else (4, 4 * HOUR))
+
+
+def test_pilots_that_are_submitted_together_share_the_answers_for_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = lab(tmp_path, min_nodes=1, min_walltime_s=600.0)
+    cluster = Guessing({Shape(4, 4 * HOUR): 5 * HOUR, Shape(4, HOUR): 0.0})
+    fleet, pilot = fleet_with_a_pilot(known, 8)
+    shaping, job = Shaping(known, cluster, fleet), pilot_job(known, pilot, Path("record"))
+    now = 1000.0
+    monkeypatch.setattr("hpcserve.daemon.controller.shaping.time.monotonic", lambda: now)
+    first = asyncio.run(shaping.shaped(job))
+    questions = len(cluster.asked)
+    now += 0.99 * GUESS_HOLDS_S
+    assert asyncio.run(shaping.shaped(job)) == first
+    assert len(cluster.asked) == questions
+    now += 0.01 * GUESS_HOLDS_S
+    cluster.guesses = {Shape(4, 4 * HOUR): 0.0}
+    assert asyncio.run(shaping.shaped(job)).walltime_s == 4 * HOUR
+    assert len(cluster.asked) == questions + 1
+
+
 @pytest.mark.parametrize("guess", [None, 365 * 24 * HOUR, float("nan")])
 def test_guesses_that_are_missing_or_absurd_change_nothing(tmp_path: Path, guess: float | None) -> None:
     cluster = Guessing({Shape(4, 4 * HOUR): guess, Shape(1, 600.0): 0.0})
     shape, _ = shaped(lab(tmp_path, min_nodes=1, min_walltime_s=600.0), cluster, lacking=8)
     assert shape == Shape(4, 4 * HOUR)
+
+
+@pytest.mark.parametrize("guess", [float("nan"), float("inf"), -float("inf"), -365 * 24 * HOUR])
+def test_an_absurd_guess_makes_no_other_shape_the_better_one(tmp_path: Path, guess: float) -> None:
+    cluster = Guessing({Shape(4, 4 * HOUR): 5 * HOUR, Shape(4, HOUR): guess})
+    shape, _ = shaped(lab(tmp_path, min_nodes=1, min_walltime_s=600.0), cluster, lacking=8)
+    assert shape == Shape(4, 4 * HOUR)
+
+
+def test_a_full_pilot_has_all_nodes_and_may_still_be_short(tmp_path: Path) -> None:
+    known = lab(tmp_path, min_nodes=1, min_walltime_s=600.0)
+    fleet, pilot = fleet_with_a_pilot(known, lacking=1)
+    fleet.pilots[pilot].full = True
+    cluster = Guessing({Shape(4, 4 * HOUR): 5 * HOUR, Shape(4, HOUR): 0.0, Shape(1, 600.0): 0.0})
+    job = asyncio.run(Shaping(known, cluster, fleet).shaped(pilot_job(known, pilot, Path("record"))))
+    assert (job.nodes, job.walltime_s) == (4, HOUR)
+    assert {shape.nodes for shape in cluster.asked} == {4}
 
 
 def test_a_shape_that_starts_much_sooner_is_taken_and_its_start_in_the_past_is_now(tmp_path: Path) -> None:

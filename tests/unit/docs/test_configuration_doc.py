@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import pytest
 
-from hpcserve import config
-from hpcserve.config import Queue, Section, Site
+from hpcserve.config import Queue, Section, Site, environment
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "reference" / "configuration.md").read_text(encoding="utf-8")
@@ -92,7 +91,7 @@ def test_no_section_is_invented() -> None:
 
 
 def test_the_environment() -> None:
-    source = Path(config.__file__).read_text(encoding="utf-8")
+    source = Path(environment.__file__).read_text(encoding="utf-8")
     assert set(re.findall(r'environ\.get\("(\w+)"\)', source)) == set(rows("Environment variables"))
 
 

@@ -6,11 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import joblib  # type: ignore[import-untyped]  # it ships no types
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]  # it ships no types
-from sklearn.svm import SVC  # type: ignore[import-untyped]  # it ships no types
 
 from hpcserve.errors import InvalidOutput, ManifestError, ServableError
 from hpcserve.servable.api import Context
@@ -31,6 +28,11 @@ def manifest(file: str | None = "model.joblib", entry: str | None = None, **meth
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
+    # Here: whoever collects all tests has not to wait for them.
+    import joblib  # type: ignore[import-untyped]  # it ships no types
+    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]  # it ships no types
+    from sklearn.svm import SVC  # type: ignore[import-untyped]  # it ships no types
+
     joblib.dump(LogisticRegression().fit(SAMPLES, LABELS), tmp_path / "model.joblib")
     joblib.dump(SVC().fit(SAMPLES, LABELS), tmp_path / "svc.joblib")
     (tmp_path / "broken.joblib").write_bytes(b"no pickle")

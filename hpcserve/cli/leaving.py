@@ -1,0 +1,66 @@
+"""A daemon that is to go down, as far as it is seen from here: by its record, and on its own host by its process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+from hpcserve.cli.daemon_pids import is_daemon
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hpcserve.client.services import Service
+    from hpcserve.wire.record import ServiceRecord
+
+
+class Leaving:
+    """One daemon: that of the record which was read first.
+
+    Args:
+        service: How it is called.
+        read: Reads its record anew.
+        record: As it was then.
+    """
+
+    def __init__(self, service: Service, read: Callable[[], ServiceRecord], record: ServiceRecord) -> None:
+        self.service = service
+        self.record = record
+        self._read = read
+        self.is_here = service.record is not None and record.host == socket.gethostname()
+        """Whether its supervisor is a process of this host, as far as the record says."""
+
+    def lives(self) -> bool:
+        """Whether its supervisor, which is here, runs."""
+        return is_daemon(self.record.pid)
+
+    def terminate(self) -> bool:
+        """Its supervisor, which is here, is told by a signal; False: it does not live."""
+        if not self.lives():
+            return False
+        os.kill(self.record.pid, signal.SIGTERM)
+        return True
+
+    def stands(self) -> bool:
+        """Whether the record is still this daemon's. One that was killed meanwhile leaves it behind.
+
+        Raises:
+            AuthenticationError: ssh is not let in any more, so nobody knows.
+        """
+        from hpcserve.client.ssh_words import Unreached
+        from hpcserve.errors import AuthenticationError, ServiceUnavailable
+
+        try:
+            now = self._read()
+        except Unreached:
+            return True  # as far as anybody knows
+        except ServiceUnavailable:
+            return False
+        except AuthenticationError:
+            if self.service.record is None:
+                raise
+            return False
+        same = (now.host, now.pid) == (self.record.host, self.record.pid)
+        return same and (not self.is_here or self.lives())

@@ -1,0 +1,47 @@
+"""Where settings come from: command line, environment, site file, default, in this order."""
+
+from hpcserve.config.environment import cache_dir, expanded, home, runtime_dir, service_named, site_named
+from hpcserve.config.files import site_names, site_text
+from hpcserve.config.loading import load_site, read_site, variables_of
+from hpcserve.config.sections import (
+    MIB,
+    RETRY_S,
+    Budgets,
+    Containers,
+    Daemon,
+    Network,
+    Pilots,
+    Queue,
+    Recovery,
+    Scheduler,
+    Section,
+    Site,
+    own_queues,
+)
+
+__all__ = [
+    "MIB",
+    "RETRY_S",
+    "Budgets",
+    "Containers",
+    "Daemon",
+    "Network",
+    "Pilots",
+    "Queue",
+    "Recovery",
+    "Scheduler",
+    "Section",
+    "Site",
+    "cache_dir",
+    "expanded",
+    "home",
+    "load_site",
+    "own_queues",
+    "read_site",
+    "runtime_dir",
+    "service_named",
+    "site_named",
+    "site_names",
+    "site_text",
+    "variables_of",
+]

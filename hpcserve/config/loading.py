@@ -1,0 +1,129 @@
+"""From site files to a :class:`~hpcserve.config.sections.Site`: merged, checked, and complete.
+
+Unknown fields are refused, and an error names the file, the field and what was expected. A file with ``base`` stands
+on another one: it says only what differs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hpcserve.config.environment import expanded, filled_in, home, site_named, variables_in
+from hpcserve.config.files import with_bases
+from hpcserve.config.sections import Queue, Site
+from hpcserve.errors import ConfigError
+from hpcserve.sitefile import SiteFile, explained, merged, source_of
+
+PATHS = ("state_dir", "shared_dir")
+_CONVERTING = threading.Lock()
+"""msgspec learns a type when it first converts to it; two threads that make it learn the same one crash the process."""
+
+
+def load_site(option: str | None = None) -> Site:
+    """The site that the option, the environment or the default names, with all that it requires.
+
+    Raises:
+        ConfigError: There is no such site, its file is wrong, or lacks what the site requires.
+    """
+    layers = with_bases(site_named(option))
+    site = _site(layers)
+    for field in site.required:
+        section, _, name = field.partition(".")
+        if not getattr(getattr(site, section, None), name, None):
+            raise ConfigError(f"{layers[0].source}: {field}: {_fill_in(site.name, layers[0].source, section, name)}")
+    return site
+
+
+def _fill_in(site: str, source: str, section: str, name: str) -> str:
+    own = home() / "sites" / f"{site}.toml"
+    where = f'{own}, below a line base = "{site}"' if source.startswith("site_configs/") else source
+    return f'{site} wants one; set it in {where}: [{section}] {name} = "…"'
+
+
+def read_site(option: str | None = None) -> Site:
+    """As :func:`load_site`, but what the site requires may be missing.
+
+    Raises:
+        ConfigError: There is no such site, or its file is wrong.
+    """
+    return _site(with_bases(site_named(option)))
+
+
+def _site(layers: Sequence[SiteFile]) -> Site:
+    """The site of these files.
+
+    ``state_dir`` and ``shared_dir`` may use ``~`` and ``$NAME``; without them they lie below :func:`home`.
+    """
+    table: dict[str, Any] = {}
+    for layer in reversed(layers):
+        table = merged(table, layer.table)
+    name = layers[0].name
+    table["name"] = layers[0].table.get("name", name)
+    table.setdefault("state_dir", str(home() / "sites" / name / "state"))
+    table.setdefault("shared_dir", str(home() / "sites" / name / "shared"))
+    for key in PATHS:
+        if isinstance(table[key], str):
+            table[key] = str(expanded(filled_in(table[key], f"{source_of(layers, key)}: {key}")))
+    try:
+        with _CONVERTING:
+            site = msgspec.convert(table, Site, dec_hook=_path)
+    except msgspec.ValidationError as error:
+        raise ConfigError(explained(layers, error, _fields)) from error
+    for field, queue, limit, told in _beyond(site):
+        source, of = source_of(layers, field), source_of(layers, f"queues.{queue}.{limit}")
+        where = "" if of == source else f" of {of}"
+        raise ConfigError(f"{source}: {field}: {told} (queue {queue!r}{where})")
+    return site
+
+
+def variables_of(option: str | None) -> dict[str, str]:
+    """What of the environment a site's daemon needs, wherever it runs: its home, and what the site's paths name.
+
+    Raises:
+        ConfigError: There is no such site, or its file is wrong.
+    """
+    paths = [str(layer.table.get(key, "")) for layer in with_bases(site_named(option)) for key in PATHS]
+    return {"HPCSERVE_HOME": str(home())} | variables_in(paths)
+
+
+def _beyond(site: Site) -> Iterator[tuple[str, str, str, str]]:
+    """The fields of ``[pilots]`` that a queue does not allow, that queue, its limit, and what is wrong with each."""
+    pilots = site.pilots
+    for name in (pilots.partition, pilots.qos):
+        queue = site.queues.get(name)
+        if queue is None:
+            continue
+        most = {
+            "walltime_s": "max_walltime_s",
+            "nodes": "max_nodes",
+            "gpus_per_node": "gpus_per_node",
+        }
+        for field, limited_by in most.items():
+            value, limit = getattr(pilots, field), getattr(queue, limited_by)
+            if limit and value > limit:
+                yield f"pilots.{field}", name, limited_by, f"expected ≤ {limit:g}, got {value:g}"
+        for field in ("nodes", "min_nodes"):
+            nodes = getattr(pilots, field)
+            if nodes < queue.min_nodes and (nodes or field == "nodes"):
+                yield f"pilots.{field}", name, "min_nodes", f"expected ≥ {queue.min_nodes}, got {nodes}"
+        if queue.preempt and not pilots.requeue:
+            yield "pilots.requeue", name, "preempt", "expected true, since its jobs are preempted, got false"
+
+
+def _path(kind: type, value: object) -> object:
+    """A field that is a Path; msgspec has no type for it."""
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise ValueError(f"expected a path, got {value!r}")
+
+
+def _fields(table: str) -> list[str]:
+    """All that may stand in a table of a site file; "" is the whole file."""
+    tables = {each.name: each.type for each in msgspec.structs.fields(Site)} | {"queues[...]": Queue}
+    own = [each.name for each in msgspec.structs.fields(tables[table] if table else Site)]
+    return own if table else ["base", *own]

@@ -1,0 +1,280 @@
+"""What a site file may say: one frozen :class:`Site`, whose tables are :class:`Section` s, with defaults and limits.
+
+Where the values come from is decided in :mod:`hpcserve.config.loading`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+import msgspec
+
+from hpcserve.types import ENROLMENT_WAIT_S
+
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+MOST_POLL_MAX_S = ENROLMENT_WAIT_S / 2
+"""One poll may go without an answer before a requeued pilot's agent gives up."""
+SizeBytes = Annotated[int, msgspec.Meta(gt=0)]
+LAST_PORT = 65535
+Port = Annotated[int, msgspec.Meta(ge=0, le=LAST_PORT)]
+
+MIB = 1 << 20
+RETRY_S = 2.0
+"""An agent or a replica that has lost the daemon pauses so long at most before it looks for it again."""
+_VARIABLE_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_BIND = re.compile(r"/[^:]*(:/[^:]*(:(ro|rw))?)?")
+_RANGE = re.compile(r"(\d{1,5})-(\d{1,5})")
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of the tables of a site file."""
+
+
+def _too_short(field: str, least_s: float, value_s: float, consequence: str) -> str:
+    why = f"{consequence} before they could come back from a restart of the daemon"
+    return f"{field}: expected ≥ {least_s:g}, got {value_s:g}: {why}"
+
+
+class Network(Section, frozen=True):
+    """``[network]``: where the daemon listens. Port 0 is the first free one of ``port_range``, or of all ports.
+
+    With ``unix_sockets`` the owner's peers on the daemon's own host need no TCP for their data.
+    """
+
+    host: str = "127.0.0.1"
+    admission_port: Port = 0
+    front_port: Port = 0
+    back_port: Port = 0
+    port_range: str = ""
+    unix_sockets: bool = True
+
+    def __post_init__(self) -> None:
+        # The address stands in the service record, for others to connect to.
+        if self.host in ("0.0.0.0", "::", "*"):  # noqa: S104 (refused)
+            raise ValueError(f"host: expected the address or name of one interface, got {self.host!r}, which is all")
+        any_ones = (self.admission_port, self.front_port, self.back_port).count(0)
+        if self.port_range and len(self.any_port) < any_ones:
+            raise ValueError(f"port_range: expected FIRST-LAST of at least {any_ones} ports, got {self.port_range!r}")
+
+    @property
+    def any_port(self) -> tuple[int, ...]:
+        """What to try, in this order, for a socket whose port is 0; 0 is any free port."""
+        if not self.port_range:
+            return (0,)
+        found = _RANGE.fullmatch(self.port_range)
+        first, last = (int(found[1]), int(found[2])) if found else (0, 0)
+        return tuple(range(first, last + 1)) if first > 0 and last <= LAST_PORT else ()
+
+    def ports(self, port: int) -> tuple[int, ...]:
+        """What to try, in this order, for a socket whose port in the site file is ``port``."""
+        return (port,) if port else self.any_port
+
+
+class Scheduler(Section, frozen=True):
+    """``[scheduler]``: which batch scheduler, how it is spoken to, and how often it is asked.
+
+    ``transport`` is for Slurm alone. Polls are ``poll_s`` apart, and up to ``poll_max_s`` while they bring no news.
+    A command that has not answered after ``timeout_s`` is given up. ``submit_burst`` pilots are submitted at once, more
+    of them so many a minute. Site ``local`` has neither limit.
+    """
+
+    kind: str = "local"
+    transport: Literal["auto", "pyslurm", "commands"] = "auto"
+    poll_s: Seconds = 1.0
+    poll_max_s: Seconds = 120.0
+    timeout_s: Seconds = 30.0
+    submit_per_min: Annotated[float, msgspec.Meta(gt=0)] = 12.0
+    submit_burst: Annotated[int, msgspec.Meta(ge=1)] = 8
+
+    def __post_init__(self) -> None:
+        if self.poll_max_s < self.poll_s:
+            raise ValueError(f"poll_max_s: expected ≥ {self.poll_s:g}, which is poll_s, got {self.poll_max_s:g}")
+        if self.kind != "local" and self.poll_max_s > MOST_POLL_MAX_S:
+            raise ValueError(
+                f"poll_max_s: expected ≤ {MOST_POLL_MAX_S:g}, got {self.poll_max_s:g}: only a poll tells that a pilot "
+                f"was requeued, and its agent waits {ENROLMENT_WAIT_S:g} s to be let in; lower it"
+            )
+
+
+class Pilots(Section, frozen=True):
+    """``[pilots]``: the pilot jobs, and what each asks the batch scheduler for.
+
+    ``slots`` is the number of replicas that one of its ``nodes`` holds. ``keep_ended``: of so many pilots and replicas
+    that have ended, the last ones, something is kept. ``directives`` are further lines of the job script for the
+    scheduler, ``setup`` shell commands that run before the agent; ``script`` is a template in place of the shipped one.
+    The scheduler sends a signal ``warn_s`` before a job's end, where it can. ``queue_wait_s`` is the wait in the queue
+    that is expected until one was measured.
+
+    Pilots may be smaller and shorter than ``nodes`` and ``walltime_s``, where that starts sooner or is enough, down to
+    ``min_nodes`` and ``min_walltime_s``; 0: they may not.
+    """
+
+    walltime_s: Seconds = 24 * 3600.0
+    min_walltime_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    nodes: Annotated[int, msgspec.Meta(ge=1)] = 1
+    min_nodes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    slots: Annotated[int, msgspec.Meta(ge=1)] = 16
+    max_pilots: Annotated[int, msgspec.Meta(ge=1)] = 4
+    account: str = ""
+    partition: str = ""
+    qos: str = ""
+    constraint: str = ""
+    reservation: str = ""
+    gpus_per_node: Annotated[int, msgspec.Meta(ge=0)] = 0
+    cpus_per_node: Annotated[int, msgspec.Meta(ge=0)] = 0
+    memory_per_node_mib: Annotated[int, msgspec.Meta(ge=0)] = 0
+    exclusive: bool = False
+    requeue: bool = True
+    directives: tuple[str, ...] = ()
+    setup: tuple[str, ...] = ()
+    script: str = ""
+    python: str = ""
+    warn_s: Seconds = 120.0
+    queue_wait_s: Annotated[float, msgspec.Meta(ge=0)] = 600.0
+    idle_s: Seconds = 300.0
+    orphan_s: Seconds = 600.0
+    launcher: str = "process"
+    setup_timeout_s: Seconds = 300.0
+    stop_grace_s: Seconds = 10.0
+    log_bytes: SizeBytes = 8 * MIB
+    keep_ended: Annotated[int, msgspec.Meta(ge=1)] = 100
+
+    def __post_init__(self) -> None:
+        if self.min_nodes > self.nodes:
+            raise ValueError(f"min_nodes: expected ≤ nodes, {self.nodes}, got {self.min_nodes}")
+        if self.min_walltime_s > self.walltime_s:
+            raise ValueError(f"min_walltime_s: expected ≤ walltime_s, {self.walltime_s:g}, got {self.min_walltime_s:g}")
+        if self.nodes > 1 and self.launcher == "process":
+            raise ValueError("launcher: expected 'srun' for several nodes, got 'process', which starts on one only")
+        if self.orphan_s < 2 * RETRY_S:  # one pause of the agent, and as long for the daemon to come back
+            raise ValueError(_too_short("orphan_s", 2 * RETRY_S, self.orphan_s, "agents would end their pilots"))
+
+
+class Queue(Section, frozen=True):
+    """``[queues.NAME]``: what a partition or a QOS allows. 0: no limit, or none that is known.
+
+    ``max_queued`` and ``max_running`` are numbers of one user's jobs. ``preempt``: jobs in it may be ended for others.
+    """
+
+    max_walltime_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    min_nodes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    max_nodes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    gpus_per_node: Annotated[int, msgspec.Meta(ge=0)] = 0
+    max_queued: Annotated[int, msgspec.Meta(ge=0)] = 0
+    max_running: Annotated[int, msgspec.Meta(ge=0)] = 0
+    preempt: bool = False
+
+
+class Daemon(Section, frozen=True):
+    """``[daemon]``: where the daemon runs, and what a job of its own asks the batch scheduler for.
+
+    ``placement = "job"``: it runs in a job on one node. ``warn_s`` before the end of that job it submits the next one.
+    ``python``, ``setup`` and ``script`` are those of ``[pilots]``.
+    """
+
+    placement: Literal["login", "job"] = "login"
+    walltime_s: Seconds = 24 * 3600.0
+    warn_s: Seconds = 120.0
+    account: str = ""
+    partition: str = ""
+    qos: str = ""
+    constraint: str = ""
+    cpus_per_node: Annotated[int, msgspec.Meta(ge=0)] = 0
+    memory_per_node_mib: Annotated[int, msgspec.Meta(ge=0)] = 0
+    directives: tuple[str, ...] = ()
+
+
+class Containers(Section, frozen=True):
+    """``[containers]``: how servables run that bring an image along.
+
+    ``command`` is the runtime's, if it is not called as its name says. ``binds`` (``/SOURCE[:/TARGET[:ro|rw]]``) are
+    seen in all containers; so are the variables that ``environment`` names. With ``signature_key`` only images
+    run that are signed by it.
+    """
+
+    runtime: Literal["none", "apptainer", "podman-hpc", "shifter"] = "none"
+    command: str = ""
+    gpu: Literal["", "nv", "rocm"] = ""
+    binds: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
+    signature_key: str = ""
+
+    def __post_init__(self) -> None:
+        for name in self.environment:
+            if not _VARIABLE_NAME.fullmatch(name):
+                raise ValueError(f"environment: expected names of variables, got {name!r}")
+        for bind in self.binds:
+            if not _BIND.fullmatch(bind):
+                raise ValueError(f"binds: expected /SOURCE[:/TARGET[:ro|rw]], got {bind!r}")
+        if self.signature_key and not self.signature_key.startswith("/"):
+            raise ValueError(f"signature_key: expected the whole path of a public key, got {self.signature_key!r}")
+
+
+class Budgets(Section, frozen=True):
+    """``[budgets]``: bytes of unsettled requests and results that may be held at once."""
+
+    broker_bytes: SizeBytes = 1024 * MIB
+    session_bytes: SizeBytes = 256 * MIB
+    outbox_bytes: SizeBytes = 256 * MIB
+    max_queued: Annotated[int, msgspec.Meta(ge=1)] = 100_000
+
+
+class Recovery(Section, frozen=True):
+    """``[recovery]``: how long the daemon waits for peers that are away.
+
+    ``recovery_grace_s``: for replicas after the broker restarted. ``session_linger_s``: for a client that
+    went away without a word. ``hang_grace_s``: past a request's deadline before its replica is killed.
+    ``unreachable_s``: without a connection, before a replica is replaced as lost, or a pilot called unreachable.
+    """
+
+    recovery_grace_s: Seconds = 10.0
+    session_linger_s: Seconds = 60.0
+    hang_grace_s: Seconds = 10.0
+    unreachable_s: Seconds = 4.0
+    lease_s: Seconds = 15.0
+
+    def __post_init__(self) -> None:
+        if self.recovery_grace_s < RETRY_S:
+            consequence = "replicas would be given up"
+            raise ValueError(_too_short("recovery_grace_s", RETRY_S, self.recovery_grace_s, consequence))
+        if self.unreachable_s < RETRY_S:
+            consequence = "replicas that come back would be replaced"
+            raise ValueError(_too_short("unreachable_s", RETRY_S, self.unreachable_s, consequence))
+
+
+class Site(Section, frozen=True, kw_only=True):
+    """One facility's configuration, whole. ``required`` names fields that its users must fill in."""
+
+    name: str
+    mode: Literal["personal"] = "personal"
+    auth: Literal["keys"] = "keys"
+    state_dir: Path
+    shared_dir: Path
+    required: tuple[str, ...] = ()
+    network: Network = Network()
+    daemon: Daemon = Daemon()
+    scheduler: Scheduler = Scheduler()
+    pilots: Pilots = Pilots()
+    queues: Mapping[str, Queue] = msgspec.field(default_factory=lambda: MappingProxyType({}))
+    containers: Containers = Containers()
+    budgets: Budgets = Budgets()
+    recovery: Recovery = Recovery()
+
+    def __post_init__(self) -> None:
+        if self.daemon.placement == "job" and self.scheduler.kind == "local":
+            raise ValueError("daemon.placement: 'job' needs a batch scheduler, and scheduler.kind is 'local'")
+        for bind in self.containers.binds:
+            bound = Path(bind.partition(":")[0])
+            for name, ours in (("state_dir", self.state_dir), ("shared_dir", self.shared_dir)):
+                if bound.is_relative_to(ours) or ours.is_relative_to(bound):
+                    told = f"containers.binds: {bind!r} would show {name} ({ours}); bind what is needed below it"
+                    raise ValueError(told)
+
+
+def own_queues(site: Site) -> list[Queue]:
+    """The rules that hold for this site's pilots: those of their partition and of their QOS."""
+    return [site.queues[name] for name in (site.pilots.partition, site.pilots.qos) if name in site.queues]

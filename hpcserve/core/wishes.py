@@ -1,0 +1,103 @@
+"""What is wanted of each deployment: which version, and how many replicas, as users say or the demand does.
+
+What a deployment's demand needs is decided in :mod:`hpcserve.core.scaling`; here stands when it is asked, and what
+holds before it was. What follows for replicas and pilots is decided in :mod:`hpcserve.core.deployments`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from hpcserve.core.rollout import FleetDeployment, Restarts, Version
+from hpcserve.core.roster import Roster
+from hpcserve.core.scaling import Demand, Scale, Scaler
+from hpcserve.core.succession import Succession
+from hpcserve.types import DeploymentName
+
+
+class Wishes:
+    """Keeps the deployments of a roster.
+
+    Args:
+        roster: All deployments, pilots and replicas.
+        back_off: Makes the back-off of one deployment.
+        succession: Knows how long pilots waited in the queue.
+    """
+
+    def __init__(self, roster: Roster, back_off: Callable[[], Restarts], succession: Succession) -> None:
+        self._roster = roster
+        self._back_off = back_off
+        self._succession = succession
+
+    def want(self, name: DeploymentName, version: Version, replicas: int, scale: Scale | None) -> None:
+        """A deployment is to be served; see :meth:`hpcserve.core.fleet.Fleet.want`."""
+        before = self._roster.deployments.get(name)
+        scaler = _scaler(scale, None if before is None else before.scaler)
+        if scaler is not None:
+            replicas = scaler.bounded(scaler.scale.least if scaler.target is None else scaler.target.replicas)
+        self._roster.deployments[name] = FleetDeployment(
+            name=name,
+            version=version,
+            replicas=replicas,
+            scaler=scaler,
+            restarts=self._back_off(),
+            served=before.served if before is not None else None,
+            answered=0 if before is None else None,  # what the version before it answers is not its own work
+        )
+
+    def unwant(self, name: DeploymentName) -> None:
+        """A deployment is not to be served any more; see :meth:`hpcserve.core.fleet.Fleet.unwant`."""
+        self._roster.deployments.pop(name, None)
+        for replica in self._roster.replicas.values():
+            if replica.deployment == name and replica.state == "ready":
+                replica.state = "retiring"
+
+    def demand(self, counted: Mapping[DeploymentName, Demand], now: float) -> bool:
+        """The broker has counted; see :meth:`hpcserve.core.fleet.Fleet.demand`."""
+        wait_s = self._expected_wait_s()
+        there = Counter(each.deployment for each in self._roster.alive())
+        changed = False
+        for name, demand in counted.items():
+            known = self._roster.deployments.get(name)
+            if known is None or known.scaler is None:
+                continue
+            target = known.scaler.observe(demand, there=there[name], wait_s=wait_s, now=now)
+            changed = changed or target.replicas != known.replicas
+            known.replicas = target.replicas
+        return changed
+
+    def _expected_wait_s(self) -> float:
+        """How long until more pilots are there: what the scheduler says of those that wait, else what others waited."""
+        queued = [pilot for pilot in self._roster.pilots.values() if pilot.phase == "queued"]
+        guesses = [pilot.starts_in_s for pilot in queued if pilot.starts_in_s is not None]
+        return min(guesses, default=self._succession.expected_wait_s)
+
+    def keep_the_unmeasured(self) -> None:
+        """What an earlier controller scaled stays as it is until the demand is known."""
+        there = Counter(each.deployment for each in self._roster.alive())
+        for known in self._roster.deployments.values():
+            if known.scaler is not None and known.scaler.target is None:
+                known.replicas = known.scaler.bounded(there[known.name])
+
+    def recall(self) -> None:
+        """All that is wanted was wanted before; see :meth:`hpcserve.core.fleet.Fleet.recall`."""
+        for known in self._roster.deployments.values():
+            known.answered = None
+
+    def remember(self, name: DeploymentName, served: Version, failure: str) -> None:
+        """What an earlier controller saw; see :meth:`hpcserve.core.fleet.Fleet.remember`."""
+        known = self._roster.deployments[name]
+        known.served = served
+        if failure and served != known.version:
+            known.fail(failure, "", pilots_ended=False)
+
+
+def _scaler(scale: Scale | None, before: Scaler | None) -> Scaler | None:
+    """A deployment that is scaled goes on with what it knows of its demand."""
+    if scale is None:
+        return None
+    if before is None:
+        return Scaler(scale)
+    before.scale = scale
+    return before

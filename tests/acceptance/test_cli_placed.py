@@ -1,0 +1,90 @@
+"""A daemon that runs in a job, on the command line, while the batch scheduler does not answer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.newcomer import User, until, user_in
+from tests.unit.cluster.slurm_stage import FAKES, FakeSlurm
+
+SILENT = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n"
+NOT_CONFIRMED = 8
+SITE = """
+base = "slurm"
+[network]
+host = "lo"
+[daemon]
+placement = "job"
+[scheduler]
+transport = "commands"
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> FakeSlurm:
+    """Slurm's commands, of which squeue has no answer."""
+    (tmp_path / "slurm").mkdir()
+    made = FakeSlurm(tmp_path / "slurm")
+    made.says("squeue", err=SILENT, code=1)
+    return made
+
+
+@pytest.fixture
+def user(tmp_path: Path, slurm: FakeSlurm) -> Iterator[User]:
+    """Has a site whose daemon runs in a job."""
+    with user_in(tmp_path / "home") as made:
+        (made.home / "sites").mkdir(parents=True, mode=0o700)
+        made.home.chmod(0o700)
+        (made.home / "sites" / "lab.toml").write_text(SITE)
+        made.environment |= {"PATH": f"{commands(tmp_path, slurm)}:{made.environment['PATH']}", "HPCSERVE_SITE": "lab"}
+        yield made
+
+
+def commands(place: Path, slurm: FakeSlurm) -> Path:
+    """Stand-ins that know where they are told what to answer: not all variables are passed to them."""
+    made = place / "bin"
+    made.mkdir()
+    for each in FAKES.iterdir():
+        script = made / each.name
+        script.write_text(f'#!/bin/sh\nFAKE_SLURM={slurm.directory} exec {each} "$@"\n')
+        script.chmod(0o755)
+    return made
+
+
+@pytest.fixture
+def record(user: User) -> Path:
+    return user.home / "sites" / "lab" / "shared" / "service.json"
+
+
+def daemon_of(user: User) -> subprocess.Popen[bytes]:
+    """What the script of the job runs."""
+    argv = [sys.executable, "-m", "hpcserve.daemon", "--site", "lab", "--placed"]
+    return subprocess.Popen(argv, env=user.environment, stdin=subprocess.DEVNULL, start_new_session=True)
+
+
+def test_it_goes_down_though_nobody_knows_of_other_jobs(user: User, slurm: FakeSlurm, record: Path) -> None:
+    daemon = daemon_of(user)
+    until(record.exists, 60.0)
+    done = user.run("down")
+    assert daemon.wait(60) == 0
+    assert done.returncode == NOT_CONFIRMED, done
+    assert b"is down\n" in done.stdout
+    said = " ".join(done.stderr.decode().split())
+    assert "whether a job of the daemon waits in the queue is not known" in said
+    assert "a job of the daemon may wait in the queue, and begin: squeue" in said
+    assert "Unable to contact slurm controller" in said
+    assert "when the batch scheduler answers again: hpcserve down" in said
+    slurm.says("squeue")
+    assert "no daemon runs" in user.ok("down")
+
+
+def test_that_none_runs_is_told_with_what_nobody_knows(user: User) -> None:
+    done = user.run("down")
+    assert done.returncode == NOT_CONFIRMED, done
+    assert b"no daemon runs" in done.stdout
+    assert b"a job of the daemon may wait in the queue" in done.stderr
