@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -41,6 +42,8 @@ WORKDIR = "/tmp"  # noqa: S108 (the container's own, which is private)
 _OF_RUNTIME = ("APPTAINER", "SINGULARITY")
 _KEPT = frozenset({"APPTAINER_CACHEDIR", "APPTAINER_TMPDIR", "APPTAINER_CONFIGDIR", "APPTAINER_DROP_CAPS"})
 
+# Source: what Apptainer 1.4 prints, and its exit code where it cannot run an image; a program may end with it too.
+_REFUSALS = {255: re.compile(r"(?m)^FATAL:\s*(.+)$"), NOT_SIGNED: re.compile(r"(?m)^(image .*: not signed by .*)$")}
 _VERIFY = """runtime=$1 key=$2 image=$3; shift 3
 "$runtime" verify --key "$key" "$image" </dev/null >&2 || {
     echo "image $image: not signed by the key $key, as containers.signature_key of the site wants it" >&2
@@ -119,6 +122,18 @@ def contained(
             "correct the site file"
         )
     return _RUNTIMES[rules.runtime](rules, inside, inherited, profile)
+
+
+def refused(exit_code: int, output: str) -> str:
+    """Why a container did not start, in the runtime's own words; empty where it did, or nothing says why.
+
+    Args:
+        exit_code: Of the command.
+        output: The end of what it printed.
+    """
+    told = _REFUSALS.get(exit_code)
+    lines = told.findall(output) if told else []
+    return f"the container did not start: {lines[-1].strip()}" if lines else ""
 
 
 def site_binds(rules: ContainerRules) -> tuple[Bind, ...]:

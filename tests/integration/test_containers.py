@@ -229,6 +229,25 @@ def test_an_image_that_changed_after_publication_is_refused(client: Client, pyth
     assert view.image_sha256 == hashlib.sha256(image.read_bytes()).hexdigest()
 
 
+def test_what_is_bound_and_missing_on_the_node_is_told(
+    equipped: Daemon, client: Client, python_image: Path, tmp_path: Path
+) -> None:
+    place = servable(tmp_path / "unbound", python_image, name="unbound")
+    client.call("publish", admin.Publish(path=str(place)), admin.Published)
+    (gathered,) = (equipped.shared / "runtimes").iterdir()
+    away = gathered.rename(tmp_path / "away")
+    try:
+        client.call("deploy", admin.Deploy(servable="unbound"), admin.Deployed)
+        until(
+            lambda: "the container did not start: container creation failed" in deployment(client, "unbound").error,
+            "it is told",
+        )
+        assert f"{gathered} doesn't exist" in " ".join(deployment(client, "unbound").error.split())
+    finally:
+        away.rename(gathered)
+    client.call("undeploy", admin.Undeploy(endpoint="unbound"), admin.Undeployed)
+
+
 def test_a_servable_that_does_not_import_in_its_image_is_told_with_its_traceback(
     client: Client, python_image: Path, tmp_path: Path
 ) -> None:

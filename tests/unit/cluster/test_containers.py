@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpcserve.cluster.containers import OF_DEVICES, Bind, Inside, contained, site_binds
+from hpcserve.cluster.containers import OF_DEVICES, Bind, Inside, contained, refused, site_binds
 from hpcserve.errors import ConfigError
 from hpcserve.wire.launch import ContainerRules
 
@@ -97,3 +97,25 @@ def test_binds_of_a_site() -> None:
         Bind("/d", "/e"),
         Bind("/f", "/g", writable=True),
     )
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "output", "told"),
+    [
+        (
+            255,
+            "noise\nFATAL:   container creation failed: mount source /x doesn't exist\n",
+            "container creation failed",
+        ),
+        (
+            65,
+            "image /a.sif: not signed by the key /k, as the site wants it\n",
+            "image /a.sif: not signed by the key /k",
+        ),
+        (255, "the servable's own last words\n", ""),
+        (1, "FATAL: of a program\n", ""),
+    ],
+)
+def test_why_a_container_did_not_start(exit_code: int, output: str, told: str) -> None:
+    assert refused(exit_code, output).startswith(f"the container did not start: {told}" if told else "")
+    assert bool(refused(exit_code, output)) == bool(told)
