@@ -27,15 +27,19 @@ def _runtime(
     python: PYTHON = "python3",
 ) -> None:
     """Gather the packages that hpcserve needs of IMAGE's Python, for all images with the same one that lack them."""
+    from functools import partial
+
     from hpcserve import config
     from hpcserve.cli.terminal import waiting
     from hpcserve.cluster.gather import gather
 
     site = config.load_site(None)
     with waiting(f"looking at {image}"):
-        found = _images(site).python(str(config.expanded(str(image))), python)
+        images, path = _images(site), str(config.expanded(str(image)))
+        found = images.python(path, python)
     with waiting("gathering packages"):
-        place, new = gather(site.shared_dir, found.python, found.machine, found.libc)
+        compiled = partial(images.compile, path, python)
+        place, new = gather(site.shared_dir, found.python, found.machine, found.libc, compiled=compiled)
     typer.echo(f"{'gathered' if new else 'there already:'} {place}")
 
 

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import msgspec
 
 from hpcserve.cluster.definition import LABEL, Content, definition
 from hpcserve.cluster.gather import gather_into
-from hpcserve.cluster.images import Images
+from hpcserve.cluster.images import Images, Interpreter
 from hpcserve.cluster.packages import requirements
 from hpcserve.errors import ConfigError, ManifestError
 
@@ -99,7 +100,7 @@ class Builder:
         )
         if plan.image.exists() and self._label(plan.image) == content.key:
             return False
-        packages = self._packages(wanted, found.python, found.machine, found.libc)
+        packages = self._packages(wanted, plan, found)
         with _scratch(self._cache) as scratch:
             # Names of our own: a definition file has no way to write a space in a path.
             (scratch / "packages").symlink_to(packages)
@@ -137,12 +138,14 @@ class Builder:
         assert below is not None, "there are two"
         return below
 
-    def _packages(self, wanted: Sequence[str], python: Sequence[int], machine: str, libc: str) -> Path:
+    def _packages(self, wanted: Sequence[str], plan: Plan, found: Interpreter) -> Path:
+        python, machine, libc = found.python, found.machine, found.libc
         said = "\n".join([*wanted, f"{python[0]}.{python[1]}", machine, libc])
         target = self._cache / "packages" / hashlib.sha256(said.encode()).hexdigest()[:16]
         if not target.is_dir():
             self._tell(f"gathering packages for Python {python[0]}.{python[1]}: {', '.join(wanted)}")
-        gather_into(target, wanted, python, machine, libc)
+        compiled = partial(self._images.compile, str(plan.base), plan.python)
+        gather_into(target, wanted, python, machine, libc, compiled=compiled)
         return target
 
     def _label(self, image: Path) -> str:

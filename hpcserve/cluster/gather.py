@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hpcserve.cluster.packages import gathering, requirements, runtime_dir
@@ -16,8 +16,17 @@ TIMEOUT_S = 900.0
 SHOWN_CHARACTERS = 400
 
 
-def gather(shared_dir: Path, python: Sequence[int], machine: str, libc: str) -> tuple[Path, bool]:
+def gather(
+    shared_dir: Path, python: Sequence[int], machine: str, libc: str, *, compiled: Callable[[Path], None]
+) -> tuple[Path, bool]:
     """Gathers the packages for a Python's version, unless they are there. They appear whole or not at all.
+
+    Args:
+        shared_dir: The site's.
+        python: The version of the image's Python.
+        machine: As uname(1) calls it.
+        libc: The version of the image's C library.
+        compiled: Has that Python compile all modules in a directory: nobody else can, and each start would.
 
     Returns:
         Their directory, and whether it is new.
@@ -26,10 +35,18 @@ def gather(shared_dir: Path, python: Sequence[int], machine: str, libc: str) -> 
         ConfigError: They cannot be had from here, or not be written there.
     """
     target = runtime_dir(shared_dir, python, machine)
-    return target, gather_into(target, requirements(), python, machine, libc)
+    return target, gather_into(target, requirements(), python, machine, libc, compiled=compiled)
 
 
-def gather_into(target: Path, wanted: Sequence[str], python: Sequence[int], machine: str, libc: str) -> bool:
+def gather_into(
+    target: Path,
+    wanted: Sequence[str],
+    python: Sequence[int],
+    machine: str,
+    libc: str,
+    *,
+    compiled: Callable[[Path], None],
+) -> bool:
     """Gathers packages into a directory; False where it is there already.
 
     Raises:
@@ -44,6 +61,7 @@ def gather_into(target: Path, wanted: Sequence[str], python: Sequence[int], mach
         raise ConfigError(f"cannot write to {target.parent}: {error}") from error
     try:
         run_pip(gathering(scratch / "packages", wanted, python, machine, libc))
+        compiled(scratch / "packages")
         if not target.is_dir():  # somebody else may have been quicker
             (scratch / "packages").rename(target)
     finally:

@@ -19,7 +19,8 @@ from typing import TypeVar
 
 import msgspec
 
-from hpcserve.cluster.containers import NOT_SIGNED, Inside, contained, site_binds
+from hpcserve import bootstrap
+from hpcserve.cluster.containers import NOT_SIGNED, Bind, Inside, contained, site_binds
 from hpcserve.cluster.image_check import PROBE, Libraries
 from hpcserve.cluster.packages import LEAST_PYTHON, least_versions
 from hpcserve.errors import ConfigError, ManifestError
@@ -130,6 +131,20 @@ class Images:
             HpcserveError: As :meth:`python`.
         """
         return self._ask(image, (python, "-c", PROBE), Libraries)
+
+    def compile(self, image: str, python: str, directory: Path) -> None:
+        """Has the image's Python compile all modules below a directory.
+
+        Their compiled form is taken as it is, whatever the times of files become in another image.
+
+        Raises:
+            HpcserveError: As :meth:`python`.
+        """
+        inside = bootstrap.PACKAGES
+        argv = (python, "-m", "compileall", "-q", "--invalidation-mode=unchecked-hash", inside)
+        binds = (Bind(str(directory), inside, writable=True),)
+        # What does not compile is no module for this Python; whoever needs it is told then.
+        self._run(Inside(image=image, argv=argv, binds=binds))
 
     def _ask(self, image: str, argv: tuple[str, ...], kind: type[T]) -> T:
         """The answer of a program in the image: one line of JSON."""

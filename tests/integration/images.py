@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import compileall
 import fcntl
 import os
 import platform
+import py_compile
 import re
 import shutil
 import subprocess
@@ -22,7 +24,7 @@ COMMANDS = ("sh", "env", "sleep", "cat", "ls", "dd", "uname")
 """What an image has besides Python."""
 ZSTD = ("--mksquashfs-args", "-comp zstd -Xcompression-level 3")
 _SYS_RESOURCE = 24  # <linux/capability.h>
-_LEFT_OUT = ("__pycache__", "test", "tests", "site-packages", "dist-packages", "idlelib", "lib2to3", "config-*", "*.a")
+_LEFT_OUT = ("test", "tests", "site-packages", "dist-packages", "idlelib", "lib2to3", "config-*", "*.a")
 
 
 def need_apptainer() -> None:
@@ -123,12 +125,16 @@ def _copy(root: Path, file: Path, at: Path | None = None) -> None:
         shutil.copy2(file, target)
 
 
+def _compiled(directory: Path) -> None:
+    compileall.compile_dir(directory, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+
+
 def packages(shared_dir: Path, cache: Path) -> None:
     """Gives a daemon's shared directory the packages that our images lack, gathered once in a run of the tests."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "packages.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        place, _ = gather(cache, sys.version_info[:2], platform.machine(), platform.libc_ver()[1])
+        place, _ = gather(cache, sys.version_info[:2], platform.machine(), platform.libc_ver()[1], compiled=_compiled)
     target = shared_dir / place.relative_to(cache)
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     target.symlink_to(place)

@@ -65,6 +65,13 @@ def test_an_image_is_built_of_what_the_manifest_says_and_not_twice(
         check=True,
     )
     assert inside.stdout == b"w"
+    code = "import os, numpy; print(os.path.exists(numpy.__cached__))"
+    compiled = subprocess.run(
+        ["apptainer", "--silent", "exec", "--containall", "--no-home", str(image), "python3", "-c", code],
+        capture_output=True,
+        check=True,
+    )
+    assert compiled.stdout == b"True\n", "each start of a replica would compile it again"
     # It has all that a replica needs: nothing has to be gathered.
     published = SiteContainers(config.load_site(str(tmp_path / "site.toml")), timeout_s=60.0).published(
         read_manifest(place).environment
