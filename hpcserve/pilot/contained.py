@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hpcserve.cluster import guest
@@ -25,6 +25,7 @@ def any_command(
     *,
     launcher: Launcher,
     inherited: Mapping[str, str],
+    prologue: Sequence[str] = (),
     rules: ContainerRules,
     record: Path,
 ) -> Command:
@@ -35,6 +36,7 @@ def any_command(
         node: Where it is to run.
         launcher: How this site starts processes.
         inherited: The agent's own environment.
+        prologue: Shell lines of the site that run before the interpreters of users' own environments.
         rules: How this site runs containers.
         record: The service record.
 
@@ -43,7 +45,7 @@ def any_command(
     """
     environment = from_json(spec.manifest).environment
     if environment.kind != "container":
-        return replica_command(spec.manifest, node, launcher=launcher, inherited=inherited)
+        return replica_command(spec.manifest, node, launcher=launcher, inherited=inherited, prologue=prologue)
     check_image(environment)
     inside = guest.guest(
         REPLICA_MODULE,

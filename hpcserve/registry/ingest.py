@@ -7,6 +7,7 @@ by the caller.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -40,6 +41,7 @@ def ingest(
     *,
     timeout_s: float,
     stop: Event | None = None,
+    prologue: Sequence[str] = (),
     containers: Containers | None = None,
 ) -> Ingested:
     """Takes the servable in ``directory`` into the store below ``shared_dir``.
@@ -51,6 +53,7 @@ def ingest(
         shared_dir: The site's shared directory.
         timeout_s: How long importing the servable may take.
         stop: When it is set, importing is given up.
+        prologue: The site's, for the servable's own interpreter.
         containers: How the site runs servables that have an image; without it they are refused.
 
     Raises:
@@ -66,7 +69,9 @@ def ingest(
         if manifest.environment.kind == "container" and containers is not None:
             environment = containers.published(manifest.environment)
             manifest = msgspec.structs.replace(manifest, environment=environment)
-        manifest = resolve_methods(manifest, path, timeout_s=timeout_s, stop=stop, containers=containers)
+        manifest = resolve_methods(
+            manifest, path, timeout_s=timeout_s, stop=stop, prologue=prologue, containers=containers
+        )
     except HpcserveError:
         if new:
             discard(shared_dir, digest)

@@ -59,15 +59,16 @@ def _with_home(table: dict[str, Any]) -> dict[str, Any]:
     environment = table.get("environment")
     if not isinstance(environment, dict):
         return table
-    return {**table, "environment": {**environment, **_expanded(environment)}}
+    paths = {
+        field: _expanded(field, value)
+        for field, value in environment.items()
+        if field in ("path", "python", "image") and isinstance(value, str)
+    }
+    return {**table, "environment": {**environment, **paths}}
 
 
-def _expanded(environment: dict[str, Any]) -> dict[str, str]:
-    """Its paths with the user's home."""
-    paths = {field: environment[field] for field in ("path", "image") if isinstance(environment.get(field), str)}
-    for field, path in paths.items():
-        try:
-            paths[field] = str(Path(path).expanduser())
-        except RuntimeError as error:
-            raise ManifestError(f"{FILE_NAME}: environment.{field}: {path!r}: {error}") from error
-    return paths
+def _expanded(field: str, value: str) -> str:
+    try:
+        return str(Path(value).expanduser())
+    except RuntimeError as error:
+        raise ManifestError(f"{FILE_NAME}: environment.{field}: {value!r}: {error}") from error

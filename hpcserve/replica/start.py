@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 
 from hpcserve import __version__
@@ -26,7 +27,7 @@ class Lifeline:
 
         Raises:
             VersionMismatch: The agent is of another version than this replica.
-            EOFError: The agent ended before it had written it.
+            EOFError: The agent ended before it had written it, or since: what prepares an environment may take long.
         """
         line = bytearray()
         while not line.endswith(b"\n"):
@@ -34,6 +35,8 @@ class Lifeline:
             if not piece:
                 raise EOFError("the agent ended before it said what to run")
             line += piece
+        if select.select([self.fd], [], [], 0)[0]:
+            raise EOFError("the agent ended before this replica had begun")
         return decode_start(bytes(line), f"hpcserve {__version__}")
 
     def is_cut(self) -> bool:

@@ -95,7 +95,7 @@ def test_what_the_cluster_would_never_run_is_told(box: Box, home: Path, pilots: 
     [
         (
             'setup = ["no-such-command nope"]',
-            r"a setup command of site lab failed with exit code 127: module load nope$",
+            r"a setup command of site lab failed with exit code 127: no-such-command nope$",
         ),
         ('python = "/nope/python"', r"its log ends: .*/nope/python: No such file or directory; compute nodes need .*$"),
     ],

@@ -138,7 +138,15 @@ class Admin:
         try:
             site = self._controller.site
             containers = SiteContainers(site, timeout_s=IMPORT_S)
-            work = partial(ingest, path, site.shared_dir, timeout_s=IMPORT_S, stop=self._stopped, containers=containers)
+            work = partial(
+                ingest,
+                path,
+                site.shared_dir,
+                timeout_s=IMPORT_S,
+                stop=self._stopped,
+                prologue=site.environments.prologue,
+                containers=containers,
+            )
             return await asyncio.get_running_loop().run_in_executor(self._ingesters, work)
         finally:
             self._ingesting -= 1

@@ -36,6 +36,7 @@ class Enrolments:
     def __init__(self, site: Site, logs: Path) -> None:
         self._pilots = site.pilots
         self._containers = rules_of(site.containers)
+        self._prologue = site.environments.prologue
         self._place = site.shared_dir / ENROLMENTS
         self._logs = logs
 
@@ -70,6 +71,7 @@ class Enrolments:
             log_bytes=self._pilots.log_bytes,
             launcher=self._pilots.launcher,
             containers=self._containers,
+            prologue=self._prologue,
         )
         private.private_directory(self._place)
         private.replace(self._path(row.id, row.restarts), encode_enrolment(enrolment))
