@@ -11,11 +11,17 @@ An interpreter that is too old or lacks these packages is told of in one line on
 import sys
 
 _HERE = __file__.rpartition("/")[0]
+CONTAINED = "/opt/hpcserve"
+"""Below it this package, ``hpcserve``, is seen in a container."""
+PACKAGES = CONTAINED + "/packages"
+"""There, packages for an image whose Python lacks some; those of the image come first."""
 
 if __name__ == "__main__":
     # Before any other import: Python puts this directory first on the path, where our ``types.py`` would
     # stand for the standard library's.
     sys.path[:] = [entry for entry in sys.path if entry != _HERE]
+    if _HERE == CONTAINED + "/hpcserve":
+        sys.path.append(PACKAGES)
 
 import importlib.util  # noqa: E402
 import os  # noqa: E402

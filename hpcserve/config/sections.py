@@ -25,6 +25,8 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=LAST_PORT)]
 MIB = 1 << 20
 RETRY_S = 2.0
 """An agent or a replica that has lost the daemon pauses so long at most before it looks for it again."""
+_VARIABLE_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_BIND = re.compile(r"/[^:]*(:/[^:]*(:(ro|rw))?)?")
 _RANGE = re.compile(r"(\d{1,9})-(\d{1,9})")
 
 
@@ -218,9 +220,29 @@ class Environments(Section, frozen=True):
 
 
 class Containers(Section, frozen=True):
-    """``[containers]``: the site's container runtime. Servables do not run in containers yet."""
+    """``[containers]``: how servables run that bring an image along.
+
+    ``command`` is the runtime's, if it is not called as its name says. ``binds`` (``/SOURCE[:/TARGET[:ro|rw]]``) are
+    seen in all containers; so are the variables that ``environment`` names. With ``signature_key`` only images
+    run that are signed by it.
+    """
 
     runtime: Literal["none", "apptainer", "podman-hpc", "shifter"] = "none"
+    command: str = ""
+    gpu: Literal["", "nv", "rocm"] = ""
+    binds: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
+    signature_key: str = ""
+
+    def __post_init__(self) -> None:
+        for name in self.environment:
+            if not _VARIABLE_NAME.fullmatch(name):
+                raise ValueError(f"environment: expected names of variables, got {name!r}")
+        for bind in self.binds:
+            if not _BIND.fullmatch(bind):
+                raise ValueError(f"binds: expected /SOURCE[:/TARGET[:ro|rw]], got {bind!r}")
+        if self.signature_key and not self.signature_key.startswith("/"):
+            raise ValueError(f"signature_key: expected the whole path of a public key, got {self.signature_key!r}")
 
 
 class Budgets(Section, frozen=True):
@@ -277,3 +299,9 @@ class Site(Section, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.daemon.placement == "job" and self.scheduler.kind == "local":
             raise ValueError("daemon.placement: 'job' needs a batch scheduler, and scheduler.kind is 'local'")
+        for bind in self.containers.binds:
+            bound = Path(bind.partition(":")[0])
+            for name, ours in (("state_dir", self.state_dir), ("shared_dir", self.shared_dir)):
+                if bound.is_relative_to(ours) or ours.is_relative_to(bound):
+                    told = f"containers.binds: {bind!r} would show {name} ({ours}); bind what is needed below it"
+                    raise ValueError(told)

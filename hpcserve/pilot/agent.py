@@ -23,7 +23,7 @@ from hpcserve.cluster.plugins import open_launcher
 from hpcserve.cluster.signals import Signals
 from hpcserve.errors import ConfigError, VersionMismatch
 from hpcserve.pilot.children import Surroundings
-from hpcserve.pilot.command import replica_command
+from hpcserve.pilot.contained import any_command
 from hpcserve.pilot.link import Ears, Link
 from hpcserve.pilot.memory import MemoryWatch, counter_file
 from hpcserve.pilot.outcome import Stop
@@ -241,7 +241,12 @@ class Agent:
         return Surroundings(
             watch=self._watch,
             command=partial(
-                replica_command, launcher=launcher, inherited=dict(os.environ), prologue=self._enrolment.prologue
+                any_command,
+                launcher=launcher,
+                inherited=dict(os.environ),
+                prologue=self._enrolment.prologue,
+                rules=self._enrolment.containers,
+                record=record,
             ),
             launcher=launcher,
             memory=MemoryWatch(counter_file()),

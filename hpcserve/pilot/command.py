@@ -14,10 +14,12 @@ REPLICA_MODULE = "hpcserve.replica"
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to run."""
+    """What to run. Where it sees the servable and the service record elsewhere than its agent, it says so."""
 
     argv: tuple[str, ...]
     environment: dict[str, str]
+    servable: str = ""
+    record: str = ""
 
 
 def replica_command(

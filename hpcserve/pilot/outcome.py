@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from hpcserve.cluster.containers import refused
 from hpcserve.cluster.processes import exit_in_words
 from hpcserve.cluster.seam import LaunchEnd
 from hpcserve.servable.environment import unfit
@@ -74,7 +75,8 @@ def outcome(
         return Outcome("failed", said.cause, said.traceback or last_lines, kind, evidence)
     ended = _in_words(end, kind)
     if said is None:
-        cause = unfit(end.exit_code, last_lines) or f"{ended} before its setup was done"
+        why = unfit(end.exit_code, last_lines) or refused(end.exit_code, last_lines)
+        cause = why or f"{ended} before its setup was done"
         return Outcome("failed", cause, last_lines, kind, evidence)
     return Outcome("exited", ended, last_lines, kind, evidence)
 

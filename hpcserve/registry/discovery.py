@@ -15,14 +15,14 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from threading import Event, Thread
-from typing import IO
+from typing import IO, Protocol
 
 import msgspec
 
 from hpcserve.errors import Cancelled, ManifestError
 from hpcserve.servable.environment import argv_for, python_of, unfit, variables_for
 from hpcserve.servable.inspect import Inspected
-from hpcserve.servable.manifest import Manifest, to_json
+from hpcserve.servable.manifest import Environment, Manifest, to_json
 
 MAX_ANSWER_BYTES = 4 << 20
 MAX_LOG_BYTES = 16 << 10
@@ -31,12 +31,34 @@ JOIN_S = 1.0
 LOOK_S = 0.2
 
 
+class Containers(Protocol):
+    """How the site runs containers."""
+
+    def published(self, environment: Environment) -> Environment:
+        """The environment with what its image is now.
+
+        Raises:
+            ManifestError: The image cannot serve.
+            ConfigError: The site runs no containers.
+        """
+
+    def command(
+        self, environment: Environment, module: str, *arguments: str, servable: Path
+    ) -> tuple[list[str], dict[str, str]]:
+        """The command that runs a module of ours in the image, and its environment."""
+
+    @property
+    def servable(self) -> str:
+        """Where a servable's directory is seen in a container."""
+
+
 def resolve_methods(
     manifest: Manifest,
     directory: Path,
     *,
     timeout_s: float,
     stop: Event | None = None,
+    containers: Containers | None = None,
     prologue: Sequence[str] = (),
 ) -> Manifest:
     """The manifest with the methods that the servable's code declares.
@@ -46,6 +68,7 @@ def resolve_methods(
         directory: The servable's files.
         timeout_s: How long importing it may take.
         stop: When it is set, importing is given up.
+        containers: For a servable with an image of its own.
         prologue: Shell lines of the site that run before the servable's own interpreter.
 
     Raises:
@@ -54,9 +77,12 @@ def resolve_methods(
             takes too long; ``remote_traceback`` is its traceback, or the last that it printed.
     """
     stop = stop or Event()
-    environment = manifest.environment
-    argv = argv_for(environment, "hpcserve.servable.inspect", str(directory), prologue=prologue)
-    variables = variables_for(environment, os.environ)
+    environment, module = manifest.environment, "hpcserve.servable.inspect"
+    if environment.kind == "container" and containers is not None:
+        argv, variables = containers.command(environment, module, containers.servable, servable=directory)
+    else:
+        argv = argv_for(environment, module, str(directory), prologue=prologue)
+        variables = variables_for(environment, os.environ)
     exit_code, answer, log = _run(argv, variables, to_json(manifest).encode(), timeout_s, stop)
     if stop.is_set():
         raise Cancelled(f"servable {manifest.name!r}: the daemon goes down; publish it again when it is back")

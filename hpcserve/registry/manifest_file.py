@@ -62,7 +62,7 @@ def _with_home(table: dict[str, Any]) -> dict[str, Any]:
     paths = {
         field: _expanded(field, value)
         for field, value in environment.items()
-        if field in ("path", "python") and isinstance(value, str)
+        if field in ("path", "python", "image") and isinstance(value, str)
     }
     return {**table, "environment": {**environment, **paths}}
 

@@ -13,7 +13,7 @@ import msgspec
 import zmq
 
 from hpcserve.core.batching import Policy
-from hpcserve.errors import HpcserveError
+from hpcserve.errors import HpcserveError, VersionMismatch
 from hpcserve.replica.alarm import Alarm
 from hpcserve.replica.executor import Executor
 from hpcserve.replica.gpus import share
@@ -38,7 +38,11 @@ def main() -> int:
     lifeline, mouth = Lifeline(), Mouth()
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    start = lifeline.read_start()
+    try:
+        start = lifeline.read_start()
+    except VersionMismatch as error:
+        mouth.say(ReplicaSays(state="failed", cause=error.message))
+        return EXIT_SETUP_FAILED
     manifest = msgspec.json.decode(start.manifest, type=Manifest)
     watch = Watch()
     # Before anything of the servable is imported: a library looks at these when it first looks for GPUs.

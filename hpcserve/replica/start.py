@@ -6,6 +6,7 @@ import os
 import select
 import sys
 
+from hpcserve import __version__
 from hpcserve.wire.launch import ReplicaSays, ReplicaStart, decode_start, encode_line
 
 
@@ -25,6 +26,7 @@ class Lifeline:
         """The one line that the agent writes.
 
         Raises:
+            VersionMismatch: The agent is of another version than this replica.
             EOFError: The agent ended before it had written it, or since: what prepares an environment may take long.
         """
         line = bytearray()
@@ -35,7 +37,7 @@ class Lifeline:
             line += piece
         if select.select([self.fd], [], [], 0)[0]:
             raise EOFError("the agent ended before this replica had begun")
-        return decode_start(bytes(line))
+        return decode_start(bytes(line), f"hpcserve {__version__}")
 
     def is_cut(self) -> bool:
         """Whether the agent is gone; to be asked when the descriptor is readable."""

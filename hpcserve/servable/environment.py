@@ -23,14 +23,14 @@ _MAKE = {
 
 
 def python_of(environment: Environment) -> str:
-    """The interpreter: its path, or the name by which it is found once modules are loaded.
+    """The interpreter: its path, or the name by which it is found in a container or once modules are loaded.
 
     Raises:
         ManifestError: The environment's directory has no Python that we may run.
     """
     if environment.kind == "same":
         return sys.executable
-    if environment.kind == "module":
+    if environment.kind in ("module", "container"):
         return environment.python
     python = Path(str(environment.path)) / "bin" / "python"
     if not python.is_file() or not os.access(python, os.X_OK):
@@ -51,6 +51,8 @@ def argv_for(environment: Environment, module: str, *arguments: str, prologue: S
     Raises:
         ManifestError: The interpreter is not there.
     """
+    if environment.kind == "container":
+        raise ManifestError(f"image {environment.image}: its interpreter runs in a container, not here")
     python = python_of(environment)
     ours = [str(Path(bootstrap.__file__).resolve()), module, *arguments]
     steps = prologue_steps(prologue) if environment.kind != "same" else []

@@ -19,6 +19,7 @@ from hpcserve.errors import ManifestError, UnknownMethod
 from hpcserve.wire.dtype_names import BYTES, JSON, MAX_AXES, NAMES
 
 _SERVABLE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_TARGET = re.compile(r"/[^\s:]*")
 # What a module command could take for an option, and old ones hand to a shell, is none.
 _MODULE = re.compile(r"[\w.+/@][\w.+/@:=,~-]*", re.ASCII)
 _PROGRAM = re.compile(r"\w[\w.+-]*", re.ASCII)
@@ -138,6 +139,47 @@ def _ragged(tensors: dict[str, TensorDecl], name: str, field: str) -> tuple[int,
     return tensors[name].shape[1:]
 
 
+class Build(Declaration, frozen=True):
+    """What ``hpcserve container build`` makes the image of.
+
+    ``base``: the path of the image below; empty: one with Debian's own Python. ``requirements``: packages, as pip
+    understands them. ``files``: each ``SOURCE:/TARGET``, the source relative to the servable's directory. ``post``:
+    commands of the shell that run inside at the end, without a network.
+    """
+
+    base: str = ""
+    requirements: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    post: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.base and not self.base.startswith("/"):
+            raise ValueError(f"base {self.base!r}: expected the whole path of an image")
+        for each in self.files:
+            source, _, target = each.partition(":")
+            if not source or source.startswith("/") or ".." in source.split("/") or not _TARGET.fullmatch(target):
+                raise ValueError(
+                    f"files: expected SOURCE:/TARGET, the source inside the servable's directory and no space in the "
+                    f"target, got {each!r}"
+                )
+        for line in (*self.requirements, *self.post):
+            if not line.strip() or "\n" in line or line.lstrip().startswith(("%", "-")):
+                raise ValueError(f"{line!r}: expected one requirement or one command")
+
+
+class Image(Declaration, frozen=True):
+    """An image as it was when its servable was published, which fills this in.
+
+    ``python`` is its Python's version. ``packages``: the directory with the packages that it lacks, or empty.
+    """
+
+    sha256: str
+    size_bytes: int
+    mtime_ns: int
+    python: str
+    packages: str = ""
+
+
 class WarmUp(Declaration, frozen=True):
     """What a replica computes before it is ready. ``method`` may be left out where a call need not name it.
 
@@ -161,12 +203,16 @@ class Environment(Declaration, frozen=True):
 
     ``same``: the daemon's own. ``venv``, ``conda``: that of the virtual environment, or of the conda environment, in
     the directory ``path``. ``module``: ``python`` as it is found once the site's ``modules`` are loaded, in order.
+    ``container``: ``python`` of the ``image``.
     """
 
-    kind: Literal["same", "venv", "conda", "module"] = "same"
+    kind: Literal["same", "venv", "conda", "module", "container"] = "same"
     path: str | None = None
     modules: tuple[str, ...] = ()
     python: str = "python3"
+    image: str | None = None
+    build: Build | None = None
+    published: Image | None = None
 
     def __post_init__(self) -> None:
         directory = _DIRECTORIES.get(self.kind)
@@ -176,9 +222,14 @@ class Environment(Declaration, frozen=True):
             raise ValueError(f"path {self.path!r} is relative; give the whole path of the {directory}")
         if not directory and self.path is not None:
             raise ValueError(f'path {self.path!r} has no meaning with kind = "{self.kind}"; use "venv" or "conda"')
+        if self.kind == "container" and not str(self.image).startswith("/"):
+            raise ValueError(f'image {self.image!r}: kind = "container" needs the whole path of an image\'s file')
+        if self.kind != "container" and (self.image is not None or self.build is not None):
+            field = "build" if self.image is None else "image"
+            raise ValueError(f'{field}: has no meaning with kind = "{self.kind}"; use kind = "container"')
         if self.kind == "module":
             self._check_modules()
-        elif self.modules or self.python != "python3":
+        elif self.modules or (self.python != "python3" and self.kind != "container"):
             field = "modules" if self.modules else "python"
             raise ValueError(f'{field}: has no meaning with kind = "{self.kind}"; use kind = "module"')
 
@@ -315,6 +366,12 @@ def _reworded(text: str, kind: type, inner: str) -> str:
 def _fields_at(kind: type, inner: str) -> tuple[str, ...]:
     """The fields that are known at the place ``inner`` of ``kind``, like ``environment`` or ``inputs[0]``."""
     last = re.sub(r"\[.*", "", inner.rpartition(".")[2])
-    known = {"environment": Environment, "warmup": WarmUp, "inputs": TensorDecl, "outputs": TensorDecl}
+    known = {
+        "environment": Environment,
+        "build": Build,
+        "warmup": WarmUp,
+        "inputs": TensorDecl,
+        "outputs": TensorDecl,
+    }
     struct = known.get(last, kind)
     return tuple(field.name for field in msgspec.structs.fields(struct))

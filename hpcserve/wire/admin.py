@@ -106,7 +106,8 @@ class DeploymentView(Admin, frozen=True, kw_only=True):
     come, and why.
 
     ``refused`` requests had no room in its queue, ``expired`` ones did not run before their deadline; ``wait_s`` is
-    what the last in the queue is expected to wait.
+    what the last in the queue is expected to wait. With ``image`` it runs in containers of that file, which had
+    ``image_sha256`` when the version was published.
     """
 
     deployment: str
@@ -134,6 +135,8 @@ class DeploymentView(Admin, frozen=True, kw_only=True):
     hot_replicas: int | None = None
     idle_s: float | None = None
     plan: str = ""
+    image: str = ""
+    image_sha256: str = ""
 
 
 class LossView(Admin, frozen=True, kw_only=True):

@@ -16,6 +16,22 @@ from typing import Literal
 
 import msgspec
 
+from hpcserve.errors import VersionMismatch
+
+LAUNCH_VERSION = 1
+"""Of :class:`ReplicaStart` and :class:`ReplicaSays`: counts up when one side no longer understands the other."""
+
+
+class ContainerRules(msgspec.Struct, frozen=True, kw_only=True):
+    """How a site runs containers: the fields of ``[containers]`` in its file, with the same meaning."""
+
+    runtime: str = "none"
+    command: str = ""
+    gpu: str = ""
+    binds: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
+    signature_key: str = ""
+
 
 class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a pilot job's agent must know besides the service record.
@@ -35,6 +51,7 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     log_dir: str
     log_bytes: int
     launcher: str = "process"
+    containers: ContainerRules = ContainerRules()
     prologue: tuple[str, ...] = ()
 
 
@@ -43,6 +60,9 @@ class ReplicaStart(msgspec.Struct, frozen=True, kw_only=True):
 
     Of the ``slots`` of its node, counted from 0, it holds ``slot``, for as long as its process is there. Where more run
     on a node than it has slots, because some have not ended yet, ``slot`` is larger than those numbers.
+
+    ``launch`` and ``software`` tell who speaks: a replica runs the files that are there when it starts, and those of an
+    agent may have been replaced since it began.
     """
 
     replica: str
@@ -57,6 +77,8 @@ class ReplicaStart(msgspec.Struct, frozen=True, kw_only=True):
     hang_grace_s: float
     slot: int = 0
     slots: int = 1
+    launch: int = LAUNCH_VERSION
+    software: str = ""
 
 
 class ReplicaSays(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,12 +98,27 @@ def encode_line(message: ReplicaStart | ReplicaSays) -> bytes:
     return msgspec.json.encode(message) + b"\n"
 
 
-def decode_start(line: bytes) -> ReplicaStart:
-    """The :class:`ReplicaStart` of one line.
+class _Speaker(msgspec.Struct, frozen=True):
+    """What every version says."""
+
+    launch: int = 0
+    software: str = ""
+
+
+def decode_start(line: bytes, software: str) -> ReplicaStart:
+    """The :class:`ReplicaStart` of one line, as ``software``, which this is, understands it.
 
     Raises:
+        VersionMismatch: An agent has written it that speaks otherwise.
         msgspec.MsgspecError: The line is something else.
     """
+    agent = msgspec.json.decode(line, type=_Speaker)
+    if agent.launch != LAUNCH_VERSION:
+        raise VersionMismatch(
+            f"the agent is {agent.software or 'an older hpcserve'} (launch version {agent.launch}), and this replica "
+            f"is {software} (launch version {LAUNCH_VERSION}): hpcserve was replaced while it ran; take the daemon "
+            "down and up again"
+        )
     return msgspec.json.decode(line, type=ReplicaStart)
 
 

@@ -14,6 +14,8 @@ from hpcserve.types import Epoch
 
 RECORD_NAME = "service.json"
 """The name of its file."""
+ALONE = "record"
+"""Beside it, a directory with the same file and nothing else: what a container may see of the shared directory."""
 
 
 class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True):

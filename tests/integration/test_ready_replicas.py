@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import zmq
 
+from hpcserve import __version__
 from hpcserve.registry.manifest_file import read_manifest
 from hpcserve.replica.loop import UNCONNECTED_S
 from hpcserve.servable.manifest import to_json
@@ -62,6 +63,22 @@ def test_a_replica_waits_for_its_connection_but_not_for_ever(tmp_path: Path) -> 
         assert time.monotonic() - began_s >= UNCONNECTED_S
         process.stdin.close()
     assert process.returncode == 0
+
+
+def test_a_replica_of_another_version_than_its_agent_names_both() -> None:
+    for line, told in (
+        (b'{"launch": 99, "software": "hpcserve 9.9", "new": 1}\n', "the agent is hpcserve 9.9 (launch version 99)"),
+        (b'{"replica": "r-1"}\n', "the agent is an older hpcserve (launch version 0)"),
+    ):
+        replica = [sys.executable, "-m", "hpcserve.replica"]
+        with subprocess.Popen(replica, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(line)
+            process.stdin.flush()  # it stays open: its end would be that of the agent
+            said = decode_says(process.stdout.readline())
+        assert (process.returncode, said.state) == (3, "failed")
+        assert said.cause.startswith(f"{told}, and this replica is hpcserve {__version__} (launch version ")
 
 
 def test_a_replica_that_connects_again_is_the_same(new_daemon: NewDaemon) -> None:

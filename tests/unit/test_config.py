@@ -135,6 +135,11 @@ def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None
             "[queues.batch]\nmin_nodes = 5\nmax_nodes = 2\n",
             r"polaris.toml: queues.batch.min_nodes: expected ≤ max_nodes, 2, got 5$",
         ),
+        ('[containers]\nbinds = ["data"]\n', r"polaris.toml: containers.binds: expected /SOURCE.*, got 'data'"),
+        ('[containers]\nbinds = ["/"]\n', r"polaris.toml: containers.binds: '/' would show state_dir \("),
+        ('[containers]\nenvironment = ["A B"]\n', r"containers.environment: expected names of variables, got 'A B'"),
+        ('[containers]\nsignature_key = "k.pem"\n', r"containers.signature_key: expected the whole path .*'k.pem'"),
+        ('[containers]\ngpu = "intel"\n', r"polaris.toml: containers.gpu: invalid .*intel"),
         ('shared_dir = "$NOT_SET_HERE/x"\n', r"polaris.toml: shared_dir: '.NOT_SET_HERE/x': NOT_SET_HERE is not set"),
     ],
 )

@@ -24,6 +24,7 @@ from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.logs import read_logs
 from hpcserve.daemon.controller.plan import servable_of, serving
 from hpcserve.daemon.controller.view import status_of
+from hpcserve.daemon.images import SiteContainers
 from hpcserve.errors import HpcserveError, InvalidInput, Overloaded, ProtocolError, UnknownEndpoint
 from hpcserve.registry.ingest import Ingested, ingest
 from hpcserve.registry.rows import DeploymentRow, ServableRow
@@ -136,8 +137,16 @@ class Admin:
         self._ingesting += 1
         try:
             site = self._controller.site
-            prologue = site.environments.prologue
-            work = partial(ingest, path, site.shared_dir, timeout_s=IMPORT_S, stop=self._stopped, prologue=prologue)
+            containers = SiteContainers(site, timeout_s=IMPORT_S)
+            work = partial(
+                ingest,
+                path,
+                site.shared_dir,
+                timeout_s=IMPORT_S,
+                stop=self._stopped,
+                prologue=site.environments.prologue,
+                containers=containers,
+            )
             return await asyncio.get_running_loop().run_in_executor(self._ingesters, work)
         finally:
             self._ingesting -= 1

@@ -94,11 +94,12 @@ def _deployment(
         state = "paused" if known.scaler is None else "idle"  # paused: requests wait
     if controller.fleet.is_draining:
         state = "draining"
+    manifest = serving(controller.fleet, row.name, controller.servables).manifest
     return DeploymentView(
         deployment=row.name,
         endpoints=(row.endpoint,),
         version=row.version,
-        methods=tuple(serving(controller.fleet, row.name, controller.servables).manifest.methods),
+        methods=tuple(manifest.methods),
         wanted=known.replicas,
         objective_ms=row.objective_ms,
         max_batch_size=row.max_batch_size,
@@ -120,6 +121,8 @@ def _deployment(
         hot_replicas=row.hot_replicas,
         idle_s=row.idle_s,
         plan=_plan(controller, known, len(mine)),
+        image=manifest.environment.image or "",
+        image_sha256=manifest.environment.published.sha256 if manifest.environment.published else "",
     )
 
 

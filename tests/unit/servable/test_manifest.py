@@ -201,3 +201,29 @@ def test_what_fills_an_input_up_is_a_value_of_its_dtype(dtype: str, value: float
     else:
         with pytest.raises(ValueError, match="pad: input 'x'"):
             spec()
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"kind": "container"}, 'kind = "container" needs the whole path'),
+        ({"kind": "container", "image": "net.sif"}, "image 'net.sif': kind = \"container\" needs the whole path"),
+        ({"kind": "container", "image": "/net.sif", "path": "/venv"}, "path '/venv' has no meaning"),
+        (
+            {"kind": "venv", "path": "/venv", "image": "/net.sif"},
+            'image: has no meaning with kind = "venv"; use',
+        ),
+        ({"kind": "container", "image": "/a", "build": {"base": "b"}}, "base 'b': expected the whole path of an image"),
+        ({"kind": "container", "image": "/a", "build": {"files": ["../a:/b"]}}, "files: expected SOURCE:/TARGET"),
+        ({"kind": "container", "image": "/a", "build": {"files": ["a:/b c"]}}, "files: expected SOURCE:/TARGET"),
+        (
+            {"kind": "container", "image": "/a", "build": {"post": ["%post"]}},
+            "'%post': expected one requirement or one",
+        ),
+        ({"kind": "container", "image": "/a", "build": {"bas": "/b"}}, "unknown field 'bas'; did you mean 'base'?"),
+        ({"python": "python3.12"}, "python: has no meaning with"),
+    ],
+)
+def test_an_image_and_a_path_are_for_their_own_kinds(environment: dict[str, Any], told: str) -> None:
+    with pytest.raises(ManifestError, match=re.escape(told)):
+        from_table({"name": "a", "loader": "python", "entry": "a:b", "environment": environment})
