@@ -54,6 +54,8 @@ def plan_in_words(known: FleetDeployment, *, here: int, queued: int, sharing: in
     if target is not None:
         because = target.because
     count = counted(known.replicas, "replica") if known.replicas else "no replica"
+    if here >= known.replicas and known.scaler is None:
+        return f"{count}, fixed" if known.replicas else "paused"
     if here >= known.replicas:
         return f"{count}, because {because}"
     if not queued:
