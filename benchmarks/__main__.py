@@ -1,7 +1,7 @@
 """``python -m benchmarks NAME [--json] [--pairs N] [--quick]``, where NAME is one of NAMES, or ``all`` of them.
 
-``pilots``, ``scaling`` and ``ssh`` are not among those: the first two need root, and Slurm's packages, for a cluster of
-their own; the last one OpenSSH's server. They use what the tests have for that.
+``pilots``, ``scaling``, ``ssh`` and ``container`` are not among those: the first two need root, and Slurm's packages,
+for a cluster of their own; the third one OpenSSH's server, the last one Apptainer. They use what the tests have for it.
 
 ``python -m benchmarks plot`` draws the figures of the documentation from the results in ``benchmarks/results``.
 """
@@ -22,14 +22,15 @@ from benchmarks.machine import measured
 NAMES = ("roundtrip", "footprint", "startup", "batching", "overload", "streams")
 ON_SLURM = ("pilots", "scaling")
 BY_SSH = "ssh"
+IN_CONTAINERS = "container"
 
 
 def main() -> int:
     """Runs what is named, and prints what was measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures hpcserve on this machine.")
-    parser.add_argument("name", choices=(*NAMES, *ON_SLURM, BY_SSH, "all", "plot"))
+    parser.add_argument("name", choices=(*NAMES, *ON_SLURM, BY_SSH, IN_CONTAINERS, "all", "plot"))
     parser.add_argument("--json", action="store_true", help="one JSON object on one line, instead of indented")
-    parser.add_argument("--pairs", type=int, default=20, help="roundtrip, ssh: interleaved pairs (20)")
+    parser.add_argument("--pairs", type=int, default=20, help="roundtrip, ssh, container: interleaved pairs (20)")
     parser.add_argument("--repetitions", type=int, default=10, help="startup: counted starts (10)")
     parser.add_argument(
         "--quick", action="store_true", help="a few messages only: does it run? The numbers mean nothing"
@@ -61,6 +62,7 @@ def _real(pairs: int, repetitions: int) -> dict[str, Callable[[], dict[str, Any]
         "scaling": scaling.run,
         "pilots": lambda: _pilots().run(),
         BY_SSH: lambda: _ssh().run(pairs=pairs),
+        IN_CONTAINERS: lambda: _container().run(pairs=pairs),
     }
 
 
@@ -75,6 +77,7 @@ def _quick() -> dict[str, Callable[[], dict[str, Any]]]:
         "scaling": lambda: scaling.run(days=1, kinds=("commands",), offsets_s=(0.0,), starts=0, moves=0),
         "pilots": lambda: _pilots().run(starts=1, drain_s=2.0, losses=1, pairs=1, jobs=100, side_s=0.5),
         BY_SSH: lambda: _ssh().run(pairs=2, n=20, large_n=1, starts=1),
+        IN_CONTAINERS: lambda: _container().run(pairs=1),
     }
 
 
@@ -90,6 +93,13 @@ def _ssh() -> ModuleType:
     from benchmarks import ssh
 
     return ssh
+
+
+def _container() -> ModuleType:
+    """Its image is that of the tests."""
+    from benchmarks import container
+
+    return container
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ SERVICE_S = 4.0
 QUIET_PER_S, BUSY_PER_S, BURST_PER_S = 0.05, 1.5, 6.0
 BURSTS = 8
 WAIT_MEDIAN_S, WAIT_SIGMA = 90.0, 1.2
+LONGER_MEDIANS_S = (600.0, 1800.0)
 NAME, VERSION = DeploymentName("d"), Version("v")
 
 
@@ -117,15 +118,16 @@ def fixed(seed: int, nodes: int) -> Day:
     return Day(wait_s=line.mean_wait_s, node_hours=nodes * DAY_S / 3600)
 
 
-def scaled(seed: int) -> Day:
-    """Pilots of a node each, as the fleet decides."""
-    return _Scaled(seed).run()
+def scaled(seed: int, wait_median_s: float = WAIT_MEDIAN_S) -> Day:
+    """Pilots of a node each, as the fleet decides, which wait so long in the queue on average."""
+    return _Scaled(seed, wait_median_s).run()
 
 
 class _Scaled:
     """One day: the fleet, and everything around it."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, wait_median_s: float) -> None:
+        self._wait_median_s = wait_median_s
         self._chance = random.Random(f"queue {seed}")
         self._line = Line(deque(arrivals(seed)), random.Random(f"work {seed}"))
         self._succession = Succession(walltime_s=WALLTIME_S, margin_s=13.0, first_wait_s=600.0)
@@ -193,7 +195,7 @@ class _Scaled:
 
     def _do(self, action: object, now: float) -> None:
         if isinstance(action, SubmitPilot):
-            wait_s = self._chance.lognormvariate(math.log(WAIT_MEDIAN_S), WAIT_SIGMA)
+            wait_s = self._chance.lognormvariate(math.log(self._wait_median_s), WAIT_SIGMA)
             self._day.waits_s.append(wait_s)
             self._day.errors_s.append(abs(wait_s - self._succession.expected_wait_s))
             self._begins[action.pilot] = now + wait_s
@@ -239,7 +241,19 @@ def measure(seeds: int = 20) -> dict[str, Any]:
         "pilots": round(mean(day.pilots for day in days), 1),
         "predicted_start_median_error_s": round(median(errors), 1),
         "queue_wait_median_s": round(median(queue_waits), 1),
+        "where_the_queue_is_longer": {f"{each:g}": _longer(seeds, each) for each in LONGER_MEDIANS_S},
         "one_day": _drawn(days[0]),
+    }
+
+
+def _longer(seeds: int, wait_median_s: float) -> dict[str, Any]:
+    """The same days at a machine whose pilots wait longer: nothing is promised for it."""
+    days = [scaled(seed, wait_median_s) for seed in range(seeds)]
+    ratios = [day.wait_s / fixed(seed, math.ceil(day.node_hours / 24)).wait_s for seed, day in enumerate(days)]
+    return {
+        "wait_ratio_at_equal_node_hours": _three(ratios),
+        "mean_wait_s": round(mean(day.wait_s for day in days), 1),
+        "node_hours": round(mean(day.node_hours for day in days), 1),
     }
 
 

@@ -66,29 +66,32 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return {**base, **both}
 
 
+def value_of(table: Mapping[str, Any], field: str) -> Any:
+    """The value of a field, such as ``pilots.slots``; None: there is none."""
+    told: Any = table
+    for key in field.split("."):
+        told = told.get(key) if isinstance(told, dict) else None
+    return told
+
+
 def source_of(layers: Sequence[SiteFile], field: str) -> str:
     """The file that says something of a field, such as ``pilots.slots``: of several, and of none, the first one."""
-    for layer in layers:
-        told: Any = layer.table
-        for key in field.split("."):
-            told = told.get(key) if isinstance(told, dict) else None
-        if told is not None:
-            return layer.source
-    return layers[0].source
+    return next((each.source for each in layers if value_of(each.table, field) is not None), layers[0].source)
 
 
 def explained(
-    layers: Sequence[SiteFile], error: msgspec.ValidationError, fields: Callable[[str], Sequence[str]]
+    layers: Sequence[SiteFile], error: msgspec.ValidationError, fields: Callable[[str], Sequence[str]], queue: str = ""
 ) -> str:
-    """``Expected … - at `$.pilots.walltime_s` `` as ``FILE: pilots.walltime_s: expected …``.
+    """``Expected … - at `$.pilots.walltime_s` `` as ``FILE: pilots.walltime_s: expected …, got …``.
 
     Args:
         layers: The files of the site.
         error: What is wrong with them.
         fields: The fields that a table has; that of the whole file is called "".
+        queue: The queue that it is wrong with, which the error does not name.
     """
     text, _, place = str(error).partition(" - at `$")
-    field = place.rstrip("`").lstrip(".")
+    field = place.rstrip("`").lstrip(".").replace("queues[...]", f"queues.{queue}")
     told = text[:1].lower() + text[1:]
     unknown = _UNKNOWN.fullmatch(told)
     if unknown is not None:
@@ -97,7 +100,16 @@ def explained(
     own = _OWN.fullmatch(told)
     if own is not None:
         field, told = f"{field}.{own[1]}", own[2]
+    else:
+        told += _got(told, next((value for each in layers if (value := value_of(each.table, field)) is not None), None))
     return f"{source}: {field}: {told}" if field else f"{source}: {told}"
+
+
+def _got(told: str, value: object) -> str:
+    """The value, where it can be shown and is not told already."""
+    if not told.startswith("expected ") or not isinstance(value, str | int | float):
+        return ""
+    return f": {value!r}" if "got" in told else f", got {value!r}"
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:

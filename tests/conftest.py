@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tests.integration import images
 from tests.order import in_turns
 
 # A busy machine makes an example slow, not wrong. Whoever searches for new examples says --hypothesis-profile=search.
@@ -53,3 +55,29 @@ def _own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
 def root() -> Path:
     """The directory of the project."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def image_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the images of one run of the tests are, whichever of its processes makes them."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "images"
+
+
+@pytest.fixture(scope="session")
+def python_image(image_dir: Path) -> Path:
+    """An Apptainer image with this machine's Python and nothing else; skips where there is no Apptainer."""
+    images.need_apptainer()
+    return images.cached("python", image_dir)
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """A key to sign images with, its public half, and the public half of another one."""
+    place = tmp_path_factory.mktemp("keys")
+    for name in ("site", "other"):
+        openssl = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(place / f"{name}.pem")]
+        subprocess.run(openssl, check=True, capture_output=True)
+        openssl = ["openssl", "pkey", "-in", str(place / f"{name}.pem"), "-pubout", "-out", str(place / f"{name}.pub")]
+        subprocess.run(openssl, check=True, capture_output=True)
+    return place / "site.pem", place / "site.pub", place / "other.pub"

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from hpcserve import __version__
 from hpcserve.cli import (
     connect,
+    container,
     demo,
     deploy,
     doctor,
@@ -54,6 +55,7 @@ for _verb in (up, down, status, publish, deploy, undeploy, run, logs, doctor, co
     app.command(_verb.__name__.rpartition(".")[2])(_verb.command)
 app.add_typer(service.app, name="service", cls=Commands)
 app.add_typer(site.app, name="site", cls=Commands)
+app.add_typer(container.app, name="container", cls=Commands)
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 (Typer calls it so)

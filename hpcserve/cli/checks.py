@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hpcserve.cluster.site_findings import Finding
     from hpcserve.config import Site
 
-SITE_FILE, SHARED_DIR = "site file", "shared_dir"
+SITE_FILE, STATE_DIR, SHARED_DIR = "site file", "state_dir", "shared_dir"
 
 
 def tell(finding: Finding) -> int:
@@ -42,25 +42,23 @@ def places(site: Site) -> Iterator[Finding]:
     from functools import partial
 
     from hpcserve import config
+    from hpcserve.cluster import site_host
     from hpcserve.cluster.site_findings import Finding
     from hpcserve.daemon import health, preparation
     from hpcserve.errors import HpcserveError
 
-    for subject, place, check in (
-        ("HPCSERVE_HOME", config.home(), preparation.check_user),
-        ("state_dir", site.state_dir, partial(preparation.check_state, site)),
-        (SHARED_DIR, site.shared_dir, partial(preparation.check_shared, site)),
+    home = config.home()
+    for subject, check, told in (
+        ("HPCSERVE_HOME", preparation.check_user, None),
+        (STATE_DIR, partial(preparation.check_state, site), partial(site_host.state_dir, site)),
+        (SHARED_DIR, partial(preparation.check_shared, site), partial(health.shared_dir, site)),
     ):
         try:
             there = check()
         except HpcserveError as error:
             yield Finding(subject, "failed", str(error))
             continue
-        yield (
-            health.shared_dir(site)
-            if subject == SHARED_DIR
-            else Finding(subject, "ok", str(place) if there else f"{place} will be made")
-        )
+        yield told() if told else Finding(subject, "ok", str(home) if there else f"{home} will be made")
 
 
 async def queue(site: Site) -> Finding:

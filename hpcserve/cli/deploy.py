@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpcserve.cli.options import milliseconds, open_client, seconds, size_bytes
+from hpcserve.cli.options import ending_seconds, milliseconds, open_client, seconds, size_bytes
 from hpcserve.cli.terminal import note, waiting
 
 if TYPE_CHECKING:
@@ -51,7 +51,10 @@ def command(
     idle_s: Annotated[
         float | None,
         typer.Option(
-            "--idle-s", metavar="S", parser=seconds, help="With --max-replicas: kept so long when nobody asks (300)."
+            "--idle-s",
+            metavar="S",
+            parser=ending_seconds,
+            help="With --max-replicas: kept so long when nobody asks (300).",
         ),
     ] = None,
     objective_ms: Annotated[
@@ -98,6 +101,8 @@ def command(
     from hpcserve.wire.admin import Deploy, Deployed
 
     least = _least(replicas, min_replicas, max_replicas)
+    _check_scaling(max_replicas, {"--min-replicas": min_replicas, "--hot-replicas": hot_replicas, "--idle-s": idle_s})
+    least = _least(replicas, min_replicas, max_replicas)
     with open_client(ctx) as client:
         arguments = Deploy(
             servable=servable,
@@ -132,13 +137,26 @@ def command(
 def _least(replicas: int | None, min_replicas: int | None, max_replicas: int | None) -> int:
     """The fixed number of replicas, or the smallest where it follows the demand."""
     if max_replicas is None:
-        if min_replicas is not None:
-            told = "it goes with --max-replicas; a fixed number is --replicas"
-            raise typer.BadParameter(told, param_hint="--min-replicas")
         return 1 if replicas is None else replicas
     if replicas is not None:
         raise typer.BadParameter("it is a fixed number; the least is --min-replicas", param_hint="--replicas")
     return min_replicas or 0
+
+
+def _check_scaling(most: int | None, given: dict[str, float | None]) -> None:
+    """Whether the options of a number of replicas that follows the demand agree.
+
+    Raises:
+        typer.BadParameter: They do not.
+    """
+    for option, value in given.items():
+        if value is not None and most is None:
+            told = "it goes with --max-replicas"
+            if option == "--min-replicas":
+                told += "; a fixed number is --replicas"
+            raise typer.BadParameter(told, param_hint=option)
+        if value is not None and most is not None and option != "--idle-s" and value > most:
+            raise typer.BadParameter(f"{value}: expected at most --max-replicas, {most}", param_hint=option)
 
 
 def _no_longer_set(unset: dict[str, float], *, is_told: bool) -> str:

@@ -62,10 +62,11 @@ def _findings(name: str | None, site: Site, pilot_timeout_s: float | None) -> It
     yield checks.site_file(name, site)
     yield from checks.places(site)
     yield from site_host.containers(site)
-    published, of_record = health.record(site)
+    of_job = _of_the_job(site) if site.daemon.placement == "job" else None
+    published, of_record = health.record(site, of_job.told if of_job is not None and of_job.outcome == "ok" else "")
     yield of_record
-    if site.daemon.placement == "job":
-        yield _of_the_job(site)
+    if of_job is not None:
+        yield of_job
     yield health.lease(site, published)
     yield health.interface(site, published)
     yield health.ports(site, published)

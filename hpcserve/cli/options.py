@@ -138,6 +138,21 @@ def seconds(text: str | float) -> float:
     raise typer.BadParameter(f"{text!r}: expected a number of seconds greater than 0, or inf")
 
 
+def ending_seconds(text: str | float) -> float:
+    """A time as it was written; it has an end.
+
+    Raises:
+        typer.BadParameter: It is no number, endless, or not greater than 0.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if 0 < number < float("inf"):
+        return number
+    raise typer.BadParameter(f"{text!r}: expected a number of seconds greater than 0")
+
+
 def milliseconds(text: str | float) -> float:
     """A time as it was written.
 

@@ -52,11 +52,12 @@ def _at(place: str) -> Service:
     """The service at this address, or with this record, as yet with any key."""
     from hpcserve import config
     from hpcserve.client.services import Service
-    from hpcserve.client.ssh_address import is_ssh
+    from hpcserve.client.ssh_address import is_ssh, refuse_other_schemes
     from hpcserve.wire.record import RECORD_NAME
 
     if is_ssh(place):
         return Service(address=place)
+    refuse_other_schemes(place)
     record = config.expanded(place)
     return Service(record / RECORD_NAME if record.is_dir() else record)
 

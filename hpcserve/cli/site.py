@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +13,7 @@ from hpcserve.cli.options import seconds
 
 if TYPE_CHECKING:
     from hpcserve.cluster.site_findings import Finding
+    from hpcserve.cluster.site_host import Doors
     from hpcserve.config import Site
 
 app = typer.Typer(help="List the sites, look at one's job script, and try one.", rich_markup_mode=None)
@@ -100,11 +101,12 @@ async def _findings(name: str | None, site: Site, timeout_s: float | None) -> As
     from hpcserve.cluster import site_host
 
     failed = False
-    doors = site_host.Doors(site)
+    doors = None if site.daemon.placement == "job" else site_host.Doors(site)
     try:
         for finding in (
             checks.site_file(name, site),
-            site_host.network(site, doors),
+            site_host.of_a_node(site) if doors is None else site_host.network(site, doors),
+            *(() if doors is None else _of_ports(site, doors)),
             *checks.places(site),
             *site_host.containers(site),
         ):
@@ -113,10 +115,19 @@ async def _findings(name: str | None, site: Site, timeout_s: float | None) -> As
         async for finding in _of_the_scheduler(site):
             failed = failed or finding.outcome == "failed"
             yield finding
-        async for finding in _of_a_pilot(site, doors.addresses, timeout_s, hopeless=failed):
+        async for finding in _of_a_pilot(site, doors, timeout_s, hopeless=failed):
             yield finding
     finally:
-        doors.close()
+        if doors is not None:
+            doors.close()
+
+
+def _of_ports(site: Site, doors: Doors) -> Iterator[Finding]:
+    """Whether a daemon can have all its sockets here; nothing where the interface is wrong."""
+    from hpcserve.daemon import health
+
+    if not doors.error:
+        yield health.room(doors, health.record(site)[0])
 
 
 async def _of_the_scheduler(site: Site) -> AsyncIterator[Finding]:
@@ -141,11 +152,12 @@ async def _of_the_scheduler(site: Site) -> AsyncIterator[Finding]:
 
 
 async def _of_a_pilot(
-    site: Site, addresses: list[str], timeout_s: float | None, *, hopeless: bool
+    site: Site, doors: Doors | None, timeout_s: float | None, *, hopeless: bool
 ) -> AsyncIterator[Finding]:
+    """What a job sees: whether it reaches the doors, or where there are none if a daemon could run on its node."""
     from hpcserve.cluster.plugins import open_scheduler
     from hpcserve.cluster.site_findings import Finding
-    from hpcserve.cluster.site_pilot import Look, modest, reaches, try_pilot
+    from hpcserve.cluster.site_pilot import Look, houses, modest, reaches, try_pilot
 
     if timeout_s is None:
         yield Finding("pilot", "skipped", "no job was submitted: see --submit")
@@ -155,8 +167,9 @@ async def _of_a_pilot(
         return
     small = modest(site)
     scheduler = open_scheduler(small)
+    look, judged = (Look([], is_home=True), houses) if doors is None else (Look(doors.addresses), reaches)
     try:
-        for finding in await try_pilot(small, scheduler, Look(addresses), timeout_s=timeout_s, judged=reaches):
+        for finding in await try_pilot(small, scheduler, look, timeout_s=timeout_s, judged=judged):
             yield finding
     finally:
         await scheduler.close()

@@ -15,7 +15,7 @@ import msgspec
 
 from hpcserve import config
 from hpcserve.auth.private import private_directory, replace
-from hpcserve.client.ssh_address import is_ssh
+from hpcserve.client.ssh_address import is_ssh, refuse_other_schemes
 from hpcserve.errors import AuthenticationError, ConfigError, NotFound, ServiceUnavailable
 from hpcserve.wire.record import RECORD_NAME, ServiceRecord, decode_record
 
@@ -80,12 +80,14 @@ class Services(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
         Raises:
             NotFound: No service has this name.
+            ConfigError: It is an address of another kind than ssh.
         """
         name = name or self.default
         if name is None:
             return of_site(None)
         if is_ssh(name):
             return Service(address=name)
+        refuse_other_schemes(name)
         if name not in self.services:
             known = ", ".join(sorted(self.services)) or "none"
             raise NotFound(

@@ -18,6 +18,7 @@ FORM = "ssh://[USER@]LOGIN[:PORT][/SITE or /PATH][?command=PATH]"
 COMMAND = "hpcserve"
 
 _HOST = re.compile(r"[A-Za-z0-9_.%:][A-Za-z0-9_.%:-]*")
+_OTHER = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _USER = re.compile(r"[^\s:@/\x00-\x1f\x7f-][^\s:/\x00-\x1f\x7f]*")
 
 # What the user's own configuration may say for a shell, and would be wrong or in the way for us.
@@ -64,6 +65,19 @@ class SshAddress(NamedTuple):
 def is_ssh(text: str) -> bool:
     """Whether this is meant to be such an address."""
     return text.startswith(SCHEME)
+
+
+def refuse_other_schemes(text: str) -> None:
+    """Whoever writes ``http://x`` means no file of this name, and no service that is called so.
+
+    Raises:
+        ConfigError: The text is an address that is not of ssh.
+    """
+    scheme = _OTHER.match(text)
+    if scheme and not is_ssh(text):
+        raise ConfigError(
+            f"{text!r}: {scheme[0]} leads to no service; expected {FORM}, or the path of a service record"
+        )
 
 
 def parse(text: str) -> SshAddress:

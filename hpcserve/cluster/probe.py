@@ -13,10 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
+import zmq
 
 from hpcserve import __version__
+from hpcserve.cluster import interfaces
 from hpcserve.cluster.reach import Obstacle, reach
-from hpcserve.errors import HpcserveError
+from hpcserve.cluster.site_host import Listeners
+from hpcserve.errors import ConfigError, HpcserveError
 from hpcserve.wire.record import decode_record
 
 _AT_ONCE = 32
@@ -32,6 +35,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         obstacles: Each address that cannot be reached, with what is in the way.
         epoch: That of the service record as the node sees it; None if it was not to look, or cannot read it.
         record_error: Why it cannot.
+        listens: The address at which a daemon could listen there; empty if it was not to try, or cannot.
+        listen_error: Why it cannot.
     """
 
     host: str
@@ -40,6 +45,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     obstacles: dict[str, Obstacle] = {}
     epoch: int | None = None
     record_error: str = ""
+    listens: str = ""
+    listen_error: str = ""
 
 
 def _obstacles(addresses: list[str]) -> dict[str, Obstacle]:
@@ -58,14 +65,33 @@ def _record(path: Path | None) -> tuple[int | None, str]:
         return None, str(error)
 
 
+def _listens(host: str) -> tuple[str, str]:
+    """The address that ``network.host`` of a site is here, if something can listen there."""
+    if not host:
+        return "", ""
+    listeners = Listeners()
+    try:
+        address = interfaces.resolve(host)
+        listeners.open(address)
+    except ConfigError as error:
+        return "", error.message
+    except zmq.ZMQError as error:
+        return "", f"network.host: cannot listen on {host!r}: {error.strerror}; {interfaces.listed()}"
+    finally:
+        listeners.close()
+    return address, f"network.host: interface {host} is down" if interfaces.is_down(host) else ""
+
+
 def main() -> int:
     """Looks, and writes the report; whole, or not at all."""
     parser = argparse.ArgumentParser(prog="python -m hpcserve.cluster.probe", description=__doc__)
     parser.add_argument("--report", type=Path, required=True, help="the file to write")
     parser.add_argument("--address", action="append", default=[], help="HOST:PORT of a ZeroMQ socket to reach")
     parser.add_argument("--record", type=Path, help="the service record to read")
+    parser.add_argument("--listen", default="", metavar="HOST", help="where a daemon is to be able to listen here")
     options, _of_agents = parser.parse_known_args()
     epoch, record_error = _record(options.record)
+    listens, listen_error = _listens(options.listen)
     report = Report(
         host=socket.gethostname(),
         version=__version__,
@@ -73,6 +99,8 @@ def main() -> int:
         obstacles=_obstacles(options.address),
         epoch=epoch,
         record_error=record_error,
+        listens=listens,
+        listen_error=listen_error,
     )
     part = options.report.with_suffix(".part")
     part.write_bytes(msgspec.json.encode(report))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import zmq
@@ -17,6 +20,10 @@ from hpcserve.errors import ConfigError
 
 LEAST_FREE_BYTES = 1024 * MIB
 """Servables, logs and results go to the shared directory."""
+LEAST_STATE_BYTES = 64 * MIB
+"""The store goes to the state directory."""
+TRIED_BYTES = MIB
+"""So much is written to see what a quota leaves, of which the file system itself does not tell."""
 
 
 class Listeners:
@@ -64,28 +71,76 @@ class Doors:
         self.addresses: list[str] = []
         self.error = ""
         self._listeners = Listeners()
-        network = site.network
+        self._network = network = site.network
+        self._in_use: list[str] = []
+        self._address = ""
         try:
-            address = interfaces.resolve(network.host)
+            self._address = interfaces.resolve(network.host)
         except ConfigError as error:
             self.error = error.message
             return
-        for port in (network.admission_port, network.front_port, network.back_port):
+        for port in self._wanted().values():
             if not self.error:
-                self._open(address, network.ports(port))
+                self._open(network.ports(port))
 
-    def _open(self, address: str, ports: Sequence[int]) -> None:
+    def lacking(self, own: Collection[str] = ()) -> str:
+        """What keeps a daemon from having all its sockets at once, and what to do; empty if nothing does.
+
+        Args:
+            own: The addresses that it has already, or may have in place of another one.
+        """
+        network, wanted = self._network, self._wanted()
+        for name, port in wanted.items():
+            if port and self._at(port) in self._in_use and self._at(port) not in own:
+                return (
+                    f"port {port} of {network.host} is in use by another program: set [network] {name}_port in the "
+                    "site file to a free port, or to 0 for any, or end that program"
+                )
+        needed = list(wanted.values()).count(0)
+        ports = network.any_port
+        found = [each for each in map(self._at, ports) if each in own or each in self._had()]
+        if not network.port_range or len(found) >= needed:
+            return ""
+        return (
+            f"{_many(len(found))} of the ports {ports[0]}-{ports[-1]} of {network.host} {_is(len(found))} free, and "
+            f"the daemon needs {needed} of them: set [network] port_range in the site file to a wider range, or end a "
+            "program that uses one of them"
+        )
+
+    def _wanted(self) -> dict[str, int]:
+        network = self._network
+        return {"admission": network.admission_port, "front": network.front_port, "back": network.back_port}
+
+    def _at(self, port: int) -> str:
+        return interfaces.endpoint(self._address, port)
+
+    def _had(self) -> list[str]:
+        return [each for each in self.addresses if each not in self._in_use]
+
+    def _open(self, ports: Sequence[int]) -> None:
         try:
-            self.addresses.append(self._listeners.open(address, ports))
+            self.addresses.append(self._listeners.open(self._address, ports))
         except zmq.ZMQError as error:
             if error.errno == zmq.EADDRINUSE:
-                self.addresses.append(interfaces.endpoint(address, ports[-1]))
+                others = [each for each in map(self._at, ports) if each not in self.addresses]
+                self.addresses.append(others[-1] if others else self._at(ports[-1]))
+                self._in_use.append(self.addresses[-1])
             else:
-                self.error = f"network.host: cannot listen on {address!r}: {error.strerror}; {interfaces.listed()}"
+                self.error = (
+                    f"network.host: cannot listen on {self._address!r}: {error.strerror}; {interfaces.listed()}"
+                )
 
     def close(self) -> None:
         """Closes them."""
         self._listeners.close()
+
+
+def _many(number: int) -> str:
+    return "none" if number == 0 else f"only {number}"
+
+
+def _is(number: int) -> str:
+    return "are" if number > 1 else "is"
 
 
 def network(site: Site, doors: Doors) -> Finding:
@@ -95,12 +150,28 @@ def network(site: Site, doors: Doors) -> Finding:
     return interface(site, doors.addresses[0].rpartition(":")[0].strip("[]"))
 
 
+def of_a_node(site: Site) -> Finding:
+    """What can be told from here of the interface of a daemon that runs in a job: on its node it is another one."""
+    host = site.network.host
+    with contextlib.suppress(ConfigError, ValueError):  # there is none here, or its address is not known
+        address = interfaces.resolve(host)
+        if is_loopback(address):  # it is everywhere
+            return interface(site, address)
+    told = f"network.host: {host!r} is one of a compute node, since the daemon runs in a job"
+    return Finding("interface", "skipped", f"{told}; hpcserve site check looks at it from the job that it submits")
+
+
+def is_loopback(address: str) -> bool:
+    """Whether other hosts cannot reach it."""
+    return ipaddress.ip_address(address).is_loopback
+
+
 def interface(site: Site, address: str) -> Finding:
     """Whether others may connect to the address that ``network.host`` stands for."""
     host = site.network.host
     if host in interfaces.names() and interfaces.is_down(host):
         return Finding("interface", "failed", f"network.host: interface {host} is down; name another one")
-    if ipaddress.ip_address(address).is_loopback and site.scheduler.kind != "local":
+    if is_loopback(address) and site.scheduler.kind != "local":
         told = f"network.host: {host!r} is {address}, which other hosts cannot reach"
         return Finding("interface", "failed", f"{told}; name the interface that compute nodes reach")
     return Finding("interface", "ok", address if host == address else f"{host} is {address}")
@@ -113,14 +184,46 @@ def shared_dir(site: Site) -> Finding:
         # With parents=True these would be open to others, and no daemon would start in them.
         for missing in reversed([each for each in (place, *place.parents) if not each.exists()]):
             missing.mkdir(mode=0o700, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=place):
-            free_bytes = shutil.disk_usage(place).free
+        free_bytes = _free_bytes(place)
     except OSError as error:
         return Finding("shared_dir", "failed", f"cannot write to {place}: {error}; set shared_dir to another place")
+    return _judged("shared_dir", place, free_bytes, LEAST_FREE_BYTES)
+
+
+def state_dir(site: Site) -> Finding:
+    """Whether there is room for the daemon's own files; where it is missing, on the disk that it would be made on."""
+    place = site.state_dir
+    try:
+        if not place.exists():
+            above = next(each for each in place.parents if each.exists())
+            found = _judged("state_dir", above, shutil.disk_usage(above).free, LEAST_STATE_BYTES)
+            return found if found.outcome == "failed" else Finding("state_dir", "ok", f"{place} will be made")
+        free_bytes = _free_bytes(place)
+    except OSError as error:
+        what = "make room on this disk or in your quota, or set state_dir to another place"
+        return Finding("state_dir", "failed", f"cannot write to {place}: {error}; {what}")
+    return _judged("state_dir", place, free_bytes, LEAST_STATE_BYTES)
+
+
+def _free_bytes(place: Path) -> int:
+    """What is free there, once a little was written.
+
+    Raises:
+        OSError: Nothing can be written: a disk or a quota may be full.
+    """
+    with tempfile.NamedTemporaryFile(dir=place) as file:
+        file.write(bytes(TRIED_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+        return shutil.disk_usage(place).free
+
+
+def _judged(subject: str, place: Path, free_bytes: int, least_bytes: int) -> Finding:
     told = f"{place}, {free_bytes / 1e9:.1f} GB free"
-    if free_bytes < LEAST_FREE_BYTES:
-        return Finding("shared_dir", "failed", f"{told}; clean up, or set shared_dir to another place")
-    return Finding("shared_dir", "ok", told)
+    if free_bytes >= least_bytes:
+        return Finding(subject, "ok", told)
+    wanted = f"too little: at least {least_bytes / 1e9:.2g} GB are wanted"
+    return Finding(subject, "failed", f"{told}, {wanted}; clean up, or set {subject} to another place")
 
 
 def containers(site: Site) -> Iterator[Finding]:

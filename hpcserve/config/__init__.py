@@ -3,12 +3,14 @@
 from hpcserve.config.environment import cache_dir, expanded, home, runtime_dir, service_named, site_named
 from hpcserve.config.files import site_names, site_text
 from hpcserve.config.loading import load_site, read_site, variables_of
+from hpcserve.config.queues import own_queues
 from hpcserve.config.sections import (
     MIB,
     RETRY_S,
     Budgets,
     Containers,
     Daemon,
+    Environments,
     Network,
     Pilots,
     Queue,
@@ -16,7 +18,6 @@ from hpcserve.config.sections import (
     Scheduler,
     Section,
     Site,
-    own_queues,
 )
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Budgets",
     "Containers",
     "Daemon",
+    "Environments",
     "Network",
     "Pilots",
     "Queue",

@@ -6,8 +6,9 @@ on another one: it says only what differs.
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ import msgspec
 
 from hpcserve.config.environment import expanded, filled_in, home, site_named, variables_in
 from hpcserve.config.files import with_bases
+from hpcserve.config.queues import beyond
 from hpcserve.config.sections import Queue, Site
 from hpcserve.errors import ConfigError
 from hpcserve.sitefile import SiteFile, explained, merged, source_of
 
 PATHS = ("state_dir", "shared_dir")
+MAY_BE_ENDLESS = frozenset({"pilots.idle_s"})
+"""``inf`` is a number of seconds here: never."""
 _CONVERTING = threading.Lock()
 """msgspec learns a type when it first converts to it; two threads that make it learn the same one crash the process."""
 
@@ -69,16 +73,39 @@ def _site(layers: Sequence[SiteFile]) -> Site:
     for key in PATHS:
         if isinstance(table[key], str):
             table[key] = str(expanded(filled_in(table[key], f"{source_of(layers, key)}: {key}")))
+    for field, value in _endless(table):
+        raise ConfigError(f"{source_of(layers, field)}: {field}: expected a finite number, got {value}")
     try:
         with _CONVERTING:
             site = msgspec.convert(table, Site, dec_hook=_path)
     except msgspec.ValidationError as error:
-        raise ConfigError(explained(layers, error, _fields)) from error
-    for field, queue, limit, told in _beyond(site):
+        raise ConfigError(explained(layers, error, _fields, _wrong_queue(table.get("queues")))) from error
+    for field, queue, limit, told in beyond(site):
         source, of = source_of(layers, field), source_of(layers, f"queues.{queue}.{limit}")
         where = "" if of == source else f" of {of}"
         raise ConfigError(f"{source}: {field}: {told} (queue {queue!r}{where})")
     return site
+
+
+def _endless(table: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers that are none, or have no end, where that makes no sense."""
+    for key, value in table.items():
+        field = f"{within}{key}"
+        if isinstance(value, Mapping):
+            yield from _endless(value, f"{field}.")
+        elif isinstance(value, float) and not (math.isfinite(value) or (value > 0 and field in MAY_BE_ENDLESS)):
+            yield field, value
+
+
+def _wrong_queue(queues: object) -> str:
+    """The first queue that is wrong, if there is any; msgspec says of it only what."""
+    for name, queue in queues.items() if isinstance(queues, dict) else ():
+        try:
+            with _CONVERTING:
+                msgspec.convert(queue, Queue)
+        except msgspec.ValidationError:
+            return str(name)
+    return ""
 
 
 def variables_of(option: str | None) -> dict[str, str]:
@@ -91,30 +118,6 @@ def variables_of(option: str | None) -> dict[str, str]:
     return {"HPCSERVE_HOME": str(home())} | variables_in(paths)
 
 
-def _beyond(site: Site) -> Iterator[tuple[str, str, str, str]]:
-    """The fields of ``[pilots]`` that a queue does not allow, that queue, its limit, and what is wrong with each."""
-    pilots = site.pilots
-    for name in (pilots.partition, pilots.qos):
-        queue = site.queues.get(name)
-        if queue is None:
-            continue
-        most = {
-            "walltime_s": "max_walltime_s",
-            "nodes": "max_nodes",
-            "gpus_per_node": "gpus_per_node",
-        }
-        for field, limited_by in most.items():
-            value, limit = getattr(pilots, field), getattr(queue, limited_by)
-            if limit and value > limit:
-                yield f"pilots.{field}", name, limited_by, f"expected ≤ {limit:g}, got {value:g}"
-        for field in ("nodes", "min_nodes"):
-            nodes = getattr(pilots, field)
-            if nodes < queue.min_nodes and (nodes or field == "nodes"):
-                yield f"pilots.{field}", name, "min_nodes", f"expected ≥ {queue.min_nodes}, got {nodes}"
-        if queue.preempt and not pilots.requeue:
-            yield "pilots.requeue", name, "preempt", "expected true, since its jobs are preempted, got false"
-
-
 def _path(kind: type, value: object) -> object:
     """A field that is a Path; msgspec has no type for it."""
     if kind is Path and isinstance(value, str):
@@ -124,6 +127,7 @@ def _path(kind: type, value: object) -> object:
 
 def _fields(table: str) -> list[str]:
     """All that may stand in a table of a site file; "" is the whole file."""
-    tables = {each.name: each.type for each in msgspec.structs.fields(Site)} | {"queues[...]": Queue}
-    own = [each.name for each in msgspec.structs.fields(tables[table] if table else Site)]
+    tables = {each.name: each.type for each in msgspec.structs.fields(Site)}
+    kind = Queue if table.startswith("queues.") else tables[table] if table else Site
+    own = [each.name for each in msgspec.structs.fields(kind)]
     return own if table else ["base", *own]

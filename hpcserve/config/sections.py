@@ -25,7 +25,9 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=LAST_PORT)]
 MIB = 1 << 20
 RETRY_S = 2.0
 """An agent or a replica that has lost the daemon pauses so long at most before it looks for it again."""
-_RANGE = re.compile(r"(\d{1,5})-(\d{1,5})")
+_VARIABLE_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_BIND = re.compile(r"/[^:]*(:/[^:]*(:(ro|rw))?)?")
+_RANGE = re.compile(r"(\d{1,9})-(\d{1,9})")
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -35,6 +37,19 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 def _too_short(field: str, least_s: float, value_s: float, consequence: str) -> str:
     why = f"{consequence} before they could come back from a restart of the daemon"
     return f"{field}: expected ≥ {least_s:g}, got {value_s:g}: {why}"
+
+
+def _wanted_range(text: str, least: int) -> str:
+    """What a range of ports should be, as far as this is not; empty if it will do."""
+    found = _RANGE.fullmatch(text)
+    if not found:
+        return "FIRST-LAST, such as 40000-40100"
+    first, last = int(found[1]), int(found[2])
+    if not (0 < first <= LAST_PORT and 0 < last <= LAST_PORT):
+        return f"FIRST-LAST of ports from 1 to {LAST_PORT}"
+    if first > last:
+        return "FIRST-LAST with the lower port first"
+    return f"FIRST-LAST of at least {least} ports" if last - first + 1 < least else ""
 
 
 class Network(Section, frozen=True):
@@ -55,8 +70,9 @@ class Network(Section, frozen=True):
         if self.host in ("0.0.0.0", "::", "*"):  # noqa: S104 (refused)
             raise ValueError(f"host: expected the address or name of one interface, got {self.host!r}, which is all")
         any_ones = (self.admission_port, self.front_port, self.back_port).count(0)
-        if self.port_range and len(self.any_port) < any_ones:
-            raise ValueError(f"port_range: expected FIRST-LAST of at least {any_ones} ports, got {self.port_range!r}")
+        wanted = _wanted_range(self.port_range, any_ones) if self.port_range else ""
+        if wanted:
+            raise ValueError(f"port_range: expected {wanted}, got {self.port_range!r}")
 
     @property
     def any_port(self) -> tuple[int, ...]:
@@ -89,12 +105,16 @@ class Scheduler(Section, frozen=True):
     submit_burst: Annotated[int, msgspec.Meta(ge=1)] = 8
 
     def __post_init__(self) -> None:
+        of_requeues = (
+            f"only a poll tells that a pilot was requeued, and its agent waits {ENROLMENT_WAIT_S:g} s to be let in"
+        )
+        if self.kind != "local" and self.poll_s > MOST_POLL_MAX_S:
+            raise ValueError(f"poll_s: expected ≤ {MOST_POLL_MAX_S:g}, got {self.poll_s:g}: {of_requeues}; lower it")
         if self.poll_max_s < self.poll_s:
             raise ValueError(f"poll_max_s: expected ≥ {self.poll_s:g}, which is poll_s, got {self.poll_max_s:g}")
         if self.kind != "local" and self.poll_max_s > MOST_POLL_MAX_S:
             raise ValueError(
-                f"poll_max_s: expected ≤ {MOST_POLL_MAX_S:g}, got {self.poll_max_s:g}: only a poll tells that a pilot "
-                f"was requeued, and its agent waits {ENROLMENT_WAIT_S:g} s to be let in; lower it"
+                f"poll_max_s: expected ≤ {MOST_POLL_MAX_S:g}, got {self.poll_max_s:g}: {of_requeues}; lower it"
             )
 
 
@@ -166,6 +186,10 @@ class Queue(Section, frozen=True):
     max_running: Annotated[int, msgspec.Meta(ge=0)] = 0
     preempt: bool = False
 
+    def __post_init__(self) -> None:
+        if self.max_nodes and self.min_nodes > self.max_nodes:
+            raise ValueError(f"min_nodes: expected ≤ max_nodes, {self.max_nodes}, got {self.min_nodes}")
+
 
 class Daemon(Section, frozen=True):
     """``[daemon]``: where the daemon runs, and what a job of its own asks the batch scheduler for.
@@ -186,10 +210,39 @@ class Daemon(Section, frozen=True):
     directives: tuple[str, ...] = ()
 
 
+class Environments(Section, frozen=True):
+    """``[environments]``: servables in interpreters of their own, a virtual environment's, conda's or a module's.
+
+    ``prologue``: shell commands that run before such an interpreter, where a servable is published and in pilots.
+    """
+
+    prologue: tuple[str, ...] = ()
+
+
 class Containers(Section, frozen=True):
-    """``[containers]``: the site's container runtime. Servables do not run in containers yet."""
+    """``[containers]``: how servables run that bring an image along.
+
+    ``command`` is the runtime's, if it is not called as its name says. ``binds`` (``/SOURCE[:/TARGET[:ro|rw]]``) are
+    seen in all containers; so are the variables that ``environment`` names. With ``signature_key`` only images
+    run that are signed by it.
+    """
 
     runtime: Literal["none", "apptainer", "podman-hpc", "shifter"] = "none"
+    command: str = ""
+    gpu: Literal["", "nv", "rocm"] = ""
+    binds: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
+    signature_key: str = ""
+
+    def __post_init__(self) -> None:
+        for name in self.environment:
+            if not _VARIABLE_NAME.fullmatch(name):
+                raise ValueError(f"environment: expected names of variables, got {name!r}")
+        for bind in self.binds:
+            if not _BIND.fullmatch(bind):
+                raise ValueError(f"binds: expected /SOURCE[:/TARGET[:ro|rw]], got {bind!r}")
+        if self.signature_key and not self.signature_key.startswith("/"):
+            raise ValueError(f"signature_key: expected the whole path of a public key, got {self.signature_key!r}")
 
 
 class Budgets(Section, frozen=True):
@@ -238,6 +291,7 @@ class Site(Section, frozen=True, kw_only=True):
     scheduler: Scheduler = Scheduler()
     pilots: Pilots = Pilots()
     queues: Mapping[str, Queue] = msgspec.field(default_factory=lambda: MappingProxyType({}))
+    environments: Environments = Environments()
     containers: Containers = Containers()
     budgets: Budgets = Budgets()
     recovery: Recovery = Recovery()
@@ -245,8 +299,9 @@ class Site(Section, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.daemon.placement == "job" and self.scheduler.kind == "local":
             raise ValueError("daemon.placement: 'job' needs a batch scheduler, and scheduler.kind is 'local'")
-
-
-def own_queues(site: Site) -> list[Queue]:
-    """The rules that hold for this site's pilots: those of their partition and of their QOS."""
-    return [site.queues[name] for name in (site.pilots.partition, site.pilots.qos) if name in site.queues]
+        for bind in self.containers.binds:
+            bound = Path(bind.partition(":")[0])
+            for name, ours in (("state_dir", self.state_dir), ("shared_dir", self.shared_dir)):
+                if bound.is_relative_to(ours) or ours.is_relative_to(bound):
+                    told = f"containers.binds: {bind!r} would show {name} ({ours}); bind what is needed below it"
+                    raise ValueError(told)

@@ -5,14 +5,16 @@ The work of a moment, in replicas, is
     rate · service_s / 0.8  +  (queued + running) · service_s / horizon
 
 The first term keeps up with what comes: replicas that are busy for more than four fifths of their time let requests
-wait. The second works off what is there within the *horizon*: a minute, or as long as a new pilot is expected to wait
-in the queue, since nothing that is asked for now can help before that. How long a request keeps a replica busy is
-measured while some wait (:mod:`hpcserve.core.pace`); before that was possible, Little's law says how many replicas are
-at work: rate · time in the system = requests in the system. More replicas than requests are of no use.
+wait. The second works off what is there within the *horizon*: a minute for the replicas for which there is room in
+pilots that run; for those that need another pilot as long as that is expected to wait in the queue, since it cannot
+help before that. How long a request keeps a replica busy is measured while some wait (:mod:`hpcserve.core.pace`);
+before that was possible, what waits gets the room that there is, and Little's law says how many replicas are at work:
+rate · time in the system = requests in the system. More replicas than requests are of no use.
 
 A deployment that was asked has ``hot`` replicas at least, and so many as the work needed at any moment of the last
-``idle_s``: a load that comes and goes does not make replicas come and go. When nobody has asked for ``idle_s`` and
-nothing is left to do, it has ``least`` again.
+``idle_s``: a load that comes and goes does not make replicas come and go. Nor are there fewer while those that answer
+need more than a minute for what waits: a place in the queue of the batch scheduler is not given up, to stand in it
+again later. When nobody has asked for ``idle_s`` and nothing is left to do, it has ``least`` again.
 """
 
 from __future__ import annotations
@@ -87,12 +89,13 @@ class Scaler:
         self._service_s: float | None = None
         self._peaks: deque[tuple[float, int, str]] = deque()
 
-    def observe(self, demand: Demand, *, there: int, wait_s: float, now: float) -> Target:
+    def observe(self, demand: Demand, *, there: int, room: int, wait_s: float, now: float) -> Target:
         """What follows from what was counted.
 
         Args:
             demand: The counts of this moment.
             there: So many replicas it has. At the first look they are from an earlier controller, which needed them.
+            room: So many it may have in the pilots that run, those included that it has.
             wait_s: How long a pilot that is submitted now is expected to wait in the queue.
             now: Monotonic seconds.
         """
@@ -108,7 +111,12 @@ class Scaler:
             idle = "that is its minimum" if self._came == 0 else f"nobody asked for {span(self.scale.idle_s)}"
             self.target = Target(self.bounded(self.scale.least), idle)
             return self.target
-        self._remember(now, *self._need(demand, wait_s))
+        horizon_s = max(HORIZON_S, wait_s)  # in this order: of no number the first one is taken
+        need, because = self._need(demand, horizon_s, room)
+        if self._peaks and self._falls_behind(demand):
+            kept = min(self._peaks[0][1], left)
+            need, because = max((need, because), (kept, _waits(demand)))
+        self._remember(now, need, because)
         _, need, because = self._peaks[0]
         self.target = self._bounded(need, because)
         return self.target
@@ -133,21 +141,27 @@ class Scaler:
             self._rate += weight * (came / elapsed_s - self._rate)
             self._at_work += weight * (min(demand.running, demand.workers) - self._at_work)
 
-    def _need(self, demand: Demand, wait_s: float) -> tuple[int, str]:
+    def _need(self, demand: Demand, horizon_s: float, room: int) -> tuple[int, str]:
         """The replicas that the work of this moment needs, and why."""
         left = demand.queued + demand.running
         most = max(1, left)  # one replica does not help another with its request
         if self._service_s is None:
-            because = _waits(demand) if demand.queued else "it is in use"
-            return min(most, max(1, _whole(self._at_work / BUSY))), because
+            at_work = max(1, _whole(self._at_work / BUSY))
+            if demand.queued:
+                return min(most, max(at_work, room)), _waits(demand)
+            return min(most, at_work), "it is in use"
         steady = self._rate * self._service_s / BUSY
-        horizon_s = max(HORIZON_S, wait_s)  # in this order: of no number the first one is taken
-        backlog = left * self._service_s / horizon_s
-        if demand.queued and backlog >= steady:
+        soon, later = (left * self._service_s / within_s for within_s in (HORIZON_S, horizon_s))
+        if demand.queued and soon >= steady:
             because = _waits(demand)
         else:
             because = f"{self._rate:.3g} requests come in a second, of {self._service_s:.2g} s each"
-        return min(most, _whole(steady + backlog)), because
+        return min(most, max(_whole(steady + later), min(_whole(steady + soon), room))), because
+
+    def _falls_behind(self, demand: Demand) -> bool:
+        """Whether those that answer, if any, need longer for what waits than it should take."""
+        service_s = 0.0 if self._service_s is None else self._service_s
+        return demand.queued > 0 and demand.queued * service_s >= demand.workers * HORIZON_S
 
     def _remember(self, now: float, need: int, because: str) -> None:
         """Keeps the peaks of the last ``idle_s``, the highest first; of equal ones the later one tells why."""

@@ -27,12 +27,19 @@ HERE_S = 2.0
 UP_AGAIN = "hpcserve up puts another in its place, which takes its pilots over"
 
 
-def record(site: Site) -> tuple[ServiceRecord | None, Finding]:
-    """The service record, if it can be read, and what is to be said of it."""
+def record(site: Site, job: str = "") -> tuple[ServiceRecord | None, Finding]:
+    """The service record, if it can be read, and what is to be said of it.
+
+    Args:
+        site: The site.
+        job: What the job does in which the daemon runs, or will; empty: there is none.
+    """
     path = record_path(site.shared_dir)
     try:
         found = decode_record(path.read_bytes(), str(path))
     except FileNotFoundError:
+        if job:
+            return None, Finding("record", "warning", f"no daemon can be called yet; wait for its job, {job}")
         told = f"no daemon runs, or it is not ready yet ({path} does not exist); start one: hpcserve up"
         return None, Finding("record", "failed", told)
     except ServiceUnavailable as error:  # half of one: the daemon mends it
@@ -78,11 +85,18 @@ def _wrong_lease(sighting: Sighting | None, published: ServiceRecord | None) -> 
     return ""
 
 
+def _is_to_come(site: Site, published: ServiceRecord | None) -> bool:
+    """Whether the daemon will be on a node of which nobody knows yet: this host tells nothing of that."""
+    return published is None and site.daemon.placement == "job"
+
+
 def interface(site: Site, published: ServiceRecord | None) -> Finding:
     """Whether the interface of the site file is there, and the one that the daemon listens at."""
     if published is not None and published.host != socket.gethostname():
         told = f"the daemon is on {published.host}: run hpcserve doctor there"
         return Finding("interface", "skipped", told)
+    if _is_to_come(site, published):
+        return site_host.of_a_node(site)
     try:
         address = interfaces.resolve(site.network.host)
     except ConfigError as error:
@@ -96,20 +110,37 @@ def interface(site: Site, published: ServiceRecord | None) -> Finding:
 
 def ports(site: Site, published: ServiceRecord | None) -> Finding:
     """Whether the daemon's sockets answer here; without a daemon, whether there is room for them."""
+    if _is_to_come(site, published):
+        return Finding("ports", "skipped", "the daemon runs in a job, and takes those that are free on its node")
     if published is None:
         doors = site_host.Doors(site)
         doors.close()
         if doors.error:
             return Finding("ports", "failed", doors.error)
-        return Finding("ports", "ok", f"a daemon can have {', '.join(doors.addresses)}, for example")
-    sockets = {"admission": published.admission, "front": published.front, "back": published.back}
-    addresses = {name: each.removeprefix("tcp://") for name, (each, *_) in sockets.items()}
+        return room(doors, None)
+    addresses = _addresses(published)
     found = {name: reach(address, HERE_S) for name, address in addresses.items()}
     wrong = [f"{name} at {addresses[name]}: {each.told}" for name, each in found.items() if each is not None]
     if wrong:
         told = f"this host does not reach the daemon's {'; '.join(wrong)}"
         return Finding("ports", "failed", f"{told}; if the daemon has ended, {UP_AGAIN}")
     return Finding("ports", "ok", ", ".join(f"{name} {address}" for name, address in addresses.items()))
+
+
+def room(doors: site_host.Doors, published: ServiceRecord | None) -> Finding:
+    """Whether a daemon can have a port for each of its sockets; the one that runs has them already."""
+    own = () if published is None else _addresses(published).values()
+    lacking = doors.lacking(own)
+    if lacking:
+        return Finding("ports", "failed", lacking)
+    if published is not None:
+        return Finding("ports", "ok", f"the daemon on {published.host} has {', '.join(own)}")
+    return Finding("ports", "ok", f"a daemon can have {', '.join(doors.addresses)}, for example")
+
+
+def _addresses(published: ServiceRecord) -> dict[str, str]:
+    sockets = {"admission": published.admission, "front": published.front, "back": published.back}
+    return {name: each.removeprefix("tcp://") for name, (each, *_) in sockets.items()}
 
 
 def shared_dir(site: Site) -> Finding:

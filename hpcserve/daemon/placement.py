@@ -17,6 +17,7 @@ from hpcserve.cluster.seam import JobId, PilotJob, Scheduler
 from hpcserve.config import Site, variables_of
 from hpcserve.daemon.controller.job import service_tag
 from hpcserve.daemon.logs import log_path
+from hpcserve.daemon.placing import Placing
 from hpcserve.types import PilotId
 
 NAME = PilotId("0")
@@ -56,7 +57,7 @@ def open_placing(site: Site) -> Scheduler:
         memory_per_node_mib=daemon.memory_per_node_mib,
         directives=(*((ONE_AT_A_TIME,) if site.scheduler.kind == "slurm" else ()), *daemon.directives),
     )
-    return open_scheduler(msgspec.structs.replace(site, pilots=pilots))
+    return Placing(open_scheduler(msgspec.structs.replace(site, pilots=pilots)))
 
 
 def daemon_job(site: Site, option: str) -> PilotJob:

@@ -9,6 +9,8 @@ from typing import Any
 import zmq
 
 from hpcserve.cluster import interfaces
+from hpcserve.cluster.site_host import Doors
+from hpcserve.config import Site
 from hpcserve.errors import ConfigError, Conflict, HpcserveError
 
 
@@ -65,3 +67,15 @@ def bind_error(name: str, host: str, ports: Sequence[int], number: int) -> Hpcse
     return ConfigError(
         f"cannot listen on {host} (port {told}): {zmq.strerror(number)}; correct [network] of the site file"
     )
+
+
+def counted(failure: HpcserveError, site: Site) -> HpcserveError:
+    """Why the daemon could not start: if ports are lacking, with how many are free, and how many it needs.
+
+    One socket alone cannot tell: the others of the daemon may have taken the free ones. Call it when they are closed.
+    """
+    if not isinstance(failure, Conflict):
+        return failure
+    doors = Doors(site)
+    doors.close()
+    return Conflict(doors.lacking()) if doors.lacking() else failure

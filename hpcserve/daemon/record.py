@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hpcserve.auth.private import replace
+from hpcserve.auth.private import private_directory, replace
 from hpcserve.errors import ConfigError, ServiceUnavailable
-from hpcserve.wire.record import RECORD_NAME, ServiceRecord, decode_record, encode_record
+from hpcserve.wire.record import ALONE, RECORD_NAME, ServiceRecord, decode_record, encode_record
 
 
 def record_path(shared_dir: Path) -> Path:
@@ -15,20 +15,22 @@ def record_path(shared_dir: Path) -> Path:
 
 
 def write_record(shared_dir: Path, record: ServiceRecord) -> Path:
-    """Writes the record, whole; returns its path.
+    """Writes the record, whole, in both of its places; returns its path.
 
     Raises:
         StorageFull: The disk is full; a record written before is still there.
     """
-    path = record_path(shared_dir)
-    replace(path, encode_record(record))
+    path, alone = record_path(shared_dir), _alone(shared_dir)
+    private_directory(alone.parent)
+    for each in (alone, path):
+        replace(each, encode_record(record))
     return path
 
 
 def has_record(shared_dir: Path, record: ServiceRecord) -> bool:
-    """Whether the file holds this record, or cannot be read now."""
+    """Whether both files hold this record, or cannot be read now."""
     try:
-        return record_path(shared_dir).read_bytes() == encode_record(record)
+        return all(each.read_bytes() == encode_record(record) for each in (record_path(shared_dir), _alone(shared_dir)))
     except FileNotFoundError:
         return False
     except OSError:
@@ -37,10 +39,14 @@ def has_record(shared_dir: Path, record: ServiceRecord) -> bool:
 
 def remove_record(shared_dir: Path, record: ServiceRecord) -> None:
     """Removes the record unless another daemon has replaced it."""
-    path = record_path(shared_dir)
-    try:
-        there = decode_record(path.read_bytes(), str(path))
-    except (FileNotFoundError, ConfigError, ServiceUnavailable):
-        return
-    if (there.host, there.pid) == (record.host, record.pid):
-        path.unlink(missing_ok=True)
+    for path in (record_path(shared_dir), _alone(shared_dir)):
+        try:
+            there = decode_record(path.read_bytes(), str(path))
+        except (FileNotFoundError, ConfigError, ServiceUnavailable):
+            continue
+        if (there.host, there.pid) == (record.host, record.pid):
+            path.unlink(missing_ok=True)
+
+
+def _alone(shared_dir: Path) -> Path:
+    return shared_dir / ALONE / RECORD_NAME

@@ -23,7 +23,7 @@ from hpcserve.cluster.plugins import open_launcher
 from hpcserve.cluster.signals import Signals
 from hpcserve.errors import ConfigError, VersionMismatch
 from hpcserve.pilot.children import Surroundings
-from hpcserve.pilot.command import replica_command
+from hpcserve.pilot.contained import any_command
 from hpcserve.pilot.link import Ears, Link
 from hpcserve.pilot.memory import MemoryWatch, counter_file
 from hpcserve.pilot.outcome import Stop
@@ -90,6 +90,7 @@ class Agent:
         self._margin_s = min(enrolment.stop_grace_s + _MARGIN_S, enrolment.walltime_s / 2)
         self._host = socket.gethostname()
         self._dirty = False
+        self._agent_s: float | None = None
         self._leaving = ""
         self._exit_code = exits.OK
         self._watch = Watch()
@@ -100,7 +101,7 @@ class Agent:
             record=record,
             enrolment=enrolment,
             enrolled=enrolled,
-            ears=Ears(up=self._mark_dirty, asked=self._mark_dirty, orders=self._obey),
+            ears=Ears(up=self._come_up, asked=self._mark_dirty, orders=self._obey),
             watch=self._watch,
             clock=clock,
             dice=random.Random(),
@@ -201,6 +202,8 @@ class Agent:
             replicas=self._roster.statuses,
             leaving=self._leaving,
             lost_nodes=self._roster.lost_nodes,
+            age_s=self._clock() - self._job.began_s,
+            agent_s=self._agent_s or 0.0,
         )
 
     def _wait_s(self, now: float) -> float:
@@ -219,6 +222,11 @@ class Agent:
             self._roster.tick(self._clock())
             self._watch.turn(_RESEND_S)
 
+    def _come_up(self) -> None:
+        if self._agent_s is None:
+            self._agent_s = self._clock() - self._job.began_s
+        self._mark_dirty()
+
     def _mark_dirty(self) -> None:
         self._dirty = True
 
@@ -232,7 +240,14 @@ class Agent:
             )
         return Surroundings(
             watch=self._watch,
-            command=partial(replica_command, launcher=launcher, inherited=dict(os.environ)),
+            command=partial(
+                any_command,
+                launcher=launcher,
+                inherited=dict(os.environ),
+                prologue=self._enrolment.prologue,
+                rules=self._enrolment.containers,
+                record=record,
+            ),
             launcher=launcher,
             memory=MemoryWatch(counter_file()),
             record=record,

@@ -22,6 +22,7 @@ import msgspec
 import zmq
 from zmq.utils import z85
 
+from hpcserve import __version__
 from hpcserve.cluster.processes import reap, signal_group, spawn
 from hpcserve.cluster.seam import Launcher
 from hpcserve.pilot.command import Command
@@ -47,7 +48,7 @@ class Surroundings:
     """What all replicas of an agent share.
 
     Attributes:
-        command: Makes the command from the manifest's JSON and the node; may raise ManifestError.
+        command: Makes the command of a replica on a node; may raise ManifestError.
         record: The path of the service record.
         slots: How many replicas each node holds.
         clock: Monotonic seconds.
@@ -55,7 +56,7 @@ class Surroundings:
     """
 
     watch: Watch
-    command: Callable[[str, str], Command]
+    command: Callable[[ReplicaSpec, str], Command]
     launcher: Launcher
     memory: MemoryWatch
     record: Path
@@ -89,6 +90,8 @@ class Child:
         self._printed_part = b""
         self._stopped = NOT_STOPPED
         self._timed_out = ""
+        self._began_s = now
+        self._phases: dict[str, float] = {}
         self._setup_due_s: float | None = now + spec.setup_timeout_s
         self._kill_due_s: float | None = None
         self._force_due_s: float | None = None
@@ -141,6 +144,7 @@ class Child:
             deployment=self._spec.deployment,
             version=self._spec.version,
             host=self.node,
+            phases=self._phases,
         )
 
     def stop(self, why: Stop, now: float) -> None:
@@ -179,7 +183,7 @@ class Child:
     def tick(self, now: float) -> None:
         """Does what has become due."""
         if self._setup_due_s is not None and now >= self._setup_due_s:
-            self._timed_out = f"setup did not finish within {self._spec.setup_timeout_s:g} s"
+            self._timed_out = f"setup and warm-up did not finish within {self._spec.setup_timeout_s:g} s"
             self.kill(Stop(self._timed_out))
         if self._kill_due_s is not None and now >= self._kill_due_s:
             self.kill(self._stopped)
@@ -224,12 +228,12 @@ class Child:
 
     def _start(self, secret_key: bytes) -> None:
         around = self._around
-        command = around.command(self._spec.manifest, self.node)
+        command = around.command(self._spec, self.node)
         with ExitStack() as theirs, ExitStack() as ours:
             stdin, to_stdin = _pipe(theirs, ours)
             self._output, output = _pipe(ours, theirs)
             self._errors, errors = _pipe(ours, theirs)
-            self._unsent = memoryview(encode_line(self._instructions(secret_key)))
+            self._unsent = memoryview(encode_line(self._instructions(secret_key, command)))
             self._pid = spawn(command.argv, environment=command.environment, stdin=stdin, stdout=output, stderr=errors)
             ours.pop_all()
         self._stdin: int | None = to_stdin
@@ -239,21 +243,22 @@ class Child:
         around.watch.add(self._errors, self._read_errors)
         around.watch.add(to_stdin, self._feed, events=zmq.POLLOUT)
 
-    def _instructions(self, secret_key: bytes) -> ReplicaStart:
+    def _instructions(self, secret_key: bytes, command: Command) -> ReplicaStart:
         spec = self._spec
         return ReplicaStart(
             replica=spec.replica,
             deployment=spec.deployment,
             version=spec.version,
-            servable=spec.servable,
+            servable=command.servable or spec.servable,
             manifest=spec.manifest,
-            record=str(self._around.record),
+            record=command.record or str(self._around.record),
             public_key=self._public_key,
             secret_key=secret_key,
             outbox_bytes=spec.outbox_bytes,
             hang_grace_s=spec.hang_grace_s,
             slot=self.slot,
             slots=self._around.slots,
+            software=f"hpcserve {__version__}",
         )
 
     def _feed(self) -> None:
@@ -320,9 +325,17 @@ class Child:
             return
         self._said = said
         self._setup_due_s = None
+        self._phases = self._whole(said.phases)
         if self._said.state == "failed":  # it ends by itself, soon or else
             self._kill_due_s = self._kill_due_s or self._around.clock() + self._around.stop_grace_s
         self._around.changed()
+
+    def _whole(self, phases: dict[str, float]) -> dict[str, float]:
+        """The phases that the replica has measured, and before them what it took until there was one."""
+        if not phases:
+            return {}
+        rest_s = self._around.clock() - self._began_s - sum(phases.values())
+        return {**phases, "start": max(0.0, rest_s) + phases.get("start", 0.0)}
 
     def _read_the_rest(self) -> None:
         """Takes what the pipes still hold. A grandchild that left the process group may keep them open."""

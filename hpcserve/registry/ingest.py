@@ -6,12 +6,16 @@ by the caller.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
+import msgspec
+
 from hpcserve.errors import HpcserveError
-from hpcserve.registry.discovery import resolve_methods
+from hpcserve.registry.discovery import Containers, resolve_methods
 from hpcserve.registry.manifest_file import read_manifest
 from hpcserve.registry.vault import discard, keep
 from hpcserve.servable.manifest import Manifest
@@ -20,7 +24,10 @@ from hpcserve.types import Digest
 
 @dataclass(frozen=True)
 class Ingested:
-    """A servable that is kept. ``new`` is False where the same content was there before."""
+    """A servable that is kept. ``new`` is False where the same content was there before.
+
+    ``version`` stands for its files, and for its image if it has one.
+    """
 
     manifest: Manifest
     version: Digest
@@ -28,7 +35,15 @@ class Ingested:
     new: bool
 
 
-def ingest(directory: Path, shared_dir: Path, *, timeout_s: float, stop: Event | None = None) -> Ingested:
+def ingest(
+    directory: Path,
+    shared_dir: Path,
+    *,
+    timeout_s: float,
+    stop: Event | None = None,
+    prologue: Sequence[str] = (),
+    containers: Containers | None = None,
+) -> Ingested:
     """Takes the servable in ``directory`` into the store below ``shared_dir``.
 
     The kept copy is inspected, not the original: what is served is what was checked.
@@ -38,6 +53,8 @@ def ingest(directory: Path, shared_dir: Path, *, timeout_s: float, stop: Event |
         shared_dir: The site's shared directory.
         timeout_s: How long importing the servable may take.
         stop: When it is set, importing is given up.
+        prologue: The site's, for the servable's own interpreter.
+        containers: How the site runs servables that have an image; without it they are refused.
 
     Raises:
         Cancelled: ``stop`` was set.
@@ -46,11 +63,23 @@ def ingest(directory: Path, shared_dir: Path, *, timeout_s: float, stop: Event |
         ConfigError: The shared directory cannot be written.
     """
     read_manifest(directory)
-    version, path, new = keep(directory, shared_dir)
+    digest, path, new = keep(directory, shared_dir)
     try:
-        manifest = resolve_methods(read_manifest(path), path, timeout_s=timeout_s, stop=stop)
+        manifest = read_manifest(path)
+        if manifest.environment.kind == "container" and containers is not None:
+            environment = containers.published(manifest.environment)
+            manifest = msgspec.structs.replace(manifest, environment=environment)
+        manifest = resolve_methods(
+            manifest, path, timeout_s=timeout_s, stop=stop, prologue=prologue, containers=containers
+        )
     except HpcserveError:
         if new:
-            discard(shared_dir, version)
+            discard(shared_dir, digest)
         raise
-    return Ingested(manifest, version, path, new)
+    return Ingested(manifest, _version(digest, manifest), path, new)
+
+
+def _version(digest: Digest, manifest: Manifest) -> Digest:
+    """Another image is another version, though the servable's files are the same."""
+    image = manifest.environment.published
+    return digest if image is None else Digest(hashlib.sha256(f"{digest} {image.sha256}".encode()).hexdigest())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 
+from hpcserve import __version__
 from hpcserve.wire.launch import ReplicaSays, ReplicaStart, decode_start, encode_line
 
 
@@ -24,7 +26,8 @@ class Lifeline:
         """The one line that the agent writes.
 
         Raises:
-            EOFError: The agent ended before it had written it.
+            VersionMismatch: The agent is of another version than this replica.
+            EOFError: The agent ended before it had written it, or since: what prepares an environment may take long.
         """
         line = bytearray()
         while not line.endswith(b"\n"):
@@ -32,7 +35,9 @@ class Lifeline:
             if not piece:
                 raise EOFError("the agent ended before it said what to run")
             line += piece
-        return decode_start(bytes(line))
+        if select.select([self.fd], [], [], 0)[0]:
+            raise EOFError("the agent ended before this replica had begun")
+        return decode_start(bytes(line), f"hpcserve {__version__}")
 
     def is_cut(self) -> bool:
         """Whether the agent is gone; to be asked when the descriptor is readable."""

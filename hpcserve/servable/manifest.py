@@ -19,6 +19,11 @@ from hpcserve.errors import ManifestError, UnknownMethod
 from hpcserve.wire.dtype_names import BYTES, JSON, MAX_AXES, NAMES
 
 _SERVABLE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_TARGET = re.compile(r"/[^\s:]*")
+# What a module command could take for an option, and old ones hand to a shell, is none.
+_MODULE = re.compile(r"[\w.+/@][\w.+/@:=,~-]*", re.ASCII)
+_PROGRAM = re.compile(r"\w[\w.+-]*", re.ASCII)
+_DIRECTORIES = {"venv": "virtual environment", "conda": "conda environment"}
 
 T = TypeVar("T")
 
@@ -134,19 +139,108 @@ def _ragged(tensors: dict[str, TensorDecl], name: str, field: str) -> tuple[int,
     return tensors[name].shape[1:]
 
 
-class Environment(Declaration, frozen=True):
-    """The interpreter that runs the servable: the daemon's own, or that of the virtual environment at ``path``."""
+class Build(Declaration, frozen=True):
+    """What ``hpcserve container build`` makes the image of.
 
-    kind: Literal["same", "venv"] = "same"
-    path: str | None = None
+    ``base``: the path of the image below; empty: one with Debian's own Python. ``requirements``: packages, as pip
+    understands them. ``files``: each ``SOURCE:/TARGET``, the source relative to the servable's directory. ``post``:
+    commands of the shell that run inside at the end, without a network.
+    """
+
+    base: str = ""
+    requirements: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    post: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.kind == "venv" and not self.path:
-            raise ValueError('kind = "venv" needs a path, that of the virtual environment\'s directory')
-        if self.kind == "venv" and not str(self.path).startswith("/"):
-            raise ValueError(f"path {self.path!r} is relative; give the whole path of the virtual environment")
-        if self.kind == "same" and self.path is not None:
-            raise ValueError(f'path {self.path!r} has no meaning with kind = "same"; use kind = "venv"')
+        if self.base and not self.base.startswith("/"):
+            raise ValueError(f"base {self.base!r}: expected the whole path of an image")
+        for each in self.files:
+            source, _, target = each.partition(":")
+            if not source or source.startswith("/") or ".." in source.split("/") or not _TARGET.fullmatch(target):
+                raise ValueError(
+                    f"files: expected SOURCE:/TARGET, the source inside the servable's directory and no space in the "
+                    f"target, got {each!r}"
+                )
+        for line in (*self.requirements, *self.post):
+            if not line.strip() or "\n" in line or line.lstrip().startswith(("%", "-")):
+                raise ValueError(f"{line!r}: expected one requirement or one command")
+
+
+class Image(Declaration, frozen=True):
+    """An image as it was when its servable was published, which fills this in.
+
+    ``python`` is its Python's version. ``packages``: the directory with the packages that it lacks, or empty.
+    """
+
+    sha256: str
+    size_bytes: int
+    mtime_ns: int
+    python: str
+    packages: str = ""
+
+
+class WarmUp(Declaration, frozen=True):
+    """What a replica computes before it is ready. ``method`` may be left out where a call need not name it.
+
+    ``inputs``: values by name, as JSON. ``file``: an .npz file of the directory, with arrays by name. ``shapes``: of
+    inputs that neither has; they are filled with zeros, or at random by the ``seed``. ``batch_sizes``: of a batchable
+    method, in which numbers the samples are run too; None: in its preferred batch sizes.
+    """
+
+    method: str = ""
+    inputs: dict[str, Any] = {}
+    file: str | None = None
+    shapes: dict[str, tuple[Annotated[int, msgspec.Meta(ge=0)], ...]] = {}
+    fill: Literal["zeros", "random"] = "zeros"
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    parameters: dict[str, Any] = {}
+    batch_sizes: tuple[Annotated[int, msgspec.Meta(ge=1)], ...] | None = None
+
+
+class Environment(Declaration, frozen=True):
+    """The interpreter that runs the servable.
+
+    ``same``: the daemon's own. ``venv``, ``conda``: that of the virtual environment, or of the conda environment, in
+    the directory ``path``. ``module``: ``python`` as it is found once the site's ``modules`` are loaded, in order.
+    ``container``: ``python`` of the ``image``.
+    """
+
+    kind: Literal["same", "venv", "conda", "module", "container"] = "same"
+    path: str | None = None
+    modules: tuple[str, ...] = ()
+    python: str = "python3"
+    image: str | None = None
+    build: Build | None = None
+    published: Image | None = None
+
+    def __post_init__(self) -> None:
+        directory = _DIRECTORIES.get(self.kind)
+        if directory and not self.path:
+            raise ValueError(f'kind = "{self.kind}" needs a path, that of the {directory}\'s directory')
+        if directory and not str(self.path).startswith("/"):
+            raise ValueError(f"path {self.path!r} is relative; give the whole path of the {directory}")
+        if not directory and self.path is not None:
+            raise ValueError(f'path {self.path!r} has no meaning with kind = "{self.kind}"; use "venv" or "conda"')
+        if self.kind == "container" and not str(self.image).startswith("/"):
+            raise ValueError(f'image {self.image!r}: kind = "container" needs the whole path of an image\'s file')
+        if self.kind != "container" and (self.image is not None or self.build is not None):
+            field = "build" if self.image is None else "image"
+            raise ValueError(f'{field}: has no meaning with kind = "{self.kind}"; use kind = "container"')
+        if self.kind == "module":
+            self._check_modules()
+        elif self.modules or (self.python != "python3" and self.kind != "container"):
+            field = "modules" if self.modules else "python"
+            raise ValueError(f'{field}: has no meaning with kind = "{self.kind}"; use kind = "module"')
+
+    def _check_modules(self) -> None:
+        if not self.modules:
+            raise ValueError('kind = "module" needs modules, such as modules = ["python/3.11"]')
+        for module in self.modules:
+            if not _MODULE.fullmatch(module):
+                raise ValueError(f"modules: {module!r} is no module's name, such as python/3.11")
+        if not (self.python.startswith("/") or _PROGRAM.fullmatch(self.python)):
+            raise ValueError(f"python: expected a program's name or its whole path, got {self.python!r}")
 
 
 class Manifest(Declaration, frozen=True):
@@ -159,6 +253,7 @@ class Manifest(Declaration, frozen=True):
     file: str | None = None
     environment: Environment = Environment()
     methods: dict[str, MethodSpec] = {}
+    warmup: tuple[WarmUp, ...] = ()
 
     def __post_init__(self) -> None:
         check_name("a servable's name", self.name)
@@ -271,5 +366,12 @@ def _reworded(text: str, kind: type, inner: str) -> str:
 def _fields_at(kind: type, inner: str) -> tuple[str, ...]:
     """The fields that are known at the place ``inner`` of ``kind``, like ``environment`` or ``inputs[0]``."""
     last = re.sub(r"\[.*", "", inner.rpartition(".")[2])
-    struct = {"environment": Environment, "inputs": TensorDecl, "outputs": TensorDecl}.get(last, kind)
+    known = {
+        "environment": Environment,
+        "build": Build,
+        "warmup": WarmUp,
+        "inputs": TensorDecl,
+        "outputs": TensorDecl,
+    }
+    struct = known.get(last, kind)
     return tuple(field.name for field in msgspec.structs.fields(struct))

@@ -16,12 +16,29 @@ from typing import Literal
 
 import msgspec
 
+from hpcserve.errors import VersionMismatch
+
+LAUNCH_VERSION = 1
+"""Of :class:`ReplicaStart` and :class:`ReplicaSays`: counts up when one side no longer understands the other."""
+
+
+class ContainerRules(msgspec.Struct, frozen=True, kw_only=True):
+    """How a site runs containers: the fields of ``[containers]`` in its file, with the same meaning."""
+
+    runtime: str = "none"
+    command: str = ""
+    gpu: str = ""
+    binds: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
+    signature_key: str = ""
+
 
 class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a pilot job's agent must know besides the service record.
 
     ``secret`` is good for one enrolment of this ``incarnation``. ``walltime_s`` counts from the agent's start. Each of
     the job's nodes holds ``slots`` replicas. The logs of a replica take at most ``log_bytes`` below ``log_dir``.
+    ``prologue``: shell lines that run before the interpreters of users' own environments.
     """
 
     pilot: str
@@ -34,6 +51,8 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     log_dir: str
     log_bytes: int
     launcher: str = "process"
+    containers: ContainerRules = ContainerRules()
+    prologue: tuple[str, ...] = ()
 
 
 class ReplicaStart(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +60,9 @@ class ReplicaStart(msgspec.Struct, frozen=True, kw_only=True):
 
     Of the ``slots`` of its node, counted from 0, it holds ``slot``, for as long as its process is there. Where more run
     on a node than it has slots, because some have not ended yet, ``slot`` is larger than those numbers.
+
+    ``launch`` and ``software`` tell who speaks: a replica runs the files that are there when it starts, and those of an
+    agent may have been replaced since it began.
     """
 
     replica: str
@@ -55,14 +77,20 @@ class ReplicaStart(msgspec.Struct, frozen=True, kw_only=True):
     hang_grace_s: float
     slot: int = 0
     slots: int = 1
+    launch: int = LAUNCH_VERSION
+    software: str = ""
 
 
 class ReplicaSays(msgspec.Struct, frozen=True, kw_only=True):
-    """``ready``: ``setup`` is done, and the broker knows the replica. ``failed``: it is not, and the replica ends."""
+    """``ready``: ``setup`` is done, and the broker knows the replica. ``failed``: it is not, and the replica ends.
+
+    ``phases``: how long each phase of its start took, in seconds; names of :data:`hpcserve.types.PHASES`.
+    """
 
     state: Literal["ready", "failed"]
     cause: str = ""
     traceback: str = ""
+    phases: dict[str, float] = {}
 
 
 def encode_line(message: ReplicaStart | ReplicaSays) -> bytes:
@@ -70,12 +98,27 @@ def encode_line(message: ReplicaStart | ReplicaSays) -> bytes:
     return msgspec.json.encode(message) + b"\n"
 
 
-def decode_start(line: bytes) -> ReplicaStart:
-    """The :class:`ReplicaStart` of one line.
+class _Speaker(msgspec.Struct, frozen=True):
+    """What every version says."""
+
+    launch: int = 0
+    software: str = ""
+
+
+def decode_start(line: bytes, software: str) -> ReplicaStart:
+    """The :class:`ReplicaStart` of one line, as ``software``, which this is, understands it.
 
     Raises:
+        VersionMismatch: An agent has written it that speaks otherwise.
         msgspec.MsgspecError: The line is something else.
     """
+    agent = msgspec.json.decode(line, type=_Speaker)
+    if agent.launch != LAUNCH_VERSION:
+        raise VersionMismatch(
+            f"the agent is {agent.software or 'an older hpcserve'} (launch version {agent.launch}), and this replica "
+            f"is {software} (launch version {LAUNCH_VERSION}): hpcserve was replaced while it ran; take the daemon "
+            "down and up again"
+        )
     return msgspec.json.decode(line, type=ReplicaStart)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
@@ -96,6 +97,18 @@ def test_an_endless_input_is_read_to_what_the_service_takes(
     assert done.returncode == 1
     assert b"a request to this service has at most 1000000; send them in parts" in done.stderr
     user.ok("down")
+
+
+def test_a_range_with_too_few_free_ports_is_told_with_their_number(user: User, tmp_path: Path) -> None:
+    lab = tmp_path / "lab.toml"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        first = taken.getsockname()[1]
+        lab.write_text(f'base = "local"\n[network]\nport_range = "{first}-{first + 2}"\n')
+        said = user.fails(7, "up", "--detach", "--site", lab)
+    told = (
+        rf"(only [12]|none) of the ports {first}-{first + 2} of 127.0.0.1 (is|are) free, and the daemon needs 3 of them"
+    )
+    assert re.match(f"error: {told}: set .network. port_range ", said)
 
 
 # --- a daemon that was killed -------------------------------------------------------------------------

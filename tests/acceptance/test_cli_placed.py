@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from hpcserve.cluster.slurm import job_name
+from hpcserve.daemon.controller.job import service_tag
+from hpcserve.daemon.placement import NAME
 from tests.acceptance.newcomer import User, until, user_in
 from tests.unit.cluster.slurm_stage import FAKES, FakeSlurm
+from tests.unit.cluster.slurm_stage import record as job_record
 
 SILENT = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n"
 NOT_CONFIRMED = 8
@@ -81,6 +85,28 @@ def test_it_goes_down_though_nobody_knows_of_other_jobs(user: User, slurm: FakeS
     assert "when the batch scheduler answers again: hpcserve down" in said
     slurm.says("squeue")
     assert "no daemon runs" in user.ok("down")
+
+
+def test_the_doctor_says_that_the_job_of_the_daemon_waits_and_does_not_judge_this_host_for_it(
+    user: User, slurm: FakeSlurm
+) -> None:
+    path = user.home / "sites" / "lab.toml"
+    path.write_text(SITE.replace('"lo"', '"hsn0"'))
+    shared = user.home / "sites" / "lab" / "shared"
+    slurm.says("squeue", job_record("7", "PENDING", "Priority", name=job_name(f"daemon-{service_tag(shared)}", NAME)))
+    shared.mkdir(parents=True, mode=0o700)
+    done = user.run("doctor")
+    lines = done.stdout.decode().splitlines()
+    assert done.returncode == 0, done
+    assert [line for line in lines if line.startswith("warning  record: no daemon can be called yet; wait for its job")]
+    assert "hpcserve up" not in done.stdout.decode()
+    skipped = {line.split()[1] for line in lines if line.startswith("skipped")}
+    assert {"interface:", "ports:", "lease:"} <= skipped
+
+    slurm.says("squeue")
+    done = user.run("doctor")
+    assert done.returncode == 1
+    assert b"submit one: hpcserve up" in done.stdout
 
 
 def test_that_none_runs_is_told_with_what_nobody_knows(user: User) -> None:

@@ -39,8 +39,17 @@ def test_a_scaled_deployment_from_idle_to_ready(tmp_path: Path, root: Path) -> N
     [
         (["--min-replicas", "1"], 2, "it goes with --max-replicas"),
         (["--replicas", "1", "--max-replicas", "2"], 2, "the least is --min-replicas"),
-        (["--max-replicas", "0"], 2, "Input should be greater than or equal to 1"),
-        (["--max-replicas", "2", "--idle-s", "0"], 2, "idle-s"),
+        (["--max-replicas", "0"], 2, "0 is not in the range x>=1"),
+        (["--max-replicas", "2", "--idle-s", "0"], 2, "'0': expected a number of seconds greater than 0; see: "),
+        (["--max-replicas", "2", "--idle-s", "inf"], 2, "'inf': expected a number of seconds greater than 0; see: "),
+        (["--hot-replicas", "2"], 2, "invalid value for --hot-replicas: it goes with --max-replicas; see: "),
+        (["--idle-s", "2"], 2, "invalid value for --idle-s: it goes with --max-replicas; see: "),
+        (
+            ["--max-replicas", "2", "--min-replicas", "3"],
+            2,
+            "invalid value for --min-replicas: 3: expected at most --max-replicas, 2; see: ",
+        ),
+        (["--max-replicas", "2", "--hot-replicas", "3"], 2, "--hot-replicas: 3: expected at most --max-replicas, 2"),
     ],
 )
 def test_options_that_contradict_each_other(tmp_path: Path, options: list[str], code: int, words: str) -> None:

@@ -92,6 +92,9 @@ def test_a_daemon_that_waits_in_the_queue_says_why_until_it_is_taken_back(box: B
     facility = new_facility(daemon=SMALL, network={"host": "eth0"})
     with up_in_the_foreground(facility) as (up, said):
         until(lambda: re.search(r"job \d+ is queued: (Resources|Priority)", said.read_text()), "it waits", WITHIN_S)
+        assert re.search(
+            r"record: no daemon can be called yet; wait for its job, \d+ is queued", facility.cli("doctor")
+        )
         assert "of the daemon, which waited in the queue, was cancelled" in facility.cli("down")
         assert up.wait(WITHIN_S) == 1
         assert "of the daemon ended before it was ready: " in said.read_text()
@@ -114,7 +117,13 @@ def test_ctrl_c_takes_a_daemon_in_a_job_down(new_facility: NewFacility) -> None:
 
 
 def test_a_daemon_that_cannot_start_in_its_job_says_why(new_facility: NewFacility) -> None:
+    facility = new_facility(daemon=SMALL, network={"host": "eth0"})
+    told = facility.cli("site", "check", "--timeout=60")  # this host has no such interface
+    assert re.search(r"^ok +interface: on node\d a daemon could listen at 10\.", told, re.MULTILINE), told
     facility = new_facility(daemon=SMALL, network={"host": "hsn0"})
+    checked = facility.command("site", "check", "--timeout=60")
+    assert checked.returncode == 1
+    assert re.search(r"^failed +interface: on node\d, .*'hsn0' is no interface", checked.stdout, re.MULTILINE), checked
     done = facility.command("up", "--detach")
     assert done.returncode == 1
     assert re.search(r"job \d+ of the daemon ended before it was ready: .*'hsn0' is no interface", done.stderr)

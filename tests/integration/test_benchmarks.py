@@ -112,6 +112,14 @@ def test_ssh_is_measured_beside_tcp(root: Path) -> None:
     assert found["connect_s"]["ssh"] > 0
 
 
+def test_a_container_is_measured_beside_a_replica_without_one(root: Path, python_image: Path) -> None:
+    assert python_image.exists()
+    found = run(root, "container")
+    assert found["ready_s"]["plain"] > 0
+    assert found["later_s"] == pytest.approx(found["ready_s"]["container"] - found["ready_s"]["plain"], abs=0.002)
+    assert set(found["reached"]) == set(found["targets"]) == {"later_s"}
+
+
 def test_pilots_say_why_there_is_no_slurm_for_them(root: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "pilots", "--quick"],

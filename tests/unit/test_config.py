@@ -79,7 +79,7 @@ def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("[pilots]\nslots = 0\n", r"polaris.toml: pilots.slots: expected .* >= 1"),
+        ("[pilots]\nslots = 0\n", r"polaris.toml: pilots.slots: expected .* >= 1, got 0$"),
         ("[pilots]\nwalltime_s = -1.0\n", r"polaris.toml: pilots.walltime_s: expected .* > 0"),
         ('[pilots]\nslots = "two"\n', r"polaris.toml: pilots.slots: expected `int`, got `str`"),
         ("[pilots]\nslotz = 1\n", r"polaris.toml: pilots: .*slotz"),
@@ -90,10 +90,13 @@ def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None
         ('[network]\nhost = "0.0.0.0"\n', r"polaris.toml: network.host: expected the address .* got '0.0.0.0'"),
         (
             '[network]\nport_range = "40000"\n',
-            r"network.port_range: expected FIRST-LAST of at least 3 .*'40000'",
+            r"network.port_range: expected FIRST-LAST, such as 40000-40100, got '40000'$",
         ),
-        ('[network]\nport_range = "9-8"\n', r"port_range: expected FIRST-LAST of at least 3 ports, got '9-8'"),
-        ('[network]\nport_range = "1-65536"\n', r"port_range: expected FIRST-LAST of at least 3 ports, got '1-65536'"),
+        ('[network]\nport_range = "9-8"\n', r"port_range: expected FIRST-LAST with the lower port first, got '9-8'$"),
+        ('[network]\nport_range = "1-65536"\n', r"port_range: expected .* ports from 1 to 65535, got '1-65536'$"),
+        ('[network]\nport_range = "0-9"\n', r"port_range: expected FIRST-LAST of ports from 1 to 65535, got '0-9'$"),
+        ('[network]\nport_range = "700000-800000"\n', r"of ports from 1 to 65535, got '700000-800000'$"),
+        ('[network]\nport_range = "8-9"\n', r"port_range: expected FIRST-LAST of at least 3 ports, got '8-9'$"),
         ('[network]\nfront_port = 9\nport_range = "5-5"\n', r"FIRST-LAST of at least 2 ports, got '5-5'"),
         ('auth = "none"\n', r"polaris.toml: auth: invalid .*none"),
         ("[pilots]\norphan_s = 3\n", r"polaris.toml: pilots.orphan_s: expected ≥ 4, got 3: agents would end"),
@@ -107,14 +110,36 @@ def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None
             '[scheduler]\nkind = "slurm"\npoll_max_s = 301\n',
             r"scheduler.poll_max_s: expected ≤ 300, got 301: .* agent waits 600 s to be let in; lower it$",
         ),
+        (
+            '[scheduler]\nkind = "slurm"\npoll_s = 500\n',
+            r"scheduler.poll_s: expected ≤ 300, got 500: .* agent waits 600 s to be let in; lower it$",
+        ),
+        ("[recovery]\nlease_s = inf\n", r"polaris.toml: recovery.lease_s: expected a finite number, got inf$"),
+        ("[recovery]\nlease_s = 1e400\n", r"polaris.toml: recovery.lease_s: expected a finite number, got inf$"),
+        ("[pilots]\nwalltime_s = nan\n", r"polaris.toml: pilots.walltime_s: expected a finite number, got nan$"),
+        ("[pilots]\nidle_s = nan\n", r"polaris.toml: pilots.idle_s: expected a finite number, got nan$"),
+        ("[queues.x]\nmax_walltime_s = inf\n", r"queues.x.max_walltime_s: expected a finite number, got inf$"),
         ("[scheduler]\nsubmit_burst = 0\n", r"polaris.toml: scheduler.submit_burst: expected .* >= 1"),
         ("state_dir = 3\n", r"polaris.toml: state_dir: expected a path, got 3"),
         ("[pilots\n", r"polaris.toml: not TOML"),
         ("", r"polaris.toml: empty: it says nothing; for a site like local write base = .local"),
         ("base = 3\n", r"polaris.toml: base: expected the name of a site or the path of its file, got 3"),
         ('base = "lokal"\n', r"polaris.toml: base: no site named 'lokal'; known: "),
-        ("[queues.debug]\nmax_nodes = -1\n", r"polaris.toml: queues\[...\].max_nodes: expected `int` >= 0"),
-        ("[queues.debug]\nmaxnodes = 1\n", r"polaris.toml: queues\[...\]: unknown field 'maxnodes'; did you mean"),
+        (
+            "[queues.a]\n[queues.debug]\nmax_nodes = -1\n",
+            r"polaris.toml: queues.debug.max_nodes: expected `int` >= 0, got -1$",
+        ),
+        ("[queues.debug]\npreempt = 3\n", r"polaris.toml: queues.debug.preempt: expected `bool`, got `int`: 3$"),
+        ("[queues.debug]\nmaxnodes = 1\n", r"polaris.toml: queues.debug: unknown field 'maxnodes'; did you mean"),
+        (
+            "[queues.batch]\nmin_nodes = 5\nmax_nodes = 2\n",
+            r"polaris.toml: queues.batch.min_nodes: expected ≤ max_nodes, 2, got 5$",
+        ),
+        ('[containers]\nbinds = ["data"]\n', r"polaris.toml: containers.binds: expected /SOURCE.*, got 'data'"),
+        ('[containers]\nbinds = ["/"]\n', r"polaris.toml: containers.binds: '/' would show state_dir \("),
+        ('[containers]\nenvironment = ["A B"]\n', r"containers.environment: expected names of variables, got 'A B'"),
+        ('[containers]\nsignature_key = "k.pem"\n', r"containers.signature_key: expected the whole path .*'k.pem'"),
+        ('[containers]\ngpu = "intel"\n', r"polaris.toml: containers.gpu: invalid .*intel"),
         ('shared_dir = "$NOT_SET_HERE/x"\n', r"polaris.toml: shared_dir: '.NOT_SET_HERE/x': NOT_SET_HERE is not set"),
     ],
 )
@@ -129,6 +154,10 @@ def test_polls_may_be_as_seldom_as_requeued_agents_and_the_scheduler_allow(
 ) -> None:
     text = f'[scheduler]\nkind = "{kind}"\npoll_max_s = {poll_max_s}\n'
     assert config.load_site(site_file(tmp_path, text)).scheduler.poll_max_s == poll_max_s
+
+
+def test_idle_pilots_may_be_kept_for_ever(tmp_path: Path) -> None:
+    assert config.load_site(site_file(tmp_path, "[pilots]\nidle_s = inf\n")).pilots.idle_s == float("inf")
 
 
 QUEUE = """
@@ -155,6 +184,45 @@ gpus_per_node = 4
 def test_what_the_queue_does_not_allow_is_refused(tmp_path: Path, which: str, limit: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         config.load_site(site_file(tmp_path, QUEUE.format(which=which) + limit))
+
+
+DAEMON = """
+[scheduler]
+kind = "slurm"
+[daemon]
+placement = "{placement}"
+walltime_s = 7200
+{which} = "debug"
+[pilots]
+partition = "{pilots}"
+[queues.debug]
+"""
+
+
+@pytest.mark.parametrize("which", ["partition", "qos"])
+@pytest.mark.parametrize(
+    ("limit", "pilots", "told"),
+    [
+        ("max_walltime_s = 3600", "", "walltime_s: expected ≤ 3600, got 7200"),
+        ("min_nodes = 2", "", "WHICH: expected a queue for jobs of one node, and the fewest nodes here are 2; name"),
+        ("preempt = true", "", "WHICH: expected a queue whose jobs are not preempted, as nobody would begin"),
+        ("max_running = 1", "debug", "WHICH: the daemon's job is the one that max_running = 1 allows, which leaves"),
+        ("max_queued = 1", "debug", "WHICH: the daemon's job is the one that max_queued = 1 allows, which leaves"),
+    ],
+)
+def test_what_the_queue_of_the_daemon_does_not_allow_is_refused(
+    tmp_path: Path, which: str, limit: str, pilots: str, told: str
+) -> None:
+    text = DAEMON.format(placement="job", which=which, pilots=pilots) + limit
+    with pytest.raises(ConfigError, match=f"polaris.toml: daemon.{told.replace('WHICH', which)}.*queue 'debug'"):
+        config.load_site(site_file(tmp_path, text))
+    config.load_site(site_file(tmp_path, text.replace('"job"', '"login"').replace('"debug"', '"other"')))
+
+
+@pytest.mark.parametrize("limit", ["max_running = 1\nmax_queued = 1", "max_walltime_s = 7200\nmin_nodes = 1"])
+def test_a_daemon_whose_queue_allows_it_is_no_error(tmp_path: Path, limit: str) -> None:
+    text = DAEMON.format(placement="job", which="partition", pilots="batch") + limit
+    assert config.load_site(site_file(tmp_path, text)).daemon.walltime_s == 7200
 
 
 def test_a_limit_is_told_with_the_file_that_has_it(tmp_path: Path) -> None:

@@ -47,6 +47,9 @@ STARTS = re.compile(
 STARTERS = {
     "client/ssh_process.py",
     "cli/daemon_process.py",
+    "cluster/building.py",
+    "cluster/gather.py",
+    "cluster/images.py",
     "cluster/processes.py",
     "cluster/pyslurm_process.py",
     "cluster/runner.py",

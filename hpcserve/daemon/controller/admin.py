@@ -24,6 +24,7 @@ from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.logs import read_logs
 from hpcserve.daemon.controller.plan import servable_of, serving
 from hpcserve.daemon.controller.view import status_of
+from hpcserve.daemon.images import SiteContainers
 from hpcserve.errors import HpcserveError, InvalidInput, Overloaded, ProtocolError, UnknownEndpoint
 from hpcserve.registry.ingest import Ingested, ingest
 from hpcserve.registry.rows import DeploymentRow, ServableRow
@@ -135,7 +136,17 @@ class Admin:
             raise Overloaded(f"{self._ingesting} servables are being published", retry_after_s=5.0)
         self._ingesting += 1
         try:
-            work = partial(ingest, path, self._controller.site.shared_dir, timeout_s=IMPORT_S, stop=self._stopped)
+            site = self._controller.site
+            containers = SiteContainers(site, timeout_s=IMPORT_S)
+            work = partial(
+                ingest,
+                path,
+                site.shared_dir,
+                timeout_s=IMPORT_S,
+                stop=self._stopped,
+                prologue=site.environments.prologue,
+                containers=containers,
+            )
             return await asyncio.get_running_loop().run_in_executor(self._ingesters, work)
         finally:
             self._ingesting -= 1

@@ -58,7 +58,8 @@ def _by_itself(state: JobState, output: str) -> str:
         said = no_python(output)
         if said:
             return said
-    return f"{exit_in_words(state.exit_code)} ({state.cause})"
+    ended = exit_in_words(state.exit_code)
+    return ended if state.cause in ("", ended) else f"{ended} ({state.cause})"
 
 
 def _last(pattern: re.Pattern[str], output: str) -> str:

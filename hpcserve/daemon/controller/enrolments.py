@@ -15,6 +15,7 @@ import msgspec
 
 from hpcserve.auth import private
 from hpcserve.config import Site
+from hpcserve.daemon.images import rules_of
 from hpcserve.daemon.launch import ENROLMENTS
 from hpcserve.errors import AuthenticationError
 from hpcserve.registry.rows import PilotRow
@@ -34,6 +35,8 @@ class Enrolments:
 
     def __init__(self, site: Site, logs: Path) -> None:
         self._pilots = site.pilots
+        self._containers = rules_of(site.containers)
+        self._prologue = site.environments.prologue
         self._place = site.shared_dir / ENROLMENTS
         self._logs = logs
 
@@ -67,6 +70,8 @@ class Enrolments:
             log_dir=str(self._logs),
             log_bytes=self._pilots.log_bytes,
             launcher=self._pilots.launcher,
+            containers=self._containers,
+            prologue=self._prologue,
         )
         private.private_directory(self._place)
         private.replace(self._path(row.id, row.restarts), encode_enrolment(enrolment))

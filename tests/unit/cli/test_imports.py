@@ -32,6 +32,7 @@ COMMANDS = (
     "logs",
     "doctor",
     "connect",
+    "container",
     "service",
     "site",
     "demo",

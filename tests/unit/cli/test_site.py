@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,14 @@ def test_nothing_is_submitted_where_something_is_wrong_already(capsys: pytest.Ca
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("failed   interface: network.host: 'nope0' is no interface, ")
     assert lines[-1] == "skipped  pilot: no job was submitted: first correct what failed above"
+
+
+def test_a_port_that_is_in_use_is_a_failed_check(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        own_site("lab", f'base = "local"\n[network]\nfront_port = {port}\n')
+        assert main(["site", "check", "lab"]) == 1
+    assert f"failed   ports: port {port} of 127.0.0.1 is in use by another" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ import shlex
 
 import pytest
 
-from hpcserve.client.ssh_address import parse
+from hpcserve.cli.main import main
+from hpcserve.client.services import Services
+from hpcserve.client.ssh_address import parse, refuse_other_schemes
 from hpcserve.errors import ConfigError
 
 
@@ -79,3 +81,18 @@ def test_the_shell_there_reads_the_words_that_were_meant(text: str, command: str
 def test_what_is_no_address_is_refused_with_the_form_of_one(text: str) -> None:
     with pytest.raises(ConfigError, match=r"expected ssh://\[USER@\]LOGIN"):
         parse(text)
+
+
+@pytest.mark.parametrize("text", ["http://x", "tcp://login:5000", "SSH://login", "file:///x/service.json"])
+def test_an_address_of_another_kind_is_refused_with_those_that_there_are(text: str) -> None:
+    told = rf"'{text}': {text.partition('/')[0]}// leads to no service; expected ssh://.*, or the path of"
+    with pytest.raises(ConfigError, match=told):
+        refuse_other_schemes(text)
+    with pytest.raises(ConfigError, match=told):
+        Services().chosen(text)
+    assert main(["service", "add", "lab", text]) == 2
+
+
+@pytest.mark.parametrize("text", ["ssh://login", "/x/service.json", "lab", "./http:/x"])
+def test_what_may_be_an_address_or_a_path_is_not_refused(text: str) -> None:
+    refuse_other_schemes(text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,6 +66,25 @@ def test_an_address_that_compute_nodes_cannot_reach_is_refused(tmp_path: Path, h
     assert said.startswith(told)
 
 
+@pytest.mark.parametrize(
+    ("host", "outcome", "told"),
+    [
+        (
+            "hsn0",
+            "skipped",
+            "network.host: 'hsn0' is one of a compute node, since the daemon runs in a job; hpcserve site",
+        ),
+        ("192.0.2.1", "skipped", "network.host: '192.0.2.1' is one of a compute node"),
+        ("lo", "failed", "network.host: 'lo' is 127.0.0.1, which other hosts cannot reach; name the interface that"),
+    ],
+)
+def test_the_interface_of_a_daemon_in_a_job_is_not_looked_for_here(
+    tmp_path: Path, host: str, outcome: str, told: str
+) -> None:
+    found = site_host.of_a_node(site(tmp_path, host=host, kind="slurm"))
+    assert (found.outcome, found.told.startswith(told)) == (outcome, True)
+
+
 def test_a_node_reaches_all_doors_and_says_which_it_does_not(tmp_path: Path) -> None:
     with doors(site(tmp_path)) as opened, socket.create_server(("127.0.0.1", 0)) as mute:
         assert [reach(address) for address in opened.addresses] == [None, None, None]
@@ -90,10 +111,44 @@ def test_the_shared_directory_must_be_writable_and_have_room(monkeypatch: pytest
     assert site_host.shared_dir(looked_at).outcome == "ok"
     assert list((tmp_path / "shared").iterdir()) == []
     monkeypatch.setattr(site_host, "LEAST_FREE_BYTES", 1 << 62)
-    assert "GB free; clean up" in site_host.shared_dir(looked_at).told
+    assert "too little: at least 4.6e+09 GB are wanted; clean up" in site_host.shared_dir(looked_at).told
     (tmp_path / "file").touch()
     found = site_host.shared_dir(msgspec.structs.replace(looked_at, shared_dir=tmp_path / "file" / "x"))
     assert (found.outcome, found.told.startswith(f"cannot write to {tmp_path}/file/x: ")) == ("failed", True)
+
+
+def test_the_state_directory_must_have_room_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    looked_at = site(tmp_path)
+    assert site_host.state_dir(looked_at).told == f"{tmp_path}/state will be made"
+    assert not looked_at.state_dir.exists()
+    looked_at.state_dir.mkdir()
+    found = site_host.state_dir(looked_at)
+    assert (found.outcome, found.told.startswith(f"{tmp_path}/state, ")) == ("ok", True)
+    assert list(looked_at.state_dir.iterdir()) == []
+    monkeypatch.setattr(site_host, "LEAST_STATE_BYTES", 1 << 62)
+    assert site_host.state_dir(looked_at).outcome == "failed"
+    looked_at.state_dir.rmdir()
+    found = site_host.state_dir(looked_at)
+    assert (found.outcome, found.told.startswith(f"{tmp_path}, ")) == ("failed", True)
+
+
+def test_a_quota_shows_when_a_little_is_written(tmp_path: Path) -> None:
+    looked_at = site(tmp_path)
+    for place in (looked_at.state_dir, looked_at.shared_dir):
+        place.mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (site_host.TRIED_BYTES // 2, before[1]))
+    try:
+        found = [site_host.state_dir(looked_at), site_host.shared_dir(looked_at)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [each.outcome for each in found] == ["failed", "failed"]
+    assert [each.told.partition(": [")[0] for each in found] == [
+        f"cannot write to {tmp_path}/state",
+        f"cannot write to {tmp_path}/shared",
+    ]
 
 
 def test_the_container_runtime_must_be_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -104,3 +159,36 @@ def test_the_container_runtime_must_be_found(monkeypatch: pytest.MonkeyPatch, tm
     assert [each.outcome for each in site_host.containers(looked_at)] == ["failed"]
     (tmp_path / "podman-hpc").touch(mode=0o755)
     assert [each.told for each in site_host.containers(looked_at)] == [str(tmp_path / "podman-hpc")]
+
+
+def listen(first: int, at: int) -> socket.socket:
+    return socket.create_server(("127.0.0.1", first + at))
+
+
+@pytest.fixture
+def one_taken() -> Iterator[int]:
+    """The first of three ports that follow each other, of which the second one is in use."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as found:
+            first = found.getsockname()[1]
+        try:
+            with listen(first, 0), listen(first, 2):
+                taken = listen(first, 1)
+            break
+        except (OSError, OverflowError):  # somebody else has one of them
+            continue
+    with taken:
+        yield first
+
+
+def test_three_sockets_need_three_ports_at_once(tmp_path: Path, one_taken: int) -> None:
+    first, last = one_taken, one_taken + 2
+    looked_at = msgspec.structs.replace(site(tmp_path), network=Network(host="lo", port_range=f"{first}-{last}"))
+    with doors(looked_at) as opened:
+        assert [each.rpartition(":")[2] for each in opened.addresses] == [str(first), str(last), str(first + 1)]
+        told = f"only 2 of the ports {first}-{last} of lo are free, and the daemon needs 3 of them: set [network] "
+        assert opened.lacking().startswith(told)
+        assert opened.lacking({f"127.0.0.1:{first + 1}"}) == ""
+    roomy = msgspec.structs.replace(looked_at, network=Network(port_range=f"{first}-{last}", front_port=first + 1))
+    with doors(roomy) as opened:
+        assert opened.lacking().startswith(f"port {first + 1} of 127.0.0.1 is in use by another program: set [network]")

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import subprocess
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from benchmarks.simulated_time import simulated
 from hpcserve import __version__
 from hpcserve.cluster.probe import Report
 from hpcserve.cluster.seam import JobId, JobState, PilotJob
-from hpcserve.cluster.site_pilot import Look, died, modest, reaches, try_pilot
-from hpcserve.config import load_site
+from hpcserve.cluster.site_pilot import Look, died, houses, modest, reaches, read_report, report_of, try_pilot
+from hpcserve.config import Network, Scheduler, load_site
 from hpcserve.errors import SchedulerError
 from hpcserve.types import PilotId
 
@@ -87,6 +92,88 @@ def test_a_scheduler_that_cannot_tell_of_the_job_fails_the_check(tmp_path: Path)
     assert (first.subject, first.outcome) == ("queue", "failed")
     assert first.told == "cannot read the answer of squeue about 1 job"
     assert {each.outcome for each in others} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("seen", "outcome", "told"),
+    [
+        ({"listens": "10.0.0.7"}, "ok", "on n1 a daemon could listen at 10.0.0.7"),
+        (
+            {"listen_error": "'hsn9' is no interface"},
+            "failed",
+            "on n1, where a daemon could run: 'hsn9' is no",
+        ),
+        ({"listens": "127.0.0.1"}, "failed", "on n1, where a daemon could run: network.host is 127.0.0.1 there, which"),
+        (
+            {"listens": "10.0.0.7", "listen_error": "it is down"},
+            "failed",
+            "on n1, where a daemon could run: it is",
+        ),
+    ],
+)
+def test_what_a_node_says_of_a_daemon_there(seen: dict[str, Any], outcome: str, told: str) -> None:
+    found, network = houses(Report(host="n1", version=__version__, python="python", **seen))
+    assert (found.subject, found.outcome, found.told.startswith(told)) == ("interface", outcome, True)
+    assert network.outcome == "skipped"
+
+
+def test_of_a_node_that_did_not_try_nothing_is_said() -> None:
+    (network,) = houses(Report(host="n1", version="0", python="python"))
+    assert network.subject == "network"
+
+
+@pytest.mark.parametrize(("host", "listens"), [("127.0.0.1", "127.0.0.1"), ("lo", "127.0.0.1"), ("nope0", "")])
+def test_a_node_tries_to_listen_as_the_daemon_would(tmp_path: Path, host: str, listens: str) -> None:
+    lab = msgspec.structs.replace(load_site("local"), network=Network(host=host))
+    subprocess.run(Look([], is_home=True).argv(lab, report_of(tmp_path)), check=True)
+    report = read_report(tmp_path)
+    assert report is not None
+    assert report.listens == listens
+    assert report.listen_error.startswith("" if listens else "network.host: 'nope0' is no interface")
+    assert bool(report.listen_error) != bool(listens)
+
+
+class Queued(Slow):
+    """A scheduler that begins the job after so long; it reports, or ends without a word."""
+
+    def __init__(self, after_s: float, *, reports: bool) -> None:
+        super().__init__(hangs=False)
+        self.begins_s = time.monotonic() + after_s
+        self.reports = reports
+        self.asked_s: list[float] = []
+
+    async def submit(self, job: PilotJob) -> JobId:
+        if self.reports:
+            report = msgspec.json.encode(Report(host="n1", version=__version__, python="python"))
+            written = (job.directory / "report.json").write_bytes
+            asyncio.get_running_loop().call_at(self.begins_s, lambda: written(report))
+        return await super().submit(job)
+
+    async def poll(self, jobs: Collection[JobId]) -> Mapping[JobId, JobState]:
+        self.asked_s.append(time.monotonic())
+        ended = time.monotonic() >= self.begins_s
+        state = JobState(phase="ended", end="failed", cause="FAILED") if ended else JobState(phase="queued")
+        return dict.fromkeys(jobs, state)
+
+
+@pytest.mark.parametrize(("reports", "told"), [(True, "ran on n1"), (False, "it ended without a report: FAILED")])
+def test_while_a_trial_waits_the_scheduler_is_asked_no_more_often_than_the_site_allows(
+    tmp_path: Path, *, reports: bool, told: str
+) -> None:
+    slow = Scheduler(kind="slurm", poll_s=10.0, poll_max_s=120.0)
+    site = modest(msgspec.structs.replace(load_site("local"), shared_dir=tmp_path, scheduler=slow))
+
+    async def play() -> None:
+        scheduler = Queued(595.0, reports=reports)
+        first, *_ = await try_pilot(site, scheduler, Look([]), timeout_s=600.0, judged=reaches)
+        assert first.told.startswith(told)
+        if reports:
+            assert time.monotonic() - scheduler.begins_s <= 2.0, "the report is looked for all the time"
+        pauses = [later - sooner for sooner, later in itertools.pairwise(scheduler.asked_s)]
+        assert min(pauses) >= slow.poll_s
+        assert len(scheduler.asked_s) <= 10
+
+    simulated(play)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hpcserve.core.fleet import Fleet
 from hpcserve.core.fleetbook import Action, ReplicaSaid
 from hpcserve.core.rollout import Version
 from hpcserve.core.scaling import Demand, Scale
-from hpcserve.core.succession import Succession
+from hpcserve.core.succession import KEPT, Succession
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 from tests.unit.core.test_fleet import ThreeAreTooMany
 
@@ -22,12 +22,13 @@ class Site:
 
     def __init__(self, scale: Scale | None = SCALE) -> None:
         self.now = 0.0
+        self.succession = Succession(walltime_s=1e9, margin_s=0.0, first_wait_s=0.0)
         self.fleet = Fleet(
             policy=Policy(max_pilots=3, slots=2, idle_s=IDLE_S),
             seed="s",
             restarts=ThreeAreTooMany,
             pilot_restarts=ThreeAreTooMany(),
-            succession=Succession(walltime_s=1e9, margin_s=0.0, first_wait_s=0.0),
+            succession=self.succession,
         )
         self.fleet.want(D, V1, 0, scale)
         self.said: dict[ReplicaId, tuple[PilotId, str]] = {}
@@ -69,8 +70,37 @@ class Site:
         return {pilot: sum(each.pilot == pilot for each in alive) for pilot in self.fleet.pilots}
 
 
+def others_waited(site: Site) -> None:
+    """From now on a pilot is expected to wait for ten minutes."""
+    for _ in range(KEPT):
+        site.succession.waited(600.0)
+
+
 def submitted(did: list[Action]) -> int:
     return sum(isinstance(each, SubmitPilot) for each in did)
+
+
+def test_a_pilot_that_runs_is_filled_however_long_another_would_wait_in_the_queue() -> None:
+    site = Site()
+    site.demand(queued=1, service_s=0.2)
+    site.settle()
+    others_waited(site)
+    assert list(site.spread().values()) == [1]
+    site.demand(queued=600, service_s=0.2)
+    site.settle()
+    assert list(site.spread().values()) == [2]
+
+
+def test_the_room_that_another_has_is_none() -> None:
+    site = Site()
+    site.fleet.want(DeploymentName("other"), V1, 1)
+    site.settle()
+    others_waited(site)
+    site.demand(queued=600, service_s=0.2)
+    site.settle()
+    site.demand(queued=600, service_s=0.2)
+    site.settle()
+    assert list(site.spread().values()) == [2], "one of each"
 
 
 def test_to_none_and_back() -> None:
@@ -156,13 +186,30 @@ def test_what_the_scheduler_says_of_the_queue_counts_for_more_than_what_was_wait
     site = Site()
     site.demand(came=1, queued=1, service_s=1.0)
     (submit,) = [each for each in site.fleet.step(site.now) if isinstance(each, SubmitPilot)]
-    site.fleet.job_seen(submit.pilot, "queued", "Resources", starts_in_s=600.0)
+    site.fleet.job_seen(submit.pilot, "queued", "Resources", starts_s=site.now + 600.0)
     site.demand(came=1800, queued=1800, service_s=1.0)
     assert site.fleet.deployments[D].replicas == 3, "in the ten minutes until it starts that is three replicas' work"
     site.pass_time(SCALE.idle_s + 1)
-    site.fleet.job_seen(submit.pilot, "queued", "Resources", starts_in_s=1e12)
+    site.fleet.job_seen(submit.pilot, "queued", "Resources", starts_s=1e12)
     site.demand(came=1800, queued=300, service_s=1.0)
     assert site.fleet.deployments[D].replicas >= 5, "nobody believes that, and nobody has waited yet"
+
+
+def test_a_guess_becomes_older_and_is_none_once_its_time_has_come() -> None:
+    def needed(after_s: float) -> int:
+        site = Site()
+        site.demand(came=1, queued=1, service_s=1.0)
+        (submit,) = [each for each in site.fleet.step(site.now) if isinstance(each, SubmitPilot)]
+        site.fleet.job_seen(submit.pilot, "queued", "Resources", starts_s=site.now + 360.0)
+        site.pass_time(after_s)
+        site.demand(came=1, queued=360, service_s=1.0)
+        return site.fleet.deployments[D].replicas
+
+    site = Site()
+    site.demand(came=360, queued=360, service_s=1.0)
+    assert needed(0.0) == 1
+    assert needed(240.0) == 3, "two minutes are left"
+    assert needed(361.0) == site.fleet.deployments[D].replicas == 6, "nobody can tell"
 
 
 def test_a_hundred_deployments_of_one_replica_each_share_the_pilots() -> None:

@@ -23,6 +23,7 @@ class Load:
         self.scaler = Scaler(scale)
         self.now = 1000.0
         self.wait_s = wait_s
+        self.room = 0
         self.came = 0
 
     def look(self, *, per_s: float = 0.0, there: int = 0, for_s: float = LOOK_S, **counts: float) -> int:
@@ -32,7 +33,7 @@ class Load:
             self.now += LOOK_S
             self.came += round(per_s * LOOK_S)
             demand = replace(NOTHING, came=self.came, **counts)  # type: ignore[arg-type]
-            target = self.scaler.observe(demand, there=there, wait_s=self.wait_s, now=self.now)
+            target = self.scaler.observe(demand, there=there, room=self.room, wait_s=self.wait_s, now=self.now)
         return target.replicas
 
     @property
@@ -68,10 +69,47 @@ def test_what_waits_is_worked_off_within_the_horizon() -> None:
     assert load.because == "1,200 requests wait"
 
 
-def test_a_longer_wait_in_the_queue_is_no_reason_to_ask_for_more() -> None:
+@pytest.mark.parametrize("per_s", [0, 4])
+def test_a_longer_wait_in_the_queue_is_no_reason_to_ask_for_more(per_s: int) -> None:
     quick, slow = Load(), Load(wait_s=600)
-    assert quick.look(queued=1200, service_s=1.0) == 20
-    assert slow.look(queued=1200, service_s=1.0) == 2
+    steady = 0 if not per_s else round(per_s / BUSY)
+    for load in (quick, slow):
+        load.look(per_s=per_s, for_s=600, running=steady, workers=steady, service_s=1.0)
+    assert quick.look(per_s=per_s, queued=1200 - steady, running=steady, workers=steady) == steady + 20
+    assert slow.look(per_s=per_s, queued=1200 - steady, running=steady, workers=steady) == steady + 2
+
+
+def test_the_room_of_pilots_that_run_is_used_at_once_however_long_others_wait_in_the_queue() -> None:
+    load = Load(wait_s=600)
+    load.room = 16
+    assert load.look(queued=1200, service_s=1.0) == 16
+    load.room = 64
+    assert load.look(queued=1200) == 20
+    assert load.because == "1,200 requests wait"
+
+
+def test_while_nobody_knows_how_long_a_request_takes_what_waits_gets_the_room_that_there_is() -> None:
+    load = Load()
+    assert load.look(queued=1200) == 1
+    load.room = 16
+    assert load.look(queued=1200) == 16
+    assert load.look(queued=5, for_s=305) == 5
+
+
+def test_nothing_is_given_up_while_what_waits_would_take_longer_than_a_minute() -> None:
+    load = Load(wait_s=600)
+    load.look(per_s=20, for_s=60, queued=1200, service_s=1.0)
+    wanted = load.scaler.target
+    assert load.look(queued=1200, for_s=600) == (wanted.replicas if wanted else None)
+    assert load.because == "1,200 requests wait"
+    assert load.look(queued=241, running=4, workers=4, for_s=600) == (wanted.replicas if wanted else None)
+    assert load.look(queued=239, running=4, workers=4, for_s=305) < 4
+
+
+def test_those_who_gave_up_waiting_need_no_replica() -> None:
+    load = Load(wait_s=600)
+    assert load.look(queued=6000, service_s=1.0) == 10
+    assert load.look(queued=2, for_s=305) == 2
 
 
 def test_without_a_queue_the_replicas_at_work_are_counted() -> None:
@@ -205,5 +243,5 @@ def test_a_minimum_above_the_maximum_is_the_maximum(counts: dict[str, float]) ->
 def test_a_clock_that_stands_still_or_goes_back_breaks_nothing() -> None:
     scaler = Scaler(SCALE)
     for now in (100.0, 100.0, 50.0, 50.0, 101.0):
-        found = scaler.observe(replace(NOTHING, queued=120, service_s=1.0), there=0, wait_s=0.0, now=now)
+        found = scaler.observe(replace(NOTHING, queued=120, service_s=1.0), there=0, room=0, wait_s=0.0, now=now)
         assert found.replicas == 2

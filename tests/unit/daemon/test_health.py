@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from hpcserve.cluster.site_host import Listeners
-from hpcserve.config import Network, Scheduler, Site, read_site
+from hpcserve.config import Daemon, Network, Scheduler, Site, read_site
 from hpcserve.core.lease import Lease
 from hpcserve.daemon import health
 from hpcserve.daemon.lease import HeldLease, acquire
@@ -74,6 +74,25 @@ def test_where_no_daemon_runs_it_is_said_how_to_start_one(site: Site) -> None:
     assert found.told.endswith("service.json does not exist); start one: hpcserve up")
     assert health.lease(site, None).outcome == "skipped"
     assert health.ports(site, None).outcome == "ok"
+
+
+def test_where_the_job_of_a_daemon_waits_nobody_is_told_to_start_one(site: Site) -> None:
+    record, found = health.record(site, "7 is queued: Priority")
+    assert record is None
+    assert (found.outcome, found.told) == (
+        "warning",
+        "no daemon can be called yet; wait for its job, 7 is queued: Priority",
+    )
+
+
+def test_the_host_of_a_daemon_that_runs_in_a_job_is_not_judged_by_this_one(site: Site, listeners: Listeners) -> None:
+    lab = msgspec.structs.replace(
+        site, network=Network(host="hsn0"), daemon=Daemon(placement="job"), scheduler=Scheduler(kind="slurm")
+    )
+    assert health.interface(lab, None).outcome == "skipped"
+    assert health.ports(lab, None).outcome == "skipped"
+    addresses = [listeners.open("127.0.0.1") for _ in range(3)]
+    assert health.ports(lab, published(*addresses, host="node7")).outcome == "ok", "here it can be told"
 
 
 def test_a_record_is_told_and_a_broken_one_too(site: Site) -> None:

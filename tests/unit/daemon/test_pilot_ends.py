@@ -41,3 +41,9 @@ def test_the_end_of_a_pilot_in_words(end: JobEnd, code: int | None, output: str,
     found = pilot_end(JobState(phase="ended", end=end, cause="FAILED", exit_code=code), output)
     assert found[0] == kind
     assert said in found[1]
+
+
+@pytest.mark.parametrize("cause", ["", "killed by signal 9 (SIGKILL)"])
+def test_what_the_exit_code_and_the_scheduler_both_say_is_said_once(cause: str) -> None:
+    found = pilot_end(JobState(phase="ended", end="failed", cause=cause, exit_code=-9), "")
+    assert found[1] == "killed by signal 9 (SIGKILL)"

@@ -11,14 +11,17 @@ import pytest
 
 from hpcserve import config
 from hpcserve.cluster import plugins
+from hpcserve.cluster.runner import Answer
 from hpcserve.cluster.script import job_script
 from hpcserve.cluster.seam import JobState
 from hpcserve.cluster.slurm import job_name
+from hpcserve.cluster.slurm_reasons import in_words
+from hpcserve.cluster.slurm_refusals import refusal
 from hpcserve.config import Site, load_site
 from hpcserve.daemon import placement
 from hpcserve.daemon.controller.job import service_tag
 from hpcserve.daemon.plans import daemon_plans
-from hpcserve.errors import ConfigError
+from hpcserve.errors import ConfigError, SchedulerError
 from tests.unit.daemon import scheduler_stage
 
 RUNS, QUEUED = JobState(phase="running", host="node1"), JobState(phase="queued")
@@ -86,6 +89,53 @@ def test_the_script_of_the_job_asks_for_what_the_daemon_needs(lab: Path, opened:
     home = f"HPCSERVE_HOME={config.home()}"
     expected = ["exec", "env", home, f"LAB_HOME={tmp_path}/lab", "/opt/py thon", "-P", "-m", "hpcserve.daemon"]
     assert shlex.split(command.rstrip("\\")) == [*expected, "--site", str(lab), "--placed"]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("invalid partition specified: nosuch", "correct daemon.partition in the site file"),
+        ("Requested time limit is invalid (missing or exceeds some limit)", "lower daemon.walltime_s in the site"),
+        ("Partition in DOWN state", "or choose another daemon.partition"),
+        ("Invalid account or account/partition combination specified", "correct daemon.account in the site file"),
+        ("Requested node configuration is not available", "ask for fewer or smaller nodes in [daemon] of the site"),
+        ("Invalid feature specification", "correct daemon.constraint in the site file"),
+    ],
+)
+def test_a_refusal_names_the_field_of_the_daemon(
+    lab: Path, monkeypatch: pytest.MonkeyPatch, line: str, told: str
+) -> None:
+    cluster = scheduler_stage.Cluster()
+    said = f"sbatch: error: Batch job submission failed: {line}"
+    answer = Answer(argv=("sbatch",), exit_code=1, stdout=b"", stderr=said)
+    cluster.troubles.append(refusal(answer))
+    monkeypatch.setattr(placement, "open_scheduler", lambda _site: cluster)
+    site = load_site(str(lab))
+    with pytest.raises(SchedulerError) as refused:
+        asyncio.run(placement.open_placing(site).submit(placement.daemon_job(site, str(lab))))
+    assert told in refused.value.message
+    assert "pilots." not in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("PartitionTimeLimit", "so it does not start; lower daemon.walltime_s"),
+        ("PartitionNodeLimit", "so it does not start; choose another daemon.partition"),
+        ("PartitionConfig", "so it does not start; lower daemon.walltime_s, or choose another daemon.partition"),
+        ("PartitionDown", "starts none at present; wait, or choose another daemon.partition"),
+        ("BadConstraints", "look at daemon.constraint, daemon.cpus_per_node and daemon.memory_per_node_mib"),
+        ("ReservationDeleted", "its reservation was deleted; correct daemon.directives"),
+    ],
+)
+def test_what_its_job_waits_for_names_the_field_of_the_daemon(
+    lab: Path, monkeypatch: pytest.MonkeyPatch, reason: str, told: str
+) -> None:
+    cluster = scheduler_stage.Cluster()
+    job = cluster.take("x", placement.NAME, JobState(phase="queued", cause=in_words(reason)))
+    monkeypatch.setattr(placement, "open_scheduler", lambda _site: cluster)
+    placing = placement.open_placing(load_site(str(lab)))
+    assert asyncio.run(placing.poll([job]))[job].cause.endswith(told)
 
 
 def test_its_name_is_none_that_a_pilot_could_have(lab: Path) -> None:

@@ -6,12 +6,13 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+import msgspec
 import pytest
 import zmq
 
 from hpcserve.config import Network, read_site
 from hpcserve.daemon.plans import ADMISSION, BROKER, daemon_plans
-from hpcserve.daemon.ports import bind
+from hpcserve.daemon.ports import bind, counted
 from hpcserve.errors import ConfigError, Conflict
 
 
@@ -46,6 +47,16 @@ def test_where_none_is_free_it_is_said_of_which(router: zmq.Socket[bytes]) -> No
             bind(router, "front", "lo", (last, first))
         with pytest.raises(Conflict, match=f"port {first} of lo is in use .* front_port in the site file"):
             bind(router, "front", "lo", (first,))
+
+
+def test_a_daemon_that_lacks_ports_says_which() -> None:
+    failure, site = Conflict("none is free for the socket admission"), read_site("local")
+    with ExitStack() as stack:
+        taken = in_use(stack)
+        lacks = msgspec.structs.replace(site, network=Network(front_port=taken))
+        assert counted(failure, lacks).message.startswith(f"port {taken} of 127.0.0.1 is in use by another program")
+        assert counted(ConfigError("x"), lacks).message == "x"
+    assert counted(failure, site) is failure
 
 
 def test_an_address_of_ipv6_can_be_listened_at(router: zmq.Socket[bytes]) -> None:

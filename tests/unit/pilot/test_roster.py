@@ -21,8 +21,8 @@ R1 = ReplicaId("r1")
 SPEC = ReplicaSpec(R1, DeploymentName("d"), "v1", "/", "{}", 10.0, 1000)
 
 
-def no_command(manifest: str, node: str) -> Command:
-    raise ManifestError(f"there is no interpreter on {node} for {manifest}")
+def no_command(spec: ReplicaSpec, node: str) -> Command:
+    raise ManifestError(f"there is no interpreter on {node} for {spec.manifest}")
 
 
 def orders(*specs: ReplicaSpec, forget: tuple[ReplicaId, ...] = (), lost: tuple[str, ...] = ()) -> Orders:

@@ -1,0 +1,238 @@
+"""Builds images with Apptainer: a servable's own, and the one with a bare Python on which it stands by default.
+
+Nothing is built twice: an image tells by a label what it was made of, packages are kept by what was asked for, and
+the standard image by its definition files. What is not finished has another name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+
+import msgspec
+
+from hpcserve.cluster.definition import LABEL, Content, definition
+from hpcserve.cluster.gather import gather_into
+from hpcserve.cluster.images import Images, Interpreter
+from hpcserve.cluster.packages import requirements
+from hpcserve.errors import ConfigError, ManifestError
+
+TIMEOUT_S = 3600.0
+SHOWN_LINES = 12
+# The fastest to make and to load of what mksquashfs(1) knows.
+_COMPRESSION = ("--mksquashfs-args", "-comp zstd -Xcompression-level 3")
+_STANDARD = ("base.def", "python.def")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What an image is to be.
+
+    Attributes:
+        image: Its path.
+        base: The path of the image below.
+        python: What the interpreter is called there.
+        requirements: The packages, as pip understands them; hpcserve's own are added.
+        files: Files and directories, and where they are to be inside.
+        post: Commands of the shell that run inside at the end.
+    """
+
+    image: Path
+    base: Path
+    python: str
+    requirements: tuple[str, ...]
+    files: tuple[tuple[Path, str], ...]
+    post: tuple[str, ...]
+
+
+class Builder:
+    """Builds images.
+
+    Args:
+        images: Looks at them.
+        command: Apptainer's.
+        cache: Where packages and the standard image are kept.
+        environment: Of Apptainer.
+        tell: Called with each step, in words.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        *,
+        command: str,
+        cache: Path,
+        environment: Mapping[str, str],
+        tell: Callable[[str], None],
+    ) -> None:
+        self._images = images
+        self._command = command
+        self._cache = cache
+        self._environment = dict(environment)
+        self._tell = tell
+
+    def build(self, plan: Plan) -> bool:
+        """Makes the image; False where it is there already, made of the same.
+
+        Raises:
+            ManifestError: The base cannot be used, a file is missing, or a command fails.
+            ConfigError: Packages cannot be had, or files not be written.
+        """
+        base = self._images.file(str(plan.base))
+        found = self._images.python(str(plan.base), plan.python)
+        wanted = tuple(sorted({*plan.requirements, *requirements()}))
+        version = f"{found.python[0]}.{found.python[1]} {found.machine}"
+        content = Content(
+            base=base.sha256,
+            python=version,
+            requirements=wanted,
+            files=tuple((_digest(source), target) for source, target in plan.files),
+            post=plan.post,
+        )
+        if plan.image.exists() and self._label(plan.image) == content.key:
+            return False
+        packages = self._packages(wanted, plan, found)
+        with _scratch(self._cache) as scratch:
+            # Names of our own: a definition file has no way to write a space in a path.
+            (scratch / "packages").symlink_to(packages)
+            copies = [(f"{scratch}/packages/*", f"{found.purelib}/")]
+            for number, (source, target) in enumerate(plan.files):
+                (scratch / str(number)).symlink_to(source)
+                copies.append((str(scratch / str(number)), target))
+            (scratch / "base.sif").symlink_to(plan.base)
+            text = definition(str(scratch / "base.sif"), key=content.key, copies=copies, post=plan.post)
+            (scratch / "image.def").write_text(text)
+            self._apptainer(plan.image, scratch / "image.def")
+        return True
+
+    def standard(self, mirror: str) -> Path:
+        """The image with Debian's own Python; made where it is not there yet.
+
+        Args:
+            mirror: The URL of a Debian mirror; empty: the one that apt uses here.
+
+        Raises:
+            ManifestError: It cannot be made.
+            ConfigError: There is no mirror.
+        """
+        texts = [files("hpcserve.containers").joinpath(name).read_text() for name in _STANDARD]
+        below: Path | None = None
+        for index, name in enumerate(_STANDARD):
+            key = hashlib.sha256("\n".join(texts[: index + 1]).encode()).hexdigest()[:12]
+            image = self._cache / "images" / f"{name.removesuffix('.def')}-{key}.sif"
+            if not image.exists():
+                argument = f"mirror={mirror or apt_mirror()}" if below is None else f"base={below}"
+                with _scratch(self._cache) as scratch:
+                    (scratch / name).write_text(texts[index])
+                    self._apptainer(image, scratch / name, "--build-arg", argument)
+            below = image
+        assert below is not None, "there are two"
+        return below
+
+    def _packages(self, wanted: Sequence[str], plan: Plan, found: Interpreter) -> Path:
+        python, machine, libc = found.python, found.machine, found.libc
+        said = "\n".join([*wanted, f"{python[0]}.{python[1]}", machine, libc])
+        target = self._cache / "packages" / hashlib.sha256(said.encode()).hexdigest()[:16]
+        if not target.is_dir():
+            self._tell(f"gathering packages for Python {python[0]}.{python[1]}: {', '.join(wanted)}")
+        compiled = partial(self._images.compile, str(plan.base), plan.python)
+        gather_into(target, wanted, python, machine, libc, compiled=compiled)
+        return target
+
+    def _label(self, image: Path) -> str:
+        """What an image was made of; empty where it does not say."""
+        argv = [self._command, "inspect", "--json", "--labels", str(image)]
+        done = subprocess.run(argv, env=self._environment, capture_output=True, timeout=TIMEOUT_S, check=False)
+        try:
+            said = msgspec.json.decode(done.stdout)["data"]["attributes"]["labels"]
+        except (msgspec.MsgspecError, KeyError, TypeError):
+            return ""
+        return str(said.get(LABEL, ""))
+
+    def _apptainer(self, image: Path, definition_file: Path, *options: str) -> None:
+        """Builds under another name, and tells each step that Apptainer tells."""
+        self._tell(f"building {image}")
+        part = image.with_name(f".{image.stem}.{os.getpid()}.sif")
+        argv = [self._command, "build", "--force", *_COMPRESSION, *options, str(part), str(definition_file)]
+        try:
+            image.parent.mkdir(parents=True, exist_ok=True)
+            last = self._followed(argv)
+            if last:
+                raise ManifestError(f"image {image} was not built: {last[-1]}", remote_traceback="\n".join(last))
+            part.replace(image)
+        except OSError as error:
+            raise ConfigError(f"cannot write {image}: {error}") from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _followed(self, argv: Sequence[str]) -> list[str]:
+        """Runs a command to its end; where it fails, the last lines that it printed."""
+        last: list[str] = []
+        with subprocess.Popen(
+            argv, env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                said = line.decode(errors="replace").strip()
+                if said.startswith("INFO:"):
+                    self._tell(said.removeprefix("INFO:").strip())
+                elif said:
+                    last = [*last, said][-SHOWN_LINES:]
+        return (last or ["it said nothing"]) if process.returncode else []
+
+
+def apt_mirror() -> str:
+    """The URL of the Debian mirror that this machine's apt uses.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    argv = ["apt-get", "indextargets", "--format", "$(LABEL) $(REPO_URI)", "Created-By: Packages"]
+    try:
+        said = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S, check=False).stdout
+    except OSError:
+        said = ""
+    for line in said.splitlines():
+        label, _, mirror = line.partition(" ")
+        if label == "Debian":
+            return mirror
+    raise ConfigError(
+        "no Debian mirror is known here, from which the standard image could be made; name one by --mirror URL, or an "
+        "image of your own by environment.build.base"
+    )
+
+
+@contextmanager
+def _scratch(cache: Path) -> Iterator[Path]:
+    """A directory without a space in its path, removed afterwards."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix="hpcserve-build-", dir=None if " " in str(cache) else cache))
+    except OSError as error:
+        raise ConfigError(f"cannot write to {cache}: {error}") from error
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _digest(source: Path) -> str:
+    """Of a file, or of all that is below a directory."""
+    digest = hashlib.sha256()
+    if not source.exists():
+        raise ManifestError(f"environment.build.files: there is no {source}")
+    below = sorted(source.rglob("*")) if source.is_dir() else [source]
+    for each in below:
+        digest.update(f"{each.relative_to(source)}\0{each.is_dir()}\0".encode())
+        if each.is_file():
+            digest.update(hashlib.sha256(each.read_bytes()).digest())
+    return digest.hexdigest()

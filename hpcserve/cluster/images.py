@@ -1,0 +1,225 @@
+"""Looks at an Apptainer image before anything is served from it: is it whole, signed, and fit to run a replica?
+
+Runs the image, on this very host; waits for each answer. What a program in it sees is :mod:`hpcserve.cluster.guest`'s
+to say, and how it is run :mod:`hpcserve.cluster.containers`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from hpcserve import bootstrap
+from hpcserve.cluster.containers import NOT_SIGNED, Bind, Inside, contained, site_binds
+from hpcserve.cluster.image_check import PROBE, Libraries
+from hpcserve.cluster.packages import LEAST_PYTHON, least_versions
+from hpcserve.errors import ConfigError, ManifestError
+from hpcserve.wire.launch import ContainerRules
+
+T = TypeVar("T")
+
+BLOCK_BYTES = 1 << 20
+SHOWN_CHARACTERS = 400
+
+# For any Python that an image may have.
+_PROBE = """
+import json, platform, sys, sysconfig
+found = {"purelib": sysconfig.get_path("purelib"),
+    "python": list(sys.version_info[:3]), "machine": platform.machine(), "libc": platform.libc_ver()[1]}
+found["packages"] = {}
+for name in sys.argv[1:]:
+    try:
+        found["packages"][name] = __import__(name).__version__
+    except ImportError:
+        pass
+print(json.dumps(found))
+"""
+
+# What Apptainer 1.4 says, and what it means. None has a code of its own.
+_SAYS = (
+    (r"executable file not found", "has no {python}; name its interpreter by environment.python"),
+    (r"image format not recognized", "is no Apptainer image"),
+    (r"bad superblock|corrupted|unexpected EOF|invalid superblock|truncated", "is damaged or not whole; make it again"),
+    (r"architecture", "is for machines of another architecture; make it on one like the compute nodes"),
+)
+
+
+class Interpreter(msgspec.Struct, frozen=True, kw_only=True):
+    """What the Python in an image says of itself.
+
+    ``purelib``: where it looks for packages. ``packages``: the versions of those that it has.
+    """
+
+    python: tuple[int, ...]
+    machine: str
+    libc: str
+    purelib: str
+    packages: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFile:
+    """A file as it was found: if size and time are as they were, it is the same."""
+
+    sha256: str
+    size_bytes: int
+    mtime_ns: int
+
+
+class Images:
+    """Looks at images.
+
+    Args:
+        rules: How the site runs containers.
+        inherited: The environment of this process.
+        timeout_s: What takes longer is given up.
+    """
+
+    def __init__(self, rules: ContainerRules, inherited: Mapping[str, str], *, timeout_s: float) -> None:
+        self._rules = rules
+        self._inherited = inherited
+        self._timeout_s = timeout_s
+
+    def file(self, image: str) -> ImageFile:
+        """What identifies an image.
+
+        Raises:
+            ManifestError: It cannot be read, or changes meanwhile.
+        """
+        digest = hashlib.sha256()
+        try:
+            with open(image, "rb", buffering=0) as file:
+                before = os.fstat(file.fileno())
+                if not stat.S_ISREG(before.st_mode):
+                    raise ManifestError(f"image {image} is not a file; give the path of a .sif file")
+                while block := file.read(BLOCK_BYTES):
+                    digest.update(block)
+                after = Path(image).stat()
+        except OSError as error:
+            raise ManifestError(
+                f"image {image}: {error.strerror}; it must lie where this host and the compute nodes see it"
+            ) from error
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise ManifestError(f"image {image} changed while it was read; publish again when nothing writes to it")
+        return ImageFile(sha256=digest.hexdigest(), size_bytes=after.st_size, mtime_ns=after.st_mtime_ns)
+
+    def python(self, image: str, python: str) -> Interpreter:
+        """What the image's interpreter says of itself; the image is signed then, if it has to be.
+
+        Raises:
+            ConfigError: The site's own part is wrong: its runtime, its key, what it binds.
+            ManifestError: The image does not run, has no such interpreter, or one that cannot run a replica.
+        """
+        found = self._ask(image, (python, "-c", _PROBE, *least_versions()), Interpreter)
+        check_versions(image, found)
+        return found
+
+    def libraries(self, image: str, python: str) -> Libraries:
+        """What the image has for MPI and GPUs.
+
+        Raises:
+            HpcserveError: As :meth:`python`.
+        """
+        return self._ask(image, (python, "-c", PROBE), Libraries)
+
+    def compile(self, image: str, python: str, directory: Path) -> None:
+        """Has the image's Python compile all modules below a directory.
+
+        Their compiled form is taken as it is, whatever the times of files become in another image.
+
+        Raises:
+            HpcserveError: As :meth:`python`.
+        """
+        inside = bootstrap.PACKAGES
+        argv = (python, "-m", "compileall", "-q", "--invalidation-mode=unchecked-hash", inside)
+        binds = (Bind(str(directory), inside, writable=True),)
+        # What does not compile is no module for this Python; whoever needs it is told then.
+        self._run(Inside(image=image, argv=argv, binds=binds))
+
+    def _ask(self, image: str, argv: tuple[str, ...], kind: type[T]) -> T:
+        """The answer of a program in the image: one line of JSON."""
+        self._check_site()
+        code, answer, said = self._run(Inside(image=image, argv=argv))
+        if code == NOT_SIGNED and self._rules.signature_key:
+            raise ManifestError(f"image {image} is not signed by the site's key, {self._rules.signature_key}: {said}")
+        try:
+            return msgspec.json.decode(answer, type=kind)
+        except msgspec.MsgspecError as error:
+            raise ManifestError(f"image {image} {_meaning(said, argv[0])}: {said or f'exit code {code}'}") from error
+
+    def _check_site(self) -> None:
+        command = self._rules.command or self._rules.runtime
+        if self._rules.runtime != "apptainer":
+            raise ConfigError(
+                f"containers.runtime: {self._rules.runtime!r} runs no servables in this version; the site needs "
+                "'apptainer' for those with an image"
+            )
+        if shutil.which(command) is None:
+            raise ConfigError(f"containers.runtime: no command {command!r} here; load its module, or correct the site")
+        key = self._rules.signature_key
+        if key and not os.access(key, os.R_OK):
+            raise ConfigError(f"containers.signature_key: cannot read {key}; correct the site file")
+        for bind in site_binds(self._rules):
+            if not Path(bind.source).exists():
+                raise ConfigError(f"containers.binds: there is no {bind.source} on this host; correct the site file")
+
+    def _run(self, inside: Inside) -> tuple[int, bytes, str]:
+        """Exit code, standard output, and the end of standard error in one line."""
+        made = contained(self._rules, inside, self._inherited)
+        try:
+            done = subprocess.run(
+                made.argv,
+                env=made.environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=self._timeout_s,
+                start_new_session=True,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ManifestError(
+                f"image {inside.image}: its Python did not start within {self._timeout_s:g} s; try: "
+                f"{self._rules.command or self._rules.runtime} exec {inside.image} {inside.argv[0]} --version"
+            ) from error
+        said = " ".join(done.stderr.decode(errors="replace").replace("FATAL:", "").split())
+        return done.returncode, done.stdout, said[-SHOWN_CHARACTERS:]
+
+
+def _meaning(said: str, python: str) -> str:
+    for pattern, meaning in _SAYS:
+        if re.search(pattern, said):
+            return meaning.format(python=python)
+    return "does not run"
+
+
+def check_versions(image: str, found: Interpreter) -> None:
+    """Whether an image's Python and packages can run a replica of ours.
+
+    Raises:
+        ManifestError: They cannot; the message names both sides.
+    """
+    version = ".".join(map(str, found.python))
+    if found.python < LEAST_PYTHON:
+        least = ".".join(map(str, LEAST_PYTHON))
+        raise ManifestError(f"image {image}: its Python is {version}, and hpcserve needs {least} or later in an image")
+    for module, (package, least_version) in least_versions().items():
+        has = found.packages.get(module)
+        if has is not None and _numbers(has) < _numbers(least_version):
+            raise ManifestError(
+                f"image {image}: its {package} is {has}, and hpcserve here needs {least_version} or later; "
+                f"make the image with a later one, or without {package}: then it gets hpcserve's"
+            )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])

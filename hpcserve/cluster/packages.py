@@ -1,0 +1,66 @@
+"""The packages that hpcserve needs of an image's Python, for images that lack them. Pure.
+
+Which they are, where they are kept, and the command that gathers them.
+They are kept below the shared directory by Python, machine and requirements, so that all images of one kind share them
+and a later hpcserve gathers its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+RUNTIMES = "runtimes"
+"""The directory with all of them, below the shared one."""
+LEAST_PYTHON = (3, 10)
+OF_MODULES = {"zmq": "pyzmq", "msgspec": "msgspec", "numpy": "numpy"}
+"""What a replica cannot do without: modules, and the packages that have them."""
+_OPTIONAL = ("ml_dtypes",)
+# The versions of the C library for which packages are made, newest first. Source: PEP 600.
+_LIBCS = ((2, 34), (2, 28), (2, 27), (2, 26), (2, 17))
+
+
+@cache
+def requirements() -> tuple[str, ...]:
+    """What hpcserve's own installation requires of these packages, such as ``numpy<3,>=2.0``."""
+    wanted = (*OF_MODULES.values(), *_OPTIONAL)
+    stated = [each for each in metadata.requires("hpcserve") or () if "extra ==" not in each]
+    return tuple(sorted(each for each in stated if re.split(r"[^\w-]", each)[0].replace("-", "_") in wanted))
+
+
+@cache
+def least_versions() -> dict[str, tuple[str, str]]:
+    """For each module the package that has it and its lowest version."""
+    found = {}
+    for module, package in OF_MODULES.items():
+        stated = next(each for each in requirements() if each.startswith(package))
+        lowest = re.search(r">=([\d.]+)", stated)
+        found[module] = (package, lowest[1] if lowest else "0")
+    return found
+
+
+def runtime_dir(shared_dir: Path, python: Sequence[int], machine: str) -> Path:
+    """Where the packages are for a Python's version on a machine."""
+    key = hashlib.sha256("\n".join(requirements()).encode()).hexdigest()[:8]
+    return shared_dir / RUNTIMES / f"python{python[0]}.{python[1]}-{machine}-{key}"
+
+
+def gathering(target: Path, wanted: Sequence[str], python: Sequence[int], machine: str, libc: str) -> tuple[str, ...]:
+    """The arguments of pip that gather packages.
+
+    Args:
+        target: A directory, into which they are unpacked.
+        wanted: The packages, as pip understands them.
+        python: The version of the image's Python.
+        machine: As uname(1) calls it.
+        libc: The version of the image's C library.
+    """
+    have = tuple(int(number) for number in libc.split(".")[:2]) if libc else (0, 0)
+    platforms = [f"manylinux_{major}_{minor}_{machine}" for major, minor in _LIBCS if (major, minor) <= have]
+    options = ["install", "--quiet", "--no-compile", "--only-binary=:all:", "--implementation=cp"]
+    options += [f"--python-version={python[0]}.{python[1]}", *(f"--platform={each}" for each in platforms)]
+    return (*options, "--target", str(target), *wanted)

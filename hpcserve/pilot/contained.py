@@ -1,0 +1,90 @@
+"""The command of a replica in a container. Starts nothing; looks whether the image is the published one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hpcserve.cluster import guest
+from hpcserve.cluster.containers import contained
+from hpcserve.cluster.seam import Launcher
+from hpcserve.errors import ConfigError, ManifestError
+from hpcserve.pilot.command import REPLICA_MODULE, Command, replica_command
+from hpcserve.servable.manifest import Environment, from_json
+from hpcserve.wire.agents import ReplicaSpec
+from hpcserve.wire.launch import ContainerRules
+from hpcserve.wire.record import ALONE
+
+# No bytecode: the servable's directory is a published version, which nothing changes.
+_VARIABLES = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def any_command(
+    spec: ReplicaSpec,
+    node: str,
+    *,
+    launcher: Launcher,
+    inherited: Mapping[str, str],
+    prologue: Sequence[str] = (),
+    rules: ContainerRules,
+    record: Path,
+) -> Command:
+    """The command that runs a replica, in a container if its servable has an image.
+
+    Args:
+        spec: What the controller orders.
+        node: Where it is to run.
+        launcher: How this site starts processes.
+        inherited: The agent's own environment.
+        prologue: Shell lines of the site that run before the interpreters of users' own environments.
+        rules: How this site runs containers.
+        record: The service record.
+
+    Raises:
+        ManifestError: The manifest is not one, its interpreter is not there, or its image is not the published one.
+    """
+    environment = from_json(spec.manifest).environment
+    if environment.kind != "container":
+        return replica_command(spec.manifest, node, launcher=launcher, inherited=inherited, prologue=prologue)
+    check_image(environment)
+    inside = guest.guest(
+        REPLICA_MODULE,
+        image=str(environment.image),
+        python=environment.python,
+        packages=environment.published.packages if environment.published else "",
+        servable=spec.servable,
+        record_dir=record.parent / ALONE,
+        environment=_VARIABLES,
+    )
+    try:
+        made = contained(rules, inside, _without_ours(inherited))
+    except ConfigError as error:
+        raise ManifestError(f"image {environment.image}: {error.message}") from error
+    return Command(launcher.command(made.argv, node), made.environment, guest.SERVABLE, guest.RECORD)
+
+
+def check_image(environment: Environment) -> None:
+    """Whether the image is as it was when its servable was published: by size and time, since it may be many GB.
+
+    Raises:
+        ManifestError: It is not.
+    """
+    image, published = environment.image, environment.published
+    if published is None:
+        raise ManifestError(f"image {image}: nobody has looked at it yet; publish the servable again")
+    try:
+        now = Path(str(image)).stat()
+    except OSError as error:
+        raise ManifestError(
+            f"image {image}: {error.strerror}; put it back where it was when the servable was published, or publish "
+            "and deploy the servable again"
+        ) from error
+    if (now.st_size, now.st_mtime_ns) != (published.size_bytes, published.mtime_ns):
+        raise ManifestError(
+            f"image {image} changed after the servable was published with the one of sha256 {published.sha256[:12]}…; "
+            "publish and deploy the servable again"
+        )
+
+
+def _without_ours(inherited: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in inherited.items() if not name.startswith("HPCSERVE_")}

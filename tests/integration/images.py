@@ -1,0 +1,140 @@
+"""Apptainer images for tests, made within seconds and without a network from this machine's own files."""
+
+from __future__ import annotations
+
+import compileall
+import fcntl
+import os
+import platform
+import py_compile
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from hpcserve.cluster.gather import gather
+from tests.facility.box.machine import must_hold_one
+
+COMMANDS = ("sh", "env", "sleep", "cat", "ls", "dd", "uname")
+"""What an image has besides Python."""
+ZSTD = ("--mksquashfs-args", "-comp zstd -Xcompression-level 3")
+_SYS_RESOURCE = 24  # <linux/capability.h>
+_LEFT_OUT = ("test", "tests", "site-packages", "dist-packages", "idlelib", "lib2to3", "config-*", "*.a")
+
+
+def need_apptainer() -> None:
+    """Skips where there is no Apptainer; where there must be one, that is an error."""
+    if shutil.which("apptainer") is not None:
+        return
+    if must_hold_one():
+        pytest.fail("no Apptainer for the tests of containers; tests/system-packages installs it and says what failed")
+    pytest.skip("no Apptainer on this machine; on Debian, as root: tests/system-packages")
+
+
+def build(image: Path, directory: Path) -> Path:
+    """Makes an image of all that is below a directory."""
+    argv = ["apptainer", "--quiet", "build", "--force", *ZSTD, str(image), str(directory)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
+    return image
+
+
+def builder_environment() -> dict[str, str]:
+    """For ``apptainer build``: where root itself lacks a capability, commands inside are not to ask for it."""
+    mask = re.search(r"(?m)^CapBnd:\s*(\S+)", Path("/proc/self/status").read_text())
+    lacks = os.geteuid() == 0 and mask is not None and not int(mask[1], 16) >> _SYS_RESOURCE & 1
+    return {**os.environ, **({"APPTAINER_DROP_CAPS": "CAP_SYS_RESOURCE"} if lacks else {})}
+
+
+def signed(image: Path, copy: Path, key: Path) -> Path:
+    """A copy of the image, signed by a private key."""
+    shutil.copy(image, copy)
+    subprocess.run(["apptainer", "--silent", "sign", "--key", str(key), str(copy)], check=True)
+    return copy
+
+
+def tree(root: Path, *, python: bool = True) -> Path:
+    """A directory with what an image needs: a shell, a few commands, and, if wanted, this Python without packages."""
+    programs = []
+    for command in COMMANDS:
+        found = shutil.which(command)
+        assert found is not None, f"no {command} on this machine"
+        programs.append(found)
+        _copy(root, Path(found), at=Path("/bin") / command)
+    if python:
+        version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+        interpreter = Path(sys.executable).resolve()
+        _copy(root, interpreter, at=Path("/usr/bin") / version)
+        (root / "usr/bin/python3").symlink_to(version)
+        library = Path(sysconfig.get_path("stdlib"))
+        shutil.copytree(
+            library,
+            root / "usr/lib" / version,
+            ignore=shutil.ignore_patterns(*_LEFT_OUT),
+            symlinks=False,
+            ignore_dangling_symlinks=True,
+        )
+        programs += [str(interpreter), *map(str, (library / "lib-dynload").glob("*.so"))]
+    for needed in _libraries(programs):
+        _copy(root, needed)
+    for name in ("tmp", "proc", "sys", "dev", "etc", "root", "var/tmp", "home"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\n")
+    return root
+
+
+def cached(name: str, cache: Path, *, python: bool = True) -> Path:
+    """The image of :func:`tree` in ``cache``, made by whichever test comes first."""
+    cache.mkdir(parents=True, exist_ok=True)
+    image = cache / f"{name}.sif"
+    with (cache / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not image.exists():
+            built = build(cache / f"{name}.new.sif", tree(cache / f"{name}.tree", python=python))
+            shutil.rmtree(cache / f"{name}.tree")
+            built.rename(image)
+    return image
+
+
+def _libraries(programs: Iterable[str]) -> set[Path]:
+    """The shared libraries that programs need, by ldd(1), and their loader."""
+    said = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=False).stdout
+    found = {Path(path) for path in re.findall(r"(?m)(/\S+) \(0x", said)}
+    libc = next(path for path in found if path.name == "libc.so.6")
+    # Of the machine's libraries, packages from elsewhere may rely on these. Source: PEP 513.
+    also = ("libpthread.so.0", "libdl.so.2", "librt.so.1", "libm.so.6", "libutil.so.1")
+    beside = [libc.with_name(name) for name in also]
+    other = re.findall(r"lib(?:stdc\+\+|gcc_s)\.so\.\d+ \([^)]*64\) => (/\S+)", _ldconfig())
+    return found | {path for path in beside if path.exists()} | set(map(Path, other))
+
+
+def _ldconfig() -> str:
+    return subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True, check=False).stdout
+
+
+def _copy(root: Path, file: Path, at: Path | None = None) -> None:
+    target = root / (at or file).relative_to("/")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists():
+        shutil.copy2(file, target)
+
+
+def _compiled(directory: Path) -> None:
+    compileall.compile_dir(directory, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+
+
+def packages(shared_dir: Path, cache: Path) -> None:
+    """Gives a daemon's shared directory the packages that our images lack, gathered once in a run of the tests."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "packages.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        place, _ = gather(cache, sys.version_info[:2], platform.machine(), platform.libc_ver()[1], compiled=_compiled)
+    target = shared_dir / place.relative_to(cache)
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target.symlink_to(place)

@@ -1,0 +1,121 @@
+"""The commands that run programs in containers."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpcserve.cluster.containers import OF_DEVICES, Bind, Inside, contained, refused, site_binds
+from hpcserve.errors import ConfigError
+from hpcserve.wire.launch import ContainerRules
+
+INSIDE = Inside(
+    image="/images/a.sif",
+    argv=("python3", "-m", "x"),
+    binds=(Bind("/versions/1", "/opt/hpcserve/servable"),),
+    environment={"PYTHONUNBUFFERED": "1"},
+)
+DEVICES = " ".join(OF_DEVICES)
+
+
+def test_apptainer_shows_what_is_named_and_nothing_else() -> None:
+    rules = ContainerRules(runtime="apptainer", binds=("/data", "/scratch:/work:rw"), environment=("LICENSE",))
+    made = contained(rules, INSIDE, {"PATH": "/bin", "LICENSE": "7"})
+    shell, option, _script, name, names, *argv = made.argv
+    assert (shell, option, name, names) == ("sh", "-c", "sh", f"{DEVICES} LICENSE")
+    assert argv == [
+        *("apptainer", "--silent", "exec", "--containall", "--cleanenv", "--no-home", "--no-eval", "--pwd", "/tmp"),
+        *("--mount", "type=bind,source=/data,destination=/data,ro"),
+        *("--mount", "type=bind,source=/scratch,destination=/work"),
+        *("--mount", "type=bind,source=/versions/1,destination=/opt/hpcserve/servable,ro"),
+        *("/images/a.sif", "python3", "-m", "x"),
+    ]
+    assert made.environment == {"PATH": "/bin", "LICENSE": "7", "APPTAINERENV_PYTHONUNBUFFERED": "1"}
+
+
+def test_apptainer_is_not_bent_by_the_user_s_variables() -> None:
+    inherited = {
+        "APPTAINER_BIND": "/home",
+        "APPTAINERENV_SECRET": "1",
+        "SINGULARITY_BINDPATH": "/",
+        "APPTAINER_TMPDIR": "/local",
+        "HOME": "/home/me",
+    }
+    made = contained(ContainerRules(runtime="apptainer"), Inside(image="/a.sif", argv=("true",)), inherited)
+    assert made.environment == {"APPTAINER_TMPDIR": "/local", "HOME": "/home/me"}
+
+
+@pytest.mark.parametrize(
+    ("runtime", "gpu", "options"),
+    [
+        ("apptainer", "nv", ("--nv",)),
+        ("apptainer", "rocm", ("--rocm",)),
+        ("podman-hpc", "nv", ("--gpu",)),
+        ("podman-hpc", "rocm", ("--device=/dev/kfd", "--device=/dev/dri")),
+    ],
+)
+def test_gpus_are_those_of_the_site(runtime: str, gpu: str, options: tuple[str, ...]) -> None:
+    with_gpu = contained(ContainerRules(runtime=runtime, gpu=gpu), INSIDE, {}).argv
+    without = contained(ContainerRules(runtime=runtime), INSIDE, {}).argv
+    assert [each for each in with_gpu if each not in without] == list(options)
+
+
+def test_a_runtime_of_another_name_and_a_signature() -> None:
+    rules = ContainerRules(runtime="apptainer", command="/opt/bin/apptainer", signature_key="/keys/site.pem")
+    argv = contained(rules, INSIDE, {}).argv
+    assert argv[3:8] == ("sh", "/opt/bin/apptainer", "/keys/site.pem", "/images/a.sif", DEVICES)
+    assert argv[8] == "/opt/bin/apptainer"
+
+
+def test_podman_hpc_gets_the_same_in_its_own_words() -> None:
+    rules = ContainerRules(runtime="podman-hpc", binds=("/data",), environment=("LICENSE",))
+    made = contained(rules, INSIDE, {"PATH": "/bin"})
+    names = [word for name in (*OF_DEVICES, "LICENSE", "PYTHONUNBUFFERED") for word in ("--env", name)]
+    assert made.argv == (
+        *("podman-hpc", "run", "--rm", "--interactive", "--network=host", "--read-only"),
+        *("--tmpfs=/tmp", "--workdir=/tmp", "--entrypoint="),
+        *("--mount", "type=bind,source=/data,destination=/data,ro"),
+        *("--mount", "type=bind,source=/versions/1,destination=/opt/hpcserve/servable,ro"),
+        *names,
+        *("/images/a.sif", "python3", "-m", "x"),
+    )
+    assert made.environment == {"PATH": "/bin", "PYTHONUNBUFFERED": "1"}
+    with pytest.raises(ConfigError, match=r"containers\.signature_key: podman-hpc verifies"):
+        contained(ContainerRules(runtime="podman-hpc", signature_key="/k"), INSIDE, {})
+
+
+@pytest.mark.parametrize("runtime", ["none", "shifter"])
+def test_a_site_without_a_runtime_says_so(runtime: str) -> None:
+    with pytest.raises(ConfigError, match=f"containers.runtime: '{runtime}' runs no containers here"):
+        contained(ContainerRules(runtime=runtime), INSIDE, {})
+
+
+def test_binds_of_a_site() -> None:
+    rules = ContainerRules(binds=("/a", "/b:/c", "/d:/e:ro", "/f:/g:rw"))
+    assert site_binds(rules) == (
+        Bind("/a", "/a"),
+        Bind("/b", "/c"),
+        Bind("/d", "/e"),
+        Bind("/f", "/g", writable=True),
+    )
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "output", "told"),
+    [
+        (
+            255,
+            "noise\nFATAL:   container creation failed: mount source /x doesn't exist\n",
+            "container creation failed",
+        ),
+        (
+            65,
+            "image /a.sif: not signed by the key /k, as the site wants it\n",
+            "image /a.sif: not signed by the key /k",
+        ),
+        (255, "the servable's own last words\n", ""),
+        (1, "FATAL: of a program\n", ""),
+    ],
+)
+def test_why_a_container_did_not_start(exit_code: int, output: str, told: str) -> None:
+    assert refused(exit_code, output).startswith(f"the container did not start: {told}" if told else "")
+    assert bool(refused(exit_code, output)) == bool(told)

@@ -1,0 +1,46 @@
+"""What an image's libraries mean for a site."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from hpcserve.cluster.image_check import PROBE, Libraries, libraries
+
+NOTHING = Libraries(mpi="", cuda=0, cuda_driver=0, hip=0, hip_driver=0)
+
+
+@pytest.mark.parametrize(
+    ("has", "gpu", "told"),
+    [
+        ({"mpi": "Open MPI v4.1.4, package: Debian"}, "", "ok MPI: Open MPI (Open MPI v4.1.4, package: Debian)"),
+        ({"mpi": "MPICH Version:      4.3.1"}, "", "ok MPI: MPICH (MPICH Version:      4.3.1)"),
+        ({"mpi": "CRAY MPICH version 8.1.28"}, "", "ok MPI: MPICH (CRAY MPICH version 8.1.28)"),
+        ({}, "", "skipped MPI: none in the image"),
+        ({"cuda": 12040}, "", "warning CUDA: the image has CUDA 12.4, and containers see no such GPU: set"),
+        ({"cuda": 12040}, "nv", "skipped CUDA: the image has CUDA 12.4; this host has no driver"),
+        ({"cuda": 12040, "cuda_driver": 12020}, "nv", "ok CUDA: the image has CUDA 12.4"),
+        (
+            {"cuda": 13000, "cuda_driver": 12020},
+            "nv",
+            "failed CUDA: the image has CUDA 13.0, and this host's driver runs",
+        ),
+        ({"cuda": 12040, "cuda_driver": 13000}, "nv", "ok CUDA: the image has CUDA 12.4"),
+        ({"hip": 60342134}, "", "warning ROCm: the image has 60342134, and containers see no such GPU"),
+        ({"hip": 60342134, "hip_driver": 60342134}, "rocm", "ok ROCm: the image has 60342134"),
+    ],
+)
+def test_what_is_found_is_told(has: dict[str, object], gpu: str, told: str) -> None:
+    found = msgspec.structs.replace(NOTHING, **has)
+    lines = [f"{each.outcome} {each.subject}: {each.told}" for each in libraries(found, gpu)]
+    assert len(lines) == 3
+    assert any(line.startswith(told) for line in lines), lines
+
+
+def test_the_question_runs_in_any_python() -> None:
+    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
+    assert set(json.loads(done.stdout)) == set(Libraries.__struct_fields__)

@@ -1,0 +1,64 @@
+"""The packages that images may lack, and what hpcserve asks of those that they have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hpcserve.cluster.images import Interpreter, check_versions
+from hpcserve.cluster.packages import gathering, least_versions, requirements, runtime_dir
+from hpcserve.errors import ManifestError
+
+
+def interpreter(*python: int, **packages: str) -> Interpreter:
+    return Interpreter(python=python, machine="x86_64", libc="2.36", purelib="/lib", packages=packages)
+
+
+def test_what_is_gathered_is_what_hpcserve_itself_requires() -> None:
+    names = [each.partition("<")[0].partition(">")[0] for each in requirements()]
+    assert names == ["ml_dtypes", "msgspec", "numpy", "pyzmq"]
+    assert least_versions()["zmq"] == ("pyzmq", "27")
+
+
+def test_pip_is_told_for_which_python_and_machine() -> None:
+    argv = gathering(Path("/to"), requirements(), (3, 10, 4), "aarch64", "2.28")
+    assert argv[: argv.index("--target")] == (
+        *("install", "--quiet", "--no-compile", "--only-binary=:all:", "--implementation=cp", "--python-version=3.10"),
+        *(
+            "--platform=manylinux_2_28_aarch64",
+            "--platform=manylinux_2_27_aarch64",
+            "--platform=manylinux_2_26_aarch64",
+        ),
+        "--platform=manylinux_2_17_aarch64",
+    )
+    assert argv[argv.index("--target") :] == ("--target", "/to", *requirements())
+
+
+def test_packages_are_shared_by_images_of_one_python_and_machine() -> None:
+    place = runtime_dir(Path("/shared"), (3, 12, 1), "x86_64")
+    assert place == runtime_dir(Path("/shared"), (3, 12, 7), "x86_64")
+    assert place.parent == Path("/shared/runtimes")
+    assert place.name.startswith("python3.12-x86_64-")
+    assert place != runtime_dir(Path("/shared"), (3, 12, 7), "aarch64")
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (interpreter(3, 9, 18), "its Python is 3.9.18, and hpcserve needs 3.10 or later in an image"),
+        (interpreter(3, 10, 0, numpy="1.26.4"), "its numpy is 1.26.4, and hpcserve here needs 2.0 or later"),
+        (
+            interpreter(3, 12, 1, zmq="26.2.0", numpy="2.1.0"),
+            "its pyzmq is 26.2.0, and hpcserve here needs 27 or later",
+        ),
+    ],
+)
+def test_what_is_too_old_is_told_with_both_sides(found: Interpreter, told: str) -> None:
+    with pytest.raises(ManifestError, match=f"image /a.sif: {told}"):
+        check_versions("/a.sif", found)
+
+
+def test_what_is_new_enough_or_missing_is_no_error() -> None:
+    check_versions("/a.sif", interpreter(3, 10, 0))
+    check_versions("/a.sif", interpreter(3, 14, 0, zmq="27.0.1", msgspec="0.21.0", numpy="2.10.0rc1"))
