@@ -36,22 +36,32 @@ MOST = {
     "outage_worst": 12,
     "lost": 0,
     "submitted_twice": 0,
+    "submitted_in_doubt": 0,
     "polls_until_recovered": 1,
 }
 OFFSETS_S = (0.0, 3.0, 7.0, 11.0, 29.0, 61.0, 97.0)
+MANY = 20
+"""So many pilots are more than may be submitted at once."""
+RUSH_MIN = 10
+LIMITED = (GUESS, "sbatch", "submit")
+"""What ``scheduler.submit_per_min`` is about."""
 EVENTS = ("nothing", "more wanted", "nothing wanted", "a pilot starts", "agents are missed", "nothing was there")
 """What happens while slurmctld is away."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outage:
-    """What an outage cost. ``asked``: while it lasted. ``polls``: those after it until all was known again."""
+    """What an outage cost. ``asked``: while it lasted. ``polls``: those after it until all was known again.
+
+    ``submitted_in_doubt``: what was submitted, or tried to be, while it was unknown what became of another pilot.
+    """
 
     asked: int
     polls: int
     recovered_s: float
     lost: int
     submitted_twice: int
+    submitted_in_doubt: int
 
 
 def run(*, kinds: Sequence[str] = KINDS, offsets_s: Sequence[float] = OFFSETS_S) -> dict[str, Any]:
@@ -75,10 +85,12 @@ def _counted(kind: str, offsets_s: Sequence[float]) -> dict[str, Any]:
         "outage_worst": max(each.asked for each in every),
         "lost": sum(each.lost for each in every),
         "submitted_twice": sum(each.submitted_twice for each in every),
+        "submitted_in_doubt": sum(each.submitted_in_doubt for each in every) + in_doubt(kind)["submitted_in_doubt"],
         "polls_until_recovered": max(each.polls for each in every),
         "worst_recovered_s": round(max(each.recovered_s for each in every), 1),
         "flapping_hour": flapping_hour(kind),
         "crashing_hour": crashing_hour(kind),
+        "rush": rush(kind),
         "full_hour": full_hour(kind),
     }
 
@@ -93,12 +105,12 @@ def reached(found: Mapping[str, Mapping[str, Any]]) -> dict[str, bool]:
     return {name: all(each[name] <= most for each in found.values()) for name, most in MOST.items()}
 
 
-def played(slurm: Slurm, kind: str, scene: Callable[[Daemon], Awaitable[T]]) -> T:
+def played(slurm: Slurm, kind: str, scene: Callable[[Daemon], Awaitable[T]], max_pilots: int | None = None) -> T:
     """A scene with a daemon of its own, in simulated time."""
 
     async def play() -> T:
         with tempfile.TemporaryDirectory() as place:
-            async with Daemon(Path(place), slurm, kind) as daemon:
+            async with Daemon(Path(place), slurm, kind, max_pilots) as daemon:
                 return await scene(daemon)
 
     return simulated(play)
@@ -156,7 +168,10 @@ def up_waits_hour(kind: str) -> int:
 
 
 def flapping_hour(kind: str) -> dict[str, int]:
-    """Submissions, guesses and all questions of an hour in which every 20 s two replicas are wanted, or are not."""
+    """Submissions, guesses and all questions of an hour in which every 20 s two replicas are wanted, or are not.
+
+    ``busiest_minute``: so many submissions and guesses in one minute at most.
+    """
     slurm = Slurm(wait_s=30.0)
 
     async def scene(daemon: Daemon) -> dict[str, int]:
@@ -171,16 +186,38 @@ def flapping_hour(kind: str) -> dict[str, int]:
 
 def crashing_hour(kind: str) -> dict[str, int]:
     """The same of an hour in which each pilot ends a second after its start, and somebody deploys again each minute."""
+    return _crashing(kind, pilots=2, minutes=60)
+
+
+def rush(kind: str) -> dict[str, int]:
+    """The same of as many minutes as are enough, where there may be many pilots and all are wanted at once."""
+    return _crashing(kind, pilots=MANY, minutes=RUSH_MIN)
+
+
+def in_doubt(kind: str) -> dict[str, int]:
+    """Pilots are wanted together, and the answer to the first submission is lost."""
+    slurm = Slurm(wait_s=1.0)
+    slurm.lost_answers = 1
+
+    async def scene(daemon: Daemon) -> dict[str, int]:
+        daemon.want(2)
+        await daemon.until_ready(2)
+        return {"jobs": len(slurm.jobs), "submitted_in_doubt": daemon.pilots.submitted_in_doubt}
+
+    return played(slurm, kind, scene)
+
+
+def _crashing(kind: str, *, pilots: int, minutes: int) -> dict[str, int]:
     slurm = Slurm(wait_s=1.0, lives_s=1.0)
 
     async def scene(daemon: Daemon) -> dict[str, int]:
         began_s = time.monotonic()
-        for _ in range(60):
-            daemon.want(2)
+        for _ in range(minutes):
+            daemon.want(pilots)
             await asyncio.sleep(60.0)
         return _submissions(slurm, began_s)
 
-    return played(slurm, kind, scene)
+    return played(slurm, kind, scene, pilots)
 
 
 def full_hour(kind: str) -> dict[str, int]:
@@ -204,7 +241,13 @@ def full_hour(kind: str) -> dict[str, int]:
 
 def _submissions(slurm: Slurm, began_s: float) -> dict[str, int]:
     asked = slurm.count(began_s, time.monotonic())
-    return {"submissions": asked["sbatch"] + asked["submit"], "guesses": asked[GUESS], "asked": asked.total()}
+    counted_s = [at_s for at_s, what in slurm.asked if what in LIMITED and at_s >= began_s]
+    return {
+        "submissions": asked["sbatch"] + asked["submit"],
+        "guesses": asked[GUESS],
+        "asked": asked.total(),
+        "busiest_minute": max(sum(at_s <= each < at_s + 60.0 for each in counted_s) for at_s in counted_s),
+    }
 
 
 def outage(kind: str, event: str, offset_s: float) -> Outage:
@@ -226,7 +269,7 @@ def outage(kind: str, event: str, offset_s: float) -> Outage:
         await _happens(daemon, event)
         await asyncio.sleep(max(0.0, slurm.away_s[1] - time.monotonic()))
         asked = slurm.count(*slurm.away_s).total()
-        await until(lambda: daemon.pilots.jobs and not daemon.pilots.is_in_doubt, 0.25)
+        await until(lambda: daemon.knows_all, 0.25)
         known_s = time.monotonic()
         polled_s = [at_s for at_s in daemon.pilots.polled_s if at_s <= known_s]
         polls = sum(at_s >= slurm.away_s[1] for at_s in polled_s)
@@ -243,6 +286,7 @@ def outage(kind: str, event: str, offset_s: float) -> Outage:
             recovered_s=known_s - slurm.away_s[1],
             lost=lost,
             submitted_twice=len(names) - len(set(names)),
+            submitted_in_doubt=daemon.pilots.submitted_in_doubt,
         )
 
     return played(slurm, kind, scene)

@@ -13,7 +13,7 @@ import msgspec
 
 from benchmarks.simulated_slurm import CountedCommands, Slurm, transport
 from benchmarks.simulated_time import until
-from hpcserve.cluster.seam import JobState
+from hpcserve.cluster.seam import JobState, PilotJob
 from hpcserve.cluster.slurm import SlurmScheduler
 from hpcserve.cluster.slurm_estimate import SlurmEstimate
 from hpcserve.config import Site, read_site
@@ -46,10 +46,11 @@ class _Letting(Agents):
         """Nothing."""
 
 
-class _Polled(Pilots):
-    """Notes when the scheduler was polled."""
+class _Noted(Pilots):
+    """Notes when the scheduler was polled, and how many pilots were to be submitted while one was unknown."""
 
     polled_s: list[float]
+    submitted_in_doubt: int
 
     async def poll(self) -> dict[PilotId, JobState]:
         """As that of the real one."""
@@ -58,13 +59,27 @@ class _Polled(Pilots):
             self.polled_s.append(time.monotonic())
         return states
 
+    async def submit(self, pilot: PilotId, job: PilotJob | None = None) -> None:
+        """As that of the real one."""
+        self.submitted_in_doubt += any(each.state.phase == "unknown" for each in self.jobs.values())
+        await super().submit(pilot, job)
 
-def site_of(place: Path) -> Site:
-    """The shipped site ``slurm``, its files in ``place``. Its pilots may be shorter, so that it is asked for starts."""
+
+def site_of(place: Path, max_pilots: int | None = None) -> Site:
+    """The shipped site ``slurm``, its files in ``place``. Its pilots may be shorter, so that it is asked for starts.
+
+    Args:
+        place: An empty directory.
+        max_pilots: So many pilots there may be; None: as many as the site says.
+    """
     for each in ("state", "shared"):
         (place / each).mkdir(parents=True, exist_ok=True)
     found = read_site("slurm")
-    pilots = msgspec.structs.replace(found.pilots, min_walltime_s=found.pilots.walltime_s / 12)
+    pilots = msgspec.structs.replace(
+        found.pilots,
+        min_walltime_s=found.pilots.walltime_s / 12,
+        max_pilots=max_pilots or found.pilots.max_pilots,
+    )
     return msgspec.structs.replace(found, state_dir=place / "state", shared_dir=place / "shared", pilots=pilots)
 
 
@@ -87,10 +102,11 @@ class Daemon:
         place: Where its files are.
         slurm: What it asks.
         kind: ``commands`` or ``pyslurm``.
+        max_pilots: See :func:`site_of`.
     """
 
-    def __init__(self, place: Path, slurm: Slurm, kind: str) -> None:
-        self.site = site_of(place)
+    def __init__(self, place: Path, slurm: Slurm, kind: str, max_pilots: int | None = None) -> None:
+        self.site = site_of(place, max_pilots)
         self.slurm = slurm
         limits = self.site.scheduler
         scheduler = scheduler_of(self.site, slurm, kind)
@@ -98,8 +114,8 @@ class Daemon:
         self.fleet = fleet_of(self.site)
         bucket = bucket_of(self.site)
         shaping = Shaping(self.site, scheduler, self.fleet, bucket)
-        self.pilots = _Polled(self.site, scheduler, self._storage, place / "record", shaping.shaped)
-        self.pilots.polled_s = []
+        self.pilots = _Noted(self.site, scheduler, self._storage, place / "record", shaping.shaped)
+        self.pilots.polled_s, self.pilots.submitted_in_doubt = [], 0
         fates = Fates(self.pilots, self.fleet, _Letting(), self._act)
         ears = Ears(seen=fates.seen, refused=fates.refused, dropped=fates.dropped, waits=fates.waits)
         self.scheduling = scheduling_of(
@@ -131,6 +147,11 @@ class Daemon:
         """Whether there are pilots, and all of them are so, as far as the scheduler has told."""
         states = {job.state.phase for job in self.pilots.jobs.values()}
         return states == {phase}
+
+    @property
+    def knows_all(self) -> bool:
+        """Whether there are pilots, and the scheduler has told of each where it is."""
+        return bool(self.pilots.jobs) and all(job.state.phase != "unknown" for job in self.pilots.jobs.values())
 
     async def until_ready(self, replicas: int = 1) -> None:
         """Returns when so many are ready and their pilots are known to run."""

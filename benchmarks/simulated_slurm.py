@@ -13,11 +13,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from hpcserve.cluster.runner import Answer, Runner
+from hpcserve.cluster.runner import Answer, Runner, Unanswered
 from hpcserve.cluster.seam import JobId
 from hpcserve.cluster.slurm_commands import CommandsTransport
 from hpcserve.cluster.slurm_jobs import SlurmJob
-from hpcserve.errors import NoRoom, SchedulerError
+from hpcserve.errors import NoRoom, SchedulerError, SubmissionUnknown
 from tests.unit.cluster.slurm_stage import record
 
 GUESS = "sbatch --test-only"
@@ -48,6 +48,8 @@ class Job:
 class Slurm:
     """The jobs, the times when slurmctld is away, and whether a limit lets it take no more jobs (``is_full``).
 
+    The next ``lost_answers`` submissions are taken, and nobody is told so.
+
     Args:
         wait_s: A job waits so long in the queue.
         lives_s: Then it runs so long, if nobody ends it.
@@ -58,6 +60,7 @@ class Slurm:
         self.asked: list[tuple[float, str]] = []
         self.away_s = (float("inf"), float("inf"))
         self.is_full = False
+        self.lost_answers = 0
         self._wait_s = wait_s
         self._lives_s = lives_s
 
@@ -78,6 +81,11 @@ class Slurm:
         starts_s = time.monotonic() + self._wait_s
         self.jobs[str(len(self.jobs) + 1)] = Job(found[1], starts_s, starts_s + self._lives_s, "FAILED")
         return str(len(self.jobs))
+
+    def loses_its_answer(self) -> bool:
+        """Whether that to a submission is lost; asked once for each."""
+        self.lost_answers -= 1
+        return self.lost_answers >= 0
 
     def cancel(self, job: str) -> None:
         """A job ends in two seconds."""
@@ -114,7 +122,10 @@ class CountedCommands(Runner):
             return Answer(argv=argv, exit_code=1, stdout=b"", stderr=said)
         if argv[0] == "sbatch" and slurm.is_full:
             return Answer(argv=argv, exit_code=1, stdout=b"", stderr=f"sbatch: error: {FULL}")
-        return Answer(argv=argv, exit_code=0, stdout=self._answer(argv, stdin.decode()), stderr="")
+        answer = self._answer(argv, stdin.decode())
+        if argv[0] == "sbatch" and argv[1:] != ("--version",) and slurm.loses_its_answer():
+            raise Unanswered("sbatch did not answer")
+        return Answer(argv=argv, exit_code=0, stdout=answer, stderr="")
 
     def _guess(self, argv: tuple[str, ...]) -> Answer:
         is_there = self._slurm.ask(GUESS)
@@ -151,7 +162,10 @@ class CountedPyslurm:
         self._ask("submit")
         if self._slurm.is_full:
             raise NoRoom(FULL)
-        return JobId(self._slurm.submit(script))
+        job = JobId(self._slurm.submit(script))
+        if self._slurm.loses_its_answer():
+            raise SubmissionUnknown("the helper did not answer")
+        return job
 
     async def queue(self) -> Collection[SlurmJob]:
         """All jobs."""

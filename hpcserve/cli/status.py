@@ -205,11 +205,11 @@ def _errors(status: Status) -> Iterator[Text]:
 
 
 def _plans(status: Status) -> Iterator[Text]:
-    """What is to come and why, a line for each deployment that is scaled, or not all there yet."""
+    """What is to come and why, a line for each deployment; of one that failed the error is told instead."""
     from rich.text import Text
 
     for each in status.deployments:
-        if each.plan and each.state != "failed" and (each.max_replicas is not None or each.state == "starting"):
+        if each.plan and each.state not in ("failed", "draining"):
             between = "" if each.max_replicas is None else f" [{each.min_replicas} to {each.max_replicas}]"
             yield Text(f"{_name(each)}: plan{between}: {each.plan}", style="dim")
 

@@ -56,6 +56,8 @@ def plan_in_words(
     because = "that is what was asked for" if known.scaler is None else "its demand is not measured yet"
     if target is not None:
         because = target.because
+    if here >= known.replicas and known.scaler is None and not room:
+        return f"{counted(known.replicas, 'replica')}, fixed" if known.replicas else "paused"
     if room:
         because = f"{because}; {room}"
     count = counted(known.due, "replica") if known.due else "no replica"

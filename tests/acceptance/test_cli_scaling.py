@@ -28,6 +28,9 @@ def test_a_scaled_deployment_from_idle_to_ready(tmp_path: Path, root: Path) -> N
         assert f"{PLACES}2 replicas, because it is in use" in user.ok("status")
         told = user.run("deploy", "echo")
         assert b"no longer set, as it was not given again: --max-replicas 4 --hot-replicas 2" in told.stderr
+        assert "echo: plan: 1 replica, fixed" in user.ok("status")
+        user.ok("deploy", "echo", "--replicas", "0")
+        assert "echo: plan: paused" in user.ok("status")
         user.ok("down")
 
 

@@ -171,6 +171,26 @@ def test_an_error_stands_below_its_table_in_a_line() -> None:
     assert not any("and more" in line for line in shown)
 
 
+@pytest.mark.parametrize(
+    ("state", "most", "plan", "told"),
+    [
+        ("ready", None, "2 replicas, fixed", ["surrogate: plan: 2 replicas, fixed"]),
+        ("paused", None, "paused", ["surrogate: plan: paused"]),
+        ("idle", 4, "no replica, because", ["surrogate: plan [0 to 4]: no replica, because"]),
+        ("starting", None, "1 pilot queued", ["surrogate: plan: 1 pilot queued"]),
+        ("failed", None, "2 replicas", []),
+        ("draining", None, "2 replicas", []),
+    ],
+)
+def test_the_plan_of_each_deployment_that_may_be_served(
+    state: str, most: int | None, plan: str, told: list[str]
+) -> None:
+    (deployment,) = status().deployments
+    planned = msgspec.structs.replace(deployment, state=state, plan=plan, min_replicas=0, max_replicas=most)
+    shown = lines(status(deployments=(planned,)), 120)
+    assert [line.strip() for line in shown if ": plan" in line] == told
+
+
 SILENCE = "squeue --noheader --me did not answer within 30 s and was killed"
 
 

@@ -10,7 +10,7 @@ from tests.facility.box.options import Options
 
 pytestmark = [pytest.mark.facility, pytest.mark.timeout(300)]
 
-REPLICAS = 8
+REPLICAS = 20
 DEADLINE_S = 60.0
 
 

@@ -110,3 +110,21 @@ def test_one_that_has_all_makes_room_for_another(new_daemon: NewDaemon) -> None:
 def _are_ready(client: Client, name: str, count: int) -> bool:
     """Whether there are so many replicas, all of them ready."""
     return [each.state for each in deployment(client, name).replicas] == ["ready"] * count
+
+
+def test_a_hundred_deployments_of_one_replica_each_of_which_a_few_are_asked(new_daemon: NewDaemon) -> None:
+    """More than fit at once; those that nobody asks cost nobody anything."""
+    daemon = new_daemon(pilots={"slots": 2, "max_pilots": 1, "idle_s": 300.0}).up()
+    with daemon.client(timeout_s=None) as client:
+        client.call("publish", admin.Publish(path=str(SERVABLES / "tally")), admin.Published)
+        names = [f"d{number}" for number in range(100)]
+        for name in names:
+            wanted = admin.Deploy(servable="tally", endpoint=name, replicas=0, max_replicas=1, idle_s=1.0)
+            client.call("deploy", wanted, admin.Deployed)
+        told = status(client)
+        assert [each.state for each in told.deployments] == ["idle"] * len(names)
+        assert all(each.plan.startswith("no replica, because") for each in told.deployments)
+        asked = (names[0], names[50], names[99])
+        futures = [client.submit(f"{name}.measure", np.zeros(3, np.uint8), parameters={}) for name in asked]
+        assert [int(each.result(120)["size"]) for each in futures] == [3] * len(asked)
+        assert len(status(client).pilots) == 1

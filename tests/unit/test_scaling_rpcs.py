@@ -6,20 +6,27 @@ import pytest
 
 from benchmarks.scaling_rpcs import (
     EVENTS,
+    HOUR_S,
     KINDS,
     MOST,
+    RUSH_MIN,
     flapping_hour,
     full_hour,
     idle_hour,
+    in_doubt,
     outage,
     running_hour,
+    rush,
     up_waits_hour,
 )
+from hpcserve.config import read_site
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_hour_with_one_running_pilot(kind: str) -> None:
-    assert 0 < running_hour(kind) <= MOST["running_hour"] == 400
+    asked = running_hour(kind)
+    assert 0 < asked <= MOST["running_hour"] == 400
+    assert asked < HOUR_S / read_site("slurm").scheduler.poll_s / 2, "polls become seldom"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -37,15 +44,20 @@ def test_an_hour_in_which_up_waits_for_the_job_of_a_daemon(kind: str) -> None:
 def test_five_minutes_without_slurmctld_lose_nothing_and_are_over_with_one_poll(event: str, offset_s: float) -> None:
     found = outage("commands", event, offset_s)
     assert 0 < found.asked <= MOST["outage_worst"] == 12
-    assert found.lost == found.submitted_twice == 0
+    assert found.lost == found.submitted_twice == found.submitted_in_doubt == 0
     assert found.polls <= 1
     assert found.recovered_s <= 61.0, "polls are no further apart while there is no answer"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pilot_in_the_line_waits_until_it_is_known_what_became_of_the_one_before_it(kind: str) -> None:
+    assert in_doubt(kind) == {"jobs": 2, "submitted_in_doubt": 0}
 
 
 def test_an_outage_over_pyslurm() -> None:
     found = outage("pyslurm", "more wanted", 3.0)
     assert 0 < found.asked <= MOST["outage_worst"]
-    assert found.lost == found.submitted_twice == 0
+    assert found.lost == found.submitted_twice == found.submitted_in_doubt == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -55,6 +67,14 @@ def test_questions_when_a_pilot_would_start_are_asked_and_counted(kind: str) -> 
     assert counted["guesses"] % 3 == 0
     assert counted["guesses"] <= 3 * 60, "they hold for a minute"
     assert counted["asked"] <= MOST["running_hour"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_however_many_pilots_are_wanted_no_more_are_submitted_in_a_minute_than_the_site_allows(kind: str) -> None:
+    limits = read_site("slurm").scheduler
+    counted = rush(kind)
+    assert counted["submissions"] + counted["guesses"] <= RUSH_MIN * limits.submit_per_min + limits.submit_burst
+    assert limits.submit_burst < counted["busiest_minute"] <= limits.submit_per_min + limits.submit_burst
 
 
 @pytest.mark.parametrize("kind", KINDS)

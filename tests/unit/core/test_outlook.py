@@ -25,7 +25,17 @@ def test_the_plan_in_words() -> None:
     assert words(site, 3, queued=1, starts_at="14:05") == "3 replicas, because 1,240 requests wait"
     assert words(site, 2) == "3 replicas, of which 1 not yet there, because 1,240 requests wait"
     site.fleet.want(D, V1, 1)
-    assert words(site, 1) == "1 replica, because that is what was asked for"
+    assert words(site, 0) == "1 replica, of which 1 not yet there, because that is what was asked for"
+
+
+@pytest.mark.parametrize(
+    ("replicas", "here", "told"),
+    [(2, 2, "2 replicas, fixed"), (1, 3, "1 replica, fixed"), (0, 0, "paused"), (0, 2, "paused")],
+)
+def test_the_plan_of_a_fixed_number_that_is_there(replicas: int, here: int, told: str) -> None:
+    site = Site()
+    site.fleet.want(D, V1, replicas)
+    assert words(site, here) == told
 
 
 def test_pilots_that_others_wait_for_are_told_as_shared() -> None:

@@ -67,7 +67,7 @@ def test_a_plan_counts_the_pilots_that_its_deployment_waits_for() -> None:
     assert plan({"mine": 2, "other": 9}, {"other": 2}, [None] * 5) == (
         f"3 pilots queued, shared with 1 other deployment, for 2 of 2 replicas, {because}"
     )
-    assert plan({"mine": 2, "other": 9}, {"mine": 2}, [None] * 3) == f"2 replicas, {because}"
+    assert plan({"mine": 2, "other": 9}, {"mine": 2}, [None] * 3) == "2 replicas, fixed"
 
 
 def test_the_start_of_a_plan_is_that_of_the_first_pilot_that_has_room() -> None:
