@@ -2,7 +2,10 @@
 
 ``PYTHON /path/to/hpcserve/bootstrap.py hpcserve.replica ARGUMENTS`` makes the package ``hpcserve`` known
 from the directory of this file, without putting the site-packages around it on the interpreter's path: a
-servable's virtual environment needs pyzmq, msgspec and numpy, and sees its own versions of everything.
+servable's own environment needs pyzmq, msgspec and numpy, and sees its own versions of everything.
+
+An interpreter that is too old or lacks these packages is told of in one line on standard error, and by the exit code
+:data:`UNFIT`. So this file has to be understood by Python 3.6 too.
 """
 
 import sys
@@ -15,7 +18,18 @@ if __name__ == "__main__":
     sys.path[:] = [entry for entry in sys.path if entry != _HERE]
 
 import importlib.util  # noqa: E402
+import os  # noqa: E402
 import runpy  # noqa: E402
+from typing import NoReturn  # noqa: E402
+
+UNFIT = 94
+"""The exit code of a process whose environment is not fit to run our modules, of an activation that failed too. It
+keeps clear of those of shells, interpreters, and :mod:`hpcserve.wire.exits`."""
+SAYS = "hpcserve: "
+"""So begins the line on standard error that tells why."""
+OLDEST = (3, 10)
+NEEDED = {"zmq": "pyzmq", "msgspec": "msgspec", "numpy": "numpy"}
+"""What every environment must have: modules, and the packages that they come from."""
 
 
 def register(directory: str) -> None:
@@ -36,9 +50,26 @@ def main() -> None:
     """Runs the module that the first argument names, with the others as its arguments."""
     if len(sys.argv) < 2:
         sys.exit("usage: PYTHON bootstrap.py MODULE [ARGUMENT ...]")
+    if sys.version_info < OLDEST:
+        version, oldest = (".".join(map(str, each)) for each in (sys.version_info[:3], OLDEST))
+        _refuse(f"is Python {version}, and a servable needs {oldest} or later: make its environment with a later one")
     register(_HERE)
     del sys.argv[0]
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    except ModuleNotFoundError as error:
+        if error.name not in NEEDED:
+            raise
+        missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
+        _refuse(
+            f"lacks {', '.join(missing)}: the environment needs pyzmq, msgspec and numpy; install what is missing there"
+            f" by {sys.executable} -m pip install {' '.join(missing)}, or take a virtual environment that has them"
+        )
+
+
+def _refuse(why: str) -> NoReturn:
+    sys.stderr.write(f"{SAYS}{sys.executable} on {os.uname()[1]} {why}\n")
+    sys.exit(UNFIT)
 
 
 if __name__ == "__main__":

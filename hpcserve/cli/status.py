@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from hpcserve.cli.coldstart import TITLE, cold_starts
 from hpcserve.cli.options import open_client
 from hpcserve.core.losses import loss_in_words
 from hpcserve.core.spans import span
@@ -114,6 +115,9 @@ def drawn(status: Status) -> Iterator[RenderableType]:
         yield from _waiting(status)
     if status.losses:
         yield from _losses(status)
+    starts = cold_starts(status)
+    if starts is not None:
+        yield from _titled(TITLE, starts)
     if status.servables:
         yield from _titled("servables", _servables(status))
 

@@ -208,6 +208,15 @@ class Daemon(Section, frozen=True):
     directives: tuple[str, ...] = ()
 
 
+class Environments(Section, frozen=True):
+    """``[environments]``: servables in interpreters of their own, a virtual environment's, conda's or a module's.
+
+    ``prologue``: shell commands that run before such an interpreter, where a servable is published and in pilots.
+    """
+
+    prologue: tuple[str, ...] = ()
+
+
 class Containers(Section, frozen=True):
     """``[containers]``: the site's container runtime. Servables do not run in containers yet."""
 
@@ -260,6 +269,7 @@ class Site(Section, frozen=True, kw_only=True):
     scheduler: Scheduler = Scheduler()
     pilots: Pilots = Pilots()
     queues: Mapping[str, Queue] = msgspec.field(default_factory=lambda: MappingProxyType({}))
+    environments: Environments = Environments()
     containers: Containers = Containers()
     budgets: Budgets = Budgets()
     recovery: Recovery = Recovery()

@@ -77,7 +77,7 @@ class Blame:
                 continue
             if not here[deployment.name]:
                 yield self._fail(deployment, reason, output, pilots_ended=True)
-            elif here[deployment.name] < deployment.replicas and not deployment.failed:
+            elif here[deployment.name] < deployment.due and not deployment.failed:
                 deployment.reason, deployment.traceback = reason, output
 
     @property

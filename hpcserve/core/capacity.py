@@ -8,6 +8,7 @@ from collections.abc import Collection
 from hpcserve.core.deployments import Policy
 from hpcserve.core.fleetbook import FleetReplica
 from hpcserve.core.rollout import FleetDeployment
+from hpcserve.core.spans import counted
 
 MOST_NAMES = 4
 """Of so many deployments a message says what each one holds."""
@@ -44,14 +45,31 @@ def lack_of_room(
     """
     held = Counter(each.deployment for each in replicas)
     most = most_replicas(policy)
-    if mine.target is None or held[mine.name] >= mine.replicas:
+    if mine.target is None or held[mine.name] >= mine.due:
         return ""
     if mine.replicas > most:
         return f"{limit_in_words(policy)}; deploy it with fewer replicas"
-    wanted = sum(each.replicas for each in deployments if each.target is not None)
+    wanted = sum(each.due for each in deployments if each.target is not None)
     others = Counter({name: count for name, count in held.items() if name != mine.name})
     if wanted <= most or held.total() < most or not others:
         return ""
     holders = ", ".join(f"{name} has {count}" for name, count in others.most_common(MOST_NAMES))
     more = ", …" if len(others) > MOST_NAMES else ""
     return f"{limit_in_words(policy)}, and {holders}{more}; undeploy one, or deploy with fewer replicas"
+
+
+def shared_room(policy: Policy, mine: FleetDeployment, deployments: Collection[FleetDeployment]) -> str:
+    """Why ``mine`` is to have fewer replicas than it wants; empty where it is to have all.
+
+    Args:
+        policy: The site's limits.
+        mine: The deployment.
+        deployments: All that are wanted, ``mine`` too.
+    """
+    if mine.due >= mine.replicas:
+        return ""
+    sharing = [each for each in deployments if each.target is not None and each.replicas]
+    promised = sum(each.promised for each in sharing)
+    of_which = f", of which {promised} {'is' if promised == 1 else 'are'} promised," if promised else ""
+    room = f"room for {counted(most_replicas(policy), 'replica')}{of_which}"
+    return f"it wants {mine.replicas}, and {room} is shared by {counted(len(sharing), 'deployment')}"

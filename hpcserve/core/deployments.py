@@ -11,7 +11,8 @@ The rules:
   replacement and none is coming, it makes room first;
 * an old one that has other methods than callers see, and so rests, is let go at once;
 * a ready replica is let go in two steps: it gets no new work, and is stopped once it holds none;
-* a deployment's replicas are spread over the pilots; no pilot holds more than its slots;
+* a deployment's replicas are spread over the pilots; no pilot holds more than its slots. What is free goes to the
+  deployment with the fewest replicas; of those with none, to the one that has waited longest;
 * a pilot whose end is near is *closing*: it gets no new replicas, and those that it has are replaced elsewhere, by a
   successor if need be. In its last ``drain_s`` its replicas get no new work, whether there are others or not;
 * a pilot is submitted only for replicas that no pilot, running or queued, has room for, and none while the scheduler
@@ -28,6 +29,7 @@ Failures are counted in :mod:`hpcserve.core.blame`, pilots that end at once in :
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -72,13 +74,17 @@ class Policy:
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """A deployment that is to be served. No replica of it is started before ``not_before_s``, or if it failed."""
+    """A deployment that is to be served. No replica of it is started before ``not_before_s``, or if it failed.
+
+    ``waits_since_s``: since when it has none; infinite where it has some.
+    """
 
     name: DeploymentName
     version: str
     replicas: int
     not_before_s: float = 0.0
     failed: bool = False
+    waits_since_s: float = math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,6 +224,7 @@ class _Plan:
         self._surplus = self._places.surplus
         self._open = {pilot.pilot: pilot for pilot in view.pilots if self._is_open(pilot)}
         self._spread = Counter((replica.deployment, replica.pilot) for replica in view.replicas)
+        self._held = Counter(each.deployment for each in view.replicas if each.state not in ENDING)
         self._old: dict[DeploymentName, list[Replica]] = {}
         self._missing: dict[DeploymentName, int] = {}
         self._later = 0
@@ -262,11 +269,13 @@ class _Plan:
             self._missing[wanted.name] = missing
 
     def place(self) -> None:
-        """Starts missing replicas where there is room, one of each deployment in turn."""
-        while any(self._missing.values()):
-            placed = [name for name in self._missing if self._missing[name] and self._place_one(name)]
-            if not placed:
+        """Starts missing replicas where there is room, always one of the deployment that has the fewest."""
+        while lacking := [name for name, missing in self._missing.items() if missing]:
+            if not self._place_one(min(lacking, key=self._turn)):
                 return
+
+    def _turn(self, name: DeploymentName) -> tuple[int, float, DeploymentName]:
+        return self._held[name], self._wanted[name].waits_since_s, name
 
     def _place_one(self, name: DeploymentName) -> bool:
         room = [pilot for pilot in self._open.values() if pilot.reported and self._free(pilot) > 0]
@@ -276,6 +285,7 @@ class _Plan:
         self.changes.append(StartReplica(ReplicaId(self._new_id(name)), name, self._wanted[name].version, best.pilot))
         self._used[best.pilot] += 1
         self._spread[name, best.pilot] += 1
+        self._held[name] += 1
         self._missing[name] -= 1
         return True
 

@@ -5,7 +5,7 @@ should be is decided in :mod:`hpcserve.core.deployments`, and here stands what t
 means is decided in the parts of the books:
 
 * :mod:`hpcserve.core.roster`: who there is, and which versions answer;
-* :mod:`hpcserve.core.wishes`: what users and the demand want of each deployment;
+* :mod:`hpcserve.core.wishes`: what users and the demand want of each deployment, and its share where all want too much;
 * :mod:`hpcserve.core.pilotlife` and :mod:`hpcserve.core.replicalife`: what was said of pilots and of replicas;
 * :mod:`hpcserve.core.blame`: what a failure counts for.
 """
@@ -18,6 +18,7 @@ from dataclasses import replace
 
 from hpcserve.core import deployments as rules
 from hpcserve.core.blame import Blame
+from hpcserve.core.capacity import most_replicas
 from hpcserve.core.deployments import (
     CancelPilot,
     PilotPhase,
@@ -28,7 +29,6 @@ from hpcserve.core.deployments import (
     reconcile,
 )
 from hpcserve.core.fleetbook import Action, FleetPilot, FleetReplica, PilotOrders, ReplicaSaid
-from hpcserve.core.outlook import credible
 from hpcserve.core.pilotlife import PilotLife
 from hpcserve.core.replicalife import ReplicaLife
 from hpcserve.core.rollout import PilotRestarts, Restarts, Version
@@ -147,7 +147,7 @@ class Fleet:
     # --- what the scheduler says of pilots ------------------------------------------------------------
 
     def job_seen(
-        self, pilot: PilotId, phase: PilotPhase, waits_for: str = "", *, starts_in_s: float | None = None
+        self, pilot: PilotId, phase: PilotPhase, waits_for: str = "", *, starts_s: float | None = None
     ) -> None:
         """The scheduler says that a pilot is queued, runs or is suspended, or (``unknown``) nothing about it.
 
@@ -155,9 +155,9 @@ class Fleet:
             pilot: The pilot.
             phase: Where it is.
             waits_for: Why it does not run, in words.
-            starts_in_s: When it will, as the scheduler guesses.
+            starts_s: When it will, on our clock, as the scheduler guesses.
         """
-        self._pilot_life.seen(pilot, phase, waits_for, credible(starts_in_s))
+        self._pilot_life.seen(pilot, phase, waits_for, starts_s)
 
     def not_submitted(
         self, pilot: PilotId, cause: str, now: float, *, lasting: bool, pause_s: float | None = None
@@ -273,6 +273,7 @@ class Fleet:
         """What is to be done now. It counts as done: asked again at once, the answer is empty."""
         self._roster.note_served()
         self._wishes.keep_the_unmeasured()
+        self._wishes.share(most_replicas(self.policy), now)
         buried = tuple(self._replica_life.bury())
         for pilot in {replica.pilot for replica in self._roster.alive()} & self.pilots.keys():
             self.pilots[pilot].idle_since_s = now

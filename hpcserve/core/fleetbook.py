@@ -90,7 +90,7 @@ class FleetPilot:
         walltime_s: So long it may run; None: as long as any.
         lead_s: So long before that others began to take over; 0 while none has.
         waits_for: Why it has not begun, or is of no use yet, in words.
-        starts_in_s: When it will, as the scheduler guesses; None: it does not, or nobody would believe it.
+        starts_s: When it will, on our clock, as the scheduler guesses; None: it does not.
         said: What its agent reported last.
         lost_nodes: The nodes of it that are gone, as its agent says.
         missed_nodes: Those of which no replica could be reached, until when nothing is started there.
@@ -115,7 +115,7 @@ class FleetPilot:
     ends_s: float | None = None
     lead_s: float = 0.0
     waits_for: str = ""
-    starts_in_s: float | None = None
+    starts_s: float | None = None
     said: tuple[ReplicaSaid, ...] = ()
     lost_nodes: tuple[str, ...] = ()
     missed_nodes: dict[str, float] = field(default_factory=dict)

@@ -54,7 +54,9 @@ def _or_never(starts_in_s: float | None) -> float:
     return math.inf if starts_in_s is None else starts_in_s
 
 
-def plan_in_words(known: FleetDeployment, *, here: int, queued: int, sharing: int, starts_at: str) -> str:
+def plan_in_words(
+    known: FleetDeployment, *, here: int, queued: int, sharing: int, starts_at: str, room: str = ""
+) -> str:
     """The plan for a deployment.
 
     Args:
@@ -63,18 +65,19 @@ def plan_in_words(known: FleetDeployment, *, here: int, queued: int, sharing: in
         queued: So many pilots wait in the queue that those which it lacks wait for, and those that others lack.
         sharing: So many other deployments lack some.
         starts_at: When the first of these pilots is expected to start, as a time of day; empty if nobody can tell.
+        room: Why it is to have fewer than it wants; empty if it is to have all.
     """
     target = known.scaler.target if known.scaler is not None else None
     because = "that is what was asked for" if known.scaler is None else "its demand is not measured yet"
     if target is not None:
         because = target.because
-    count = counted(known.replicas, "replica") if known.replicas else "no replica"
-    if here >= known.replicas:
+    if room:
+        because = f"{because}; {room}"
+    count = counted(known.due, "replica") if known.due else "no replica"
+    if here >= known.due:
         return f"{count}, because {because}"
     if not queued:
-        return f"{count}, of which {known.replicas - here} not yet there, because {because}"
+        return f"{count}, of which {known.due - here} not yet there, because {because}"
     guess = f", est. start {starts_at}" if starts_at else ""
     shared = f", shared with {counted(sharing, 'other deployment')}" if sharing else ""
-    return (
-        f"{counted(queued, 'pilot')} queued{shared}{guess}, for {known.replicas - here} of {count}, because {because}"
-    )
+    return f"{counted(queued, 'pilot')} queued{shared}{guess}, for {known.due - here} of {count}, because {because}"

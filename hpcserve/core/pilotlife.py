@@ -74,12 +74,12 @@ class PilotLife:
         self.submit_not_before_s = 0.0
         """No pilot is submitted before."""
 
-    def seen(self, pilot: PilotId, phase: PilotPhase, waits_for: str, starts_in_s: float | None) -> None:
+    def seen(self, pilot: PilotId, phase: PilotPhase, waits_for: str, starts_s: float | None) -> None:
         """The scheduler says that a pilot is queued, runs or is suspended, or (``unknown``) nothing about it."""
         known = self._roster.pilots.get(pilot)
         if known is None:
             return
-        known.starts_in_s = starts_in_s
+        known.starts_s = starts_s
         known.waits_for = SILENT if phase == "running" and not known.reported else waits_for
         if phase != "unknown" and self._is_after_refusal(known):
             self._refused_s = 0.0
@@ -116,7 +116,7 @@ class PilotLife:
     def _tell_who_waits(self, reason: str) -> None:
         here = Counter(replica.deployment for replica in self._roster.alive())
         for deployment in self._roster.deployments.values():
-            if here[deployment.name] < deployment.replicas and not deployment.failed:
+            if here[deployment.name] < deployment.due and not deployment.failed:
                 deployment.reason = reason
 
     def ended(self, pilot: PilotId, cause: str, output: str, now: float, kind: LossKind) -> Iterable[Action]:

@@ -12,6 +12,7 @@ and its replicas are replaced as before. Which one that is outlives the controll
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -75,6 +76,8 @@ class FleetDeployment:
         crashes: They can be started, but end without a request answered.
         fallback: What is kept running instead.
         scaler: Decides ``replicas`` anew whenever something was counted; None: their number is fixed.
+        share: So many of them there is room for, as others want some, too; None: for all.
+        waits_since_s: Since when it is to have replicas and has none; infinite where it is not so.
         served: The version that served last while a replica was ready; None: none ever did.
     """
 
@@ -93,12 +96,24 @@ class FleetDeployment:
     answered: int | None = None
     fallback: Version | None = None
     scaler: Scaler | None = None
+    share: int | None = None
+    waits_since_s: float = math.inf
     served: Version | None = None
 
     @property
     def target(self) -> Version | None:
         """The version whose replicas are started; None when none can be."""
         return self.fallback if self.failed else self.version
+
+    @property
+    def due(self) -> int:
+        """So many replicas it is to have now: what it wants, or what there is room for."""
+        return self.replicas if self.share is None else min(self.share, self.replicas)
+
+    @property
+    def promised(self) -> int:
+        """So many replicas it gets before any room is shared: all where their number is fixed, else the minimum."""
+        return self.replicas if self.scaler is None else min(self.replicas, self.scaler.bounded(0))
 
     def serving(self, ready: Iterable[Version]) -> Version:
         """The version whose methods callers see.

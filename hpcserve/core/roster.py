@@ -100,9 +100,10 @@ class Roster:
             rules.Wanted(
                 name=wanted.name,
                 version=(wanted.target or wanted.version).digest,
-                replicas=wanted.replicas,
+                replicas=wanted.due,
                 not_before_s=wanted.not_before_s,
                 failed=wanted.target is None,
+                waits_since_s=wanted.waits_since_s,
             )
             for wanted in self.deployments.values()
         )

@@ -1,14 +1,19 @@
 """What is wanted of each deployment: which version, and how many replicas, as users say or the demand does.
 
 What a deployment's demand needs is decided in :mod:`hpcserve.core.scaling`; here stands when it is asked, and what
-holds before it was. What follows for replicas and pilots is decided in :mod:`hpcserve.core.deployments`.
+holds before it was. What each gets where all together want more than there is room for is decided in
+:mod:`hpcserve.core.fairness`, and what follows for replicas and pilots in :mod:`hpcserve.core.deployments`.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 
+from hpcserve.core.deployments import ENDING
+from hpcserve.core.fairness import Wish, fair_shares
+from hpcserve.core.outlook import credible
 from hpcserve.core.rollout import FleetDeployment, Restarts, Version
 from hpcserve.core.roster import Roster
 from hpcserve.core.scaling import Demand, Scale, Scaler
@@ -42,6 +47,7 @@ class Wishes:
             replicas=replicas,
             scaler=scaler,
             restarts=self._back_off(),
+            waits_since_s=before.waits_since_s if before is not None else math.inf,
             served=before.served if before is not None else None,
             answered=0 if before is None else None,  # what the version before it answers is not its own work
         )
@@ -55,7 +61,7 @@ class Wishes:
 
     def demand(self, counted: Mapping[DeploymentName, Demand], now: float) -> bool:
         """The broker has counted; see :meth:`hpcserve.core.fleet.Fleet.demand`."""
-        wait_s = self._expected_wait_s()
+        wait_s = self._expected_wait_s(now)
         there = Counter(each.deployment for each in self._roster.alive())
         changed = False
         for name, demand in counted.items():
@@ -67,11 +73,11 @@ class Wishes:
             known.replicas = target.replicas
         return changed
 
-    def _expected_wait_s(self) -> float:
+    def _expected_wait_s(self, now: float) -> float:
         """How long until more pilots are there: what the scheduler says of those that wait, else what others waited."""
-        queued = [pilot for pilot in self._roster.pilots.values() if pilot.phase == "queued"]
-        guesses = [pilot.starts_in_s for pilot in queued if pilot.starts_in_s is not None]
-        return min(guesses, default=self._succession.expected_wait_s)
+        queued = (pilot for pilot in self._roster.pilots.values() if pilot.phase == "queued")
+        guesses = (credible(pilot.starts_s - now) for pilot in queued if pilot.starts_s is not None)
+        return min((guess for guess in guesses if guess is not None), default=self._succession.expected_wait_s)
 
     def keep_the_unmeasured(self) -> None:
         """What an earlier controller scaled stays as it is until the demand is known."""
@@ -79,6 +85,34 @@ class Wishes:
         for known in self._roster.deployments.values():
             if known.scaler is not None and known.scaler.target is None:
                 known.replicas = known.scaler.bounded(there[known.name])
+
+    def share(self, room: int, now: float) -> None:
+        """Gives each deployment that is scaled what there is room for; the others have what they were promised.
+
+        Args:
+            room: How many replicas all may have together.
+            now: Monotonic seconds.
+        """
+        held = Counter(each.deployment for each in self._roster.alive() if each.state not in ENDING)
+        wishes = []
+        for known in self._roster.deployments.values():
+            if held[known.name] or not known.replicas:
+                known.waits_since_s = math.inf
+            else:
+                known.waits_since_s = min(known.waits_since_s, now)
+            if known.target is not None:
+                wishes.append(
+                    Wish(
+                        name=known.name,
+                        wanted=known.replicas,
+                        promised=known.promised,
+                        held=held[known.name],
+                        waits_since_s=known.waits_since_s,
+                    )
+                )
+        shares = fair_shares(room, wishes)
+        for known in self._roster.deployments.values():
+            known.share = None if known.scaler is None else shares.get(known.name)
 
     def recall(self) -> None:
         """All that is wanted was wanted before; see :meth:`hpcserve.core.fleet.Fleet.recall`."""

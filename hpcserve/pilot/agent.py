@@ -90,6 +90,7 @@ class Agent:
         self._margin_s = min(enrolment.stop_grace_s + _MARGIN_S, enrolment.walltime_s / 2)
         self._host = socket.gethostname()
         self._dirty = False
+        self._agent_s: float | None = None
         self._leaving = ""
         self._exit_code = exits.OK
         self._watch = Watch()
@@ -100,7 +101,7 @@ class Agent:
             record=record,
             enrolment=enrolment,
             enrolled=enrolled,
-            ears=Ears(up=self._mark_dirty, asked=self._mark_dirty, orders=self._obey),
+            ears=Ears(up=self._come_up, asked=self._mark_dirty, orders=self._obey),
             watch=self._watch,
             clock=clock,
             dice=random.Random(),
@@ -201,6 +202,8 @@ class Agent:
             replicas=self._roster.statuses,
             leaving=self._leaving,
             lost_nodes=self._roster.lost_nodes,
+            age_s=self._clock() - self._job.began_s,
+            agent_s=self._agent_s or 0.0,
         )
 
     def _wait_s(self, now: float) -> float:
@@ -219,6 +222,11 @@ class Agent:
             self._roster.tick(self._clock())
             self._watch.turn(_RESEND_S)
 
+    def _come_up(self) -> None:
+        if self._agent_s is None:
+            self._agent_s = self._clock() - self._job.began_s
+        self._mark_dirty()
+
     def _mark_dirty(self) -> None:
         self._dirty = True
 
@@ -232,7 +240,9 @@ class Agent:
             )
         return Surroundings(
             watch=self._watch,
-            command=partial(replica_command, launcher=launcher, inherited=dict(os.environ)),
+            command=partial(
+                replica_command, launcher=launcher, inherited=dict(os.environ), prologue=self._enrolment.prologue
+            ),
             launcher=launcher,
             memory=MemoryWatch(counter_file()),
             record=record,

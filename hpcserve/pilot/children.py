@@ -89,6 +89,8 @@ class Child:
         self._printed_part = b""
         self._stopped = NOT_STOPPED
         self._timed_out = ""
+        self._began_s = now
+        self._phases: dict[str, float] = {}
         self._setup_due_s: float | None = now + spec.setup_timeout_s
         self._kill_due_s: float | None = None
         self._force_due_s: float | None = None
@@ -141,6 +143,7 @@ class Child:
             deployment=self._spec.deployment,
             version=self._spec.version,
             host=self.node,
+            phases=self._phases,
         )
 
     def stop(self, why: Stop, now: float) -> None:
@@ -179,7 +182,7 @@ class Child:
     def tick(self, now: float) -> None:
         """Does what has become due."""
         if self._setup_due_s is not None and now >= self._setup_due_s:
-            self._timed_out = f"setup did not finish within {self._spec.setup_timeout_s:g} s"
+            self._timed_out = f"setup and warm-up did not finish within {self._spec.setup_timeout_s:g} s"
             self.kill(Stop(self._timed_out))
         if self._kill_due_s is not None and now >= self._kill_due_s:
             self.kill(self._stopped)
@@ -320,9 +323,17 @@ class Child:
             return
         self._said = said
         self._setup_due_s = None
+        self._phases = self._whole(said.phases)
         if self._said.state == "failed":  # it ends by itself, soon or else
             self._kill_due_s = self._kill_due_s or self._around.clock() + self._around.stop_grace_s
         self._around.changed()
+
+    def _whole(self, phases: dict[str, float]) -> dict[str, float]:
+        """The phases that the replica has measured, and before them what it took until there was one."""
+        if not phases:
+            return {}
+        rest_s = self._around.clock() - self._began_s - sum(phases.values())
+        return {**phases, "start": max(0.0, rest_s) + phases.get("start", 0.0)}
 
     def _read_the_rest(self) -> None:
         """Takes what the pipes still hold. A grandchild that left the process group may keep them open."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from hpcserve.cluster.processes import exit_in_words
 from hpcserve.cluster.seam import LaunchEnd
+from hpcserve.servable.environment import unfit
 from hpcserve.types import LossKind
 from hpcserve.wire.launch import ReplicaSays
 
@@ -73,7 +74,8 @@ def outcome(
         return Outcome("failed", said.cause, said.traceback or last_lines, kind, evidence)
     ended = _in_words(end, kind)
     if said is None:
-        return Outcome("failed", f"{ended} before its setup was done", last_lines, kind, evidence)
+        cause = unfit(end.exit_code, last_lines) or f"{ended} before its setup was done"
+        return Outcome("failed", cause, last_lines, kind, evidence)
     return Outcome("exited", ended, last_lines, kind, evidence)
 
 

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -19,7 +20,7 @@ from typing import IO
 import msgspec
 
 from hpcserve.errors import Cancelled, ManifestError
-from hpcserve.servable.environment import argv_for
+from hpcserve.servable.environment import argv_for, python_of, unfit, variables_for
 from hpcserve.servable.inspect import Inspected
 from hpcserve.servable.manifest import Manifest, to_json
 
@@ -30,7 +31,14 @@ JOIN_S = 1.0
 LOOK_S = 0.2
 
 
-def resolve_methods(manifest: Manifest, directory: Path, *, timeout_s: float, stop: Event | None = None) -> Manifest:
+def resolve_methods(
+    manifest: Manifest,
+    directory: Path,
+    *,
+    timeout_s: float,
+    stop: Event | None = None,
+    prologue: Sequence[str] = (),
+) -> Manifest:
     """The manifest with the methods that the servable's code declares.
 
     Args:
@@ -38,15 +46,18 @@ def resolve_methods(manifest: Manifest, directory: Path, *, timeout_s: float, st
         directory: The servable's files.
         timeout_s: How long importing it may take.
         stop: When it is set, importing is given up.
+        prologue: Shell lines of the site that run before the servable's own interpreter.
 
     Raises:
         Cancelled: ``stop`` was set.
-        ManifestError: The code fails, contradicts the manifest, ends its process or takes too long;
-            ``remote_traceback`` is its traceback, or the last that it printed.
+        ManifestError: The environment is not fit, or the code fails, contradicts the manifest, ends its process or
+            takes too long; ``remote_traceback`` is its traceback, or the last that it printed.
     """
     stop = stop or Event()
-    argv = argv_for(manifest.environment, "hpcserve.servable.inspect", str(directory))
-    exit_code, answer, log = _run(argv, to_json(manifest).encode(), timeout_s, stop)
+    environment = manifest.environment
+    argv = argv_for(environment, "hpcserve.servable.inspect", str(directory), prologue=prologue)
+    variables = variables_for(environment, os.environ)
+    exit_code, answer, log = _run(argv, variables, to_json(manifest).encode(), timeout_s, stop)
     if stop.is_set():
         raise Cancelled(f"servable {manifest.name!r}: the daemon goes down; publish it again when it is back")
     if exit_code is None:
@@ -55,12 +66,16 @@ def resolve_methods(manifest: Manifest, directory: Path, *, timeout_s: float, st
             "move slow work from the module into setup()",
             remote_traceback=log,
         )
+    why = unfit(exit_code, log)
+    if why:
+        more = "".join(line for line in log.splitlines(keepends=True) if why not in line)
+        raise ManifestError(f"servable {manifest.name!r}: {why}", remote_traceback=more or None)
     try:
         inspected = msgspec.json.decode(answer, type=Inspected)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ManifestError(
-            f"servable {manifest.name!r}: {argv[0]} ended with exit code {exit_code} before its methods were known; "
-            "the environment needs pyzmq, msgspec and numpy, and the module must not end the process",
+            f"servable {manifest.name!r}: {python_of(environment)} ended with exit code {exit_code} before its methods "
+            "were known; see what it said last, and do not end the process in the module",
             remote_traceback=log,
         ) from error
     if inspected.manifest is None:
@@ -70,13 +85,15 @@ def resolve_methods(manifest: Manifest, directory: Path, *, timeout_s: float, st
     return inspected.manifest
 
 
-def _run(argv: list[str], stdin: bytes, timeout_s: float, stop: Event) -> tuple[int | None, bytes, str]:
+def _run(
+    argv: list[str], variables: Mapping[str, str], stdin: bytes, timeout_s: float, stop: Event
+) -> tuple[int | None, bytes, str]:
     """Exit code (None: the time was up), standard output and the end of standard error."""
     with TemporaryFile() as given:
         given.write(stdin)
         given.seek(0)
         process = subprocess.Popen(
-            argv, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+            argv, env=variables, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )
     answer = _Tail(process.stdout, MAX_ANSWER_BYTES)
     log = _Tail(process.stderr, MAX_LOG_BYTES)

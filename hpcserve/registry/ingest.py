@@ -6,6 +6,7 @@ by the caller.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -28,7 +29,9 @@ class Ingested:
     new: bool
 
 
-def ingest(directory: Path, shared_dir: Path, *, timeout_s: float, stop: Event | None = None) -> Ingested:
+def ingest(
+    directory: Path, shared_dir: Path, *, timeout_s: float, stop: Event | None = None, prologue: Sequence[str] = ()
+) -> Ingested:
     """Takes the servable in ``directory`` into the store below ``shared_dir``.
 
     The kept copy is inspected, not the original: what is served is what was checked.
@@ -38,6 +41,7 @@ def ingest(directory: Path, shared_dir: Path, *, timeout_s: float, stop: Event |
         shared_dir: The site's shared directory.
         timeout_s: How long importing the servable may take.
         stop: When it is set, importing is given up.
+        prologue: The site's, for the servable's own interpreter.
 
     Raises:
         Cancelled: ``stop`` was set.
@@ -48,7 +52,7 @@ def ingest(directory: Path, shared_dir: Path, *, timeout_s: float, stop: Event |
     read_manifest(directory)
     version, path, new = keep(directory, shared_dir)
     try:
-        manifest = resolve_methods(read_manifest(path), path, timeout_s=timeout_s, stop=stop)
+        manifest = resolve_methods(read_manifest(path), path, timeout_s=timeout_s, stop=stop, prologue=prologue)
     except HpcserveError:
         if new:
             discard(shared_dir, version)

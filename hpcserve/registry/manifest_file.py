@@ -21,7 +21,7 @@ _SAVE = "save it as UTF-8, without a byte order mark"
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of the servable in ``directory``. ``~`` in ``environment.path`` is expanded.
+    """The manifest of the servable in ``directory``. ``~`` in the paths of ``environment`` is expanded.
 
     Raises:
         ManifestError: There is no manifest, or something in it is wrong; the message has the file and place.
@@ -57,10 +57,18 @@ def _table(directory: Path) -> dict[str, Any]:
 
 def _with_home(table: dict[str, Any]) -> dict[str, Any]:
     environment = table.get("environment")
-    if not isinstance(environment, dict) or not isinstance(environment.get("path"), str):
+    if not isinstance(environment, dict):
         return table
+    paths = {
+        field: _expanded(field, value)
+        for field, value in environment.items()
+        if field in ("path", "python") and isinstance(value, str)
+    }
+    return {**table, "environment": {**environment, **paths}}
+
+
+def _expanded(field: str, value: str) -> str:
     try:
-        path = str(Path(environment["path"]).expanduser())
+        return str(Path(value).expanduser())
     except RuntimeError as error:
-        raise ManifestError(f"{FILE_NAME}: environment.path: {environment['path']!r}: {error}") from error
-    return {**table, "environment": {**environment, "path": path}}
+        raise ManifestError(f"{FILE_NAME}: environment.{field}: {value!r}: {error}") from error

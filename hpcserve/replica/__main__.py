@@ -17,9 +17,11 @@ from hpcserve.errors import HpcserveError
 from hpcserve.replica.alarm import Alarm
 from hpcserve.replica.executor import Executor
 from hpcserve.replica.gpus import share
+from hpcserve.replica.laps import Laps
 from hpcserve.replica.link import Link
 from hpcserve.replica.loop import Replica
 from hpcserve.replica.start import Lifeline, Mouth
+from hpcserve.replica.warmup import warm_up
 from hpcserve.servable.api import Context
 from hpcserve.servable.lifetime import die_with_parent
 from hpcserve.servable.loaded import Loaded
@@ -31,7 +33,8 @@ EXIT_SETUP_FAILED = 3
 
 
 def main() -> int:
-    """Loads the servable, serves, tears it down."""
+    """Loads the servable, warms it up, serves, tears it down."""
+    laps = Laps()
     lifeline, mouth = Lifeline(), Mouth()
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -40,8 +43,9 @@ def main() -> int:
     watch = Watch()
     # Before anything of the servable is imported: a library looks at these when it first looks for GPUs.
     os.environ.update(share(os.environ, slot=start.slot, slots=start.slots))
+    laps.end("start")
     try:
-        loaded = _load(start, manifest, watch)
+        loaded = _load(start, manifest, watch, laps)
     except HpcserveError as error:
         mouth.say(ReplicaSays(state="failed", cause=error.message, traceback=error.remote_traceback or ""))
         return EXIT_SETUP_FAILED
@@ -57,7 +61,7 @@ def main() -> int:
         version=start.version,
         outbox_bytes=start.outbox_bytes,
         policy_of=lambda method: policy(executor.batching(method)),
-        ready=lambda: mouth.say(ReplicaSays(state="ready")),
+        ready=lambda: mouth.say(_ready(laps)),
     )
     watch.ask = replica.gave_up
     signal.signal(signal.SIGTERM, lambda signum, frame: replica.stop())
@@ -91,9 +95,19 @@ class Watch:
         return self.ask is not None and self.ask()
 
 
-def _load(start: ReplicaStart, manifest: Manifest, watch: Watch) -> Loaded:
+def _load(start: ReplicaStart, manifest: Manifest, watch: Watch, laps: Laps) -> Loaded:
     context = Context(Path(start.servable), manifest.name, start.version, start.deployment, start.replica, watch)
-    return loader_named(manifest.loader).load(manifest, context)
+    loaded = loader_named(manifest.loader).load(manifest, context)
+    laps.end("load", apart=loaded.import_s, of="import")
+    if manifest.warmup:
+        warm_up(loaded, manifest, context.directory)
+        laps.end("warm-up")
+    return loaded
+
+
+def _ready(laps: Laps) -> ReplicaSays:
+    laps.end("connect")
+    return ReplicaSays(state="ready", phases=laps.took_s)
 
 
 if __name__ == "__main__":

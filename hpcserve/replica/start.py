@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 
 from hpcserve.wire.launch import ReplicaSays, ReplicaStart, decode_start, encode_line
@@ -24,7 +25,7 @@ class Lifeline:
         """The one line that the agent writes.
 
         Raises:
-            EOFError: The agent ended before it had written it.
+            EOFError: The agent ended before it had written it, or since: what prepares an environment may take long.
         """
         line = bytearray()
         while not line.endswith(b"\n"):
@@ -32,6 +33,8 @@ class Lifeline:
             if not piece:
                 raise EOFError("the agent ended before it said what to run")
             line += piece
+        if select.select([self.fd], [], [], 0)[0]:
+            raise EOFError("the agent ended before this replica had begun")
         return decode_start(bytes(line))
 
     def is_cut(self) -> bool:

@@ -30,14 +30,17 @@ class Inspected(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 def inspected(manifest_json: bytes, directory: Path) -> Inspected:
     """The manifest with the methods that the code declares, or the error that prevents it."""
+    from hpcserve.servable.warmup import check  # with numpy, which the daemon, who reads the answer, need not have
+
     try:
         manifest = from_json(manifest_json)
         loader = loader_named(manifest.loader)
         loader.check(manifest, directory)
-        methods = loader.discover(manifest, directory)
+        found = msgspec.structs.replace(manifest, methods=loader.discover(manifest, directory))
+        check(found, directory)
     except HpcserveError as error:
         return Inspected(message=error.message, traceback=error.remote_traceback or "")
-    return Inspected(manifest=msgspec.structs.replace(manifest, methods=methods))
+    return Inspected(manifest=found)
 
 
 def main(arguments: list[str]) -> None:

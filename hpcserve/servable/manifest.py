@@ -19,6 +19,10 @@ from hpcserve.errors import ManifestError, UnknownMethod
 from hpcserve.wire.dtype_names import BYTES, JSON, MAX_AXES, NAMES
 
 _SERVABLE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+# What a module command could take for an option, and old ones hand to a shell, is none.
+_MODULE = re.compile(r"[\w.+/@][\w.+/@:=,~-]*", re.ASCII)
+_PROGRAM = re.compile(r"\w[\w.+-]*", re.ASCII)
+_DIRECTORIES = {"venv": "virtual environment", "conda": "conda environment"}
 
 T = TypeVar("T")
 
@@ -134,19 +138,58 @@ def _ragged(tensors: dict[str, TensorDecl], name: str, field: str) -> tuple[int,
     return tensors[name].shape[1:]
 
 
-class Environment(Declaration, frozen=True):
-    """The interpreter that runs the servable: the daemon's own, or that of the virtual environment at ``path``."""
+class WarmUp(Declaration, frozen=True):
+    """What a replica computes before it is ready. ``method`` may be left out where a call need not name it.
 
-    kind: Literal["same", "venv"] = "same"
+    ``inputs``: values by name, as JSON. ``file``: an .npz file of the directory, with arrays by name. ``shapes``: of
+    inputs that neither has; they are filled with zeros, or at random by the ``seed``. ``batch_sizes``: of a batchable
+    method, in which numbers the samples are run too; None: in its preferred batch sizes.
+    """
+
+    method: str = ""
+    inputs: dict[str, Any] = {}
+    file: str | None = None
+    shapes: dict[str, tuple[Annotated[int, msgspec.Meta(ge=0)], ...]] = {}
+    fill: Literal["zeros", "random"] = "zeros"
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    parameters: dict[str, Any] = {}
+    batch_sizes: tuple[Annotated[int, msgspec.Meta(ge=1)], ...] | None = None
+
+
+class Environment(Declaration, frozen=True):
+    """The interpreter that runs the servable.
+
+    ``same``: the daemon's own. ``venv``, ``conda``: that of the virtual environment, or of the conda environment, in
+    the directory ``path``. ``module``: ``python`` as it is found once the site's ``modules`` are loaded, in order.
+    """
+
+    kind: Literal["same", "venv", "conda", "module"] = "same"
     path: str | None = None
+    modules: tuple[str, ...] = ()
+    python: str = "python3"
 
     def __post_init__(self) -> None:
-        if self.kind == "venv" and not self.path:
-            raise ValueError('kind = "venv" needs a path, that of the virtual environment\'s directory')
-        if self.kind == "venv" and not str(self.path).startswith("/"):
-            raise ValueError(f"path {self.path!r} is relative; give the whole path of the virtual environment")
-        if self.kind == "same" and self.path is not None:
-            raise ValueError(f'path {self.path!r} has no meaning with kind = "same"; use kind = "venv"')
+        directory = _DIRECTORIES.get(self.kind)
+        if directory and not self.path:
+            raise ValueError(f'kind = "{self.kind}" needs a path, that of the {directory}\'s directory')
+        if directory and not str(self.path).startswith("/"):
+            raise ValueError(f"path {self.path!r} is relative; give the whole path of the {directory}")
+        if not directory and self.path is not None:
+            raise ValueError(f'path {self.path!r} has no meaning with kind = "{self.kind}"; use "venv" or "conda"')
+        if self.kind == "module":
+            self._check_modules()
+        elif self.modules or self.python != "python3":
+            field = "modules" if self.modules else "python"
+            raise ValueError(f'{field}: has no meaning with kind = "{self.kind}"; use kind = "module"')
+
+    def _check_modules(self) -> None:
+        if not self.modules:
+            raise ValueError('kind = "module" needs modules, such as modules = ["python/3.11"]')
+        for module in self.modules:
+            if not _MODULE.fullmatch(module):
+                raise ValueError(f"modules: {module!r} is no module's name, such as python/3.11")
+        if not (self.python.startswith("/") or _PROGRAM.fullmatch(self.python)):
+            raise ValueError(f"python: expected a program's name or its whole path, got {self.python!r}")
 
 
 class Manifest(Declaration, frozen=True):
@@ -159,6 +202,7 @@ class Manifest(Declaration, frozen=True):
     file: str | None = None
     environment: Environment = Environment()
     methods: dict[str, MethodSpec] = {}
+    warmup: tuple[WarmUp, ...] = ()
 
     def __post_init__(self) -> None:
         check_name("a servable's name", self.name)
@@ -271,5 +315,6 @@ def _reworded(text: str, kind: type, inner: str) -> str:
 def _fields_at(kind: type, inner: str) -> tuple[str, ...]:
     """The fields that are known at the place ``inner`` of ``kind``, like ``environment`` or ``inputs[0]``."""
     last = re.sub(r"\[.*", "", inner.rpartition(".")[2])
-    struct = {"environment": Environment, "inputs": TensorDecl, "outputs": TensorDecl}.get(last, kind)
+    known = {"environment": Environment, "warmup": WarmUp, "inputs": TensorDecl, "outputs": TensorDecl}
+    struct = known.get(last, kind)
     return tuple(field.name for field in msgspec.structs.fields(struct))

@@ -15,8 +15,9 @@ from hpcserve.core.spelling import nearest
 from hpcserve.errors import InvalidInput, InvalidOutput
 from hpcserve.servable.manifest import MethodSpec, TensorDecl
 from hpcserve.servable.signature import Described, described
+from hpcserve.servable.values import byte_strings, numbers
 from hpcserve.wire.dtype_names import BYTES, JSON
-from hpcserve.wire.dtypes import dtype_named, native_name
+from hpcserve.wire.dtypes import native_name
 from hpcserve.wire.jsonvalue import Json
 
 
@@ -74,31 +75,9 @@ def _converted(method: str, tensor: TensorDecl, value: object) -> Any:
     if tensor.dtype == JSON:
         return value if isinstance(value, Json) else Json(value)
     try:
-        return _byte_strings(value) if tensor.dtype == BYTES else _numbers(tensor.dtype, value)
+        return byte_strings(value) if tensor.dtype == BYTES else numbers(tensor.dtype, value)
     except (TypeError, ValueError, OverflowError, InvalidInput) as error:
         raise InvalidOutput(
             f"method {method!r} returned for output {tensor.name!r} a {type(value).__name__} that cannot be "
             f"{described((tensor,))}: {error}"
         ) from error
-
-
-def _byte_strings(value: object) -> np.ndarray[Any, Any]:
-    # Without dtype=object numpy would make 'S' of a list and drop trailing NULs.
-    array = value if isinstance(value, np.ndarray) else np.array(value, dtype=object)
-    if array.dtype.kind not in "SUO" or not all(isinstance(one, (bytes, str)) for one in array.flat):
-        raise TypeError("each element must be bytes or text")
-    return array
-
-
-def _numbers(dtype: str, value: object) -> np.ndarray[Any, Any]:
-    if isinstance(value, np.ndarray):
-        return value
-    array = np.asarray(value)
-    if hasattr(value, "dtype") or array.dtype.name == dtype:
-        return array
-    wanted = dtype_named(dtype)
-    # numpy itself checks the range of Python integers, signed to unsigned included.
-    safe = np.can_cast(array.dtype, wanted, "same_kind") or {array.dtype.kind, wanted.kind} == {"i", "u"}
-    if array.size and not safe:
-        raise TypeError(f"{array.dtype.name} values do not fit")
-    return np.asarray(value, dtype=wanted)

@@ -82,7 +82,10 @@ class AskStatus(Admin, frozen=True, kw_only=True):
 
 
 class ReplicaView(Admin, frozen=True, kw_only=True):
-    """One replica. ``waiting`` and ``answered`` count requests; ``learned`` is what it knows of its batches."""
+    """One replica. ``waiting`` and ``answered`` count requests; ``learned`` is what it knows of its batches.
+
+    ``phases``: how long each phase of its start took, in seconds; names of :data:`hpcserve.types.PHASES`.
+    """
 
     replica: str
     version: str
@@ -93,6 +96,7 @@ class ReplicaView(Admin, frozen=True, kw_only=True):
     answered: int
     connected: bool
     learned: tuple[BatchesRun, ...] = ()
+    phases: dict[str, float] = {}
 
 
 class DeploymentView(Admin, frozen=True, kw_only=True):
@@ -147,7 +151,7 @@ class PilotView(Admin, frozen=True, kw_only=True):
     """One pilot job. ``job`` is the scheduler's own id.
 
     ``waits_for`` says why it does not run, ``starts_in_s`` when the scheduler guesses that it will; ``restarts``: how
-    often it was requeued.
+    often it was requeued. ``phases``: as of a replica.
     """
 
     pilot: str
@@ -161,6 +165,7 @@ class PilotView(Admin, frozen=True, kw_only=True):
     waits_for: str = ""
     starts_in_s: float | None = None
     restarts: int = 0
+    phases: dict[str, float] = {}
 
 
 class ServableView(Admin, frozen=True, kw_only=True):

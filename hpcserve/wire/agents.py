@@ -30,7 +30,8 @@ class ReplicaStatus(Message, frozen=True):
     """What became of one replica. ``state``: starting, ready, failed (its setup), exited.
 
     Of a replica that failed or exited no process is left. ``cause`` says why in words, ``kind`` in one word, and
-    ``evidence`` holds the lines of its log that show it. ``host`` is the node that runs it or ran it.
+    ``evidence`` holds the lines of its log that show it. ``host`` is the node that runs it or ran it. ``phases``: once
+    it is ready, how long each phase of its start took, in seconds; names of :data:`hpcserve.types.PHASES`.
     """
 
     replica: ReplicaId
@@ -45,6 +46,7 @@ class ReplicaStatus(Message, frozen=True):
     kind: LossKind = ""
     evidence: str = ""
     host: str = ""
+    phases: dict[str, float] = {}  # noqa: RUF012 (msgspec copies it)
 
 
 class Report(Message, frozen=True, tag="report"):
@@ -52,7 +54,8 @@ class Report(Message, frozen=True, tag="report"):
 
     ``slots`` counts those of all nodes but the lost ones. ``leaving`` says why the agent stops everything and ends; a
     last report follows when all have ended. ``lost_nodes``: nothing can be started there any more; those
-    that only the orders name are not among them.
+    that only the orders name are not among them. ``age_s``: how old the job is, as far as the agent can see;
+    ``agent_s``: how old it was when the agent was first let in.
     """
 
     pilot: PilotId
@@ -64,6 +67,8 @@ class Report(Message, frozen=True, tag="report"):
     replicas: tuple[ReplicaStatus, ...]
     leaving: str = ""
     lost_nodes: tuple[str, ...] = ()
+    age_s: float = 0.0
+    agent_s: float = 0.0
 
 
 class Orders(Message, frozen=True, tag="orders"):

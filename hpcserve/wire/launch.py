@@ -22,6 +22,7 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
 
     ``secret`` is good for one enrolment of this ``incarnation``. ``walltime_s`` counts from the agent's start. Each of
     the job's nodes holds ``slots`` replicas. The logs of a replica take at most ``log_bytes`` below ``log_dir``.
+    ``prologue``: shell lines that run before the interpreters of users' own environments.
     """
 
     pilot: str
@@ -34,6 +35,7 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     log_dir: str
     log_bytes: int
     launcher: str = "process"
+    prologue: tuple[str, ...] = ()
 
 
 class ReplicaStart(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,11 +60,15 @@ class ReplicaStart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplicaSays(msgspec.Struct, frozen=True, kw_only=True):
-    """``ready``: ``setup`` is done, and the broker knows the replica. ``failed``: it is not, and the replica ends."""
+    """``ready``: ``setup`` is done, and the broker knows the replica. ``failed``: it is not, and the replica ends.
+
+    ``phases``: how long each phase of its start took, in seconds; names of :data:`hpcserve.types.PHASES`.
+    """
 
     state: Literal["ready", "failed"]
     cause: str = ""
     traceback: str = ""
+    phases: dict[str, float] = {}
 
 
 def encode_line(message: ReplicaStart | ReplicaSays) -> bytes:

@@ -116,10 +116,11 @@ def test_a_drain_is_given_up_by_down(user: User, tmp_path: Path) -> None:
 
 
 def test_a_daemon_that_cannot_be_asked_to_is_left_alone(user: User) -> None:
-    away = user.record.with_name("away.json")
-    user.record.rename(away)
+    shared = user.record.parent  # the whole of it: a record that is only removed is soon written again
+    away = shared.with_name("away")
+    shared.rename(away)
     for pilots in ("keep", "drain"):
         said = user.fails(NO_ANSWER, "down", "--site", "local", "--pilots", pilots)
         assert f"cannot be asked to {pilots} its pilots" in said
-    away.rename(user.record)
+    away.rename(shared)
     assert len(replica_pids(user)) == 2

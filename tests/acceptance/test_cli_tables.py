@@ -235,3 +235,26 @@ def test_the_width_of_the_terminal_counts(user: User) -> None:
     first, *_ = user.ok("status").splitlines()
     assert on_a_terminal(user, 100).splitlines()[0] == first
     assert max(map(len, on_a_terminal(user, 30).splitlines())) <= 30
+
+
+def test_the_phases_of_cold_starts_that_were_measured() -> None:
+    """Each in its column, whoever it is of; none that nobody has."""
+    found = status()
+    assert not any(line.startswith("cold starts") for line in lines(found, 80))
+    (each,), (pilot,) = found.deployments, found.pilots
+    phases = {"connect": 0.004, "start": 1234.5, "import": 12.345, "load": 99.994, "warm-up": 2.0}
+    replicas = (msgspec.structs.replace(each.replicas[0], phases=phases), *each.replicas[1:])
+    shown = status(
+        deployments=(msgspec.structs.replace(each, replicas=replicas),),
+        pilots=(msgspec.structs.replace(pilot, phases={"queue": 98765.4, "agent": 1.5}),),
+    )
+    for width in (80, 120):
+        table = lines(shown, width)
+        table = table[table.index("cold starts, in seconds") :]
+        names = ["start", "of", "queue", "agent", "start", "import", "load", "warm-up", "connect"]
+        assert row(table, "start") == names
+        assert row(table, "pilot-609f-12") == ["pilot-609f-12", "98765", "1.50"]
+        assert row(table, "surrogate-609f-0")[1:] == ["1234", "12.35", "99.99", "2.00", "0.00"]
+    bare = msgspec.structs.replace(replicas[0], phases={"load": 0.5})
+    alone = lines(status(deployments=(msgspec.structs.replace(each, replicas=(bare,)),)), 80)
+    assert row(alone[alone.index("cold starts, in seconds") :], "start") == ["start", "of", "load"]

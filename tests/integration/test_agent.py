@@ -138,7 +138,7 @@ def test_a_stubborn_replica_is_killed_after_its_grace_and_a_killed_one_at_once(
         ("fail", "failed", 1, "ValueError: no weights", "Traceback: no weights"),
         ("exit 3", "failed", 3, "exit code 3 before its setup was done", "to stderr"),
         ("crash 5", "exited", 5, "exit code 5", "to stderr"),
-        ("hang", "failed", -9, "setup did not finish within 4 s", "to stderr"),
+        ("hang", "failed", -9, "setup and warm-up did not finish within 4 s", "to stderr"),
     ],
 )
 def test_every_end_has_a_cause(

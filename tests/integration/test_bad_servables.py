@@ -75,7 +75,7 @@ def test_a_setup_that_raises_fails_the_deployment(client: Client, daemon: Daemon
 def test_a_setup_that_hangs_is_killed_and_said(client: Client, daemon: Daemon) -> None:
     endpoint = daemon.deploy(client, SERVABLES / "asleep")
     until(lambda: deployment(client, endpoint).restarts, "the setup was given up")
-    assert "setup did not finish within 2 s" in deployment(client, endpoint).error
+    assert "setup and warm-up did not finish within 2 s" in deployment(client, endpoint).error
     client.call("undeploy", admin.Undeploy(endpoint=endpoint), admin.Undeployed)
     until(lambda: not any("asleep" in each for each in daemon.commands()), "its processes are gone")
 

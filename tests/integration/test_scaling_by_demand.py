@@ -84,3 +84,29 @@ def test_more_deployments_than_slots_take_turns(new_daemon: NewDaemon) -> None:
         futures = [client.submit(f"{name}.measure", np.zeros(3, np.uint8), parameters={}) for name in names]
         assert [int(each.result(180)["size"]) for each in futures] == [3] * len(names)
         assert len(status(client).pilots) == 1
+
+
+def test_one_that_has_all_makes_room_for_another(new_daemon: NewDaemon) -> None:
+    """The second one is asked while the first one is, too: neither has to be idle before the other is served."""
+    daemon = new_daemon(pilots={"slots": 2, "max_pilots": 1, "idle_s": 300.0}).up()
+    with daemon.client(timeout_s=None) as client:
+        client.call("publish", admin.Publish(path=str(SERVABLES / "tally")), admin.Published)
+        for name in ("first", "second"):
+            wanted = admin.Deploy(servable="tally", endpoint=name, replicas=0, max_replicas=2, hot_replicas=2)
+            client.call("deploy", wanted, admin.Deployed)
+        assert client.infer("first.measure", np.zeros(3, np.uint8), timeout_s=60)["size"] == 3
+        until(lambda: _are_ready(client, "first", 2), "it has all the room", 60)
+        assert deployment(client, "first").state == "ready"
+        assert client.infer("second.measure", np.zeros(3, np.uint8), timeout_s=60)["size"] == 3
+        until(lambda: _are_ready(client, "first", 1), "it has its share", 60)
+        first = deployment(client, "first")
+        assert (first.state, first.wanted, first.error, first.restarts) == ("ready", 2, "", 0)
+        assert first.plan == (
+            "1 replica, because it is in use; it wants 2, and room for 2 replicas is shared by 2 deployments"
+        )
+        assert len(status(client).pilots) == 1
+
+
+def _are_ready(client: Client, name: str, count: int) -> bool:
+    """Whether there are so many replicas, all of them ready."""
+    return [each.state for each in deployment(client, name).replicas] == ["ready"] * count

@@ -135,7 +135,9 @@ class Admin:
             raise Overloaded(f"{self._ingesting} servables are being published", retry_after_s=5.0)
         self._ingesting += 1
         try:
-            work = partial(ingest, path, self._controller.site.shared_dir, timeout_s=IMPORT_S, stop=self._stopped)
+            site = self._controller.site
+            prologue = site.environments.prologue
+            work = partial(ingest, path, site.shared_dir, timeout_s=IMPORT_S, stop=self._stopped, prologue=prologue)
             return await asyncio.get_running_loop().run_in_executor(self._ingesters, work)
         finally:
             self._ingesting -= 1

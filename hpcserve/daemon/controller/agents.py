@@ -46,6 +46,7 @@ class Agents:
     Attributes:
         reports: The last of each agent.
         awaited: The pilots whose agents an earlier controller left, and have still to say what they run.
+        phases: How long each pilot waited in the queue, and then for its agent, in seconds.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Agents:
         self._act = act
         self.reports: dict[PilotId, Report] = {}
         self.awaited: set[PilotId] = set()
+        self.phases: dict[PilotId, dict[str, float]] = {}
         self._keys: dict[ReplicaId, bytes] = {}
         self._decode_report = decoder(Report)
 
@@ -106,6 +108,7 @@ class Agents:
         """A pilot, or an incarnation of it, has ended: its agent is let in no more. ``key`` is in hex."""
         self.awaited.discard(pilot)
         self.reports.pop(pilot, None)
+        self.phases.pop(pilot, None)
         self._telling.tell_again(pilot)
         if key is not None:
             self._line.tell(hub.RevokeKey(bytes.fromhex(key)))
@@ -129,6 +132,7 @@ class Agents:
         if not self._is_present(report):  # meanwhile its pilot has ended, or was requeued
             return
         self._adopt(report)
+        self._measure(report)
         self.reports[report.pilot] = report
         self._telling.tell_again(report.pilot)
         now = time.monotonic()
@@ -152,6 +156,14 @@ class Agents:
         """Whether a report is of an incarnation that lives, as far as we know."""
         job = self._pilots.jobs.get(report.pilot)
         return job is not None and report.incarnation == job.row.incarnation
+
+    def _measure(self, report: Report) -> None:
+        """How long the pilot's start took. Of one that was requeued nobody knows when its last wait began."""
+        if report.pilot in self.phases or not report.age_s:
+            return
+        row = self._pilots.jobs[report.pilot].row
+        queue_s = max(0.0, time.time() - row.submitted_s - report.age_s)
+        self.phases[report.pilot] = {**({} if row.restarts else {"queue": queue_s}), "agent": report.agent_s}
 
     async def _learn(self, report: Report) -> dict[tuple[DeploymentName, str], Servable]:
         """The version of each replica that an earlier controller had started and was about to replace."""

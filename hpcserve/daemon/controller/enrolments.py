@@ -34,6 +34,7 @@ class Enrolments:
 
     def __init__(self, site: Site, logs: Path) -> None:
         self._pilots = site.pilots
+        self._prologue = site.environments.prologue
         self._place = site.shared_dir / ENROLMENTS
         self._logs = logs
 
@@ -67,6 +68,7 @@ class Enrolments:
             log_dir=str(self._logs),
             log_bytes=self._pilots.log_bytes,
             launcher=self._pilots.launcher,
+            prologue=self._prologue,
         )
         private.private_directory(self._place)
         private.replace(self._path(row.id, row.restarts), encode_enrolment(enrolment))

@@ -64,7 +64,8 @@ class Fates:
             if state.restarts > job.row.restarts:
                 await self._requeued(pilot, state)
             waits_for = "" if state.phase == "running" else state.cause
-            self._fleet.job_seen(pilot, state.phase, waits_for, starts_in_s=state.starts_in_s)
+            starts_s = None if state.starts_in_s is None else job.seen_s + state.starts_in_s
+            self._fleet.job_seen(pilot, state.phase, waits_for, starts_s=starts_s)
             await self._act((), "")
 
     def _is_contradicted(self, pilot: PilotId, state: JobState) -> bool:

@@ -8,19 +8,16 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from pathlib import Path
-
-import msgspec
 
 import hpcserve
-from hpcserve.core.capacity import lack_of_room
+from hpcserve.core.capacity import lack_of_room, shared_room
 from hpcserve.core.fleetbook import FleetPilot, FleetReplica
 from hpcserve.core.outlook import Queued, awaited, credible, plan_in_words, soonest_s
 from hpcserve.core.rollout import FleetDeployment
 from hpcserve.core.spans import span
+from hpcserve.daemon import processes
 from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.plan import failure, serving
-from hpcserve.daemon.launch import PROCESSES
 from hpcserve.errors import ServiceUnavailable
 from hpcserve.registry.rows import DeploymentRow, ServableRow
 from hpcserve.registry.store import Store
@@ -47,7 +44,7 @@ async def status_of(controller: Controller) -> Status:
         software=f"hpcserve {hpcserve.__version__}",
         epoch=stats.epoch,
         uptime_s=time.monotonic() - _STARTED,
-        processes=_processes(controller.runtime_dir / PROCESSES),
+        processes=processes.noted(controller.runtime_dir) or {"controller": os.getpid()},
         sessions=stats.sessions,
         requests=stats.requests,
         answered=stats.answered,
@@ -62,14 +59,6 @@ async def status_of(controller: Controller) -> Status:
         losses=controller.losses.views,
         trouble=controller.fence.trouble,
     )
-
-
-def _processes(path: Path) -> dict[str, int]:
-    """The process ids that the supervisor wrote down."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, int])
-    except (OSError, msgspec.MsgspecError):
-        return {"controller": os.getpid()}  # the supervisor says in its log why it could not write it
 
 
 async def _servables(controller: Controller) -> Iterable[ServableView]:
@@ -99,7 +88,7 @@ def _deployment(
     mine = [each for each in controller.fleet.replicas.values() if each.deployment == row.name and not each.ended]
     replicas = tuple(_replica(controller, each, loads) for each in mine)
     ready = sum(each.state == "ready" and each.version == row.version for each in replicas)
-    state = "failed" if known.failed else "ready" if ready >= known.replicas else "starting"
+    state = "failed" if known.failed else "ready" if ready >= (known.due or known.replicas) else "starting"
     if state == "ready" and not known.replicas:
         state = "paused" if known.scaler is None else "idle"  # paused: requests wait
     if controller.fleet.is_draining:
@@ -142,11 +131,12 @@ def _plan(controller: Controller, known: FleetDeployment, here: int) -> str:
         if each.phase == "queued"
     ]
     held = Counter(each.deployment for each in fleet.replicas.values() if not each.ended)
-    lacking = {name: max(0, each.replicas - held[name]) for name, each in fleet.deployments.items() if each.target}
+    lacking = {name: max(0, each.due - held[name]) for name, each in fleet.deployments.items() if each.target}
     sharing = sum(lacks > 0 for name, lacks in lacking.items() if name != known.name)
     coming = awaited(queued, sum(lacking.values()))
     starts_at = _time_of_day(soonest_s(coming))
-    return plan_in_words(known, here=here, queued=len(coming), sharing=sharing, starts_at=starts_at)
+    room = shared_room(fleet.policy, known, fleet.deployments.values())
+    return plan_in_words(known, here=here, queued=len(coming), sharing=sharing, starts_at=starts_at, room=room)
 
 
 def _starts_in_s(controller: Controller, pilot: PilotId) -> float | None:
@@ -171,7 +161,7 @@ def _error(controller: Controller, known: FleetDeployment) -> str:
     alive = [each for each in fleet.replicas.values() if not each.ended]
     lack = lack_of_room(fleet.policy, known, fleet.deployments.values(), alive)
     here = sum(each.deployment == known.name for each in alive)
-    waits = "" if here >= known.replicas else _waits(controller)
+    waits = "" if here >= known.due else _waits(controller)
     return "; ".join(each for each in (lack, waits, known.reason) if each)
 
 
@@ -199,17 +189,18 @@ def _replica(controller: Controller, replica: FleetReplica, loads: dict[ReplicaI
     if state == "ready" and known is not None and replica.version != known.target:
         state = "draining"
     report = controller.agents.reports.get(replica.pilot)
-    pids = {each.replica: each.pid for each in report.replicas} if report is not None else {}
+    said = {each.replica: each for each in report.replicas}.get(replica.replica) if report is not None else None
     return ReplicaView(
         replica=replica.replica,
         version=replica.version.digest,
         state=state,
         pilot=replica.pilot,
-        pid=pids.get(replica.replica),
+        pid=None if said is None else said.pid,
         waiting=load.waiting if load is not None else 0,
         answered=load.answered if load is not None else 0,
         connected=connected,
         learned=load.learned if load is not None else (),
+        phases={} if said is None else said.phases,
     )
 
 
@@ -229,6 +220,7 @@ def _pilot(controller: Controller, pilot: PilotId) -> PilotView:
         waits_for=known.waits_for if known is not None else "",
         starts_in_s=credible(job.starts_in_s),
         restarts=job.row.restarts,
+        phases=controller.agents.phases.get(pilot, {}),
     )
 
 

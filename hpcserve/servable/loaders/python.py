@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -48,9 +49,11 @@ class PythonLoader:
         """Imports the module, makes the object and calls its ``setup``."""
         from hpcserve.servable.loaded import Loaded, Method  # with numpy, which the daemon's checks need not have
 
+        began_s = time.monotonic()
         target = _target(manifest, context.directory)
+        import_s = time.monotonic() - began_s
         if not inspect.isclass(target):
-            return Loaded(_function_methods(manifest, target))
+            return Loaded(_function_methods(manifest, target), import_s=import_s)
         specs = _class_methods(manifest, target)
         servable = _run(f"{target.__name__}()", target)
         setup = getattr(servable, "setup", None)
@@ -61,7 +64,9 @@ class PythonLoader:
             name: Method(spec, _caller(getattr(servable, attribute), spec)) for name, (attribute, spec) in specs.items()
         }
         teardown = getattr(servable, "teardown", None)
-        return Loaded(methods, teardown) if teardown is not None else Loaded(methods)
+        if teardown is None:
+            return Loaded(methods, import_s=import_s)
+        return Loaded(methods, teardown, import_s=import_s)
 
 
 def _module_file(manifest: Manifest, directory: Path) -> Path:

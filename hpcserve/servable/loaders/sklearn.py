@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,10 @@ class SklearnLoader:
         """Loads the estimator."""
         from hpcserve.servable.loaded import Loaded  # with numpy, which the daemon's checks need not have
 
-        return Loaded(self._methods(manifest, context.directory))
+        began_s = time.monotonic()
+        _joblib()
+        import_s = time.monotonic() - began_s
+        return Loaded(self._methods(manifest, context.directory), import_s=import_s)
 
     def _methods(self, manifest: Manifest, directory: Path) -> dict[str, Method]:
         from hpcserve.servable.loaded import Method
@@ -59,7 +63,7 @@ class SklearnLoader:
         return {name: Method(spec, _caller(estimator, name, spec)) for name, spec in manifest.methods.items()}
 
 
-def _loaded(path: Path) -> Any:
+def _joblib() -> Any:
     try:
         import joblib  # type: ignore[import-untyped]  # it ships no types
         import sklearn  # type: ignore[import-untyped]  # noqa: F401 (joblib's error would name no extra)
@@ -67,6 +71,11 @@ def _loaded(path: Path) -> Any:
         raise ServableError(
             f"the sklearn loader needs {error.name}, which is not installed; pip install 'hpcserve[sklearn]'"
         ) from error
+    return joblib
+
+
+def _loaded(path: Path) -> Any:
+    joblib = _joblib()
     try:
         return joblib.load(path)
     except BaseException as error:

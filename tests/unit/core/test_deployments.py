@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -34,6 +35,7 @@ def wanted(name: str = "d", version: str = "v1", replicas: int = 1, **more: floa
         replicas=replicas,
         not_before_s=more.get("not_before_s", 0.0),
         failed=bool(more.get("failed", False)),
+        waits_since_s=more.get("waits_since_s", math.inf),
     )
 
 
@@ -138,6 +140,18 @@ CASES: dict[str, tuple[View, list[Change]]] = {
     "deployments take turns": (
         view(wants=(wanted("a", replicas=2), wanted("b")), pilots=(pilot(),)),
         [start(7, of="a"), start(8, of="b"), submit(9)],
+    ),
+    "what is free goes to the one with the fewest": (
+        view(
+            wants=(wanted("a", replicas=2), wanted("b", replicas=2), wanted("c", replicas=2)),
+            pilots=(pilot(),),
+            replicas=(replica("r1", of="a"), replica("r2", "stopping", where="p9", of="b")),
+        ),
+        [start(7, of="b"), submit(8)],
+    ),
+    "of those with none to the one that has waited longest": (
+        view(wants=(wanted("a"), wanted("b", waits_since_s=20.0), wanted("c", waits_since_s=10.0)), pilots=(pilot(),)),
+        [start(7, of="c"), start(8, of="b"), submit(9)],
     ),
     "back-off is kept": (view(wants=(wanted(not_before_s=NOW + 1),), pilots=(pilot(),)), []),
     "and is over in time": (view(wants=(wanted(not_before_s=NOW),), pilots=(pilot(),)), [start(7)]),

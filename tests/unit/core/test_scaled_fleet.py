@@ -156,13 +156,30 @@ def test_what_the_scheduler_says_of_the_queue_counts_for_more_than_what_was_wait
     site = Site()
     site.demand(came=1, queued=1, service_s=1.0)
     (submit,) = [each for each in site.fleet.step(site.now) if isinstance(each, SubmitPilot)]
-    site.fleet.job_seen(submit.pilot, "queued", "Resources", starts_in_s=600.0)
+    site.fleet.job_seen(submit.pilot, "queued", "Resources", starts_s=site.now + 600.0)
     site.demand(came=1800, queued=1800, service_s=1.0)
     assert site.fleet.deployments[D].replicas == 3, "in the ten minutes until it starts that is three replicas' work"
     site.pass_time(SCALE.idle_s + 1)
-    site.fleet.job_seen(submit.pilot, "queued", "Resources", starts_in_s=1e12)
+    site.fleet.job_seen(submit.pilot, "queued", "Resources", starts_s=1e12)
     site.demand(came=1800, queued=300, service_s=1.0)
     assert site.fleet.deployments[D].replicas >= 5, "nobody believes that, and nobody has waited yet"
+
+
+def test_a_guess_becomes_older_and_is_none_once_its_time_has_come() -> None:
+    def needed(after_s: float) -> int:
+        site = Site()
+        site.demand(came=1, queued=1, service_s=1.0)
+        (submit,) = [each for each in site.fleet.step(site.now) if isinstance(each, SubmitPilot)]
+        site.fleet.job_seen(submit.pilot, "queued", "Resources", starts_s=site.now + 360.0)
+        site.pass_time(after_s)
+        site.demand(came=1, queued=360, service_s=1.0)
+        return site.fleet.deployments[D].replicas
+
+    site = Site()
+    site.demand(came=360, queued=360, service_s=1.0)
+    assert needed(0.0) == 1
+    assert needed(240.0) == 3, "two minutes are left"
+    assert needed(361.0) == site.fleet.deployments[D].replicas == 6, "nobody can tell"
 
 
 def test_a_hundred_deployments_of_one_replica_each_share_the_pilots() -> None:

@@ -55,7 +55,7 @@ class Stage:
         if away:
             self.fleet.away(P, 1.0)
         row = SimpleNamespace(public_key=None, restarts=0)
-        self.job = SimpleNamespace(row=row, name="7")
+        self.job = SimpleNamespace(row=row, name="7", seen_s=0.0)
         pilots: Any = SimpleNamespace(jobs={P: self.job}, output=lambda *_: "", end=self._end)
         agents: Any = SimpleNamespace(lose=lambda *_: None)
         self.fates = Fates(pilots, self.fleet, agents, self._act)
@@ -114,6 +114,15 @@ def test_a_run_that_ended_before_it_was_seen_and_let_in_says_nothing_of_pilots(c
         stage.fleet.pilots[P] = FleetPilot(pilot=P, slots=1, idle_since_s=0.0)
         stage.see(JobState(phase="ended", end="failed", cause="FAILED", exit_code=code, restarts=1))
     assert stage.fleet.deployments[D].failed == (code != exits.NO_ENROLMENT)
+
+
+def test_a_guess_of_the_start_goes_on_from_when_it_was_given() -> None:
+    stage = Stage(reported=False)
+    stage.job.seen_s = 1000.0
+    stage.see(JobState(phase="queued", starts_in_s=60.0))
+    assert stage.fleet.pilots[P].starts_s == 1060.0
+    stage.see(JobState(phase="queued"))
+    assert stage.fleet.pilots[P].starts_s is None
 
 
 @pytest.mark.parametrize("asked", [False, True])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from hpcserve.core.deployments import PilotPhase
+from hpcserve.core.deployments import PilotPhase, Policy
 from hpcserve.core.fleetbook import FleetPilot, FleetReplica
 from hpcserve.core.rollout import FleetDeployment, Version
 from hpcserve.daemon.controller.view import _plan, _waits
@@ -13,6 +13,7 @@ from hpcserve.types import DeploymentName, PilotId, ReplicaId
 from tests.unit.core.untried import Never
 
 SILENCE = "squeue did not answer"
+POLICY = Policy(max_pilots=1, slots=4, idle_s=0.0)
 
 
 def test_what_holds_for_several_pilots_is_told_once() -> None:
@@ -54,7 +55,7 @@ def plan(wanted: dict[str, int], held: dict[str, int], guesses: list[float | Non
     pilots[PilotId("p")] = FleetPilot(pilot=PilotId("p"), slots=4, idle_since_s=0.0, phase="running")
     jobs = {name: SimpleNamespace(starts_in_s=guess) for name, guess in zip(names, guesses, strict=True)}
     controller: Any = SimpleNamespace(
-        fleet=SimpleNamespace(pilots=pilots, deployments=deployments, replicas=replicas),
+        fleet=SimpleNamespace(pilots=pilots, deployments=deployments, replicas=replicas, policy=POLICY),
         pilots=SimpleNamespace(jobs=jobs),
     )
     return _plan(controller, deployments[DeploymentName("mine")], held.get("mine", 0))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcserve.cluster.launchers import ProcessLauncher
+from hpcserve.cluster.launchers import ProcessLauncher, SrunLauncher
 from hpcserve.errors import ManifestError
 from hpcserve.pilot.command import replica_command
 
@@ -48,3 +48,21 @@ def test_another_interpreter_is_not_bent_by_ours(tmp_path: Path) -> None:
 def test_what_is_no_manifest_is_refused(text: str) -> None:
     with pytest.raises(ManifestError, match="not a manifest"):
         replica_command(text, "here", launcher=ProcessLauncher(), inherited=INHERITED)
+
+
+def test_the_site_s_prologue_comes_before_an_interpreter_of_the_user_s_own(tmp_path: Path) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    for kind in ("same", "venv", "conda"):
+        path = {} if kind == "same" else {"path": str(tmp_path)}
+        command = replica_command(
+            manifest(kind=kind, **path),
+            "here",
+            launcher=SrunLauncher(),
+            inherited=INHERITED,
+            prologue=("module use $HOME",),
+        )
+        assert command.argv[0] == "srun"
+        assert ("module use $HOME" in command.argv) == (kind != "same"), "a word of its own, read by no other shell"
+        assert command.argv[-1] == "hpcserve.replica"

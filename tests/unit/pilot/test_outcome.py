@@ -91,3 +91,23 @@ def test_evidence_is_bounded_and_whole_characters() -> None:
     found = outcome(LaunchEnd(1), READY, stopped=NOT_STOPPED, timed_out="", last_lines=log, out_of_memory=False)
     assert EVIDENCE_BYTES - 2 <= len(found.evidence.encode()) <= EVIDENCE_BYTES
     assert log.endswith(found.evidence)
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "lines", "cause"),
+    [
+        (
+            94,
+            "hpcserve: first\nhpcserve: no module x\nsrun: error: n1: task 0: Exited with exit code 94",
+            "no module x",
+        ),
+        (94, "ended", "exit code 94 before its setup was done"),
+        (1, "hpcserve: no module x", "exit code 1 before its setup was done"),
+    ],
+)
+def test_an_environment_that_is_not_fit_says_why(exit_code: int, lines: str, cause: str) -> None:
+    ended = outcome(
+        LaunchEnd(exit_code), None, stopped=NOT_STOPPED, timed_out="", last_lines=lines, out_of_memory=False
+    )
+    assert ended.cause == cause
+    assert ended.traceback == lines

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from hpcserve.errors import ManifestError
 from hpcserve.registry.discovery import MAX_LOG_BYTES, resolve_methods
 from hpcserve.servable.manifest import Environment, Manifest, to_json
+from tests.own_python import NEEDED, make_conda, make_module, need_modules
 
 GOOD = "from hpcserve import Tensor, method\n@method(inputs={}, outputs={})\ndef f(): ...\n"
 MANIFEST = Manifest(name="a", loader="python", entry="model:f")
@@ -119,12 +121,67 @@ def test_an_environment_without_our_packages_says_what_it_needs(tmp_path: Path) 
     manifest = Manifest(
         name="a", loader="python", entry="model:f", environment=Environment(kind="venv", path=str(bare))
     )
-    with pytest.raises(ManifestError, match="the environment needs pyzmq, msgspec and numpy") as caught:
+    needs = f"servable 'a': {bare}/bin/python on .* lacks pyzmq, msgspec, numpy: .* install what is missing there by "
+    said = f"{needs}{bare}/bin/python -m pip install pyzmq msgspec numpy"
+    with pytest.raises(ManifestError, match=said) as caught:
         resolve_methods(manifest, tmp_path, timeout_s=60)
-    assert "No module named" in (caught.value.remote_traceback or "")
+    assert caught.value.remote_traceback is None, "there is no more to say"
 
 
 def test_an_environment_that_is_not_there(tmp_path: Path) -> None:
     manifest = Manifest(name="a", loader="python", environment=Environment(kind="venv", path="/no/such/venv"))
     with pytest.raises(ManifestError, match="no Python at /no/such/venv/bin/python"):
         resolve_methods(manifest, tmp_path, timeout_s=60)
+
+
+def test_an_interpreter_that_is_too_old_says_so(tmp_path: Path) -> None:
+    """A stand-in: its version is what it says it is."""
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        f"#!/bin/sh\nexec {sys.executable} -c 'import sys, runpy; sys.version_info = (3, 9, 2); "
+        'del sys.argv[0]; runpy.run_path(sys.argv[0], run_name="__main__")\' "$@"\n'
+    )
+    python.chmod(0o755)
+    manifest = Manifest(
+        name="a", loader="python", entry="model:f", environment=Environment(kind="venv", path=str(tmp_path / "venv"))
+    )
+    with pytest.raises(ManifestError, match="servable 'a': .* is Python 3.9.2, and a servable needs 3.10 or later"):
+        resolve_methods(manifest, tmp_path, timeout_s=60)
+
+
+CONDA_MODEL = (
+    "import os, sys\nfrom hpcserve import Tensor, method\n"
+    "def f(**k): ...\n"
+    "f = method(inputs={}, outputs={name: Tensor('JSON') for name in (os.environ['ORDER'], sys.prefix[-5:])})(f)\n"
+)
+
+
+def test_a_servable_in_a_conda_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither PYTHONPATH of the daemon's nor its own conda environment is in the way."""
+    prefix = make_conda(tmp_path / "conda", *NEEDED)
+    (prefix / "etc" / "conda" / "activate.d" / "order.sh").write_text("export ORDER=activated\n")
+    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+    (tmp_path / "model.py").write_text(CONDA_MODEL)
+    environment = Environment(kind="conda", path=str(prefix))
+    manifest = Manifest(name="a", loader="python", entry="model:f", environment=environment)
+    found = resolve_methods(manifest, tmp_path, timeout_s=60)
+    assert [tensor.name for tensor in found.methods["f"].outputs] == ["activated", "conda"]
+    shutil.rmtree(prefix / "bin")
+    with pytest.raises(ManifestError, match="no Python at"):
+        resolve_methods(manifest, tmp_path, timeout_s=60)
+
+
+def test_a_servable_in_a_module(tmp_path: Path) -> None:
+    need_modules()
+    prefix = make_conda(tmp_path / "conda", *NEEDED)
+    modules = make_module(tmp_path / "modules", "ml/1.0", f"prepend-path PATH {prefix}/bin\nsetenv ORDER loaded\n")
+    (tmp_path / "model.py").write_text(CONDA_MODEL)
+    prologue = (f"module use {modules}",)
+    environment = Environment(kind="module", modules=("ml/1.0",))
+    manifest = Manifest(name="a", loader="python", entry="model:f", environment=environment)
+    found = resolve_methods(manifest, tmp_path, timeout_s=60, prologue=prologue)
+    assert [tensor.name for tensor in found.methods["f"].outputs] == ["loaded", "conda"]
+    with pytest.raises(ManifestError, match="servable 'a': on .* module load ml/1.0 failed") as caught:
+        resolve_methods(manifest, tmp_path, timeout_s=60)
+    assert "Unable to locate a modulefile for 'ml/1.0'" in (caught.value.remote_traceback or "")

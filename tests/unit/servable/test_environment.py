@@ -1,34 +1,27 @@
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
 
 import hpcserve
+from hpcserve import bootstrap
 from hpcserve.errors import ManifestError
 from hpcserve.servable.environment import argv_for
 from hpcserve.servable.manifest import Environment, Manifest, to_json
+from tests.own_python import make_venv
 
 
 @pytest.fixture(scope="module")
 def foreign_venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A virtual environment with msgspec and numpy of its own, and without hpcserve."""
-    place = tmp_path_factory.mktemp("foreign") / "venv"
-    venv.create(place, with_pip=False, symlinks=True)
-    site_packages = next((place / "lib").glob("python*/site-packages"))
-    for module in (msgspec, np):
-        package = Path(str(module.__file__)).parent
-        for part in package.parent.glob(f"{package.name}*"):
-            if not part.name.endswith(".dist-info"):
-                (site_packages / part.name).symlink_to(part)
-    return place
+    return make_venv(tmp_path_factory.mktemp("foreign") / "venv", "msgspec", "numpy")
 
 
 def run(argv: list[str], *, cwd: Path, stdin: str = "") -> str:
@@ -96,6 +89,13 @@ def test_the_same_interpreter_ignores_the_current_directory(tmp_path: Path) -> N
     assert list(answer["manifest"]["methods"]) == ["f"]
 
 
+def test_the_bootstrap_can_tell_old_interpreters_that_they_are_too_old() -> None:
+    source = Path(bootstrap.__file__).read_text()
+    ast.parse(source, feature_version=(3, 6))
+    with pytest.raises(SyntaxError):
+        ast.parse("(a := 1)", feature_version=(3, 6))
+
+
 def test_the_bootstrap_needs_a_module(tmp_path: Path) -> None:
     argv = argv_for(Environment(), "x")[:2]
     result = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, check=False)
@@ -110,5 +110,8 @@ def test_a_venv_that_is_none(tmp_path: Path, make: str) -> None:
         (place / "bin").mkdir(parents=True)
     if make == "not executable":
         (place / "bin" / "python").touch(mode=0o644)
-    with pytest.raises(ManifestError, match=f"environment.path: no Python at {place}/bin/python; make it with"):
-        argv_for(Environment(kind="venv", path=str(place)), "hpcserve.servable.inspect")
+    for kind, made_with in (("venv", "python3 -m venv"), ("conda", "conda create --prefix")):
+        environment = msgspec.convert({"kind": kind, "path": str(place)}, Environment)
+        expected = f"environment.path: no Python at {place}/bin/python; make it with: {made_with} {place} "
+        with pytest.raises(ManifestError, match=expected):
+            argv_for(environment, "hpcserve.servable.inspect")

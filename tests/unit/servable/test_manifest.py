@@ -99,10 +99,24 @@ def predict(**changes: Any) -> dict[str, Any]:
         ({**GOOD, "methods": {"a b": PREDICT}}, "'a b' cannot be a method's name"),
         (predict(batchable=True, inputs=[]), "batchable: needs at least one input and one output"),
         (predict(batchable=True, inputs=[{**X, "shape": [64]}]), "batchable: the first axis of 'x' must be -1"),
-        ({**GOOD, "environment": {"kind": "conda"}}, "servable.toml: environment.kind: invalid enum value 'conda'"),
+        ({**GOOD, "environment": {"kind": "docker"}}, "servable.toml: environment.kind: invalid enum value 'docker'"),
         ({**GOOD, "environment": {"kind": "venv"}}, 'environment: kind = "venv" needs a path'),
         ({**GOOD, "environment": {"kind": "venv", "path": "venv"}}, "environment: path 'venv' is relative"),
         ({**GOOD, "environment": {"path": "/venv"}}, "environment: path '/venv' has no meaning with kind = \"same\""),
+        ({**GOOD, "environment": {"kind": "conda"}}, "needs a path, that of the conda environment's directory"),
+        ({**GOOD, "environment": {"kind": "conda", "path": "x"}}, "give the whole path of the conda environment"),
+        ({**GOOD, "environment": {"kind": "module"}}, 'kind = "module" needs modules, such as modules = ["python/'),
+        ({**GOOD, "environment": {"modules": ["a"]}}, 'modules: has no meaning with kind = "same"; use kind = '),
+        ({**GOOD, "environment": {"python": "p"}}, 'python: has no meaning with kind = "same"; use kind = "module"'),
+        ({**GOOD, "environment": {"kind": "module", "path": "/x", "modules": ["a"]}}, "path '/x' has no meaning with"),
+        *(
+            ({**GOOD, "environment": {"kind": "module", "modules": [name]}}, f"modules: {name!r} is no module's name")
+            for name in ("", "-f", "a b", "$(id)", "a;b", "a`b`", "~x", "a\n")
+        ),
+        *(
+            ({**GOOD, "environment": {"kind": "module", "modules": ["a"], "python": name}}, "python: expected a prog")
+            for name in ("", "-c", "bin/python", "python 3", "../python", "a;b")
+        ),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(table: dict[str, Any], message: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -12,7 +14,9 @@ from hpcserve.registry.manifest_file import read_manifest
 from hpcserve.servable.api import Context
 from hpcserve.servable.loaded import Loaded
 from hpcserve.servable.loaders import loader_named
-from hpcserve.servable.manifest import Manifest
+from hpcserve.servable.loaders.python import PythonLoader
+from hpcserve.servable.manifest import Manifest, WarmUp
+from hpcserve.servable.warmup import check
 from hpcserve.wire.tensor import Json
 
 
@@ -35,10 +39,22 @@ def test_the_class_of_the_reference(root: Path, tmp_path: Path) -> None:
 
 
 def test_the_manifest_of_the_reference(root: Path, tmp_path: Path) -> None:
-    (tmp_path / "servable.toml").write_text(blocks(root / "docs/reference/servable.md", "toml")[0])
+    (tmp_path / "servable.toml").write_text(blocks(root / "docs/reference/servable.md", "toml")[1])
     (tmp_path / "model.joblib").touch()
     shipped = read_manifest_without_files(root / "hpcserve/examples/digits", tmp_path / "shipped")
     assert read_manifest(tmp_path).methods == shipped.methods
+
+
+def test_the_warm_ups_of_the_reference_and_the_guide_fit_its_class(root: Path, tmp_path: Path) -> None:
+    page = root / "docs/reference/servable.md"
+    (tmp_path / "model.py").write_text(blocks(page, "python")[0])
+    manifest = Manifest(name="a", loader="python", entry="model:Model")
+    whole = msgspec.structs.replace(manifest, methods=PythonLoader().discover(manifest, tmp_path))
+    guide = next(each for each in blocks(root / "docs/how-to/write-a-servable.md", "toml") if "[[warmup]]" in each)
+    for text, runs in ((blocks(page, "toml")[0], 2), (guide, 1)):
+        warmup = msgspec.convert(tomllib.loads(text)["warmup"], tuple[WarmUp, ...])
+        assert len(warmup) == runs
+        check(msgspec.structs.replace(whole, warmup=warmup), tmp_path)
 
 
 def read_manifest_without_files(directory: Path, scratch: Path) -> Manifest:
