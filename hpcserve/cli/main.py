@@ -52,13 +52,14 @@ def _run(argv: list[str]) -> int:
         # Told not to end the process, Typer does it all the same in one case: the reader has gone.
         raise BrokenPipeError from error
     except HpcserveError as error:
+        from hpcserve.cli.broken_site import in_full
         from hpcserve.cli.exits import exit_code
         from hpcserve.cli.streams import OutputLost, discard_output
         from hpcserve.cli.terminal import show_error
 
         if isinstance(error, OutputLost):
             discard_output()
-        show_error(error, debug=options.debug)
+        show_error(in_full(error), debug=options.debug)
         return exit_code(error)
     except Exception as error:  # noqa: BLE001 (whatever it is, the user gets one line)
         return _unexpected(error, debug=options.debug)

@@ -33,7 +33,6 @@ from hpcserve.daemon.launch import ChildError
 from hpcserve.daemon.lease import HeldLease, is_taken
 from hpcserve.daemon.logs import last_line, log_path
 from hpcserve.daemon.plans import BROKER, CONTROLLER, Plan
-from hpcserve.daemon.ports import counted
 from hpcserve.daemon.preparation import make_runtime_dir
 from hpcserve.daemon.publication import Publication
 from hpcserve.daemon.record import record_path
@@ -324,7 +323,7 @@ class Supervisor:
         """Tells the world that nothing runs any more."""
         if self._failure is not None:
             _log.error("%s", self._failure)
-            self._starter.complain(self._failure if self._publication.is_out else counted(self._failure, self._site))
+            self._starter.complain(self._failure if self._publication.is_out else _in_full(self._failure, self._site))
         if self._exit_code == EXIT_LEASE_LOST:
             return  # the record and the sockets may be the successor's
         for tidy in (self._publication.withdraw, self._remove_sockets, self._lease.release):
@@ -337,3 +336,11 @@ class Supervisor:
     def _remove_sockets(self) -> None:
         if self._sockets is not None:
             shutil.rmtree(self._sockets)
+
+
+def _in_full(failure: HpcserveError, site: Site) -> HpcserveError:
+    from hpcserve.daemon.ports import (
+        counted,
+    )  # it brings ZeroMQ, which a supervisor of a daemon that runs has no use for
+
+    return counted(failure, site)

@@ -37,6 +37,7 @@ from hpcserve.daemon.controller.rollouts import Rollouts
 from hpcserve.daemon.controller.scheduling import Ears, bucket_of, scheduling_of
 from hpcserve.daemon.controller.shaping import Shaping
 from hpcserve.daemon.controller.storage import Storage
+from hpcserve.daemon.controller.targets import Targets
 from hpcserve.daemon.controller.telling import Telling
 from hpcserve.daemon.farewell import Farewell
 from hpcserve.daemon.leftovers import LeftBehind
@@ -83,6 +84,7 @@ class Controller:
         shaping = Shaping(site, scheduler, self.fleet, bucket)
         self.pilots = Pilots(site, Fenced(scheduler, fence), self.storage, record, shaping.shaped)
         self.losses = Losses(site.shared_dir / "logs")
+        self._targets = Targets(self.fleet)
         self._rollouts = Rollouts(self.storage, self.fleet)
         self.served: dict[DeploymentName, DeploymentRow] = {}
         self.servables: dict[tuple[DeploymentName, str], Servable] = {}
@@ -221,6 +223,7 @@ class Controller:
                 await self._carry_out(self.fleet.judge(await self._answered()))
             if not self.stop.is_set() and not self._is_waiting():
                 await self._carry_out(self.fleet.step(time.monotonic()))
+            self._targets.note()
             self._tell_agents()
             self._tell_admission()
             self.tell_broker()

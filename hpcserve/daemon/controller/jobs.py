@@ -19,7 +19,7 @@ class Job:
     ``name`` is None until the scheduler is known to have taken it; ``doubt``: why that is open, and
     ``since_s`` since when, on the monotonic clock. ``cancel_at_s``: on the
     monotonic clock, when it is to be cancelled, or cancelled again if it is still there; None: it is not to end.
-    ``seen_s``: when the scheduler told its state.
+    ``seen_s``: when the scheduler told its state. ``told``: the log has that this run of it has begun.
     """
 
     row: PilotRow
@@ -30,6 +30,7 @@ class Job:
     since_s: float = 0.0
     cancel_at_s: float | None = None
     seen_s: float = 0.0
+    told: bool = False
 
     @property
     def starts_in_s(self) -> float | None:

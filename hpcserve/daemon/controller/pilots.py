@@ -17,6 +17,7 @@ import msgspec
 
 from hpcserve.cluster.seam import JobId, JobState, PilotJob, Scheduler
 from hpcserve.config import Site
+from hpcserve.core.spans import counted, span
 from hpcserve.daemon.controller import enrolments
 from hpcserve.daemon.controller.hosts import Hosts
 from hpcserve.daemon.controller.job import pilot_job, service_tag
@@ -157,7 +158,8 @@ class Pilots:
             await self._storage.do(Store.put_pilot, row)
             self._enrolments.lay_down(row, secret)
             old, job.row = job.row.public_key, row
-            job.state = JobState(phase="queued", restarts=restarts)
+            job.state, job.told = JobState(phase="queued", restarts=restarts), False
+        _log.info("pilot %s (job %s) was put back into the queue; restarts: %d", pilot, job.name, restarts)
         if job.cancel_at_s is not None:
             job.cancel_at_s = time.monotonic()  # only the one before was
         return old
@@ -214,6 +216,7 @@ class Pilots:
             states |= {pilot: self._unnamed(job) for pilot, job in self.jobs.items() if job.name is None}
         for pilot, state in states.items():
             if pilot in self.jobs:  # it may have ended while the scheduler was asked
+                _tell_begun(self.jobs[pilot], state)
                 self.jobs[pilot].state, self.jobs[pilot].seen_s = state, time.monotonic()
         await self._cancel_again()
         return {pilot: state for pilot, state in states.items() if pilot in self.jobs}
@@ -286,6 +289,7 @@ class Pilots:
 
     async def _named(self, job: Job, name: JobId) -> None:
         job.name = name
+        _log.info("pilot %s is submitted: job %s, %s, %s", job.row.id, name, *_size(job.row))
         # Without its name the next controller finds the job by its tag.
         await self._note(job.row.id, state="submitted", job=name)
         job.row = msgspec.structs.replace(job.row, state="submitted", job=name)
@@ -311,6 +315,8 @@ class Pilots:
     async def end(self, pilot: PilotId, cause: str) -> None:
         """A pilot has ended."""
         job = self.jobs.pop(pilot, None)
+        if job is not None:
+            _log.info("pilot %s (job %s) has ended: %s", pilot, job.name or "none", cause)
         # Otherwise the next controller asks the scheduler once more.
         await self._note(pilot, state=ENDED, ended_s=time.time(), cause=cause)
         if job is not None:
@@ -340,6 +346,16 @@ class Pilots:
             await self._storage.do(Store.update_pilot, pilot, state=state, job=job, ended_s=ended_s, cause=cause)
         except HpcserveError as error:
             _log.warning("pilot %s is %s, which is not written down: %s", pilot, state, error)
+
+
+def _tell_begun(job: Job, state: JobState) -> None:
+    if state.phase == "running" and not job.told:
+        job.told = True
+        _log.info("pilot %s (job %s) has begun%s", job.row.id, job.name, f" on {state.host}" if state.host else "")
+
+
+def _size(row: PilotRow) -> tuple[str, str]:
+    return counted(row.nodes, "node") if row.nodes else "nodes as the site says", span(row.walltime_s)
 
 
 def _enrolled(store: Store, pilot: PilotId, host: str, key: str, row: PilotRow) -> PilotRow:

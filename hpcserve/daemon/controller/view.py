@@ -120,17 +120,21 @@ def _deployment(
         max_replicas=row.max_replicas,
         hot_replicas=row.hot_replicas,
         idle_s=row.idle_s,
-        plan=_plan(controller, known, len(mine)),
+        plan=_plan(controller, known, len(mine), queue.queued),
         image=manifest.environment.image or "",
         image_sha256=manifest.environment.published.sha256 if manifest.environment.published else "",
     )
 
 
-def _plan(controller: Controller, known: FleetDeployment, here: int) -> str:
+def _plan(controller: Controller, known: FleetDeployment, here: int, waiting: int) -> str:
     """What is to come, and why. Which deployment gets the slots of a pilot is decided when it is there."""
     fleet = controller.fleet
     queued = [
-        Queued(slots=each.slots, starts_in_s=_starts_in_s(controller, each.pilot))
+        Queued(
+            slots=each.slots,
+            starts_in_s=_starts_in_s(controller, each.pilot),
+            submitted=_is_submitted(controller, each.pilot),
+        )
         for each in fleet.pilots.values()
         if each.phase == "queued"
     ]
@@ -140,7 +144,22 @@ def _plan(controller: Controller, known: FleetDeployment, here: int) -> str:
     coming = awaited(queued, sum(lacking.values()))
     starts_at = _time_of_day(soonest_s(coming))
     room = shared_room(fleet.policy, known, fleet.deployments.values())
-    return plan_in_words(known, here=here, queued=len(coming), sharing=sharing, starts_at=starts_at, room=room)
+    return plan_in_words(
+        known,
+        here=here,
+        queued=len(coming),
+        sharing=sharing,
+        starts_at=starts_at,
+        room=room,
+        unsubmitted=sum(not each.submitted for each in coming),
+        waiting=waiting,
+    )
+
+
+def _is_submitted(controller: Controller, pilot: PilotId) -> bool:
+    """Whether the scheduler has it, as far as is known."""
+    job = controller.pilots.jobs.get(pilot)
+    return job is not None and job.name is not None
 
 
 def _starts_in_s(controller: Controller, pilot: PilotId) -> float | None:

@@ -16,6 +16,7 @@ import pytest
 from hpcserve import config
 from hpcserve.cli import status
 from hpcserve.cli.main import main
+from hpcserve.daemon import processes
 from hpcserve.errors import HpcserveError, InvalidInput, ServableError
 from hpcserve.wire.record import RECORD_NAME
 
@@ -47,6 +48,25 @@ def test_a_daemon_of_another_site_is_named(capsys: pytest.CaptureFixture[str]) -
     record.touch()
     assert main(["status"]) == 3
     assert capsys.readouterr().err.endswith("; or call the one of site lab: export HPCSERVE_SITE=lab\n")
+
+
+@pytest.mark.parametrize("argv", [["down", "--site", "lab"], ["doctor", "--site", "lab"], ["status"]])
+def test_that_a_daemon_runs_is_told_where_its_site_file_is_broken(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, argv: list[str]
+) -> None:
+    monkeypatch.setenv("HPCSERVE_SITE", "lab")
+    lab = config.home() / "sites" / "lab.toml"
+    lab.parent.mkdir(parents=True)
+    lab.write_text('base = "local"\n')
+    place = config.runtime_dir(config.load_site("lab").state_dir)
+    place.mkdir(mode=0o700, parents=True)
+    lab.write_text("base = ")
+    assert main(argv) == 2
+    assert "daemon" not in capsys.readouterr().err
+    processes.write(place, {processes.SUPERVISOR: os.getpid()})
+    assert main(argv) == 2
+    told = f"; its daemon runs on (pid {os.getpid()}): correct the file, then for example: hpcserve down --site lab\n"
+    assert capsys.readouterr().err.endswith(told)
 
 
 def test_a_site_that_is_not_complete_hides_nothing_about_a_named_service(

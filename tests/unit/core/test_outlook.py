@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from hpcserve.core.outlook import Queued, awaited, plan_in_words, soonest_s
@@ -36,6 +38,31 @@ def test_the_plan_of_a_fixed_number_that_is_there(replicas: int, here: int, told
     site = Site()
     site.fleet.want(D, V1, replicas)
     assert words(site, here) == told
+
+
+def test_what_waited_and_waits_no_more_is_told_in_the_past() -> None:
+    site = Site()
+    site.demand(came=1, queued=1)
+    known = site.fleet.deployments[D]
+    now = partial(plan_in_words, known, here=1, queued=0, sharing=0, starts_at="")
+    assert now(waiting=1) == "1 replica, because 1 request waits"
+    assert now(waiting=0) == "1 replica, because 1 request waited"
+    site.demand(came=1240, queued=1240, service_s=0.1)
+    assert now(waiting=0).endswith("not yet there, because 1,240 requests waited")
+
+
+def test_pilots_that_the_scheduler_does_not_have_yet_are_not_told_as_queued() -> None:
+    site = Site()
+    site.fleet.want(D, V1, 1)
+    known = site.fleet.deployments[D]
+    rest = ", for 1 of 1 replica, because that is what was asked for"
+    for queued, unsubmitted, told in (
+        (1, 1, "1 pilot to be submitted"),
+        (2, 2, "2 pilots to be submitted"),
+        (3, 1, "2 pilots queued and 1 to be submitted"),
+    ):
+        plan = plan_in_words(known, here=0, queued=queued, unsubmitted=unsubmitted, sharing=0, starts_at="")
+        assert plan == told + rest
 
 
 def test_pilots_that_others_wait_for_are_told_as_shared() -> None:

@@ -32,6 +32,7 @@ class Busy(Controller):
         self.pilots = SimpleNamespace(jobs={})  # type: ignore[assignment]
         self.fleet = SimpleNamespace(step=self._count, has_unjudged=False, is_drained=False)  # type: ignore[assignment]
         self._changed = asyncio.Event()
+        self._targets = SimpleNamespace(note=lambda: None)  # type: ignore[assignment]
         self._rollouts = SimpleNamespace(note=self._step("_rollouts.note", during))  # type: ignore[assignment]
         self._carry_out = self._step("_carry_out", during)  # type: ignore[method-assign]
         self._prune_logs = self._step("_prune_logs", during)  # type: ignore[method-assign]

@@ -33,6 +33,30 @@ from hpcserve.types import PilotId
 from tests.unit.daemon.scheduler_stage import NODE, Cluster, P, enrol, enrolment, play
 
 
+def test_the_log_tells_the_life_of_a_pilot_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(pilots: Pilots, cluster: Cluster) -> None:
+        await pilots.submit(P)
+        await pilots.poll()
+        cluster.silent = True
+        await pilots.poll()
+        cluster.silent = False
+        await pilots.poll()
+        await pilots.requeued(P, 1)
+        await pilots.poll()
+        await pilots.end(P, "its walltime is used up")
+        await pilots.end(P, "its walltime is used up")
+
+    with caplog.at_level("INFO", "hpcserve.daemon.controller.pilots"):
+        play(tmp_path, scene)
+    assert caplog.messages == [
+        f"pilot {P} is submitted: job 1, nodes as the site says, 1 d 0 h",
+        f"pilot {P} (job 1) has begun on {NODE}",
+        f"pilot {P} (job 1) was put back into the queue; restarts: 1",
+        f"pilot {P} (job 1) has begun on {NODE}",
+        f"pilot {P} (job 1) has ended: its walltime is used up",
+    ]
+
+
 def test_a_submission_that_was_cut_off_is_found_by_its_tag(tmp_path: Path) -> None:
     async def scene(pilots: Pilots, cluster: Cluster) -> None:
         cluster.troubles, cluster.takes_it_all_the_same = [SubmissionUnknown("sbatch hung")], True

@@ -53,12 +53,12 @@ def plan(wanted: dict[str, int], held: dict[str, int], guesses: list[float | Non
     names = [PilotId(f"pilot-{n}") for n in range(len(guesses))]
     pilots = {name: FleetPilot(pilot=name, slots=4, idle_since_s=0.0) for name in names}
     pilots[PilotId("p")] = FleetPilot(pilot=PilotId("p"), slots=4, idle_since_s=0.0, phase="running")
-    jobs = {name: SimpleNamespace(starts_in_s=guess) for name, guess in zip(names, guesses, strict=True)}
+    jobs = {name: SimpleNamespace(name="1", starts_in_s=guess) for name, guess in zip(names, guesses, strict=True)}
     controller: Any = SimpleNamespace(
         fleet=SimpleNamespace(pilots=pilots, deployments=deployments, replicas=replicas, policy=POLICY),
         pilots=SimpleNamespace(jobs=jobs),
     )
-    return _plan(controller, deployments[DeploymentName("mine")], held.get("mine", 0))
+    return _plan(controller, deployments[DeploymentName("mine")], held.get("mine", 0), waiting=1)
 
 
 def test_a_plan_counts_the_pilots_that_its_deployment_waits_for() -> None:
