@@ -7,19 +7,10 @@ from pathlib import Path
 
 def noted_pid(state_dir: Path) -> int | None:
     """The supervisor that the runtime directory names, if it runs here. Another host may use the directory as well."""
-    import msgspec
-
     from hpcserve import config
-    from hpcserve.daemon.launch import PROCESSES
+    from hpcserve.daemon import processes
 
-    try:
-        noted = msgspec.json.decode((config.runtime_dir(state_dir) / PROCESSES).read_bytes(), type=dict[str, int])
-    except (OSError, msgspec.MsgspecError):
-        return None
-    supervisor = noted.pop("supervisor", None)
-    # Its pid may be that of another daemon by now; those of its children as well is beyond chance.
-    lives = supervisor is not None and is_daemon(supervisor) and any(map(is_daemon, noted.values()))
-    return supervisor if lives else None
+    return processes.running(config.runtime_dir(state_dir)).get(processes.SUPERVISOR)
 
 
 def is_daemon(pid: int) -> bool:

@@ -26,7 +26,7 @@ from hpcserve.client.ssh_address import SshAddress
 from hpcserve.client.ssh_process import SshProcess
 from hpcserve.errors import HpcserveError, ProtocolError
 from hpcserve.wire.frames import error_from_wire
-from hpcserve.wire.record import ServiceRecord, of_known_format
+from hpcserve.wire.record import ServiceRecord, checked
 from hpcserve.wire.tunnel import ANSWER, Frame, Greeting, Kind, common_version, decode_greeting
 
 READ_S = 15.0  # so long the far side may take to read the record anew
@@ -117,7 +117,7 @@ class Tunnel:
             raise _told(self._address, error_from_wire(answer.error))
         if answer.record is None:
             raise ProtocolError(f"{self._address.host} told neither a record nor an error")
-        return of_known_format(answer.record, self._address.text)
+        return checked(answer.record, self._address.text)
 
     @contextlib.contextmanager
     def ends(self) -> Iterator[Ends]:

@@ -26,6 +26,14 @@ def boot_id() -> str:
         return ""
 
 
+def pid_namespace() -> str:
+    """Names the set of processes among which a pid is one; two containers of a host have two."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
 def start_time(pid: int) -> str | None:
     """When process ``pid`` was started, in the system's own notation; None: no such process lives.
 

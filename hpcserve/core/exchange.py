@@ -84,6 +84,7 @@ class Exchange(Relays):
             if each is not None:
                 self._detach(each)
         known, session.resumed = session.resumed, True
+        session.met = True
         session.connection, session.identity = connection, identity
         session.parked.clear()
         if self.relays and not known_connection:
@@ -327,7 +328,8 @@ class Exchange(Relays):
         self._actions.extend(self.absences.tick(now))
         wake = min(wake, self.absences.next_report())
         for session in list(self.sessions.values()):
-            if session.connection is None and now - session.away_since >= self.limits.session_linger_s:
+            linger_s = session.linger_s(self.limits.session_linger_s)
+            if session.connection is None and now - session.away_since >= linger_s:
                 self.bye(session, now)
         return wake
 

@@ -6,21 +6,28 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from hpcserve.core.ranges import Ranges
+from hpcserve.core.silence import LONGEST_S
 from hpcserve.types import Counter, SessionId
 
 if TYPE_CHECKING:
     from hpcserve.core.ledger import Entry
 
 
+UNMET_LINGER_S = 1.5 * LONGEST_S
+"""So long at least a broker waits for a client that it knows from replicas only: it may wait in silence for an answer
+of a broker that stands still, and look seldom for another one."""
+
+
 class Session:
     """The requests of one client process.
 
-    ``connection`` is None while the client is away; ``away_since`` then says since when, and ``left`` which connection
-    it had, if that was found gone. ``resumed`` is whether it sent a RESUME in this epoch; before that only replicas
-    have spoken of its requests. Everything below ``floor``, and what ``settled`` lists above it, is settled for the
-    client. ``held_bytes``: inputs and undelivered results, counted against the session's budget; ``sent_bytes`` is the
-    part that went out to the client and was not acknowledged, ``item_bytes`` the items of streams in that. ``parked``
-    are results that wait at their replicas until the client can take them, each with its size where that is known.
+    ``met``: its client has been connected to this broker. ``connection`` is None while the client is away;
+    ``away_since`` then says since when, and ``left`` which connection it had, if that was found gone. ``resumed`` is
+    whether it sent a RESUME in this epoch; before that only replicas have spoken of its requests. Everything below
+    ``floor``, and what ``settled`` lists above it, is settled for the client. ``held_bytes``: inputs and undelivered
+    results, counted against the session's budget; ``sent_bytes`` is the part that went out to the client and was not
+    acknowledged, ``item_bytes`` the items of streams in that. ``parked`` are results that wait at their replicas until
+    the client can take them, each with its size where that is known.
     """
 
     __slots__ = (
@@ -33,6 +40,7 @@ class Session:
         "identity",
         "item_bytes",
         "left",
+        "met",
         "parked",
         "resumed",
         "sent_bytes",
@@ -45,6 +53,7 @@ class Session:
         self.connection: bytes | None = None
         self.left: bytes | None = None
         self.away_since = 0.0
+        self.met = False
         self.resumed = False
         self.floor = 1
         self.settled = Ranges()
@@ -53,6 +62,10 @@ class Session:
         self.sent_bytes = 0
         self.item_bytes = 0
         self.parked: deque[tuple[Entry, int]] = deque()
+
+    def linger_s(self, session_linger_s: float) -> float:
+        """How long it is kept while its client is away, when the site says so long."""
+        return session_linger_s if self.met else max(session_linger_s, UNMET_LINGER_S)
 
     def is_settled(self, id: int) -> bool:
         """Whether the client has said that it does not wait for this request."""

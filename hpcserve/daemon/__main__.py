@@ -11,8 +11,9 @@ from hpcserve.config import Site, load_site, site_named
 from hpcserve.daemon import streams
 from hpcserve.daemon.launch import DaemonReport, in_json
 from hpcserve.daemon.plans import daemon_plans, site_option
+from hpcserve.daemon.run import run
 from hpcserve.daemon.starter import Starter
-from hpcserve.daemon.supervisor import EXIT_DOWN, EXIT_FAILED, run
+from hpcserve.daemon.supervisor import EXIT_DOWN, EXIT_FAILED
 from hpcserve.errors import ConfigError
 
 

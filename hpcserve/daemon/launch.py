@@ -22,8 +22,6 @@ from hpcserve.wire.record import ServiceRecord
 
 HUB = "hub"
 """The broker's internal socket: this name in the runtime directory."""
-PROCESSES = "processes.json"
-"""In the runtime directory: the process id of each of the daemon's processes, by name."""
 SERVICE_KEY = Path("keys") / "service.key"
 AUTHORIZED_KEYS = "authorized_keys"
 """Both below the state directory."""

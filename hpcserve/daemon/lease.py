@@ -25,7 +25,7 @@ from pathlib import Path
 import msgspec
 
 from hpcserve.auth.private import create, replace, storage_error
-from hpcserve.cluster.processes import boot_id, start_time
+from hpcserve.cluster.processes import boot_id, pid_namespace, start_time
 from hpcserve.core.lease import Decision, Foreign, Held, Lease, Sighting, Take, decide, lost, renewed_every_s, watched
 from hpcserve.errors import ConfigError, Conflict, StorageFull
 
@@ -197,7 +197,7 @@ def _own(lease_s: float, service: str) -> Lease:
     return Lease(
         host=socket.gethostname(),
         boot=boot_id(),
-        namespace=_namespace(),
+        namespace=pid_namespace(),
         pid=os.getpid(),
         started=start_time(os.getpid()) or "",
         since_s=now,
@@ -209,17 +209,9 @@ def _own(lease_s: float, service: str) -> Lease:
 
 def _lives(lease: Lease) -> bool | None:
     """Whether the holder is alive, where this process can see that."""
-    if not lease.boot or (lease.boot, lease.namespace) != (boot_id(), _namespace()):
+    if not lease.boot or (lease.boot, lease.namespace) != (boot_id(), pid_namespace()):
         return None
     return start_time(lease.pid) == lease.started
-
-
-def _namespace() -> str:
-    """Names the set of processes among which a pid is one; two containers of a host have two."""
-    try:
-        return str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        return ""
 
 
 def _path(shared_dir: Path, epoch: int) -> Path:

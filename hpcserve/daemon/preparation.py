@@ -21,6 +21,7 @@ from hpcserve.auth.private import check_directory, private_directory
 from hpcserve.config import Site, home, runtime_dir
 from hpcserve.daemon.launch import AUTHORIZED_KEYS, ENROLMENTS, SERVICE_KEY
 from hpcserve.daemon.logs import log_path
+from hpcserve.daemon.processes import end_left
 from hpcserve.registry.vault import store
 
 
@@ -119,7 +120,7 @@ def prepare(site: Site) -> KeyPair:
 
 
 def make_runtime_dir(site: Site) -> Path:
-    """The directory of the daemon's sockets, without those of the one before.
+    """The directory of the daemon's sockets, without those of the one before, of which nothing runs any more.
 
     Only the holder of the lease may call this.
 
@@ -130,6 +131,7 @@ def make_runtime_dir(site: Site) -> Path:
         StorageFull: The disk is full.
     """
     place = private_directory(runtime_dir(site.state_dir))
+    end_left(place)
     for entry in place.iterdir():
         if entry.is_socket():
             entry.unlink(missing_ok=True)

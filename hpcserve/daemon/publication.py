@@ -9,14 +9,12 @@ import logging
 import socket
 from collections.abc import Mapping
 
-import msgspec
-
 import hpcserve
-from hpcserve.auth import private
 from hpcserve.auth.keys import KeyPair
 from hpcserve.config import Site, runtime_dir
+from hpcserve.daemon import processes
 from hpcserve.daemon.child import Child
-from hpcserve.daemon.launch import PROCESSES, DaemonReport
+from hpcserve.daemon.launch import DaemonReport
 from hpcserve.daemon.plans import ADMISSION, BROKER
 from hpcserve.daemon.record import has_record, remove_record, write_record
 from hpcserve.daemon.starter import Starter
@@ -89,9 +87,7 @@ class Publication:
         """Writes down which process is which, for ``hpcserve status``."""
         pids = {name: child.pid for name, child in children.items() if child.pid is not None}
         try:
-            private.replace(
-                runtime_dir(self._site.state_dir) / PROCESSES, msgspec.json.encode({"supervisor": self._pid, **pids})
-            )
+            processes.write(runtime_dir(self._site.state_dir), {processes.SUPERVISOR: self._pid, **pids})
         except HpcserveError as error:
             _log.error("%s; `hpcserve status` shows old process ids", error)
 

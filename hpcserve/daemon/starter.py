@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 
-from hpcserve.daemon.launch import DaemonReport, encode_line
+from hpcserve.daemon.launch import DaemonReport, encode_line, in_json
 from hpcserve.daemon.lifeline import Lifeline
 from hpcserve.daemon.streams import let_go
+from hpcserve.errors import HpcserveError
 
 _log = logging.getLogger(__name__)
 
@@ -68,3 +70,10 @@ class Starter:
             _log.warning("nobody listens to how the start went: %s", error)
         let_go(self._ready_fd)
         self._ready_fd = None
+
+    def complain(self, failure: HpcserveError) -> None:
+        """Says why there is no daemon: to the starter, and to whoever sees standard error."""
+        self.report(DaemonReport(error=in_json(failure)))
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"{failure}\n")
+            sys.stderr.flush()

@@ -12,36 +12,32 @@ leaves the pilots to the next one.
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import logging
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
 from hpcserve.auth.keys import KeyPair
-from hpcserve.auth.private import storage_error
 from hpcserve.cluster.processes import exit_in_words
 from hpcserve.cluster.signals import Signals
 from hpcserve.config import Site, runtime_dir
 from hpcserve.core.lease import broker_epoch
 from hpcserve.core.restarts import GiveUp, Restarts
-from hpcserve.daemon import farewell
 from hpcserve.daemon.attention import attend
 from hpcserve.daemon.child import Child
-from hpcserve.daemon.launch import ChildError, DaemonReport, in_json
-from hpcserve.daemon.lease import HeldLease, acquire, is_taken
-from hpcserve.daemon.logs import last_line, log_path, log_to
+from hpcserve.daemon.launch import ChildError
+from hpcserve.daemon.lease import HeldLease, is_taken
+from hpcserve.daemon.logs import last_line, log_path
 from hpcserve.daemon.plans import BROKER, CONTROLLER, Plan
-from hpcserve.daemon.preparation import make_runtime_dir, prepare
+from hpcserve.daemon.preparation import make_runtime_dir
 from hpcserve.daemon.publication import Publication
 from hpcserve.daemon.record import record_path
 from hpcserve.daemon.starter import Starter
-from hpcserve.daemon.timing import Timing, timing_of
+from hpcserve.daemon.timing import Timing
 from hpcserve.errors import Conflict, HpcserveError
 from hpcserve.types import Epoch
 
@@ -55,70 +51,6 @@ class _Phase(enum.Enum):
     CONTROLLER_ENDS = enum.auto()
     OTHERS_END = enum.auto()
     OVER = enum.auto()
-
-
-class _AskedToStop(Exception):
-    """A signal, or the starter's end, before there was anything to take down."""
-
-
-def run(site: Site, plans: Iterable[Plan], starter: Starter, timing: Timing | None = None) -> int:
-    """Runs a daemon until it is taken down. Call it in the main thread.
-
-    Args:
-        site: The site.
-        plans: The broker, the controller and admission: see :func:`hpcserve.daemon.plans.daemon_plans`.
-        starter: Who is told how the start went.
-        timing: How long things may take; default: what fits the site.
-
-    Returns:
-        The exit code: 0 after an orderly end, 1 after a failure, 3 when another daemon took the lease.
-    """
-    signals = Signals(warning=signal.SIGUSR1)
-    lease: HeldLease | None = None
-    try:
-        keys = prepare(site)
-        lease = acquire(
-            site.shared_dir,
-            state_dir=site.state_dir,
-            service=keys.public_z85,
-            lease_s=site.recovery.lease_s,
-            wait=lambda for_s: _wait(for_s, signals, starter),
-        )
-        # Not before: until now the log may be that of the daemon that runs.
-        log_to(log_path(site.shared_dir, "supervisor"))
-        farewell.clear(site.state_dir)
-        supervisor = Supervisor(
-            site, plans, keys=keys, lease=lease, starter=starter, signals=signals, timing=timing or timing_of(site)
-        )
-        return supervisor.run()
-    except _AskedToStop as asked:
-        _log.info("nothing was started: %s", asked)
-        return EXIT_DOWN
-    except (HpcserveError, OSError) as error:
-        failure = error if isinstance(error, HpcserveError) else storage_error(error, "the daemon cannot start")
-        if lease is not None:
-            _log.error("%s", failure)
-        _complain(failure, starter)
-        return EXIT_FAILED
-    except Exception:
-        _log.exception("the supervisor has a defect; its children end with it")
-        raise
-    finally:
-        signals.close()
-
-
-def _complain(failure: HpcserveError, starter: Starter) -> None:
-    """Says why there is no daemon: to the starter, and to whoever sees standard error."""
-    starter.report(DaemonReport(error=in_json(failure)))
-    with contextlib.suppress(OSError):
-        sys.stderr.write(f"{failure}\n")
-        sys.stderr.flush()
-
-
-def _wait(for_s: float, signals: Signals, starter: Starter) -> None:
-    attend(signals, starter, for_s)
-    if signals.stop or starter.gone:
-        raise _AskedToStop(signals.stop or starter.gone)
 
 
 class Supervisor:
@@ -391,7 +323,7 @@ class Supervisor:
         """Tells the world that nothing runs any more."""
         if self._failure is not None:
             _log.error("%s", self._failure)
-            _complain(self._failure, self._starter)
+            self._starter.complain(self._failure)
         if self._exit_code == EXIT_LEASE_LOST:
             return  # the record and the sockets may be the successor's
         for tidy in (self._publication.withdraw, self._remove_sockets, self._lease.release):

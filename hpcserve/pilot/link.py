@@ -4,6 +4,9 @@ What is said over it is decided in :mod:`hpcserve.pilot.agent`. libzmq's own rec
 that comes back may have moved, so the service record is read again before each attempt. Liveness is
 libzmq's own heartbeats and the socket monitor; nothing is inferred from silence. Where no connection comes about, the
 log says why within seconds.
+
+A daemon that stands still is connected to all the same, for its host's kernel accepts, and another one may take over
+meanwhile: so the handshake has little time.
 """
 
 from __future__ import annotations
@@ -33,8 +36,10 @@ from hpcserve.wire.record import ServiceRecord, decode_record
 
 _log = logging.getLogger(__name__)
 
-ATTEMPT_S = 15.0
-"""How long one attempt may take from the connection to the handshake, or to the answer to ENROL."""
+HANDSHAKE_S = 4.0
+"""How long a connection and its handshake may take: with a pause, far less than the daemon waits for its agents."""
+ENROL_S = 15.0
+"""How long the answer to ENROL may take, for which the batch scheduler is asked."""
 FIRST_RETRY_S = 0.1
 LONGEST_RETRY_S = 2.0
 KNOCK_AFTER_S = 1.0
@@ -111,7 +116,7 @@ class Link:
         self._due_s = clock()
         self._down_since_s: float | None = clock()
         self._address = self._host = ""
-        self._reached = False
+        self._reached = self._shaken = False
         self._knock = Knock(watch, clock, self._tell_obstacle)
         self._knock_s: float | None = None
         self._knocked_s = self._told_s = -math.inf
@@ -143,11 +148,11 @@ class Link:
         if self.due_s is None or now < self._due_s:
             return
         if self._socket is not None:
-            self._lost(f"no answer within {ATTEMPT_S:g} s")
+            self._lost(f"no answer within {ENROL_S if self._shaken else HANDSHAKE_S:g} s")
             return
         try:
             self._connect(decode_record(self._record.read_bytes(), str(self._record)))
-            self._due_s = now + ATTEMPT_S
+            self._due_s = now + HANDSHAKE_S
             self._knock_s = now + KNOCK_AFTER_S
         except FileNotFoundError:
             why = "the daemon is down, or this node does not see the site's shared_dir as the login node does"
@@ -173,16 +178,15 @@ class Link:
 
     def _connect(self, record: ServiceRecord) -> None:
         addresses = record.back if self._enrolled else record.admission
-        if not addresses:
-            raise ProtocolError(f"{self._record}: the service record lists no address")
         address = addresses[self._attempts % len(addresses)]
         self._address, self._host, self._reached = address, record.host, False
+        self._shaken = False
         dealer = self._context.socket(zmq.DEALER)
         self._socket = dealer
         dealer.setsockopt(zmq.IPV6, "[" in address)
         dealer.setsockopt(zmq.LINGER, 0)
         dealer.setsockopt(zmq.RECONNECT_IVL, -1)
-        dealer.setsockopt(zmq.CONNECT_TIMEOUT, round(ATTEMPT_S * 1000))
+        dealer.setsockopt(zmq.CONNECT_TIMEOUT, round(HANDSHAKE_S * 1000))
         dealer.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_IVL_MS)
         dealer.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
         dealer.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
@@ -229,6 +233,8 @@ class Link:
                 self._denied = 0
                 self._down_since_s = None
                 self._ears.up()
+            else:
+                self._shaken, self._due_s = True, self._clock() + ENROL_S
 
     def _on_message(self) -> None:
         while self._socket is not None and self._socket.poll(0):

@@ -1,7 +1,9 @@
 """A replica's connection to the broker: one socket for one connection, a new one after each loss.
 
 What was under way on a lost connection is lost with it; the INVENTORY on the next one settles it. The
-service record is read anew each time, because the daemon may have moved (design §3a).
+service record is read anew each time, because the daemon may have moved (design §3a). One that stands still is
+connected to all the same, for its host's kernel accepts, and one whose host is gone never answers: so an attempt has
+little time.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ _MORE = zmq.SNDMORE | zmq.NOBLOCK
 plain_send: Callable[..., object] = PlainSocket.send
 plain_receive: Callable[..., Any] = PlainSocket.recv
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 2.0
+HANDSHAKE_MS = 4_000
+"""How long a connection and its handshake may take: with a pause, far less than a new broker waits for its replicas."""
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 3_000, 4_500  # the broker's own, more frequent ones reach us too
 
 _UP = zmq.Event.HANDSHAKE_SUCCEEDED
@@ -74,6 +78,7 @@ class Link:
         socket.set_hwm(0)
         socket.linger = 0
         socket.reconnect_ivl = -1
+        socket.connect_timeout = socket.handshake_ivl = HANDSHAKE_MS
         address = record.back_address(os.uname().nodename, _may_open)
         socket.ipv6 = "[" in address
         if not address.startswith("ipc:"):  # a Unix socket's connection ends with the broker, and not before

@@ -68,18 +68,26 @@ def decode_record(content: bytes, source: str) -> ServiceRecord:
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: not a service record: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ServiceUnavailable(
-            f"{source}: not a whole service record ({error}); the daemon writes it again if it runs, else: hpcserve up"
-        ) from error
-    return of_known_format(record, source)
+        raise _not_whole(source, str(error)) from error
+    return checked(record, source)
 
 
-def of_known_format(record: ServiceRecord, source: str) -> ServiceRecord:
-    """The record, if it says what its fields say here.
+def checked(record: ServiceRecord, source: str) -> ServiceRecord:
+    """The record, if it says what its fields say here, and says where each socket is.
 
     Raises:
+        ServiceUnavailable: An address is missing.
         ConfigError: It is of a later format.
     """
     if record.format != 1:
         raise ConfigError(f"{source}: service record format {record.format}; upgrade hpcserve to read it")
+    for name, addresses in (("admission", record.admission), ("front", record.front), ("back", record.back)):
+        if not addresses:
+            raise _not_whole(source, f"{name!r} lists no address")
     return record
+
+
+def _not_whole(source: str, why: str) -> ServiceUnavailable:
+    return ServiceUnavailable(
+        f"{source}: not a whole service record ({why}); the daemon writes it again if it runs, else: hpcserve up"
+    )

@@ -9,8 +9,8 @@ from pathlib import Path
 from hpcserve.config import load_site
 from hpcserve.core.restarts import Policy
 from hpcserve.daemon.plans import Plan, daemon_plans
+from hpcserve.daemon.run import run
 from hpcserve.daemon.starter import Starter
-from hpcserve.daemon.supervisor import run
 from hpcserve.daemon.timing import Timing
 
 CHILD = str(Path(__file__).with_name("daemon_child.py"))

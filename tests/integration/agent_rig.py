@@ -74,7 +74,7 @@ class FakeDaemon:
                     epoch=Epoch(1),
                     public_key=self.public,
                     admission=(f"tcp://{self.address}:{admission_port}",),
-                    front=(),
+                    front=(f"tcp://{self.address}:{back_port}",),
                     back=(f"tcp://{self.address}:{back_port}",),
                     software="test",
                 )

@@ -1,7 +1,7 @@
 """A daemon stands still with its connections up, and another one takes its place: everybody goes over to that.
 
 Both are on this host. So that the one which is stopped cannot be seen to live, as if its host were another, its lease
-is rewritten.
+is rewritten, and which processes it has is forgotten.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ import pytest
 from hpcserve import AsyncClient, Client
 from hpcserve.client.outputs import Outputs
 from hpcserve.client.services import Service
-from hpcserve.config import Recovery
+from hpcserve.config import Recovery, runtime_dir
 from hpcserve.core.lease import Lease
+from hpcserve.daemon import processes
 from tests.integration.conftest import NewDaemon
 from tests.integration.daemon_tree import SERVABLES, Daemon, is_alive, status, until
 from tests.integration.sshd import sshd_in
@@ -37,10 +38,9 @@ PARTS = ("supervisor", "broker", "controller", "admission")
 
 @pytest.fixture
 def daemon(new_daemon: NewDaemon) -> Daemon:
-    """Its peers reach it by TCP, as those on other hosts do. On a busy machine, too, nobody is given up meanwhile."""
-    patience = dict.fromkeys(("recovery_grace_s", "hang_grace_s", "unreachable_s"), WITHIN_S / 2)
-    patience["session_linger_s"] = Recovery().session_linger_s
-    return new_daemon(network={"unix_sockets": False}, recovery=patience, pilots={"orphan_s": 2 * WITHIN_S}).up()
+    """Its peers reach it by TCP, as those on other hosts do, and are waited for as long as everywhere."""
+    own = {name: getattr(Recovery(), name) for name in ("recovery_grace_s", "session_linger_s", "unreachable_s")}
+    return new_daemon(network={"unix_sockets": False}, recovery=own).up()
 
 
 @pytest.fixture
@@ -55,6 +55,7 @@ def stopped(daemon: Daemon) -> Iterator[Callable[[], list[int]]]:
         (lease,) = daemon.shared.glob("lease-*.json")
         held = msgspec.json.decode(lease.read_bytes(), type=Lease)
         lease.write_bytes(msgspec.json.encode(msgspec.structs.replace(held, host="another", boot="another")))
+        (runtime_dir(daemon.state) / processes.FILE).unlink()
         return pids
 
     yield stop

@@ -20,7 +20,7 @@ from hpcserve.config import runtime_dir
 from hpcserve.wire.frames import encode
 from hpcserve.wire.messages import Ack
 from hpcserve.wire.record import ServiceRecord, decode_record
-from tests.integration.daemon_tree import EXAMPLES, Daemon, until
+from tests.integration.daemon_tree import EXAMPLES, Daemon, is_alive, until
 
 
 def tcp_connections(pid: int) -> int:
@@ -94,3 +94,28 @@ def test_a_new_broker_has_the_files_of_the_killed_one(new_daemon: Callable[..., 
     daemon.kill("broker")
     until(lambda: record_of(daemon).epoch > known.epoch, "a record of the new broker")
     assert serves(daemon) == (0, 0)
+
+
+def test_a_stopped_broker_whose_supervisor_was_killed_keeps_nobody(new_daemon: Callable[..., Daemon]) -> None:
+    daemon = new_daemon().up()
+    rival = daemon.rival()
+    with contextlib.ExitStack() as stack:
+        stack.callback(rival.end)
+        client = stack.enter_context(daemon.client(timeout_s=120.0))
+        daemon.deploy(client, EXAMPLES / "echo")
+        replicas = daemon.replica_pids(client, "echo")
+        stopped = daemon.pid_of("broker")
+        stack.callback(end, stopped)
+        os.kill(stopped, signal.SIGSTOP)
+        daemon.kill("supervisor")
+        rival.up()
+        assert not is_alive(stopped)
+        x = np.arange(64, dtype=np.float32)
+        assert client.infer("echo.echo", x)["x"].tolist() == x.tolist()
+        assert daemon.replica_pids(client, "echo") == replicas, "they have gone over, and are the same"
+
+
+def end(pid: int) -> None:
+    """Kills what a failed test has left stopped."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

@@ -135,6 +135,7 @@ class Controller:
                 self.fleet.shaped(pilot, Shape(submitted.nodes, submitted.walltime_s))
             self.agents.awaited.add(pilot)
         self._part(farewell.read(self.site.state_dir) or self._unbidden)
+        self._began = time.monotonic()  # before this nobody could come
 
     @property
     def goes_down(self) -> bool:

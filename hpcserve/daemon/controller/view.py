@@ -8,9 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from pathlib import Path
-
-import msgspec
 
 import hpcserve
 from hpcserve.core.capacity import lack_of_room
@@ -18,9 +15,9 @@ from hpcserve.core.fleetbook import FleetPilot, FleetReplica
 from hpcserve.core.outlook import Queued, awaited, credible, plan_in_words, soonest_s
 from hpcserve.core.rollout import FleetDeployment
 from hpcserve.core.spans import span
+from hpcserve.daemon import processes
 from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.plan import failure, serving
-from hpcserve.daemon.launch import PROCESSES
 from hpcserve.errors import ServiceUnavailable
 from hpcserve.registry.rows import DeploymentRow, ServableRow
 from hpcserve.registry.store import Store
@@ -47,7 +44,7 @@ async def status_of(controller: Controller) -> Status:
         software=f"hpcserve {hpcserve.__version__}",
         epoch=stats.epoch,
         uptime_s=time.monotonic() - _STARTED,
-        processes=_processes(controller.runtime_dir / PROCESSES),
+        processes=processes.noted(controller.runtime_dir) or {"controller": os.getpid()},
         sessions=stats.sessions,
         requests=stats.requests,
         answered=stats.answered,
@@ -62,14 +59,6 @@ async def status_of(controller: Controller) -> Status:
         losses=controller.losses.views,
         trouble=controller.fence.trouble,
     )
-
-
-def _processes(path: Path) -> dict[str, int]:
-    """The process ids that the supervisor wrote down."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, int])
-    except (OSError, msgspec.MsgspecError):
-        return {"controller": os.getpid()}  # the supervisor says in its log why it could not write it
 
 
 async def _servables(controller: Controller) -> Iterable[ServableView]:

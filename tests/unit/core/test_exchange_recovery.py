@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 
 from hpcserve.core import actions as act
+from hpcserve.core.exchange import Exchange
 from hpcserve.core.ledger import State
+from hpcserve.core.silence import LONGEST_S
 from hpcserve.errors import (
     InvalidInput,
     OutcomeUnknown,
 )
 from hpcserve.types import Counter, SessionId
-from tests.unit.core.exchange_desk import Desk
+from tests.unit.core.exchange_desk import LIMITS, Desk
 
 
 @pytest.fixture
@@ -328,3 +330,20 @@ def test_a_replica_off_the_roster_is_not_listened_to(desk: Desk) -> None:
     assert desk.given() == []
     desk.inventory("a", connection=b"a2")
     assert desk.given() == [("a2", 1)]
+
+
+def test_a_client_that_looks_seldom_for_a_new_broker_finds_what_its_replica_holds() -> None:
+    """Though clients that were here are soon forgotten when they go."""
+    desk = Desk(Exchange(LIMITS._replace(session_linger_s=2.0), 0.0))
+    desk.serve("a")
+    key, gone = (SessionId(b"c"), Counter(1)), (SessionId(b"d"), Counter(1))
+    desk.inventory("a", finished=(key, gone))
+    desk.client("d", 1)
+    desk.exchange.client_gone(b"d", desk.now)
+    desk.now = LONGEST_S + 5.0  # a look, and then to connect
+    desk.exchange.tick(desk.now)
+    desk.exchange.flush()
+    assert desk.took(act.Release) == [act.Release(b"a", (gone,))]
+    desk.took(act.Fetch)
+    desk.client("c", 1)
+    assert desk.took(act.Fetch) == [act.Fetch(b"a", (key,))]

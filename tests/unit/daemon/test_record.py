@@ -56,6 +56,13 @@ def test_half_a_record_is_no_wrong_record_and_may_be_whole_soon(damage: Callable
         decode_record(damage(encode_record(RECORD)), "FILE")
 
 
+@pytest.mark.parametrize("socket", ["admission", "front", "back"])
+def test_a_record_without_an_address_is_none_yet(socket: str) -> None:
+    record = msgspec.structs.replace(RECORD, **{socket: ()})
+    with pytest.raises(ServiceUnavailable, match=rf"FILE: not a whole .*'{socket}' lists no address.*hpcserve up"):
+        decode_record(encode_record(record), "FILE")
+
+
 @pytest.mark.parametrize("other", [b'{"a": 1}', b"[]", encode_record(RECORD).replace(b'"format": 1', b'"format": 2')])
 def test_something_else_is_no_record(other: bytes) -> None:
     with pytest.raises(ConfigError, match="FILE: "):
