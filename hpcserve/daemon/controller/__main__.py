@@ -67,7 +67,7 @@ async def _run(site: Site, start: ChildStart) -> int:
         asyncio.get_running_loop().add_signal_handler(number, controller.stop.set)
     succession = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, succession.set)
-    succeeding = asyncio.create_task(_succeed(controller, start.placed, succession))
+    succeeding = asyncio.create_task(_succeed(controller, fence, start.placed, succession))
     report_ready(start, {})  # from now on it may be told to end
     await asyncio.wait({parent, listening, working, fenced_off}, return_when=asyncio.FIRST_COMPLETED)
     if fenced_off.done() and not parent.done():
@@ -103,17 +103,20 @@ async def _end_the_daemon(supervisor: int, parent: asyncio.Task[None], within_s:
         await parent
 
 
-async def _succeed(controller: Controller, placed: str, asked: asyncio.Event) -> None:
+async def _succeed(controller: Controller, fence: Fence, placed: str, asked: asyncio.Event) -> None:
     """When the job that the daemon runs in is about to end: submits the next one, and makes room for it.
 
     Until that is done the daemon goes on, and what ends the job leaves the pilots. One that was told to go down has no
-    successor.
+    successor, nor has one that has lost its lease: who holds it has its own.
     """
     await asked.wait()
     if not placed:
         _log.warning("SIGUSR1 is ignored: this daemon does not run in a job")
         return
-    while not controller.goes_down:
+    while True:
+        await fence.passed()
+        if controller.goes_down:
+            return
         try:
             job = await placement.submit(controller.site, placed)
         except HpcserveError as error:
