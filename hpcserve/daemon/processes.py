@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from hpcserve.auth import private
-from hpcserve.cluster.processes import boot_id, pid_namespace, signal_group, start_time
+from hpcserve.cluster.processes import boot_id, is_stopped, pid_namespace, signal_group, start_time
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +65,11 @@ def running(runtime_dir: Path) -> dict[str, int]:
     if found is None or (found.boot, found.namespace) != (boot_id(), pid_namespace()):
         return {}
     return {name: each.pid for name, each in found.processes.items() if start_time(each.pid) == each.started}
+
+
+def stopped(runtime_dir: Path) -> dict[str, int]:
+    """Those that run on this host and stand still, since somebody has sent them SIGSTOP."""
+    return {name: pid for name, pid in running(runtime_dir).items() if is_stopped(pid)}
 
 
 def end_left(runtime_dir: Path) -> None:

@@ -15,7 +15,6 @@ from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.fence import Fence
 from hpcserve.errors import SchedulerError
 
-
 EPOCH, EVERY_S = 3, 0.01
 
 
