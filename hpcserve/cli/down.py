@@ -176,23 +176,31 @@ def _ask(daemon: Leaving, pilots: Pilots, until: float) -> GoingDown | None:
 
 
 def _called(daemon: Leaving, pilots: Pilots, until: float) -> GoingDown | None:
-    """The answer of the daemon; None: it has ended meanwhile, since somebody else had told it to."""
+    """The answer of the daemon; None: it has ended meanwhile, since somebody else had told it to.
+
+    One that is silent is asked again, by the same client: by ssh each would log in. But one that may be told by a
+    signal is asked once.
+
+    Raises:
+        ServiceUnavailable: It cannot be reached, refuses, or stays silent.
+    """
     from hpcserve.client import Client
-    from hpcserve.errors import DeadlineExceeded
+    from hpcserve.errors import ServiceUnavailable
     from hpcserve.wire.admin import Down, GoingDown
 
-    while True:
-        left_s = until - time.monotonic()
-        try:
-            with Client(daemon.service) as client:
-                return client.call(
-                    "down", Down(pilots=pilots.value), GoingDown, timeout_s=max(LOOK_S, min(ASK_S, left_s))
-                )
-        except DeadlineExceeded:
-            if not daemon.stands():
-                return None
-            if left_s <= ASK_S:
-                raise
+    may_signal = daemon.is_here and pilots is Pilots.CANCEL
+    with Client(daemon.service) as client:
+        while True:
+            asked = time.monotonic()
+            patience_s = max(LOOK_S, min(ASK_S, until - asked))
+            try:
+                return client.call("down", Down(pilots=pilots.value), GoingDown, timeout_s=patience_s)
+            except ServiceUnavailable:
+                now = time.monotonic()
+                if may_signal or now < asked + patience_s or now >= until:
+                    raise
+                if not daemon.stands():
+                    return None
 
 
 def _down_without_record(

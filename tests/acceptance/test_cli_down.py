@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,9 +119,14 @@ def test_a_drain_is_given_up_by_down(user: User, tmp_path: Path) -> None:
 
 def test_a_daemon_that_cannot_be_asked_to_is_left_alone(user: User) -> None:
     away = user.record.with_name("away.json")
-    user.record.rename(away)
-    for pilots in ("keep", "drain"):
-        said = user.fails(NO_ANSWER, "down", "--site", "local", "--pilots", pilots)
-        assert f"cannot be asked to {pilots} its pilots" in said
-    away.rename(user.record)
+    supervisor = user.status()["processes"]["supervisor"]
+    os.kill(supervisor, signal.SIGSTOP)  # or it would soon write the record again
+    try:
+        user.record.rename(away)
+        for pilots in ("keep", "drain"):
+            said = user.fails(NO_ANSWER, "down", "--site", "local", "--pilots", pilots)
+            assert f"cannot be asked to {pilots} its pilots" in said
+        away.rename(user.record)
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
     assert len(replica_pids(user)) == 2

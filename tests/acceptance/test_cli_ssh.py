@@ -14,7 +14,7 @@ import psutil  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from hpcserve import examples
-from hpcserve.cli.down import LOOK_BY_SSH_S
+from hpcserve.cli.down import ASK_S, LOOK_BY_SSH_S
 from hpcserve.wire.record import decode_record
 from tests.acceptance.newcomer import HPCSERVE, User, until, user_in
 from tests.integration.sshd import Sshd, sshd_in
@@ -124,6 +124,24 @@ def test_down_by_ssh_waits_until_the_daemon_is_gone_and_logs_in_no_more_for_that
     finally:
         with contextlib.suppress(psutil.NoSuchProcess):
             supervisor.resume()
+        serving.ok("up", "--detach")
+
+
+def test_down_by_ssh_asks_a_daemon_that_does_not_answer_by_one_login(known: User, serving: User, sshd: Sshd) -> None:
+    controller = psutil.Process(serving.status()["processes"]["controller"])
+    logins = sshd.logins
+    try:
+        controller.suspend()
+        down = known.start("--service", sshd.address(), "down")
+        with pytest.raises(subprocess.TimeoutExpired):
+            down.wait(2 * ASK_S + 1.0)
+        controller.resume()
+        said, _ = down.communicate(timeout=60)
+        assert said.endswith(" is down\n")
+        assert sshd.logins - logins == 2, "one to read the record as often as need be, one to call the daemon"
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            controller.resume()
         serving.ok("up", "--detach")
 
 
