@@ -3,7 +3,7 @@
 The daemon's part that speaks with Slurm is the real one, with the settings of the shipped site ``slurm``, and pilots
 that may be shorter: before each submission Slurm is asked which shape would start when. Slurm, the agents and the time
 are simulated. Counts depend on no machine. An outage begins at several moments between two polls, and with everything
-under way that asks most; the worst of them counts.
+under way that asks most; the worst of them counts. ``hpcserve up`` waits for the job of a daemon by its own code.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.simulated_daemon import Daemon
+from benchmarks.simulated_daemon import Daemon, scheduler_of, site_of
 from benchmarks.simulated_slurm import GUESS, Slurm
 from benchmarks.simulated_time import simulated, until
+from hpcserve.cli import placed
+from hpcserve.daemon.placement import daemon_job
 
 T = TypeVar("T")
 
@@ -30,6 +32,7 @@ SETTLED_S = 1200.0
 MOST = {
     "running_hour": 400,
     "idle_hour": 30,
+    "up_waits_hour": 400,
     "outage_worst": 12,
     "lost": 0,
     "submitted_twice": 0,
@@ -67,6 +70,7 @@ def _counted(kind: str, offsets_s: Sequence[float]) -> dict[str, Any]:
     return {
         "running_hour": running_hour(kind),
         "idle_hour": idle_hour(kind),
+        "up_waits_hour": up_waits_hour(kind),
         "outage": {event: max(each.asked for each in several) for event, several in outages.items()},
         "outage_worst": max(each.asked for each in every),
         "lost": sum(each.lost for each in every),
@@ -129,6 +133,26 @@ def idle_hour(kind: str) -> int:
         return slurm.count(began_s, time.monotonic()).total()
 
     return played(slurm, kind, scene)
+
+
+def up_waits_hour(kind: str) -> int:
+    """Questions in an hour in which ``hpcserve up`` waits for the job of a daemon, which waits in the queue."""
+    slurm = Slurm(wait_s=2 * HOUR_S)
+
+    async def play() -> int:
+        with tempfile.TemporaryDirectory() as place:
+            site = site_of(Path(place))
+            scheduler = scheduler_of(site, slurm, kind)
+            job = await scheduler.submit(daemon_job(site, site.name))
+            began_s = time.monotonic()
+            waiting = asyncio.create_task(placed.until_ready(site, scheduler, job, None, was_there=False))
+            await asyncio.sleep(HOUR_S)
+            assert not waiting.done()
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            return slurm.count(began_s, time.monotonic()).total()
+
+    return simulated(play)
 
 
 def flapping_hour(kind: str) -> dict[str, int]:

@@ -68,6 +68,18 @@ def site_of(place: Path) -> Site:
     return msgspec.structs.replace(found, state_dir=place / "state", shared_dir=place / "shared", pilots=pilots)
 
 
+def scheduler_of(site: Site, slurm: Slurm, kind: str) -> SlurmScheduler:
+    """The site's scheduler, over a counted Slurm: ``commands`` or ``pyslurm``."""
+    return SlurmScheduler(
+        transport(slurm, kind),
+        render=lambda _, name: f"#!/bin/sh\n#SBATCH --job-name={name}\n",
+        clock=time.monotonic,
+        poll_s=site.scheduler.poll_s,
+        poll_max_s=site.scheduler.poll_max_s,
+        estimate=SlurmEstimate(CountedCommands(slurm)).starts_at,
+    )
+
+
 class Daemon:
     """Scheduling, pilots, fates and the fleet's books, over a counted Slurm.
 
@@ -81,14 +93,7 @@ class Daemon:
         self.site = site_of(place)
         self.slurm = slurm
         limits = self.site.scheduler
-        scheduler = SlurmScheduler(
-            transport(slurm, kind),
-            render=lambda _, name: f"#!/bin/sh\n#SBATCH --job-name={name}\n",
-            clock=time.monotonic,
-            poll_s=limits.poll_s,
-            poll_max_s=limits.poll_max_s,
-            estimate=SlurmEstimate(CountedCommands(slurm)).starts_at,
-        )
+        scheduler = scheduler_of(self.site, slurm, kind)
         self._storage = Storage()
         self.fleet = fleet_of(self.site)
         bucket = bucket_of(self.site)

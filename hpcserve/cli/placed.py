@@ -13,13 +13,15 @@ import typer
 from hpcserve.cli.terminal import note, waiting
 
 if TYPE_CHECKING:
+    from hpcserve.cluster.one_job import OneJob
     from hpcserve.cluster.seam import JobId, JobState, Scheduler
     from hpcserve.config import Site
     from hpcserve.wire.record import ServiceRecord
 
-POLL_S = 2.0
+LOOK_S = 2.0
+"""Files are looked at so often. How often the scheduler is asked, the site says."""
 STAY_S = 30.0
-"""Who merely stays asks the scheduler seldom whether the job has ended."""
+"""Who merely stays looks so seldom."""
 LATE_S = 20.0
 """The record of a daemon may be seen so long after its job was seen to end: files come late on network file systems."""
 DOWN_S = 60.0
@@ -97,7 +99,7 @@ async def _brought_up(site: Site, option: str) -> tuple[JobId, ServiceRecord]:
         note(f"the daemon of site {site.name} is job {job}{', which is there already' if there else ''}")
         ready = False
         try:
-            record = await _ready(site, scheduler, job, before, was_there=bool(there))
+            record = await until_ready(site, scheduler, job, before, was_there=bool(there))
             ready = True
         finally:
             if not ready and not there:
@@ -107,7 +109,7 @@ async def _brought_up(site: Site, option: str) -> tuple[JobId, ServiceRecord]:
         await scheduler.close()
 
 
-async def _ready(
+async def until_ready(
     site: Site, scheduler: Scheduler, job: JobId, before: ServiceRecord | None, *, was_there: bool
 ) -> ServiceRecord:
     """The record of the daemon in the job; says meanwhile what it waits for.
@@ -118,18 +120,26 @@ async def _ready(
         job: The job.
         before: The record as it was before; a daemon that was killed leaves its own behind.
         was_there: Whether the job is older than ``before``, which may be its daemon's then.
+
+    Raises:
+        HpcserveError: The job ended before.
     """
+    from hpcserve.cluster.one_job import OneJob
     from hpcserve.errors import HpcserveError
 
     printed_bytes = _printed_bytes(site)
+    watched, seen = OneJob(site, scheduler, job), (before, printed_bytes)
     told = ""
     ended_s: float | None = None
     while True:
-        state = await _state(scheduler, job)
-        record = _record(site)
+        state = await watched.look()
+        record, now_printed = _record(site), _printed_bytes(site)
+        if (record, now_printed) != seen:  # it starts, or has ended, whatever was told of it last
+            seen = (record, now_printed)
+            watched.stir()
         # The same one again is that of a daemon which runs only if the scheduler says that the job runs there.
         is_news = record != before or (was_there and state.phase == "running" and bool(state.host))
-        if record is not None and is_news and _may_be_of(record, state):
+        if record is not None and is_news and _may_be_of(record, before, watched):
             return record
         if state.phase == "ended":
             ended_s = time.monotonic() if ended_s is None else ended_s
@@ -140,7 +150,7 @@ async def _ready(
         if now != told:
             told = now
             note(f"job {job} {now}")
-        await asyncio.sleep(min(POLL_S, site.scheduler.poll_s))
+        await asyncio.sleep(_look_s(site))
 
 
 async def _cancelled(scheduler: Scheduler, job: JobId) -> None:
@@ -174,8 +184,19 @@ def _last_line(site: Site, after_bytes: int) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def _may_be_of(record: ServiceRecord, state: JobState) -> bool:
+def _look_s(site: Site) -> float:
+    """So often files are looked at."""
+    return min(LOOK_S, site.scheduler.poll_s)
+
+
+def _may_be_of(record: ServiceRecord, before: ServiceRecord | None, job: OneJob) -> bool:
     """Whether the record may be that of the daemon in the job; some nodes call themselves by their whole name."""
+    from hpcserve.core.lease import lease_epoch
+
+    state = job.state
+    if state.phase == "queued" and job.is_stale:
+        # It may run by now. Of the jobs of a service one begins at a time, so whoever has taken the lease since is it.
+        return before is None or lease_epoch(record.epoch) > lease_epoch(before.epoch)
     same = not state.host or record.host.partition(".")[0] == state.host.partition(".")[0]
     return same and state.phase in ("running", "unknown")
 
@@ -187,16 +208,6 @@ def _in_words(state: JobState) -> str:
         return f"runs on {state.host}" if state.host else "runs"
     guess = "" if state.starts_in_s is None else f" (expected to start in {span(state.starts_in_s)})"
     return f"is {state.phase}{f': {state.cause}' if state.cause else ''}{guess}"
-
-
-async def _state(scheduler: Scheduler, job: JobId) -> JobState:
-    from hpcserve.cluster.seam import JobState
-    from hpcserve.errors import SchedulerError
-
-    try:
-        return (await scheduler.poll([job]))[job]
-    except SchedulerError as error:
-        return JobState(phase="unknown", cause=error.message)
 
 
 async def _living(site: Site, scheduler: Scheduler) -> Mapping[JobId, JobState]:
@@ -226,24 +237,29 @@ async def _taken_back(site: Site) -> list[JobId]:
 
 async def _let_start(site: Site, scheduler: Scheduler, job: JobId) -> None:
     """A daemon that is about to start can be asked soon; cancelled now, it would leave its pilots."""
-    until_s = time.monotonic() + DOWN_S
+    from hpcserve.cluster.one_job import OneJob
+
+    watched, until_s = OneJob(site, scheduler, job), time.monotonic() + DOWN_S
     while _record(site) is None and time.monotonic() < until_s:
-        if (await _state(scheduler, job)).phase == "ended":
+        if (await watched.look()).phase == "ended":
             return
-        await asyncio.sleep(min(POLL_S, site.scheduler.poll_s))
+        await asyncio.sleep(_look_s(site))
 
 
 async def _over(site: Site, job: JobId, within_s: float | None) -> None:
+    from hpcserve.cluster.one_job import OneJob
     from hpcserve.daemon import placement
     from hpcserve.errors import DeadlineExceeded
 
     scheduler = placement.open_placing(site)
+    watched, record = OneJob(site, scheduler, job), _record(site)
     try:
         async with asyncio.timeout(within_s):
-            while True:
-                if (await _state(scheduler, job)).phase == "ended":
-                    return
-                await asyncio.sleep(POLL_S if within_s else max(STAY_S, site.scheduler.poll_s))
+            while (await watched.look()).phase != "ended":
+                await asyncio.sleep(_look_s(site) if within_s else STAY_S)
+                before, record = record, _record(site)
+                if record != before:
+                    watched.stir()
     except TimeoutError as error:
         raise DeadlineExceeded(f"job {job} of the daemon has not ended yet; wait for it with: hpcserve down") from error
     finally:

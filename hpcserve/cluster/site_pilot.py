@@ -16,8 +16,9 @@ import msgspec
 
 from hpcserve import __version__
 from hpcserve.cluster.evidence import no_python
+from hpcserve.cluster.one_job import OneJob
 from hpcserve.cluster.probe import Report
-from hpcserve.cluster.seam import JobId, JobState, PilotJob, Scheduler
+from hpcserve.cluster.seam import JobState, PilotJob, Scheduler
 from hpcserve.cluster.site_findings import Finding
 from hpcserve.config import Site
 from hpcserve.errors import HpcserveError, SchedulerError
@@ -27,7 +28,8 @@ TAG = "check"
 WALLTIME_S = 60.0
 LATE_S = 10.0
 """A file may be seen so long after the job's end: other nodes' files come late on network file systems."""
-_POLL_S = 2.0
+_LOOK_S = 2.0
+"""The report is looked for so often. How often the scheduler is asked, the site says."""
 _REMOVE_S = 0.1
 _LOG_LINES = 5
 
@@ -75,8 +77,9 @@ async def try_pilot(
     job = _job(site, PilotId(name), directory, look)
     try:
         submitted = await scheduler.submit(job)
-        poll_s = min(_POLL_S, site.scheduler.poll_s)
-        return await _wait(scheduler, submitted, directory, timeout_s=timeout_s, poll_s=poll_s, judged=judged)
+        look_s = min(_LOOK_S, site.scheduler.poll_s)
+        watched = OneJob(site, scheduler, submitted)
+        return await _wait(watched, directory, timeout_s=timeout_s, look_s=look_s, judged=judged)
     except HpcserveError as error:
         return [Finding("pilot", "failed", str(error))]
     finally:
@@ -126,19 +129,19 @@ def _log(directory: Path) -> Path:
 
 
 async def _wait(
-    scheduler: Scheduler,
-    job: JobId,
+    job: OneJob,
     directory: Path,
     *,
     timeout_s: float,
-    poll_s: float,
+    look_s: float,
     judged: Callable[[Report], Iterable[Finding]],
 ) -> list[Finding]:
     began_s = time.monotonic()
     ended_s: float | None = None
     while True:
         # Asked at least once, also of a job that is quick: so the daemon will ask, and this answer is not empty.
-        state, unanswered = await _state(scheduler, job)
+        state = await job.look()
+        unanswered = [] if job.error is None else [Finding("queue", "failed", str(job.error))]
         report = read_report(directory)
         now_s = time.monotonic()
         if report is not None:
@@ -149,15 +152,9 @@ async def _wait(
                 return [Finding("pilot", "failed", died(state, _tail(directory)))]
         elif now_s - began_s >= timeout_s:
             return [*unanswered, Finding("pilot", "failed", late(state, timeout_s))]
-        await asyncio.sleep(poll_s)
-
-
-async def _state(scheduler: Scheduler, job: JobId) -> tuple[JobState, list[Finding]]:
-    """What the scheduler says of the job, and what is to be said of the scheduler if it says nothing."""
-    try:
-        return (await scheduler.poll([job]))[job], []
-    except HpcserveError as error:
-        return JobState(phase="unknown", cause="the scheduler does not tell"), [Finding("queue", "failed", str(error))]
+        await asyncio.sleep(look_s)
+        if time.monotonic() - began_s >= timeout_s:  # what is to be said then is to be true
+            job.stir()
 
 
 def read_report(directory: Path) -> Report | None:

@@ -46,8 +46,9 @@ class SlurmScheduler:
         transport: How Slurm is asked.
         render: Makes the job script from the job and its name in Slurm.
         clock: Seconds, on a clock that is never set back.
-        poll_s: So often Slurm is asked at most.
-        poll_max_s: And so seldom at least, while somebody wants to know.
+        poll_s: A part of Slurm that gave no answer is left alone for so long at first, in seconds. How often one that
+            answers is asked, whoever asks decides: :mod:`hpcserve.core.polling`.
+        poll_max_s: And for no longer, however often it gave none.
         estimate: When a script's job would start, in seconds since 1970; None: nobody is asked.
     """
 

@@ -3,6 +3,7 @@
 from hpcserve.config.environment import cache_dir, expanded, home, runtime_dir, service_named, site_named
 from hpcserve.config.files import site_names, site_text
 from hpcserve.config.loading import load_site, read_site, variables_of
+from hpcserve.config.queues import own_queues
 from hpcserve.config.sections import (
     MIB,
     RETRY_S,
@@ -16,7 +17,6 @@ from hpcserve.config.sections import (
     Scheduler,
     Section,
     Site,
-    own_queues,
 )
 
 __all__ = [

@@ -7,7 +7,7 @@ on another one: it says only what differs.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import msgspec
 
 from hpcserve.config.environment import expanded, filled_in, home, site_named, variables_in
 from hpcserve.config.files import with_bases
+from hpcserve.config.queues import beyond
 from hpcserve.config.sections import Queue, Site
 from hpcserve.errors import ConfigError
 from hpcserve.sitefile import SiteFile, explained, merged, source_of
@@ -74,7 +75,7 @@ def _site(layers: Sequence[SiteFile]) -> Site:
             site = msgspec.convert(table, Site, dec_hook=_path)
     except msgspec.ValidationError as error:
         raise ConfigError(explained(layers, error, _fields)) from error
-    for field, queue, limit, told in _beyond(site):
+    for field, queue, limit, told in beyond(site):
         source, of = source_of(layers, field), source_of(layers, f"queues.{queue}.{limit}")
         where = "" if of == source else f" of {of}"
         raise ConfigError(f"{source}: {field}: {told} (queue {queue!r}{where})")
@@ -89,30 +90,6 @@ def variables_of(option: str | None) -> dict[str, str]:
     """
     paths = [str(layer.table.get(key, "")) for layer in with_bases(site_named(option)) for key in PATHS]
     return {"HPCSERVE_HOME": str(home())} | variables_in(paths)
-
-
-def _beyond(site: Site) -> Iterator[tuple[str, str, str, str]]:
-    """The fields of ``[pilots]`` that a queue does not allow, that queue, its limit, and what is wrong with each."""
-    pilots = site.pilots
-    for name in (pilots.partition, pilots.qos):
-        queue = site.queues.get(name)
-        if queue is None:
-            continue
-        most = {
-            "walltime_s": "max_walltime_s",
-            "nodes": "max_nodes",
-            "gpus_per_node": "gpus_per_node",
-        }
-        for field, limited_by in most.items():
-            value, limit = getattr(pilots, field), getattr(queue, limited_by)
-            if limit and value > limit:
-                yield f"pilots.{field}", name, limited_by, f"expected ≤ {limit:g}, got {value:g}"
-        for field in ("nodes", "min_nodes"):
-            nodes = getattr(pilots, field)
-            if nodes < queue.min_nodes and (nodes or field == "nodes"):
-                yield f"pilots.{field}", name, "min_nodes", f"expected ≥ {queue.min_nodes}, got {nodes}"
-        if queue.preempt and not pilots.requeue:
-            yield "pilots.requeue", name, "preempt", "expected true, since its jobs are preempted, got false"
 
 
 def _path(kind: type, value: object) -> object:

@@ -245,8 +245,3 @@ class Site(Section, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.daemon.placement == "job" and self.scheduler.kind == "local":
             raise ValueError("daemon.placement: 'job' needs a batch scheduler, and scheduler.kind is 'local'")
-
-
-def own_queues(site: Site) -> list[Queue]:
-    """The rules that hold for this site's pilots: those of their partition and of their QOS."""
-    return [site.queues[name] for name in (site.pilots.partition, site.pilots.qos) if name in site.queues]

@@ -157,6 +157,45 @@ def test_what_the_queue_does_not_allow_is_refused(tmp_path: Path, which: str, li
         config.load_site(site_file(tmp_path, QUEUE.format(which=which) + limit))
 
 
+DAEMON = """
+[scheduler]
+kind = "slurm"
+[daemon]
+placement = "{placement}"
+walltime_s = 7200
+{which} = "debug"
+[pilots]
+partition = "{pilots}"
+[queues.debug]
+"""
+
+
+@pytest.mark.parametrize("which", ["partition", "qos"])
+@pytest.mark.parametrize(
+    ("limit", "pilots", "told"),
+    [
+        ("max_walltime_s = 3600", "", "walltime_s: expected ≤ 3600, got 7200"),
+        ("min_nodes = 2", "", "WHICH: expected a queue for jobs of one node, and the fewest nodes here are 2; name"),
+        ("preempt = true", "", "WHICH: expected a queue whose jobs are not preempted, as nobody would begin"),
+        ("max_running = 1", "debug", "WHICH: the daemon's job is the one that max_running = 1 allows, which leaves"),
+        ("max_queued = 1", "debug", "WHICH: the daemon's job is the one that max_queued = 1 allows, which leaves"),
+    ],
+)
+def test_what_the_queue_of_the_daemon_does_not_allow_is_refused(
+    tmp_path: Path, which: str, limit: str, pilots: str, told: str
+) -> None:
+    text = DAEMON.format(placement="job", which=which, pilots=pilots) + limit
+    with pytest.raises(ConfigError, match=f"polaris.toml: daemon.{told.replace('WHICH', which)}.*queue 'debug'"):
+        config.load_site(site_file(tmp_path, text))
+    config.load_site(site_file(tmp_path, text.replace('"job"', '"login"').replace('"debug"', '"other"')))
+
+
+@pytest.mark.parametrize("limit", ["max_running = 1\nmax_queued = 1", "max_walltime_s = 7200\nmin_nodes = 1"])
+def test_a_daemon_whose_queue_allows_it_is_no_error(tmp_path: Path, limit: str) -> None:
+    text = DAEMON.format(placement="job", which="partition", pilots="batch") + limit
+    assert config.load_site(site_file(tmp_path, text)).daemon.walltime_s == 7200
+
+
 def test_a_limit_is_told_with_the_file_that_has_it(tmp_path: Path) -> None:
     site = site_file(tmp_path, 'base = "facility"\n[pilots]\npartition = "debug"\nwalltime_s = 3600\n')
     told = r"polaris.toml: pilots.walltime_s: expected ≤ 120, got 3600 \(queue 'debug' of site_configs/facility.toml\)$"

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.scaling_rpcs import EVENTS, KINDS, MOST, flapping_hour, full_hour, idle_hour, outage, running_hour
+from benchmarks.scaling_rpcs import (
+    EVENTS,
+    KINDS,
+    MOST,
+    flapping_hour,
+    full_hour,
+    idle_hour,
+    outage,
+    running_hour,
+    up_waits_hour,
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -15,6 +25,11 @@ def test_an_hour_with_one_running_pilot(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_hour_with_nothing_queued_or_running(kind: str) -> None:
     assert idle_hour(kind) <= MOST["idle_hour"] == 30
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_hour_in_which_up_waits_for_the_job_of_a_daemon(kind: str) -> None:
+    assert 0 < up_waits_hour(kind) <= MOST["up_waits_hour"] == 400
 
 
 @pytest.mark.parametrize("offset_s", [3.0, 61.0])

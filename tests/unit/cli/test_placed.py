@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from benchmarks.simulated_time import simulated
 from hpcserve.cli import placed
 from hpcserve.cluster.seam import JobId, JobState
+from hpcserve.config import Scheduler as SchedulerSettings
 from hpcserve.daemon.placement import NAME, tag_of
 from hpcserve.daemon.record import write_record
 from hpcserve.errors import HpcserveError
@@ -69,9 +73,8 @@ def brought_up(
     cluster.cancels_nothing = cancels_nothing
     if is_there:
         cluster.take(tag_of(lab), NAME)
-    monkeypatch.setattr(placed, "POLL_S", 0.0)
     monkeypatch.setattr("hpcserve.daemon.placement.open_placing", lambda _site: cluster)
-    return asyncio.run(placed._brought_up(lab, "local"))[1].pid
+    return simulated(lambda: placed._brought_up(lab, "local"))[1].pid
 
 
 @pytest.mark.parametrize("says", [[QUEUED, None, QUEUED, None, RUNS], [QUEUED, None, None], [QUEUED, RUNS, RUNS]])
@@ -102,3 +105,64 @@ def test_why_it_did_not_start_is_told_though_its_job_cannot_be_cancelled(
         brought_up(tmp_path, monkeypatch, is_there=False, says=says, cancels_nothing=cancels_nothing)
     told = "job 1 may begin all the same (scancel does not answer)" in capsys.readouterr().err
     assert told == cancels_nothing
+
+
+SLOW = SchedulerSettings(kind="slurm", poll_s=10.0, poll_max_s=120.0)
+
+
+class Asked(Cluster):
+    """Notes when it was asked about a job."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked_s: list[float] = []
+
+    async def poll(self, jobs: Collection[JobId]) -> Mapping[JobId, JobState]:
+        self.asked_s.append(time.monotonic())
+        return await super().poll(jobs)
+
+
+def waited(place: Path, record: ServiceRecord, *, appears_s: float, runs_s: float) -> tuple[float, list[float]]:
+    """When a daemon is taken for ready, and when the scheduler was asked; from the submission of its job on.
+
+    Args:
+        place: Where its files are.
+        record: What it writes.
+        appears_s: When it does.
+        runs_s: When the scheduler begins to tell that its job runs.
+    """
+    lab = msgspec.structs.replace(site(place), scheduler=SLOW)
+    lab.shared_dir.mkdir()
+    write_record(lab.shared_dir, STALE)
+
+    async def play() -> tuple[float, list[float]]:
+        cluster, began_s = Asked(), time.monotonic()
+        job = cluster.take(tag_of(lab), NAME, QUEUED)
+        ready = asyncio.create_task(placed.until_ready(lab, cluster, job, STALE, was_there=False))
+        for at_s in sorted((appears_s, runs_s)):
+            await asyncio.sleep(began_s + at_s - time.monotonic())
+            if at_s == appears_s:
+                write_record(lab.shared_dir, record)
+            else:
+                cluster.become(job, RUNS)
+        assert await ready == record
+        return time.monotonic() - began_s, [at_s - began_s for at_s in cluster.asked_s]
+
+    return simulated(play)
+
+
+def test_a_daemon_that_starts_is_seen_by_its_record_however_seldom_the_scheduler_is_asked(tmp_path: Path) -> None:
+    ready_s, asked_s = waited(tmp_path, FRESH, runs_s=1500.5, appears_s=1501.5)
+    assert ready_s - 1501.5 <= placed.LOOK_S
+    pauses = [later - sooner for sooner, later in itertools.pairwise(asked_s)]
+    assert min(pauses) >= SLOW.poll_s
+    assert max(pauses) == SLOW.poll_max_s
+    assert len(asked_s) < 20
+
+
+def test_a_record_that_proves_nothing_has_the_scheduler_asked_as_soon_as_the_site_allows(tmp_path: Path) -> None:
+    """A daemon that ends has written it, in the lease that it had before."""
+    again = msgspec.structs.replace(STALE, epoch=Epoch(STALE.epoch + 1))
+    ready_s, asked_s = waited(tmp_path, again, runs_s=1506.5, appears_s=1501.5)
+    assert 1501.5 < asked_s[-2] < 1506.5 < asked_s[-1] <= ready_s
+    assert ready_s - 1506.5 <= SLOW.poll_s + placed.LOOK_S

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from benchmarks.simulated_time import simulated
 from hpcserve import __version__
 from hpcserve.cluster.probe import Report
 from hpcserve.cluster.seam import JobId, JobState, PilotJob
 from hpcserve.cluster.site_pilot import Look, died, modest, reaches, try_pilot
-from hpcserve.config import load_site
+from hpcserve.config import Scheduler, load_site
 from hpcserve.errors import SchedulerError
 from hpcserve.types import PilotId
 
@@ -87,6 +90,49 @@ def test_a_scheduler_that_cannot_tell_of_the_job_fails_the_check(tmp_path: Path)
     assert (first.subject, first.outcome) == ("queue", "failed")
     assert first.told == "cannot read the answer of squeue about 1 job"
     assert {each.outcome for each in others} == {"ok"}
+
+
+class Queued(Slow):
+    """A scheduler that begins the job after so long; it reports, or ends without a word."""
+
+    def __init__(self, after_s: float, *, reports: bool) -> None:
+        super().__init__(hangs=False)
+        self.begins_s = time.monotonic() + after_s
+        self.reports = reports
+        self.asked_s: list[float] = []
+
+    async def submit(self, job: PilotJob) -> JobId:
+        if self.reports:
+            report = msgspec.json.encode(Report(host="n1", version=__version__, python="python"))
+            written = (job.directory / "report.json").write_bytes
+            asyncio.get_running_loop().call_at(self.begins_s, lambda: written(report))
+        return await super().submit(job)
+
+    async def poll(self, jobs: Collection[JobId]) -> Mapping[JobId, JobState]:
+        self.asked_s.append(time.monotonic())
+        ended = time.monotonic() >= self.begins_s
+        state = JobState(phase="ended", end="failed", cause="FAILED") if ended else JobState(phase="queued")
+        return dict.fromkeys(jobs, state)
+
+
+@pytest.mark.parametrize(("reports", "told"), [(True, "ran on n1"), (False, "it ended without a report: FAILED")])
+def test_while_a_trial_waits_the_scheduler_is_asked_no_more_often_than_the_site_allows(
+    tmp_path: Path, *, reports: bool, told: str
+) -> None:
+    slow = Scheduler(kind="slurm", poll_s=10.0, poll_max_s=120.0)
+    site = modest(msgspec.structs.replace(load_site("local"), shared_dir=tmp_path, scheduler=slow))
+
+    async def play() -> None:
+        scheduler = Queued(595.0, reports=reports)
+        first, *_ = await try_pilot(site, scheduler, Look([]), timeout_s=600.0, judged=reaches)
+        assert first.told.startswith(told)
+        if reports:
+            assert time.monotonic() - scheduler.begins_s <= 2.0, "the report is looked for all the time"
+        pauses = [later - sooner for sooner, later in itertools.pairwise(scheduler.asked_s)]
+        assert min(pauses) >= slow.poll_s
+        assert len(scheduler.asked_s) <= 10
+
+    simulated(play)
 
 
 @pytest.mark.parametrize(
