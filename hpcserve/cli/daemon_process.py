@@ -14,10 +14,10 @@ import sys
 import tempfile
 from types import FrameType
 
+from hpcserve.cli.stopping import STOPPED_BY, say_stopping
+from hpcserve.cli.terminal import note
 from hpcserve.errors import HpcserveError
 from hpcserve.wire.record import ServiceRecord
-
-STOPPED_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class DaemonProcess:
@@ -65,9 +65,10 @@ class DaemonProcess:
         from hpcserve.daemon.launch import DaemonReport, decode_line
 
         with open(self._ready, "rb") as pipe:
-            line = pipe.readline()
-        if line:
-            report = decode_line(line, DaemonReport)
+            report = None
+            while (line := pipe.readline()) and (report := decode_line(line, DaemonReport)).waits:
+                note(report.waits)
+        if line and report is not None:
             if report.error is not None:
                 self.wait()
                 raise report.error.as_exception()
@@ -136,6 +137,8 @@ class StopRequests:
                 signal.signal(number, handler)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
+        if not self.number:
+            say_stopping()
         self.number = self.number or number
         if self._daemon is not None:
             self._daemon.stop()

@@ -68,6 +68,7 @@ def _findings(name: str | None, site: Site, pilot_timeout_s: float | None) -> It
     if of_job is not None:
         yield of_job
     yield health.lease(site, published)
+    yield health.running(site, published)
     yield health.interface(site, published)
     yield health.ports(site, published)
     yield health.clock(site)
@@ -103,6 +104,7 @@ def _asked(site: Site) -> tuple[Status | None, Finding]:
     import time
 
     from hpcserve.client import Client
+    from hpcserve.client.engine import ASK_DOCTOR
     from hpcserve.client.services import Service
     from hpcserve.cluster.site_findings import Finding
     from hpcserve.errors import HpcserveError
@@ -114,7 +116,9 @@ def _asked(site: Site) -> tuple[Status | None, Finding]:
         with Client(Service(site.shared_dir / RECORD_NAME)) as client:
             status = client.call("status", AskStatus(), Status, timeout_s=ANSWER_S)
     except HpcserveError as error:
-        return None, Finding("daemon", "failed", f"{error.message}; look at: {site.shared_dir}/logs")
+        return None, Finding(
+            "daemon", "failed", f"{error.message.removesuffix(ASK_DOCTOR)}; look at: {site.shared_dir}/logs"
+        )
     told = f"it answered within {time.monotonic() - began_s:.1f} s: {len(status.deployments)} deployments, "
     return status, Finding("daemon", "ok", f"{told}{len(status.pilots)} pilots")
 

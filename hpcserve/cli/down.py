@@ -7,6 +7,7 @@ that runs in a job, those jobs that wait in the queue are cancelled first.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 import signal
@@ -18,11 +19,14 @@ import typer
 from hpcserve.cli.daemon_pids import is_daemon, noted_pid
 from hpcserve.cli.exits import OK
 from hpcserve.cli.leaving import Leaving
+from hpcserve.cli.left import tell_left_behind, tell_left_earlier
 from hpcserve.cli.options import options, seconds
 from hpcserve.cli.terminal import note, waiting
 from hpcserve.cli.up import SITE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from hpcserve.client.services import Service
     from hpcserve.errors import HpcserveError, ServiceUnavailable
     from hpcserve.wire.admin import GoingDown
@@ -81,7 +85,8 @@ def command(
 
 def _take_down(daemon: Leaving, pilots: Pilots, until: float) -> None:
     record = daemon.record
-    going = _ask(daemon, pilots, until)
+    with _told_if_interrupted("the daemon may not have been told yet, and then goes on; to end it: hpcserve down"):
+        going = _ask(daemon, pilots, until)
     if going is None:
         typer.echo(
             f"no daemon runs any more: pid {record.pid} of {record.host} ended without a word; "
@@ -91,11 +96,22 @@ def _take_down(daemon: Leaving, pilots: Pilots, until: float) -> None:
         return
     if going.trouble:
         note(f"its pilots, if it has any, may go on until they end by themselves: {going.trouble}")
-    with waiting("the daemon drains its pilots" if pilots is Pilots.DRAIN else "the daemon is going down"):
+    shown = "the daemon drains its pilots" if pilots is Pilots.DRAIN else "the daemon is going down"
+    again = "hpcserve down" + ("" if pilots is Pilots.CANCEL else f" --pilots {pilots.value}")
+    with _told_if_interrupted(f"{shown} all the same; to wait for it: {again}"), waiting(shown):
         _wait_gone(daemon, pilots, until)
     typer.echo(f"the daemon of site {record.site} on {record.host} is down")
     _tell_kept(going)
-    _tell_left_behind(daemon.service)
+    tell_left_behind(daemon.service)
+
+
+@contextlib.contextmanager
+def _told_if_interrupted(what: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        note(f"interrupted: {what}")
+        raise
 
 
 def _tell_kept(going: GoingDown) -> None:
@@ -125,28 +141,6 @@ def _take_back(service: Service, site: str | None) -> HpcserveError | None:
         note(f"whether a job of the daemon waits in the queue is not known ({error.message}); the daemon is asked")
         return error
     return None
-
-
-def _tell_left_behind(service: Service) -> None:
-    """Shows the pilots that may go on.
-
-    Raises:
-        SchedulerError: Pilots may go on, since the scheduler did not say that they have ended.
-    """
-    from hpcserve.daemon import leftovers
-    from hpcserve.errors import SchedulerError
-
-    left = leftovers.read(service.record.parent) if service.record is not None else ()
-    if not left:
-        return
-    for each in left:
-        typer.echo(f"{each.pilot}, job {each.job or 'of unknown number'}, may go on: {each.cause}", err=True)
-    jobs = " ".join(each.job for each in left if each.job)
-    raise SchedulerError(
-        f"the batch scheduler did not confirm the end of {len(left)} pilot(s), which end by themselves after "
-        "pilots.orphan_s once they run; to end them when it answers again: hpcserve up, then hpcserve down"
-        + (f"; or cancel the jobs yourself: {jobs}" if jobs else "")
-    )
 
 
 def _ask(daemon: Leaving, pilots: Pilots, until: float) -> GoingDown | None:
@@ -221,6 +215,8 @@ def _down_without_record(
         raise why
     if pid is None:
         typer.echo(f"no daemon runs (no service record at {service.record})")
+        if own:
+            tell_left_earlier(found)
         return
     if pilots is not Pilots.CANCEL:
         raise ServiceUnavailable(
@@ -235,6 +231,7 @@ def _down_without_record(
                 raise DeadlineExceeded(f"the daemon (pid {pid}) is still going down; wait for it with: hpcserve down")
             time.sleep(LOOK_S)
     typer.echo(f"the daemon of site {found.name} is down (pid {pid}; there was no service record at {service.record})")
+    tell_left_behind(service)
 
 
 def _wait_gone(daemon: Leaving, pilots: Pilots, until: float) -> None:
@@ -248,6 +245,7 @@ def _wait_gone(daemon: Leaving, pilots: Pilots, until: float) -> None:
             raise DeadlineExceeded(
                 f"the daemon (pid {record.pid} on {record.host}) is still going down; wait for it with: hpcserve down"
             )
+        daemon.rouse()
         time.sleep(LOOK_S if daemon.service.record is not None else LOOK_BY_SSH_S)
 
 

@@ -8,6 +8,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from hpcserve.cli.daemon_pids import is_daemon
+from hpcserve.cli.terminal import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +42,17 @@ class Leaving:
         if not self.lives():
             return False
         os.kill(self.record.pid, signal.SIGTERM)
+        self.rouse()
         return True
+
+    def rouse(self) -> None:
+        """Its supervisor, which is here and is to go down, goes on if somebody has stopped it."""
+        from hpcserve.cluster.processes import is_stopped
+
+        pid = self.record.pid
+        if self.is_here and self.lives() and is_stopped(pid):
+            note(f"the daemon (pid {pid}) was stopped by somebody (SIGSTOP); it is told to go on")
+            os.kill(pid, signal.SIGCONT)
 
     def stands(self) -> bool:
         """Whether the record is still this daemon's. One that was killed meanwhile leaves it behind.

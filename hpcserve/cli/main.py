@@ -12,6 +12,10 @@ import sys
 INTERRUPTED = 130
 READER_GONE = 141
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hpcserve.errors import HpcserveError
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line.
@@ -60,10 +64,25 @@ def _run(argv: list[str]) -> int:
         if isinstance(error, OutputLost):
             discard_output()
         show_error(in_full(error), debug=options.debug)
+        _tell_of_stopped(error, options.service)
         return exit_code(error)
     except Exception as error:  # noqa: BLE001 (whatever it is, the user gets one line)
         return _unexpected(error, debug=options.debug)
     return code if isinstance(code, int) else 0
+
+
+def _tell_of_stopped(error: HpcserveError, service: str | None) -> None:
+    """Where nobody answers in time, and that may be since processes of the daemon stand still: what to do."""
+    from hpcserve.errors import DeadlineExceeded, ServiceUnavailable
+
+    if not isinstance(error, DeadlineExceeded | ServiceUnavailable):
+        return
+    from hpcserve.cli.daemon_pids import standstill_in_words
+    from hpcserve.cli.terminal import note
+
+    told = standstill_in_words(service)
+    if told:
+        note(told)
 
 
 def _unexpected(error: Exception, *, debug: bool) -> int:

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpcserve.cli.options import open_client, seconds
+from hpcserve.cli.terminal import note
 
 if TYPE_CHECKING:
     from hpcserve.client import Client
     from hpcserve.servable.manifest import MethodSpec
+
+DESCRIBE_S = 5.0
+"""So long a call whose inputs need no declaration waits for it."""
 
 
 def command(
@@ -41,12 +45,13 @@ def command(
     values = _parameters(parameters or [])
     with open_client(ctx) as client:
         given = read_inputs(inputs or [], most_bytes=client.session_bytes)
-        method = declared(client, target)
-        if method.stream and output is not None:
-            check_items_output(output)
-        if needs_declaration(given):
+        needed = needs_declaration(given)
+        method = declared(client, target) if needed else _declared_if_told(client, target)
+        if needed and method is not None:
             given = from_json(given, method)
-        if method.stream:
+        if method is not None and method.stream:
+            if output is not None:
+                check_items_output(output)
             with client.stream(target, given, parameters=values, timeout_s=timeout) as items:
                 write_items(items, output)
             return
@@ -57,10 +62,22 @@ def command(
         write(answer, output)
 
 
-def declared(client: Client, target: str) -> MethodSpec:
+def _declared_if_told(client: Client, target: str) -> MethodSpec | None:
+    """What the method declares; None where the controller does not answer, without which a request can be answered."""
+    from hpcserve.errors import ServiceUnavailable
+
+    try:
+        return declared(client, target, timeout_s=DESCRIBE_S)
+    except ServiceUnavailable as error:
+        note(f"{error}; {target} is called all the same, as a method that answers once")
+        return None
+
+
+def declared(client: Client, target: str, *, timeout_s: float = 30.0) -> MethodSpec:
     """What the method of ``target`` declares.
 
     Raises:
+        ServiceUnavailable: The controller does not answer.
         UnknownEndpoint: There is no such endpoint.
         UnknownMethod: The servable has no such method, or several and none is named.
     """
@@ -71,7 +88,7 @@ def declared(client: Client, target: str) -> MethodSpec:
     from hpcserve.wire.admin import Describe, Described
 
     endpoint, _, method = target.partition(".")
-    described = client.call("describe", Describe(endpoint=endpoint), Described)
+    described = client.call("describe", Describe(endpoint=endpoint), Described, timeout_s=timeout_s)
     manifest = from_json(msgspec.json.encode(described.manifest))
     method = method or default_method(manifest)
     if not method:

@@ -28,6 +28,7 @@ SHORT = 12
 """So much of a version is shown: enough to name it by."""
 LAST_WORDS = 12
 """Most lines of the traceback, or of the log, of a replica that made its deployment fail."""
+PROCESSES = ("supervisor", "broker", "controller", "admission")
 MOST_LOSSES = 5
 """So many of the lost replicas are shown, the last ones."""
 COLOURS = {
@@ -146,6 +147,9 @@ def _daemon(status: Status) -> Iterator[Text]:
         yield Text(status.trouble, style="red")
     if status.processes:
         yield Text("pids: " + ", ".join(f"{name} {pid}" for name, pid in status.processes.items()))
+    unseen = [name for name in PROCESSES if name not in status.processes]
+    if unseen:  # noted nowhere: the disk is full, or it has just ended
+        yield Text(f"restarting, or of unknown pid: {', '.join(unseen)}", style=COLOURS["unknown"])
 
 
 def _deployments(status: Status) -> Table:

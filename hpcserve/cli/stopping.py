@@ -16,6 +16,12 @@ STOPPED_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STDERR = 2
 
 
+def say_stopping() -> None:
+    """For a signal's handler. Not through the stream: it may be just this that was interrupted."""
+    with contextlib.suppress(OSError):
+        os.write(STDERR, "stopping…\n".encode())
+
+
 class Stopped(BaseException):
     """The work is over; what is left to do is to clean up."""
 
@@ -65,9 +71,7 @@ class Stops:
         if self.number:
             return
         self.number = number
-        # Not through the stream: it may be just this that was interrupted.
-        with contextlib.suppress(OSError):
-            os.write(STDERR, "stopping…\n".encode())
+        say_stopping()
         if self._works:
             self._works = False
             raise Stopped

@@ -229,7 +229,10 @@ def _wait_up(connection: Connection, door: Door, record: ServiceRecord) -> None:
         raise ServiceUnavailable(
             f"no daemon answers at {address} on {record.host}; if it was killed, start it there again: hpcserve up"
         )
-    raise ServiceUnavailable(f"{address} on {record.host} did not finish the handshake within {door.answer_s:g} s")
+    raise ServiceUnavailable(
+        f"{address} on {record.host} did not finish the handshake within {door.answer_s:g} s: the daemon or its host "
+        "stands still; on that host, hpcserve doctor says more"
+    )
 
 
 def _answer(

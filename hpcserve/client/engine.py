@@ -31,6 +31,7 @@ ACK_AT_ONCE_BYTES = 1 << 20
 DRAIN = 256
 NONCE_BYTES = 16
 NO_LIMIT_YET = 1 << 62
+ASK_DOCTOR = "; see: hpcserve doctor"
 FAREWELL_MS = 500  # so long BYE may take to leave
 _MORE = zmq.SNDMORE | zmq.NOBLOCK
 # pyzmq 27: Socket.send first looks at what only draft sockets have, at half the price of a send; and arguments by
@@ -264,9 +265,7 @@ class Engine:
             self.acknowledge()  # at once, so that what has not begun is not run for nobody
         for number in [number for number, admin in self._admin.items() if admin.deadline <= now]:
             admin = self._admin.pop(number)
-            admin.error = ServiceUnavailable(
-                f"{admin.verb}: no answer from the daemon in time{why}; see: hpcserve status"
-            )
+            admin.error = ServiceUnavailable(f"{admin.verb}: no answer from the daemon in time{why}{ASK_DOCTOR}")
             self._finish(admin)
 
     def acknowledge(self) -> None:

@@ -39,18 +39,32 @@ def start_time(pid: int) -> str | None:
 
     A zombie does not live. Source: proc(5), ``/proc/pid/stat``, fields 3 (state) and 22 (starttime).
     """
+    state, started = _state(pid)
+    return None if state[:1] in "ZX" else started
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether process ``pid`` got SIGSTOP, and stands still until it gets SIGCONT. One in a debugger does not count.
+
+    Source: proc(5), ``/proc/pid/stat``, field 3: ``T`` is stopped, ``t`` traced.
+    """
+    return _state(pid)[0].startswith("T")
+
+
+def _state(pid: int) -> tuple[str, str]:
+    """The state in the system's own letters, and when it was started; empty without such a process."""
     if not sys.platform.startswith("linux"):
-        return _start_time_from_ps(pid)
+        return _state_from_ps(pid)
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
-        return None
+        return "", ""
     # The command's name, field 2, stands in parentheses and may itself hold spaces and parentheses.
     state, *rest = stat.rpartition(")")[2].split()
-    return None if state in "ZX" else rest[18]
+    return state, rest[18]
 
 
-def _start_time_from_ps(pid: int) -> str | None:
+def _state_from_ps(pid: int) -> tuple[str, str]:
     answer = subprocess.run(
         ["/bin/ps", "-o", "stat=,lstart=", "-p", str(pid)],
         capture_output=True,
@@ -59,7 +73,7 @@ def _start_time_from_ps(pid: int) -> str | None:
         check=False,
     )
     state, _, started = answer.stdout.strip().partition(" ")
-    return started.strip() if state and not state.startswith("Z") else None
+    return state, started.strip()
 
 
 def age_s() -> float:

@@ -14,6 +14,8 @@ import msgspec
 
 from hpcserve.cluster.processes import reap, signal_group, spawn
 from hpcserve.core.restarts import Restarts
+from hpcserve.daemon import farewell
+from hpcserve.daemon.farewell import Farewell
 from hpcserve.daemon.launch import ChildReport, ChildStart, decode_line, encode_line, in_json
 from hpcserve.daemon.logs import open_log
 from hpcserve.daemon.plans import Plan
@@ -103,6 +105,11 @@ class Child:
         if self.report_fd is not None:
             os.close(self.report_fd)
             self.report_fd = None
+
+    @property
+    def unbidden(self) -> Farewell:
+        """What becomes of the pilots when the controller ends and nobody has said."""
+        return farewell.unbidden(placed=bool(self._plan.placed))
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal, to all that the child started in its process group when it is SIGKILL."""

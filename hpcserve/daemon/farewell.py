@@ -18,6 +18,11 @@ Farewell = Literal["cancel", "keep", "drain"]
 """``keep``: they go on, and the next daemon takes them over. ``drain``: they finish what they run, and then end."""
 
 
+def unbidden(*, placed: bool) -> Farewell:
+    """What becomes of the pilots when nobody has said: a daemon in a job leaves them to the next one."""
+    return "keep" if placed else "cancel"
+
+
 def write(state_dir: Path, farewell: Farewell) -> None:
     """Writes it down.
 

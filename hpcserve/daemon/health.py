@@ -11,11 +11,13 @@ import tempfile
 import time
 
 from hpcserve.cluster import interfaces, site_host
+from hpcserve.cluster.processes import is_stopped
 from hpcserve.cluster.reach import reach, split
 from hpcserve.cluster.site_findings import Finding
-from hpcserve.config import Site
+from hpcserve.config import Site, runtime_dir
 from hpcserve.core.lease import Sighting
 from hpcserve.core.spans import span
+from hpcserve.daemon import processes
 from hpcserve.daemon.lease import sighted
 from hpcserve.daemon.record import record_path
 from hpcserve.errors import ConfigError, HpcserveError, ServiceUnavailable
@@ -64,10 +66,37 @@ def lease(site: Site, published: ServiceRecord | None) -> Finding:
     held = sighting.lease
     age = span(max(0.0, sighting.age_s))
     told = f"epoch {sighting.epoch}, held by pid {held.pid} on {held.host}, renewed {age} ago"
-    if sighting.age_s > 2 * held.lease_s:
-        why = "its host is gone or stands still, the file system was away, or the clocks of two hosts differ"
-        return Finding("lease", "warning", f"{told}: {why}; if it does not answer, {UP_AGAIN}")
-    return Finding("lease", "ok", told)
+    if sighting.age_s <= held.lease_s:
+        return Finding("lease", "ok", told)
+    told = f"{told}, though it lasts {held.lease_s:g} s"
+    if not sighting.lives:
+        why = "it was stopped, its host is gone or stands still, the file system was away, or two hosts' clocks differ"
+        advice = f"run hpcserve doctor there; if it does not answer, {UP_AGAIN}"
+        return Finding("lease", "warning", f"{told}: {why}; {advice}")
+    if is_stopped(held.pid):
+        why = f"the process was stopped by somebody (SIGSTOP); {processes.how_to_go_on(held.pid)}"
+    else:
+        why = "the process waits, as a rule for the file system; wait for that"
+    return Finding("lease", "failed", f"{told}: {why}, {processes.how_to_replace(held.pid)}")
+
+
+def running(site: Site, published: ServiceRecord | None) -> Finding:
+    """Whether the daemon's processes run, and none stands still."""
+    if published is not None and published.host != socket.gethostname():
+        return Finding("processes", "skipped", f"the daemon is on {published.host}: run hpcserve doctor there")
+    place = runtime_dir(site.state_dir)
+    noted, found = processes.noted(place), processes.running(place)
+    if processes.SUPERVISOR not in found:
+        return Finding("processes", "skipped", "no supervisor runs here")
+    wrong = processes.stopped_in_words(place)
+    if wrong:
+        return Finding("processes", "failed", wrong)
+    told = ", ".join(f"{name} {pid}" for name, pid in found.items())
+    gone = " and ".join(name for name in noted if name not in found)
+    if gone:
+        why = f"{gone} has ended, or its pid could not be noted; the supervisor starts what has ended again"
+        return Finding("processes", "warning", f"{told}; {why}: {site.shared_dir}/logs/supervisor.log")
+    return Finding("processes", "ok", told)
 
 
 def _wrong_lease(sighting: Sighting | None, published: ServiceRecord | None) -> str:

@@ -71,9 +71,11 @@ class ChildReport(msgspec.Struct, frozen=True, kw_only=True):
 class DaemonReport(msgspec.Struct, frozen=True, kw_only=True):
     """Without an ``error``: the daemon is ready, and this is its record, as it stands in the file ``path``.
 
-    ``elsewhere``: there is none, since the site wants its daemon in a job.
+    ``elsewhere``: there is none, since the site wants its daemon in a job. ``waits``: what the start waits for, in
+    words; another report follows.
     """
 
+    waits: str = ""
     path: str = ""
     elsewhere: bool = False
     record: ServiceRecord | None = None

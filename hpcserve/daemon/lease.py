@@ -25,8 +25,9 @@ from pathlib import Path
 import msgspec
 
 from hpcserve.auth.private import create, replace, storage_error
-from hpcserve.cluster.processes import boot_id, pid_namespace, start_time
+from hpcserve.cluster.processes import boot_id, is_stopped, pid_namespace, start_time
 from hpcserve.core.lease import Decision, Foreign, Held, Lease, Sighting, Take, decide, lost, renewed_every_s, watched
+from hpcserve.daemon.processes import how_to_go_on, how_to_replace
 from hpcserve.errors import ConfigError, Conflict, StorageFull
 
 _NAME = re.compile(r"lease-(\d{8,})\.json")
@@ -107,6 +108,7 @@ def acquire(
     service: str,
     lease_s: float,
     wait: Callable[[float], None] = time.sleep,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> HeldLease:
     """Takes the lease, after watching a holder of another host that may be dead.
 
@@ -116,6 +118,7 @@ def acquire(
         service: The service's public key, which is in the state directory too.
         lease_s: How long the lease lasts without being renewed.
         wait: Sleeps for so many seconds; what it raises ends the attempt.
+        tell: Told once, in words, whose lease is watched and for how long, if it is.
 
     Raises:
         Conflict: Another daemon has it.
@@ -133,6 +136,7 @@ def acquire(
         sighting = None if epoch is None or other is None else other.look()
         return decide(sighting, last_epoch=_remembered(state_dir), lease_s=lease_s, service=service)
 
+    is_told = False
     while True:
         decision = decided()
         if isinstance(decision, Held):
@@ -152,6 +156,9 @@ def acquire(
                 _prune(shared_dir, decision.epoch)
                 return HeldLease(shared_dir, decision.epoch, lease)
         else:
+            if not is_told:
+                is_told = True
+                tell(_watching(sighted(shared_dir), decision.for_s))
             wait(min(_LOOK_S, decision.for_s))
 
 
@@ -279,10 +286,17 @@ def _held(lease: Lease | None) -> Conflict:
     if lease is None:
         return Conflict("another process renews the lease of this state directory, in a format that we cannot read")
     since = datetime.fromtimestamp(lease.since_s, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
-    return Conflict(
-        f"a daemon of this state directory already runs on {lease.host} as pid {lease.pid} (since {since}): "
-        "use `hpcserve status` or `hpcserve down`"
-    )
+    told = f"a daemon of this state directory already runs on {lease.host} as pid {lease.pid} (since {since})"
+    if _lives(lease) and is_stopped(lease.pid):
+        told = f"{told}, and was stopped by somebody (SIGSTOP)"
+        return Conflict(f"{told}: {how_to_go_on(lease.pid)}, {how_to_replace(lease.pid)}")
+    return Conflict(f"{told}: use `hpcserve status` or `hpcserve down`")
+
+
+def _watching(sighting: Sighting | None, for_s: float) -> str:
+    lease = None if sighting is None else sighting.lease
+    whose = "a daemon whose lease cannot be read" if lease is None else f"the daemon on {lease.host} (pid {lease.pid})"
+    return f"{whose} may be dead: its lease is watched for {for_s:.0f} s, and taken over if it is not renewed"
 
 
 def _foreign(lease: Lease, shared_dir: Path, state_dir: Path) -> ConfigError:

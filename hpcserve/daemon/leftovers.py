@@ -1,7 +1,8 @@
 """The pilots of which a daemon did not hear that they had ended before it went down itself.
 
-It leaves a file in the shared directory that ``hpcserve down`` shows. The next daemon knows them from its store, and
-removes the file.
+The controller writes them down before it begins to end them, and once more at its end; where no controller got so far,
+the supervisor says that there may be some. The file is in the shared directory, and ``hpcserve down`` shows it. The
+next daemon knows them from its store, and removes the file.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ _log = logging.getLogger(__name__)
 
 FILE = "left-behind.json"
 
-
+SOME = "one pilot or several"
 NOT_WRITTEN = "which ones could not be written down: the disk was full"
+NOT_SEEN_TO = "the daemon's controller did not end them: it stood still or was killed, and the next one too"
+NOT_CONFIRMED = "the daemon's controller was killed before it knew that the job has ended"
 
 
 class LeftBehind(msgspec.Struct, frozen=True):
@@ -40,6 +43,12 @@ def write(shared_dir: Path, left: Sequence[LeftBehind]) -> None:
         _log.warning("that pilots may go on cannot be written to %s: %s", path, error.strerror)
 
 
+def write_unconfirmed(shared_dir: Path) -> None:
+    """Leaves word of those whose end no controller has seen to, unless one has said which."""
+    if not read(shared_dir):
+        write(shared_dir, [LeftBehind(SOME, "", NOT_SEEN_TO)])
+
+
 def read(shared_dir: Path) -> tuple[LeftBehind, ...]:
     """Those of the daemon that went down last."""
     try:
@@ -47,4 +56,4 @@ def read(shared_dir: Path) -> tuple[LeftBehind, ...]:
     except OSError:
         return ()
     except msgspec.MsgspecError:
-        return (LeftBehind("one pilot or several", "", NOT_WRITTEN),)
+        return (LeftBehind(SOME, "", NOT_WRITTEN),)

@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from hpcserve.auth import private
-from hpcserve.cluster.processes import boot_id, pid_namespace, signal_group, start_time
+from hpcserve.cluster.processes import boot_id, is_stopped, pid_namespace, signal_group, start_time
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +65,34 @@ def running(runtime_dir: Path) -> dict[str, int]:
     if found is None or (found.boot, found.namespace) != (boot_id(), pid_namespace()):
         return {}
     return {name: each.pid for name, each in found.processes.items() if start_time(each.pid) == each.started}
+
+
+def stopped(runtime_dir: Path) -> dict[str, int]:
+    """Those that run on this host and stand still, since somebody has sent them SIGSTOP."""
+    return {name: pid for name, pid in running(runtime_dir).items() if is_stopped(pid)}
+
+
+def stopped_in_words(runtime_dir: Path) -> str:
+    """Which of them stand still, and what to do; empty where none does."""
+    found = stopped(runtime_dir)
+    if not found:
+        return ""
+    names = " and ".join(f"the {name} (pid {pid})" for name, pid in found.items())
+    told = f"{names} {'was' if len(found) == 1 else 'were'} stopped by somebody (SIGSTOP)"
+    if SUPERVISOR not in found:
+        go_on = f"kill -CONT {' '.join(map(str, found.values()))}"
+        return f"{told}; the supervisor lets that go on within a minute; to do so now: {go_on}"
+    return f"{told}; {how_to_go_on(*found.values())}, {how_to_replace(found[SUPERVISOR])}"
+
+
+def how_to_go_on(*pids: int) -> str:
+    """For people who find processes stopped."""
+    return f"to let the daemon go on: kill -CONT {' '.join(map(str, pids))}"
+
+
+def how_to_replace(supervisor: int) -> str:
+    """For people whose daemon stands still."""
+    return f"or to put another in its place: kill -KILL {supervisor}, then hpcserve up"
 
 
 def end_left(runtime_dir: Path) -> None:

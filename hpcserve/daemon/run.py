@@ -52,6 +52,7 @@ def run(site: Site, plans: Iterable[Plan], starter: Starter, timing: Timing | No
             service=keys.public_z85,
             lease_s=site.recovery.lease_s,
             wait=lambda for_s: _wait(for_s, signals, starter),
+            tell=starter.tell,
         )
         # Not before: until now the log may be that of the daemon that runs.
         log_to(log_path(site.shared_dir, "supervisor"))

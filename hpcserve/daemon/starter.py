@@ -1,4 +1,4 @@
-"""Whoever started the daemon: is told once how the start went, and may take the daemon down by ending itself.
+"""Whoever started the daemon: is told how the start goes and went, and may take the daemon down by ending itself.
 
 ``tied``: the daemon lives as long as its standard input is open. ``detach_fd``: until the byte ``k`` (keep) is
 read from it, its end means the same; so a starter that dies before it knows of the daemon leaves none behind.
@@ -70,6 +70,13 @@ class Starter:
             _log.warning("nobody listens to how the start went: %s", error)
         let_go(self._ready_fd)
         self._ready_fd = None
+
+    def tell(self, waits: str) -> None:
+        """Says what the start waits for; a report follows."""
+        if self._ready_fd is None:
+            return
+        with contextlib.suppress(OSError):  # as the report will find, too
+            os.write(self._ready_fd, encode_line(DaemonReport(waits=waits)))
 
     def complain(self, failure: HpcserveError) -> None:
         """Says why there is no daemon: to the starter, and to whoever sees standard error."""

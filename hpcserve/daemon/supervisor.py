@@ -4,10 +4,11 @@ It holds no service of its own, so that it has no reason to die: one thread, one
 wakes up only to renew the lease. Its children are in sessions of their own and hold a lifeline to it, so
 that none outlives it.
 
-Going down: the controller first, which ends the pilots; then the broker and admission. A controller that
-ends by itself with exit code 0 asks for the same. When a lease is lost, everything is killed at once: the
-pilots are the successor's now. Of a daemon that runs in a job, a controller that was not told to by ``hpcserve down``
-leaves the pilots to the next one.
+Going down: the controller first, which ends the pilots; then the broker and admission. A controller that does not
+get that done in its time is killed, and another one goes on with it; should that one fail too, the supervisor leaves
+word that pilots may go on. A controller that ends by itself with exit code 0 asks for the same. When a lease is lost,
+everything is killed at once: the pilots are the successor's now. Of a daemon that runs in a job, a controller that was
+not told to by ``hpcserve down`` leaves the pilots to the next one.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from hpcserve.cluster.signals import Signals
 from hpcserve.config import Site, runtime_dir
 from hpcserve.core.lease import broker_epoch
 from hpcserve.core.restarts import GiveUp, Restarts
+from hpcserve.daemon import farewell, leftovers
 from hpcserve.daemon.attention import attend
 from hpcserve.daemon.child import Child
 from hpcserve.daemon.launch import ChildError
@@ -36,6 +38,7 @@ from hpcserve.daemon.plans import BROKER, CONTROLLER, Plan
 from hpcserve.daemon.preparation import make_runtime_dir
 from hpcserve.daemon.publication import Publication
 from hpcserve.daemon.record import record_path
+from hpcserve.daemon.standstill import Standstill
 from hpcserve.daemon.starter import Starter
 from hpcserve.daemon.timing import Timing
 from hpcserve.errors import Conflict, HpcserveError
@@ -76,7 +79,10 @@ class Supervisor:
             plan.name: Child(plan, log_path(site.shared_dir, plan.name), Restarts(timing.restarts)) for plan in plans
         }
         self._publication = Publication(site, keys, lease.pid, starter)
+        self._standstill = Standstill(timing.stopped_s)
         self._phase = _Phase.RUNNING
+        self._is_second_end = False
+        self._pilots_are_seen_to = False
         self._warned_pid: int | None = None
         self._broker_starts = 0
         self._sockets: Path | None = None
@@ -125,6 +131,7 @@ class Supervisor:
             controller.signal(signal.SIGUSR1)
         if self._asked_to_stop() and self._phase is _Phase.RUNNING:
             self._go_down(self._signals.stop or self._starter.gone, now)
+        self._standstill.look(self._children.values(), now, at_once=self._phase is not _Phase.RUNNING)
         for child in self._children.values():
             self._look_after(child, now)
         self._advance(now)
@@ -185,6 +192,8 @@ class Supervisor:
         if code > 0 and last_words is None:
             how = ": ".join(filter(None, (how, last_line(child.log))))
         _log.log(logging.INFO if code == 0 else logging.WARNING, "%s has ended: %s", child.name, how)
+        if child.name == CONTROLLER and code == 0:
+            self._pilots_are_seen_to = True
         if self._phase is _Phase.CONTROLLER_ENDS and child.name == CONTROLLER and code != 0:
             self._controller_again(now)
         if self._phase is not _Phase.RUNNING:
@@ -314,6 +323,10 @@ class Supervisor:
         if controller.pid is not None:
             _log.error("the controller is killed: it took longer than %g s", self._timing.controller_s)
             controller.signal(signal.SIGKILL)
+            if controller.was_ready and self._asked_to_stop() and not self._is_second_end:
+                _log.info("another controller is to end the pilots")
+                self._is_second_end, self._phase_ends_at = True, now + self._timing.controller_s
+                return  # it is started when this one is reaped
         self._phase, self._phase_ends_at = _Phase.OTHERS_END, now + self._timing.others_s
         for child in self._children.values():
             if child is not controller:
@@ -326,12 +339,22 @@ class Supervisor:
             self._starter.complain(self._failure if self._publication.is_out else _in_full(self._failure, self._site))
         if self._exit_code == EXIT_LEASE_LOST:
             return  # the record and the sockets may be the successor's
+        if not self._pilots_are_seen_to:
+            self._leave_word()
         for tidy in (self._publication.withdraw, self._remove_sockets, self._lease.release):
             try:
                 tidy()
             except (HpcserveError, OSError) as error:
                 _log.error("not all is tidy: %s", error)
         _log.info("down")
+
+    def _leave_word(self) -> None:
+        """No controller has said what became of the pilots, of which there are none if there never was one."""
+        controller = self._children[CONTROLLER]
+        if not controller.was_ready or (farewell.read(self._site.state_dir) or controller.unbidden) == "keep":
+            return
+        _log.error("pilots may go on: no controller has seen to their end")
+        leftovers.write_unconfirmed(self._site.shared_dir)
 
     def _remove_sockets(self) -> None:
         if self._sockets is not None:

@@ -12,12 +12,13 @@ from hpcserve.core.restarts import Policy
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """How long things may take: a child to be ready, the controller to end the pilots, the others to end.
 
-    ``restarts`` says how often a child may end.
+    A child that somebody has stopped goes on after ``stopped_s``. ``restarts`` says how often a child may end.
     """
 
     ready_s: float = 60.0
     controller_s: float = 20.0
     others_s: float = 3.0
+    stopped_s: float = 30.0
     restarts: Policy = DEFAULT_POLICY
 
 

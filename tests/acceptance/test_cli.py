@@ -393,7 +393,7 @@ def test_up_in_the_foreground_ends_with_all_that_it_started(user: User, number: 
     if number == signal.SIGKILL:
         until(user.gone)
     else:
-        assert (process.returncode, said) == (0, "the daemon is down\n")
+        assert (process.returncode, said) == (0, "stopping…\nthe daemon is down\n")
         assert user.processes() == []
     assert not user.record.exists()
 
@@ -408,7 +408,8 @@ def test_up_leaves_nothing_when_it_is_ended_early(
     process = user.start("up", *detach)
     until(lambda: len(user.processes()) >= processes or process.poll() is not None)
     process.send_signal(number)
-    said, _ = process.communicate(timeout=60)
+    said, told = process.communicate(timeout=60)
+    assert told in ("", "stopping…\n", "stopping…\nthe daemon is down\n")
     if said and detach:
         user.ok("down")  # it was faster: the daemon may be on its own already, however the command ended
     until(user.gone)
@@ -435,7 +436,13 @@ def test_down_that_is_ended_early_takes_the_daemon_down_all_the_same_or_can_be_r
     assert process.poll() is None
     process.send_signal(number)
     said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (130 if number == signal.SIGINT else -number, ("", ""))
+    assert (process.returncode, said[0]) == (130 if number == signal.SIGINT else -number, "")
+    told = {
+        "asking": "interrupted: the daemon may not have been told",
+        "waiting": "interrupted: the daemon is going down",
+    }
+    assert said[1].startswith(told.get(stage, ""))
+    assert len(said[1].splitlines()) == (stage in told)
     assert psutil.pid_exists(status["processes"]["supervisor"])
     for pid in (silent, pilot["pid"]):
         os.kill(pid, signal.SIGCONT)

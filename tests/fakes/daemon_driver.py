@@ -30,7 +30,9 @@ def main() -> int:
         Plan(name=plan.name, argv=(sys.executable, CHILD, plan.name, options.control, options.site), ports=plan.ports)
         for plan in daemon_plans(site, options.site)
     ]
-    timing = Timing(ready_s=5, controller_s=2, others_s=1, restarts=Policy(first_s=0.02, longest_s=0.2, most=5))
+    timing = Timing(
+        ready_s=5, controller_s=2, others_s=1, stopped_s=1, restarts=Policy(first_s=0.02, longest_s=0.2, most=5)
+    )
     return run(site, plans, starter, timing)
 
 

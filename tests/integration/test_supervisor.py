@@ -21,7 +21,9 @@ import zmq
 
 from hpcserve.auth.authorized import AuthorizedKeys
 from hpcserve.auth.keys import load
+from hpcserve.cluster.processes import is_stopped
 from hpcserve.core.lease import Lease
+from hpcserve.daemon import farewell, leftovers
 from hpcserve.wire.frames import decode_from_admission, decode_to_client, encode
 from hpcserve.wire.messages import Hello, Resume, Resumed, Welcome
 from hpcserve.wire.record import ServiceRecord, decode_record
@@ -444,3 +446,53 @@ def switches(process: subprocess.Popen[bytes]) -> int:
     """How often it has gone to sleep."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+
+
+def test_a_controller_that_stands_still_is_replaced_by_one_that_ends_the_pilots(house: House) -> None:
+    house.does("controller", "deaf")
+    daemon = house.up()
+    house.does("controller", "")
+    daemon.terminate()
+    assert daemon.wait(PATIENCE_S) == 0
+    assert len(house.starts("controller")) == 2
+    assert house.events()[0] == "controller SIGTERM"
+    assert leftovers.read(house.shared) == ()
+
+
+def test_pilots_that_no_controller_could_end_are_left_with_a_word(house: House) -> None:
+    house.does("controller", "deaf")
+    daemon = house.up()
+    daemon.terminate()
+    assert daemon.wait(PATIENCE_S) == 0
+    assert leftovers.read(house.shared) == (leftovers.LeftBehind(leftovers.SOME, "", leftovers.NOT_SEEN_TO),)
+
+
+def test_nobody_is_told_of_pilots_that_were_to_go_on(house: House) -> None:
+    house.does("controller", "deaf")
+    daemon = house.up()
+    farewell.write(house.state, "keep")
+    daemon.terminate()
+    assert daemon.wait(PATIENCE_S) == 0
+    assert leftovers.read(house.shared) == ()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_child_that_was_stopped_goes_on_after_a_while(house: House, name: str) -> None:
+    house.configure("[recovery]\nlease_s = 1.5\n")
+    house.up()
+    pid = house.starts(name)[0]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: is_stopped(pid), "it stands still")
+    until(lambda: not is_stopped(pid), "it goes on")
+    assert len(house.starts(name)) == 1
+
+
+def test_a_controller_that_was_stopped_ends_the_pilots_all_the_same(house: House) -> None:
+    daemon = house.up()
+    pid = house.starts("controller")[0]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: is_stopped(pid), "it stands still")
+    daemon.terminate()
+    assert daemon.wait(PATIENCE_S) == 0
+    assert len(house.starts("controller")) == 1
+    assert house.events()[0] == "controller SIGTERM"

@@ -288,4 +288,7 @@ def _read(frames: list[bytes]) -> Hello | Enrol | ProtocolError:
 
 
 def _no_broker() -> ServiceUnavailable:
-    return ServiceUnavailable("a part of the daemon is restarting; try again in a second", retry_after_s=1.0)
+    return ServiceUnavailable(
+        "a part of the daemon restarts or stands still; try again in a second; if it stays so: hpcserve doctor",
+        retry_after_s=1.0,
+    )

@@ -13,7 +13,7 @@ from typing import Any
 
 from hpcserve.config import Site
 from hpcserve.core.lease import lease_epoch, renewed_every_s
-from hpcserve.daemon import placement
+from hpcserve.daemon import farewell, placement
 from hpcserve.daemon.controller.admin import Admin
 from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.crowd import Crowd
@@ -49,7 +49,7 @@ async def _run(site: Site, start: ChildStart) -> int:
         runtime_dir=Path(start.runtime_dir),
         record=Path(start.record),
         fence=fence,
-        unbidden="keep" if start.placed else "cancel",
+        unbidden=farewell.unbidden(placed=bool(start.placed)),
     )
     try:
         await controller.open()

@@ -243,6 +243,7 @@ class Admin:
         controller.bid_farewell(arguments.pilots)
         if arguments.pilots != "drain":
             os.kill(self._supervisor, signal.SIGTERM)
+            os.kill(self._supervisor, signal.SIGCONT)  # one that was stopped would not get to know
         self.goes_down = True
         kept = controller.pilots.jobs.items() if arguments.pilots == "keep" else ()
         return verbs.GoingDown(

@@ -182,10 +182,13 @@ class Controller:
         await asyncio.gather(*works, return_exceptions=True)
 
     async def _end_pilots(self) -> None:
+        self._note_left(leftovers.NOT_CONFIRMED)  # should this process be killed meanwhile
         self.fleet.end_pilots()
         self.change()
         await self.scheduling.end_all(2 * self.site.pilots.stop_grace_s + 5.0 + self.site.scheduler.poll_s)
-        why = self.fence.trouble
+        self._note_left(self.fence.trouble)
+
+    def _note_left(self, why: str) -> None:
         left = [LeftBehind(pilot, job.name or "", why or job.state.cause) for pilot, job in self.pilots.jobs.items()]
         leftovers.write(self.site.shared_dir, left)
 

@@ -45,7 +45,7 @@ async def status_of(controller: Controller) -> Status:
         software=f"hpcserve {hpcserve.__version__}",
         epoch=stats.epoch,
         uptime_s=time.monotonic() - _STARTED,
-        processes=processes.noted(controller.runtime_dir) or {"controller": os.getpid()},
+        processes=processes.running(controller.runtime_dir) | {"controller": os.getpid()},
         sessions=stats.sessions,
         requests=stats.requests,
         answered=stats.answered,

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +17,16 @@ from typing import Any
 import msgspec
 import pytest
 
+from hpcserve.cluster.processes import is_stopped, start_time
 from hpcserve.cluster.site_host import Listeners
-from hpcserve.config import Daemon, Network, Scheduler, Site, read_site
+from hpcserve.config import Daemon, Network, Scheduler, Site, read_site, runtime_dir
 from hpcserve.core.lease import Lease
-from hpcserve.daemon import health
+from hpcserve.daemon import health, processes
 from hpcserve.daemon.lease import HeldLease, acquire
 from hpcserve.daemon.record import write_record
 from hpcserve.types import Epoch
 from hpcserve.wire.record import ServiceRecord
+from tests.integration.daemon_tree import until
 
 HERE = socket.gethostname()
 
@@ -30,6 +37,19 @@ def site(tmp_path: Path) -> Site:
         (tmp_path / name).mkdir(mode=0o700)
     places = {"state_dir": tmp_path / "state", "shared_dir": tmp_path / "shared"}
     return msgspec.structs.replace(read_site("local"), **places)
+
+
+@contextlib.contextmanager
+def stopped() -> Iterator[int]:
+    """A process that stands still."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        os.kill(process.pid, signal.SIGSTOP)
+        until(lambda: is_stopped(process.pid), "it stands still")
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture
@@ -146,6 +166,41 @@ def test_a_lease_that_was_not_renewed_for_long_is_a_warning(site: Site) -> None:
     found = health.lease(site, published(host="login2"))
     assert found.outcome == "warning"
     assert "renewed 5 min" in found.told
+
+
+def test_a_holder_here_that_does_not_renew_its_lease_is_a_failure(site: Site) -> None:
+    with stopped() as pid:
+        held(site)
+        rewrite(site, pid=pid, started=start_time(pid), renewed_s=time.time() - 20)
+        (path,) = site.shared_dir.glob("lease-*.json")
+        os.utime(path, (time.time() - 20, time.time() - 20))
+        found = health.lease(site, published(pid=pid))
+        assert found.outcome == "failed"
+        assert "renewed 20 s ago, though it lasts 15 s: the process was stopped by somebody (SIGSTOP)" in found.told
+        assert found.told.endswith(
+            f"kill -CONT {pid}, or to put another in its place: kill -KILL {pid}, then hpcserve up"
+        )
+        os.kill(pid, signal.SIGCONT)
+        until(lambda: not is_stopped(pid), "it goes on")
+        assert "the process waits, as a rule for the file system" in health.lease(site, published(pid=pid)).told
+
+
+def test_processes_that_stand_still_or_have_ended_are_named(site: Site) -> None:
+    place = runtime_dir(site.state_dir)
+    assert health.running(site, None).outcome == "skipped"
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with stopped() as pid:
+        processes.write(place, {"supervisor": os.getpid(), "broker": pid})
+        assert health.running(site, published(host="login2")).outcome == "skipped"
+        found = health.running(site, published())
+        assert found.outcome == "failed"
+        assert found.told.startswith(f"the broker (pid {pid}) was stopped by somebody (SIGSTOP); the supervisor lets")
+        os.kill(pid, signal.SIGCONT)
+        until(lambda: not is_stopped(pid), "it goes on")
+        assert health.running(site, published()).told == f"supervisor {os.getpid()}, broker {pid}"
+    found = health.running(site, published())
+    assert (found.outcome, "broker has ended" in found.told) == ("warning", True)
+    shutil.rmtree(place)
 
 
 def test_a_lease_that_cannot_be_read_is_told(site: Site) -> None:
