@@ -18,7 +18,7 @@ import typer
 
 from hpcserve.cli.daemon_pids import is_daemon, noted_pid
 from hpcserve.cli.exits import OK
-from hpcserve.cli.leaving import Leaving
+from hpcserve.cli.leaving import LOOK_BY_SSH_S, LOOK_S, Leaving
 from hpcserve.cli.left import tell_left_behind, tell_left_earlier
 from hpcserve.cli.options import options, seconds
 from hpcserve.cli.terminal import note, waiting
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from hpcserve.errors import HpcserveError, ServiceUnavailable
     from hpcserve.wire.admin import GoingDown
 
-LOOK_S = 0.05
-LOOK_BY_SSH_S = 1.0
 ASK_S = 5.0
 """A daemon that has not answered after so long may have gone meanwhile."""
 MOST_SHOWN = 20
@@ -190,11 +188,13 @@ def _called(daemon: Leaving, pilots: Pilots, until: float) -> GoingDown | None:
             try:
                 return client.call("down", Down(pilots=pilots.value), GoingDown, timeout_s=patience_s)
             except ServiceUnavailable:
-                now = time.monotonic()
-                if may_signal or now < asked + patience_s or now >= until:
+                if may_signal:
                     raise
-                if not daemon.stands():
+                refused = time.monotonic() < asked + patience_s
+                if daemon.leaves(asked + patience_s):
                     return None
+                if refused or time.monotonic() >= until:
+                    raise
 
 
 def _down_without_record(

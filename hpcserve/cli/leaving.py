@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from typing import TYPE_CHECKING
 
 from hpcserve.cli.daemon_pids import is_daemon
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
     from hpcserve.client.services import Service
     from hpcserve.wire.record import ServiceRecord
+
+LOOK_S = 0.05
+LOOK_BY_SSH_S = 1.0
 
 
 class Leaving:
@@ -55,23 +59,39 @@ class Leaving:
             os.kill(pid, signal.SIGCONT)
 
     def stands(self) -> bool:
-        """Whether the record is still this daemon's. One that was killed meanwhile leaves it behind.
+        """Whether the record is still this daemon's, which has not been killed as far as is seen from here.
 
         Raises:
             AuthenticationError: ssh is not let in any more, so nobody knows.
         """
+        return not self._has_left() and (not self.is_here or self.lives())
+
+    def leaves(self, until: float) -> bool:
+        """Whether it takes its record back by then, as one does that goes down. One that was killed does not.
+
+        Raises:
+            AuthenticationError: As :meth:`stands`.
+        """
+        while True:
+            may = not self.is_here or self.lives()
+            if self._has_left():
+                return True
+            if not may or time.monotonic() >= until:
+                return False
+            time.sleep(LOOK_S if self.service.record is not None else LOOK_BY_SSH_S)
+
+    def _has_left(self) -> bool:
         from hpcserve.client.ssh_words import Unreached
         from hpcserve.errors import AuthenticationError, ServiceUnavailable
 
         try:
             now = self._read()
         except Unreached:
-            return True  # as far as anybody knows
+            return False  # as far as anybody knows
         except ServiceUnavailable:
-            return False
+            return True
         except AuthenticationError:
             if self.service.record is None:
                 raise
-            return False
-        same = (now.host, now.pid) == (self.record.host, self.record.pid)
-        return same and (not self.is_here or self.lives())
+            return True
+        return (now.host, now.pid) != (self.record.host, self.record.pid)

@@ -14,7 +14,8 @@ import psutil  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from hpcserve import examples
-from hpcserve.cli.down import ASK_S, LOOK_BY_SSH_S
+from hpcserve.cli.down import ASK_S
+from hpcserve.cli.leaving import LOOK_BY_SSH_S
 from hpcserve.wire.record import decode_record
 from tests.acceptance.newcomer import HPCSERVE, User, until, user_in
 from tests.integration.sshd import Sshd, sshd_in
