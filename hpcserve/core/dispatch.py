@@ -135,16 +135,21 @@ class Dispatch(Books):
         )
         self.apply(entry, Event.BURNED)
 
-    def _give_up(self, entry: Entry) -> None:
+    def _give_up(self, entry: Entry, workers: int | None = None) -> None:
         """A queued request is not run: its deadline is over, or it has waited for longer than its deployment allows.
 
         Of the latter, which may come back, nothing is kept, as of any other that was refused.
+
+        Args:
+            entry: The request.
+            workers: How many replicas its deployment has that take work, if that was counted.
         """
         lane = entry.lane
         assert lane is not None, "a request that is queued has its route"
         if entry.deadline <= self._now:
             lane.expired += 1
-            entry.error = DeadlineExceeded("the deadline passed while the request was queued; it did not run")
+            why = "" if workers != 0 else f": deployment {lane.name!r} has no replica that takes work (hpcserve status)"
+            entry.error = DeadlineExceeded(f"the deadline passed while the request was queued; it did not run{why}")
             self.apply(entry, Event.REFUSED)
             return
         lane.refused += 1

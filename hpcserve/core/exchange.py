@@ -318,7 +318,7 @@ class Exchange(Relays):
         for lane, count in workers.items():
             expired = lane.queue.expired(now)
             for entry in expired:
-                self._give_up(entry)
+                self._give_up(entry, workers=count)
             if expired:
                 self._pump(lane)
             lane.longest.look(now, lane.answered)

@@ -326,6 +326,15 @@ def test_a_request_whose_deadline_passes_in_the_queue_is_told_and_never_runs(des
     assert (desk.exchange.queued, desk.exchange.held_bytes) == (0, 0)
 
 
+@pytest.mark.parametrize("replicas", [(), ("a",)])
+def test_who_waited_in_vain_is_told_if_there_was_no_replica(desk: Desk, replicas: tuple[str, ...]) -> None:
+    desk.serve(*replicas, credit=0)
+    desk.ask(desk.client(), 1, remaining_ms=3000)
+    desk.now = 3.0
+    desk.exchange.tick(desk.now)
+    assert ("has no replica that takes work (hpcserve status)" in str(desk.error())) is (replicas == ())
+
+
 def test_a_late_request_is_not_given_even_before_the_clock_is_looked_at(desk: Desk) -> None:
     desk.serve("a", credit=0)
     session = desk.client()
