@@ -16,6 +16,7 @@ import pytest
 from hpcserve import examples
 from hpcserve.cli.down import ASK_S
 from hpcserve.cli.leaving import LOOK_BY_SSH_S
+from hpcserve.cluster.processes import is_stopped
 from hpcserve.wire.record import decode_record
 from tests.acceptance.newcomer import HPCSERVE, User, until, user_in
 from tests.integration.sshd import Sshd, sshd_in
@@ -109,22 +110,27 @@ def test_what_is_wrong_is_one_line_with_what_to_do(user: User, sshd: Sshd) -> No
 def test_down_by_ssh_waits_until_the_daemon_is_gone_and_logs_in_no_more_for_that(
     known: User, serving: User, sshd: Sshd
 ) -> None:
+    """A supervisor that was stopped is told to go on; without a word of its agent, the daemon stays for a while."""
     supervisor = psutil.Process(decode_record(serving.record.read_bytes(), "it").pid)
+    until(lambda: [each["pid"] for each in serving.status()["pilots"]] not in ([], [None]))
+    agent = psutil.Process(serving.status()["pilots"][0]["pid"])
     logins = sshd.logins
     try:
-        supervisor.suspend()  # the daemon is told, and stays
+        agent.suspend()
+        supervisor.suspend()
         down = known.start("--service", sshd.address(), "down")
-        until(lambda: _is_told(supervisor))
+        until(lambda: not is_stopped(supervisor.pid))
         with pytest.raises(subprocess.TimeoutExpired):
             down.wait(3 * LOOK_BY_SSH_S)
-        supervisor.resume()
+        agent.resume()
         said, _ = down.communicate(timeout=60)
         assert said.endswith(" is down\n")
         assert not serving.record.exists()
         assert sshd.logins - logins == 2, "one to read the record as often as need be, one to call the daemon"
     finally:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            supervisor.resume()
+        for each in (agent, supervisor):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.resume()
         serving.ok("up", "--detach")
 
 
@@ -144,12 +150,6 @@ def test_down_by_ssh_asks_a_daemon_that_does_not_answer_by_one_login(known: User
         with contextlib.suppress(psutil.NoSuchProcess):
             controller.resume()
         serving.ok("up", "--detach")
-
-
-def _is_told(supervisor: psutil.Process) -> bool:
-    """Whether a SIGTERM waits for it."""
-    pending = Path(f"/proc/{supervisor.pid}/status").read_text().partition("ShdPnd:")[2].split()[0]
-    return bool(int(pending, 16) & 1 << (signal.SIGTERM - 1))
 
 
 def test_ctrl_c_while_ssh_connects_ends_both(user: User, sshd: Sshd) -> None:
