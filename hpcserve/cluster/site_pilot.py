@@ -59,7 +59,8 @@ class Look:
 
 def modest(site: Site) -> Site:
     """The site with pilots as small as may be, for one job that nobody waits for long."""
-    pilots = msgspec.structs.replace(site.pilots, nodes=1, walltime_s=WALLTIME_S, requeue=False)
+    shape = {"nodes": 1, "min_nodes": 0, "walltime_s": WALLTIME_S, "min_walltime_s": 0.0}
+    pilots = msgspec.structs.replace(site.pilots, **shape, requeue=False)
     return msgspec.structs.replace(site, pilots=pilots)
 
 

@@ -42,6 +42,8 @@ def open_placing(site: Site) -> Scheduler:
     pilots = msgspec.structs.replace(
         site.pilots,
         nodes=1,
+        min_nodes=0,
+        min_walltime_s=0.0,
         launcher="process",
         gpus_per_node=0,
         exclusive=False,

@@ -336,7 +336,8 @@ class Supervisor:
         """Tells the world that nothing runs any more."""
         if self._failure is not None:
             _log.error("%s", self._failure)
-            self._starter.complain(self._failure if self._publication.is_out else _in_full(self._failure, self._site))
+            is_told = self._publication.is_out or self._exit_code == EXIT_LEASE_LOST
+            self._starter.complain(self._failure if is_told else _in_full(self._failure, self._site))
         if self._exit_code == EXIT_LEASE_LOST:
             return  # the record and the sockets may be the successor's
         if not self._pilots_are_seen_to:

@@ -125,7 +125,7 @@ class Pilots:
         )
         row, secret = enrolments.incarnation(intent, 0)
         await self._storage.do(Store.put_pilot, row)
-        self.jobs[pilot] = Job(row, None)
+        self.jobs[pilot] = Job(row, None, since_s=time.monotonic())
         try:
             self._enrolments.lay_down(row, secret)
             name = await self._scheduler.submit(wanted)

@@ -74,6 +74,13 @@ def test_an_interrupted_trial_leaves_neither_a_job_nor_a_file(tmp_path: Path, *,
     asyncio.run(scenario())
 
 
+def test_its_job_is_as_small_as_may_be_whatever_pilots_may_be_made_smaller_to() -> None:
+    site = msgspec.structs.replace(load_site("local"), scheduler=Scheduler(kind="slurm"))
+    shape = {"launcher": "srun", "nodes": 4, "min_nodes": 2, "min_walltime_s": 1800.0, "walltime_s": 7200.0}
+    pilots = modest(msgspec.structs.replace(site, pilots=msgspec.structs.replace(site.pilots, **shape))).pilots
+    assert (pilots.nodes, pilots.walltime_s) == (1, 60.0)
+
+
 class Mute(Slow):
     """A scheduler that runs a job and can tell nothing of it."""
 

@@ -7,6 +7,7 @@ import dataclasses
 import shlex
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from hpcserve import config
@@ -89,6 +90,13 @@ def test_the_script_of_the_job_asks_for_what_the_daemon_needs(lab: Path, opened:
     home = f"HPCSERVE_HOME={config.home()}"
     expected = ["exec", "env", home, f"LAB_HOME={tmp_path}/lab", "/opt/py thon", "-P", "-m", "hpcserve.daemon"]
     assert shlex.split(command.rstrip("\\")) == [*expected, "--site", str(lab), "--placed"]
+
+
+def test_what_pilots_may_be_made_smaller_to_is_nothing_to_the_daemon(lab: Path, opened: list[Site]) -> None:
+    site = load_site(str(lab))
+    shape = {"nodes": 4, "min_nodes": 2, "walltime_s": 86_400.0, "min_walltime_s": 2 * site.daemon.walltime_s}
+    placement.open_placing(msgspec.structs.replace(site, pilots=msgspec.structs.replace(site.pilots, **shape)))
+    assert (opened[0].pilots.nodes, opened[0].pilots.walltime_s) == (1, site.daemon.walltime_s)
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,21 @@ def test_what_is_cancelled_while_it_is_handed_in_is_cancelled_at_the_scheduler(t
     schedule(tmp_path, scene, cluster=Slow)
 
 
+def test_what_was_being_handed_in_when_the_daemon_began_to_end_is_looked_for(tmp_path: Path) -> None:
+    async def scene(pilots: Pilots, cluster: Cluster) -> None:
+        assert isinstance(cluster, Slow)
+        handing_in = asyncio.create_task(pilots.submit(P))
+        await cluster.busy.wait()
+        handing_in.cancel()
+        await asyncio.gather(handing_in, return_exceptions=True)
+        assert (await pilots.poll())[P].phase == "unknown", "slurmctld may be at it still"
+        cluster.take((await pilots.job_of(P)).tag, P)
+        await pilots.poll()
+        assert pilots.jobs[P].name == "1"
+
+    play(tmp_path, scene, cluster=Slow)
+
+
 def test_what_is_cancelled_in_the_line_while_another_one_is_cancelled_is_never_submitted(tmp_path: Path) -> None:
     first, second, third = (PilotId(f"pilot-{number}") for number in (1, 2, 3))
 
