@@ -74,7 +74,7 @@ def _quick() -> dict[str, Callable[[], dict[str, Any]]]:
         "batching": lambda: batching.run(seconds=0.5, repetitions=1, calls=5, cases=(batching.Case(5.0, 1.0, 80.0),)),
         "overload": lambda: overload.run(seconds=2.0, calm_s=1.5, urgent_s=2.0),
         "streams": lambda: streams.run(items=500, repetitions=2, firsts=3),
-        "scaling": lambda: scaling.run(days=1, kinds=("commands",), offsets_s=(0.0,), starts=0, moves=0),
+        "scaling": lambda: scaling.run(days=1, longer_s=(), kinds=("commands",), offsets_s=(0.0,), starts=0, moves=0),
         "pilots": lambda: _pilots().run(starts=1, drain_s=2.0, losses=1, pairs=1, jobs=100, side_s=0.5),
         BY_SSH: lambda: _ssh().run(pairs=2, n=20, large_n=1, starts=1),
         IN_CONTAINERS: lambda: _container().run(pairs=1),

@@ -20,6 +20,7 @@ WAIT_RATIO, NODE_HOURS_RATIO = 0.5, 0.7
 def run(
     *,
     days: int = 20,
+    longer_s: Sequence[float] = scaling_day.LONGER_MEDIANS_S,
     kinds: Sequence[str] = scaling_rpcs.KINDS,
     offsets_s: Sequence[float] = scaling_rpcs.OFFSETS_S,
     starts: int = 8,
@@ -29,6 +30,7 @@ def run(
 
     Args:
         days: So many days are simulated, each from a seed of its own.
+        longer_s: Each again, with these median waits in the queue.
         kinds: The ways to Slurm whose questions are counted: ``commands``, ``pyslurm``.
         offsets_s: Outages of Slurm begin so long after a poll or after a pilot was ready, in turns.
         starts: So many times a request finds no replica; 0: this is left out, as it needs a box.
@@ -39,7 +41,7 @@ def run(
     """
     logging.getLogger("hpcserve").setLevel(logging.ERROR)  # that Slurm is away is no news here
     on_a_box = _on_a_box(starts, moves) if starts and moves else {}
-    day = scaling_day.measure(days)
+    day = scaling_day.measure(days, longer_s)
     rpcs = scaling_rpcs.run(kinds=kinds, offsets_s=offsets_s)
     found: dict[str, Any] = {"day": day, "rpcs": rpcs, **on_a_box}
     targets = {

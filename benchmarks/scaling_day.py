@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import mean, median
 from typing import Any
@@ -220,8 +221,8 @@ class _Scaled:
             self._servers.pop(replica, None)
 
 
-def measure(seeds: int = 20) -> dict[str, Any]:
-    """The two ratios over so many days, and how well starts were predicted."""
+def measure(seeds: int = 20, longer_s: Sequence[float] = LONGER_MEDIANS_S) -> dict[str, Any]:
+    """The two ratios over so many days, how well starts were predicted, and what longer median waits make of it."""
     waits, hours, errors, queue_waits, days = [], [], [], [], []
     for seed in range(seeds):
         day = scaled(seed)
@@ -241,7 +242,7 @@ def measure(seeds: int = 20) -> dict[str, Any]:
         "pilots": round(mean(day.pilots for day in days), 1),
         "predicted_start_median_error_s": round(median(errors), 1),
         "queue_wait_median_s": round(median(queue_waits), 1),
-        "where_the_queue_is_longer": {f"{each:g}": _longer(seeds, each) for each in LONGER_MEDIANS_S},
+        "where_the_queue_is_longer": {f"{each:g}": _longer(seeds, each) for each in longer_s},
         "one_day": _drawn(days[0]),
     }
 
