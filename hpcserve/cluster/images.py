@@ -27,6 +27,8 @@ from hpcserve.errors import ConfigError, ManifestError
 from hpcserve.wire.launch import ContainerRules
 
 T = TypeVar("T")
+COMPILE_S = 3600.0
+"""So long all modules of a large framework may take, on a slow file system."""
 
 BLOCK_BYTES = 1 << 20
 SHOWN_CHARACTERS = 400
@@ -144,7 +146,7 @@ class Images:
         argv = (python, "-m", "compileall", "-q", "--invalidation-mode=unchecked-hash", inside)
         binds = (Bind(str(directory), inside, writable=True),)
         # What does not compile is no module for this Python; whoever needs it is told then.
-        self._run(Inside(image=image, argv=argv, binds=binds))
+        self._run(Inside(image=image, argv=argv, binds=binds), timeout_s=COMPILE_S)
 
     def _ask(self, image: str, argv: tuple[str, ...], kind: type[T]) -> T:
         """The answer of a program in the image: one line of JSON."""
@@ -173,22 +175,23 @@ class Images:
             if not Path(bind.source).exists():
                 raise ConfigError(f"containers.binds: there is no {bind.source} on this host; correct the site file")
 
-    def _run(self, inside: Inside) -> tuple[int, bytes, str]:
+    def _run(self, inside: Inside, timeout_s: float | None = None) -> tuple[int, bytes, str]:
         """Exit code, standard output, and the end of standard error in one line."""
         made = contained(self._rules, inside, self._inherited)
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
         try:
             done = subprocess.run(
                 made.argv,
                 env=made.environment,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                timeout=self._timeout_s,
+                timeout=limit_s,
                 start_new_session=True,
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
             raise ManifestError(
-                f"image {inside.image}: its Python did not start within {self._timeout_s:g} s; try: "
+                f"image {inside.image}: its Python did not answer within {limit_s:g} s; try: "
                 f"{self._rules.command or self._rules.runtime} exec {inside.image} {inside.argv[0]} --version"
             ) from error
         said = " ".join(done.stderr.decode(errors="replace").replace("FATAL:", "").split())

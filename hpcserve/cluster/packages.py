@@ -61,6 +61,7 @@ def gathering(target: Path, wanted: Sequence[str], python: Sequence[int], machin
     """
     have = tuple(int(number) for number in libc.split(".")[:2]) if libc else (0, 0)
     platforms = [f"manylinux_{major}_{minor}_{machine}" for major, minor in _LIBCS if (major, minor) <= have]
+    platforms += [f"manylinux2014_{machine}"] if platforms else []  # pip knows what else manylinux_2_17 was called
     options = ["install", "--quiet", "--no-compile", "--only-binary=:all:", "--implementation=cp"]
     options += [f"--python-version={python[0]}.{python[1]}", *(f"--platform={each}" for each in platforms)]
     return (*options, "--target", str(target), *wanted)

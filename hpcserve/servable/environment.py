@@ -66,12 +66,14 @@ def argv_for(environment: Environment, module: str, *arguments: str, prologue: S
 def variables_for(environment: Environment, inherited: Mapping[str, str]) -> dict[str, str]:
     """The variables for that command: without hpcserve's own, and what would bend another interpreter out of shape.
 
-    PYTHONPATH stays for the daemon's own interpreter: facilities' software modules set it.
+    PYTHONPATH stays for the daemon's own interpreter, and for one of modules: facilities' software modules set it, also
+    those that are loaded already, which are not loaded again.
     """
     kept = {
         name: value
         for name, value in inherited.items()
-        if not name.startswith(("HPCSERVE_", "PYTHON")) or (name == "PYTHONPATH" and environment.kind == "same")
+        if not name.startswith(("HPCSERVE_", "PYTHON"))
+        or (name == "PYTHONPATH" and environment.kind in ("same", "module"))
     }
     # No bytecode: the servable's directory is a published version, which nothing changes.
     return {**kept, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "PYTHONDONTWRITEBYTECODE": "1"}

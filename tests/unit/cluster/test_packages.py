@@ -30,7 +30,7 @@ def test_pip_is_told_for_which_python_and_machine() -> None:
             "--platform=manylinux_2_27_aarch64",
             "--platform=manylinux_2_26_aarch64",
         ),
-        "--platform=manylinux_2_17_aarch64",
+        *("--platform=manylinux_2_17_aarch64", "--platform=manylinux2014_aarch64"),
     )
     assert argv[argv.index("--target") :] == ("--target", "/to", *requirements())
 

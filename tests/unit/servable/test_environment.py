@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,7 +14,7 @@ import pytest
 import hpcserve
 from hpcserve import bootstrap
 from hpcserve.errors import ManifestError
-from hpcserve.servable.environment import argv_for
+from hpcserve.servable.environment import argv_for, variables_for
 from hpcserve.servable.manifest import Environment, Manifest, to_json
 from tests.own_python import make_venv
 
@@ -115,3 +116,12 @@ def test_a_venv_that_is_none(tmp_path: Path, make: str) -> None:
         expected = f"environment.path: no Python at {place}/bin/python; make it with: {made_with} {place} "
         with pytest.raises(ManifestError, match=expected):
             argv_for(environment, "hpcserve.servable.inspect")
+
+
+@pytest.mark.parametrize(("kind", "stays"), [("same", True), ("module", True), ("venv", False), ("conda", False)])
+def test_what_modules_have_set_stays_for_a_python_of_modules(kind: str, *, stays: bool) -> None:
+    """Those that are loaded already are not loaded again."""
+    table: dict[str, Any] = {"kind": kind}
+    table |= {"modules": ["py"]} if kind == "module" else {"path": "/x"} if kind != "same" else {}
+    environment = msgspec.convert(table, Environment)
+    assert ("PYTHONPATH" in variables_for(environment, {"PYTHONPATH": "/modules", "PYTHONHOME": "/y"})) is stays
