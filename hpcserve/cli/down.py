@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hpcserve.client.services import Service
+    from hpcserve.config import Site
     from hpcserve.errors import HpcserveError, ServiceUnavailable
     from hpcserve.wire.admin import GoingDown
 
@@ -63,7 +64,8 @@ def command(
     from hpcserve.errors import SchedulerError, ServiceUnavailable
 
     service = of_site(site) if site else find_service(options(ctx).service)
-    unseen = _take_back(service, site)
+    own = _own_site(service, site)
+    unseen = None if own is None else _take_back(own)
     with service.reading() as read:
         try:
             record = read()
@@ -72,7 +74,7 @@ def command(
                 raise  # whether a daemon runs is not known
             _down_without_record(service, site, pilots, timeout, error)
         else:
-            _take_down(Leaving(service, read, record), pilots, time.monotonic() + timeout)
+            _take_down(Leaving(service, read, record, own), pilots, time.monotonic() + timeout)
     if unseen is not None:
         raise SchedulerError(
             f"a job of the daemon may wait in the queue, and begin: {unseen.message}; "
@@ -119,22 +121,28 @@ def _tell_kept(going: GoingDown) -> None:
         typer.echo("the next hpcserve up takes them over; without one they end by themselves after pilots.orphan_s")
 
 
-def _take_back(service: Service, site: str | None) -> HpcserveError | None:
-    """Of a daemon that runs in a job: none of its jobs begins any more. Returns why that is not known."""
+def _own_site(service: Service, site: str | None) -> Site | None:
+    """The site that the service is of, where that is this user's own."""
     from hpcserve import config
-    from hpcserve.errors import ConfigError, HpcserveError
+    from hpcserve.errors import ConfigError
 
     try:
         found = config.load_site(site)
     except ConfigError:  # the site's file is not complete yet: nothing of it can run
         return None
-    is_own = service.record is not None and service.record.parent == found.shared_dir
-    if found.daemon.placement != "job" or not is_own:
+    return found if service.record is not None and service.record.parent == found.shared_dir else None
+
+
+def _take_back(site: Site) -> HpcserveError | None:
+    """Of a daemon that runs in a job: none of its jobs begins any more. Returns why that is not known."""
+    from hpcserve.errors import HpcserveError
+
+    if site.daemon.placement != "job":
         return None
     from hpcserve.cli import placed
 
     try:
-        placed.tell_taken_back(placed.take_back(found))
+        placed.tell_taken_back(placed.take_back(site))
     except HpcserveError as error:
         note(f"whether a job of the daemon waits in the queue is not known ({error.message}); the daemon is asked")
         return error

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hpcserve.client.services import Service
+    from hpcserve.config import Site
     from hpcserve.wire.record import ServiceRecord
 
 LOOK_S = 0.05
@@ -28,9 +29,13 @@ class Leaving:
         service: How it is called.
         read: Reads its record anew.
         record: As it was then.
+        site: Its site, where that is this user's own.
     """
 
-    def __init__(self, service: Service, read: Callable[[], ServiceRecord], record: ServiceRecord) -> None:
+    def __init__(
+        self, service: Service, read: Callable[[], ServiceRecord], record: ServiceRecord, site: Site | None = None
+    ) -> None:
+        self._site = site
         self.service = service
         self.record = record
         self._read = read
@@ -42,9 +47,18 @@ class Leaving:
         return is_daemon(self.record.pid)
 
     def terminate(self) -> bool:
-        """Its supervisor, which is here, is told by a signal; False: it does not live."""
+        """Its supervisor, which is here, is told by a signal to end with its pilots; False: it does not live.
+
+        Raises:
+            HpcserveError: It runs in a job, and would leave its pilots to the next one: that they are to be cancelled
+                cannot be written down.
+        """
+        from hpcserve.daemon import farewell
+
         if not self.lives():
             return False
+        if self._site is not None and self._site.daemon.placement == "job":
+            farewell.write(self._site.state_dir, "cancel")
         os.kill(self.record.pid, signal.SIGTERM)
         self.rouse()
         return True

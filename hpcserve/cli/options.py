@@ -144,13 +144,7 @@ def ending_seconds(text: str | float) -> float:
     Raises:
         typer.BadParameter: It is no number, endless, or not greater than 0.
     """
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if 0 < number < float("inf"):
-        return number
-    raise typer.BadParameter(f"{text!r}: expected a number of seconds greater than 0")
+    return _ending(text, "seconds")
 
 
 def milliseconds(text: str | float) -> float:
@@ -159,13 +153,17 @@ def milliseconds(text: str | float) -> float:
     Raises:
         typer.BadParameter: It is no number, endless, or not greater than 0.
     """
+    return _ending(text, "milliseconds")
+
+
+def _ending(text: str | float, unit: str) -> float:
     try:
         number = float(text)
     except ValueError:
         number = 0.0
     if 0 < number < float("inf"):
         return number
-    raise typer.BadParameter(f"{text!r}: expected a number of milliseconds greater than 0")
+    raise typer.BadParameter(f"{text!r}: expected a number of {unit} greater than 0")
 
 
 def size_bytes(text: str | int) -> int:

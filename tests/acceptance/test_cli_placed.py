@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -85,6 +87,17 @@ def test_it_goes_down_though_nobody_knows_of_other_jobs(user: User, slurm: FakeS
     assert "when the batch scheduler answers again: hpcserve down" in said
     slurm.says("squeue")
     assert "no daemon runs" in user.ok("down")
+
+
+def test_its_pilots_are_not_left_to_a_next_one_though_it_could_only_be_told_by_a_signal(
+    user: User, record: Path
+) -> None:
+    daemon = daemon_of(user)
+    until(record.exists, 60.0)
+    os.kill(user.status()["processes"]["broker"], signal.SIGSTOP)
+    assert b"is down\n" in user.run("down").stdout
+    assert daemon.wait(60) == 0
+    assert "these pilots go on" not in (record.parent / "logs" / "daemon-controller.log").read_text()
 
 
 def test_the_doctor_says_that_the_job_of_the_daemon_waits_and_does_not_judge_this_host_for_it(

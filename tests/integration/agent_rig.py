@@ -40,6 +40,25 @@ def text_of(log: Path) -> str:
         return ""
 
 
+def record_at(admission: int, back: int, *, public_key: str, address: str = "127.0.0.1") -> bytes:
+    """The service record of a daemon with these ports."""
+    return encode_record(
+        ServiceRecord(
+            format=1,
+            service="test",
+            site="local",
+            host="here",
+            pid=os.getpid(),
+            epoch=Epoch(1),
+            public_key=public_key,
+            admission=(f"tcp://{address}:{admission}",),
+            front=(f"tcp://{address}:{back}",),
+            back=(f"tcp://{address}:{back}",),
+            software="test",
+        )
+    )
+
+
 class FakeDaemon:
     """Admission and the broker's back side. Lets in by ZAP the keys that enrolled, and those only."""
 
@@ -63,23 +82,7 @@ class FakeDaemon:
         self.admission, admission_port = self.bound(b"admission")
         self.back, back_port = self.bound(b"back")
         self.agent = b""
-        self.record.write_bytes(
-            encode_record(
-                ServiceRecord(
-                    format=1,
-                    service="test",
-                    site="local",
-                    host="here",
-                    pid=os.getpid(),
-                    epoch=Epoch(1),
-                    public_key=self.public,
-                    admission=(f"tcp://{self.address}:{admission_port}",),
-                    front=(f"tcp://{self.address}:{back_port}",),
-                    back=(f"tcp://{self.address}:{back_port}",),
-                    software="test",
-                )
-            )
-        )
+        self.record.write_bytes(record_at(admission_port, back_port, public_key=self.public, address=self.address))
 
     def bound(self, domain: bytes) -> tuple[zmq.Socket[bytes], int]:
         router = self.context.socket(zmq.ROUTER)

@@ -6,7 +6,6 @@ Another daemon has its place meanwhile, and waits for them for ``recovery_grace_
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import socket
 import time
@@ -21,9 +20,8 @@ from hpcserve.config import RETRY_S, Recovery
 from hpcserve.pilot import link as agents
 from hpcserve.pilot.watch import Watch
 from hpcserve.replica.link import Link
-from hpcserve.types import Epoch
-from hpcserve.wire.record import ServiceRecord, encode_record
-from tests.integration.agent_rig import FakeDaemon, Pilot
+from tests.integration.agent_rig import FakeDaemon, Pilot, record_at
+from tests.unanswered import unanswered
 
 GRACE_S = Recovery().recovery_grace_s
 HELD_S = 25.0
@@ -37,41 +35,14 @@ def standing_still() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-@contextlib.contextmanager
-def gone_with_its_host() -> Iterator[int]:
-    """A port from which nothing comes back."""
-    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        for each in (first, second):
-            each.setblocking(False)
-            each.connect_ex(full.getsockname())
-        yield full.getsockname()[1]
-
-
 def record_of(port: int) -> bytes:
-    address = (f"tcp://127.0.0.1:{port}",)
-    return encode_record(
-        ServiceRecord(
-            format=1,
-            service="test",
-            site="local",
-            host="here",
-            pid=os.getpid(),
-            epoch=Epoch(1),
-            public_key=zmq.curve_keypair()[0].decode(),
-            admission=address,
-            front=address,
-            back=address,
-            software="test",
-        )
-    )
+    return record_at(port, port, public_key=zmq.curve_keypair()[0].decode())
 
 
 Old = Callable[[], contextlib.AbstractContextManager[int]]
 
 
-@pytest.mark.parametrize("old", [standing_still, gone_with_its_host])
+@pytest.mark.parametrize("old", [standing_still, unanswered])
 def test_a_replica_finds_the_new_daemon_before_it_is_given_up(tmp_path: Path, old: Old) -> None:
     record = tmp_path / "service.json"
     public, secret = zmq.curve_keypair()
@@ -93,7 +64,7 @@ def test_a_replica_finds_the_new_daemon_before_it_is_given_up(tmp_path: Path, ol
         daemon.serve(is_up, "the replica is connected", HELD_S)
 
 
-@pytest.mark.parametrize("old", [standing_still, gone_with_its_host])
+@pytest.mark.parametrize("old", [standing_still, unanswered])
 def test_an_agent_finds_the_new_daemon_before_it_is_given_up(tmp_path: Path, old: Old) -> None:
     record = tmp_path / "service.json"
     now = time.monotonic()

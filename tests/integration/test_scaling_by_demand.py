@@ -72,15 +72,21 @@ def test_limits_that_make_no_sense(new_daemon: NewDaemon) -> None:
             assert words in caught.value.message
 
 
+def small_ones(client: Client, count: int) -> list[str]:
+    """The names of so many deployments of one replica at most, that nobody keeps for long."""
+    client.call("publish", admin.Publish(path=str(SERVABLES / "tally")), admin.Published)
+    names = [f"d{number}" for number in range(count)]
+    for name in names:
+        wanted = admin.Deploy(servable="tally", endpoint=name, replicas=0, max_replicas=1, idle_s=1.0)
+        client.call("deploy", wanted, admin.Deployed)
+    return names
+
+
 def test_more_deployments_than_slots_take_turns(new_daemon: NewDaemon) -> None:
     """Each is asked once, and gives its slot to the next: none keeps what it does not need."""
     daemon = new_daemon(pilots={"slots": 5, "max_pilots": 1, "idle_s": 300.0}).up()
     with daemon.client(timeout_s=None) as client:
-        client.call("publish", admin.Publish(path=str(SERVABLES / "tally")), admin.Published)
-        names = [f"d{number}" for number in range(12)]
-        for name in names:
-            wanted = admin.Deploy(servable="tally", endpoint=name, replicas=0, max_replicas=1, idle_s=1.0)
-            client.call("deploy", wanted, admin.Deployed)
+        names = small_ones(client, 12)
         futures = [client.submit(f"{name}.measure", np.zeros(3, np.uint8), parameters={}) for name in names]
         assert [int(each.result(180)["size"]) for each in futures] == [3] * len(names)
         assert len(status(client).pilots) == 1
@@ -116,11 +122,7 @@ def test_a_hundred_deployments_of_one_replica_each_of_which_a_few_are_asked(new_
     """More than fit at once; those that nobody asks cost nobody anything."""
     daemon = new_daemon(pilots={"slots": 2, "max_pilots": 1, "idle_s": 300.0}).up()
     with daemon.client(timeout_s=None) as client:
-        client.call("publish", admin.Publish(path=str(SERVABLES / "tally")), admin.Published)
-        names = [f"d{number}" for number in range(100)]
-        for name in names:
-            wanted = admin.Deploy(servable="tally", endpoint=name, replicas=0, max_replicas=1, idle_s=1.0)
-            client.call("deploy", wanted, admin.Deployed)
+        names = small_ones(client, 100)
         told = status(client)
         assert [each.state for each in told.deployments] == ["idle"] * len(names)
         assert all(each.plan.startswith("no replica, because") for each in told.deployments)

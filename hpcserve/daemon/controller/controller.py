@@ -172,6 +172,8 @@ class Controller:
                 work.result()
         works[1].cancel()
         await asyncio.gather(works[1], return_exceptions=True)
+        # Who could not reach us wrote it down, and told the supervisor by a signal.
+        self.farewell = farewell.read(self.site.state_dir) or self.farewell
         if self.farewell == "keep" or (self._unbidden == "keep" and self.farewell == "drain"):
             # The job of a daemon that drained has ended before it had: the next daemon goes on with what still runs.
             _log.info("these pilots go on: %s", ", ".join(self.pilots.jobs) or "none")

@@ -11,18 +11,14 @@ from collections.abc import Iterator
 import pytest
 
 from hpcserve.cluster.reach import Kind, obstacle, reach, split
+from tests.unanswered import unanswered
 
 
 @pytest.fixture
 def full() -> Iterator[str]:
     """The address of a host that answers no more: nothing comes back, as from behind a firewall that drops."""
-    with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for each in (first, second):
-            each.setblocking(False)
-            each.connect_ex(listener.getsockname())
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
+    with unanswered() as port:
+        yield f"127.0.0.1:{port}"
 
 
 def kind_of(address: str, timeout_s: float = 5.0) -> Kind | None:

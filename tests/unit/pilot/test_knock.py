@@ -14,6 +14,8 @@ from hpcserve.pilot.watch import Watch
 
 PATIENCE_S = 60.0
 
+from tests.unanswered import unanswered
+
 
 class Looks:
     """A knock, its watch, and what it told."""
@@ -59,20 +61,15 @@ def test_of_what_can_be_reached_nothing_is_told(looks: Looks) -> None:
 
 
 def test_what_does_not_answer_is_given_up_in_time(looks: Looks) -> None:
-    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        for each in (first, second):
-            each.setblocking(False)
-            each.connect_ex(full.getsockname())
-        looks.knock.begin(address_of(full))
+    with unanswered() as port:
+        looks.knock.begin(f"tcp://127.0.0.1:{port}")
         looks.knock.begin("tcp://127.0.0.1:1")  # one at a time
         assert looks.knock.due_s == looks.now + KNOCK_S
         looks.knock.tick(looks.now + KNOCK_S - 0.1)
         assert looks.told == []
         looks.knock.tick(looks.now + KNOCK_S)
         ((address, found),) = looks.told
-        assert (address, found.kind) == (address_of(full), "dropped")
+        assert (address, found.kind) == (f"tcp://127.0.0.1:{port}", "dropped")
 
 
 def test_a_name_that_nobody_knows_is_told_at_once(looks: Looks) -> None:
