@@ -11,10 +11,9 @@ import pytest
 from hpcserve.cluster.reach import Obstacle
 from hpcserve.pilot.knock import KNOCK_S, Knock
 from hpcserve.pilot.watch import Watch
+from tests.unanswered import unanswered
 
 PATIENCE_S = 60.0
-
-from tests.unanswered import unanswered
 
 
 class Looks:
