@@ -91,6 +91,11 @@ def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
         time.sleep(min(max(0.05, waited_s / 10), 0.5))
 
 
+def begun(process: subprocess.Popen[str]) -> bool:
+    """Whether Python's own start, in which a Ctrl-C still shows a traceback, lies behind a command."""
+    return "/msgspec/" in Path(f"/proc/{process.pid}/maps").read_text()
+
+
 @contextlib.contextmanager
 def user_in(home: Path) -> Iterator[User]:
     user = User(home)

@@ -18,7 +18,7 @@ import pytest
 from hpcserve import examples
 from hpcserve.config import Recovery
 from hpcserve.wire.record import decode_record
-from tests.acceptance.newcomer import User, until, user_in
+from tests.acceptance.newcomer import User, begun, until, user_in
 
 MANIFEST = """\
 name = "broken"
@@ -406,6 +406,7 @@ def test_up_leaves_nothing_when_it_is_ended_early(
 ) -> None:
     """At the moment when so many processes are there: the command itself, the supervisor, the first of its children."""
     process = user.start("up", *detach)
+    until(lambda: begun(process) or process.poll() is not None)
     until(lambda: len(user.processes()) >= processes or process.poll() is not None)
     process.send_signal(number)
     said, told = process.communicate(timeout=60)

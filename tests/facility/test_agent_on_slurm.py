@@ -148,7 +148,6 @@ def test_slurm_s_warning_arrives(daemon: FakeDaemon, pilot: SlurmPilot) -> None:
     pilot.enrolment = msgspec.structs.replace(pilot.enrolment, walltime_s=3600.0)  # as the agent thinks
     pilot.submit("--nodes=1", "--time=1")
     running(daemon, pilot, "ready")
-    assert daemon.reports[-1].walltime_left_s > WARN_S
     daemon.serve(lambda: daemon.reports[-1].walltime_left_s <= WARN_S, "the warning", within_s=60)
     assert daemon.reports[-1].leaving == ""
 
