@@ -243,6 +243,29 @@ class Environment(Declaration, frozen=True):
             raise ValueError(f"python: expected a program's name or its whole path, got {self.python!r}")
 
 
+class Ranks(Declaration, frozen=True):
+    """The MPI processes that one replica is made of, spread evenly over ``nodes``.
+
+    ``data-parallel``: each computes a share of the batch's samples. ``collective``: each gets the whole input and the
+    communicator, and what rank 0 returns is the answer. ``gpus_per_rank``: so many whole GPUs are each rank's own; 0:
+    it has what its slot has, be it a part of one.
+    """
+
+    size: Annotated[int, msgspec.Meta(ge=1)] = 1
+    nodes: Annotated[int, msgspec.Meta(ge=1)] = 1
+    compute: Literal["data-parallel", "collective"] = "data-parallel"
+    gpus_per_rank: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+    def __post_init__(self) -> None:
+        if self.size % self.nodes:
+            raise ValueError(f"size {self.size}: expected a multiple of nodes, {self.nodes}: as many ranks on each node")
+
+    @property
+    def per_node(self) -> int:
+        """How many of them run on each node."""
+        return self.size // self.nodes
+
+
 class Manifest(Declaration, frozen=True):
     """A servable. ``entry`` and ``file`` are for its loader: see :mod:`hpcserve.servable.loaders`."""
 
@@ -254,6 +277,7 @@ class Manifest(Declaration, frozen=True):
     environment: Environment = Environment()
     methods: dict[str, MethodSpec] = {}
     warmup: tuple[WarmUp, ...] = ()
+    ranks: Ranks = Ranks()
 
     def __post_init__(self) -> None:
         check_name("a servable's name", self.name)
