@@ -26,7 +26,7 @@ def _runtime(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The path of an image.")],
     python: PYTHON = "python3",
 ) -> None:
-    """Gather the packages that hpcserve needs of IMAGE's Python, for all images with the same one that lack them."""
+    """Gather the packages that hpcserve needs of IMAGE's Python, for all images of its kind that lack them."""
     from functools import partial
 
     from hpcserve import config
@@ -76,6 +76,8 @@ def _build(
     """Build the image that the servable in DIR names, of what its [environment.build] says."""
     import os
 
+    from msgspec.structs import replace
+
     from hpcserve import config
     from hpcserve.cli.terminal import note
     from hpcserve.cluster.building import Builder
@@ -86,7 +88,9 @@ def _build(
     place = config.expanded(str(directory))
     environment = read_manifest(place).environment
     command = site.containers.command or site.containers.runtime
-    builder = Builder(_images(site), command=command, cache=config.cache_dir(), environment=os.environ, tell=note)
+    # What is built here is signed by nobody yet.
+    images = _images(replace(site, containers=replace(site.containers, signature_key="")))
+    builder = Builder(images, command=command, cache=config.cache_dir(), environment=os.environ, tell=note)
     new = builder.build(plan_of(environment, place, lambda: builder.standard(mirror)))
     typer.echo(f"{'built' if new else 'there already:'} {environment.image}")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -106,8 +107,7 @@ class Builder:
             (scratch / "packages").symlink_to(packages)
             copies = [(f"{scratch}/packages/*", f"{found.purelib}/")]
             for number, (source, target) in enumerate(plan.files):
-                (scratch / str(number)).symlink_to(source)
-                copies.append((str(scratch / str(number)), target))
+                copies.append((_linked(scratch / str(number), source), target))
             (scratch / "base.sif").symlink_to(plan.base)
             text = definition(str(scratch / "base.sif"), key=content.key, copies=copies, post=plan.post)
             (scratch / "image.def").write_text(text)
@@ -223,6 +223,13 @@ def _scratch(cache: Path) -> Iterator[Path]:
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _linked(directory: Path, source: Path) -> str:
+    """Where a link to a file lies under the file's own name, alone: a target may be the directory to put it into."""
+    directory.mkdir()
+    (directory / source.name).symlink_to(source)
+    return f"{directory}/{re.sub(r'[^A-Za-z0-9._-]+', '*', source.name)}"
 
 
 def _digest(source: Path) -> str:

@@ -19,7 +19,7 @@ SHOWN_CHARACTERS = 400
 def gather(
     shared_dir: Path, python: Sequence[int], machine: str, libc: str, *, compiled: Callable[[Path], None]
 ) -> tuple[Path, bool]:
-    """Gathers the packages for a Python's version, unless they are there. They appear whole or not at all.
+    """Gathers the packages for a Python and a C library, unless they are there. They appear whole or not at all.
 
     Args:
         shared_dir: The site's.
@@ -34,7 +34,7 @@ def gather(
     Raises:
         ConfigError: They cannot be had from here, or not be written there.
     """
-    target = runtime_dir(shared_dir, python, machine)
+    target = runtime_dir(shared_dir, python, machine, libc)
     return target, gather_into(target, requirements(), python, machine, libc, compiled=compiled)
 
 

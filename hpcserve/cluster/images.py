@@ -37,7 +37,9 @@ SHOWN_CHARACTERS = 400
 _PROBE = """
 import json, platform, sys, sysconfig
 found = {"purelib": sysconfig.get_path("purelib"),
-    "python": list(sys.version_info[:3]), "machine": platform.machine(), "libc": platform.libc_ver()[1]}
+    "python": list(sys.version_info[:3]), "machine": platform.machine()}
+name, version = platform.libc_ver()
+found["libc"] = version if name == "glibc" else ""
 found["packages"] = {}
 for name in sys.argv[1:]:
     try:
@@ -59,7 +61,8 @@ _SAYS = (
 class Interpreter(msgspec.Struct, frozen=True, kw_only=True):
     """What the Python in an image says of itself.
 
-    ``purelib``: where it looks for packages. ``packages``: the versions of those that it has.
+    ``libc``: the version of the GNU C library; empty where there is another. ``purelib``: where it looks for packages.
+    ``packages``: the versions of those that it has.
     """
 
     python: tuple[int, ...]

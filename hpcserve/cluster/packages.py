@@ -1,8 +1,8 @@
 """The packages that hpcserve needs of an image's Python, for images that lack them. Pure.
 
 Which they are, where they are kept, and the command that gathers them.
-They are kept below the shared directory by Python, machine and requirements, so that all images of one kind share them
-and a later hpcserve gathers its own.
+They are kept below the shared directory by Python, machine, C library and requirements, so that all images of one kind
+share them and a later hpcserve gathers its own.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from hpcserve.errors import ConfigError
+
 RUNTIMES = "runtimes"
 """The directory with all of them, below the shared one."""
 LEAST_PYTHON = (3, 10)
 OF_MODULES = {"zmq": "pyzmq", "msgspec": "msgspec", "numpy": "numpy"}
 """What a replica cannot do without: modules, and the packages that have them."""
 _OPTIONAL = ("ml_dtypes",)
-# The versions of the C library for which packages are made, newest first. Source: PEP 600.
+# The versions of the GNU C library for which packages are made, newest first. Source: PEP 600.
 _LIBCS = ((2, 34), (2, 28), (2, 27), (2, 26), (2, 17))
 
 
@@ -43,10 +45,37 @@ def least_versions() -> dict[str, tuple[str, str]]:
     return found
 
 
-def runtime_dir(shared_dir: Path, python: Sequence[int], machine: str) -> Path:
-    """Where the packages are for a Python's version on a machine."""
+def usable_libcs(libc: str) -> tuple[tuple[int, int], ...]:
+    """Packages for which versions of the C library can be used with this one, newest first.
+
+    Args:
+        libc: The version of the GNU C library, such as ``2.36``; empty where there is another, such as musl.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    have = tuple(int(number) for number in libc.split(".")[:2]) if libc else ()
+    usable = tuple(version for version in _LIBCS if version <= have)
+    if not usable:
+        oldest = ".".join(map(str, _LIBCS[-1]))
+        found = f"is glibc {libc}" if libc else "is none of GNU's (Alpine has musl)"
+        raise ConfigError(
+            f"no packages can be gathered for it: its C library {found}, and they are made for glibc {oldest} or "
+            f"later; make the image of another distribution, such as Debian, or with {', '.join(OF_MODULES.values())} "
+            "of its own"
+        )
+    return usable
+
+
+def runtime_dir(shared_dir: Path, python: Sequence[int], machine: str, libc: str) -> Path:
+    """Where the packages are for a Python's version on a machine with this C library.
+
+    Raises:
+        ConfigError: There can be none: see :func:`usable_libcs`.
+    """
+    major, minor = usable_libcs(libc)[0]
     key = hashlib.sha256("\n".join(requirements()).encode()).hexdigest()[:8]
-    return shared_dir / RUNTIMES / f"python{python[0]}.{python[1]}-{machine}-{key}"
+    return shared_dir / RUNTIMES / f"python{python[0]}.{python[1]}-{machine}-glibc{major}.{minor}-{key}"
 
 
 def gathering(target: Path, wanted: Sequence[str], python: Sequence[int], machine: str, libc: str) -> tuple[str, ...]:
@@ -58,10 +87,12 @@ def gathering(target: Path, wanted: Sequence[str], python: Sequence[int], machin
         python: The version of the image's Python.
         machine: As uname(1) calls it.
         libc: The version of the image's C library.
+
+    Raises:
+        ConfigError: There are none for it.
     """
-    have = tuple(int(number) for number in libc.split(".")[:2]) if libc else (0, 0)
-    platforms = [f"manylinux_{major}_{minor}_{machine}" for major, minor in _LIBCS if (major, minor) <= have]
-    platforms += [f"manylinux2014_{machine}"] if platforms else []  # pip knows what else manylinux_2_17 was called
+    platforms = [f"manylinux_{major}_{minor}_{machine}" for major, minor in usable_libcs(libc)]
+    platforms.append(f"manylinux2014_{machine}")  # pip knows what else manylinux_2_17 was called
     options = ["install", "--quiet", "--no-compile", "--only-binary=:all:", "--implementation=cp"]
     options += [f"--python-version={python[0]}.{python[1]}", *(f"--platform={each}" for each in platforms)]
     return (*options, "--target", str(target), *wanted)

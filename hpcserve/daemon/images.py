@@ -17,7 +17,7 @@ from hpcserve.cluster.images import Images, Interpreter
 from hpcserve.cluster.packages import OF_MODULES, runtime_dir
 from hpcserve.cluster.site_findings import Finding
 from hpcserve.config import Containers, Site
-from hpcserve.errors import ManifestError
+from hpcserve.errors import ConfigError, ManifestError
 from hpcserve.servable.manifest import Environment, Image
 from hpcserve.wire.launch import ContainerRules
 from hpcserve.wire.messages import WIRE_VERSIONS
@@ -42,10 +42,9 @@ def findings(site: Site, images: Images, image: str, python: str) -> Iterator[Fi
     yield Finding("Python", "ok", f"{_version(found)} for {found.machine}")
     missing = _missing(found)
     has = ", ".join(f"{OF_MODULES[module]} {version}" for module, version in found.packages.items())
-    packages = runtime_dir(site.shared_dir, found.python, found.machine)
     if not missing:
         yield Finding("packages", "ok", has)
-    elif packages.is_dir():
+    elif (packages := _gathered(site.shared_dir, image, found)).is_dir():
         yield Finding("packages", "ok", f"{', '.join(missing)} of {packages}{' beside ' if has else ''}{has}")
     else:
         told = f"{', '.join(missing)} missing; gather them by: hpcserve container runtime {image}"
@@ -57,6 +56,18 @@ def findings(site: Site, images: Images, image: str, python: str) -> Iterator[Fi
 
 def _version(found: Interpreter) -> str:
     return ".".join(map(str, found.python))
+
+
+def _gathered(shared_dir: Path, image: str, found: Interpreter) -> Path:
+    """Where the packages are that were gathered for an image, if they were.
+
+    Raises:
+        ManifestError: None can be.
+    """
+    try:
+        return runtime_dir(shared_dir, found.python, found.machine, found.libc)
+    except ConfigError as error:
+        raise ManifestError(f"image {image}: {error}") from error
 
 
 def _missing(found: Interpreter) -> list[str]:
@@ -119,7 +130,7 @@ class SiteContainers:
         file = images.file(image)
         python = images.python(image, environment.python)
         missing = _missing(python)
-        packages = runtime_dir(self._shared_dir, python.python, python.machine) if missing else None
+        packages = _gathered(self._shared_dir, image, python) if missing else None
         version = _version(python)
         if packages is not None and not packages.is_dir():
             raise ManifestError(

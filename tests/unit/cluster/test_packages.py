@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from hpcserve.cluster.images import Interpreter, check_versions
 from hpcserve.cluster.packages import gathering, least_versions, requirements, runtime_dir
-from hpcserve.errors import ManifestError
+from hpcserve.errors import ConfigError, ManifestError
 
 
 def interpreter(*python: int, **packages: str) -> Interpreter:
@@ -35,12 +36,23 @@ def test_pip_is_told_for_which_python_and_machine() -> None:
     assert argv[argv.index("--target") :] == ("--target", "/to", *requirements())
 
 
-def test_packages_are_shared_by_images_of_one_python_and_machine() -> None:
-    place = runtime_dir(Path("/shared"), (3, 12, 1), "x86_64")
-    assert place == runtime_dir(Path("/shared"), (3, 12, 7), "x86_64")
+def test_packages_are_shared_by_images_of_one_python_machine_and_c_library() -> None:
+    place = runtime_dir(Path("/shared"), (3, 12, 1), "x86_64", "2.36")
+    assert place == runtime_dir(Path("/shared"), (3, 12, 7), "x86_64", "2.41")
     assert place.parent == Path("/shared/runtimes")
-    assert place.name.startswith("python3.12-x86_64-")
-    assert place != runtime_dir(Path("/shared"), (3, 12, 7), "aarch64")
+    assert place.name.startswith("python3.12-x86_64-glibc2.34-")
+    assert place != runtime_dir(Path("/shared"), (3, 12, 7), "aarch64", "2.36")
+    older = runtime_dir(Path("/shared"), (3, 12, 1), "x86_64", "2.31")
+    assert older.name.startswith("python3.12-x86_64-glibc2.28-")
+
+
+@pytest.mark.parametrize(("libc", "told"), [("", "is none of GNU's (Alpine has musl)"), ("2.12", "is glibc 2.12")])
+def test_for_another_c_library_no_packages_are_gathered(libc: str, told: str) -> None:
+    message = f"no packages can be gathered for it: its C library {told}, and they are made for glibc 2.17 or later"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        runtime_dir(Path("/shared"), (3, 12, 1), "x86_64", libc)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        gathering(Path("/to"), requirements(), (3, 12, 1), "x86_64", libc)
 
 
 @pytest.mark.parametrize(
