@@ -75,6 +75,7 @@ def _build(
 ) -> None:
     """Build the image that the servable in DIR names, of what its [environment.build] says."""
     import os
+    from functools import partial
 
     from msgspec.structs import replace
 
@@ -91,7 +92,7 @@ def _build(
     # What is built here is signed by nobody yet.
     images = _images(replace(site, containers=replace(site.containers, signature_key="")))
     builder = Builder(images, command=command, cache=config.cache_dir(), environment=os.environ, tell=note)
-    new = builder.build(plan_of(environment, place, lambda: builder.standard(mirror)))
+    new = builder.build(plan_of(environment, place, partial(builder.standard, mirror)))
     typer.echo(f"{'built' if new else 'there already:'} {environment.image}")
 
 

@@ -35,6 +35,13 @@ def requirements() -> tuple[str, ...]:
 
 
 @cache
+def extra(name: str) -> tuple[str, ...]:
+    """What hpcserve requires where one of its extras is installed, such as ``torch<3,>=2.6``."""
+    stated = (each.partition(";") for each in metadata.requires("hpcserve") or ())
+    return tuple(wanted.strip() for wanted, _, marker in stated if f'extra == "{name}"' in marker)
+
+
+@cache
 def least_versions() -> dict[str, tuple[str, str]]:
     """For each module the package that has it and its lowest version."""
     found = {}
@@ -91,8 +98,17 @@ def gathering(target: Path, wanted: Sequence[str], python: Sequence[int], machin
     Raises:
         ConfigError: There are none for it.
     """
+    return ("install", "--no-compile", *_wheels(python, machine, libc), "--target", str(target), *wanted)
+
+
+def downloading(target: Path, wanted: str, python: Sequence[int], machine: str, libc: str) -> tuple[str, ...]:
+    """The arguments of pip that put one package's wheel into a directory; otherwise as :func:`gathering`."""
+    return ("download", "--no-deps", *_wheels(python, machine, libc), "--dest", str(target), wanted)
+
+
+def _wheels(python: Sequence[int], machine: str, libc: str) -> tuple[str, ...]:
+    """The options of pip that have it choose wheels for another Python."""
     platforms = [f"manylinux_{major}_{minor}_{machine}" for major, minor in usable_libcs(libc)]
     platforms.append(f"manylinux2014_{machine}")  # pip knows what else manylinux_2_17 was called
-    options = ["install", "--quiet", "--no-compile", "--only-binary=:all:", "--implementation=cp"]
-    options += [f"--python-version={python[0]}.{python[1]}", *(f"--platform={each}" for each in platforms)]
-    return (*options, "--target", str(target), *wanted)
+    options = ["--quiet", "--only-binary=:all:", "--implementation=cp", f"--python-version={python[0]}.{python[1]}"]
+    return (*options, *(f"--platform={each}" for each in platforms))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -75,13 +75,13 @@ def _missing(found: Interpreter) -> list[str]:
     return [package for module, package in OF_MODULES.items() if module not in found.packages]
 
 
-def plan_of(environment: Environment, directory: Path, standard: Callable[[], Path]) -> Plan:
+def plan_of(environment: Environment, directory: Path, standard: Callable[[Sequence[str]], Path]) -> Plan:
     """What a servable's image is to be.
 
     Args:
         environment: The manifest's.
         directory: The servable's.
-        standard: Makes the image that is below where the manifest names none.
+        standard: Makes an image of hpcserve's own, with these layers, to stand on where the manifest names no file.
 
     Raises:
         ManifestError: The servable has no image that could be built.
@@ -95,7 +95,7 @@ def plan_of(environment: Environment, directory: Path, standard: Callable[[], Pa
     pairs = (each.partition(":") for each in wanted.files)
     return Plan(
         image=Path(environment.image),
-        base=Path(wanted.base) if wanted.base else standard(),
+        base=Path(wanted.base) if isinstance(wanted.base, str) and wanted.base[:1] == "/" else standard(wanted.layers),
         python=environment.python,
         requirements=wanted.requirements,
         files=tuple((directory / source, target) for source, _, target in pairs),

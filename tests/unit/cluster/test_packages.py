@@ -25,7 +25,7 @@ def test_what_is_gathered_is_what_hpcserve_itself_requires() -> None:
 def test_pip_is_told_for_which_python_and_machine() -> None:
     argv = gathering(Path("/to"), requirements(), (3, 10, 4), "aarch64", "2.28")
     assert argv[: argv.index("--target")] == (
-        *("install", "--quiet", "--no-compile", "--only-binary=:all:", "--implementation=cp", "--python-version=3.10"),
+        *("install", "--no-compile", "--quiet", "--only-binary=:all:", "--implementation=cp", "--python-version=3.10"),
         *(
             "--platform=manylinux_2_28_aarch64",
             "--platform=manylinux_2_27_aarch64",
