@@ -47,6 +47,7 @@ class Plan:
         requirements: The packages, as pip understands them; hpcserve's own are added.
         files: Files and directories, and where they are to be inside.
         post: Commands of the shell that run inside at the end.
+        ranks: Whether replicas of several ranks are to run in it: they need mpi4py, which the base may have.
     """
 
     image: Path
@@ -55,6 +56,7 @@ class Plan:
     requirements: tuple[str, ...]
     files: tuple[tuple[Path, str], ...]
     post: tuple[str, ...]
+    ranks: bool = False
 
 
 class Builder:
@@ -92,7 +94,8 @@ class Builder:
         """
         base = self._images.file(str(plan.base))
         found = self._images.python(str(plan.base), plan.python)
-        wanted = tuple(sorted({*plan.requirements, *requirements()}))
+        ours = requirements(ranks=plan.ranks and "mpi4py" not in found.packages)
+        wanted = tuple(sorted({*plan.requirements, *ours}))
         version = f"{found.python[0]}.{found.python[1]} {found.machine}"
         content = Content(
             base=base.sha256,

@@ -19,7 +19,13 @@ SHOWN_CHARACTERS = 400
 
 
 def gather(
-    shared_dir: Path, python: Sequence[int], machine: str, libc: str, *, compiled: Callable[[Path], None]
+    shared_dir: Path,
+    python: Sequence[int],
+    machine: str,
+    libc: str,
+    *,
+    compiled: Callable[[Path], None],
+    ranks: bool = False,
 ) -> tuple[Path, bool]:
     """Gathers the packages for a Python and a C library, unless they are there. They appear whole or not at all.
 
@@ -29,6 +35,7 @@ def gather(
         machine: As uname(1) calls it.
         libc: The version of the image's C library.
         compiled: Has that Python compile all modules in a directory: nobody else can, and each start would.
+        ranks: Whether replicas of several ranks are to run there: they need mpi4py too.
 
     Returns:
         Their directory, and whether it is new.
@@ -36,8 +43,8 @@ def gather(
     Raises:
         ConfigError: They cannot be had from here, or not be written there.
     """
-    target = runtime_dir(shared_dir, python, machine, libc)
-    return target, gather_into(target, requirements(), python, machine, libc, compiled=compiled)
+    target = runtime_dir(shared_dir, python, machine, libc, ranks=ranks)
+    return target, gather_into(target, requirements(ranks=ranks), python, machine, libc, compiled=compiled)
 
 
 def gather_into(

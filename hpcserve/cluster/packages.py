@@ -21,14 +21,27 @@ RUNTIMES = "runtimes"
 LEAST_PYTHON = (3, 10)
 OF_MODULES = {"zmq": "pyzmq", "msgspec": "msgspec", "numpy": "numpy"}
 """What a replica cannot do without: modules, and the packages that have them."""
+OF_RANKS = {"mpi4py": "mpi4py"}
+"""What a replica of several ranks cannot do without either."""
 _OPTIONAL = ("ml_dtypes",)
 # The versions of the GNU C library for which packages are made, newest first. Source: PEP 600.
 _LIBCS = ((2, 34), (2, 28), (2, 27), (2, 26), (2, 17))
 
 
+def needed(*, ranks: bool) -> dict[str, str]:
+    """The modules that a replica cannot do without, and the packages that have them.
+
+    Args:
+        ranks: Whether it is of several ranks.
+    """
+    return OF_MODULES | OF_RANKS if ranks else OF_MODULES
+
+
 @cache
-def requirements() -> tuple[str, ...]:
+def requirements(*, ranks: bool = False) -> tuple[str, ...]:
     """What hpcserve's own installation requires of these packages, such as ``numpy<3,>=2.0``."""
+    if ranks:
+        return (*requirements(), *extra("mpi"))
     wanted = (*OF_MODULES.values(), *_OPTIONAL)
     stated = [each for each in metadata.requires("hpcserve") or () if "extra ==" not in each]
     return tuple(sorted(each for each in stated if re.split(r"[^\w-]", each)[0].replace("-", "_") in wanted))
@@ -45,8 +58,8 @@ def extra(name: str) -> tuple[str, ...]:
 def least_versions() -> dict[str, tuple[str, str]]:
     """For each module the package that has it and its lowest version."""
     found = {}
-    for module, package in OF_MODULES.items():
-        stated = next(each for each in requirements() if each.startswith(package))
+    for module, package in needed(ranks=True).items():
+        stated = next(each for each in requirements(ranks=True) if each.startswith(package))
         lowest = re.search(r">=([\d.]+)", stated)
         found[module] = (package, lowest[1] if lowest else "0")
     return found
@@ -74,15 +87,16 @@ def usable_libcs(libc: str) -> tuple[tuple[int, int], ...]:
     return usable
 
 
-def runtime_dir(shared_dir: Path, python: Sequence[int], machine: str, libc: str) -> Path:
-    """Where the packages are for a Python's version on a machine with this C library.
+def runtime_dir(shared_dir: Path, python: Sequence[int], machine: str, libc: str, *, ranks: bool = False) -> Path:
+    """Where the packages are for a Python's version on a machine with this C library, with mpi4py for several ranks.
 
     Raises:
         ConfigError: There can be none: see :func:`usable_libcs`.
     """
     major, minor = usable_libcs(libc)[0]
-    key = hashlib.sha256("\n".join(requirements()).encode()).hexdigest()[:8]
-    return shared_dir / RUNTIMES / f"python{python[0]}.{python[1]}-{machine}-glibc{major}.{minor}-{key}"
+    key = hashlib.sha256("\n".join(requirements(ranks=ranks)).encode()).hexdigest()[:8]
+    name = f"python{python[0]}.{python[1]}-{machine}-glibc{major}.{minor}{'-ranks' if ranks else ''}-{key}"
+    return shared_dir / RUNTIMES / name
 
 
 def gathering(target: Path, wanted: Sequence[str], python: Sequence[int], machine: str, libc: str) -> tuple[str, ...]:

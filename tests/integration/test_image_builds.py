@@ -76,7 +76,7 @@ def test_an_image_is_built_of_what_the_manifest_says_and_not_twice(
     assert compiled.stdout == b"True\n", "each start of a replica would compile it again"
     # It has all that a replica needs: nothing has to be gathered.
     published = SiteContainers(config.load_site(str(tmp_path / "site.toml")), timeout_s=60.0).published(
-        read_manifest(place).environment
+        read_manifest(place)
     )
     assert published.published is not None
     assert published.published.packages == ""
