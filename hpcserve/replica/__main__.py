@@ -16,10 +16,10 @@ from hpcserve.core.batching import Policy
 from hpcserve.errors import HpcserveError, VersionMismatch
 from hpcserve.replica.alarm import Alarm
 from hpcserve.replica.executor import Executor
-from hpcserve.replica.gpus import share
 from hpcserve.replica.laps import Laps
 from hpcserve.replica.link import Link
 from hpcserve.replica.loop import Replica
+from hpcserve.replica.place import take_place
 from hpcserve.replica.start import Lifeline, Mouth
 from hpcserve.replica.warmup import warm_up
 from hpcserve.servable.api import Context
@@ -45,10 +45,10 @@ def main() -> int:
         return EXIT_SETUP_FAILED
     manifest = msgspec.json.decode(start.manifest, type=Manifest)
     watch = Watch()
-    # Before anything of the servable is imported: a library looks at these when it first looks for GPUs.
-    os.environ.update(share(os.environ, slot=start.slot, slots=start.slots))
     laps.end("start")
     try:
+        # Before anything of the servable is imported: a library looks at it when it first looks for GPUs and CPUs.
+        take_place(os.environ, mine=(start.slot,), slots=start.slots, wanted=manifest.ranks.gpus_per_rank)
         loaded = _load(start, manifest, watch, laps)
     except HpcserveError as error:
         mouth.say(ReplicaSays(state="failed", cause=error.message, traceback=error.remote_traceback or ""))
