@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import zmq
@@ -15,6 +16,7 @@ import zmq
 from hpcserve.core.batching import Policy
 from hpcserve.errors import HpcserveError, VersionMismatch
 from hpcserve.replica.alarm import Alarm
+from hpcserve.replica.broken import EXIT_BROKEN, DeviceBroken
 from hpcserve.replica.executor import Executor
 from hpcserve.replica.laps import Laps
 from hpcserve.replica.link import Link
@@ -72,11 +74,21 @@ def main() -> int:
     # What the servable loaded stays: the collector need not walk it again and again while requests wait.
     gc.collect()
     gc.freeze()
-    replica.run()
+    try:
+        replica.run()
+    except DeviceBroken as error:
+        _broken(error)
     alarm.rest()
     loaded.teardown()
     context.destroy(linger=1000)
     return 0
+
+
+def _broken(error: DeviceBroken) -> NoReturn:
+    """Ends this process at once: what ends it in order, the servable's teardown too, would call a broken GPU."""
+    sys.stderr.write(f"this replica ends, for its GPU can compute no more in this process: {error}\n")
+    sys.stderr.flush()
+    os._exit(EXIT_BROKEN)
 
 
 def policy(batching: Batching) -> Policy:
