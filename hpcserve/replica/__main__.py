@@ -18,9 +18,11 @@ from hpcserve.errors import HpcserveError, VersionMismatch
 from hpcserve.replica.alarm import Alarm
 from hpcserve.replica.broken import EXIT_BROKEN, DeviceBroken
 from hpcserve.replica.executor import Executor
+from hpcserve.replica.gauge import Gauge
 from hpcserve.replica.laps import Laps
 from hpcserve.replica.link import Link
 from hpcserve.replica.loop import Replica
+from hpcserve.replica.nvml import open_nvml
 from hpcserve.replica.place import take_place
 from hpcserve.replica.start import Lifeline, Mouth
 from hpcserve.replica.warmup import warm_up
@@ -57,12 +59,14 @@ def main() -> int:
         return EXIT_SETUP_FAILED
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     alarm = Alarm(start.hang_grace_s)
+    nvml = open_nvml()
     executor = Executor(loaded, default_method(manifest))
     replica = Replica(
         Link(context, Path(start.record), start.public_key, start.secret_key),
         executor,
         lifeline,
         alarm,
+        Gauge(None if nvml is None else nvml.seen(os.environ)),
         replica=start.replica,
         version=start.version,
         outbox_bytes=start.outbox_bytes,
