@@ -254,6 +254,7 @@ class Agent:
             log_dir=Path(self._enrolment.log_dir),
             log_bytes=self._enrolment.log_bytes,
             slots=self._enrolment.slots,
+            bind=self._enrolment.bind,
             stop_grace_s=self._enrolment.stop_grace_s,
             clock=self._clock,
             changed=self._mark_dirty,

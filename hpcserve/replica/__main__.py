@@ -52,7 +52,8 @@ def main() -> int:
     laps.end("start")
     try:
         # Before anything of the servable is imported: a library looks at it when it first looks for GPUs and CPUs.
-        take_place(os.environ, mine=(start.slot,), slots=start.slots, wanted=manifest.ranks.gpus_per_rank)
+        wanted = manifest.ranks.gpus_per_rank
+        take_place(os.environ, mine=(start.slot,), slots=start.slots, wanted=wanted, bind=start.bind)
         loaded = _load(start, manifest, watch, laps)
     except HpcserveError as error:
         mouth.say(ReplicaSays(state="failed", cause=error.message, traceback=error.remote_traceback or ""))

@@ -20,10 +20,10 @@ from collections.abc import Mapping, Sequence
 
 from hpcserve.errors import ServableError
 
+OF_CUDA = "CUDA_VISIBLE_DEVICES"
 # Ids, UUIDs, or parts of a GPU. HIP heeds the first two (and the third, say some), OpenCL on AMD the third, Intel's
 # Level Zero the fourth.
-_OF_CUDA = "CUDA_VISIBLE_DEVICES"
-_OF_HIP = (_OF_CUDA, "HIP_VISIBLE_DEVICES")
+_OF_HIP = (OF_CUDA, "HIP_VISIBLE_DEVICES")
 _OF_OPENCL = "GPU_DEVICE_ORDINAL"
 _OF_INTEL = "ZE_AFFINITY_MASK"
 # What AMD's driver leaves to all of its libraries, whose own variables then choose among that by place.
@@ -71,7 +71,7 @@ def own(
         ServableError: It would see fewer.
     """
     unnamed = not any(name in environment for name in NAMED_IN)
-    numbered = {_OF_CUDA: ",".join(map(str, range(present)))} if wanted and unnamed and present else {}
+    numbered = {OF_CUDA: ",".join(map(str, range(present)))} if wanted and unnamed and present else {}
     given = numbered | share({**environment, **numbered}, mine=mine, slots=slots)
     seen = visible({**environment, **given})
     if len(seen) < wanted:

@@ -38,7 +38,7 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
 
     ``secret`` is good for one enrolment of this ``incarnation``. ``walltime_s`` counts from the agent's start. Each of
     the job's nodes holds ``slots`` replicas. The logs of a replica take at most ``log_bytes`` below ``log_dir``.
-    ``prologue``: shell lines that run before the interpreters of users' own environments.
+    ``prologue``: shell lines that run before the interpreters of users' own environments. ``bind``: of the site file.
     """
 
     pilot: str
@@ -51,6 +51,7 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     log_dir: str
     log_bytes: int
     launcher: str = "process"
+    bind: str = "none"
     containers: ContainerRules = ContainerRules()
     prologue: tuple[str, ...] = ()
 
@@ -77,6 +78,7 @@ class ReplicaStart(msgspec.Struct, frozen=True, kw_only=True):
     hang_grace_s: float
     slot: int = 0
     slots: int = 1
+    bind: str = "none"
     launch: int = LAUNCH_VERSION
     software: str = ""
 

@@ -70,6 +70,7 @@ class Enrolments:
             log_dir=str(self._logs),
             log_bytes=self._pilots.log_bytes,
             launcher=self._pilots.launcher,
+            bind=self._pilots.bind,
             containers=self._containers,
             prologue=self._prologue,
         )
