@@ -71,6 +71,7 @@ class Enrolments:
             log_bytes=self._pilots.log_bytes,
             launcher=self._pilots.launcher,
             bind=self._pilots.bind,
+            mps=self._pilots.mps,
             containers=self._containers,
             prologue=self._prologue,
         )
