@@ -51,6 +51,7 @@ class Surroundings:
         command: Makes the command of a replica on a node; may raise ManifestError.
         record: The path of the service record.
         slots: How many replicas each node holds.
+        bind: Whether they are bound to processors: of the site file.
         clock: Monotonic seconds.
         changed: Called when a replica's status is not what it was.
     """
@@ -63,6 +64,7 @@ class Surroundings:
     log_dir: Path
     log_bytes: int
     slots: int
+    bind: str
     stop_grace_s: float
     changed: Callable[[], None]
     clock: Callable[[], float]
@@ -258,6 +260,7 @@ class Child:
             hang_grace_s=spec.hang_grace_s,
             slot=self.slot,
             slots=self._around.slots,
+            bind=self._around.bind,
             software=f"hpcserve {__version__}",
         )
 

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import zmq
@@ -15,11 +16,14 @@ import zmq
 from hpcserve.core.batching import Policy
 from hpcserve.errors import HpcserveError, VersionMismatch
 from hpcserve.replica.alarm import Alarm
+from hpcserve.replica.broken import EXIT_BROKEN, DeviceBroken
 from hpcserve.replica.executor import Executor
-from hpcserve.replica.gpus import share
+from hpcserve.replica.gauge import Gauge
 from hpcserve.replica.laps import Laps
 from hpcserve.replica.link import Link
 from hpcserve.replica.loop import Replica
+from hpcserve.replica.nvml import open_nvml
+from hpcserve.replica.place import take_place
 from hpcserve.replica.start import Lifeline, Mouth
 from hpcserve.replica.warmup import warm_up
 from hpcserve.servable.api import Context
@@ -45,22 +49,25 @@ def main() -> int:
         return EXIT_SETUP_FAILED
     manifest = msgspec.json.decode(start.manifest, type=Manifest)
     watch = Watch()
-    # Before anything of the servable is imported: a library looks at these when it first looks for GPUs.
-    os.environ.update(share(os.environ, slot=start.slot, slots=start.slots))
     laps.end("start")
     try:
+        # Before anything of the servable is imported: a library looks at it when it first looks for GPUs and CPUs.
+        wanted = manifest.ranks.gpus_per_rank
+        take_place(os.environ, mine=(start.slot,), slots=start.slots, wanted=wanted, bind=start.bind)
         loaded = _load(start, manifest, watch, laps)
     except HpcserveError as error:
         mouth.say(ReplicaSays(state="failed", cause=error.message, traceback=error.remote_traceback or ""))
         return EXIT_SETUP_FAILED
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     alarm = Alarm(start.hang_grace_s)
+    nvml = open_nvml()
     executor = Executor(loaded, default_method(manifest))
     replica = Replica(
         Link(context, Path(start.record), start.public_key, start.secret_key),
         executor,
         lifeline,
         alarm,
+        Gauge(None if nvml is None else nvml.seen(os.environ)),
         replica=start.replica,
         version=start.version,
         outbox_bytes=start.outbox_bytes,
@@ -72,11 +79,21 @@ def main() -> int:
     # What the servable loaded stays: the collector need not walk it again and again while requests wait.
     gc.collect()
     gc.freeze()
-    replica.run()
+    try:
+        replica.run()
+    except DeviceBroken as error:
+        _broken(error)
     alarm.rest()
     loaded.teardown()
     context.destroy(linger=1000)
     return 0
+
+
+def _broken(error: DeviceBroken) -> NoReturn:
+    """Ends this process at once: what ends it in order, the servable's teardown too, would call a broken GPU."""
+    sys.stderr.write(f"this replica ends, for its GPU can compute no more in this process: {error}\n")
+    sys.stderr.flush()
+    os._exit(EXIT_BROKEN)
 
 
 def policy(batching: Batching) -> Policy:

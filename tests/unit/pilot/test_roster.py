@@ -38,6 +38,7 @@ def made(tmp_path: Path, *nodes: str) -> Roster:
             log_dir=tmp_path,
             log_bytes=1000,
             slots=2,
+            bind="none",
             stop_grace_s=1.0,
             launcher=ProcessLauncher(),
             memory=MemoryWatch(None),
