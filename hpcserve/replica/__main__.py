@@ -64,7 +64,7 @@ def main() -> int:
         replica=start.replica,
         version=start.version,
         outbox_bytes=start.outbox_bytes,
-        policy_of=lambda method: policy(executor.batching(method)),
+        policy_of=lambda method: policy(executor.batching(method), overlaps=method in executor.launching),
         ready=lambda: mouth.say(_ready(laps)),
     )
     watch.ask = replica.gave_up
@@ -79,12 +79,13 @@ def main() -> int:
     return 0
 
 
-def policy(batching: Batching) -> Policy:
+def policy(batching: Batching, *, overlaps: bool = False) -> Policy:
     """What the servable says of a method's batches."""
     return Policy(
         max_samples=batching.max_batch_size,
         max_wait_s=batching.max_wait_ms / 1000,
         preferred=batching.preferred_batch_sizes,
+        overlaps=overlaps,
     )
 
 

@@ -75,7 +75,8 @@ class MethodSpec(Declaration, frozen=True):
 
     ``idempotent``: it may run twice if its replica dies. ``batchable``: the first axis of every input and
     output counts samples that may be computed together. ``parameters``: it takes the request's parameters.
-    ``stream``: it yields items, each with all the outputs. The rest is for batchable methods: see :class:`Batching`.
+    ``stream``: it yields items, each with all the outputs. ``launches``: it returns what computes on, a
+    :class:`~hpcserve.servable.api.Pending`. The rest is for batchable methods: see :class:`Batching`.
     """
 
     inputs: tuple[TensorDecl, ...]
@@ -85,6 +86,7 @@ class MethodSpec(Declaration, frozen=True):
     parameters: bool = False
     batching: Batching = Batching()
     stream: bool = False
+    launches: bool = False
 
     def __post_init__(self) -> None:
         for noun, tensors in (("input", self.inputs), ("output", self.outputs)):
@@ -94,6 +96,8 @@ class MethodSpec(Declaration, frozen=True):
                 raise ValueError(f"two {noun}s are called {twice!r}")
         if any(tensor.name == "parameters" for tensor in self.inputs):
             raise ValueError("an input cannot be called 'parameters': that is the request's own dictionary")
+        if self.launches and self.stream:
+            raise ValueError("launches: a method that yields a stream computes each item when it is asked for it")
         if self.batchable and self.stream:
             raise ValueError("batchable: a method that yields a stream is called for one request at a time")
         if self.batchable:
@@ -258,7 +262,9 @@ class Ranks(Declaration, frozen=True):
 
     def __post_init__(self) -> None:
         if self.size % self.nodes:
-            raise ValueError(f"size {self.size}: expected a multiple of nodes, {self.nodes}: as many ranks on each node")
+            raise ValueError(
+                f"size {self.size}: expected a multiple of nodes, {self.nodes}: as many ranks on each node"
+            )
 
     @property
     def per_node(self) -> int:

@@ -185,6 +185,7 @@ def _agreed(name: str, listed: MethodSpec, declared: MethodSpec | None, function
         parameters=parameters,
         batching=listed.batching,
         stream=listed.stream or inspect.isgeneratorfunction(function),
+        launches=listed.launches,
     )
     if declared is not None and declared != whole:
         raise ManifestError(f"methods.{name}: servable.toml and @method differ; declare it in one place")
