@@ -23,6 +23,7 @@ _TARGET = re.compile(r"/[^\s:]*")
 # What a module command could take for an option, and old ones hand to a shell, is none.
 _MODULE = re.compile(r"[\w.+/@][\w.+/@:=,~-]*", re.ASCII)
 _PROGRAM = re.compile(r"\w[\w.+-]*", re.ASCII)
+_DEVICE = re.compile(r"[a-z]+(:\d+)?", re.ASCII)
 _DIRECTORIES = {"venv": "virtual environment", "conda": "conda environment"}
 
 T = TypeVar("T")
@@ -272,6 +273,26 @@ class Ranks(Declaration, frozen=True):
         return self.size // self.nodes
 
 
+class Torch(Declaration, frozen=True):
+    """How loader ``torch`` runs its model.
+
+    ``device``: as torch names it; ``auto``: a GPU where there is one. ``dtype``: what the model computes in; empty: as
+    it is. ``compile``: by ``torch.compile``, or by the backend of this name. ``cuda_graphs``: for each of a method's
+    preferred batch sizes the GPU's work is recorded once, and played for every batch of up to so many samples.
+    """
+
+    device: str = "auto"
+    dtype: Literal["", "float16", "bfloat16", "float32", "float64"] = ""
+    compile: bool | str = False
+    cuda_graphs: bool = False
+
+    def __post_init__(self) -> None:
+        if not _DEVICE.fullmatch(self.device):
+            raise ValueError(f'device {self.device!r}: expected "auto", "cpu", "cuda" or another name of torch')
+        if self.cuda_graphs and self.device != "auto" and not self.device.startswith("cuda"):
+            raise ValueError(f'cuda_graphs: has no meaning with device = "{self.device}"; use "auto" or "cuda"')
+
+
 class Manifest(Declaration, frozen=True):
     """A servable. ``entry`` and ``file`` are for its loader: see :mod:`hpcserve.servable.loaders`."""
 
@@ -284,9 +305,12 @@ class Manifest(Declaration, frozen=True):
     methods: dict[str, MethodSpec] = {}
     warmup: tuple[WarmUp, ...] = ()
     ranks: Ranks = Ranks()
+    torch: Torch = Torch()
 
     def __post_init__(self) -> None:
         check_name("a servable's name", self.name)
+        if self.loader in ("python", "sklearn") and self.torch != Torch():
+            raise ValueError(f'torch: has a meaning only with loader = "torch", not with "{self.loader}"')
         for method in self.methods:
             check_identifier("a method's name", method)
 
@@ -400,6 +424,7 @@ def _fields_at(kind: type, inner: str) -> tuple[str, ...]:
         "environment": Environment,
         "build": Build,
         "warmup": WarmUp,
+        "torch": Torch,
         "inputs": TensorDecl,
         "outputs": TensorDecl,
     }
