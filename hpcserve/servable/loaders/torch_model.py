@@ -115,8 +115,9 @@ def _loaded(path: Path, read: Callable[[], Any]) -> Any:
 
 def _compute(torch: Any, manifest: Manifest, model: Any, name: str, spec: MethodSpec) -> Compute:
     function = _function(torch, manifest, model, name)
-    names = tuple(tensor.name for tensor in spec.inputs)
-    by_name = set(names) <= set(_arguments(function))
+    arguments = _arguments(function)
+    names = _ordered([tensor.name for tensor in spec.inputs], arguments)
+    by_name = arguments[: len(names)] != names and set(names) <= set(arguments)
     settings = manifest.torch
     if settings.compile is not False:
         backend = "inductor" if settings.compile is True else settings.compile
@@ -151,12 +152,21 @@ def _function(torch: Any, manifest: Manifest, model: Any, name: str) -> Callable
     raise ManifestError(f"methods.{name}: {type(model).__name__} has no method {name!r}{nearest(name, own)}")
 
 
-def _arguments(function: Any) -> Sequence[str]:
+def _ordered(names: list[str], arguments: list[str]) -> list[str]:
+    """The inputs in the order in which the function takes them, where its arguments have their names.
+
+    By name they cannot always be given: an exported model takes them as it was exported.
+    """
+    first = arguments[: len(names)]
+    return first if set(first) == set(names) else names
+
+
+def _arguments(function: Any) -> list[str]:
     """The names of a function's arguments, as far as they are known."""
     called = getattr(function, "forward", function)
     schema = getattr(called, "schema", None)  # of TorchScript
     if schema is not None:
-        return [argument.name for argument in schema.arguments]
+        return [argument.name for argument in schema.arguments if argument.name != "self"]
     return list(inspect.signature(called).parameters)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from hpcserve.errors import InvalidOutput, ManifestError, ServableError
 from hpcserve.servable.api import Context
+from hpcserve.servable.loaders.entry import target_of
 from hpcserve.servable.loaders.torch import TorchLoader
 from hpcserve.servable.manifest import Batching, Manifest, MethodSpec, TensorDecl, Torch, to_json
 
@@ -58,26 +60,20 @@ class Made:
     def __init__(self, directory: Path) -> None:
         import torch
 
-        class Linear(torch.nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.layer = torch.nn.Linear(3, 2)
-
-            def forward(self, x: torch.Tensor) -> torch.Tensor:
-                return self.layer(x)
-
         torch.manual_seed(1)
         self.directory = directory
-        model = Linear().eval()
+        (directory / "model.py").write_text(MODEL)
+        model = target_of(Manifest(name="a", loader="torch", entry="model:make"), directory)().eval()
         batch = torch.export.Dim("batch")
         with torch.inference_mode():
             self.expected = model(torch.from_numpy(SAMPLES)).numpy()
-        (directory / "model.py").write_text(MODEL)
         torch.save(model.state_dict(), directory / "weights.pt")
         torch.save({"other": torch.zeros(1)}, directory / "others.pt")
-        torch.save(model, directory / "pickled.pt")
+        torch.save(torch.nn.Sequential(torch.nn.Linear(3, 2)), directory / "pickled.pt")
         torch.save([torch.zeros(1)], directory / "list.pt")
-        torch.jit.trace(model, torch.zeros(2, 3)).save(str(directory / "model.pt"))
+        torch.jit.trace(model, torch.zeros(2, 3)).save(  # type: ignore[no-untyped-call]  # torch's own
+            str(directory / "model.pt")
+        )
         exported = torch.export.export(model, (torch.zeros(2, 3),), dynamic_shapes=({0: batch},))
         torch.export.save(exported, directory / "model.pt2")
         (directory / "broken.pt").write_bytes(b"no model")
@@ -88,7 +84,8 @@ class Made:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    with pytest.warns(DeprecationWarning):  # TorchScript is old, and models of it are many
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is old, and models of it are many
         return Made(tmp_path_factory.mktemp("torch"))
 
 
