@@ -5,10 +5,11 @@ Four rules, each for a reason:
 - **No request waits for company** while its replica is free, unless the method has a ``max_wait_s``: what is there runs
   now. While it runs more arrive, and make the next batch larger. So batches grow with the load, by themselves.
 - **A batch is no larger than is of use.** With an objective, it has ``SHARE`` of it: a request that has just missed a
-  batch waits for that one and then for its own. Where a single sample takes about that long the objective cannot be
-  met by small batches, and a long queue would only be served more slowly: a batch may always take ``AT_LEAST`` times
-  what one sample takes. Without an objective it ends where another sample does not save
-  anything any more: at ``1 - WORTH`` of the throughput of an endless batch.
+  batch waits for that one and then for its own (``SHARE_OVERLAPPED``, where the next one is launched before that one
+  has ended). Where a single sample takes about that long the objective cannot be met by small batches, and a long
+  queue would only be served more slowly: a batch may always take ``AT_LEAST`` times what one sample takes. Without an
+  objective it ends where another sample does not save anything any more: at ``1 - WORTH`` of the throughput of an
+  endless batch.
 - **What is quick runs alone.** To put requests together and to take them apart again costs each some tens of
   microseconds. A request that takes less than ``WORTH_JOINING_S`` alone gains nothing by company; from time to time
   one is run alone to find that out.
