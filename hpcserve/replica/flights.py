@@ -24,8 +24,8 @@ from hpcserve.replica.task import Task
 class Host(Protocol):
     """The loop, as the flights need it."""
 
-    def begin(self, tasks: Sequence[Task], others: Sequence[Task] = ()) -> float:
-        """Something is run from now on."""
+    def flies(self, tasks: Sequence[Task], behind: Sequence[Task], began: float) -> None:
+        """What was launched has been computed since ``began``, and what is ``behind`` it waits for the device."""
 
     def ran(self, began: float) -> float:
         """How long something ran that is over now."""
@@ -88,8 +88,11 @@ class Flights:
 
     def launch(self, tasks: Sequence[Task], size: BatchSize | None, *, full: bool) -> None:
         """Launches a call for one request, or for several together."""
-        first = self._flying[0].tasks if self._flying else tasks
-        at = self._host.begin(first, () if first is tasks else tasks)
+        at = time.monotonic()
+        if self._flying:
+            self._host.flies(self._flying[0].tasks, tasks, self._began(self._flying[0]))
+        else:
+            self._host.flies(tasks, (), at)
         work, method = tasks[0].work, tasks[0].method
         if len(tasks) == 1:
             flight = self._executor.launch(method, work.tensors, tasks[0].tensors, work.parameters)
@@ -126,8 +129,8 @@ class Flights:
         self._flying.popleft()
         self.count -= 1
         if self._flying:
-            rest = list(itertools.islice(self._flying, 1, None))
-            self._host.begin(self._flying[0].tasks, [task for each in rest for task in each.tasks])
+            behind = [task for each in itertools.islice(self._flying, 1, None) for task in each.tasks]
+            self._host.flies(self._flying[0].tasks, behind, self._landed_at)
         self._learn(first, run_s, too_many, failed=any(each.error is not None for each in outcomes))
         for task, outcome in zip(first.tasks, outcomes, strict=True):
             self._host.finish(task, outcome, int(run_s * 1e6))

@@ -390,12 +390,19 @@ class Replica:
         for task, outcome in zip(tasks, outcomes, strict=True):
             self.finish(task, outcome, int(run_s * 1e6))
 
-    def begin(self, tasks: Sequence[Task], others: Sequence[Task] = ()) -> float:
-        """Something is run from now on, and ``others`` are launched behind it; returns when that is."""
+    def flies(self, tasks: Sequence[Task], behind: Sequence[Task], began: float) -> None:
+        """What was launched has been computed since ``began``, and what is ``behind`` it waits for the device.
+
+        What is behind may be late when it begins: that is not yet a hang.
+        """
+        self._running, self._gave_up = (*tasks, *behind), False
         self._says.runs(tasks)
-        if others:
-            tasks = (*tasks, *others)
+        self._alarm.watch(max(began, min(task.deadline for task in tasks)))
+
+    def begin(self, tasks: Sequence[Task]) -> float:
+        """Something is run from now on; returns when that is."""
         self._running, self._gave_up = tasks, False
+        self._says.runs(tasks)
         self._alarm.watch(tasks[0].deadline if len(tasks) == 1 else min(task.deadline for task in tasks))
         return time.monotonic()
 

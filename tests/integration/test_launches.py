@@ -208,6 +208,23 @@ def test_a_launched_call_that_hangs_has_its_replica_killed(new_daemon: NewDaemon
         assert behind.result(60)["y"] == 4
 
 
+def test_what_is_behind_a_long_call_may_be_late(new_daemon: NewDaemon, device: Device) -> None:
+    """Neither while it waits for the device, nor when it begins there after its deadline, has its replica killed."""
+    daemon = new_daemon(recovery={"hang_grace_s": 0.1}).up()
+    with daemon.client(timeout_s=None) as client:
+        daemon.deploy(client, LAUNCHES)
+        replicas = daemon.replica_pids(client, "launches")
+        parameters = {"log": str(device.log), "seconds": 6.0}
+        long = client.submit("launches.alone", np.int64(1), parameters=parameters)
+        until(lambda: device.notes("began"), "it computes")
+        late = client.submit("launches.alone", np.int64(2), parameters=parameters | {"seconds": 0.1}, timeout_s=1.0)
+        until(lambda: len(device.notes("launched")) == 2, "both are in flight")
+        assert isinstance(late.exception(60), DeadlineExceeded)
+        assert long.result(60)["y"] == 2
+        assert client.infer("launches.alone", np.int64(3), parameters={"seconds": 1.0})["y"] == 6
+        assert daemon.replica_pids(client, "launches") == replicas
+
+
 def test_a_drain_ends_with_the_answers_of_what_is_in_flight(new_daemon: NewDaemon, device: Device) -> None:
     daemon = new_daemon().up()
     with daemon.client(timeout_s=60.0) as client:
