@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from hpcserve.core.batching import UNBATCHED, Group
-from hpcserve.errors import HpcserveError, InvalidInput, InvalidOutput, ServableError, UnknownMethod
+from hpcserve.errors import DeadlineExceeded, HpcserveError, InvalidInput, InvalidOutput, ServableError, UnknownMethod
 from hpcserve.replica.joint import Key, check_samples, joined, key_of, parted
 from hpcserve.replica.together import of_one_sample, run_together
 from hpcserve.servable.api import SampleError
@@ -319,6 +319,11 @@ def _packed(method: str, outputs: dict[str, Any]) -> tuple[msgspec.Raw, list[Ten
 def failed(error: HpcserveError) -> Outcome:
     """The outcome of a request that did not succeed."""
     return Outcome(EMPTY_LIST, (), error_to_wire(error))
+
+
+def late() -> Outcome:
+    """What is told of a request whose time was over before it ran."""
+    return failed(DeadlineExceeded("the deadline passed while the request waited at its replica"))
 
 
 def too_large(method: str, size_bytes: int, largest_bytes: int) -> Outcome:

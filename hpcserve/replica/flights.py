@@ -17,8 +17,9 @@ from typing import NamedTuple, Protocol
 from hpcserve.core.batching import UNBATCHED, BatchSize, Group, Inbox, Sizes
 from hpcserve.core.credit import Credit
 from hpcserve.core.overlap import AT_ONCE, launch_in_s, pause_s
-from hpcserve.replica.executor import Executor, Flight, Outcome
+from hpcserve.replica.executor import Executor, Flight, Outcome, late
 from hpcserve.replica.task import Task
+from hpcserve.types import RequestKey
 
 
 class Host(Protocol):
@@ -48,6 +49,8 @@ class _Launched(NamedTuple):
     full: bool
     flight: Flight
     at: float
+    late: set[RequestKey]
+    """Those that were answered while it waited for the device."""
 
     @property
     def samples(self) -> int:
@@ -100,7 +103,7 @@ class Flights:
             requests = [(task.work.tensors, task.tensors) for task in tasks]
             flight = self._executor.launch_together(method, requests, work.parameters)
         self._launch_s = time.monotonic() - at
-        self._flying.append(_Launched(tasks, size, full, flight, at))
+        self._flying.append(_Launched(tasks, size, full, flight, at, set()))
         self.count += 1
 
     def land_done(self) -> None:
@@ -128,12 +131,21 @@ class Flights:
         self._landed_at = time.monotonic()
         self._flying.popleft()
         self.count -= 1
-        if self._flying:
-            behind = [task for each in itertools.islice(self._flying, 1, None) for task in each.tasks]
-            self._host.flies(self._flying[0].tasks, behind, self._landed_at)
         self._learn(first, run_s, too_many, failed=any(each.error is not None for each in outcomes))
         for task, outcome in zip(first.tasks, outcomes, strict=True):
-            self._host.finish(task, outcome, int(run_s * 1e6))
+            if task.key not in first.late:
+                self._host.finish(task, outcome, int(run_s * 1e6))
+        if self._flying:
+            self._answer_late(self._flying[0])
+            behind = [task for each in itertools.islice(self._flying, 1, None) for task in each.tasks]
+            self._host.flies(self._flying[0].tasks, behind, self._landed_at)
+
+    def _answer_late(self, flying: _Launched) -> None:
+        """Answers those whose deadline has passed before the device took them up: the broker must not see a hang."""
+        for task in flying.tasks:
+            if task.deadline <= self._landed_at:
+                flying.late.add(task.key)
+                self._host.finish(task, late(), 0)
 
     def _learn(self, done: _Launched, run_s: float, too_many: int, *, failed: bool) -> None:
         size, requests = done.size, len(done.tasks)

@@ -19,9 +19,9 @@ from hpcserve.core.batching import UNBATCHED, BatchSize, Group, Inbox, Policy, S
 from hpcserve.core.credit import Credit
 from hpcserve.core.holdings import Holdings
 from hpcserve.core.ledger import NEVER
-from hpcserve.errors import Cancelled, DeadlineExceeded, ProtocolError
+from hpcserve.errors import Cancelled, ProtocolError
 from hpcserve.replica.alarm import IDLE_MS, Alarm
-from hpcserve.replica.executor import Executor, Outcome, failed, too_large
+from hpcserve.replica.executor import Executor, Outcome, failed, late, too_large
 from hpcserve.replica.flights import Flights
 from hpcserve.replica.link import Link, Tensor
 from hpcserve.replica.says import Says
@@ -333,8 +333,7 @@ class Replica:
             return False
         if task.deadline <= time.monotonic():
             self._rest()  # a stream of what is not run must not let the last one's alarm go off
-            late = failed(DeadlineExceeded("the deadline passed while the request waited at its replica"))
-            self.finish(task, late, 0)
+            self.finish(task, late(), 0)
             return False
         return True
 

@@ -217,7 +217,7 @@ def test_what_is_behind_a_long_call_may_be_late(new_daemon: NewDaemon, device: D
         parameters = {"log": str(device.log), "seconds": 6.0}
         long = client.submit("launches.alone", np.int64(1), parameters=parameters)
         until(lambda: device.notes("began"), "it computes")
-        late = client.submit("launches.alone", np.int64(2), parameters=parameters | {"seconds": 0.1}, timeout_s=1.0)
+        late = client.submit("launches.alone", np.int64(2), parameters=parameters | {"seconds": 2.0}, timeout_s=1.0)
         until(lambda: len(device.notes("launched")) == 2, "both are in flight")
         assert isinstance(late.exception(60), DeadlineExceeded)
         assert long.result(60)["y"] == 2
