@@ -23,6 +23,7 @@ from hpcserve.servable.paths import inside
 if TYPE_CHECKING:
     from hpcserve.servable.loaded import Loaded, Method
     from hpcserve.servable.loaders.torch_model import Compute
+    from hpcserve.servable.loaders.torch_overlap import Cuda
 
 EXPORTED = ".pt2"
 DTYPES = frozenset(
@@ -65,7 +66,9 @@ class TorchLoader:
         model = loaded_model(torch, manifest, context.directory, device)
         found = computes(torch, manifest, model)
         if device.type == "cuda":
-            return Loaded(_launching(torch, manifest, found, device), import_s=import_s)
+            from hpcserve.servable.loaders.torch_overlap import Cuda
+
+            return Loaded(launching(torch, manifest, found, Cuda(torch, device)), import_s=import_s)
         if manifest.torch.cuda_graphs:
             sys.stderr.write(f"cuda_graphs: nothing is recorded, since the device is {device}\n")
         return Loaded(_running(torch, manifest, found, device), import_s=import_s)
@@ -168,13 +171,13 @@ def _running(torch: Any, manifest: Manifest, found: Mapping[str, Compute], devic
     return {name: Method(manifest.methods[name], caller(compute)) for name, compute in found.items()}
 
 
-def _launching(torch: Any, manifest: Manifest, found: Mapping[str, Compute], device: Any) -> dict[str, Method]:
-    """Methods whose calls are launched."""
+def launching(torch: Any, manifest: Manifest, found: Mapping[str, Compute], cuda: Cuda) -> dict[str, Method]:
+    """Methods whose calls are launched on a GPU; where graphs are wanted, these are recorded now."""
     from hpcserve.servable.loaded import Method
     from hpcserve.servable.loaders.torch_graphs import recorded
-    from hpcserve.servable.loaders.torch_overlap import Cuda, Overlap
+    from hpcserve.servable.loaders.torch_overlap import Overlap
 
-    overlap = Overlap(torch, Cuda(torch, device))
+    overlap = Overlap(torch, cuda)
     methods = {}
     for name, compute in found.items():
         spec = manifest.methods[name]

@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hpcserve.errors import ServableError
+from hpcserve.servable.loaded import Loaded
+from hpcserve.servable.loaders.torch import launching
 from hpcserve.servable.loaders.torch_graphs import recorded
 from hpcserve.servable.loaders.torch_overlap import Cuda, Overlap
-from hpcserve.servable.manifest import Batching, MethodSpec, TensorDecl
+from hpcserve.servable.manifest import Batching, Manifest, MethodSpec, TensorDecl, Torch
 
 GARBAGE = -99.0
 
@@ -232,3 +235,36 @@ def test_batches_are_filled_up_to_the_next_recorded_size() -> None:
     assert overlap.launch({"x": x}, run).result()["y"].tolist() == [3.0] * 11
     assert runs == [11], "what is larger than all of them runs as it is"
     assert len(cuda.played) == len(sizes)
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_a_models_methods_launch(*, graphs: bool) -> None:
+    import torch
+
+    spec = MethodSpec(
+        inputs=(TensorDecl(name="x", dtype="float32", shape=(-1, 3)),),
+        outputs=(TensorDecl(name="y", dtype="float32", shape=(-1,)),),
+        batchable=True,
+        batching=Batching(preferred_batch_sizes=(4,)),
+    )
+    manifest = Manifest(
+        name="a", loader="torch", file="a.pt", methods={"predict": spec}, torch=Torch(cuda_graphs=graphs)
+    )
+
+    def compute(given: Any) -> dict[str, Any]:
+        assert torch.is_inference_mode_enabled()
+        if (given["x"] < 0).any():
+            raise torch.OutOfMemoryError("no room")
+        return {"y": given["x"].sum(dim=1)}
+
+    cuda = Recording(torch)
+    loaded = Loaded(launching(torch, manifest, {"predict": compute}, cuda))
+    assert loaded.methods["predict"].launches
+    x = np.ones((3, 3), np.float32)
+    launched = loaded.launch("predict", {"x": x}, {})
+    assert launched.result()["y"].tolist() == [3.0] * 3
+    assert loaded.run("predict", {"x": x}, {})["y"].tolist() == [3.0] * 3
+    assert cuda.played == ["4", "4"] * graphs
+    with pytest.raises(ServableError) as caught:
+        loaded.run("predict", {"x": -np.ones((9, 3), np.float32)}, {})
+    assert type(caught.value.__cause__).__name__ == "OutOfMemoryError", "by which its replica halves the batch"
