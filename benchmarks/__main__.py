@@ -3,6 +3,8 @@
 ``pilots``, ``scaling``, ``ssh`` and ``container`` are not among those: the first two need root, and Slurm's packages,
 for a cluster of their own; the third one OpenSSH's server, the last one Apptainer. They use what the tests have for it.
 
+``gpu`` measures nothing, and says why, where torch sees no GPU.
+
 ``python -m benchmarks plot`` draws the figures of the documentation from the results in ``benchmarks/results``.
 """
 
@@ -16,10 +18,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks import batching, figures, footprint, overload, roundtrip, scaling, startup, streams
+from benchmarks import batching, figures, footprint, gpu, overload, roundtrip, scaling, startup, streams
 from benchmarks.machine import measured
 
-NAMES = ("roundtrip", "footprint", "startup", "batching", "overload", "streams")
+NAMES = ("roundtrip", "footprint", "startup", "batching", "overload", "streams", "gpu")
 ON_SLURM = ("pilots", "scaling")
 BY_SSH = "ssh"
 IN_CONTAINERS = "container"
@@ -30,7 +32,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures hpcserve on this machine.")
     parser.add_argument("name", choices=(*NAMES, *ON_SLURM, BY_SSH, IN_CONTAINERS, "all", "plot"))
     parser.add_argument("--json", action="store_true", help="one JSON object on one line, instead of indented")
-    parser.add_argument("--pairs", type=int, default=20, help="roundtrip, ssh, container: interleaved pairs (20)")
+    parser.add_argument("--pairs", type=int, default=20, help="roundtrip, ssh, container, gpu: interleaved pairs (20)")
+    parser.add_argument("--device", default="auto", help="gpu: as torch names it; on the CPU the models are small ones")
     parser.add_argument("--repetitions", type=int, default=10, help="startup: counted starts (10)")
     parser.add_argument(
         "--quick", action="store_true", help="a few messages only: does it run? The numbers mean nothing"
@@ -41,7 +44,7 @@ def main() -> int:
     if options.name == "plot":
         print(*figures.write(options.results, options.figures), sep="\n")
         return 0
-    run = _quick() if options.quick else _real(options.pairs, options.repetitions)
+    run = _quick(options.device) if options.quick else _real(options.pairs, options.repetitions, options.device)
     names = NAMES if options.name == "all" else (options.name,)
     results = {
         name: measured(name, [each for each in sys.argv[1:] if each != options.name], run[name]) for name in names
@@ -51,7 +54,7 @@ def main() -> int:
     return 0
 
 
-def _real(pairs: int, repetitions: int) -> dict[str, Callable[[], dict[str, Any]]]:
+def _real(pairs: int, repetitions: int, device: str) -> dict[str, Callable[[], dict[str, Any]]]:
     return {
         "roundtrip": lambda: roundtrip.run(pairs=pairs),
         "footprint": footprint.run,
@@ -59,6 +62,7 @@ def _real(pairs: int, repetitions: int) -> dict[str, Callable[[], dict[str, Any]
         "batching": batching.run,
         "overload": overload.run,
         "streams": streams.run,
+        "gpu": lambda: gpu.run(pairs=pairs, device=device, small=device == "cpu"),
         "scaling": scaling.run,
         "pilots": lambda: _pilots().run(),
         BY_SSH: lambda: _ssh().run(pairs=pairs),
@@ -66,7 +70,7 @@ def _real(pairs: int, repetitions: int) -> dict[str, Callable[[], dict[str, Any]
     }
 
 
-def _quick() -> dict[str, Callable[[], dict[str, Any]]]:
+def _quick(device: str) -> dict[str, Callable[[], dict[str, Any]]]:
     return {
         "roundtrip": lambda: roundtrip.run(pairs=2, n=20, large_n=1),
         "footprint": lambda: footprint.run(replicas=2, sessions=3, idle_s=0.1, warm_up=20, requests=100),
@@ -74,6 +78,7 @@ def _quick() -> dict[str, Callable[[], dict[str, Any]]]:
         "batching": lambda: batching.run(seconds=0.5, repetitions=1, calls=5, cases=(batching.Case(5.0, 1.0, 80.0),)),
         "overload": lambda: overload.run(seconds=2.0, calm_s=1.5, urgent_s=2.0),
         "streams": lambda: streams.run(items=500, repetitions=2, firsts=3),
+        "gpu": lambda: gpu.run(pairs=1, seconds=0.5, device=device, small=True),
         "scaling": lambda: scaling.run(days=1, longer_s=(), kinds=("commands",), offsets_s=(0.0,), starts=0, moves=0),
         "pilots": lambda: _pilots().run(starts=1, drain_s=2.0, losses=1, pairs=1, jobs=100, side_s=0.5),
         BY_SSH: lambda: _ssh().run(pairs=2, n=20, large_n=1, starts=1),

@@ -5,10 +5,11 @@ Four rules, each for a reason:
 - **No request waits for company** while its replica is free, unless the method has a ``max_wait_s``: what is there runs
   now. While it runs more arrive, and make the next batch larger. So batches grow with the load, by themselves.
 - **A batch is no larger than is of use.** With an objective, it has ``SHARE`` of it: a request that has just missed a
-  batch waits for that one and then for its own. Where a single sample takes about that long the objective cannot be
-  met by small batches, and a long queue would only be served more slowly: a batch may always take ``AT_LEAST`` times
-  what one sample takes. Without an objective it ends where another sample does not save
-  anything any more: at ``1 - WORTH`` of the throughput of an endless batch.
+  batch waits for that one and then for its own (``SHARE_OVERLAPPED``, where the next one is launched before that one
+  has ended). Where a single sample takes about that long the objective cannot be met by small batches, and a long
+  queue would only be served more slowly: a batch may always take ``AT_LEAST`` times what one sample takes. Without an
+  objective it ends where another sample does not save anything any more: at ``1 - WORTH`` of the throughput of an
+  endless batch.
 - **What is quick runs alone.** To put requests together and to take them apart again costs each some tens of
   microseconds. A request that takes less than ``WORTH_JOINING_S`` alone gains nothing by company; from time to time
   one is run alone to find that out.
@@ -35,6 +36,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from hpcserve.core.latency import LatencyModel
 
 SHARE = 0.45
+SHARE_OVERLAPPED = 0.4
 WORTH = 0.05
 INCREASE = 0.01
 DECREASE = 0.9
@@ -60,13 +62,21 @@ class Policy(NamedTuple):
 
     ``objective_s``: what a request may take at the replica, waiting included; None: no such wish. ``max_samples``: most
     samples of a batch; 1 turns batching off. ``max_wait_s``: how long a batch that is not full waits for more.
-    ``preferred``: sizes that the model is fast at; a batch is cut to the largest of them that it fills.
+    ``preferred``: sizes that the model is fast at; a batch is cut to the largest of them that it fills. ``overlaps``:
+    the next one is launched shortly before the one that runs ends, so a request that misses it waits somewhat longer.
     """
 
     objective_s: float | None = None
     max_samples: int = 256
     max_wait_s: float = 0.0
     preferred: tuple[int, ...] = ()
+    overlaps: bool = False
+
+    @property
+    def share_s(self) -> float:
+        """How much of the objective one batch may take."""
+        share = SHARE_OVERLAPPED if self.overlaps else SHARE
+        return math.inf if self.objective_s is None else share * self.objective_s
 
 
 class BatchSize:
@@ -109,19 +119,19 @@ class BatchSize:
         if self.model.ran(samples, took_s):
             self.factor = 1.0  # it corrected another line
         elif policy.objective_s is not None:
-            self._correct(samples, took_s, policy.objective_s, full=full)
+            self._correct(samples, took_s, policy.share_s, full=full)
         self.limit = self._limit()
         if full and requests == 1 and self.model.sizes == 1 and not self.batches % TRY_EVERY:
             self.limit = min(self.most, max(self.limit, 2 * samples))
 
-    def _correct(self, samples: int, took_s: float, objective_s: float, *, full: bool) -> None:
+    def _correct(self, samples: int, took_s: float, share_s: float, *, full: bool) -> None:
         """Additive increase, multiplicative decrease."""
-        slow = took_s > self._allowed_s(objective_s)
+        slow = took_s > self._allowed_s(share_s)
         if full:
             enough = min(1.0, self.factor / DECREASE)
             if slow:
                 self.factor = max(enough, self.factor * DECREASE)
-            elif took_s <= SHARE * objective_s:
+            elif took_s <= share_s:
                 self.factor = min(MOST_FACTOR, max(enough, self.factor + INCREASE))
         elif slow and samples > max(1, self.limit // 2):  # one sample cannot be made fewer
             self.factor = max(LEAST_FACTOR, self.factor * DECREASE)
@@ -146,10 +156,10 @@ class BatchSize:
         self.most = int(min(self.policy.max_samples, self._fits))
         self.limit = min(self.limit, self.most)
 
-    def _allowed_s(self, objective_s: float) -> float:
+    def _allowed_s(self, share_s: float) -> float:
         """So long a batch may take: its share of the objective, or somewhat longer than one sample takes."""
         line = self.model.line
-        return max(SHARE * objective_s, AT_LEAST * line.seconds(1)) if line is not None else SHARE * objective_s
+        return max(share_s, AT_LEAST * line.seconds(1)) if line is not None else share_s
 
     def _limit(self) -> int:
         if self._alone_s < WORTH_JOINING_S:
@@ -157,7 +167,7 @@ class BatchSize:
         line = self.model.line
         assert line is not None, "a batch ran"
         if self.policy.objective_s is not None:
-            useful = self.factor * line.samples(self._allowed_s(self.policy.objective_s))
+            useful = self.factor * line.samples(self._allowed_s(self.policy.share_s))
         elif line.per_sample_s > 0 and self.model.sizes > 1:
             useful = line.fixed_s / line.per_sample_s * (1 - WORTH) / WORTH
         else:
@@ -285,6 +295,14 @@ class Inbox(Generic[T]):
             return 0.0
         until = min(arrived + min(most_s, (deadline - arrived) / 2) for _, _, _, arrived, deadline, _, _ in waiting)
         return max(0.0, until - now)
+
+    def fills(self, group: Group, samples: int) -> bool:
+        """Whether the requests of a group that wait have so many samples together."""
+        for each in self._groups.get(group, ()):
+            samples -= each[2]
+            if samples <= 0:
+                return True
+        return False
 
     def take(self, group: Group, limit: int, preferred: tuple[int, ...] = ()) -> tuple[list[T], bool]:
         """Takes out the requests of the group's next batch: one at least, with ``limit`` samples at most.

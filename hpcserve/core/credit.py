@@ -4,7 +4,7 @@ What lies at a replica cannot be given to another one, so the total is small: as
 ``HORIZON_S``, the time in which the broker surely has sent more, and never fewer than two (one that runs,
 one that waits). The time of one request is an exponentially weighted mean, so that one slow call does not
 starve the replica for long. Where requests are computed together there are enough for two batches: one that runs,
-and one that is complete when it ends.
+and one that is complete when it ends; for three where a second one is launched while the first runs.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ class Credit:
     def __init__(self) -> None:
         self._mean_s = HORIZON_S / FIRST
         self._mean_samples = 1.0
-        self._two_batches = 0
+        self._batches = 0
 
     def ran(self, run_s: float) -> None:
         """A request took ``run_s`` seconds, alone."""
         self._mean_s += WEIGHT * (run_s - self._mean_s)
-        self._two_batches = int((1 - WEIGHT) * self._two_batches)
+        self._batches = int((1 - WEIGHT) * self._batches)
 
-    def ran_together(self, requests: int, samples: int, run_s: float, limit: int) -> None:
-        """A batch took ``run_s`` seconds; the next of its kind may have ``limit`` samples."""
+    def ran_together(self, requests: int, samples: int, run_s: float, limit: int, *, batches: int = 2) -> None:
+        """A batch took ``run_s`` seconds; the next ``batches`` of its kind may have ``limit`` samples each."""
         self._mean_s += WEIGHT * (run_s / requests - self._mean_s)
         self._mean_samples += WEIGHT * (samples / requests - self._mean_samples)
-        self._two_batches = min(MOST_OF_BATCHES, int(2 * limit / max(1.0, self._mean_samples)) + 1)
+        self._batches = min(MOST_OF_BATCHES, int(batches * limit / max(1.0, self._mean_samples)) + 1)
 
     def requests(self) -> int:
         """The number of unfinished requests that the replica wants to hold in all."""
-        mean_s, two_batches = self._mean_s, self._two_batches
+        mean_s, of_batches = self._mean_s, self._batches
         by_time = MOST if mean_s * MOST <= HORIZON_S else max(FEWEST, int(HORIZON_S / mean_s))
-        return max(two_batches, by_time)
+        return max(of_batches, by_time)

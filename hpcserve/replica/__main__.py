@@ -71,7 +71,7 @@ def main() -> int:
         replica=start.replica,
         version=start.version,
         outbox_bytes=start.outbox_bytes,
-        policy_of=lambda method: policy(executor.batching(method)),
+        policy_of=lambda method: policy(executor.batching(method), overlaps=method in executor.launching),
         ready=lambda: mouth.say(_ready(laps)),
     )
     watch.ask = replica.gave_up
@@ -96,12 +96,13 @@ def _broken(error: DeviceBroken) -> NoReturn:
     os._exit(EXIT_BROKEN)
 
 
-def policy(batching: Batching) -> Policy:
+def policy(batching: Batching, *, overlaps: bool = False) -> Policy:
     """What the servable says of a method's batches."""
     return Policy(
         max_samples=batching.max_batch_size,
         max_wait_s=batching.max_wait_ms / 1000,
         preferred=batching.preferred_batch_sizes,
+        overlaps=overlaps,
     )
 
 

@@ -12,11 +12,12 @@ import msgspec
 import numpy as np
 
 from hpcserve.core.batching import UNBATCHED, Group
-from hpcserve.errors import HpcserveError, InvalidInput, InvalidOutput, ServableError, UnknownMethod
+from hpcserve.errors import DeadlineExceeded, HpcserveError, InvalidInput, InvalidOutput, ServableError, UnknownMethod
 from hpcserve.replica.broken import check_device
 from hpcserve.replica.joint import Key, check_samples, joined, key_of, parted
 from hpcserve.replica.together import of_one_sample, run_together
 from hpcserve.servable.api import SampleError
+from hpcserve.servable.launched import Launched
 from hpcserve.servable.loaded import Loaded
 from hpcserve.servable.manifest import Batching
 from hpcserve.servable.signature import check_inputs
@@ -60,6 +61,31 @@ class _Known(NamedTuple):
     group: Group
 
 
+class Flight(NamedTuple):
+    """A call that was launched: whether it is ``done``, and what it came to: ``land`` waits if it is not.
+
+    ``land`` is called once, with what says whether nobody waits any more; it returns what
+    :meth:`Executor.run_together` does.
+    """
+
+    done: Callable[[], bool]
+    land: Callable[[Callable[[], bool]], tuple[list[Outcome], int]]
+
+
+class _Batch(NamedTuple):
+    """Requests that are computed together: the inputs of each, or why there are none; and its samples."""
+
+    method: str
+    parameters: msgspec.Raw
+    inputs: list[dict[str, Any] | HpcserveError]
+    samples: list[int]
+
+    @property
+    def good(self) -> dict[int, dict[str, Any]]:
+        """Those that have inputs, by their places."""
+        return {index: each for index, each in enumerate(self.inputs) if not isinstance(each, HpcserveError)}
+
+
 class Executor:
     """Runs the methods of one loaded servable."""
 
@@ -67,6 +93,8 @@ class Executor:
         self._loaded = loaded
         self._specs = loaded.methods
         self._default = default_method
+        self.launching = frozenset(name for name, spec in self._specs.items() if spec.launches)
+        """The methods that may be launched."""
         self._known: dict[tuple[str, bytes], _Known] = {}
 
     def method(self, name: str) -> str:
@@ -102,14 +130,38 @@ class Executor:
             if known.key is not None:
                 check_samples(method, outputs, known.samples)
             return _outcome(method, outputs, inputs)
-        except HpcserveError as error:
-            check_device(error)
-            fault = error.__cause__
-            if isinstance(fault, SampleError) and not 0 <= fault.index < self._declared(method, specs).samples:
-                return failed(error)  # what it names is not there
-            return failed(of_one_sample(error))
-        except MemoryError as error:
+        except (HpcserveError, MemoryError) as error:
+            return self._failed_alone(method, specs, error)
+
+    def _failed_alone(self, method: str, specs: msgspec.Raw, error: HpcserveError | MemoryError) -> Outcome:
+        if isinstance(error, MemoryError):
             return failed(_no_memory(method, error))
+        check_device(error)
+        fault = error.__cause__
+        if isinstance(fault, SampleError) and not 0 <= fault.index < self._declared(method, specs).samples:
+            return failed(error)  # what it names is not there
+        return failed(of_one_sample(error))
+
+    def launch(self, method: str, specs: msgspec.Raw, frames: Sequence[Tensor], parameters: msgspec.Raw) -> Flight:
+        """Begins what :meth:`run` does; whatever goes wrong is told when it lands."""
+        try:
+            known = self._declared(method, specs)
+            inputs = unpack(specs, frames, writable=True, names=known.names)
+            launched = self._loaded.launch(method, inputs, _parameters(parameters))
+        except (HpcserveError, MemoryError) as error:
+            outcome = self._failed_alone(method, specs, error)
+            return Flight(lambda: True, lambda gave_up: ([outcome], 0))
+
+        def land(_gave_up: Callable[[], bool]) -> tuple[list[Outcome], int]:
+            try:
+                outputs = launched.result()
+                if known.key is not None:
+                    check_samples(method, outputs, known.samples)
+                return [_outcome(method, outputs, inputs)], 0
+            except (HpcserveError, MemoryError) as error:
+                return [self._failed_alone(method, specs, error)], 0
+
+        return Flight(launched.done, land)
 
     def is_stream(self, method: str) -> bool:
         """Whether the method yields a stream."""
@@ -154,21 +206,55 @@ class Executor:
         Returns:
             The outcome of each; and the fewest samples for which there was no memory, or 0.
         """
+        return self._settled(self._batch(method, requests, parameters), gave_up)
+
+    def launch_together(
+        self, method: str, requests: Sequence[tuple[msgspec.Raw, Sequence[Tensor]]], parameters: msgspec.Raw
+    ) -> Flight:
+        """Begins what :meth:`run_together` does. If it fails, its parts are run one after the other as it lands."""
+        batch = self._batch(method, requests, parameters)
+        together = list(batch.good.values())
+        first: Launched | HpcserveError | None = None
+        try:
+            if together:
+                inputs = joined(self._specs[method], together)
+                first = self._loaded.launch(method, inputs, _parameters(parameters))
+        except HpcserveError as error:
+            first = error
+        except MemoryError as error:
+            first = _no_memory(method, error)
+            first.__cause__ = error
+        done = first.done if isinstance(first, Launched) else lambda: True
+        return Flight(done, lambda gave_up: self._settled(batch, gave_up, first))
+
+    def _batch(
+        self, method: str, requests: Sequence[tuple[msgspec.Raw, Sequence[Tensor]]], parameters: msgspec.Raw
+    ) -> _Batch:
         samples = [self._declared(method, specs).samples for specs, _ in requests]
         inputs = [self._unpacked(method, specs, frames) for specs, frames in requests]
-        good = {index: each for index, each in enumerate(inputs) if not isinstance(each, HpcserveError)}
-        spec = self._specs[method]
+        return _Batch(method, parameters, inputs, samples)
 
-        def run(batch: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-            given = _parameters(parameters)
+    def _settled(
+        self, batch: _Batch, gave_up: Callable[[], bool], first: Launched | HpcserveError | None = None
+    ) -> tuple[list[Outcome], int]:
+        """What a batch comes to, of which the ``first`` run, if there is one, was launched or could not be."""
+        method, spec, begun = batch.method, self._specs[batch.method], [first] if first is not None else []
+
+        def run(requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             try:
-                return parted(method, spec, self._loaded.run(method, joined(spec, batch), given), batch)
+                outputs = _waited_for(begun.pop()) if begun else self._outputs(batch, requests)
+                return parted(method, spec, outputs, requests)
             except MemoryError as error:
                 raise _no_memory(method, error) from error
 
-        results, too_many = run_together(list(good.values()), run, [samples[index] for index in good], gave_up)
+        good = batch.good
+        results, too_many = run_together(list(good.values()), run, [batch.samples[index] for index in good], gave_up)
         found = dict(zip(good, results, strict=True))
-        return [_outcome_of(method, found.get(index, each)) for index, each in enumerate(inputs)], too_many
+        return [_outcome_of(method, found.get(index, each)) for index, each in enumerate(batch.inputs)], too_many
+
+    def _outputs(self, batch: _Batch, requests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        inputs = joined(self._specs[batch.method], requests)
+        return self._loaded.run(batch.method, inputs, _parameters(batch.parameters))
 
     def _unpacked(self, method: str, specs: msgspec.Raw, frames: Sequence[Tensor]) -> dict[str, Any] | HpcserveError:
         try:
@@ -197,6 +283,12 @@ class Executor:
                 self._known.clear()
             self._known[key] = known
         return known
+
+
+def _waited_for(first: Launched | HpcserveError) -> dict[str, Any]:
+    if isinstance(first, HpcserveError):
+        raise first
+    return first.result()
 
 
 def _outcome_of(method: str, result: dict[str, Any] | HpcserveError) -> Outcome:
@@ -235,6 +327,11 @@ def _packed(method: str, outputs: dict[str, Any]) -> tuple[msgspec.Raw, list[Ten
 def failed(error: HpcserveError) -> Outcome:
     """The outcome of a request that did not succeed."""
     return Outcome(EMPTY_LIST, (), error_to_wire(error))
+
+
+def late() -> Outcome:
+    """What is told of a request whose time was over before it ran."""
+    return failed(DeadlineExceeded("the deadline passed while the request waited at its replica"))
 
 
 def too_large(method: str, size_bytes: int, largest_bytes: int) -> Outcome:

@@ -1,6 +1,7 @@
 """The replica's one loop: drain the socket, run the next batch, send its results (design §3).
 
-There is no second Python thread: libzmq keeps the connection alive during a long call. What is kept, and
+There is no second Python thread: libzmq keeps the connection alive during a long call. A servable that can launch
+a call lets the loop go on meanwhile: see :mod:`hpcserve.replica.flights`. What is kept, and
 what is dropped, :mod:`hpcserve.core.holdings` decides; which requests make a batch, :mod:`hpcserve.core.batching`.
 """
 
@@ -18,9 +19,10 @@ from hpcserve.core.batching import UNBATCHED, BatchSize, Group, Inbox, Policy, S
 from hpcserve.core.credit import Credit
 from hpcserve.core.holdings import Holdings
 from hpcserve.core.ledger import NEVER
-from hpcserve.errors import Cancelled, DeadlineExceeded, ProtocolError
+from hpcserve.errors import Cancelled, ProtocolError
 from hpcserve.replica.alarm import IDLE_MS, Alarm
-from hpcserve.replica.executor import Executor, Outcome, failed, too_large
+from hpcserve.replica.executor import Executor, Outcome, failed, late, too_large
+from hpcserve.replica.flights import Flights
 from hpcserve.replica.gauge import Gauge
 from hpcserve.replica.link import Link, Tensor
 from hpcserve.replica.says import Says
@@ -34,6 +36,7 @@ from hpcserve.wire.frames import MAX_OWN_HEADER_BYTES, decode_to_replica
 LOOK_EVERY_S = 0.002  # while there is work, the socket is looked at so often
 DRAIN = 256
 TELL_EVERY_S = 1.0
+POLL_S = 0.001
 ASK_EVERY_S = 0.001
 UNCONNECTED_S = 2.0
 """A replica that has had no connection for so long since its setup is ready all the same: the daemon may be away."""
@@ -87,6 +90,7 @@ class Replica:
         self._streams = Streams(
             self, executor, link, replica=replica, version=version, budget_bytes=max(1, outbox_bytes // 2)
         )
+        self._flights = Flights(self, executor, self._credit)
         self._says = Says(link, self._holdings, self._credit, self._streams, replica=replica, version=version)
 
     def stop(self) -> None:
@@ -97,12 +101,15 @@ class Replica:
     def run(self) -> None:
         """Serves until the agent is gone or asks to stop; what runs then is finished first, but for streams."""
         self._serve()
+        self._flights.land_all()
         self._streams.close()
 
     def _serve(self) -> None:
         look_at = 0.0
-        streams = self._streams
+        streams, flights = self._streams, self._flights
         while not self._stopping:
+            if flights.count:
+                flights.land_done()
             ready = self._may_run()
             if not (ready or streams.ready) or time.monotonic() >= look_at:
                 if not self._look(wait=not (ready or streams.ready)):
@@ -112,6 +119,7 @@ class Replica:
             if ready:
                 self._run_next()
             if streams.ready:
+                flights.land_all()
                 streams.go_on()
 
     def gave_up(self) -> bool:
@@ -162,6 +170,8 @@ class Replica:
 
     def _wait(self) -> list[tuple[int, int]]:
         """Sleeps until there is something to do; the alarm is not taken off for every short pause."""
+        if self._flights.count:
+            return self._nap()
         timeout_ms = self._link.timeout_ms()
         until = self._tell_at if self._says.has_news else math.inf
         if self._inbox.count and not self._holdings.is_full:
@@ -176,6 +186,15 @@ class Replica:
         if not ready:
             self._alarm.rest()
         return ready
+
+    def _nap(self) -> list[tuple[int, int]]:
+        """Sleeps for a moment, or until a message comes: something is in flight. The alarm stays on."""
+        self.gave_up()  # the servable's own threads may ask
+        pause_s = self._flights.pause_s(time.monotonic())
+        if pause_s >= POLL_S:
+            return self._poller.poll(POLL_S * 1000)
+        time.sleep(pause_s)  # poll(2) counts in milliseconds
+        return self._poller.poll(0)
 
     def _watch_link(self) -> None:
         """The link has another socket, or none: what is watched is made anew."""
@@ -277,6 +296,8 @@ class Replica:
             return False
         now = time.monotonic()
         self._group, wait_s = self._inbox.next(self._sizes, now)
+        if self._flights.count:
+            wait_s = max(wait_s, self._flights.wait_s(self._group, self._inbox, self._sizes, now))
         if wait_s <= 0:
             return True
         self._company_until = now + wait_s
@@ -291,6 +312,7 @@ class Replica:
                 if task.work.window is None:
                     self._run(task)
                 else:
+                    self._flights.land_all()
                     self._streams.open(task, task.work.window)
             return
         size = self._sizes.of(group)
@@ -315,20 +337,28 @@ class Replica:
             self._drop(task)
             return False
         if task.deadline <= time.monotonic():
-            self._alarm.rest()  # a stream of what is not run must not let the last one's alarm go off
-            late = failed(DeadlineExceeded("the deadline passed while the request waited at its replica"))
-            self.finish(task, late, 0)
+            self._rest()  # a stream of what is not run must not let the last one's alarm go off
+            self.finish(task, late(), 0)
             return False
         return True
 
     def _drop(self, task: Task) -> None:
         # The broker alone reads this: it settles what it told us to release.
         self._holdings.drop(task.key)
-        self._alarm.rest()
+        self._rest()
         self._says.result(task.key, failed(Cancelled("the request was taken back before it ran")), 0)
+
+    def _rest(self) -> None:
+        if not self._flights.count:
+            self._alarm.rest()
 
     def _run(self, task: Task, size: BatchSize | None = None, *, full: bool = False) -> None:
         """Runs one request alone. ``size``: of the batches that it could have been in."""
+        if task.method in self._executor.launching:
+            self._flights.launch((task,), size, full=full)
+            return
+        if self._flights.count:
+            self._flights.land_all()
         work = task.work
         began = self.begin((task,))
         outcome = self._executor.run(task.method, work.tensors, task.tensors, work.parameters)
@@ -344,6 +374,11 @@ class Replica:
         self.finish(task, outcome, int(run_s * 1e6))
 
     def _run_together(self, tasks: list[Task], size: BatchSize, *, full: bool) -> None:
+        if tasks[0].method in self._executor.launching:
+            self._flights.launch(tasks, size, full=full)
+            return
+        if self._flights.count:
+            self._flights.land_all()
         work = tasks[0].work
         samples = sum(task.samples for task in tasks)
         began = self.begin(tasks)
@@ -358,6 +393,15 @@ class Replica:
         self._credit.ran_together(len(tasks), samples, run_s, size.limit)
         for task, outcome in zip(tasks, outcomes, strict=True):
             self.finish(task, outcome, int(run_s * 1e6))
+
+    def flies(self, tasks: Sequence[Task], behind: Sequence[Task], began: float) -> None:
+        """What was launched has been computed since ``began``, and what is ``behind`` it waits for the device.
+
+        What is behind may be late when it begins: that is not yet a hang.
+        """
+        self._running, self._gave_up = (*tasks, *behind), False
+        self._says.runs(tasks)
+        self._alarm.watch(max(began, min(task.deadline for task in tasks)))
 
     def begin(self, tasks: Sequence[Task]) -> float:
         """Something is run from now on; returns when that is."""
@@ -386,6 +430,10 @@ class Replica:
         outcome.items = items
         self._holdings.finish(task.key, outcome, size_bytes)
         self._says.result(task.key, outcome, run_us)
+
+    def learned(self) -> None:
+        """There is something new to tell of batches."""
+        self._says.has_news = True
 
     def tell_credit(self) -> None:
         """More, or less, is wanted than before."""

@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import SupportsIndex, TypeVar
+from typing import Protocol, SupportsIndex, TypeVar
 
 from hpcserve.errors import ManifestError
 from hpcserve.servable.manifest import Batching, MethodSpec, TensorDecl
@@ -92,6 +92,16 @@ class SampleError(Exception):
         self.index = operator.index(index)
 
 
+class Pending(Protocol):
+    """What a method with ``launches = True`` returns: its call computes on, elsewhere. A ``Future`` is one."""
+
+    def done(self) -> bool:
+        """Whether :meth:`result` need not wait. Asked again and again: it takes no time."""
+
+    def result(self) -> object:
+        """What a plain method returns; waits for it, and raises what went wrong. Asked once."""
+
+
 def method(
     *,
     inputs: Tensors,
@@ -100,6 +110,7 @@ def method(
     batchable: bool = False,
     batching: Batching | None = None,
     stream: bool = False,
+    launches: bool = False,
 ) -> Callable[[F], F]:
     """Declares a function, or a method of a class, as a method of the servable.
 
@@ -115,6 +126,7 @@ def method(
         batchable: The first axis of every input and output counts independent samples.
         batching: How the requests of a batchable method may be joined.
         stream: It returns an iterator; true of a generator function without saying so.
+        launches: It returns a :class:`Pending` at once: the next call is prepared, and made, while this one computes.
 
     Raises:
         ManifestError: A declaration is wrong.
@@ -131,6 +143,7 @@ def method(
                 parameters=takes_parameters(function),
                 batching=batching or Batching(),
                 stream=stream or inspect.isgeneratorfunction(function),
+                launches=launches,
             )
         except (TypeError, ValueError) as error:
             raise ManifestError(f"@method of {where}: {error}") from error

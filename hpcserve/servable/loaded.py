@@ -13,6 +13,7 @@ import numpy as np
 
 from hpcserve.core.spelling import nearest
 from hpcserve.errors import InvalidInput, ServableError, UnknownMethod
+from hpcserve.servable.launched import Launched, is_pending, settled
 from hpcserve.servable.manifest import MethodSpec
 from hpcserve.servable.outputs import collect, describe
 from hpcserve.servable.signature import Signature, check_outputs
@@ -53,7 +54,8 @@ class Loaded:
         self, methods: Mapping[str, Method], teardown: Callable[[], object] = _nothing, *, import_s: float = 0.0
     ) -> None:
         self.import_s = import_s
-        self._methods = {name: _refusing(name, one) if one.spec.stream else one for name, one in methods.items()}
+        self._methods = {name: _for_one_answer(name, one) for name, one in methods.items()}
+        self._launching = {name: one for name, one in methods.items() if one.spec.launches}
         self._streams = {name: one for name, one in methods.items() if one.spec.stream}
         self._teardown = teardown
         self._right_outputs: set[tuple[str, Signature]] = set()
@@ -108,6 +110,26 @@ class Loaded:
         spec, items = found.spec, _called(method, found.function, inputs, parameters)
         return Yields(method, items, lambda item: self._collected(method, spec, item))
 
+    def launch(self, method: str, inputs: Arrays, parameters: Mapping[str, Any]) -> Launched:
+        """Calls a ``method`` that launches; what it comes to is checked as :meth:`run` checks what is returned.
+
+        Raises:
+            InvalidInput: It takes no parameters and some are given.
+            ServableError: The servable's code failed.
+        """
+        found = self._launching[method]
+        if parameters and not found.spec.parameters:
+            raise _no_parameters(method, parameters)
+        spec, answer = found.spec, _called(method, found.function, inputs, parameters)
+
+        def is_done() -> object:
+            return not is_pending(answer) or _called(method, lambda *_: answer.done(), {}, {})
+
+        def result() -> dict[str, Any]:
+            return self._collected(method, spec, _called(method, lambda *_: settled(answer), {}, {}))
+
+        return Launched(is_done, result)
+
     def _collected(self, method: str, spec: MethodSpec, answer: object) -> dict[str, Any]:
         """The outputs in what a method returned or yielded, checked."""
         if type(answer) is np.ndarray:
@@ -150,8 +172,16 @@ class Loaded:
             self._right_arrays[method, answer.dtype, answer.shape] = name
 
 
+def _for_one_answer(name: str, method: Method) -> Method:
+    """A method as it meets those who want one answer, and wait for it."""
+    if method.spec.launches:
+        function = method.function
+        return Method(method.spec, lambda inputs, parameters: settled(function(inputs, parameters)))
+    return _refusing(name, method) if method.spec.stream else method
+
+
 def _refusing(name: str, method: Method) -> Method:
-    """A method that yields a stream, as it meets those who want one answer."""
+    """A method that yields a stream."""
 
     def refuse(_inputs: Arrays, _parameters: Mapping[str, Any]) -> object:
         raise InvalidInput(f"method {name!r} yields a stream: call it by stream() instead of infer()")
@@ -164,7 +194,7 @@ def _no_parameters(method: str, parameters: Mapping[str, Any]) -> InvalidInput:
     return InvalidInput(f"method {method!r} takes no parameters; given: {names}")
 
 
-def _called(method: str, function: Function, inputs: Arrays, parameters: Mapping[str, Any]) -> object:
+def _called(method: str, function: Function, inputs: Arrays, parameters: Mapping[str, Any]) -> Any:
     """Calls the servable's code. ``sys.exit()`` in there is an error of that request, not the replica's end.
 
     So is a KeyboardInterrupt: a replica ignores SIGINT, hence the servable raised it.

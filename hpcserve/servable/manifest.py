@@ -23,6 +23,7 @@ _TARGET = re.compile(r"/[^\s:]*")
 # What a module command could take for an option, and old ones hand to a shell, is none.
 _MODULE = re.compile(r"[\w.+/@][\w.+/@:=,~-]*", re.ASCII)
 _PROGRAM = re.compile(r"\w[\w.+-]*", re.ASCII)
+_DEVICE = re.compile(r"[a-z]+(:\d+)?", re.ASCII)
 _DIRECTORIES = {"venv": "virtual environment", "conda": "conda environment"}
 
 LAYERS = ("python", "mpich", "openmpi", "torch")
@@ -79,7 +80,8 @@ class MethodSpec(Declaration, frozen=True):
 
     ``idempotent``: it may run twice if its replica dies. ``batchable``: the first axis of every input and
     output counts samples that may be computed together. ``parameters``: it takes the request's parameters.
-    ``stream``: it yields items, each with all the outputs. The rest is for batchable methods: see :class:`Batching`.
+    ``stream``: it yields items, each with all the outputs. ``launches``: it returns what computes on, a
+    :class:`~hpcserve.servable.api.Pending`. The rest is for batchable methods: see :class:`Batching`.
     """
 
     inputs: tuple[TensorDecl, ...]
@@ -89,6 +91,7 @@ class MethodSpec(Declaration, frozen=True):
     parameters: bool = False
     batching: Batching = Batching()
     stream: bool = False
+    launches: bool = False
 
     def __post_init__(self) -> None:
         for noun, tensors in (("input", self.inputs), ("output", self.outputs)):
@@ -98,6 +101,8 @@ class MethodSpec(Declaration, frozen=True):
                 raise ValueError(f"two {noun}s are called {twice!r}")
         if any(tensor.name == "parameters" for tensor in self.inputs):
             raise ValueError("an input cannot be called 'parameters': that is the request's own dictionary")
+        if self.launches and self.stream:
+            raise ValueError("launches: a method that yields a stream computes each item when it is asked for it")
         if self.batchable and self.stream:
             raise ValueError("batchable: a method that yields a stream is called for one request at a time")
         if self.batchable:
@@ -296,6 +301,26 @@ class Ranks(Declaration, frozen=True):
         return self.size // self.nodes
 
 
+class Torch(Declaration, frozen=True):
+    """How loader ``torch`` runs its model.
+
+    ``device``: as torch names it; ``auto``: a GPU where there is one. ``dtype``: what the model computes in; empty: as
+    it is. ``compile``: by ``torch.compile``, or by the backend of this name. ``cuda_graphs``: for each of a method's
+    preferred batch sizes the GPU's work is recorded once, and played for every batch of up to so many samples.
+    """
+
+    device: str = "auto"
+    dtype: Literal["", "float16", "bfloat16", "float32", "float64"] = ""
+    compile: bool | str = False
+    cuda_graphs: bool = False
+
+    def __post_init__(self) -> None:
+        if not _DEVICE.fullmatch(self.device):
+            raise ValueError(f'device {self.device!r}: expected "auto", "cpu", "cuda" or another name of torch')
+        if self.cuda_graphs and self.device != "auto" and not self.device.startswith("cuda"):
+            raise ValueError(f'cuda_graphs: has no meaning with device = "{self.device}"; use "auto" or "cuda"')
+
+
 class Manifest(Declaration, frozen=True):
     """A servable. ``entry`` and ``file`` are for its loader: see :mod:`hpcserve.servable.loaders`."""
 
@@ -308,9 +333,12 @@ class Manifest(Declaration, frozen=True):
     methods: dict[str, MethodSpec] = {}
     warmup: tuple[WarmUp, ...] = ()
     ranks: Ranks = Ranks()
+    torch: Torch = Torch()
 
     def __post_init__(self) -> None:
         check_name("a servable's name", self.name)
+        if self.loader in ("python", "sklearn") and self.torch != Torch():
+            raise ValueError(f'torch: has a meaning only with loader = "torch", not with "{self.loader}"')
         for method in self.methods:
             check_identifier("a method's name", method)
 
@@ -424,6 +452,7 @@ def _fields_at(kind: type, inner: str) -> tuple[str, ...]:
         "environment": Environment,
         "build": Build,
         "warmup": WarmUp,
+        "torch": Torch,
         "inputs": TensorDecl,
         "outputs": TensorDecl,
     }

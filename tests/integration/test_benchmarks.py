@@ -103,6 +103,21 @@ def test_streams_have_a_rate_and_a_first_item(root: Path) -> None:
         assert found[side]["first_item_p50_us"] > 0
 
 
+def test_torch_models_are_measured_beside_a_bare_loop(root: Path) -> None:
+    found = run(root, "gpu", "--device", "cpu")
+    assert found["device"] == "cpu"
+    for name in ("convnet", "surrogate"):
+        assert min(found[name]["samples_per_s"].values()) > 0
+        assert str(found[name]["best_size"]) in found[name]["bare_sweep_samples_per_s"]
+        assert found[f"ratio_{name}"] == found[name]["ratio"]["median"] > 0
+    assert set(found["reached"]) == set(found["targets"]) == {"ratio_convnet", "ratio_surrogate"}
+
+
+def test_without_a_gpu_its_benchmark_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "sees no GPU here" in run(root, "gpu")["skipped"]
+
+
 def test_ssh_is_measured_beside_tcp(root: Path) -> None:
     found = run(root, "ssh")
     for ratio in ("ratio_p50", "ratio_rps", "mbps_ratio", "mbps_ratio_cat"):

@@ -10,8 +10,9 @@ from hpcserve.errors import ManifestError
 from hpcserve.servable.loaders.python import PythonLoader
 from hpcserve.servable.loaders.seam import ENTRY_POINTS, Loader
 from hpcserve.servable.loaders.sklearn import SklearnLoader
+from hpcserve.servable.loaders.torch import TorchLoader
 
-_OWN: dict[str, Callable[[], Loader]] = {"python": PythonLoader, "sklearn": SklearnLoader}
+_OWN: dict[str, Callable[[], Loader]] = {"python": PythonLoader, "sklearn": SklearnLoader, "torch": TorchLoader}
 
 
 def loader_named(name: str) -> Loader:

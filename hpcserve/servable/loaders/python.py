@@ -1,34 +1,24 @@
 """Loader ``python``: ``entry = "module:Class"`` or ``"module:function"``, a module of the servable's directory.
 
-The module gets a name of its own, so that two servables may both have a ``model.py``; the directory is
-put on ``sys.path`` for the modules that it imports. Methods are those that the decorator declares and
-those of the manifest's ``[methods.NAME]``.
+Methods are those that the decorator declares and those of the manifest's ``[methods.NAME]``.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import inspect
-import re
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hpcserve.core.spelling import nearest
-from hpcserve.errors import ManifestError, ServableError
+from hpcserve.errors import ManifestError
 from hpcserve.servable.api import Context, declared_by, takes_parameters
+from hpcserve.servable.loaders.entry import module_file, run_step, target_of
 from hpcserve.servable.manifest import Manifest, MethodSpec, check_identifier
-from hpcserve.servable.paths import inside
-from hpcserve.servable.tracebacks import headline, servable_traceback
 
 if TYPE_CHECKING:
     from hpcserve.servable.loaded import Arrays, Function, Loaded, Method
-
-_ENTRY = re.compile(r"(?P<module>[^\W\d]\w*):(?P<attribute>[^\W\d]\w*)")
 
 
 class PythonLoader:
@@ -40,7 +30,8 @@ class PythonLoader:
 
     def discover(self, manifest: Manifest, directory: Path) -> dict[str, MethodSpec]:
         """Imports the module and reads the declarations."""
-        target = _target(manifest, directory)
+        _module_file(manifest, directory)
+        target = target_of(manifest, directory)
         if not inspect.isclass(target):
             return {name: method.spec for name, method in _function_methods(manifest, target).items()}
         return {name: spec for name, (_, spec) in _class_methods(manifest, target).items()}
@@ -50,16 +41,17 @@ class PythonLoader:
         from hpcserve.servable.loaded import Loaded, Method  # with numpy, which the daemon's checks need not have
 
         began_s = time.monotonic()
-        target = _target(manifest, context.directory)
+        _module_file(manifest, context.directory)
+        target = target_of(manifest, context.directory)
         import_s = time.monotonic() - began_s
         if not inspect.isclass(target):
             return Loaded(_function_methods(manifest, target), import_s=import_s)
         specs = _class_methods(manifest, target)
-        servable = _run(f"{target.__name__}()", target)
+        servable = run_step(f"{target.__name__}()", target)
         setup = getattr(servable, "setup", None)
         if setup is not None:
             arguments = (context,) if _takes_context(setup) else ()
-            _run(f"{target.__name__}.setup", lambda: setup(*arguments))
+            run_step(f"{target.__name__}.setup", lambda: setup(*arguments))
         methods = {
             name: Method(spec, _caller(getattr(servable, attribute), spec)) for name, (attribute, spec) in specs.items()
         }
@@ -70,55 +62,9 @@ class PythonLoader:
 
 
 def _module_file(manifest: Manifest, directory: Path) -> Path:
-    if manifest.entry is None:
-        raise ManifestError('entry: the python loader needs entry = "module:Class" or "module:function"')
-    parts = _ENTRY.fullmatch(manifest.entry)
-    if parts is None:
-        raise ManifestError(f'entry: {manifest.entry!r} is not "module:Class" or "module:function"')
     if manifest.file is not None:
         raise ManifestError("file: the python loader takes none; open files of the directory in setup(context)")
-    return inside(directory, f"{parts['module']}.py", "entry")
-
-
-def _target(manifest: Manifest, directory: Path) -> Any:
-    """The class or function that ``entry`` names."""
-    module = _imported(_module_file(manifest, directory))
-    attribute = str(manifest.entry).partition(":")[2]
-    target = getattr(module, attribute, None)
-    if target is None:
-        known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        raise ManifestError(f"entry: {manifest.entry!r}: no {attribute!r} in the module{nearest(attribute, known)}")
-    if not callable(target):
-        raise ManifestError(f"entry: {manifest.entry!r} is a {type(target).__name__}, not a class or a function")
-    return target
-
-
-def _imported(path: Path) -> ModuleType:
-    directory = str(path.parent.resolve())
-    if directory not in sys.path:
-        sys.path.insert(0, directory)
-    name = f"_servable_{hashlib.sha256(directory.encode(errors='surrogateescape')).hexdigest()[:16]}_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ManifestError(f"entry: {path.name} is not a Python module")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        _run(f"importing {path.name}", lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]  # checked
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-def _run(what: str, step: Callable[[], object]) -> object:
-    """Runs a step of the servable's own code."""
-    try:
-        return step()
-    except ManifestError:
-        raise
-    except BaseException as error:  # sys.exit() and KeyboardInterrupt too: no replica and no inspection hears SIGINT
-        raise ServableError(f"{what} failed: {headline(error)}", remote_traceback=servable_traceback(error)) from error
+    return module_file(manifest, directory)
 
 
 def _takes_context(setup: Callable[..., object]) -> bool:
@@ -185,6 +131,7 @@ def _agreed(name: str, listed: MethodSpec, declared: MethodSpec | None, function
         parameters=parameters,
         batching=listed.batching,
         stream=listed.stream or inspect.isgeneratorfunction(function),
+        launches=listed.launches,
     )
     if declared is not None and declared != whole:
         raise ManifestError(f"methods.{name}: servable.toml and @method differ; declare it in one place")

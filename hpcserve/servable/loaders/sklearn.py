@@ -40,6 +40,8 @@ class SklearnLoader:
                 raise ManifestError(f"methods.{name}: parameters: an estimator's method takes none")
             if spec.stream:
                 raise ManifestError(f"methods.{name}: stream: an estimator's method returns all at once")
+            if spec.launches:
+                raise ManifestError(f"methods.{name}: launches: an estimator's method returns when it is done")
 
     def discover(self, manifest: Manifest, directory: Path) -> dict[str, MethodSpec]:
         """Loads the estimator to see that it has the methods."""

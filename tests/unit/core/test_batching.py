@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from hpcserve.core.batching import SHARE, UNBATCHED, BatchSize, Group, Inbox, Policy, Sizes
+from hpcserve.core.batching import SHARE, SHARE_OVERLAPPED, UNBATCHED, BatchSize, Group, Inbox, Policy, Sizes
 from hpcserve.core.latency import Line
 from hpcserve.core.ledger import NEVER
 
@@ -420,3 +420,21 @@ def test_batches_stay_small_where_they_save_nothing() -> None:
     limits = served(size, 0.0, 0.02)
     assert max(limits) <= 2
     assert limits.count(2) <= len(limits) / 10
+
+
+@pytest.mark.parametrize(("overlaps", "share"), [(False, SHARE), (True, SHARE_OVERLAPPED)])
+def test_batches_are_shorter_where_the_next_is_launched_before_they_end(*, overlaps: bool, share: float) -> None:
+    size = BatchSize(Policy(objective_s=0.1, overlaps=overlaps))
+    for samples in (1, 2, 4, 8, 16, 32):
+        for _ in range(8):
+            size.ran(samples, 5e-3 + samples * 1e-3, full=False)
+    assert size.limit == pytest.approx((share * 0.1 - 5e-3) / 1e-3, abs=2)
+
+
+@pytest.mark.parametrize(("samples", "fills"), [(1, True), (5, True), (6, False)])
+def test_whether_what_waits_fills_a_batch(samples: int, *, fills: bool) -> None:
+    kind: Group = ("m", (), b"")
+    other: Group = ("n", (), b"")
+    inbox = pushed(("a", kind, 2, 0), ("b", kind, 3, 0), ("c", other, 90, 0))
+    assert inbox.fills(kind, samples) is fills
+    assert not inbox.fills(("none", (), b""), samples)

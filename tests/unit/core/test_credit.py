@@ -46,3 +46,10 @@ def test_there_is_credit_for_two_batches_as_long_as_there_are_batches() -> None:
     for _ in range(100):
         credit.ran(10.0)
     assert credit.requests() == 2
+
+
+def test_there_is_credit_for_three_batches_where_two_are_in_flight() -> None:
+    credit = Credit()
+    for _ in range(20):
+        credit.ran_together(8, 8, 1.0, 8, batches=3)
+    assert credit.requests() == 25

@@ -50,6 +50,7 @@ def test_the_declared_methods_join_the_manifest(python_servable: PythonServable)
                 "cut": {},
             },
             "stream": False,
+            "launches": False,
         }
     }
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import ml_dtypes
@@ -240,3 +241,49 @@ def test_a_failing_teardown(error: BaseException) -> None:
     loaded = Loaded({}, raising(error))
     with pytest.raises(ServableError, match=f"teardown failed: {type(error).__name__}: gone"):
         loaded.teardown()
+
+
+# --- calls that are launched ---------------------------------------------------------------------------------------
+
+
+def launching(pending: object) -> Loaded:
+    """A servable whose one method launches what it is given."""
+    spec = MethodSpec(inputs=(), outputs=(TensorDecl(name="n", dtype="int64", shape=()),), launches=True)
+    return Loaded({"m": Method(spec, lambda inputs, parameters: pending)})
+
+
+def test_a_launched_call_is_done_when_its_future_is() -> None:
+    future: Future[int] = Future()
+    launched = launching(future).launch("m", {}, {})
+    assert not launched.done()
+    future.set_result(7)
+    assert launched.done()
+    assert launched.result()["n"] == 7
+
+
+def test_who_wants_one_answer_waits_for_a_launched_call() -> None:
+    future: Future[int] = Future()
+    future.set_result(7)
+    assert launching(future).run("m", {}, {})["n"] == 7
+    assert launching(8).run("m", {}, {})["n"] == 8, "it was there at once"
+
+
+def test_a_launched_call_that_fails_is_done_and_says_why() -> None:
+    class Lost:
+        def done(self) -> bool:
+            raise OSError("the device is lost")
+
+        result = done
+
+    launched = launching(Lost()).launch("m", {}, {})
+    assert launched.done()
+    with pytest.raises(ServableError, match="method 'm' failed: OSError: the device is lost") as caught:
+        launched.result()
+    assert "in done" in str(caught.value.remote_traceback)
+
+
+def test_what_a_launched_call_comes_to_is_checked() -> None:
+    with pytest.raises(InvalidOutput, match="output 'n'"):
+        launching("seven").launch("m", {}, {}).result()
+    with pytest.raises(InvalidInput, match="takes no parameters; given: 'a'"):
+        launching(7).launch("m", {}, {"a": 1})

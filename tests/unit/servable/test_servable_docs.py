@@ -57,6 +57,20 @@ def test_the_warm_ups_of_the_reference_and_the_guide_fit_its_class(root: Path, t
         check(msgspec.structs.replace(whole, warmup=warmup), tmp_path)
 
 
+def test_the_torch_manifest_of_the_reference(root: Path, tmp_path: Path) -> None:
+    (text,) = [each for each in blocks(root / "docs/reference/servable.md", "toml") if "[torch]" in each]
+    (tmp_path / "servable.toml").write_text(text)
+    (tmp_path / "model.pt2").touch()
+    assert read_manifest(tmp_path).methods["predict"].batchable
+
+
+def test_the_launching_class_of_the_reference(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(blocks(root / "docs/reference/servable.md", "python")[1])
+    servable = loaded(tmp_path, Manifest(name="a", loader="python", entry="model:Model"))
+    launched = servable.launch("double", {"x": np.array([1.0, 2.0])}, {})
+    assert launched.result()["y"].tolist() == [2.0, 4.0]
+
+
 def read_manifest_without_files(directory: Path, scratch: Path) -> Manifest:
     scratch.mkdir()
     (scratch / "model.joblib").touch()
