@@ -25,7 +25,7 @@ from zmq.utils import z85
 from hpcserve import __version__
 from hpcserve.cluster.processes import reap, signal_group, spawn
 from hpcserve.cluster.seam import Launcher
-from hpcserve.pilot.command import Command
+from hpcserve.pilot.command import Command, slots_in_words
 from hpcserve.pilot.logs import CappedLog
 from hpcserve.pilot.memory import MemoryWatch
 from hpcserve.pilot.outcome import NOT_STOPPED, Outcome, Stop, outcome
@@ -48,7 +48,7 @@ class Surroundings:
     """What all replicas of an agent share.
 
     Attributes:
-        command: Makes the command of a replica on a node; may raise ManifestError.
+        command: Makes the command of a replica on a node, with these arguments; may raise ManifestError.
         record: The path of the service record.
         slots: How many replicas each node holds.
         clock: Monotonic seconds.
@@ -56,7 +56,7 @@ class Surroundings:
     """
 
     watch: Watch
-    command: Callable[[ReplicaSpec, str], Command]
+    command: Callable[[ReplicaSpec, str, tuple[str, ...]], Command]
     launcher: Launcher
     memory: MemoryWatch
     record: Path
@@ -228,7 +228,7 @@ class Child:
 
     def _start(self, secret_key: bytes) -> None:
         around = self._around
-        command = around.command(self._spec, self.node)
+        command = around.command(self._spec, self.node, slots_in_words(around.slots, [(self.slot,)]))
         with ExitStack() as theirs, ExitStack() as ours:
             stdin, to_stdin = _pipe(theirs, ours)
             self._output, output = _pipe(ours, theirs)
@@ -256,8 +256,6 @@ class Child:
             secret_key=secret_key,
             outbox_bytes=spec.outbox_bytes,
             hang_grace_s=spec.hang_grace_s,
-            slot=self.slot,
-            slots=self._around.slots,
             software=f"hpcserve {__version__}",
         )
 

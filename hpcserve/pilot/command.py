@@ -22,14 +22,26 @@ class Command:
     record: str = ""
 
 
+def slots_in_words(node_slots: int, ranks: Sequence[Sequence[int]]) -> tuple[str, ...]:
+    """The replica's arguments that say which slots each rank holds of the ``node_slots`` of its node."""
+    return "--node-slots", str(node_slots), "--ranks", ":".join(",".join(map(str, held)) for held in ranks)
+
+
 def replica_command(
-    manifest: str, node: str, *, launcher: Launcher, inherited: Mapping[str, str], prologue: Sequence[str] = ()
+    manifest: str,
+    node: str,
+    arguments: Sequence[str] = (),
+    *,
+    launcher: Launcher,
+    inherited: Mapping[str, str],
+    prologue: Sequence[str] = (),
 ) -> Command:
     """The command that runs a replica.
 
     Args:
         manifest: The servable's manifest as JSON.
         node: Where it is to run.
+        arguments: Its own, of :func:`slots_in_words`.
         launcher: How this site starts processes.
         inherited: The agent's own environment.
         prologue: Shell lines of the site that run before the interpreters of users' own environments.
@@ -38,5 +50,5 @@ def replica_command(
         ManifestError: The manifest is not one, or its interpreter is not there.
     """
     environment = from_json(manifest).environment
-    argv = launcher.command(tuple(argv_for(environment, REPLICA_MODULE, prologue=prologue)), node)
+    argv = launcher.command(tuple(argv_for(environment, REPLICA_MODULE, *arguments, prologue=prologue)), node)
     return Command(argv, variables_for(environment, inherited))

@@ -22,6 +22,7 @@ _VARIABLES = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "PYTHONDONTWRI
 def any_command(
     spec: ReplicaSpec,
     node: str,
+    arguments: Sequence[str] = (),
     *,
     launcher: Launcher,
     inherited: Mapping[str, str],
@@ -34,6 +35,7 @@ def any_command(
     Args:
         spec: What the controller orders.
         node: Where it is to run.
+        arguments: Its own, of :func:`hpcserve.pilot.command.slots_in_words`.
         launcher: How this site starts processes.
         inherited: The agent's own environment.
         prologue: Shell lines of the site that run before the interpreters of users' own environments.
@@ -45,10 +47,13 @@ def any_command(
     """
     environment = from_json(spec.manifest).environment
     if environment.kind != "container":
-        return replica_command(spec.manifest, node, launcher=launcher, inherited=inherited, prologue=prologue)
+        return replica_command(
+            spec.manifest, node, arguments, launcher=launcher, inherited=inherited, prologue=prologue
+        )
     check_image(environment)
     inside = guest.guest(
         REPLICA_MODULE,
+        *arguments,
         image=str(environment.image),
         python=environment.python,
         packages=environment.published.packages if environment.published else "",

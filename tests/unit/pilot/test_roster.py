@@ -21,7 +21,7 @@ R1 = ReplicaId("r1")
 SPEC = ReplicaSpec(R1, DeploymentName("d"), "v1", "/", "{}", 10.0, 1000)
 
 
-def no_command(spec: ReplicaSpec, node: str) -> Command:
+def no_command(spec: ReplicaSpec, node: str, _arguments: tuple[str, ...]) -> Command:
     raise ManifestError(f"there is no interpreter on {node} for {spec.manifest}")
 
 
