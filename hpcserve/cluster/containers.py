@@ -77,6 +77,10 @@ class Bind:
     writable: bool = False
 
 
+# A bind to /dev/shm alone does nothing beside --contain (seen in Apptainer 1.4).
+_SHARED = (Bind("/dev", "/dev", writable=True),)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inside:
     """What is to run in a container.
@@ -144,8 +148,12 @@ def site_binds(rules: ContainerRules) -> tuple[Bind, ...]:
 
 def _apptainer(rules: ContainerRules, inside: Inside, inherited: Mapping[str, str], profile: Profile) -> Contained:
     command = rules.command or "apptainer"
-    argv = [command, "--silent", "exec", *_PROFILES[profile], *_gpu(rules), "--pwd", WORKDIR]
-    for bind in (*site_binds(rules), *inside.binds):
+    isolated, shared = list(_PROFILES[profile]), _SHARED if rules.host_ipc else ()
+    if rules.host_ipc and "--containall" in isolated:  # the rest of what that says
+        isolated[isolated.index("--containall")] = "--contain"
+        isolated.append("--pid")
+    argv = [command, "--silent", "exec", *isolated, *_gpu(rules), "--pwd", WORKDIR]
+    for bind in (*shared, *site_binds(rules), *inside.binds):
         argv += ["--mount", _mount(bind)]
     names = " ".join((*OF_DEVICES, *rules.environment))
     if rules.signature_key:
@@ -164,6 +172,8 @@ def _podman(rules: ContainerRules, inside: Inside, inherited: Mapping[str, str],
         raise ConfigError("containers.signature_key: podman-hpc verifies no such signature; remove it")
     argv = [rules.command or "podman-hpc", "run", "--rm", "--interactive", "--network=host", "--read-only"]
     argv += [f"--tmpfs={WORKDIR}", f"--workdir={WORKDIR}", "--entrypoint=", *_gpu(rules)]
+    if rules.host_ipc:
+        argv.append("--ipc=host")
     for bind in (*site_binds(rules), *inside.binds):
         argv += ["--mount", _mount(bind)]
     # Without a value, that of the node is taken, where there is one.

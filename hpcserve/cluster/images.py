@@ -22,7 +22,7 @@ import msgspec
 from hpcserve import bootstrap
 from hpcserve.cluster.containers import NOT_SIGNED, Bind, Inside, contained, site_binds
 from hpcserve.cluster.image_check import PROBE, Libraries
-from hpcserve.cluster.packages import LEAST_PYTHON, least_versions
+from hpcserve.cluster.packages import LEAST_PYTHON, least_versions, needed
 from hpcserve.errors import ConfigError, ManifestError
 from hpcserve.wire.launch import ContainerRules
 
@@ -37,7 +37,9 @@ SHOWN_CHARACTERS = 400
 _PROBE = """
 import json, platform, sys, sysconfig
 found = {"purelib": sysconfig.get_path("purelib"),
-    "python": list(sys.version_info[:3]), "machine": platform.machine(), "libc": platform.libc_ver()[1]}
+    "python": list(sys.version_info[:3]), "machine": platform.machine()}
+name, version = platform.libc_ver()
+found["libc"] = version if name == "glibc" else ""
 found["packages"] = {}
 for name in sys.argv[1:]:
     try:
@@ -59,7 +61,8 @@ _SAYS = (
 class Interpreter(msgspec.Struct, frozen=True, kw_only=True):
     """What the Python in an image says of itself.
 
-    ``purelib``: where it looks for packages. ``packages``: the versions of those that it has.
+    ``libc``: the version of the GNU C library; empty where there is another. ``purelib``: where it looks for packages.
+    ``packages``: the versions of those that it has.
     """
 
     python: tuple[int, ...]
@@ -115,24 +118,29 @@ class Images:
             raise ManifestError(f"image {image} changed while it was read; publish again when nothing writes to it")
         return ImageFile(sha256=digest.hexdigest(), size_bytes=after.st_size, mtime_ns=after.st_mtime_ns)
 
-    def python(self, image: str, python: str) -> Interpreter:
+    def python(self, image: str, python: str, *, ranks: bool = False) -> Interpreter:
         """What the image's interpreter says of itself; the image is signed then, if it has to be.
+
+        Args:
+            image: The path of the image.
+            python: What the interpreter is called there.
+            ranks: Whether replicas of several ranks are to run there.
 
         Raises:
             ConfigError: The site's own part is wrong: its runtime, its key, what it binds.
             ManifestError: The image does not run, has no such interpreter, or one that cannot run a replica.
         """
         found = self._ask(image, (python, "-c", _PROBE, *least_versions()), Interpreter)
-        check_versions(image, found)
+        check_versions(image, found, ranks=ranks)
         return found
 
-    def libraries(self, image: str, python: str) -> Libraries:
-        """What the image has for MPI and GPUs.
+    def libraries(self, image: str, python: str, binds: tuple[Bind, ...] = ()) -> Libraries:
+        """What the image has for MPI and GPUs, or what is bound into it has.
 
         Raises:
             HpcserveError: As :meth:`python`.
         """
-        return self._ask(image, (python, "-c", PROBE), Libraries)
+        return self._ask(image, (python, "-c", PROBE), Libraries, binds)
 
     def compile(self, image: str, python: str, directory: Path) -> None:
         """Has the image's Python compile all modules below a directory.
@@ -148,10 +156,10 @@ class Images:
         # What does not compile is no module for this Python; whoever needs it is told then.
         self._run(Inside(image=image, argv=argv, binds=binds), timeout_s=COMPILE_S)
 
-    def _ask(self, image: str, argv: tuple[str, ...], kind: type[T]) -> T:
+    def _ask(self, image: str, argv: tuple[str, ...], kind: type[T], binds: tuple[Bind, ...] = ()) -> T:
         """The answer of a program in the image: one line of JSON."""
         self._check_site()
-        code, answer, said = self._run(Inside(image=image, argv=argv))
+        code, answer, said = self._run(Inside(image=image, argv=argv, binds=binds))
         if code == NOT_SIGNED and self._rules.signature_key:
             raise ManifestError(f"image {image} is not signed by the site's key, {self._rules.signature_key}: {said}")
         try:
@@ -205,8 +213,8 @@ def _meaning(said: str, python: str) -> str:
     return "does not run"
 
 
-def check_versions(image: str, found: Interpreter) -> None:
-    """Whether an image's Python and packages can run a replica of ours.
+def check_versions(image: str, found: Interpreter, *, ranks: bool = False) -> None:
+    """Whether an image's Python and packages can run a replica of ours, be it of several ranks.
 
     Raises:
         ManifestError: They cannot; the message names both sides.
@@ -215,7 +223,8 @@ def check_versions(image: str, found: Interpreter) -> None:
     if found.python < LEAST_PYTHON:
         least = ".".join(map(str, LEAST_PYTHON))
         raise ManifestError(f"image {image}: its Python is {version}, and hpcserve needs {least} or later in an image")
-    for module, (package, least_version) in least_versions().items():
+    for module in needed(ranks=ranks):
+        package, least_version = least_versions()[module]
         has = found.packages.get(module)
         if has is not None and _numbers(has) < _numbers(least_version):
             raise ManifestError(
