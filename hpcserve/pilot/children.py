@@ -25,7 +25,7 @@ from zmq.utils import z85
 from hpcserve import __version__
 from hpcserve.cluster.processes import reap, signal_group, spawn
 from hpcserve.cluster.seam import Launcher
-from hpcserve.pilot.command import Command
+from hpcserve.pilot.command import Command, slots_in_words
 from hpcserve.pilot.logs import CappedLog
 from hpcserve.pilot.memory import MemoryWatch
 from hpcserve.pilot.outcome import NOT_STOPPED, Outcome, Stop, outcome
@@ -48,23 +48,21 @@ class Surroundings:
     """What all replicas of an agent share.
 
     Attributes:
-        command: Makes the command of a replica on a node; may raise ManifestError.
+        command: Makes the command of a replica on a node, with these arguments; may raise ManifestError.
         record: The path of the service record.
         slots: How many replicas each node holds.
-        bind: Whether they are bound to processors: of the site file.
         clock: Monotonic seconds.
         changed: Called when a replica's status is not what it was.
     """
 
     watch: Watch
-    command: Callable[[ReplicaSpec, str], Command]
+    command: Callable[[ReplicaSpec, str, tuple[str, ...]], Command]
     launcher: Launcher
     memory: MemoryWatch
     record: Path
     log_dir: Path
     log_bytes: int
     slots: int
-    bind: str
     stop_grace_s: float
     changed: Callable[[], None]
     clock: Callable[[], float]
@@ -230,7 +228,7 @@ class Child:
 
     def _start(self, secret_key: bytes) -> None:
         around = self._around
-        command = around.command(self._spec, self.node)
+        command = around.command(self._spec, self.node, slots_in_words(around.slots, [(self.slot,)]))
         with ExitStack() as theirs, ExitStack() as ours:
             stdin, to_stdin = _pipe(theirs, ours)
             self._output, output = _pipe(ours, theirs)
@@ -258,9 +256,6 @@ class Child:
             secret_key=secret_key,
             outbox_bytes=spec.outbox_bytes,
             hang_grace_s=spec.hang_grace_s,
-            slot=self.slot,
-            slots=self._around.slots,
-            bind=self._around.bind,
             software=f"hpcserve {__version__}",
         )
 

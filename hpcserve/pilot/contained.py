@@ -9,7 +9,7 @@ from hpcserve.cluster import guest
 from hpcserve.cluster.containers import contained
 from hpcserve.cluster.seam import Launcher
 from hpcserve.errors import ConfigError, ManifestError
-from hpcserve.pilot.command import REPLICA_MODULE, Command, replica_command
+from hpcserve.pilot.command import REPLICA_MODULE, Command, replica_command, wanted_in_words
 from hpcserve.servable.manifest import Environment, from_json
 from hpcserve.wire.agents import ReplicaSpec
 from hpcserve.wire.launch import ContainerRules
@@ -22,10 +22,12 @@ _VARIABLES = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "PYTHONDONTWRI
 def any_command(
     spec: ReplicaSpec,
     node: str,
+    arguments: Sequence[str] = (),
     *,
     launcher: Launcher,
     inherited: Mapping[str, str],
     prologue: Sequence[str] = (),
+    bind: str = "none",
     rules: ContainerRules,
     record: Path,
 ) -> Command:
@@ -34,21 +36,28 @@ def any_command(
     Args:
         spec: What the controller orders.
         node: Where it is to run.
+        arguments: Its own, of :func:`hpcserve.pilot.command.slots_in_words`.
         launcher: How this site starts processes.
         inherited: The agent's own environment.
         prologue: Shell lines of the site that run before the interpreters of users' own environments.
+        bind: Whether replicas are bound to processors: of the site file.
         rules: How this site runs containers.
         record: The service record.
 
     Raises:
         ManifestError: The manifest is not one, its interpreter is not there, or its image is not the published one.
     """
-    environment = from_json(spec.manifest).environment
+    whole = from_json(spec.manifest)
+    environment = whole.environment
     if environment.kind != "container":
-        return replica_command(spec.manifest, node, launcher=launcher, inherited=inherited, prologue=prologue)
+        return replica_command(
+            spec.manifest, node, arguments, launcher=launcher, inherited=inherited, prologue=prologue, bind=bind
+        )
     check_image(environment)
     inside = guest.guest(
         REPLICA_MODULE,
+        *arguments,
+        *wanted_in_words(whole.ranks, bind),
         image=str(environment.image),
         python=environment.python,
         packages=environment.published.packages if environment.published else "",

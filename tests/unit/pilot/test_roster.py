@@ -21,7 +21,7 @@ R1 = ReplicaId("r1")
 SPEC = ReplicaSpec(R1, DeploymentName("d"), "v1", "/", "{}", 10.0, 1000)
 
 
-def no_command(spec: ReplicaSpec, node: str) -> Command:
+def no_command(spec: ReplicaSpec, node: str, _arguments: tuple[str, ...]) -> Command:
     raise ManifestError(f"there is no interpreter on {node} for {spec.manifest}")
 
 
@@ -38,7 +38,6 @@ def made(tmp_path: Path, *nodes: str) -> Roster:
             log_dir=tmp_path,
             log_bytes=1000,
             slots=2,
-            bind="none",
             stop_grace_s=1.0,
             launcher=ProcessLauncher(),
             memory=MemoryWatch(None),
