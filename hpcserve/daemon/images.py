@@ -16,16 +16,21 @@ from hpcserve.cluster.image_check import libraries
 from hpcserve.cluster.images import Images, Interpreter
 from hpcserve.cluster.packages import OF_MODULES, runtime_dir
 from hpcserve.cluster.site_findings import Finding
-from hpcserve.config import Containers, Site
+from hpcserve.config import Containers, Mpi, Site
 from hpcserve.errors import ManifestError
 from hpcserve.servable.manifest import Environment, Image
-from hpcserve.wire.launch import ContainerRules
+from hpcserve.wire.launch import ContainerRules, MpiRules
 from hpcserve.wire.messages import WIRE_VERSIONS
 
 
 def rules_of(containers: Containers) -> ContainerRules:
     """What agents are told."""
     return ContainerRules(**msgspec.structs.asdict(containers))
+
+
+def mpi_rules_of(mpi: Mpi) -> MpiRules:
+    """What agents are told of MPI."""
+    return MpiRules(**msgspec.structs.asdict(mpi))
 
 
 def findings(site: Site, images: Images, image: str, python: str) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hpcserve.cluster.seam import Launcher
+from hpcserve.pilot.ranks import Place
 from hpcserve.servable.environment import argv_for, variables_for
 from hpcserve.servable.manifest import from_json
 
@@ -23,13 +24,20 @@ class Command:
 
 
 def replica_command(
-    manifest: str, node: str, *, launcher: Launcher, inherited: Mapping[str, str], prologue: Sequence[str] = ()
+    manifest: str,
+    place: Place,
+    *,
+    slots: int,
+    launcher: Launcher,
+    inherited: Mapping[str, str],
+    prologue: Sequence[str] = (),
 ) -> Command:
     """The command that runs a replica.
 
     Args:
         manifest: The servable's manifest as JSON.
-        node: Where it is to run.
+        place: Where it is to run.
+        slots: How many each node has.
         launcher: How this site starts processes.
         inherited: The agent's own environment.
         prologue: Shell lines of the site that run before the interpreters of users' own environments.
@@ -38,5 +46,12 @@ def replica_command(
         ManifestError: The manifest is not one, or its interpreter is not there.
     """
     environment = from_json(manifest).environment
-    argv = launcher.command(tuple(argv_for(environment, REPLICA_MODULE, prologue=prologue)), node)
-    return Command(argv, variables_for(environment, inherited))
+    argv = argv_for(environment, REPLICA_MODULE, *place.arguments(slots), prologue=prologue)
+    return Command(launched(launcher, tuple(argv), place), variables_for(environment, inherited))
+
+
+def launched(launcher: Launcher, argv: tuple[str, ...], place: Place) -> tuple[str, ...]:
+    """The command that runs ``argv`` as all ranks of a replica."""
+    if len(place.ranks) == 1:
+        return launcher.command(argv, place.nodes[0])
+    return launcher.group(argv, place.nodes, place.per_node)
