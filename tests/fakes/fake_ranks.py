@@ -22,6 +22,7 @@ facts = {
     "argv": sys.argv,
     "rank": world.rank,
     "size": world.size,
+    "node": os.uname().nodename,
     "told": os.environ.get("PMI_RANK"),
     "start": start,
 }

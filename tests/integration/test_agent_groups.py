@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from hpcserve.cluster.processes import start_time
 from hpcserve.types import ReplicaId
-from hpcserve.wire.agents import ReplicaSpec
 from hpcserve.wire.launch import MpiRules
-from tests.integration.agent_rig import ROOT, FakeDaemon, Pilot, gone
-from tests.integration.daemon_tree import until
+from tests.integration.agent_rig import FakeDaemon, Pilot, gone
 
-FAKE_RANKS = ROOT / "tests" / "fakes" / "fake_ranks.py"
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
 Start = Callable[..., Pilot]
 
@@ -33,8 +28,6 @@ def daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
 @pytest.fixture
 def start(tmp_path: Path, daemon: FakeDaemon) -> Iterator[Start]:
     made = Pilot(tmp_path)
-    python = tmp_path / "venv" / "bin" / "python"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE_RANKS} "$@"\n')
 
     def begun(**changes: Any) -> Pilot:
         made.start(mpi=MpiRules(command=str(MPIEXEC)), **changes)
@@ -45,28 +38,14 @@ def start(tmp_path: Path, daemon: FakeDaemon) -> Iterator[Start]:
     made.end()
 
 
-def spec(pilot: Pilot, replica: str, what: str, *, size: int, nodes: int = 1, gpus: int = 0) -> ReplicaSpec:
-    made = pilot.spec(replica, what)
-    ranks = {"size": size, "nodes": nodes, "gpus_per_rank": gpus}
-    manifest = json.dumps(json.loads(made.manifest) | {"ranks": ranks})
-    return msgspec.structs.replace(made, manifest=manifest)
-
-
-def ranks_of(pilot: Pilot, replica: str, size: int) -> list[dict[str, Any]]:
-    """What each rank has written of itself."""
-    paths = [pilot.root / f"{replica}.rank.{rank}.json" for rank in range(size)]
-    until(lambda: all(path.exists() for path in paths), f"all ranks of {replica} wrote what they were given")
-    return [json.loads(path.read_text()) for path in paths]
-
-
 @pytest.mark.parametrize("launcher", ["process", "mpiexec"])
 def test_the_ranks_of_a_group_know_their_slots_and_end_in_order(
     daemon: FakeDaemon, start: Start, launcher: str
 ) -> None:
     pilot = start(launcher=launcher)
-    daemon.tell(pilot.orders(spec(pilot, "r1", "ready", size=3)))
+    daemon.tell(pilot.orders(pilot.group("r1", "ready", size=3)))
     daemon.wait_for("r1", "ready")
-    ranks = ranks_of(pilot, "r1", 3)
+    ranks = pilot.ranks_of("r1", 3)
     assert [(rank["rank"], rank["size"], rank["told"]) for rank in ranks] == [(n, 3, str(n)) for n in range(3)]
     assert {tuple(rank["argv"][-4:]) for rank in ranks} == {("--node-slots", "4", "--ranks", "0:1:2")}
     daemon.tell(pilot.orders())
@@ -88,30 +67,30 @@ def test_one_rank_that_ends_badly_ends_all(
     daemon: FakeDaemon, start: Start, what: str, exit_code: int, cause: str
 ) -> None:
     pilot = start()
-    daemon.tell(pilot.orders(spec(pilot, "r1", what, size=2)))
+    daemon.tell(pilot.orders(pilot.group("r1", what, size=2)))
     end = daemon.wait_for("r1", "exited", "failed")
     assert (end.exit_code, end.cause, end.kind) == (exit_code, cause, "crashed")
-    for rank in ranks_of(pilot, "r1", 2):
+    for rank in pilot.ranks_of("r1", 2):
         gone(rank["pid"])
 
 
 def test_a_group_that_does_not_end_is_killed_with_all_its_ranks(daemon: FakeDaemon, start: Start) -> None:
     pilot = start(stop_grace_s=0.2)
-    daemon.tell(pilot.orders(spec(pilot, "r1", "deaf", size=2), spec(pilot, "r2", "deaf", size=2)))
+    daemon.tell(pilot.orders(pilot.group("r1", "deaf", size=2), pilot.group("r2", "deaf", size=2)))
     daemon.wait_for("r1", "ready")
     daemon.wait_for("r2", "ready")
     daemon.tell(pilot.orders(kill=(ReplicaId("r2"),)))
     causes = [daemon.wait_for(replica, "exited").cause.partition(" (")[0] for replica in ("r1", "r2")]
     assert causes == ["stopped as ordered", "killed as ordered"]
-    for rank in ranks_of(pilot, "r1", 2) + ranks_of(pilot, "r2", 2):
+    for rank in pilot.ranks_of("r1", 2) + pilot.ranks_of("r2", 2):
         gone(rank["pid"])
 
 
 def test_no_rank_outlives_its_agent(daemon: FakeDaemon, start: Start) -> None:
     pilot = start()
-    daemon.tell(pilot.orders(spec(pilot, "r1", "ready", size=2)))
+    daemon.tell(pilot.orders(pilot.group("r1", "ready", size=2)))
     daemon.wait_for("r1", "ready")
-    ranks = ranks_of(pilot, "r1", 2)
+    ranks = pilot.ranks_of("r1", 2)
     assert all(start_time(rank["pid"]) for rank in ranks)
     assert pilot.process is not None
     pilot.process.kill()
@@ -121,8 +100,8 @@ def test_no_rank_outlives_its_agent(daemon: FakeDaemon, start: Start) -> None:
 
 def test_a_group_waits_for_room_and_says_so(daemon: FakeDaemon, start: Start) -> None:
     pilot = start(slots=3)
-    first, second = spec(pilot, "r1", "ready", size=2), spec(pilot, "r2", "ready", size=2)
-    third = spec(pilot, "r3", "ready", size=3)
+    first, second = pilot.group("r1", "ready", size=2), pilot.group("r2", "ready", size=2)
+    third = pilot.group("r3", "ready", size=3)
     daemon.tell(pilot.orders(first, second, third))
     daemon.wait_for("r1", "ready")
     waits = daemon.wait_for("r2", "starting")
@@ -131,14 +110,14 @@ def test_a_group_waits_for_room_and_says_so(daemon: FakeDaemon, start: Start) ->
     daemon.tell(pilot.orders(second, kill=(ReplicaId("r1"),)))
     assert daemon.wait_for("r3", "exited").cause == "stopped as ordered before there was room for it"
     daemon.wait_for("r2", "ready")
-    assert ranks_of(pilot, "r2", 2)[0]["argv"][-1] == "0:1"
+    assert pilot.ranks_of("r2", 2)[0]["argv"][-1] == "0:1"
 
 
 def test_a_rank_with_gpus_of_its_own_holds_all_their_slots(daemon: FakeDaemon, start: Start) -> None:
     pilot = start(slots=8, replicas_per_gpu=2)
-    daemon.tell(pilot.orders(spec(pilot, "r1", "ready", size=1), spec(pilot, "r2", "ready", size=3, gpus=1)))
+    daemon.tell(pilot.orders(pilot.group("r1", "ready", size=1), pilot.group("r2", "ready", size=3, gpus=1)))
     daemon.wait_for("r2", "ready")
-    assert ranks_of(pilot, "r2", 3)[0]["argv"][-4:] == ["--node-slots", "8", "--ranks", "2,3:4,5:6,7"]
+    assert pilot.ranks_of("r2", 3)[0]["argv"][-4:] == ["--node-slots", "8", "--ranks", "2,3:4,5:6,7"]
 
 
 def test_an_mpiexec_that_is_not_there_is_told_in_words(daemon: FakeDaemon, start: Start) -> None:
@@ -147,6 +126,6 @@ def test_an_mpiexec_that_is_not_there_is_told_in_words(daemon: FakeDaemon, start
     pilot.start(mpi=MpiRules(command="/no/such/mpiexec"))
     daemon.reports.clear()
     daemon.serve(lambda: daemon.reports, "the agent reports")
-    daemon.tell(pilot.orders(spec(pilot, "r1", "ready", size=2)))
+    daemon.tell(pilot.orders(pilot.group("r1", "ready", size=2)))
     failed = daemon.wait_for("r1", "failed")
     assert "/no/such/mpiexec" in failed.cause
