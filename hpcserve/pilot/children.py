@@ -261,8 +261,6 @@ class Child:
             secret_key=secret_key,
             outbox_bytes=spec.outbox_bytes,
             hang_grace_s=spec.hang_grace_s,
-            slot=self.place.ranks[0][0],
-            slots=self._around.slots,
             software=f"hpcserve {__version__}",
         )
 

@@ -18,7 +18,7 @@ import msgspec
 
 from hpcserve.errors import VersionMismatch
 
-LAUNCH_VERSION = 1
+LAUNCH_VERSION = 2
 """Of :class:`ReplicaStart` and :class:`ReplicaSays`: counts up when one side no longer understands the other."""
 
 
@@ -72,8 +72,10 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
 class ReplicaStart(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a replica must know. ``secret_key`` never stands in its environment or arguments.
 
-    Of the ``slots`` of its node, counted from 0, it holds ``slot``, for as long as its process is there. Where more run
-    on a node than it has slots, because some have not ended yet, ``slot`` is larger than those numbers.
+    ``collective_grace_s``: so long the ranks of a collective servable may take to return once one of them has failed.
+
+    Which slots of its node it holds stands on its command line: it must know its GPUs before it starts MPI, and this
+    line comes to rank 0 alone.
 
     ``launch`` and ``software`` tell who speaks: a replica runs the files that are there when it starts, and those of an
     agent may have been replaced since it began.
@@ -89,8 +91,7 @@ class ReplicaStart(msgspec.Struct, frozen=True, kw_only=True):
     secret_key: bytes
     outbox_bytes: int
     hang_grace_s: float
-    slot: int = 0
-    slots: int = 1
+    collective_grace_s: float = 5.0
     launch: int = LAUNCH_VERSION
     software: str = ""
 
