@@ -72,6 +72,12 @@ def python_image(image_dir: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def mpi_image(python_image: Path, image_dir: Path) -> Path:
+    """The same with MPICH and mpi4py."""
+    return images.mpi(python_image, image_dir)
+
+
+@pytest.fixture(scope="session")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """A key to sign images with, its public half, and the public half of another one."""
     place = tmp_path_factory.mktemp("keys")

@@ -17,6 +17,7 @@ app = typer.Typer(help="Prepare containers for servables.", rich_markup_mode=Non
 
 TIMEOUT_S = 120.0
 """An image of many GB may have to be read from a cold disk before its Python starts."""
+RANKS = Annotated[bool, typer.Option("--ranks", help="For servables too whose replicas are of several MPI ranks.")]
 PYTHON = Annotated[str, typer.Option(metavar="NAME", help="The image's interpreter.")]
 
 
@@ -25,8 +26,9 @@ def _runtime(
     *,
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The path of an image.")],
     python: PYTHON = "python3",
+    ranks: RANKS = False,
 ) -> None:
-    """Gather the packages that hpcserve needs of IMAGE's Python, for all images with the same one that lack them."""
+    """Gather the packages that hpcserve needs of IMAGE's Python, for all images of its kind that lack them."""
     from functools import partial
 
     from hpcserve import config
@@ -39,7 +41,7 @@ def _runtime(
         found = images.python(path, python)
     with waiting("gathering packages"):
         compiled = partial(images.compile, path, python)
-        place, new = gather(site.shared_dir, found.python, found.machine, found.libc, compiled=compiled)
+        place, new = gather(site.shared_dir, found.python, found.machine, found.libc, compiled=compiled, ranks=ranks)
     typer.echo(f"{'gathered' if new else 'there already:'} {place}")
 
 
@@ -48,6 +50,7 @@ def _check(
     *,
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The path of an image.")],
     python: PYTHON = "python3",
+    ranks: RANKS = False,
 ) -> int:
     """Run IMAGE on this host, and say whether servables can run in it: its Python, its packages, its libraries."""
     from hpcserve import config
@@ -60,7 +63,7 @@ def _check(
     place = str(config.expanded(str(image)))
     code = OK
     try:
-        for finding in findings(site, _images(site), place, python):
+        for finding in findings(site, _images(site), place, python, ranks=ranks):
             code = max(code, checks.tell(finding))
     except HpcserveError as error:
         code = checks.tell(Finding("image", "failed", str(error)))
@@ -75,6 +78,9 @@ def _build(
 ) -> None:
     """Build the image that the servable in DIR names, of what its [environment.build] says."""
     import os
+    from functools import partial
+
+    from msgspec.structs import replace
 
     from hpcserve import config
     from hpcserve.cli.terminal import note
@@ -84,11 +90,13 @@ def _build(
 
     site = config.load_site(None)
     place = config.expanded(str(directory))
-    environment = read_manifest(place).environment
+    manifest = read_manifest(place)
     command = site.containers.command or site.containers.runtime
-    builder = Builder(_images(site), command=command, cache=config.cache_dir(), environment=os.environ, tell=note)
-    new = builder.build(plan_of(environment, place, lambda: builder.standard(mirror)))
-    typer.echo(f"{'built' if new else 'there already:'} {environment.image}")
+    # What is built here is signed by nobody yet.
+    images = _images(replace(site, containers=replace(site.containers, signature_key="")))
+    builder = Builder(images, command=command, cache=config.cache_dir(), environment=os.environ, tell=note)
+    new = builder.build(plan_of(manifest, place, partial(builder.standard, mirror)))
+    typer.echo(f"{'built' if new else 'there already:'} {manifest.environment.image}")
 
 
 def _images(site: Site) -> Images:

@@ -1,13 +1,14 @@
-"""Builds images with Apptainer: a servable's own, and the one with a bare Python on which it stands by default.
+"""Builds images with Apptainer: a servable's own, and those of hpcserve's own on which it can stand.
 
 Nothing is built twice: an image tells by a label what it was made of, packages are kept by what was asked for, and
-the standard image by its definition files. What is not finished has another name.
+images of our own by their definition files and what was asked for. What is not finished has another name.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -21,8 +22,9 @@ from pathlib import Path
 import msgspec
 
 from hpcserve.cluster.definition import LABEL, Content, definition
-from hpcserve.cluster.gather import gather_into
+from hpcserve.cluster.gather import gather_into, gather_prefix
 from hpcserve.cluster.images import Images, Interpreter
+from hpcserve.cluster.layers import BOTTOM, Layer, layers
 from hpcserve.cluster.packages import requirements
 from hpcserve.errors import ConfigError, ManifestError
 
@@ -30,7 +32,8 @@ TIMEOUT_S = 3600.0
 SHOWN_LINES = 12
 # The fastest to make and to load of what mksquashfs(1) knows.
 _COMPRESSION = ("--mksquashfs-args", "-comp zstd -Xcompression-level 3")
-_STANDARD = ("base.def", "python.def")
+_PYTHON = "python3"
+"""The interpreter of the images that are made here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +47,7 @@ class Plan:
         requirements: The packages, as pip understands them; hpcserve's own are added.
         files: Files and directories, and where they are to be inside.
         post: Commands of the shell that run inside at the end.
+        ranks: Whether replicas of several ranks are to run in it: they need mpi4py, which the base may have.
     """
 
     image: Path
@@ -52,6 +56,7 @@ class Plan:
     requirements: tuple[str, ...]
     files: tuple[tuple[Path, str], ...]
     post: tuple[str, ...]
+    ranks: bool = False
 
 
 class Builder:
@@ -89,7 +94,8 @@ class Builder:
         """
         base = self._images.file(str(plan.base))
         found = self._images.python(str(plan.base), plan.python)
-        wanted = tuple(sorted({*plan.requirements, *requirements()}))
+        ours = requirements(ranks=plan.ranks and "mpi4py" not in found.packages)
+        wanted = tuple(sorted({*plan.requirements, *ours}))
         version = f"{found.python[0]}.{found.python[1]} {found.machine}"
         content = Content(
             base=base.sha256,
@@ -100,52 +106,88 @@ class Builder:
         )
         if plan.image.exists() and self._label(plan.image) == content.key:
             return False
-        packages = self._packages(wanted, plan, found)
+        packages = self._packages(wanted, plan.base, plan.python, found)
         with _scratch(self._cache) as scratch:
             # Names of our own: a definition file has no way to write a space in a path.
             (scratch / "packages").symlink_to(packages)
             copies = [(f"{scratch}/packages/*", f"{found.purelib}/")]
             for number, (source, target) in enumerate(plan.files):
-                (scratch / str(number)).symlink_to(source)
-                copies.append((str(scratch / str(number)), target))
+                copies.append((_linked(scratch / str(number), source), target))
             (scratch / "base.sif").symlink_to(plan.base)
             text = definition(str(scratch / "base.sif"), key=content.key, copies=copies, post=plan.post)
             (scratch / "image.def").write_text(text)
             self._apptainer(plan.image, scratch / "image.def")
         return True
 
-    def standard(self, mirror: str) -> Path:
-        """The image with Debian's own Python; made where it is not there yet.
+    def standard(self, mirror: str, wanted: Sequence[str]) -> Path:
+        """The image with Debian's own Python and what is put over it; made where it is not there yet.
 
         Args:
             mirror: The URL of a Debian mirror; empty: the one that apt uses here.
+            wanted: What is put over it: see :func:`hpcserve.cluster.layers.layers`.
 
         Raises:
             ManifestError: It cannot be made.
-            ConfigError: There is no mirror.
+            ConfigError: There is no mirror, or packages cannot be had.
         """
-        texts = [files("hpcserve.containers").joinpath(name).read_text() for name in _STANDARD]
+        texts = [_shipped(name) for name in BOTTOM]
         below: Path | None = None
-        for index, name in enumerate(_STANDARD):
+        for index, name in enumerate(BOTTOM):
             key = hashlib.sha256("\n".join(texts[: index + 1]).encode()).hexdigest()[:12]
-            image = self._cache / "images" / f"{name.removesuffix('.def')}-{key}.sif"
+            image = self._own(name.removesuffix(".def"), key)
             if not image.exists():
                 argument = f"mirror={mirror or apt_mirror()}" if below is None else f"base={below}"
-                with _scratch(self._cache) as scratch:
-                    (scratch / name).write_text(texts[index])
-                    self._apptainer(image, scratch / name, "--build-arg", argument)
+                self._make(image, name, argument)
             below = image
         assert below is not None, "there are two"
+        for layer in layers(wanted):
+            key = layer.key(key, _shipped(layer.definition))
+            image = self._own(layer.name, key)
+            if not image.exists():
+                self._put_over(below, layer, image)
+            below = image
         return below
 
-    def _packages(self, wanted: Sequence[str], plan: Plan, found: Interpreter) -> Path:
-        python, machine, libc = found.python, found.machine, found.libc
-        said = "\n".join([*wanted, f"{python[0]}.{python[1]}", machine, libc])
-        target = self._cache / "packages" / hashlib.sha256(said.encode()).hexdigest()[:16]
+    def _put_over(self, below: Path, layer: Layer, image: Path) -> None:
+        found = self._images.python(str(below), _PYTHON)
+        with _scratch(self._cache) as scratch:
+            (scratch / "base.sif").symlink_to(below)
+            (scratch / "packages").symlink_to(self._packages(layer.packages, below, _PYTHON, found))
+            arguments = [f"base={scratch}/base.sif", f"packages={scratch}/packages", f"purelib={found.purelib}"]
+            if layer.prefix:
+                (scratch / "prefix").symlink_to(self._prefix(layer.prefix, found))
+                arguments.append(f"prefix={scratch}/prefix")
+            self._make(image, layer.definition, *arguments)
+
+    def _own(self, name: str, key: str) -> Path:
+        """The path of an image of our own."""
+        return self._cache / "images" / f"{name}-{key}.sif"
+
+    def _make(self, image: Path, name: str, *arguments: str) -> None:
+        """An image of a definition file that we ship."""
+        options = [word for argument in arguments for word in ("--build-arg", argument)]
+        with _scratch(self._cache) as scratch:
+            (scratch / name).write_text(_shipped(name))
+            self._apptainer(image, scratch / name, *options)
+
+    def _packages(self, wanted: Sequence[str], base: Path, python: str, found: Interpreter) -> Path:
+        target = self._place(wanted, found)
+        compiled = partial(self._images.compile, str(base), python)
+        gather_into(target, wanted, found.python, found.machine, found.libc, compiled=compiled)
+        return target
+
+    def _prefix(self, wanted: str, found: Interpreter) -> Path:
+        target = self._place([wanted], found, what="prefix")
+        gather_prefix(target, wanted, found.python, found.machine, found.libc)
+        return target
+
+    def _place(self, wanted: Sequence[str], found: Interpreter, *, what: str = "packages") -> Path:
+        """Where packages are that were gathered for an image's Python; tells when they are yet to be."""
+        version = f"{found.python[0]}.{found.python[1]}"
+        said = "\n".join([*wanted, version, found.machine, found.libc])
+        target = self._cache / what / hashlib.sha256(said.encode()).hexdigest()[:16]
         if not target.is_dir():
-            self._tell(f"gathering packages for Python {python[0]}.{python[1]}: {', '.join(wanted)}")
-        compiled = partial(self._images.compile, str(plan.base), plan.python)
-        gather_into(target, wanted, python, machine, libc, compiled=compiled)
+            self._tell(f"gathering packages for Python {version}: {', '.join(wanted)}")
         return target
 
     def _label(self, image: Path) -> str:
@@ -190,6 +232,11 @@ class Builder:
         return (last or ["it said nothing"]) if process.returncode else []
 
 
+def _shipped(name: str) -> str:
+    """The text of a definition file."""
+    return files("hpcserve.containers").joinpath(name).read_text()
+
+
 def apt_mirror() -> str:
     """The URL of the Debian mirror that this machine's apt uses.
 
@@ -223,6 +270,13 @@ def _scratch(cache: Path) -> Iterator[Path]:
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _linked(directory: Path, source: Path) -> str:
+    """Where a link to a file lies under the file's own name, alone: a target may be the directory to put it into."""
+    directory.mkdir()
+    (directory / source.name).symlink_to(source)
+    return f"{directory}/{re.sub(r'[^A-Za-z0-9._-]+', '*', source.name)}"
 
 
 def _digest(source: Path) -> str:

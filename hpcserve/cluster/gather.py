@@ -6,10 +6,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from zipfile import ZipFile
 
-from hpcserve.cluster.packages import gathering, requirements, runtime_dir
+from hpcserve.cluster.packages import downloading, gathering, requirements, runtime_dir
 from hpcserve.errors import ConfigError
 
 TIMEOUT_S = 900.0
@@ -17,9 +19,15 @@ SHOWN_CHARACTERS = 400
 
 
 def gather(
-    shared_dir: Path, python: Sequence[int], machine: str, libc: str, *, compiled: Callable[[Path], None]
+    shared_dir: Path,
+    python: Sequence[int],
+    machine: str,
+    libc: str,
+    *,
+    compiled: Callable[[Path], None],
+    ranks: bool = False,
 ) -> tuple[Path, bool]:
-    """Gathers the packages for a Python's version, unless they are there. They appear whole or not at all.
+    """Gathers the packages for a Python and a C library, unless they are there. They appear whole or not at all.
 
     Args:
         shared_dir: The site's.
@@ -27,6 +35,7 @@ def gather(
         machine: As uname(1) calls it.
         libc: The version of the image's C library.
         compiled: Has that Python compile all modules in a directory: nobody else can, and each start would.
+        ranks: Whether replicas of several ranks are to run there: they need mpi4py too.
 
     Returns:
         Their directory, and whether it is new.
@@ -34,8 +43,8 @@ def gather(
     Raises:
         ConfigError: They cannot be had from here, or not be written there.
     """
-    target = runtime_dir(shared_dir, python, machine)
-    return target, gather_into(target, requirements(), python, machine, libc, compiled=compiled)
+    target = runtime_dir(shared_dir, python, machine, libc, ranks=ranks)
+    return target, gather_into(target, requirements(ranks=ranks), python, machine, libc, compiled=compiled)
 
 
 def gather_into(
@@ -54,19 +63,66 @@ def gather_into(
     """
     if target.is_dir():
         return False
-    try:
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
-    except OSError as error:
-        raise ConfigError(f"cannot write to {target.parent}: {error}") from error
-    try:
+    with _scratch(target.parent) as scratch:
         run_pip(gathering(scratch / "packages", wanted, python, machine, libc))
         compiled(scratch / "packages")
         if not target.is_dir():  # somebody else may have been quicker
             (scratch / "packages").rename(target)
+    return True
+
+
+def gather_prefix(target: Path, wanted: str, python: Sequence[int], machine: str, libc: str) -> bool:
+    """Gathers what a wheel puts beside Python's packages: programs and libraries, such as those of mpich.
+
+    Args:
+        target: It gets the wheel's ``bin``, ``lib`` and so on. False is answered where it is there already.
+        wanted: The package, as pip understands it.
+        python: The version of the image's Python.
+        machine: As uname(1) calls it.
+        libc: The version of the image's C library.
+
+    Raises:
+        ConfigError: It cannot be had from here, has nothing of the kind, or cannot be written there.
+    """
+    if target.is_dir():
+        return False
+    with _scratch(target.parent) as scratch:
+        run_pip(downloading(scratch, wanted, python, machine, libc))
+        for wheel in scratch.glob("*.whl"):
+            _unpack_data(wheel, scratch / "prefix")
+        if not (scratch / "prefix").is_dir():
+            raise ConfigError(
+                f"the wheel of {wanted} has no programs and no libraries of its own; ask for another version"
+            )
+        if not target.is_dir():
+            (scratch / "prefix").rename(target)
+    return True
+
+
+def _unpack_data(wheel: Path, target: Path) -> None:
+    """Source: the binary distribution format, of wheels 1.0: what is below ``NAME.data/data`` is for the prefix."""
+    with ZipFile(wheel) as archive:
+        for entry in archive.infolist():
+            head, _, name = entry.filename.partition(".data/data/")
+            if "/" in head or not name or entry.is_dir():
+                continue
+            entry.filename = name
+            unpacked = Path(archive.extract(entry, target))
+            unpacked.chmod(0o755 if entry.external_attr >> 16 & 0o111 else 0o644)
+
+
+@contextmanager
+def _scratch(beside: Path) -> Iterator[Path]:
+    """A directory on the same file system, removed afterwards."""
+    try:
+        beside.mkdir(mode=0o700, parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=beside))
+    except OSError as error:
+        raise ConfigError(f"cannot write to {beside}: {error}") from error
+    try:
+        yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return True
 
 
 def run_pip(arguments: Sequence[str]) -> None:

@@ -48,6 +48,9 @@ print(json.dumps({
 """
 
 
+_FAMILIES = {"mpich": "MPICH", "openmpi": "Open MPI"}
+
+
 class Libraries(msgspec.Struct, frozen=True, kw_only=True):
     """What an image has. A version is a number as its library tells it, and 0 where there is none.
 
@@ -61,19 +64,55 @@ class Libraries(msgspec.Struct, frozen=True, kw_only=True):
     hip_driver: int
 
 
-def libraries(found: Libraries, gpu: str) -> Iterator[Finding]:
-    """What it means for a site whose containers see GPUs of this kind: ``nv``, ``rocm`` or empty."""
-    yield Finding("MPI", "ok", _family(found.mpi)) if found.mpi else Finding("MPI", "skipped", "none in the image")
+def libraries(found: Libraries, gpu: str, family: str = "", *, ranks: bool = False) -> Iterator[Finding]:
+    """What it means for a site.
+
+    Args:
+        found: What an image has.
+        gpu: The GPUs that containers see there: ``nv``, ``rocm`` or empty.
+        family: The MPI with which ranks are started there: ``mpich``, ``openmpi`` or empty, where it does not say.
+        ranks: Whether replicas of several ranks are to run in the image.
+    """
+    told = unfit_for_ranks(found, family)
+    if told and (found.mpi or ranks):
+        yield Finding("MPI", "failed", told)
+    else:
+        yield Finding("MPI", "ok", _told(found.mpi)) if found.mpi else Finding("MPI", "skipped", "none in the image")
     yield _gpu("CUDA", found.cuda, found.cuda_driver, wanted=gpu == "nv")
     yield _gpu("ROCm", found.hip, found.hip_driver, wanted=gpu == "rocm")
+
+
+def unfit_for_ranks(found: Libraries, family: str) -> str:
+    """Why replicas of several ranks cannot run in an image; empty where they can.
+
+    Args:
+        found: What it has.
+        family: The MPI with which the site starts ranks: ``mpich``, ``openmpi`` or empty, where it does not say.
+    """
+    if not found.mpi:
+        return (
+            "there is no MPI in it, and none is bound into it: build it with environment.build.base = "
+            f'"{family or "mpich"}", or have the site bind its own'
+        )
+    if family and _family(found.mpi) != family:
+        return (
+            f"its MPI is {_told(found.mpi)}, and this site starts ranks by {_FAMILIES[family]}: each would be rank 0 "
+            f'of 1; build it with environment.build.base = "{family}"'
+        )
+    return ""
 
 
 def _family(told: str) -> str:
     """Two of one family work together; host and image must be of one."""
     lowered = told.lower()
     if "open mpi" in lowered:
-        return f"Open MPI ({told})"
-    return f"MPICH ({told})" if any(name in lowered for name in ("mpich", "intel", "cray", "mvapich")) else told
+        return "openmpi"
+    return "mpich" if any(name in lowered for name in ("mpich", "intel", "cray", "mvapich")) else ""
+
+
+def _told(mpi: str) -> str:
+    name = _FAMILIES.get(_family(mpi))
+    return f"{name} ({mpi})" if name else mpi
 
 
 def _gpu(name: str, runtime: int, driver: int, *, wanted: bool) -> Finding:

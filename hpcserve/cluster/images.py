@@ -22,9 +22,9 @@ import msgspec
 from hpcserve import bootstrap
 from hpcserve.cluster.containers import NOT_SIGNED, Bind, Inside, contained, site_binds
 from hpcserve.cluster.image_check import PROBE, Libraries
-from hpcserve.cluster.packages import LEAST_PYTHON, least_versions
+from hpcserve.cluster.packages import LEAST_PYTHON, least_versions, needed
 from hpcserve.errors import ConfigError, ManifestError
-from hpcserve.wire.launch import ContainerRules
+from hpcserve.wire.launch import ContainerRules, MpiRules
 
 T = TypeVar("T")
 COMPILE_S = 3600.0
@@ -37,7 +37,9 @@ SHOWN_CHARACTERS = 400
 _PROBE = """
 import json, platform, sys, sysconfig
 found = {"purelib": sysconfig.get_path("purelib"),
-    "python": list(sys.version_info[:3]), "machine": platform.machine(), "libc": platform.libc_ver()[1]}
+    "python": list(sys.version_info[:3]), "machine": platform.machine()}
+name, version = platform.libc_ver()
+found["libc"] = version if name == "glibc" else ""
 found["packages"] = {}
 for name in sys.argv[1:]:
     try:
@@ -59,7 +61,8 @@ _SAYS = (
 class Interpreter(msgspec.Struct, frozen=True, kw_only=True):
     """What the Python in an image says of itself.
 
-    ``purelib``: where it looks for packages. ``packages``: the versions of those that it has.
+    ``libc``: the version of the GNU C library; empty where there is another. ``purelib``: where it looks for packages.
+    ``packages``: the versions of those that it has.
     """
 
     python: tuple[int, ...]
@@ -115,24 +118,29 @@ class Images:
             raise ManifestError(f"image {image} changed while it was read; publish again when nothing writes to it")
         return ImageFile(sha256=digest.hexdigest(), size_bytes=after.st_size, mtime_ns=after.st_mtime_ns)
 
-    def python(self, image: str, python: str) -> Interpreter:
+    def python(self, image: str, python: str, *, ranks: bool = False) -> Interpreter:
         """What the image's interpreter says of itself; the image is signed then, if it has to be.
+
+        Args:
+            image: The path of the image.
+            python: What the interpreter is called there.
+            ranks: Whether replicas of several ranks are to run there.
 
         Raises:
             ConfigError: The site's own part is wrong: its runtime, its key, what it binds.
             ManifestError: The image does not run, has no such interpreter, or one that cannot run a replica.
         """
         found = self._ask(image, (python, "-c", _PROBE, *least_versions()), Interpreter)
-        check_versions(image, found)
+        check_versions(image, found, ranks=ranks)
         return found
 
-    def libraries(self, image: str, python: str) -> Libraries:
-        """What the image has for MPI and GPUs.
+    def libraries(self, image: str, python: str, mpi: MpiRules | None = None) -> Libraries:
+        """What the image has for MPI and GPUs; with ``mpi`` also what the site shows ranks in it.
 
         Raises:
             HpcserveError: As :meth:`python`.
         """
-        return self._ask(image, (python, "-c", PROBE), Libraries)
+        return self._ask(image, (python, "-c", PROBE), Libraries, mpi)
 
     def compile(self, image: str, python: str, directory: Path) -> None:
         """Has the image's Python compile all modules below a directory.
@@ -148,10 +156,10 @@ class Images:
         # What does not compile is no module for this Python; whoever needs it is told then.
         self._run(Inside(image=image, argv=argv, binds=binds), timeout_s=COMPILE_S)
 
-    def _ask(self, image: str, argv: tuple[str, ...], kind: type[T]) -> T:
+    def _ask(self, image: str, argv: tuple[str, ...], kind: type[T], mpi: MpiRules | None = None) -> T:
         """The answer of a program in the image: one line of JSON."""
-        self._check_site()
-        code, answer, said = self._run(Inside(image=image, argv=argv))
+        self._check_site(mpi)
+        code, answer, said = self._run(Inside(image=image, argv=argv), mpi=mpi)
         if code == NOT_SIGNED and self._rules.signature_key:
             raise ManifestError(f"image {image} is not signed by the site's key, {self._rules.signature_key}: {said}")
         try:
@@ -159,7 +167,7 @@ class Images:
         except msgspec.MsgspecError as error:
             raise ManifestError(f"image {image} {_meaning(said, argv[0])}: {said or f'exit code {code}'}") from error
 
-    def _check_site(self) -> None:
+    def _check_site(self, mpi: MpiRules | None) -> None:
         command = self._rules.command or self._rules.runtime
         if self._rules.runtime != "apptainer":
             raise ConfigError(
@@ -171,13 +179,16 @@ class Images:
         key = self._rules.signature_key
         if key and not os.access(key, os.R_OK):
             raise ConfigError(f"containers.signature_key: cannot read {key}; correct the site file")
-        for bind in site_binds(self._rules):
-            if not Path(bind.source).exists():
-                raise ConfigError(f"containers.binds: there is no {bind.source} on this host; correct the site file")
+        for section, rules in (("containers", self._rules), ("mpi", mpi)):
+            for bind in site_binds(rules) if rules is not None else ():
+                if not Path(bind.source).exists():
+                    raise ConfigError(f"{section}.binds: there is no {bind.source} on this host; correct the site file")
 
-    def _run(self, inside: Inside, timeout_s: float | None = None) -> tuple[int, bytes, str]:
+    def _run(
+        self, inside: Inside, timeout_s: float | None = None, mpi: MpiRules | None = None
+    ) -> tuple[int, bytes, str]:
         """Exit code, standard output, and the end of standard error in one line."""
-        made = contained(self._rules, inside, self._inherited)
+        made = contained(self._rules, inside, self._inherited, mpi)
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         try:
             done = subprocess.run(
@@ -205,8 +216,8 @@ def _meaning(said: str, python: str) -> str:
     return "does not run"
 
 
-def check_versions(image: str, found: Interpreter) -> None:
-    """Whether an image's Python and packages can run a replica of ours.
+def check_versions(image: str, found: Interpreter, *, ranks: bool = False) -> None:
+    """Whether an image's Python and packages can run a replica of ours, be it of several ranks.
 
     Raises:
         ManifestError: They cannot; the message names both sides.
@@ -215,7 +226,8 @@ def check_versions(image: str, found: Interpreter) -> None:
     if found.python < LEAST_PYTHON:
         least = ".".join(map(str, LEAST_PYTHON))
         raise ManifestError(f"image {image}: its Python is {version}, and hpcserve needs {least} or later in an image")
-    for module, (package, least_version) in least_versions().items():
+    for module in needed(ranks=ranks):
+        package, least_version = least_versions()[module]
         has = found.packages.get(module)
         if has is not None and _numbers(has) < _numbers(least_version):
             raise ManifestError(

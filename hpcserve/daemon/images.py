@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,13 +12,13 @@ from hpcserve import __version__
 from hpcserve.cluster import guest
 from hpcserve.cluster.building import Plan
 from hpcserve.cluster.containers import contained
-from hpcserve.cluster.image_check import libraries
+from hpcserve.cluster.image_check import libraries, unfit_for_ranks
 from hpcserve.cluster.images import Images, Interpreter
-from hpcserve.cluster.packages import OF_MODULES, runtime_dir
+from hpcserve.cluster.packages import needed, runtime_dir
 from hpcserve.cluster.site_findings import Finding
 from hpcserve.config import Containers, Mpi, Site
-from hpcserve.errors import ManifestError
-from hpcserve.servable.manifest import Environment, Image
+from hpcserve.errors import ConfigError, ManifestError
+from hpcserve.servable.manifest import Environment, Image, Manifest
 from hpcserve.wire.launch import ContainerRules, MpiRules
 from hpcserve.wire.messages import WIRE_VERSIONS
 
@@ -33,54 +33,72 @@ def mpi_rules_of(mpi: Mpi) -> MpiRules:
     return MpiRules(**msgspec.structs.asdict(mpi))
 
 
-def findings(site: Site, images: Images, image: str, python: str) -> Iterator[Finding]:
-    """Whether servables can run in an image, on this host.
+def findings(site: Site, images: Images, image: str, python: str, *, ranks: bool) -> Iterator[Finding]:
+    """Whether servables can run in an image, on this host; ``ranks``: those too whose replicas are of several ranks.
 
     Raises:
         HpcserveError: They cannot.
     """
     file = images.file(image)
     yield Finding("image", "ok", f"{image}, {file.size_bytes / 1e6:.0f} MB, sha256 {file.sha256}")
-    found = images.python(image, python)
+    found = images.python(image, python, ranks=ranks)
     key = site.containers.signature_key
     yield Finding("signature", "ok" if key else "skipped", f"by {key}" if key else "the site wants none")
     yield Finding("Python", "ok", f"{_version(found)} for {found.machine}")
-    missing = _missing(found)
-    has = ", ".join(f"{OF_MODULES[module]} {version}" for module, version in found.packages.items())
-    packages = runtime_dir(site.shared_dir, found.python, found.machine)
+    missing = _missing(found, ranks=ranks)
+    named = needed(ranks=ranks)
+    has = ", ".join(f"{named[module]} {version}" for module, version in found.packages.items() if module in named)
     if not missing:
         yield Finding("packages", "ok", has)
-    elif packages.is_dir():
+    elif (packages := _gathered(site.shared_dir, image, found, ranks=ranks)).is_dir():
         yield Finding("packages", "ok", f"{', '.join(missing)} of {packages}{' beside ' if has else ''}{has}")
     else:
-        told = f"{', '.join(missing)} missing; gather them by: hpcserve container runtime {image}"
+        told = f"{', '.join(missing)} missing; gather them by: {_gathers(image, ranks=ranks)}"
         yield Finding("packages", "failed", told)
     ours = f"hpcserve {__version__}, wire protocol {', '.join(map(str, WIRE_VERSIONS))}"
     yield Finding("runtime", "ok", f"{ours}, is bound into its containers")
-    yield from libraries(images.libraries(image, python), site.containers.gpu)
+    there = images.libraries(image, python, mpi_rules_of(site.mpi) if ranks else None)
+    yield from libraries(there, site.containers.gpu, site.mpi.family, ranks=ranks)
 
 
 def _version(found: Interpreter) -> str:
     return ".".join(map(str, found.python))
 
 
-def _missing(found: Interpreter) -> list[str]:
+def _gathers(image: str, *, ranks: bool) -> str:
+    """The command that gathers what an image lacks."""
+    return f"hpcserve container runtime {image}{' --ranks' if ranks else ''}"
+
+
+def _gathered(shared_dir: Path, image: str, found: Interpreter, *, ranks: bool) -> Path:
+    """Where the packages are that were gathered for an image, if they were.
+
+    Raises:
+        ManifestError: None can be.
+    """
+    try:
+        return runtime_dir(shared_dir, found.python, found.machine, found.libc, ranks=ranks)
+    except ConfigError as error:
+        raise ManifestError(f"image {image}: {error}") from error
+
+
+def _missing(found: Interpreter, *, ranks: bool) -> list[str]:
     """The packages that the image lacks."""
-    return [package for module, package in OF_MODULES.items() if module not in found.packages]
+    return [package for module, package in needed(ranks=ranks).items() if module not in found.packages]
 
 
-def plan_of(environment: Environment, directory: Path, standard: Callable[[], Path]) -> Plan:
+def plan_of(manifest: Manifest, directory: Path, standard: Callable[[Sequence[str]], Path]) -> Plan:
     """What a servable's image is to be.
 
     Args:
-        environment: The manifest's.
+        manifest: The servable's.
         directory: The servable's.
-        standard: Makes the image that is below where the manifest names none.
+        standard: Makes an image of hpcserve's own, with these layers, to stand on where the manifest names no file.
 
     Raises:
         ManifestError: The servable has no image that could be built.
     """
-    wanted = environment.build
+    environment, wanted = manifest.environment, manifest.environment.build
     if environment.image is None or wanted is None:
         raise ManifestError(
             'servable.toml: environment: nothing to build: it needs kind = "container", image = "/PATH" and a table '
@@ -89,11 +107,12 @@ def plan_of(environment: Environment, directory: Path, standard: Callable[[], Pa
     pairs = (each.partition(":") for each in wanted.files)
     return Plan(
         image=Path(environment.image),
-        base=Path(wanted.base) if wanted.base else standard(),
+        base=Path(wanted.base) if isinstance(wanted.base, str) and wanted.base[:1] == "/" else standard(wanted.layers),
         python=environment.python,
         requirements=wanted.requirements,
         files=tuple((directory / source, target) for source, _, target in pairs),
         post=wanted.post,
+        ranks=manifest.ranks.size > 1,
     )
 
 
@@ -111,26 +130,33 @@ class SiteContainers:
         self._shared_dir = site.shared_dir
         self._rules = rules_of(site.containers)
         self._timeout_s = timeout_s
+        self._mpi = mpi_rules_of(site.mpi)
 
-    def published(self, environment: Environment) -> Environment:
-        """The environment with what its image is now.
+    def published(self, manifest: Manifest) -> Environment:
+        """The servable's environment with what its image is now.
 
         Raises:
             ManifestError: The image cannot serve.
             ConfigError: The site runs no containers.
         """
+        environment, ranks = manifest.environment, manifest.ranks.size > 1
         image = str(environment.image)
         images = Images(self._rules, os.environ, timeout_s=self._timeout_s)
         file = images.file(image)
-        python = images.python(image, environment.python)
-        missing = _missing(python)
-        packages = runtime_dir(self._shared_dir, python.python, python.machine) if missing else None
+        python = images.python(image, environment.python, ranks=ranks)
+        missing = _missing(python, ranks=ranks)
+        packages = _gathered(self._shared_dir, image, python, ranks=ranks) if missing else None
         version = _version(python)
         if packages is not None and not packages.is_dir():
             raise ManifestError(
                 f"image {image}: its Python {version} lacks {', '.join(missing)}; gather them once, where there is a "
-                f"network, by: hpcserve container runtime {image}"
+                f"network, by: {_gathers(image, ranks=ranks)}"
             )
+        if ranks:
+            found_there = images.libraries(image, environment.python, self._mpi)
+            unfit = unfit_for_ranks(found_there, self._mpi.family)
+            if unfit:
+                raise ManifestError(f"image {image}: ranks.size is {manifest.ranks.size}; {unfit}")
         found = Image(
             sha256=file.sha256,
             size_bytes=file.size_bytes,

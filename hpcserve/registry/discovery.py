@@ -34,8 +34,8 @@ LOOK_S = 0.2
 class Containers(Protocol):
     """How the site runs containers."""
 
-    def published(self, environment: Environment) -> Environment:
-        """The environment with what its image is now.
+    def published(self, manifest: Manifest) -> Environment:
+        """The servable's environment with what its image is now.
 
         Raises:
             ManifestError: The image cannot serve.

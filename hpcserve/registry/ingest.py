@@ -67,7 +67,7 @@ def ingest(
     try:
         manifest = read_manifest(path)
         if manifest.environment.kind == "container" and containers is not None:
-            environment = containers.published(manifest.environment)
+            environment = containers.published(manifest)
             manifest = msgspec.structs.replace(manifest, environment=environment)
         manifest = resolve_methods(
             manifest, path, timeout_s=timeout_s, stop=stop, prologue=prologue, containers=containers

@@ -25,6 +25,10 @@ _MODULE = re.compile(r"[\w.+/@][\w.+/@:=,~-]*", re.ASCII)
 _PROGRAM = re.compile(r"\w[\w.+-]*", re.ASCII)
 _DIRECTORIES = {"venv": "virtual environment", "conda": "conda environment"}
 
+LAYERS = ("python", "mpich", "openmpi", "torch")
+"""The images of hpcserve's own on which a servable's can stand: Debian's Python, and what can be put over it."""
+_LAYER = re.compile(r"([a-z]+)((?:[<>=!~]=?[\w.+*]+)(?:,[<>=!~]=?[\w.+*]+)*)?", re.ASCII)
+
 T = TypeVar("T")
 
 
@@ -142,19 +146,21 @@ def _ragged(tensors: dict[str, TensorDecl], name: str, field: str) -> tuple[int,
 class Build(Declaration, frozen=True):
     """What ``hpcserve container build`` makes the image of.
 
-    ``base``: the path of the image below; empty: one with Debian's own Python. ``requirements``: packages, as pip
-    understands them. ``files``: each ``SOURCE:/TARGET``, the source relative to the servable's directory. ``post``:
-    commands of the shell that run inside at the end, without a network.
+    ``base``: the path of the image below, or what it is to have: names of :data:`LAYERS`, each with a version where one
+    is wanted; empty: Debian's own Python. ``requirements``: packages, as pip understands them. ``files``: each
+    ``SOURCE:/TARGET``, the source relative to the servable's directory. ``post``: commands of the shell that run inside
+    at the end, without a network.
     """
 
-    base: str = ""
+    base: str | tuple[str, ...] = ""
     requirements: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     post: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.base and not self.base.startswith("/"):
-            raise ValueError(f"base {self.base!r}: expected the whole path of an image")
+        names = [layer_name(each) for each in self.layers]
+        if len(set(names)) < len(names) or {"mpich", "openmpi"} <= set(names):
+            raise ValueError(f"base {list(self.layers)}: expected each name once, and one MPI")
         for each in self.files:
             source, _, target = each.partition(":")
             if not source or source.startswith("/") or ".." in source.split("/") or not _TARGET.fullmatch(target):
@@ -165,6 +171,28 @@ class Build(Declaration, frozen=True):
         for line in (*self.requirements, *self.post):
             if not line.strip() or "\n" in line or line.lstrip().startswith(("%", "-")):
                 raise ValueError(f"{line!r}: expected one requirement or one command")
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """What is put over Debian's Python, for it to stand on; empty if that is all, or the base is a path."""
+        if isinstance(self.base, tuple):
+            return self.base
+        return () if self.base.startswith("/") or not self.base else (self.base,)
+
+
+def layer_name(wanted: str) -> str:
+    """Which of :data:`LAYERS` is meant by something like ``torch==2.13.0``.
+
+    Raises:
+        ValueError: None of them.
+    """
+    found = _LAYER.fullmatch(wanted)
+    if found is None or found[1] not in LAYERS or (found[1] == LAYERS[0] and found[2]):
+        raise ValueError(
+            f'base {wanted!r}: expected the whole path of an image, or of {", ".join(LAYERS)}, such as "mpich" or '
+            '["mpich", "torch==2.13.0"]'
+        )
+    return found[1]
 
 
 class Image(Declaration, frozen=True):

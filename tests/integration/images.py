@@ -12,16 +12,20 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
 
-from hpcserve.cluster.gather import gather
+from hpcserve.cluster.definition import definition
+from hpcserve.cluster.gather import gather, gather_into, gather_prefix
+from hpcserve.cluster.packages import extra
 from tests.facility.box.machine import must_hold_one
 
 COMMANDS = ("sh", "env", "sleep", "cat", "ls", "dd", "uname")
 """What an image has besides Python."""
+THIS = (sys.version_info[:2], platform.machine(), platform.libc_ver()[1])
+"""The Python of our images, their machine and their C library."""
 ZSTD = ("--mksquashfs-args", "-comp zstd -Xcompression-level 3")
 _SYS_RESOURCE = 24  # <linux/capability.h>
 _LEFT_OUT = ("test", "tests", "site-packages", "dist-packages", "idlelib", "lib2to3", "config-*", "*.a")
@@ -36,10 +40,10 @@ def need_apptainer() -> None:
     pytest.skip("no Apptainer on this machine; on Debian, as root: tests/system-packages")
 
 
-def build(image: Path, directory: Path) -> Path:
-    """Makes an image of all that is below a directory."""
-    argv = ["apptainer", "--quiet", "build", "--force", *ZSTD, str(image), str(directory)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+def build(image: Path, source: Path) -> Path:
+    """Makes an image of all that is below a directory, or of a definition file."""
+    argv = ["apptainer", "--quiet", "build", "--force", *ZSTD, str(image), str(source)]
+    done = subprocess.run(argv, env=builder_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
     return image
 
@@ -129,12 +133,39 @@ def _compiled(directory: Path) -> None:
     compileall.compile_dir(directory, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
 
 
-def packages(shared_dir: Path, cache: Path) -> None:
+def mpi(python_image: Path, cache: Path) -> Path:
+    """The image with this machine's Python, and MPICH and mpi4py over it, made by whichever test comes first."""
+    image = cache / "mpi.sif"
+    with (cache / "mpi.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not image.exists():
+            gather_prefix(cache / "mpich", "mpich", *THIS)
+            gather_into(cache / "mpi4py", extra("mpi"), *THIS, compiled=_compiled)
+            copies = [(f"{cache}/mpi4py/*", f"{purelib(python_image)}/"), (f"{cache}/mpich/*", "/usr/")]
+            layered(cache / "mpi.new.sif", python_image, copies).rename(image)
+    return image
+
+
+def layered(image: Path, base: Path, copies: Sequence[tuple[str, str]]) -> Path:
+    """Makes an image of another one and files: what is copied, and where to."""
+    text = image.with_suffix(".def")
+    text.write_text(definition(str(base), key="test", copies=copies, post=()))
+    return build(image, text)
+
+
+def purelib(image: Path) -> str:
+    """Where the Python of one of our images looks for packages."""
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    argv = ["apptainer", "--silent", "exec", "--containall", "--no-home", str(image), "python3", "-c", code]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def packages(shared_dir: Path, cache: Path, *, ranks: bool = False) -> None:
     """Gives a daemon's shared directory the packages that our images lack, gathered once in a run of the tests."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "packages.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        place, _ = gather(cache, sys.version_info[:2], platform.machine(), platform.libc_ver()[1], compiled=_compiled)
+        place, _ = gather(cache, *THIS, compiled=_compiled, ranks=ranks)
     target = shared_dir / place.relative_to(cache)
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     target.symlink_to(place)

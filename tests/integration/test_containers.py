@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 
 from hpcserve import Client
-from hpcserve.config import Containers, Site
+from hpcserve.cluster.gather import run_pip
+from hpcserve.cluster.packages import gathering
+from hpcserve.config import Containers, Mpi, Site
 from hpcserve.daemon.images import SiteContainers
-from hpcserve.errors import HpcserveError, ManifestError
-from hpcserve.servable.manifest import Environment
+from hpcserve.errors import ConfigError, HpcserveError, ManifestError
+from hpcserve.servable.manifest import Environment, Manifest, Ranks
 from hpcserve.wire import admin
 from tests.integration import images
 from tests.integration.daemon_tree import Daemon, deployment, is_alive, until
@@ -157,7 +159,14 @@ def damaged(image: Path, place: Path, *, size: int | None = None, arch: bytes = 
     return place
 
 
-def published(tmp_path: Path, image: Path, python: str = "python3", **containers: Any) -> Environment:
+def published(
+    tmp_path: Path,
+    image: Path,
+    python: str = "python3",
+    ranks: int = 1,
+    mpi: dict[str, Any] | None = None,
+    **containers: Any,
+) -> Environment:
     """What a daemon would find, had it been asked to publish a servable with the image."""
     shared = tmp_path / "shared"
     site = Site(
@@ -165,9 +174,11 @@ def published(tmp_path: Path, image: Path, python: str = "python3", **containers
         state_dir=tmp_path / "state",
         shared_dir=shared,
         containers=Containers(**{"runtime": "apptainer", **containers}),
+        mpi=Mpi(**mpi or {}),
     )
     environment = Environment(kind="container", image=str(image), python=python)
-    return SiteContainers(site, timeout_s=60.0).published(environment)
+    manifest = Manifest(name="boxed", loader="python", environment=environment, ranks=Ranks(size=ranks))
+    return SiteContainers(site, timeout_s=60.0).published(manifest)
 
 
 def test_an_image_that_cannot_serve_is_told_at_publication(
@@ -205,6 +216,35 @@ def test_an_image_that_cannot_serve_is_told_at_publication(
     assert found.sha256 == hashlib.sha256(signed.read_bytes()).hexdigest()
     with pytest.raises(ManifestError, match=f"is not signed by the site's key, {other}"):
         published(tmp_path, signed, signature_key=str(other))
+
+
+def test_an_image_for_several_ranks_needs_an_mpi_of_the_site_s_family(
+    python_image: Path, mpi_image: Path, image_dir: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ManifestError, match=r"lacks pyzmq, .*mpi4py; gather them once.* container runtime .* --ranks"):
+        published(tmp_path, python_image, ranks=2)
+    images.packages(tmp_path / "shared", image_dir)
+    with pytest.raises(ManifestError, match="lacks pyzmq, msgspec, numpy, mpi4py"):
+        published(tmp_path, python_image, ranks=2)
+    images.packages(tmp_path / "shared", image_dir, ranks=True)
+    with pytest.raises(ManifestError, match=r'ranks.size is 2; there is no MPI in it.*build.base = "mpich"'):
+        published(tmp_path, python_image, ranks=2)
+    with pytest.raises(ManifestError, match=r"its MPI is MPICH \(.*\), and this site starts ranks by Open MPI"):
+        published(tmp_path, mpi_image, ranks=2, mpi={"family": "openmpi"})
+    with pytest.raises(ConfigError, match=r"mpi\.binds: there is no /nowhere on this host"):
+        published(tmp_path, mpi_image, ranks=2, mpi={"binds": ("/nowhere",)})
+    found = published(tmp_path, mpi_image, ranks=2, mpi={"family": "mpich"}).published
+    assert found is not None
+    assert "-ranks-" in Path(found.packages).name
+    assert published(tmp_path, mpi_image, mpi={"family": "openmpi"}).published is not None, "one rank needs no MPI"
+
+
+def test_an_image_with_packages_that_are_too_old_is_told(python_image: Path, tmp_path: Path) -> None:
+    run_pip(gathering(tmp_path / "old", ["pyzmq==26.4.0"], *images.THIS))
+    copies = [(f"{tmp_path}/old/*", f"{images.purelib(python_image)}/")]
+    image = images.layered(tmp_path / "old.sif", python_image, copies)
+    with pytest.raises(ManifestError, match=f"image {image}: its pyzmq is 26.4.0, and hpcserve here needs 27 or later"):
+        published(tmp_path, image)
 
 
 def test_an_image_that_changed_after_publication_is_refused(client: Client, python_image: Path, tmp_path: Path) -> None:

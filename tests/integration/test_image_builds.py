@@ -20,10 +20,12 @@ pytestmark = pytest.mark.timeout(600)
 SITE = '[containers]\nruntime = "apptainer"\n'
 
 
-def build(place: Path, *options: str, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
+def build(
+    place: Path, *options: str, cache: Path | None = None, site_file: str = SITE
+) -> subprocess.CompletedProcess[str]:
     """Builds the image of the servable in a directory, beside which a site file lies."""
     site = place.parent / "site.toml"
-    site.write_text(SITE)
+    site.write_text(site_file)
     variables = images.builder_environment() | {"HPCSERVE_SITE": str(site)}
     if cache is not None:
         variables["XDG_CACHE_HOME"] = str(cache)
@@ -74,7 +76,7 @@ def test_an_image_is_built_of_what_the_manifest_says_and_not_twice(
     assert compiled.stdout == b"True\n", "each start of a replica would compile it again"
     # It has all that a replica needs: nothing has to be gathered.
     published = SiteContainers(config.load_site(str(tmp_path / "site.toml")), timeout_s=60.0).published(
-        read_manifest(place).environment
+        read_manifest(place)
     )
     assert published.published is not None
     assert published.published.packages == ""
@@ -90,6 +92,34 @@ def test_an_image_is_built_of_what_the_manifest_says_and_not_twice(
     assert f"image {image} was not built" in told(failed)
     assert image.stat().st_mtime_ns == before.st_mtime_ns
     assert sorted(each.name for each in tmp_path.iterdir()) == ["an image.sif", "built", "site.toml"]
+
+
+def test_files_keep_their_names_in_a_directory_and_no_signature_is_asked_for(
+    python_image: Path, image_dir: Path, tmp_path: Path, keys: tuple[Path, Path, Path]
+) -> None:
+    """What is built is signed afterwards, and what it is built of may be hpcserve's own, which nobody signs."""
+    image = tmp_path / "named.sif"
+    text = (
+        f'base = "{python_image}"\n'
+        'files = ["weights 1.bin:/opt/model/", "more data:/opt/model", ".hidden:/etc", "more data:/opt/as-it-is"]\n'
+    )
+    place = servable(tmp_path / "built", image, text)
+    (place / ".hidden").write_text("h")
+    (place / "more data").mkdir()
+    (place / "more data" / "1.txt").write_text("1")
+    done = build(place, cache=image_dir, site_file=f'{SITE}signature_key = "{keys[1]}"\n')
+    assert done.returncode == 0, told(done)
+    walk = "sorted(f'{d}/{f}' for d, _, fs in os.walk('/opt') for f in fs)"
+    code = f"import os; print(*{walk}, *os.listdir('/etc'), sep='|')"
+    listed = subprocess.run(
+        ["apptainer", "--silent", "exec", str(image), "python3", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = listed.stdout.strip().split("|")
+    assert found[:3] == ["/opt/as-it-is/1.txt", "/opt/model/more data/1.txt", "/opt/model/weights 1.bin"]
+    assert ".hidden" in found[3:]
 
 
 def test_what_cannot_be_built_is_told(python_image: Path, tmp_path: Path) -> None:

@@ -37,4 +37,5 @@ def test_everything_that_is_in_an_image_is_in_its_name() -> None:
 def test_the_shipped_ones_name_no_mirror() -> None:
     shipped = files("hpcserve.containers")
     assert "MirrorURL: {{ mirror }}" in shipped.joinpath("base.def").read_text()
-    assert "From: {{ base }}" in shipped.joinpath("python.def").read_text()
+    for name in ("python.def", "mpi.def", "torch.def"):
+        assert "From: {{ base }}" in shipped.joinpath(name).read_text()

@@ -9,7 +9,7 @@ import sys
 import msgspec
 import pytest
 
-from hpcserve.cluster.image_check import PROBE, Libraries, libraries
+from hpcserve.cluster.image_check import PROBE, Libraries, libraries, unfit_for_ranks
 
 NOTHING = Libraries(mpi="", cuda=0, cuda_driver=0, hip=0, hip_driver=0)
 
@@ -39,6 +39,41 @@ def test_what_is_found_is_told(has: dict[str, object], gpu: str, told: str) -> N
     lines = [f"{each.outcome} {each.subject}: {each.told}" for each in libraries(found, gpu)]
     assert len(lines) == 3
     assert any(line.startswith(told) for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    ("mpi", "family", "told"),
+    [
+        ("MPICH Version:      4.3.1", "mpich", ""),
+        ("MPICH Version:      4.3.1", "", ""),
+        ("CRAY MPICH version 8.1.28", "mpich", ""),
+        ("Open MPI v4.1.4", "openmpi", ""),
+        (
+            "Open MPI v4.1.4",
+            "mpich",
+            "its MPI is Open MPI (Open MPI v4.1.4), and this site starts ranks by MPICH: each",
+        ),
+        (
+            "MPICH Version: 4.3",
+            "openmpi",
+            "its MPI is MPICH (MPICH Version: 4.3), and this site starts ranks by Open MPI",
+        ),
+        (
+            "",
+            "openmpi",
+            'there is no MPI in it, and none is bound into it: build it with environment.build.base = "open',
+        ),
+        ("", "", 'there is no MPI in it, and none is bound into it: build it with environment.build.base = "mpich"'),
+    ],
+)
+def test_ranks_need_an_mpi_of_the_site_s_family(mpi: str, family: str, told: str) -> None:
+    found = msgspec.structs.replace(NOTHING, mpi=mpi)
+    assert unfit_for_ranks(found, family).startswith(told)
+    assert bool(unfit_for_ranks(found, family)) == bool(told)
+    (first, *_) = libraries(found, "", family, ranks=True)
+    assert (first.outcome == "failed") == bool(told)
+    (first, *_) = libraries(found, "", family)
+    assert (first.outcome == "skipped") == (not mpi)
 
 
 def test_the_question_runs_in_any_python() -> None:

@@ -214,6 +214,12 @@ def test_what_fills_an_input_up_is_a_value_of_its_dtype(dtype: str, value: float
             'image: has no meaning with kind = "venv"; use',
         ),
         ({"kind": "container", "image": "/a", "build": {"base": "b"}}, "base 'b': expected the whole path of an image"),
+        ({"kind": "container", "image": "/a", "build": {"base": ["/b"]}}, "base '/b': expected the whole path"),
+        ({"kind": "container", "image": "/a", "build": {"base": "torch 2"}}, "base 'torch 2': expected the whole path"),
+        (
+            {"kind": "container", "image": "/a", "build": {"base": ["mpich", "openmpi"]}},
+            "base ['mpich', 'openmpi']: expected each name once, and one MPI",
+        ),
         ({"kind": "container", "image": "/a", "build": {"files": ["../a:/b"]}}, "files: expected SOURCE:/TARGET"),
         ({"kind": "container", "image": "/a", "build": {"files": ["a:/b c"]}}, "files: expected SOURCE:/TARGET"),
         (
