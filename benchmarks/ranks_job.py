@@ -19,7 +19,7 @@ from hpcserve.core.shares import shares, starts
 from hpcserve.replica.follower import Follower
 from hpcserve.replica.mpi import World
 from hpcserve.replica.parallel import DataParallel
-from hpcserve.replica.place import Place
+from hpcserve.replica.rank import Rank
 from hpcserve.servable.loaded import Loaded, Method
 from hpcserve.servable.manifest import MethodSpec, TensorDecl
 
@@ -95,7 +95,7 @@ def follow(world: World, follower: Follower, bare: Bare) -> None:
 def main(size: int, size_mb: int, pairs: int) -> None:
     """One rank; rank 0 prints what was measured."""
     rank = MPI.COMM_WORLD.rank
-    world = World(Place(rank, size, (rank,), size))
+    world = World(Rank(rank, size, (rank,), size))
     samples = size_mb * 1_000_000 // (4 * SAMPLE)
     bare = Bare(samples)
     if rank:

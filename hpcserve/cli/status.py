@@ -109,6 +109,8 @@ def drawn(status: Status) -> Iterator[RenderableType]:
         yield from _titled("queues", _queues(status))
     if any(each.replicas for each in status.deployments):
         yield from _titled("replicas", _replicas(status))
+    if any(replica.devices for each in status.deployments for replica in each.replicas):
+        yield from _titled("GPUs", _devices(status))
     if any(replica.learned for each in status.deployments for replica in each.replicas):
         yield from _titled("batches", _batches(status))
     if status.pilots:
@@ -237,6 +239,20 @@ def _replicas(status: Status) -> Table:
                 str(replica.waiting),
                 str(replica.answered),
             )
+    return made
+
+
+def _devices(status: Status) -> Table:
+    """What each replica sees, and how it is used, by whomever."""
+    from hpcserve.cli.terminal import table
+
+    made = table("replica", "GPU", "memory", "busy", folded=("replica", "GPU"), numbers=("memory", "busy"))
+    for each in status.deployments:
+        for replica in each.replicas:
+            for device in replica.devices:
+                busy = "" if device.busy_percent is None else f"{device.busy_percent} %"
+                memory = f"{size(device.used_bytes)} of {size(device.total_bytes)}"
+                made.add_row(replica.replica, f"{device.name} ({device.id[:SHORT]}…)", memory, busy)
     return made
 
 

@@ -71,6 +71,7 @@ done
 exec "$@"
 """
 _STRICT = ("--containall", "--cleanenv", "--no-home", "--no-eval")
+_STRICT_BUT_IPC = ("--contain", "--pid", "--cleanenv", "--no-home", "--no-eval")
 _OF_MPI = ("--cleanenv", "--no-home", "--no-mount=cwd,tmp", "--no-eval")
 _GPU = {
     ("apptainer", "nv"): ("--nv",),
@@ -87,6 +88,10 @@ class Bind:
     source: str
     target: str
     writable: bool = False
+
+
+# A bind to /dev/shm alone does nothing beside --contain (seen in Apptainer 1.4).
+_SHARED = (Bind("/dev", "/dev", writable=True),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,10 +165,17 @@ def _binds(rules: ContainerRules, inside: Inside, mpi: MpiRules | None, *shared:
     return (*of_mpi, *site_binds(rules), *inside.binds)
 
 
+def _isolated(rules: ContainerRules, mpi: MpiRules | None) -> tuple[str, ...]:
+    if mpi is not None:
+        return _OF_MPI
+    return _STRICT_BUT_IPC if rules.host_ipc else _STRICT
+
+
 def _apptainer(rules: ContainerRules, inside: Inside, inherited: Mapping[str, str], mpi: MpiRules | None) -> Contained:
     command = rules.command or "apptainer"
-    argv = [command, "--silent", "exec", *(_STRICT if mpi is None else _OF_MPI), *_gpu(rules), "--pwd", WORKDIR]
-    for bind in _binds(rules, inside, mpi, WORKDIR, SHARED_MEMORY):
+    argv = [command, "--silent", "exec", *_isolated(rules, mpi), *_gpu(rules), "--pwd", WORKDIR]
+    shared = _SHARED if rules.host_ipc and mpi is None else ()
+    for bind in (*shared, *_binds(rules, inside, mpi, WORKDIR, SHARED_MEMORY)):
         argv += ["--mount", _mount(bind)]
     script, words = (_VERIFY, [command, rules.signature_key, inside.image]) if rules.signature_key else ("", [])
     words.append(" ".join((*OF_DEVICES, *rules.environment)))
@@ -182,9 +194,11 @@ def _podman(rules: ContainerRules, inside: Inside, inherited: Mapping[str, str],
     if rules.signature_key:
         raise ConfigError("containers.signature_key: podman-hpc verifies no such signature; remove it")
     argv = [rules.command or "podman-hpc", "run", "--rm", "--interactive", "--network=host", "--read-only"]
-    argv += [f"--tmpfs={WORKDIR}"] if mpi is None else ["--pid=host", "--ipc=host"]  # the latter has shared memory
+    argv += [f"--tmpfs={WORKDIR}"] if mpi is None else ["--pid=host"]
     argv += [f"--workdir={WORKDIR}", "--entrypoint=", *_gpu(rules)]
-    for bind in _binds(rules, inside, mpi, WORKDIR):
+    if mpi is not None or rules.host_ipc:
+        argv.append("--ipc=host")  # with it comes shared memory
+    for bind in _binds(rules, inside, mpi, *(() if mpi is None else (WORKDIR,))):
         argv += ["--mount", _mount(bind)]
     # Without a value, that of the node is taken, where there is one; of a name with a * at its end, all that match.
     for name in (*OF_DEVICES, *rules.environment, *(mpi.environment if mpi else ()), *inside.environment):

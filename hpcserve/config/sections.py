@@ -128,6 +128,8 @@ class Pilots(Section, frozen=True):
     ``slots`` is the number of replicas that one of its ``nodes`` holds. ``keep_ended``: of so many pilots and replicas
     that have ended, the last ones, something is kept. ``directives`` are further lines of the job script for the
     scheduler, ``setup`` shell commands that run before the agent; ``script`` is a template in place of the shipped one.
+    With ``bind = "numa"`` a replica computes on processors that are near its slot's GPUs. ``mps``: those that share a
+    GPU do so by NVIDIA's Multi-Process Service.
     The scheduler sends a signal ``warn_s`` before a job's end, where it can. ``queue_wait_s`` is the wait in the queue
     that is expected until one was measured.
 
@@ -160,6 +162,8 @@ class Pilots(Section, frozen=True):
     idle_s: Seconds = 300.0
     orphan_s: Seconds = 600.0
     launcher: str = "process"
+    bind: Literal["none", "numa"] = "none"
+    mps: bool = False
     setup_timeout_s: Seconds = 300.0
     stop_grace_s: Seconds = 10.0
     log_bytes: SizeBytes = 8 * MIB

@@ -22,6 +22,7 @@ from pathlib import Path
 from hpcserve.cluster.plugins import open_launcher
 from hpcserve.cluster.signals import Signals
 from hpcserve.errors import ConfigError, VersionMismatch
+from hpcserve.pilot import mps
 from hpcserve.pilot.children import Surroundings
 from hpcserve.pilot.contained import any_command
 from hpcserve.pilot.link import Ears, Link
@@ -96,6 +97,7 @@ class Agent:
         self._watch = Watch()
         self._signals = signals
         self._watch.add(self._signals.fileno(), self._signals.drain)
+        self._mps: mps.Mps | None = None
         self._roster = Roster(self._surroundings(record), job.nodes)
         self._link = Link(
             record=record,
@@ -114,10 +116,14 @@ class Agent:
             The exit code of the process: 0 for an orderly end.
         """
         try:
+            if self._mps is not None:
+                self._mps.start(lambda: bool(self._signals.stop))
             while not (self._leaving and self._roster.empty):
                 self._turn()
         finally:
             self._end_everything()
+            if self._mps is not None:
+                self._mps.stop()
             self._send()
             self._link.close(_FAREWELL_S)
             self._watch.remove(self._signals.fileno())
@@ -238,14 +244,20 @@ class Agent:
                 f"pilots.launcher: {self._enrolment.launcher!r} starts replicas on the agent's own node alone, and "
                 f"this job has {len(nodes)}; take 'srun' or 'mpiexec', or pilots.nodes = 1"
             )
+        rules, inherited, incarnation = self._enrolment.containers, dict(os.environ), self._enrolment.incarnation
+        if self._enrolment.mps:
+            self._mps = mps.Mps(launcher, nodes, incarnation)
+            rules = mps.seen_in(rules, incarnation)
+            inherited |= mps.variables(incarnation)
         return Surroundings(
             watch=self._watch,
             command=partial(
                 any_command,
                 launcher=launcher,
-                inherited=dict(os.environ),
+                inherited=inherited,
                 prologue=self._enrolment.prologue,
-                rules=self._enrolment.containers,
+                bind=self._enrolment.bind,
+                rules=rules,
                 mpi=self._enrolment.mpi,
                 slots=self._enrolment.slots,
                 record=record,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hpcserve.cluster.seam import Launcher
 from hpcserve.pilot.ranks import Place
 from hpcserve.servable.environment import argv_for, variables_for
-from hpcserve.servable.manifest import from_json
+from hpcserve.servable.manifest import Ranks, from_json
 
 REPLICA_MODULE = "hpcserve.replica"
 
@@ -23,6 +23,12 @@ class Command:
     record: str = ""
 
 
+def wanted_in_words(ranks: Ranks, bind: str) -> tuple[str, ...]:
+    """The replica's arguments that say what each rank takes of its node; ``bind``: of the site file."""
+    gpus = ("--gpus-per-rank", str(ranks.gpus_per_rank)) if ranks.gpus_per_rank else ()
+    return (*gpus, "--bind", bind) if bind != "none" else gpus
+
+
 def replica_command(
     manifest: str,
     place: Place,
@@ -31,6 +37,7 @@ def replica_command(
     launcher: Launcher,
     inherited: Mapping[str, str],
     prologue: Sequence[str] = (),
+    bind: str = "none",
 ) -> Command:
     """The command that runs a replica.
 
@@ -41,12 +48,15 @@ def replica_command(
         launcher: How this site starts processes.
         inherited: The agent's own environment.
         prologue: Shell lines of the site that run before the interpreters of users' own environments.
+        bind: Whether replicas are bound to processors: of the site file.
 
     Raises:
         ManifestError: The manifest is not one, or its interpreter is not there.
     """
-    environment = from_json(manifest).environment
-    argv = argv_for(environment, REPLICA_MODULE, *place.arguments(slots), prologue=prologue)
+    whole = from_json(manifest)
+    environment = whole.environment
+    arguments = (*place.arguments(slots), *wanted_in_words(whole.ranks, bind))
+    argv = argv_for(environment, REPLICA_MODULE, *arguments, prologue=prologue)
     return Command(launched(launcher, tuple(argv), place), variables_for(environment, inherited))
 
 

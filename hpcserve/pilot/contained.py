@@ -9,7 +9,7 @@ from hpcserve.cluster import guest
 from hpcserve.cluster.containers import contained
 from hpcserve.cluster.seam import Launcher
 from hpcserve.errors import ConfigError, ManifestError
-from hpcserve.pilot.command import REPLICA_MODULE, Command, launched, replica_command
+from hpcserve.pilot.command import REPLICA_MODULE, Command, launched, replica_command, wanted_in_words
 from hpcserve.pilot.ranks import Place
 from hpcserve.servable.manifest import Environment, from_json
 from hpcserve.wire.agents import ReplicaSpec
@@ -28,6 +28,7 @@ def any_command(
     launcher: Launcher,
     inherited: Mapping[str, str],
     prologue: Sequence[str] = (),
+    bind: str = "none",
     rules: ContainerRules,
     mpi: MpiRules,
     record: Path,
@@ -41,6 +42,7 @@ def any_command(
         launcher: How this site starts processes.
         inherited: The agent's own environment.
         prologue: Shell lines of the site that run before the interpreters of users' own environments.
+        bind: Whether replicas are bound to processors: of the site file.
         rules: How this site runs containers.
         mpi: How it starts MPI ranks.
         record: The service record.
@@ -48,15 +50,17 @@ def any_command(
     Raises:
         ManifestError: The manifest is not one, its interpreter is not there, or its image is not the published one.
     """
-    environment = from_json(spec.manifest).environment
+    whole = from_json(spec.manifest)
+    environment = whole.environment
     if environment.kind != "container":
         return replica_command(
-            spec.manifest, place, slots=slots, launcher=launcher, inherited=inherited, prologue=prologue
+            spec.manifest, place, slots=slots, launcher=launcher, inherited=inherited, prologue=prologue, bind=bind
         )
     check_image(environment)
     inside = guest.guest(
         REPLICA_MODULE,
         *place.arguments(slots),
+        *wanted_in_words(whole.ranks, bind),
         image=str(environment.image),
         python=environment.python,
         packages=environment.published.packages if environment.published else "",

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import zmq
@@ -16,15 +17,18 @@ from hpcserve import __version__
 from hpcserve.core.batching import Policy
 from hpcserve.errors import HpcserveError, VersionMismatch
 from hpcserve.replica.alarm import Alarm
+from hpcserve.replica.broken import EXIT_BROKEN, DeviceBroken
 from hpcserve.replica.executor import Executor, Servable
 from hpcserve.replica.follower import Follower, told_start
-from hpcserve.replica.gpus import share
+from hpcserve.replica.gauge import Gauge
 from hpcserve.replica.laps import Laps
 from hpcserve.replica.lead import Lead, whole_or_none
 from hpcserve.replica.link import Link
 from hpcserve.replica.loop import Replica
 from hpcserve.replica.mpi import World, alone
-from hpcserve.replica.place import place_of
+from hpcserve.replica.nvml import open_nvml
+from hpcserve.replica.place import take_place
+from hpcserve.replica.rank import rank_of
 from hpcserve.replica.start import Lifeline, Mouth
 from hpcserve.replica.told import failure_of
 from hpcserve.replica.warmup import warm_up
@@ -38,24 +42,22 @@ from hpcserve.wire.launch import ReplicaSays, ReplicaStart
 from hpcserve.wire.ranks import Done
 
 EXIT_SETUP_FAILED = 3
-EXIT_BROKEN = 4
-"""Its ranks wait for each other for ever."""
 LINGER_MS = 1000
 
 
 def main() -> int:
     """Loads the servable, warms it up, serves, tears it down; or follows rank 0, which does."""
     laps = Laps()
-    place = place_of(sys.argv[1:], os.environ)
+    rank = rank_of(sys.argv[1:], os.environ)
     lifeline, mouth = Lifeline(), Mouth()
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Before anything of MPI or the servable is imported: a library looks at these when it first looks for GPUs.
-    os.environ.update(share(os.environ, slot=place.held[0], slots=place.node_slots))
-    if place.size == 1:
-        return serve(lifeline, mouth, laps, None)
     try:
-        world = World(place)
+        # Before anything of MPI or the servable is imported: libraries look at it once.
+        take_place(os.environ, mine=rank.held, slots=rank.node_slots, wanted=rank.gpus, bind=rank.bind)
+        if rank.size == 1:
+            return serve(lifeline, mouth, laps, None)
+        world = World(rank)
     except HpcserveError as error:
         mouth.say(ReplicaSays(state="failed", cause=error.message))
         return EXIT_SETUP_FAILED
@@ -85,12 +87,14 @@ def serve(lifeline: Lifeline, mouth: Mouth, laps: Laps, world: World | None) -> 
         return _give_up(mouth, error, world)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     alarm = Alarm(start.hang_grace_s)
+    nvml = open_nvml()
     executor = Executor(servable, default_method(manifest))
     replica = Replica(
         Link(context, Path(start.record), start.public_key, start.secret_key),
         executor,
         lifeline,
         alarm,
+        Gauge(None if nvml is None else nvml.seen(os.environ)),
         replica=start.replica,
         version=start.version,
         outbox_bytes=start.outbox_bytes,
@@ -104,7 +108,10 @@ def serve(lifeline: Lifeline, mouth: Mouth, laps: Laps, world: World | None) -> 
     # What the servable loaded stays: the collector need not walk it again and again while requests wait.
     gc.collect()
     gc.freeze()
-    replica.run()
+    try:
+        replica.run()
+    except DeviceBroken as error:
+        _broken(error, world)
     alarm.rest()
     if lead.is_broken():
         _leave(context, world)
@@ -132,6 +139,15 @@ def follow(world: World) -> int:
     gc.freeze()
     Follower(loaded, world).serve()
     return _tear_down(loaded)
+
+
+def _broken(error: DeviceBroken, world: World | None) -> NoReturn:
+    """Ends this process at once: what ends it in order, the servable's teardown too, would call a broken GPU."""
+    sys.stderr.write(f"this replica ends, for its GPU can compute no more in this process: {error}\n")
+    sys.stderr.flush()
+    if world is not None:
+        world.abort(EXIT_BROKEN)
+    os._exit(EXIT_BROKEN)
 
 
 def policy(batching: Batching) -> Policy:

@@ -13,6 +13,7 @@ import numpy as np
 
 from hpcserve.core.batching import UNBATCHED, Group
 from hpcserve.errors import HpcserveError, InvalidInput, InvalidOutput, ServableError, UnknownMethod
+from hpcserve.replica.broken import check_device
 from hpcserve.replica.joint import Key, check_samples, joined, key_of, parted
 from hpcserve.replica.together import of_one_sample, run_together
 from hpcserve.servable.api import SampleError
@@ -114,7 +115,11 @@ class Executor:
         return group if given == _NO_PARAMETERS else (method, known.key, given), known.samples
 
     def run(self, method: str, specs: msgspec.Raw, frames: Sequence[Tensor], parameters: msgspec.Raw) -> Outcome:
-        """Calls ``method``; whatever goes wrong becomes the outcome's error."""
+        """Calls ``method``; whatever goes wrong becomes the outcome's error.
+
+        Raises:
+            DeviceBroken: A GPU is of no use any more. So do all that call the servable.
+        """
         try:
             known = self._declared(method, specs)
             inputs = unpack(specs, frames, writable=True, names=known.names)
@@ -123,6 +128,7 @@ class Executor:
                 check_samples(method, outputs, known.samples)
             return _outcome(method, outputs, inputs)
         except HpcserveError as error:
+            check_device(error)
             fault = error.__cause__
             if isinstance(fault, SampleError) and not 0 <= fault.index < self._declared(method, specs).samples:
                 return failed(error)  # what it names is not there
@@ -143,6 +149,7 @@ class Executor:
             inputs = unpack(specs, frames, writable=True, names=self._declared(method, specs).names)
             return self._loaded.stream(method, inputs, _parameters(parameters))
         except HpcserveError as error:
+            check_device(error)
             return failed(error)
         except MemoryError as error:
             return failed(_no_memory(method, error))
@@ -153,6 +160,7 @@ class Executor:
             outputs = items.next()
             return None if outputs is None else _outcome(method, outputs, {})  # the generator may change its inputs
         except HpcserveError as error:
+            check_device(error)
             return failed(error)
         except MemoryError as error:
             return failed(_no_memory(method, error))

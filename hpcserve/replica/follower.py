@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hpcserve.errors import HpcserveError, ServableError
+from hpcserve.replica.broken import check_device
 from hpcserve.replica.buffers import Buffers
 from hpcserve.replica.mpi import World
 from hpcserve.replica.portion import Portion, room, row_bytes, run_share
@@ -80,6 +81,7 @@ class Follower:
             return None
         ran = run_share(self._loaded, order.method, inputs, from_raw(order.parameters, dict[str, Any]), samples)
         if isinstance(ran, HpcserveError):
+            check_device(ran)
             return failure_of(ran)
         pieces, self._portion = ran
         return Done(pieces)
@@ -130,6 +132,7 @@ def _attempt(order: Whole | Next | Close, step: Callable[[], Done | None]) -> An
     try:
         return step() or Done()
     except HpcserveError as error:
+        check_device(error)
         sys.stderr.write(f"{type(order).__name__.lower()}: {error}\n")
         return failure_of(error)
     except MemoryError as error:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from hpcserve.errors import HpcserveError
+from hpcserve.replica.broken import EXIT_BROKEN, DeviceBroken
 from hpcserve.replica.collective import Collective, Guard
 from hpcserve.replica.executor import Servable
 from hpcserve.replica.mpi import World
@@ -71,6 +72,10 @@ def whole_or_none(world: World) -> Iterator[None]:
     """A rank that cannot go on ends all: MPI's own end would wait for those that still compute."""
     try:
         yield
+    except DeviceBroken as error:
+        sys.stderr.write(f"rank {world.rank} ends, for its GPU can compute no more in this process: {error}\n")
+        world.abort(EXIT_BROKEN)
+        raise
     except BaseException:
         traceback.print_exc(file=sys.stderr)
         world.abort(1)

@@ -21,6 +21,7 @@ from hpcserve.core.ledger import NEVER
 from hpcserve.errors import Cancelled, DeadlineExceeded, HpcserveError, ProtocolError
 from hpcserve.replica.alarm import IDLE_MS, Alarm
 from hpcserve.replica.executor import Executor, Outcome, failed, too_large
+from hpcserve.replica.gauge import Gauge
 from hpcserve.replica.link import Link, Tensor
 from hpcserve.replica.says import Says
 from hpcserve.replica.start import Lifeline
@@ -55,6 +56,7 @@ class Replica:
         executor: Executor,
         lifeline: Lifeline,
         alarm: Alarm,
+        gauge: Gauge,
         *,
         replica: str,
         version: str,
@@ -75,6 +77,7 @@ class Replica:
         self._executor = executor
         self._lifeline = lifeline
         self._alarm = alarm
+        self._gauge = gauge
         self._holdings = Holdings(outbox_bytes)
         self._largest_bytes = max(outbox_bytes, MAX_OWN_HEADER_BYTES)
         self._credit = Credit()
@@ -149,6 +152,8 @@ class Replica:
         link = self._link
         link.connect()
         now = time.monotonic()
+        if now >= self._gauge.due_at:
+            self._says.devices(self._gauge.read())
         if now >= self._tell_at:
             self._tell_at = now + TELL_EVERY_S
             self._says.learned(self._sizes)
@@ -179,7 +184,7 @@ class Replica:
         until = self._tell_at if self._says.has_news else math.inf
         if self._inbox.count and not self._holdings.is_full:
             until = min(until, self._company_until)
-        until = min(until, self._streams.look_at, self._ready_at)
+        until = min(until, self._streams.look_at, self._ready_at, self._gauge.due_at)
         if until < math.inf:
             left_ms = max(0, math.ceil((until - time.monotonic()) * 1000))
             timeout_ms = left_ms if timeout_ms is None else min(timeout_ms, left_ms)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpcserve.errors import ConfigError, ServableError
-from hpcserve.replica.place import RANK_VARIABLES, Place
+from hpcserve.replica.rank import RANK_VARIABLES, Rank
 
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
@@ -58,7 +58,7 @@ class World:
         ConfigError: MPI has started other ranks than the agent asked for.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Rank) -> None:
         self._mpi = _mpi()
         whole = self._mpi.COMM_WORLD
         self.rank, self.size = whole.rank, whole.size
@@ -204,7 +204,7 @@ def _mpi() -> Any:
     return MPI
 
 
-def _check(place: Place, rank: int, size: int) -> None:
+def _check(place: Rank, rank: int, size: int) -> None:
     if size != place.size:
         of = f"{size} process" if size == 1 else f"{size} processes"
         raise ConfigError(

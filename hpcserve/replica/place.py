@@ -1,58 +1,81 @@
-"""Where a rank of a replica is, before there is MPI: its number, and the slots of its node that it holds. Pure.
-
-MPI libraries that know GPUs look for them in ``MPI_Init``, so a rank must know its own before. The agent says of all
-ranks which slots they hold, in one command line for all of them; which of them a process is, its launcher says.
-"""
+"""The part of its node that a rank takes for its own: the GPUs that it sees, the processors that it computes on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import contextlib
+import os
+import re
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from pathlib import Path
 
-RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "PALS_RANKID", "SLURM_PROCID")
-"""Where launchers say which rank a process is; the first that is there counts."""
-USAGE = "usage: python -m hpcserve.replica [--node-slots S --ranks SLOT[,SLOT…][:SLOT[,SLOT…]…]]"
+from hpcserve.core.affinity import Bound, bound
+from hpcserve.replica.gpus import OF_CUDA, own, share, visible
+from hpcserve.replica.nvml import open_nvml
+from hpcserve.replica.topology import SYSFS, gpu_addresses, numa_node, processors
 
-
-@dataclass(frozen=True)
-class Place:
-    """A rank among the ranks of its replica.
-
-    Attributes:
-        rank: Its number, from 0; None where its launcher does not say.
-        size: How many there are to be.
-        held: The slots of its node that it holds, counted from 0. Where more run on a node than it has slots, because
-            some have not ended yet, they are larger than those numbers.
-        node_slots: How many slots its node has.
-    """
-
-    rank: int | None
-    size: int
-    held: tuple[int, ...]
-    node_slots: int
+_GPU_FILE = re.compile(r"nvidia\d+")
+_THREADS = "OMP_NUM_THREADS"
 
 
-def place_of(arguments: Sequence[str], environment: Mapping[str, str]) -> Place:
-    """The place that the agent and the launcher have told.
+def take_place(
+    environment: MutableMapping[str, str],
+    *,
+    mine: Sequence[int],
+    slots: int,
+    wanted: int,
+    bind: str = "none",
+    devices: Path = Path("/dev"),
+    sysfs: Path = SYSFS,
+) -> None:
+    """Has this process, and all that it starts, use what belongs to its slots.
 
     Args:
-        arguments: ``--node-slots S --ranks 0:1:0:1``: the slots of each rank in order, with ``,`` between those of one
-            rank; none: one rank, alone on its node.
-        environment: The process's own.
+        environment: The process's own; the names of GPUs in it are changed.
+        mine: The slots of its node that the rank holds, from 0.
+        slots: How many its node has.
+        wanted: How many GPUs are to be its own; 0: what its slots have is enough.
+        bind: ``numa``: it computes on processors that are near its GPUs. ``none``: on all.
+        devices: Where the device files of the node are.
+        sysfs: Where the kernel tells of processors.
 
     Raises:
-        ValueError: The arguments are something else.
+        ServableError: It would see fewer GPUs than it wants.
     """
-    options = dict(zip(arguments[::2], arguments[1::2], strict=False))
-    if len(arguments) % 2 or not set(options) <= {"--node-slots", "--ranks"}:
-        raise ValueError(USAGE)
-    node_slots = int(options.get("--node-slots", "1"))
-    ranks = [tuple(map(int, held.split(","))) for held in options.get("--ranks", "0").split(":")]
-    rank = 0 if len(ranks) == 1 else _told(environment)
-    held = ranks[rank] if rank is not None and rank < len(ranks) else ranks[0]
-    return Place(rank, len(ranks), held, node_slots)
+    present = sum(1 for each in devices.iterdir() if _GPU_FILE.fullmatch(each.name)) if wanted else 0
+    given = own(environment, mine=mine, slots=slots, wanted=wanted, present=present)
+    to = _bound(environment, mine, slots, sysfs) if bind == "numa" else None
+    environment.update(given)
+    if to is not None:
+        _bind(to)
+        environment.setdefault(_THREADS, str(to.threads))
 
 
-def _told(environment: Mapping[str, str]) -> int | None:
-    found = next((environment[name] for name in RANK_VARIABLES if name in environment), "")
-    return int(found) if found.isdigit() else None
+def _bound(environment: Mapping[str, str], mine: Sequence[int], slots: int, sysfs: Path) -> Bound | None:
+    may_use = processors(os.sched_getaffinity(0), sysfs)
+    if sum(map(bool, may_use.by_node.values())) < 2:
+        return None  # everything is near
+    address = _addresses(environment, sysfs)
+    near = []
+    for slot in range(slots):
+        seen = visible({**environment, **share(environment, mine=(slot,), slots=slots)})
+        near.append({node for name in seen if (node := numa_node(address(name), sysfs)) is not None})
+    return bound(may_use, near, mine)
+
+
+def _addresses(environment: Mapping[str, str], sysfs: Path) -> Callable[[str], str]:
+    """Where a GPU is, by its name. Without a driver that knows, only if the node has no others than those named."""
+    named = visible(environment)
+    nvml = open_nvml() if named and OF_CUDA in environment else None
+    if nvml is not None:
+        return nvml.address
+    found = gpu_addresses(sysfs) if named else ()
+    if len(found) != len(named):
+        return lambda _name: ""
+    return dict(zip(named, found, strict=True)).__getitem__
+
+
+def _bind(to: Bound) -> None:
+    """All threads: libraries may have started some when they were imported."""
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+            os.sched_setaffinity(int(thread.name), to.cpus)

@@ -42,6 +42,7 @@ class Says:
         self.says_runs = False
         """Whether the broker wants to hear what runs: this replica may be killed when nobody waits for that."""
         self._said_runs: tuple[RequestKey, ...] = ()
+        self._devices: tuple[wire.DeviceUse, ...] = ()
         self._link = link
         self._holdings = holdings
         self._credit = credit
@@ -97,6 +98,8 @@ class Says:
         self._link.send(encode(said))
         self._said_runs = ()
         self.runs(running)
+        if self._devices:
+            self._link.send(encode(wire.Devices(self._devices)))
 
     def runs(self, tasks: Sequence[Task]) -> None:
         """These requests run now."""
@@ -105,6 +108,12 @@ class Says:
             if keys != self._said_runs:  # a stream has many turns
                 self._said_runs = keys
                 self._link.send(encode(wire.Runs(keys)))
+
+    def devices(self, devices: tuple[wire.DeviceUse, ...]) -> None:
+        """How the devices are used now. Who comes to know this replica anew is told with the inventory."""
+        if devices != self._devices:
+            self._devices = devices
+            self._link.send(encode(wire.Devices(devices)))
 
     def learned(self, sizes: Sizes) -> None:
         """What the batches have taught, when there were some since it was last told."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hpcserve.errors import HpcserveError, ServableError
+from hpcserve.replica.broken import check_device, origins
 from hpcserve.servable.api import SampleError
 
 Array = Any
@@ -44,6 +45,9 @@ def run_together(
     Returns:
         For each request its outputs or its error; and the fewest samples that were out of memory though each half of
         them was not, or 0.
+
+    Raises:
+        DeviceBroken: A GPU is of no use any more.
     """
     if not requests:
         return [], 0
@@ -51,6 +55,8 @@ def run_together(
         return list(run(requests)), 0
     except HpcserveError as error:
         failure: HpcserveError = error
+    check_device(failure)
+    _let_go(failure)
     if gave_up():
         return [failure] * len(requests), 0
     place, start = _at_fault(failure, samples)
@@ -71,6 +77,12 @@ def run_together(
     if not too_many and type(failure.__cause__).__name__ in OUT_OF_MEMORY and not _out_of_memory(results):
         too_many = sum(samples)
     return results, too_many
+
+
+def _let_go(failure: HpcserveError) -> None:
+    """Frees what the failed call had in its hands, which its traceback keeps alive: the halves need the memory."""
+    for error in (failure, *origins(failure)):
+        error.__traceback__ = None
 
 
 def _out_of_memory(results: Sequence[Result]) -> bool:

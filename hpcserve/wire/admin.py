@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from hpcserve.wire.messages import BatchesRun
+from hpcserve.wire.messages import BatchesRun, DeviceUse
 
 
 class Admin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -84,7 +84,8 @@ class AskStatus(Admin, frozen=True, kw_only=True):
 class ReplicaView(Admin, frozen=True, kw_only=True):
     """One replica. ``waiting`` and ``answered`` count requests; ``learned`` is what it knows of its batches.
 
-    ``phases``: how long each phase of its start took, in seconds; names of :data:`hpcserve.types.PHASES`.
+    ``devices``: the GPUs that it sees, where its node has NVIDIA's driver and its Python nvidia-ml-py. ``phases``: how
+    long each phase of its start took, in seconds; names of :data:`hpcserve.types.PHASES`.
     """
 
     replica: str
@@ -97,6 +98,7 @@ class ReplicaView(Admin, frozen=True, kw_only=True):
     connected: bool
     learned: tuple[BatchesRun, ...] = ()
     phases: dict[str, float] = {}
+    devices: tuple[DeviceUse, ...] = ()
 
 
 class DeploymentView(Admin, frozen=True, kw_only=True):

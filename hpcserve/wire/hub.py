@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from hpcserve.types import DeploymentName, EndpointName, Epoch, ReplicaId
-from hpcserve.wire.messages import EMPTY_MAP, BatchesRun, ErrorInfo, Message, Tune
+from hpcserve.wire.messages import EMPTY_MAP, BatchesRun, DeviceUse, ErrorInfo, Message, Tune
 
 # --- broker to both ---------------------------------------------------------------------------------
 
@@ -177,6 +177,7 @@ class ReplicaLoad(Message, frozen=True):
     answered: int
     connected: bool
     learned: tuple[BatchesRun, ...] = ()
+    devices: tuple[DeviceUse, ...] = ()
 
 
 class DeploymentLoad(Message, frozen=True):

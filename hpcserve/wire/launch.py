@@ -23,7 +23,10 @@ LAUNCH_VERSION = 2
 
 
 class ContainerRules(msgspec.Struct, frozen=True, kw_only=True):
-    """How a site runs containers: the fields of ``[containers]`` in its file, with the same meaning."""
+    """How a site runs containers: the fields of ``[containers]`` in its file, with the same meaning.
+
+    ``host_ipc``: programs in them share memory with those of the node.
+    """
 
     runtime: str = "none"
     command: str = ""
@@ -31,6 +34,7 @@ class ContainerRules(msgspec.Struct, frozen=True, kw_only=True):
     binds: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
     signature_key: str = ""
+    host_ipc: bool = False
 
 
 class MpiRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,8 +53,8 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
 
     ``secret`` is good for one enrolment of this ``incarnation``. ``walltime_s`` counts from the agent's start. Each of
     the job's nodes has ``slots``, of which ``replicas_per_gpu`` share a GPU. The logs of a replica take at most
-    ``log_bytes`` below ``log_dir``.
-    ``prologue``: shell lines that run before the interpreters of users' own environments.
+    ``log_bytes`` below ``log_dir``. ``prologue``: shell lines that run before the interpreters of users' own
+    environments. ``bind`` and ``mps`` are of the site file.
     """
 
     pilot: str
@@ -63,6 +67,8 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     log_dir: str
     log_bytes: int
     launcher: str = "process"
+    bind: str = "none"
+    mps: bool = False
     containers: ContainerRules = ContainerRules()
     mpi: MpiRules = MpiRules()
     replicas_per_gpu: int = 1

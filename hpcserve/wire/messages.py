@@ -306,6 +306,22 @@ class Learned(Message, frozen=True, tag="learned"):
     kinds: tuple[BatchesRun, ...]
 
 
+class DeviceUse(Message, frozen=True):
+    """A GPU that a replica sees. ``id`` is its UUID; ``busy_percent``: of the last second or less; None: not known."""
+
+    name: str
+    id: str
+    used_bytes: int
+    total_bytes: int
+    busy_percent: int | None = None
+
+
+class Devices(Message, frozen=True, tag="devices"):
+    """The GPUs of a replica: when it is connected, and when one is used otherwise than it was, every ten seconds."""
+
+    devices: tuple[DeviceUse, ...]
+
+
 class Tune(Message, frozen=True, tag="tune"):
     """What the deployment wants of batches: a request's time at the replica, and most samples of one; nil: no wish.
 

@@ -24,9 +24,10 @@ def box_options() -> Options:
     [
         ({"slots": 2}, ["0", "1"]),
         ({"slots": 2, "launcher": "srun", "nodes": 2}, ["0", "0", "1", "1"]),
+        ({"slots": 4}, ["0", "0", "1", "1"]),
         ({"slots": 3}, ["0,1", "0,1"]),
     ],
-    ids=["process", "srun", "not to be divided"],
+    ids=["process", "srun", "several on each", "not to be divided"],
 )
 def test_each_replica_sees_its_share_of_the_gpus(
     new_facility: NewFacility, pilots: dict[str, object], expected: list[str]

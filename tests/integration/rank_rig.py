@@ -82,6 +82,7 @@ class Group:
         self.requests = 0
         self.results: dict[int, tuple[wire.Result, list[bytes]]] = {}
         self.items: dict[int, list[dict[str, Any]]] = {}
+        self.limits: dict[str, int] = {}
         self.start = self._start(SERVABLES / servable, record, hang_grace_s)
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "NOTES": str(self.notes), **(variables or {})}
         with self.log.open("wb") as log:
@@ -169,6 +170,13 @@ class Group:
             items = from_raw(message.items, tuple[wire.Item, ...])
             found = [unpack(item.tensors, list(item.enclosed) or frames) for item in items]
             self.items.setdefault(message.id, []).extend(found)
+        elif isinstance(message, wire.Learned):
+            self.limits.update({each.method: each.limit for each in message.kinds})
+
+    def take_all(self) -> None:
+        """Takes what has come."""
+        while self.back.poll(0):
+            self.take()
 
     def result(self, request: int) -> dict[str, Any]:
         """The outputs of a request.

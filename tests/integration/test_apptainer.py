@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
 
 from hpcserve.cluster.containers import Bind, Inside, contained
+from hpcserve.pilot import mps
 from hpcserve.wire.launch import ContainerRules
 from tests.integration import images
 from tests.integration.daemon_tree import until
@@ -65,6 +67,37 @@ def test_our_command_shows_binds_and_variables_as_they_are(python_image: Path, t
     done = subprocess.run(made.argv, env=made.environment, capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert done.stdout.splitlines() == ["there", value, value, "['NAMED']", "[] /tmp"]
+
+
+def test_a_container_of_a_pilot_with_mps_shares_its_pipes_and_its_memory(python_image: Path) -> None:
+    incarnation = f"image{os.getpid()}"
+    where = Path(mps.place(incarnation))
+    code = (
+        "import os\n"
+        "print(os.listdir(os.environ['CUDA_MPS_PIPE_DIRECTORY']), os.listdir(os.environ['CUDA_MPS_LOG_DIRECTORY']))\n"
+        "print(os.readlink('/proc/self/ns/ipc'), os.readlink('/proc/self/ns/pid'), os.stat('/dev/shm').st_dev)\n"
+        "open(os.environ['CUDA_MPS_PIPE_DIRECTORY'] + '/theirs', 'w')\n"
+    )
+    (where / "pipe").mkdir(parents=True)
+    (where / "log").mkdir()
+    (where / "pipe" / "control").touch()
+    try:
+        made = contained(
+            mps.seen_in(ContainerRules(runtime="apptainer"), incarnation),
+            Inside(image=str(python_image), argv=("python3", "-c", code)),
+            {**os.environ, **mps.variables(incarnation)},
+        )
+        done = subprocess.run(made.argv, env=made.environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (where / "pipe" / "theirs").exists()
+    finally:
+        shutil.rmtree(where)
+    listed, spaces = done.stdout.splitlines()
+    ipc, pid, memory = spaces.split()
+    assert listed == "['control'] []"
+    assert ipc == os.readlink("/proc/self/ns/ipc")
+    assert int(memory) == os.stat("/dev/shm").st_dev
+    assert pid != os.readlink("/proc/self/ns/pid"), "what is left in there still ends with it"
 
 
 def test_only_a_signed_image_is_run(python_image: Path, keys: tuple[Path, Path, Path], tmp_path: Path) -> None:

@@ -85,8 +85,7 @@ def test_of_several_requests_none_fails_for_another_that_broke_the_group(lost: G
     sent = [lost.send("troubled_batch", x=np.array(each)) for each in ([1, 2], [3, -1], [4])]
     lost.result(slow)
     lost.gone()
-    while lost.back.poll(0):
-        lost.take()
+    lost.take_all()
     told = {request: lost.results[request][0] for request in sent if request in lost.results}
     assert not any(result.error for request, result in told.items() if request != sent[1]), "run one by one elsewhere"
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from hpcserve.errors import InvalidOutput, ServableError
-from tests.integration.rank_rig import Group, place
+from tests.integration.rank_rig import PATIENCE_S, Group, place
 
 IDLE_S = 3.0
 
@@ -116,6 +116,16 @@ def test_a_batch_without_memory_is_halved(group: Group) -> None:
         group.call("troubled", {"most": 2}, x=np.arange(9))
 
 
+def test_how_many_samples_had_no_memory_is_remembered(group: Group) -> None:
+    """A batch of twelve gives the last rank three."""
+    until = time.monotonic() + PATIENCE_S
+    while group.limits.get("small", 100) > 11 and time.monotonic() < until:
+        sent = [group.send("small", x=np.arange(2)) for _ in range(50)]
+        assert all(set(group.result(request)["share"].tolist()) <= {1, 2, 3} for request in sent)
+        group.take_all()
+    assert 1 <= group.limits["small"] <= 11
+
+
 def test_shares_that_do_not_fit_together_are_told_of(group: Group) -> None:
     with pytest.raises(InvalidOutput, match=r"y: int64\[n, 1\] on rank 0 and y: int64\[n, 2\] on rank 1"):
         group.call("ragged", x=np.arange(4))
@@ -152,6 +162,24 @@ def test_a_rank_that_is_killed_ends_the_group(tmp_path: Path, rank: int) -> None
         group.ready()
         os.kill(int((group.notes / f"setup-{rank}").read_text()), signal.SIGKILL)
         group.gone()
+    finally:
+        group.close()
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_rank_whose_gpu_is_broken_ends_the_group_without_an_answer(tmp_path: Path, rank: int) -> None:
+    group = Group("divided", tmp_path)
+    try:
+        group.ready()
+        given = np.arange(4)
+        given[rank] = -5
+        request = group.send("troubled", x=given)
+        group.gone()
+        group.take_all()
+        assert request not in group.results
+        assert (
+            "can compute no more in this process: RuntimeError: CUDA error: an illegal memory" in group.log.read_text()
+        )
     finally:
         group.close()
 

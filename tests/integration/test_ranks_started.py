@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.integration.rank_rig import Group, group_command
-
-TOLD = "MPI has made a group of {} on .* where 4 were asked for: .*pmi in \\[mpi\\]"
+from tests.integration.rank_rig import ROOT, Group, group_command
 
 
 def test_a_group_of_another_size_is_never_ready_and_says_so(tmp_path: Path) -> None:
@@ -63,3 +62,22 @@ def test_without_mpi4py_the_replica_says_what_is_missing(tmp_path: Path, size: i
         assert group.ended() == 3
     finally:
         group.close()
+
+
+def test_rows_of_any_length_are_a_datatype() -> None:
+    """With counts below 2³¹ everywhere, which is what MPI libraries before version 4 take."""
+    program = """
+import numpy as np
+from mpi4py import MPI
+from hpcserve.replica.mpi import CHUNK_BYTES, row_type
+
+for size in (1, 10, CHUNK_BYTES - 1, CHUNK_BYTES, 3 * CHUNK_BYTES, 5 * CHUNK_BYTES + 7):
+    assert row_type(MPI, size).Get_size() == size == row_type(MPI, size).Get_extent()[1], size
+for size, chunk in ((10, 4), (8, 4), (3, 4), (4, 4)):
+    given = np.arange(3 * size, dtype=np.uint8)
+    found = np.zeros_like(given)
+    row = row_type(MPI, size, chunk)
+    MPI.COMM_SELF.Sendrecv([given, 3, row], 0, recvbuf=[found, 3, row])
+    assert np.array_equal(given, found), (size, chunk)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)

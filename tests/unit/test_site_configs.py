@@ -19,7 +19,7 @@ def test_each_slot_has_gpus_that_no_other_slot_has(name: str, monkeypatch: pytes
     pilots = read_site(name).pilots
     named = ",".join(map(str, range(pilots.gpus_per_node)))
     environment = {"CUDA_VISIBLE_DEVICES": named}
-    seen = [environment | share(environment, slot=slot, slots=pilots.slots) for slot in range(pilots.slots)]
+    seen = [environment | share(environment, mine=(slot,), slots=pilots.slots) for slot in range(pilots.slots)]
     assert ",".join(each["CUDA_VISIBLE_DEVICES"] for each in seen) == named != ""
 
 

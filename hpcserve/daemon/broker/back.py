@@ -57,6 +57,7 @@ class Back:
         self._doubted: dict[bytes, int] = {}
         self._unlisted: dict[ReplicaId, bytes] = {}
         self.learned: dict[ReplicaId, tuple[wire.BatchesRun, ...]] = {}
+        self.devices: dict[ReplicaId, tuple[wire.DeviceUse, ...]] = {}
         self._tunes: dict[ReplicaId, wire.Tune] = {}
         self._tuned: dict[ReplicaId, tuple[bytes, wire.Tune]] = {}
 
@@ -114,6 +115,8 @@ class Back:
             self._exchange.runs(replica, header.keys)
         elif type(header) is wire.Learned:
             self.learned[replica.id] = header.kinds
+        elif type(header) is wire.Devices:
+            self.devices[replica.id] = header.devices
 
     def _newcomer(self, message: Incoming, header: FromPilot, header_bytes: bytes) -> None:
         """The first message of a connection, or an agent's."""
@@ -164,6 +167,7 @@ class Back:
         self._tunes = tunes
         self._tuned = {id: told for id, told in self._tuned.items() if id in tunes}
         self.learned = {id: learned for id, learned in self.learned.items() if id in tunes}
+        self.devices = {id: devices for id, devices in self.devices.items() if id in tunes}
         for id in tunes:
             self._tune(id)
 

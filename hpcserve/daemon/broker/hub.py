@@ -204,6 +204,7 @@ class Hub:
                         each.answered,
                         each.connection is not None,
                         self._back.learned.get(each.id, ()),
+                        self._back.devices.get(each.id, ()),
                     )
                     for each in exchange.replicas.values()
                 ),

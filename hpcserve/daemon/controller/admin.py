@@ -21,6 +21,7 @@ from hpcserve.core.capacity import limit_in_words, most_replicas
 from hpcserve.core.deployments import Policy
 from hpcserve.core.spelling import nearest, shortened
 from hpcserve.daemon.controller.controller import Controller
+from hpcserve.daemon.controller.gpus import check_gpus
 from hpcserve.daemon.controller.logs import read_logs
 from hpcserve.daemon.controller.plan import servable_of, serving
 from hpcserve.daemon.controller.view import status_of
@@ -172,6 +173,7 @@ class Admin:
         servable = await self._controller.storage.do(Store.servable, name, version)
         endpoint = arguments.endpoint or name
         _check("an endpoint", endpoint)
+        check_gpus(name, servable_of(servable).manifest.ranks, self._controller.site)
         row = DeploymentRow(
             name=DeploymentName(endpoint),
             servable=name,

@@ -71,6 +71,8 @@ class Enrolments:
             log_dir=str(self._logs),
             log_bytes=self._pilots.log_bytes,
             launcher=self._pilots.launcher,
+            bind=self._pilots.bind,
+            mps=self._pilots.mps,
             containers=self._containers,
             mpi=self._mpi,
             prologue=self._prologue,

@@ -223,6 +223,7 @@ def _replica(controller: Controller, replica: FleetReplica, loads: dict[ReplicaI
         answered=load.answered if load is not None else 0,
         connected=connected,
         learned=load.learned if load is not None else (),
+        devices=load.devices if load is not None else (),
         phases={} if said is None else said.phases,
     )
 

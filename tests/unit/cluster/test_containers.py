@@ -63,6 +63,20 @@ def test_gpus_are_those_of_the_site(runtime: str, gpu: str, options: tuple[str, 
     assert [each for each in with_gpu if each not in without] == list(options)
 
 
+@pytest.mark.parametrize(
+    ("runtime", "more", "fewer"),
+    [
+        ("apptainer", ["--contain", "--pid", "type=bind,source=/dev,destination=/dev"], ["--containall"]),
+        ("podman-hpc", ["--ipc=host"], []),
+    ],
+)
+def test_memory_may_be_shared_with_the_node(runtime: str, more: list[str], fewer: list[str]) -> None:
+    shared = contained(ContainerRules(runtime=runtime, host_ipc=True), INSIDE, {}).argv
+    apart = contained(ContainerRules(runtime=runtime), INSIDE, {}).argv
+    assert [each for each in shared if each not in apart] == more
+    assert [each for each in apart if each not in shared] == fewer
+
+
 def test_a_runtime_of_another_name_and_a_signature() -> None:
     rules = ContainerRules(runtime="apptainer", command="/opt/bin/apptainer", signature_key="/keys/site.pem")
     argv = contained(rules, INSIDE, {}).argv

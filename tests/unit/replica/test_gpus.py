@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcserve.replica.gpus import share
+from hpcserve.errors import ServableError
+from hpcserve.replica.gpus import own, share
+from hpcserve.replica.place import take_place
 
 
 @pytest.mark.parametrize(
@@ -40,8 +45,17 @@ from hpcserve.replica.gpus import share
             [{"ROCR_VISIBLE_DEVICES": gpu, "ZE_AFFINITY_MASK": gpu} for gpu in "01"],
         ),
         ({"CUDA_VISIBLE_DEVICES": "0,1"}, 1, [{}]),
-        ({"CUDA_VISIBLE_DEVICES": "0,1"}, 4, [{}, {}, {}, {}]),
+        # More slots than GPUs: several share one.
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, 4, [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in "0011"]),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"}, 6, [{"CUDA_VISIBLE_DEVICES": f"GPU-{gpu}"} for gpu in "aaabbb"]),
+        ({"CUDA_VISIBLE_DEVICES": "MIG-a"}, 2, [{}, {}]),
+        (
+            {"ROCR_VISIBLE_DEVICES": "2,3", "GPU_DEVICE_ORDINAL": "0,1"},
+            4,
+            [{"ROCR_VISIBLE_DEVICES": gpu, "GPU_DEVICE_ORDINAL": "0"} for gpu in "2233"],
+        ),
         ({"CUDA_VISIBLE_DEVICES": "0,1,2"}, 2, [{}, {}]),
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, 3, [{}, {}, {}]),
         ({"CUDA_VISIBLE_DEVICES": "0,-1"}, 2, [{}, {}]),
         ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, 2, [{}, {}]),
         ({"CUDA_VISIBLE_DEVICES": ""}, 2, [{}, {}]),
@@ -50,20 +64,89 @@ from hpcserve.replica.gpus import share
     ],
 )
 def test_each_slot_sees_its_share(environment: dict[str, str], slots: int, expected: list[dict[str, str]]) -> None:
-    assert [share(environment, slot=slot, slots=slots) for slot in range(slots)] == expected
+    assert [share(environment, mine=(slot,), slots=slots) for slot in range(slots)] == expected
 
 
 def test_a_replica_that_is_one_too_many_shares_with_another() -> None:
-    assert share({"CUDA_VISIBLE_DEVICES": "0,1"}, slot=3, slots=2) == {"CUDA_VISIBLE_DEVICES": "1"}
+    assert share({"CUDA_VISIBLE_DEVICES": "0,1"}, mine=(3,), slots=2) == {"CUDA_VISIBLE_DEVICES": "1"}
 
 
-@given(st.lists(st.integers(0, 63), unique=True, min_size=1, max_size=16), st.integers(1, 20))
-def test_shares_are_equal_and_are_all_there_is(devices: list[int], slots: int) -> None:
-    named = ",".join(map(str, devices))
-    found = [share({"CUDA_VISIBLE_DEVICES": named}, slot=slot, slots=slots) for slot in range(slots)]
-    if found[0]:
-        assert ",".join(each["CUDA_VISIBLE_DEVICES"] for each in found) == named
-        assert len({each["CUDA_VISIBLE_DEVICES"].count(",") for each in found}) == 1
+@pytest.mark.parametrize(
+    ("named", "slots", "mine", "seen"),
+    [
+        ("0,1,2,3", 4, (1, 2), "1,2"),
+        ("0,1,2,3", 4, (3, 0), "0,3"),
+        ("a,b,c,d", 2, (1,), "c,d"),
+        ("a,b,c,d", 8, (2, 3), "b"),
+        ("a,b,c,d", 8, (1, 2), "a,b"),
+        ("a,b", 2, (0, 1), "a,b"),
+    ],
+)
+def test_a_rank_of_several_slots_sees_the_gpus_of_all(named: str, slots: int, mine: tuple[int, ...], seen: str) -> None:
+    environment = {"CUDA_VISIBLE_DEVICES": named}
+    assert (environment | share(environment, mine=mine, slots=slots))["CUDA_VISIBLE_DEVICES"] == seen
+
+
+@given(st.integers(1, 16), st.integers(1, 20))
+def test_shares_are_equal_and_are_all_there_is(count: int, slots: int) -> None:
+    devices = [f"GPU-{each}" for each in range(count)]
+    environment = {"CUDA_VISIBLE_DEVICES": ",".join(devices)}
+    seen = [
+        (environment | share(environment, mine=(slot,), slots=slots))["CUDA_VISIBLE_DEVICES"].split(",")
+        for slot in range(slots)
+    ]
+    if count % slots and slots % count:
+        assert seen == [devices] * slots
     else:
-        assert slots == 1 or len(devices) % slots
-        assert found == [{}] * slots
+        assert {len(each) for each in seen} == {max(1, count // slots)}
+        uses = Counter(device for each in seen for device in each)
+        assert uses == dict.fromkeys(devices, max(1, slots // count))
+        assert [device for each in seen for device in each] == sorted(uses.elements(), key=devices.index)
+
+
+@pytest.mark.parametrize(
+    ("environment", "slots", "mine", "wanted", "present", "expected"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "4,5"}, 2, (1,), 1, 8, {"CUDA_VISIBLE_DEVICES": "5"}),
+        ({"CUDA_VISIBLE_DEVICES": "4,5"}, 4, (2, 3), 1, 8, {"CUDA_VISIBLE_DEVICES": "5"}),
+        ({"ROCR_VISIBLE_DEVICES": "0,1"}, 2, (0, 1), 2, 0, {}),
+        ({}, 4, (1,), 1, 4, {"CUDA_VISIBLE_DEVICES": "1"}),
+        ({}, 1, (0,), 1, 1, {"CUDA_VISIBLE_DEVICES": "0"}),
+        ({}, 4, (1,), 0, 4, {}),
+        ({}, 4, (1,), 0, 0, {}),
+    ],
+)
+def test_who_wants_gpus_gets_them(
+    environment: dict[str, str],
+    slots: int,
+    mine: tuple[int, ...],
+    wanted: int,
+    present: int,
+    expected: dict[str, str],
+) -> None:
+    assert own(environment, mine=mine, slots=slots, wanted=wanted, present=present) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "slots", "mine", "wanted", "told"),
+    [
+        ({}, 1, (0,), 1, r"to have 1 GPU, and none is there: set pilots.gpus_per_node .* 'export CUDA_VISIBLE_DEVICES"),
+        ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, 2, (0,), 1, "none is there"),
+        ({"CUDA_VISIBLE_DEVICES": "-1,0"}, 2, (0,), 1, "none is there"),
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, 2, (0,), 2, r"2 GPUs, and its slot 0 of 2 would give it 1 of 2: set pilots"),
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, 4, (0, 1), 2, r"its slots 0, 1 of 4 would give it 1 of 2: set pilots.slots"),
+    ],
+)
+def test_who_wants_more_gpus_than_there_are_is_told(
+    environment: dict[str, str], slots: int, mine: tuple[int, ...], wanted: int, told: str
+) -> None:
+    with pytest.raises(ServableError, match=told):
+        own(environment, mine=mine, slots=slots, wanted=wanted)
+
+
+def test_gpus_that_nobody_names_are_counted_by_their_device_files(tmp_path: Path) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "null"):
+        (tmp_path / name).touch()
+    environment: dict[str, str] = {}
+    take_place(environment, mine=(1,), slots=2, wanted=1, devices=tmp_path)
+    assert environment == {"CUDA_VISIBLE_DEVICES": "1"}

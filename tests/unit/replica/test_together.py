@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import sys
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcserve.errors import HpcserveError, ServableError
+from hpcserve.replica.broken import DeviceBroken
 from hpcserve.replica.together import Request, run_together
 from hpcserve.servable.api import SampleError
 
@@ -124,6 +127,37 @@ def test_out_of_memory_halves_until_it_fits(room: int) -> None:
     results, too_many = run(model, *[1] * 16)
     assert [list(each["y"]) for each in results] == [[2 * n] for n in range(16)]
     assert room < too_many <= 2 * room + 1
+
+
+def test_what_a_failed_call_had_in_its_hands_is_free_before_the_halves_run() -> None:
+    held: list[weakref.ref[np.ndarray[Any, Any]]] = []
+
+    def run(requests: Sequence[Request]) -> list[dict[str, Any]]:
+        assert [each for each in held if each() is not None] == []
+        large = np.zeros(1000)
+        held.append(weakref.ref(large))
+        if len(requests) > 1:
+            try:
+                bytearray(sys.maxsize)
+            except MemoryError as error:
+                raise ServableError("failed") from error
+        return [{"y": requests[0]["x"]}]
+
+    results, too_many = run_together(requests_of(1, 1, 1, 1), run, [1] * 4)
+    assert [int(each["y"][0]) for each in results if not isinstance(each, HpcserveError)] == [0, 1, 2, 3]
+    assert (too_many, len(held)) == (2, 7)
+
+
+def test_a_broken_device_is_no_answer_to_anybody() -> None:
+    calls = []
+
+    def run(requests: Sequence[Request]) -> list[dict[str, Any]]:
+        calls.append(len(requests))
+        raise ServableError("failed") from RuntimeError("CUDA error: unspecified launch failure")
+
+    with pytest.raises(DeviceBroken, match="unspecified launch failure"):
+        run_together(requests_of(1, 1), run, [1, 1])
+    assert calls == [2], "what followed would fail too, and convict everybody"
 
 
 def test_a_request_for_which_there_is_no_room_alone_fails_alone() -> None:

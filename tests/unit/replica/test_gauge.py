@@ -1,0 +1,53 @@
+"""How often a replica looks at its devices."""
+
+from __future__ import annotations
+
+import math
+
+from hpcserve.replica.gauge import READ_EVERY_S, Gauge
+from hpcserve.wire.messages import DeviceUse
+
+USE = DeviceUse("NVIDIA H200", "GPU-1", 1, 2, 3)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Devices:
+    """Reading them takes a while."""
+
+    def __init__(self, clock: Clock, takes_s: float, count: int = 1) -> None:
+        self.clock, self.takes_s, self.count = clock, takes_s, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self) -> tuple[DeviceUse, ...]:
+        self.clock.now += self.takes_s
+        return (USE,) * self.count
+
+
+def test_they_are_read_at_once_and_every_ten_seconds() -> None:
+    clock = Clock()
+    gauge = Gauge(Devices(clock, 0.001), clock)
+    assert gauge.due_at == clock.now
+    assert gauge.read() == (USE,)
+    assert gauge.due_at == clock.now + READ_EVERY_S
+
+
+def test_what_takes_long_to_read_is_read_seldom() -> None:
+    clock = Clock()
+    gauge = Gauge(Devices(clock, 0.5), clock)
+    gauge.read()
+    assert gauge.due_at == clock.now + 50.0
+
+
+def test_without_devices_nothing_is_ever_due() -> None:
+    clock = Clock()
+    assert Gauge(None, clock).due_at == Gauge(Devices(clock, 0.0, count=0), clock).due_at == math.inf
+    assert Gauge(None, clock).read() == ()
