@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hpcserve.cluster.seam import Launcher
+from hpcserve.pilot.ranks import Place
 from hpcserve.servable.environment import argv_for, variables_for
 from hpcserve.servable.manifest import Ranks, from_json
 
@@ -22,11 +23,6 @@ class Command:
     record: str = ""
 
 
-def slots_in_words(node_slots: int, ranks: Sequence[Sequence[int]]) -> tuple[str, ...]:
-    """The replica's arguments that say which slots each rank holds of the ``node_slots`` of its node."""
-    return "--node-slots", str(node_slots), "--ranks", ":".join(",".join(map(str, held)) for held in ranks)
-
-
 def wanted_in_words(ranks: Ranks, bind: str) -> tuple[str, ...]:
     """The replica's arguments that say what each rank takes of its node; ``bind``: of the site file."""
     gpus = ("--gpus-per-rank", str(ranks.gpus_per_rank)) if ranks.gpus_per_rank else ()
@@ -35,9 +31,9 @@ def wanted_in_words(ranks: Ranks, bind: str) -> tuple[str, ...]:
 
 def replica_command(
     manifest: str,
-    node: str,
-    arguments: Sequence[str] = (),
+    place: Place,
     *,
+    slots: int,
     launcher: Launcher,
     inherited: Mapping[str, str],
     prologue: Sequence[str] = (),
@@ -47,8 +43,8 @@ def replica_command(
 
     Args:
         manifest: The servable's manifest as JSON.
-        node: Where it is to run.
-        arguments: Its own, of :func:`slots_in_words`.
+        place: Where it is to run.
+        slots: How many each node has.
         launcher: How this site starts processes.
         inherited: The agent's own environment.
         prologue: Shell lines of the site that run before the interpreters of users' own environments.
@@ -59,6 +55,13 @@ def replica_command(
     """
     whole = from_json(manifest)
     environment = whole.environment
-    arguments = (*arguments, *wanted_in_words(whole.ranks, bind))
-    argv = launcher.command(tuple(argv_for(environment, REPLICA_MODULE, *arguments, prologue=prologue)), node)
-    return Command(argv, variables_for(environment, inherited))
+    arguments = (*place.arguments(slots), *wanted_in_words(whole.ranks, bind))
+    argv = argv_for(environment, REPLICA_MODULE, *arguments, prologue=prologue)
+    return Command(launched(launcher, tuple(argv), place), variables_for(environment, inherited))
+
+
+def launched(launcher: Launcher, argv: tuple[str, ...], place: Place) -> tuple[str, ...]:
+    """The command that runs ``argv`` as all ranks of a replica."""
+    if len(place.ranks) == 1:
+        return launcher.command(argv, place.nodes[0])
+    return launcher.group(argv, place.nodes, place.per_node)

@@ -37,13 +37,24 @@ class ContainerRules(msgspec.Struct, frozen=True, kw_only=True):
     host_ipc: bool = False
 
 
+class MpiRules(msgspec.Struct, frozen=True, kw_only=True):
+    """How a site starts MPI ranks: the fields of ``[mpi]`` in its file, with the same meaning."""
+
+    pmi: str = "pmi2"
+    command: str = "mpiexec"
+    options: tuple[str, ...] = ()
+    family: str = ""
+    binds: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
+
+
 class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a pilot job's agent must know besides the service record.
 
     ``secret`` is good for one enrolment of this ``incarnation``. ``walltime_s`` counts from the agent's start. Each of
-    the job's nodes holds ``slots`` replicas. The logs of a replica take at most ``log_bytes`` below ``log_dir``.
-    ``prologue``: shell lines that run before the interpreters of users' own environments. ``bind`` and ``mps`` are of
-    the site file.
+    the job's nodes has ``slots``, of which ``replicas_per_gpu`` share a GPU. The logs of a replica take at most
+    ``log_bytes`` below ``log_dir``. ``prologue``: shell lines that run before the interpreters of users' own
+    environments. ``bind`` and ``mps`` are of the site file.
     """
 
     pilot: str
@@ -59,6 +70,8 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     bind: str = "none"
     mps: bool = False
     containers: ContainerRules = ContainerRules()
+    mpi: MpiRules = MpiRules()
+    replicas_per_gpu: int = 1
     prologue: tuple[str, ...] = ()
 
 

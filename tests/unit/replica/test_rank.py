@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hpcserve.pilot.command import slots_in_words, wanted_in_words
+from hpcserve.pilot.command import wanted_in_words
+from hpcserve.pilot.ranks import Place
 from hpcserve.replica.rank import RANK_VARIABLES, Rank, rank_of
 from hpcserve.servable.manifest import Ranks
 
@@ -39,14 +40,14 @@ def test_other_arguments_are_refused(arguments: list[str]) -> None:
 
 
 def test_what_the_rank_wants_of_its_node_is_understood() -> None:
-    place = rank_of((*slots_in_words(4, [(0,)]), *wanted_in_words(Ranks(gpus_per_rank=2), "numa")), {})
+    place = rank_of((*Place(("here",), ((0,),)).arguments(4), *wanted_in_words(Ranks(gpus_per_rank=2), "numa")), {})
     assert (place.gpus, place.bind) == (2, "numa")
     assert wanted_in_words(Ranks(), "none") == ()
 
 
-@pytest.mark.parametrize("ranks", [[(0,)], [(0, 1), (2, 3)], [(0,), (1,), (0,)]])
-def test_the_agent_s_words_are_understood(ranks: list[tuple[int, ...]]) -> None:
+@pytest.mark.parametrize("ranks", [((0,),), ((0, 1), (2, 3)), ((0,), (1,), (0,))])
+def test_the_agent_s_words_are_understood(ranks: tuple[tuple[int, ...], ...]) -> None:
     for rank, held in enumerate(ranks):
-        place = rank_of(slots_in_words(4, ranks), {"PMI_RANK": str(rank)})
+        place = rank_of(Place(("here",), ranks).arguments(4), {"PMI_RANK": str(rank)})
         assert (place.gpus, place.bind) == (0, "none")
         assert (place.rank, place.size, place.held, place.node_slots) == (rank, len(ranks), held, 4)
