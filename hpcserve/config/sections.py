@@ -121,7 +121,8 @@ class Scheduler(Section, frozen=True):
 class Pilots(Section, frozen=True):
     """``[pilots]``: the pilot jobs, and what each asks the batch scheduler for.
 
-    ``slots`` is the number of replicas that one of its ``nodes`` holds. ``keep_ended``: of so many pilots and replicas
+    ``slots`` is the number of ranks that one of its ``nodes`` holds, and so of replicas of one rank;
+    ``replicas_per_gpu`` slots share a GPU. ``keep_ended``: of so many pilots and replicas
     that have ended, the last ones, something is kept. ``directives`` are further lines of the job script for the
     scheduler, ``setup`` shell commands that run before the agent; ``script`` is a template in place of the shipped one.
     The scheduler sends a signal ``warn_s`` before a job's end, where it can. ``queue_wait_s`` is the wait in the queue
@@ -143,6 +144,7 @@ class Pilots(Section, frozen=True):
     constraint: str = ""
     reservation: str = ""
     gpus_per_node: Annotated[int, msgspec.Meta(ge=0)] = 0
+    replicas_per_gpu: Annotated[int, msgspec.Meta(ge=1)] = 1
     cpus_per_node: Annotated[int, msgspec.Meta(ge=0)] = 0
     memory_per_node_mib: Annotated[int, msgspec.Meta(ge=0)] = 0
     exclusive: bool = False
@@ -168,6 +170,9 @@ class Pilots(Section, frozen=True):
             raise ValueError(f"min_walltime_s: expected ≤ walltime_s, {self.walltime_s:g}, got {self.min_walltime_s:g}")
         if self.nodes > 1 and self.launcher == "process":
             raise ValueError("launcher: expected 'srun' for several nodes, got 'process', which starts on one only")
+        if self.replicas_per_gpu > 1 and self.slots != self.gpus_per_node * self.replicas_per_gpu:
+            expected = f"gpus_per_node × replicas_per_gpu, {self.gpus_per_node} × {self.replicas_per_gpu}"
+            raise ValueError(f"slots: expected {expected}, so that all share the GPUs evenly, got {self.slots}")
         if self.orphan_s < 2 * RETRY_S:  # one pause of the agent, and as long for the daemon to come back
             raise ValueError(_too_short("orphan_s", 2 * RETRY_S, self.orphan_s, "agents would end their pilots"))
 

@@ -84,7 +84,8 @@ class AskStatus(Admin, frozen=True, kw_only=True):
 class ReplicaView(Admin, frozen=True, kw_only=True):
     """One replica. ``waiting`` and ``answered`` count requests; ``learned`` is what it knows of its batches.
 
-    ``phases``: how long each phase of its start took, in seconds; names of :data:`hpcserve.types.PHASES`.
+    ``phases``: how long each phase of its start took, in seconds; names of :data:`hpcserve.types.PHASES`. It is made of
+    ``ranks`` MPI ranks on ``nodes`` nodes, which take ``slots`` of its pilot's.
     """
 
     replica: str
@@ -97,6 +98,9 @@ class ReplicaView(Admin, frozen=True, kw_only=True):
     connected: bool
     learned: tuple[BatchesRun, ...] = ()
     phases: dict[str, float] = {}
+    ranks: int = 1
+    nodes: int = 1
+    slots: int = 1
 
 
 class DeploymentView(Admin, frozen=True, kw_only=True):
@@ -154,7 +158,7 @@ class PilotView(Admin, frozen=True, kw_only=True):
     """One pilot job. ``job`` is the scheduler's own id.
 
     ``waits_for`` says why it does not run, ``starts_in_s`` when the scheduler guesses that it will; ``restarts``: how
-    often it was requeued. ``phases``: as of a replica.
+    often it was requeued. ``phases``: as of a replica. Of its ``slots`` so many are ``used``.
     """
 
     pilot: str
@@ -169,6 +173,7 @@ class PilotView(Admin, frozen=True, kw_only=True):
     starts_in_s: float | None = None
     restarts: int = 0
     phases: dict[str, float] = {}
+    used: int = 0
 
 
 class ServableView(Admin, frozen=True, kw_only=True):
