@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from statistics import mean, median
 from typing import Any
 
-from hpcserve.core.deployments import CancelPilot, Policy, RetireReplica, StartReplica, StopReplica, SubmitPilot
 from hpcserve.core.fleet import Fleet
 from hpcserve.core.fleetbook import ReplicaSaid
+from hpcserve.core.fleetview import CancelPilot, Policy, RetireReplica, StartReplica, StopReplica, SubmitPilot
 from hpcserve.core.rollout import Version
 from hpcserve.core.scaling import Demand, Scale
 from hpcserve.core.succession import Succession

@@ -17,8 +17,8 @@ from hpcserve.cluster.seam import JobState, PilotJob
 from hpcserve.cluster.slurm import SlurmScheduler
 from hpcserve.cluster.slurm_estimate import SlurmEstimate
 from hpcserve.config import Site, read_site
-from hpcserve.core.deployments import CancelPilot, SubmitPilot
 from hpcserve.core.fleetbook import Action, ReplicaSaid
+from hpcserve.core.fleetview import CancelPilot, SubmitPilot
 from hpcserve.core.rollout import Version
 from hpcserve.daemon.controller.agents import Agents
 from hpcserve.daemon.controller.books import fleet_of

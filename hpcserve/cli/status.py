@@ -11,7 +11,7 @@ import typer
 from hpcserve.cli.coldstart import TITLE, cold_starts
 from hpcserve.cli.options import open_client
 from hpcserve.core.losses import loss_in_words
-from hpcserve.core.spans import span
+from hpcserve.core.spans import counted, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from hpcserve.client import Client
-    from hpcserve.wire.admin import DeploymentView, Status
+    from hpcserve.wire.admin import DeploymentView, ReplicaView, Status
 
 WATCH_S = 1.0
 SHORT = 12
@@ -221,18 +221,20 @@ def _plans(status: Status) -> Iterator[Text]:
 
 
 def _replicas(status: Status) -> Table:
-    """With the version where not all have that of their deployment."""
+    """With the version where not all have that of their deployment, and the ranks where one has several."""
     from hpcserve.cli.terminal import table
 
     mixed = any(replica.version != each.version for each in status.deployments for replica in each.replicas)
+    wide = any(replica.ranks > 1 for each in status.deployments for replica in each.replicas)
     numbers = ("pid", "waiting", "answered")
-    version = ("version",) if mixed else ()
-    made = table("replica", *version, "state", "pilot", *numbers, folded=("replica", "pilot"), numbers=numbers)
+    more = (*(("version",) if mixed else ()), *(("ranks",) if wide else ()))
+    made = table("replica", *more, "state", "pilot", *numbers, folded=("replica", "pilot"), numbers=numbers)
     for each in status.deployments:
         for replica in each.replicas:
             made.add_row(
                 replica.replica,
                 *((replica.version[:SHORT],) if mixed else ()),
+                *((_ranks(replica),) if wide else ()),
                 _coloured(replica.state),
                 replica.pilot,
                 "" if replica.pid is None else str(replica.pid),
@@ -256,6 +258,10 @@ def _devices(status: Status) -> Table:
     return made
 
 
+def _ranks(replica: ReplicaView) -> str:
+    return f"{replica.ranks} on {counted(replica.nodes, 'node')}" if replica.nodes > 1 else str(replica.ranks)
+
+
 def _batches(status: Status) -> Table:
     """What each replica has learned: how long a batch of n samples takes, and how many samples are of use."""
     from hpcserve.cli.terminal import table
@@ -276,10 +282,13 @@ def _batches(status: Status) -> Table:
 def _pilots(status: Status) -> Table:
     from hpcserve.cli.terminal import table
 
-    made = table("pilot", "state", "job", "host", "replicas", "walltime left", folded=("pilot", "job", "host"))
+    wide = any(replica.slots > 1 for each in status.deployments for replica in each.replicas)
+    room = ("replicas", "slots") if wide else ("replicas",)
+    made = table("pilot", "state", "job", "host", *room, "walltime left", folded=("pilot", "job", "host"))
     for each in status.pilots:
         left = "" if each.walltime_left_s is None else span(each.walltime_left_s)
-        made.add_row(each.pilot, _coloured(each.state), each.job, each.host, f"{each.replicas}/{each.slots}", left)
+        used = (str(each.replicas), f"{each.used}/{each.slots}") if wide else (f"{each.replicas}/{each.slots}",)
+        made.add_row(each.pilot, _coloured(each.state), each.job, each.host, *used, left)
     return made
 
 

@@ -125,7 +125,8 @@ class Scheduler(Section, frozen=True):
 class Pilots(Section, frozen=True):
     """``[pilots]``: the pilot jobs, and what each asks the batch scheduler for.
 
-    ``slots`` is the number of replicas that one of its ``nodes`` holds. ``keep_ended``: of so many pilots and replicas
+    ``slots`` is the number of ranks that one of its ``nodes`` holds, and so of replicas of one rank;
+    ``replicas_per_gpu`` slots share a GPU. ``keep_ended``: of so many pilots and replicas
     that have ended, the last ones, something is kept. ``directives`` are further lines of the job script for the
     scheduler, ``setup`` shell commands that run before the agent; ``script`` is a template in place of the shipped one.
     With ``bind = "numa"`` a replica computes on processors that are near its slot's GPUs. ``mps``: those that share a
@@ -149,6 +150,7 @@ class Pilots(Section, frozen=True):
     constraint: str = ""
     reservation: str = ""
     gpus_per_node: Annotated[int, msgspec.Meta(ge=0)] = 0
+    replicas_per_gpu: Annotated[int, msgspec.Meta(ge=1)] = 1
     cpus_per_node: Annotated[int, msgspec.Meta(ge=0)] = 0
     memory_per_node_mib: Annotated[int, msgspec.Meta(ge=0)] = 0
     exclusive: bool = False
@@ -178,6 +180,9 @@ class Pilots(Section, frozen=True):
             raise ValueError(
                 "launcher: expected 'srun' or 'mpiexec' for several nodes, got 'process', which starts on one only"
             )
+        if self.replicas_per_gpu > 1 and self.slots != self.gpus_per_node * self.replicas_per_gpu:
+            expected = f"gpus_per_node × replicas_per_gpu, {self.gpus_per_node} × {self.replicas_per_gpu}"
+            raise ValueError(f"slots: expected {expected}, so that all share the GPUs evenly, got {self.slots}")
         if self.orphan_s < 2 * RETRY_S:  # one pause of the agent, and as long for the daemon to come back
             raise ValueError(_too_short("orphan_s", 2 * RETRY_S, self.orphan_s, "agents would end their pilots"))
 

@@ -5,28 +5,44 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 
-from hpcserve.core.deployments import Policy
 from hpcserve.core.fleetbook import FleetReplica
+from hpcserve.core.fleetview import Policy
 from hpcserve.core.rollout import FleetDeployment
+from hpcserve.core.room import Room
 from hpcserve.core.spans import counted
+from hpcserve.core.width import Ranks, misfit, width, width_of
 
+ONE_RANK = Ranks()
 MOST_NAMES = 4
 """Of so many deployments a message says what each one holds."""
 
 
-def most_replicas(policy: Policy) -> int:
-    """How many replicas all deployments together can have."""
+def most_slots(policy: Policy) -> int:
+    """How many slots the replicas of all deployments together can have."""
     return policy.most_pilots * policy.slots
 
 
-def limit_in_words(policy: Policy) -> str:
+def most_replicas(policy: Policy, ranks: Ranks = ONE_RANK) -> int:
+    """How many replicas of these ranks fit into all pilots, if there are no others."""
+    return policy.most_pilots * Room(policy.slots, policy.node_slots).count(width_of(ranks, policy.replicas_per_gpu))
+
+
+def limit_in_words(policy: Policy, ranks: Ranks = ONE_RANK) -> str:
     """Where that number comes from."""
     pilots = f"pilots.max_pilots {policy.max_pilots}"
     if policy.most_pilots < policy.max_pilots:
         pilots = f"max_running {policy.most_pilots} of the queue"
     nodes = f" × pilots.nodes {policy.nodes}" if policy.nodes > 1 else ""
     slots = policy.slots // policy.nodes
-    return f"at most {most_replicas(policy)} replicas fit into this site: {pilots}{nodes} × pilots.slots {slots}"
+    of = _of_slots(policy, ranks)
+    count = counted(most_replicas(policy, ranks), "replica") if of else f"{most_replicas(policy)} replicas"
+    fit = "fits" if count == "1 replica" else "fit"
+    return f"at most {count}{of} {fit} into this site: {pilots}{nodes} × pilots.slots {slots}"
+
+
+def _of_slots(policy: Policy, ranks: Ranks) -> str:
+    slots = width(ranks, policy.replicas_per_gpu)
+    return "" if slots == 1 else f" of {slots} slots"
 
 
 def lack_of_room(
@@ -44,18 +60,26 @@ def lack_of_room(
         replicas: All whose processes may exist.
     """
     held = Counter(each.deployment for each in replicas)
-    most = most_replicas(policy)
     if mine.target is None or held[mine.name] >= mine.due:
         return ""
-    if mine.replicas > most:
-        return f"{limit_in_words(policy)}; deploy it with fewer replicas"
-    wanted = sum(each.due for each in deployments if each.target is not None)
+    if never := misfit(mine.ranks, policy):
+        return never
+    if mine.replicas > most_replicas(policy, mine.ranks):
+        return f"{limit_in_words(policy, mine.ranks)}; deploy it with fewer replicas"
+    most = most_slots(policy)
+    wanted = sum(each.due * _width(policy, each.ranks) for each in deployments if each.target is not None)
+    used = sum(_width(policy, each.version.ranks) for each in replicas)
     others = Counter({name: count for name, count in held.items() if name != mine.name})
-    if wanted <= most or held.total() < most or not others:
+    if wanted <= most or used + _width(policy, mine.ranks) <= most or not others:
         return ""
-    holders = ", ".join(f"{name} has {count}" for name, count in others.most_common(MOST_NAMES))
+    wide = {each.deployment: _of_slots(policy, each.version.ranks) for each in replicas}
+    holders = ", ".join(f"{name} has {count}{wide[name]}" for name, count in others.most_common(MOST_NAMES))
     more = ", …" if len(others) > MOST_NAMES else ""
-    return f"{limit_in_words(policy)}, and {holders}{more}; undeploy one, or deploy with fewer replicas"
+    return f"{limit_in_words(policy, mine.ranks)}, and {holders}{more}; undeploy one, or deploy with fewer replicas"
+
+
+def _width(policy: Policy, ranks: Ranks) -> int:
+    return width(ranks, policy.replicas_per_gpu)
 
 
 def shared_room(policy: Policy, mine: FleetDeployment, deployments: Collection[FleetDeployment]) -> str:
@@ -72,4 +96,8 @@ def shared_room(policy: Policy, mine: FleetDeployment, deployments: Collection[F
     promised = sum(each.promised for each in sharing)
     of_which = f", of which {promised} {'is' if promised == 1 else 'are'} promised," if promised else ""
     room = f"room for {counted(most_replicas(policy), 'replica')}{of_which}"
+    if any(_width(policy, each.ranks) > 1 for each in sharing):
+        slots = sum(each.promised * _width(policy, each.ranks) for each in sharing)
+        of_which = f", of which {slots} {'is' if slots == 1 else 'are'} promised," if slots else ""
+        room = f"room for {counted(most_slots(policy), 'slot')}{of_which}"
     return f"it wants {mine.replicas}, and {room} is shared by {counted(len(sharing), 'deployment')}"

@@ -12,7 +12,10 @@ The rules:
 * an old one that has other methods than callers see, and so rests, is let go at once;
 * a ready replica is let go in two steps: it gets no new work, and is stopped once it holds none;
 * a deployment's replicas are spread over the pilots; no pilot holds more than its slots. What is free goes to the
-  deployment with the fewest replicas; of those with none, to the one that has waited longest;
+  deployment with the fewest slots; of those with none, to the one that has waited longest;
+* a *wide* replica, of several slots, is in one pilot. Where it has no room, and no pilot comes for it, one pilot is
+  kept for it until it fits (:mod:`hpcserve.core.clearing`). If the pilots hold all that is wanted, narrower ones that
+  are in its way move, for the widest one first. Else everybody stays, and it is kept for the one whose turn it is;
 * a pilot whose end is near is *closing*: it gets no new replicas, and those that it has are replaced elsewhere, by a
   successor if need be. In its last ``drain_s`` its replicas get no new work, whether there are others or not;
 * a pilot is submitted only for replicas that no pilot, running or queued, has room for, and none while the scheduler
@@ -29,166 +32,28 @@ Failures are counted in :mod:`hpcserve.core.blame`, pilots that end at once in :
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
+from hpcserve.core.clearing import Clearing, Tenant, best_clearing
+from hpcserve.core.fleetview import (
+    ENDING,
+    CancelPilot,
+    Change,
+    Pilot,
+    Replica,
+    RetireReplica,
+    StartReplica,
+    StopReplica,
+    SubmitPilot,
+    View,
+    Wanted,
+)
 from hpcserve.core.places import Places
+from hpcserve.core.room import Room, nodes_for, packed, slots_of
+from hpcserve.core.width import ONE, Width
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
-
-PilotPhase = Literal["queued", "running", "suspended", "unknown", "leaving"]
-"""``leaving``: it was told to end, or says that it does; it holds its nodes until the scheduler says so."""
-
-ReplicaState = Literal["starting", "ready", "retiring", "retired", "stopping"]
-"""``retiring``: it gets no new work; ``retired``: and holds none; ``stopping``: its process is being ended."""
-ENDING = ("retiring", "retired", "stopping")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Policy:
-    """The site's limits. ``slots``: of a new pilot, all its nodes together.
-
-    ``max_queued`` pilots may wait in the queue at once, and ``max_running`` may run; None: as many as there may be.
-    """
-
-    max_pilots: int
-    slots: int
-    idle_s: float
-    nodes: int = 1
-    orphan_s: float = 600.0
-    max_queued: int | None = None
-    max_running: int | None = None
-
-    @property
-    def most_pilots(self) -> int:
-        """How many pilots may last at a time: what cannot run is not submitted either."""
-        return self.max_pilots if self.max_running is None else min(self.max_pilots, self.max_running)
-
-    @property
-    def may_grow(self) -> bool:
-        """Whether a full pilot can begin while the small one still runs in whose place it comes."""
-        return self.max_running is None or self.max_running > self.max_pilots
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """A deployment that is to be served. No replica of it is started before ``not_before_s``, or if it failed.
-
-    ``waits_since_s``: since when it has none; infinite where it has some.
-    """
-
-    name: DeploymentName
-    version: str
-    replicas: int
-    not_before_s: float = 0.0
-    failed: bool = False
-    waits_since_s: float = math.inf
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pilot:
-    """A pilot job that has not ended.
-
-    ``reported``: its agent has been there. ``away_since_s``: since when it is not any more. ``idle_since_s``: it last
-    had a replica. ``lead_s`` before it ends it is closing, ``drain_s`` before that its replicas get no more work.
-    ``size``: its slots were all its nodes there.
-    """
-
-    pilot: PilotId
-    phase: PilotPhase
-    slots: int
-    size: int
-    reported: bool
-    idle_since_s: float
-    ends_s: float | None = None
-    away_since_s: float | None = None
-    lead_s: float = 0.0
-    drain_s: float = 0.0
-
-    def is_closing(self, now: float) -> bool:
-        """Whether its end is so near that others take over."""
-        return self.ends_s is not None and self.ends_s - now <= max(self.lead_s, self.drain_s)
-
-    def is_draining(self, now: float) -> bool:
-        """Whether its end is so near that nothing new is begun."""
-        return self.ends_s is not None and self.ends_s - now <= self.drain_s
-
-    def is_replaced(self, now: float) -> bool:
-        """Whether another may be submitted in its place while it still lives."""
-        return self.away_since_s is not None or self.is_closing(now)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Replica:
-    """A replica whose process may exist. ``resting``: it gets no new work in any case."""
-
-    replica: ReplicaId
-    deployment: DeploymentName
-    version: str
-    pilot: PilotId
-    state: ReplicaState
-    resting: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """All that the decision depends on. New ids are ``seed`` and numbers from ``next_number`` on."""
-
-    policy: Policy
-    wanted: tuple[Wanted, ...]
-    pilots: tuple[Pilot, ...]
-    replicas: tuple[Replica, ...]
-    seed: str
-    next_number: int
-    submit_not_before_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class SubmitPilot:
-    """Submit a pilot job under this new id.
-
-    ``lacking``: for so many replicas, or for some of them. ``full``: with all the nodes that it may have.
-    """
-
-    pilot: PilotId
-    lacking: int = field(default=0, compare=False)
-    full: bool = field(default=False, compare=False)
-
-
-@dataclass(frozen=True)
-class CancelPilot:
-    """End a pilot job that runs nothing."""
-
-    pilot: PilotId
-
-
-@dataclass(frozen=True)
-class StartReplica:
-    """Have the agent of ``pilot`` start a replica under this new id."""
-
-    replica: ReplicaId
-    deployment: DeploymentName
-    version: str
-    pilot: PilotId
-
-
-@dataclass(frozen=True)
-class RetireReplica:
-    """Give a replica no new work."""
-
-    replica: ReplicaId
-
-
-@dataclass(frozen=True)
-class StopReplica:
-    """Have its agent end a replica that holds no work."""
-
-    replica: ReplicaId
-
-
-Change = SubmitPilot | CancelPilot | StartReplica | RetireReplica | StopReplica
 
 
 def reconcile(view: View, now: float) -> tuple[Change, ...]:
@@ -218,17 +83,29 @@ class _Plan:
         self.changes: list[Change] = []
         self._wanted = {wanted.name: wanted for wanted in sorted(view.wanted, key=lambda wanted: wanted.name)}
         self._draining = {pilot.pilot for pilot in view.pilots if pilot.is_draining(now)}
-        self._used = Counter(replica.pilot for replica in view.replicas)
-        wanted = sum(each.replicas for each in view.wanted if not each.failed)
-        self._places = Places(view.policy, view.pilots, used=dict(self._used), wanted=wanted, now=now)
+        self._used: Counter[PilotId] = Counter()
+        self._held: Counter[DeploymentName] = Counter()
+        for replica in view.replicas:
+            self._used[replica.pilot] += replica.width.slots
+            if replica.state not in ENDING:
+                self._held[replica.deployment] += replica.width.slots
+        self._all_wanted: Counter[Width] = Counter()
+        for each in view.wanted:
+            if not each.failed and self._fits_at_all(each.width):
+                self._all_wanted[each.width] += each.replicas
+        self._places = Places(view.policy, view.pilots, used=dict(self._used), wanted=self._all_wanted, now=now)
         self._surplus = self._places.surplus
         self._open = {pilot.pilot: pilot for pilot in view.pilots if self._is_open(pilot)}
         self._spread = Counter((replica.deployment, replica.pilot) for replica in view.replicas)
-        self._held = Counter(each.deployment for each in view.replicas if each.state not in ENDING)
+        self._rooms = _rooms_of(view)
+        self._coming = {each.pilot: self._rooms[each.pilot] for each in view.pilots if self._is_coming(each)}
         self._old: dict[DeploymentName, list[Replica]] = {}
         self._missing: dict[DeploymentName, int] = {}
-        self._later = 0
-        self._submitted = 0
+        self._later: Counter[Width] = Counter()
+        self._new: list[Room] = []
+        self._all_fit = False
+        self._kept: Clearing | None = None
+        self._kept_for: DeploymentName | None = None
 
     def let_go_of_the_unwanted(self) -> None:
         """Sorts the replicas into those that count, those that go now, and those that go later."""
@@ -261,73 +138,137 @@ class _Plan:
         self._let_go(serving[:spare])
         self._old[wanted.name] = serving[spare:]
         missing = wanted.replicas - len(current)
-        if wanted.failed or missing == 0:
+        if wanted.failed or missing == 0 or not self._fits_at_all(wanted.width):
             return
         if self._now < wanted.not_before_s:
-            self._later += missing
+            self._later[wanted.width] += missing
         else:
             self._missing[wanted.name] = missing
 
     def place(self) -> None:
-        """Starts missing replicas where there is room, always one of the deployment that has the fewest."""
-        while lacking := [name for name, missing in self._missing.items() if missing]:
-            if not self._place_one(min(lacking, key=self._turn)):
-                return
+        """Starts missing replicas where there is room, always one of the deployment that has the fewest slots."""
+        self._keep_a_pilot()
+        lacking = {name for name, missing in self._missing.items() if missing}
+        while lacking:
+            name = min(lacking, key=self._turn)
+            if not self._place_one(name) or not self._missing[name]:
+                lacking.discard(name)
 
     def _turn(self, name: DeploymentName) -> tuple[int, float, DeploymentName]:
         return self._held[name], self._wanted[name].waits_since_s, name
 
+    def _keep_a_pilot(self) -> None:
+        """Chooses the pilot in which room is made for the first wide replica that would never find any.
+
+        Where all that is wanted has room the wide ones are placed first: what left a pilot for one does not come back.
+        """
+        lacking = [name for name, missing in self._missing.items() if missing and self._wanted[name].width != ONE]
+        if not lacking or self._may_submit:
+            return
+        slots = {each.pilot: each.slots for each in self._open.values() if each.reported}
+        rooms = [*(self._rooms[pilot] for pilot in slots), *self._coming.values()]
+        empty = [Room(each, self._view.policy.node_slots) for each in slots.values()]
+        self._all_fit = not packed(self._all_wanted, empty)
+        lacking.sort(key=lambda name: (self._wanted[name].width.turn if self._all_fit else (0, 0), self._turn(name)))
+        for name in lacking:
+            width = self._wanted[name].width
+            while self._all_fit and self._missing[name] and self._place_one(name):
+                continue
+            if self._missing[name] and not any(room.fits(width) for room in rooms):
+                self._kept = best_clearing(width, self._tenants(), slots, self._view.policy.node_slots)
+                self._kept_for = name
+                if self._kept is not None:
+                    return
+
+    def _tenants(self) -> dict[PilotId, list[Tenant]]:
+        """Who is in the pilots that could be kept."""
+        found: dict[PilotId, list[Tenant]] = {each.pilot: [] for each in self._open.values() if each.reported}
+        for replica in self._view.replicas:
+            if replica.pilot in found:
+                ends = replica.state in ENDING or self._is_let_go(replica.replica)
+                found[replica.pilot].append(Tenant(replica.replica, replica.width, replica.hosts, ends=ends))
+        return found
+
     def _place_one(self, name: DeploymentName) -> bool:
-        room = [pilot for pilot in self._open.values() if pilot.reported and self._free(pilot) > 0]
+        width = self._wanted[name].width
+        kept = self._kept.pilot if self._kept is not None and self._is_after_the_kept(name) else None
+        room = [
+            pilot
+            for pilot in self._open.values()
+            if pilot.reported and pilot.pilot != kept and self._rooms[pilot.pilot].fits(width)
+        ]
         if not room:
             return False
         best = min(room, key=lambda pilot: (self._spread[name, pilot.pilot], -self._free(pilot), pilot.pilot))
         self.changes.append(StartReplica(ReplicaId(self._new_id(name)), name, self._wanted[name].version, best.pilot))
-        self._used[best.pilot] += 1
+        self._used[best.pilot] += width.slots
+        self._rooms[best.pilot].take(width)
         self._spread[name, best.pilot] += 1
-        self._held[name] += 1
+        self._held[name] += width.slots
         self._missing[name] -= 1
         return True
+
+    def _is_after_the_kept(self, name: DeploymentName) -> bool:
+        assert self._kept_for is not None, "a pilot is kept for somebody"
+        return name != self._kept_for and (self._all_fit or self._turn(name) > self._turn(self._kept_for))
 
     def drop_surplus(self) -> None:
         """Has pilots beyond the most end although what they run finds no room elsewhere, nor will."""
         ending = any(each.state in ENDING and each.pilot in self._open for each in self._view.replicas)
+        is_coming = any(room.left > 0 for room in self._coming.values())
         for name, missing in self._missing.items():
-            if missing and not self._coming and not ending:
+            if missing and not is_coming and not ending:
                 self._let_go(replica for replica in self._old[name] if replica.pilot in self._surplus)
 
     def submit(self) -> None:
         """Asks for pilots for what found no room and for which none is coming."""
-        lacking = self._unplaced - self._coming
-        if lacking <= 0 or self._now < self._view.submit_not_before_s:
+        lacking = self._unplaced_in(self._coming.values())
+        if not lacking or self._now < self._view.submit_not_before_s:
             return
         if any(pilot.phase == "unknown" for pilot in self._view.pilots):
             return
-        slots = self._view.policy.slots
-        places = self._places
-        for number in range(min(-(-lacking // slots), self._may_submit, places.queue)):
-            left = min(slots, lacking - number * slots)
-            full = number >= places.free or not self._view.policy.may_grow
-            self.changes.append(SubmitPilot(PilotId(self._new_id("pilot")), left, full))
-            self._submitted += 1
+        policy, places = self._view.policy, self._places
+        for number in range(min(self._may_submit, places.queue)):
+            room = Room(policy.slots, policy.node_slots)
+            left = packed(lacking, [room])
+            inside = lacking - left
+            if not inside:
+                return
+            full = number >= places.free or not policy.may_grow
+            self.changes.append(
+                SubmitPilot(
+                    PilotId(self._new_id("pilot")),
+                    slots_of(inside),
+                    full,
+                    nodes=nodes_for(inside, policy.nodes, policy.node_slots),
+                    least_nodes=max(width.nodes for width in inside),
+                )
+            )
+            self._new.append(Room(policy.slots, policy.node_slots))
+            lacking = left
 
     def make_room(self) -> None:
-        """Lets one old replica of a deployment go early where its replacement would never find room."""
-        if self._unplaced <= self._coming + self._submitted * self._view.policy.slots:
+        """Lets replicas go early where others would never find room: an old one, or those in the way of a wide one."""
+        if not self._unplaced_in([*self._coming.values(), *self._new]):
             return
         leaving = {replica.deployment for replica in self._view.replicas if replica.state in ENDING}
         if any(pilot.phase in ("unknown", "leaving") for pilot in self._view.pilots):
             return
-        if self._submitted < self._may_submit:
+        if len(self._new) < self._may_submit:
             return  # the next pilot may come after a pause
+        kept = None if self._kept is None else self._kept.pilot
         for name, missing in self._missing.items():
             movable = [replica for replica in self._old[name] if replica.pilot in self._open]
+            movable.sort(key=lambda replica: replica.pilot != kept)
             if missing and movable and name not in leaving and not self._let_go_of(name):
                 self._let_go(movable[:1])
+        if self._kept is not None and self._all_fit:
+            going = {each for each in self._kept.in_the_way if not self._is_let_go(each)}
+            self._let_go(each for each in self._view.replicas if each.replica in going)
 
     def cancel(self) -> None:
         """Ends pilots that have nothing to run and that nothing waits for."""
-        spare = self._coming - self._unplaced - self._later
+        coming = dict(self._coming)
         for pilot in sorted(self._view.pilots, key=lambda pilot: pilot.pilot, reverse=True):
             if pilot.phase in ("leaving", "unknown"):
                 continue
@@ -336,27 +277,30 @@ class _Plan:
                 continue
             if self._used[pilot.pilot]:
                 continue
-            coming = self._is_coming(pilot)
+            is_coming = pilot.pilot in self._coming
             if pilot.pilot not in self._surplus:
                 if self._now < pilot.idle_since_s + self._view.policy.idle_s:
                     continue
-                if (coming and spare < pilot.slots) or (not coming and self._later):
+                others = [room for each, room in coming.items() if each != pilot.pilot]
+                if (is_coming and self._unplaced_in(others, self._later)) or (not is_coming and self._later):
                     continue
-            spare -= pilot.slots if coming else 0
+            coming.pop(pilot.pilot, None)
             self.changes.append(CancelPilot(pilot.pilot))
 
-    @property
-    def _unplaced(self) -> int:
-        return sum(self._missing.values())
-
-    @property
-    def _coming(self) -> int:
-        return sum(self._free(pilot) for pilot in self._view.pilots if self._is_coming(pilot))
+    def _unplaced_in(self, rooms: Iterable[Room], later: Mapping[Width, int] = MappingProxyType({})) -> Counter[Width]:
+        """What found no room in a pilot that is there, nor does in these, with what is to come ``later``."""
+        unplaced = Counter(later)
+        for name, missing in self._missing.items():
+            unplaced[self._wanted[name].width] += missing
+        return packed(unplaced, [room.copy() for room in rooms])
 
     @property
     def _may_submit(self) -> int:
         """Pilots that there may be beside those that there are, or in the place of one that is too small."""
         return self._places.free + self._places.outgrown
+
+    def _fits_at_all(self, width: Width) -> bool:
+        return Room(self._view.policy.slots, self._view.policy.node_slots).fits(width)
 
     def _is_coming(self, pilot: Pilot) -> bool:
         """Its slots will be there without anything being done."""
@@ -386,6 +330,26 @@ class _Plan:
         gone = {change.replica for change in self.changes if isinstance(change, (RetireReplica, StopReplica))}
         return any(replica.deployment == name and replica.replica in gone for replica in self._view.replicas)
 
+    def _is_let_go(self, replica: ReplicaId) -> bool:
+        going = (change for change in self.changes if isinstance(change, (RetireReplica, StopReplica)))
+        return any(change.replica == replica for change in going)
+
     def _new_id(self, noun: str) -> str:
         self._number += 1
         return f"{noun}-{self._view.seed}{self._number - 1}"
+
+
+def _rooms_of(view: View) -> dict[PilotId, Room]:
+    """What is free in each pilot."""
+    is_wide = any(width != ONE for width in (*_widths(view.wanted), *_widths(view.replicas)))
+    node_slots = view.policy.node_slots if is_wide else 0
+    rooms = {each.pilot: Room(each.slots, node_slots) for each in view.pilots}
+    # Those whose nodes are known first, in which order they stand does not matter then.
+    for replica in sorted(view.replicas, key=lambda each: (len(each.hosts) < each.width.nodes, not each.hosts)):
+        if replica.pilot in rooms:
+            rooms[replica.pilot].take(replica.width, replica.hosts)
+    return rooms
+
+
+def _widths(them: Iterable[Wanted | Replica]) -> set[Width]:
+    return {each.width for each in them}

@@ -16,19 +16,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from hpcserve.core import deployments as rules
+from hpcserve.core import fleetview as rules
 from hpcserve.core.blame import Blame
-from hpcserve.core.capacity import most_replicas
-from hpcserve.core.deployments import (
-    CancelPilot,
-    PilotPhase,
-    Policy,
-    RetireReplica,
-    StartReplica,
-    SubmitPilot,
-    reconcile,
-)
+from hpcserve.core.deployments import reconcile
 from hpcserve.core.fleetbook import Action, FleetPilot, FleetReplica, PilotOrders, ReplicaSaid
+from hpcserve.core.fleetview import CancelPilot, PilotPhase, Policy, RetireReplica, StartReplica, SubmitPilot
 from hpcserve.core.pilotlife import PilotLife
 from hpcserve.core.replicalife import ReplicaLife
 from hpcserve.core.rollout import PilotRestarts, Restarts, Version
@@ -97,7 +89,7 @@ class Fleet:
 
     def demand(self, counted: Mapping[DeploymentName, Demand], now: float) -> bool:
         """The broker has counted what comes to each deployment. True: another number of replicas follows from it."""
-        return self._wishes.demand(counted, now)
+        return self._wishes.demand(counted, self.policy, now)
 
     def recall(self) -> None:
         """All that is wanted now was wanted before this controller began, and may have answered."""
@@ -214,7 +206,7 @@ class Fleet:
             ends_s: When its walltime is over, on our clock. Of all that its incarnation says the earliest counts.
             leaving: It is about to end.
             now: Monotonic seconds.
-            slots: How many replicas all its nodes together can hold.
+            slots: How many slots all its usable nodes have together.
             lost_nodes: Those of its nodes that are gone.
             host: The node that the agent runs on.
         """
@@ -273,7 +265,7 @@ class Fleet:
         """What is to be done now. It counts as done: asked again at once, the answer is empty."""
         self._roster.note_served()
         self._wishes.keep_the_unmeasured()
-        self._wishes.share(most_replicas(self.policy), now)
+        self._wishes.share(self.policy, now)
         buried = tuple(self._replica_life.bury())
         for pilot in {replica.pilot for replica in self._roster.alive()} & self.pilots.keys():
             self.pilots[pilot].idle_since_s = now
@@ -300,6 +292,8 @@ class Fleet:
                 pilot=change.pilot,
                 slots=self.policy.slots,
                 lacking=change.lacking,
+                needs_nodes=change.nodes,
+                least_nodes=change.least_nodes,
                 full=change.full,
                 idle_since_s=now,
                 submitted_s=now,
@@ -333,14 +327,14 @@ class Fleet:
         return self.is_draining and not self.pilots
 
     def _view(self) -> rules.View:
-        policy, wanted = self.policy, self._roster.wanted_view()
+        policy, wanted = self.policy, self._roster.wanted_view(self.policy.replicas_per_gpu)
         if self.is_draining:
             policy, wanted = replace(policy, max_pilots=0, idle_s=0.0), tuple(replace(w, replicas=0) for w in wanted)
         return rules.View(
             policy=policy,
             wanted=wanted,
             pilots=tuple(self._pilot_view(pilot) for pilot in self.pilots.values()),
-            replicas=self._roster.replicas_view(),
+            replicas=self._roster.replicas_view(self.policy.replicas_per_gpu),
             seed=self._seed,
             next_number=self._next_number,
             submit_not_before_s=self._pilot_life.submit_not_before_s,

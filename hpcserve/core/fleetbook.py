@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hpcserve.core.deployments import Change, PilotPhase, ReplicaState
+from hpcserve.core.fleetview import Change, PilotPhase, ReplicaState
 from hpcserve.core.losses import Loss
 from hpcserve.core.rollout import Version
 from hpcserve.types import DeploymentName, LossKind, PilotId, ReplicaId
@@ -47,7 +47,10 @@ Action = Change | ForgetReplica | FailDeployment | ReplicaLost
 
 @dataclass(frozen=True)
 class ReplicaSaid:
-    """One replica in an agent's report. ``kind`` is that of its end, ``host`` the node that it runs on."""
+    """One replica in an agent's report. ``kind`` is that of its end, ``host`` the node that it runs on.
+
+    ``nodes``: all the nodes of one of several ranks, once it has some.
+    """
 
     replica: ReplicaId
     state: str
@@ -55,6 +58,7 @@ class ReplicaSaid:
     traceback: str = ""
     kind: LossKind = ""
     host: str = ""
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +88,10 @@ class FleetPilot:
         asked: It was asked to end; otherwise, if it is leaving, its agent has a reason of its own.
         away_since_s: Since when its agent is not reachable.
         ends_s: When its walltime is over.
-        full_slots: So many replicas fit while all its nodes are there.
-        lacking: For so many replicas, or some of them, it was submitted.
+        full_slots: So many slots it has while all its nodes are there.
+        lacking: For replicas of so many slots, or some of them, it was submitted.
+        needs_nodes: So many nodes hold all of these.
+        least_nodes: With fewer nodes it would be of no use to one of these.
         full: It was to have all the nodes that it may.
         walltime_s: So long it may run; None: as long as any.
         lead_s: So long before that others began to take over; 0 while none has.
@@ -102,6 +108,8 @@ class FleetPilot:
     idle_since_s: float
     full_slots: int = 0
     lacking: int = 0
+    needs_nodes: int = 1
+    least_nodes: int = 1
     full: bool = False
     walltime_s: float | None = None
     submitted_s: float | None = None
@@ -133,7 +141,8 @@ class FleetReplica:
 
     ``ready``: it was, at some time. ``crashed``: it ended by itself, so what it was computing is suspect.
     ``unwanted``: it is killed, for no fault of anybody. ``missed``: that the broker missed it, in words, and at
-    ``missed_s`` for the last time, while its agent saw that it lives.
+    ``missed_s`` for the last time, while its agent saw that it lives. ``nodes``: those that it is on, as far as is
+    known.
     """
 
     replica: ReplicaId
@@ -142,6 +151,7 @@ class FleetReplica:
     pilot: PilotId
     ordered_s: float | None = None
     host: str = ""
+    nodes: tuple[str, ...] = ()
     state: ReplicaState = "starting"
     kill: bool = False
     seen: bool = False

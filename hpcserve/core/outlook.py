@@ -20,7 +20,7 @@ class Queued:
 
 
 def awaited(queued: Iterable[Queued], lacking: int) -> list[Queued]:
-    """The pilots that so many replicas wait for: those that start first, until there is room for all."""
+    """The pilots that replicas of so many slots wait for: those that start first, until there is room for all."""
     found: list[Queued] = []
     # Of those that start at the same time, or nobody knows when, the larger ones: so few as can be are promised.
     for each in sorted(queued, key=lambda each: (_or_never(each.starts_in_s), -each.slots)):

@@ -18,8 +18,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from hpcserve.core.blame import Blame
-from hpcserve.core.deployments import PilotPhase, Policy
 from hpcserve.core.fleetbook import LOST_WITH_ITS_NODE, Action, FleetPilot, ReplicaSaid
+from hpcserve.core.fleetview import PilotPhase, Policy
 from hpcserve.core.replicalife import ReplicaLife
 from hpcserve.core.rollout import FleetDeployment, PilotRestarts
 from hpcserve.core.roster import Roster

@@ -3,7 +3,8 @@
 The cap is one on pilots, however many nodes they have. A *small* one, that has fewer nodes than the site allows, takes
 a place as any other does, and what it leaves free cannot be had beside it. So it gives its place up when the demand has
 outgrown all pilots together: a full one is submitted in its place, as a successor is while a pilot comes to its end,
-and when that is there the small one hands over and ends. It serves until then.
+and when that is there the small one hands over and ends. It serves until then. A demand that would fit, but for a wide
+replica for which each pilot is too small, has outgrown them, too; then nodes that are lost make a pilot small.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
+from hpcserve.core.room import Load, Room, packed, slots_of
+from hpcserve.core.width import ONE
 from hpcserve.types import PilotId
 
 if TYPE_CHECKING:
-    from hpcserve.core.deployments import Pilot, Policy
+    from hpcserve.core.fleetview import Pilot, Policy
 
 
 class Places:
@@ -23,8 +26,8 @@ class Places:
     Args:
         policy: The site's limits.
         pilots: All that have not ended.
-        used: How many replicas each holds.
-        wanted: So many replicas are wanted of all deployments that can have some.
+        used: How many slots the replicas of each hold.
+        wanted: The replicas that are wanted of all deployments that can have some.
         now: Monotonic seconds.
 
     Attributes:
@@ -32,12 +35,13 @@ class Places:
     """
 
     def __init__(
-        self, policy: Policy, pilots: Collection[Pilot], *, used: Mapping[PilotId, int], wanted: int, now: float
+        self, policy: Policy, pilots: Collection[Pilot], *, used: Mapping[PilotId, int], wanted: Load, now: float
     ) -> None:
         self._policy = policy
         self._pilots = pilots
         self._used = used
         self._wanted = wanted
+        self._is_wide = any(width != ONE and count for width, count in wanted.items())
         self._lasting = [each for each in pilots if not each.is_replaced(now)]
         self._held = [each for each in self._lasting if each.phase != "leaving"]
         self.surplus = {each.pilot for each in self._too_many() if each.phase != "unknown"}
@@ -50,12 +54,12 @@ class Places:
         held = sorted(self._held, key=lambda each: each.pilot, reverse=True)
         # What nobody knows of cannot be cancelled now.
         held.sort(key=lambda each: (each.phase == "unknown", self._used.get(each.pilot, 0)))
-        room = _room(held[excess:])
-        if self._wanted <= room:
+        rest = [self._size(each) for each in held[excess:]]
+        if self._is_enough(rest):
             return held[:excess]
-        by_size = sorted(held, key=lambda each: (each.phase == "unknown", each.size))
+        by_size = sorted(held, key=lambda each: (each.phase == "unknown", self._size(each)))
         larger = by_size[excess:]
-        if _room(larger) <= room:
+        if sum(self._size(each) for each in larger) <= sum(rest):
             return held[:excess]
         coming = sum(not each.reported for each in larger)
         return by_size[: max(0, excess - coming)]
@@ -76,8 +80,8 @@ class Places:
             return 0
         most, full, count = self._policy.most_pilots, self._policy.slots, 0
         at_once = min(2 * most, self._policy.max_running or 2 * most) - len(self._pilots) - self.free
-        sizes = sorted([full] * self.free + [each.size for each in self._held], reverse=True)[:most]
-        while count < at_once and sizes and sizes[-1] < full and self._wanted > sum(sizes):
+        sizes = sorted([full] * self.free + [self._size(each) for each in self._held], reverse=True)[:most]
+        while count < at_once and sizes and sizes[-1] < full and not self._is_enough(sizes):
             sizes = [full, *sizes[:-1]]
             count += 1
         return count
@@ -89,6 +93,11 @@ class Places:
         waiting = sum(each.phase in ("queued", "unknown", "leaving") and not each.reported for each in self._pilots)
         return max(0, most - waiting)
 
+    def _size(self, pilot: Pilot) -> int:
+        return min(pilot.size, pilot.slots) if self._is_wide else pilot.size
 
-def _room(pilots: Collection[Pilot]) -> int:
-    return sum(each.size for each in pilots)
+    def _is_enough(self, sizes: Collection[int]) -> bool:
+        """Whether pilots of these sizes hold all that is wanted."""
+        if slots_of(self._wanted) > sum(sizes):
+            return False
+        return not self._is_wide or not packed(self._wanted, [Room(size, self._policy.node_slots) for size in sizes])

@@ -14,7 +14,6 @@ from dataclasses import replace
 
 from hpcserve.core.absences import AGAIN_S
 from hpcserve.core.blame import Blame
-from hpcserve.core.deployments import Policy
 from hpcserve.core.fleetbook import (
     ENDED_STATES,
     LOST_WITH_ITS_NODE,
@@ -25,6 +24,7 @@ from hpcserve.core.fleetbook import (
     ReplicaLost,
     ReplicaSaid,
 )
+from hpcserve.core.fleetview import Policy
 from hpcserve.core.losses import Loss
 from hpcserve.core.rollout import PilotRestarts
 from hpcserve.core.roster import Roster
@@ -76,6 +76,7 @@ class ReplicaLife:
                 continue
             replica.seen = True
             replica.host = words.host
+            replica.nodes = words.nodes or ((words.host,) if words.host else ())
             if words.state in ENDED_STATES and not replica.ended:
                 yield from self._ended(replica, words, pilot, now)
             elif words.state == "ready" and replica.state == "starting":

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from hpcserve.core.scaling import Scaler
+from hpcserve.core.width import Ranks
 from hpcserve.types import DeploymentName
 
 
@@ -27,6 +28,7 @@ class Version(NamedTuple):
 
     digest: str
     signature: str = ""
+    ranks: Ranks = Ranks()
 
 
 class Restarts(Protocol):
@@ -104,6 +106,11 @@ class FleetDeployment:
     def target(self) -> Version | None:
         """The version whose replicas are started; None when none can be."""
         return self.fallback if self.failed else self.version
+
+    @property
+    def ranks(self) -> Ranks:
+        """The ranks of each replica that it is to have."""
+        return (self.target or self.version).ranks
 
     @property
     def due(self) -> int:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hpcserve.core import deployments as rules
+from hpcserve.core import fleetview as rules
 from hpcserve.core.fleetbook import ENDED_STATES, FleetPilot, FleetReplica, PilotOrders
 from hpcserve.core.rollout import FleetDeployment, Version
+from hpcserve.core.width import width_of
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 
 
@@ -94,7 +95,7 @@ class Roster:
             lost_nodes=known.all_lost_nodes if known is not None else (),
         )
 
-    def wanted_view(self) -> tuple[rules.Wanted, ...]:
+    def wanted_view(self, replicas_per_gpu: int = 1) -> tuple[rules.Wanted, ...]:
         """The deployments, as the rules see them."""
         return tuple(
             rules.Wanted(
@@ -104,11 +105,12 @@ class Roster:
                 not_before_s=wanted.not_before_s,
                 failed=wanted.target is None,
                 waits_since_s=wanted.waits_since_s,
+                width=width_of(wanted.ranks, replicas_per_gpu),
             )
             for wanted in self.deployments.values()
         )
 
-    def replicas_view(self) -> tuple[rules.Replica, ...]:
+    def replicas_view(self, replicas_per_gpu: int = 1) -> tuple[rules.Replica, ...]:
         """The replicas that are alive, as the rules see them."""
         resting = self.resting()
         return tuple(
@@ -119,6 +121,8 @@ class Roster:
                 pilot=replica.pilot,
                 state="stopping" if replica.kill else replica.state,
                 resting=replica.replica in resting,
+                width=width_of(replica.version.ranks, replicas_per_gpu),
+                hosts=replica.nodes,
             )
             for replica in self.alive()
         )

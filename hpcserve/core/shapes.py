@@ -33,7 +33,7 @@ class Shape:
 class Bounds:
     """``full``: the shape that is wanted. None may be smaller than ``min_nodes``, or shorter than ``min_walltime_s``.
 
-    ``slots``: the replicas that a node holds.
+    ``slots``: those of a node.
     """
 
     full: Shape
@@ -42,14 +42,15 @@ class Bounds:
     slots: int
 
 
-def fitted(bounds: Bounds, lacking: int) -> Shape:
+def fitted(bounds: Bounds, lacking: int, nodes: int = 1) -> Shape:
     """The full shape without the nodes for which there is no replica.
 
     Args:
         bounds: What is allowed.
-        lacking: So many replicas have no room.
+        lacking: Replicas of so many slots have no room.
+        nodes: So many of these replicas need, as no slot of a replica may be on another node than it has to be.
     """
-    nodes = max(bounds.min_nodes, math.ceil(lacking / bounds.slots))
+    nodes = max(bounds.min_nodes, nodes, math.ceil(lacking / bounds.slots))
     return Shape(min(bounds.full.nodes, nodes), bounds.full.walltime_s)
 
 
@@ -73,7 +74,7 @@ def best(bounds: Bounds, wanted: Shape, starts_in_s: Mapping[Shape, float | None
         bounds: What is allowed.
         wanted: The shape that is taken unless another gives much more.
         starts_in_s: When each that was asked about would start, if the scheduler can say.
-        lacking: So many replicas have no room.
+        lacking: Replicas of so many slots have no room.
     """
     given = {
         shape: _gives(shape, starts_s, lacking, bounds.slots)

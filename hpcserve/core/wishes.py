@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
-from hpcserve.core.deployments import ENDING
+from hpcserve.core.capacity import most_replicas, most_slots
 from hpcserve.core.fairness import Wish, fair_shares
+from hpcserve.core.fleetbook import FleetPilot
+from hpcserve.core.fleetview import ENDING, Policy
 from hpcserve.core.guesses import credible
 from hpcserve.core.rollout import FleetDeployment, Restarts, Version
+from hpcserve.core.room import Room
 from hpcserve.core.roster import Roster
 from hpcserve.core.scaling import Demand, Scale, Scaler
 from hpcserve.core.succession import Succession
-from hpcserve.types import DeploymentName
+from hpcserve.core.width import ONE, Width, width, width_of
+from hpcserve.types import DeploymentName, PilotId
 
 
 class Wishes:
@@ -59,24 +63,36 @@ class Wishes:
             if replica.deployment == name and replica.state == "ready":
                 replica.state = "retiring"
 
-    def demand(self, counted: Mapping[DeploymentName, Demand], now: float) -> bool:
+    def demand(self, counted: Mapping[DeploymentName, Demand], policy: Policy, now: float) -> bool:
         """The broker has counted; see :meth:`hpcserve.core.fleet.Fleet.demand`."""
         wait_s = self._expected_wait_s(now)
         alive = self._roster.alive()
         there = Counter(each.deployment for each in alive)
-        running = {name: pilot.slots for name, pilot in self._roster.pilots.items() if pilot.reported}
+        running = {name: pilot for name, pilot in self._roster.pilots.items() if pilot.reported}
         held = Counter(each.deployment for each in alive if each.pilot in running)
-        free = sum(running.values()) - held.total()
+        rooms = self._rooms(policy, running)
         changed = False
         for name, demand in counted.items():
             known = self._roster.deployments.get(name)
             if known is None or known.scaler is None:
                 continue
-            room = max(0, free) + held[name]
+            wide = width_of(known.ranks, policy.replicas_per_gpu)
+            room = _fits(wide, rooms) + held[name]
             target = known.scaler.observe(demand, there=there[name], room=room, wait_s=wait_s, now=now)
             changed = changed or target.replicas != known.replicas
             known.replicas = target.replicas
         return changed
+
+    def _rooms(self, policy: Policy, pilots: Mapping[PilotId, FleetPilot]) -> list[Room]:
+        """What is free in these pilots."""
+        alive = [(each, width_of(each.version.ranks, policy.replicas_per_gpu)) for each in self._roster.alive()]
+        asked = (width_of(each.ranks, policy.replicas_per_gpu) for each in self._roster.deployments.values())
+        is_wide = any(wide != ONE for wide in (*asked, *(wide for _, wide in alive)))
+        rooms = {name: Room(pilot.slots, policy.node_slots if is_wide else 0) for name, pilot in pilots.items()}
+        for each, wide in sorted(alive, key=lambda pair: (len(pair[0].nodes) < pair[1].nodes, not pair[0].nodes)):
+            if each.pilot in rooms:
+                rooms[each.pilot].take(wide, each.nodes)
+        return list(rooms.values())
 
     def _expected_wait_s(self, now: float) -> float:
         """How long until more pilots are there: what the scheduler says of those that wait, else what others waited."""
@@ -91,11 +107,11 @@ class Wishes:
             if known.scaler is not None and known.scaler.target is None:
                 known.replicas = known.scaler.bounded(there[known.name])
 
-    def share(self, room: int, now: float) -> None:
+    def share(self, policy: Policy, now: float) -> None:
         """Gives each deployment that is scaled what there is room for; the others have what they were promised.
 
         Args:
-            room: How many replicas all may have together.
+            policy: How much room there is for all together.
             now: Monotonic seconds.
         """
         held = Counter(each.deployment for each in self._roster.alive() if each.state not in ENDING)
@@ -109,13 +125,14 @@ class Wishes:
                 wishes.append(
                     Wish(
                         name=known.name,
-                        wanted=known.replicas,
+                        wanted=max(known.promised, min(known.replicas, most_replicas(policy, known.ranks))),
                         promised=known.promised,
                         held=held[known.name],
                         waits_since_s=known.waits_since_s,
+                        width=width(known.ranks, policy.replicas_per_gpu),
                     )
                 )
-        shares = fair_shares(room, wishes)
+        shares = fair_shares(most_slots(policy), wishes)
         for known in self._roster.deployments.values():
             known.share = None if known.scaler is None else shares.get(known.name)
 
@@ -130,6 +147,11 @@ class Wishes:
         known.served = served
         if failure and served != known.version:
             known.fail(failure, "", pilots_ended=False)
+
+
+def _fits(wide: Width, rooms: Collection[Room]) -> int:
+    """How many more replicas of a width there is room for."""
+    return max(0, sum(room.left for room in rooms)) if wide == ONE else sum(room.count(wide) for room in rooms)
 
 
 def _scaler(scale: Scale | None, before: Scaler | None) -> Scaler | None:

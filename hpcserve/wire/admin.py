@@ -85,7 +85,8 @@ class ReplicaView(Admin, frozen=True, kw_only=True):
     """One replica. ``waiting`` and ``answered`` count requests; ``learned`` is what it knows of its batches.
 
     ``devices``: the GPUs that it sees, where its node has NVIDIA's driver and its Python nvidia-ml-py. ``phases``: how
-    long each phase of its start took, in seconds; names of :data:`hpcserve.types.PHASES`.
+    long each phase of its start took, in seconds; names of :data:`hpcserve.types.PHASES`. It is made of ``ranks`` MPI
+    ranks on ``nodes`` nodes, which take ``slots`` of its pilot's.
     """
 
     replica: str
@@ -99,6 +100,9 @@ class ReplicaView(Admin, frozen=True, kw_only=True):
     learned: tuple[BatchesRun, ...] = ()
     phases: dict[str, float] = {}
     devices: tuple[DeviceUse, ...] = ()
+    ranks: int = 1
+    nodes: int = 1
+    slots: int = 1
 
 
 class DeploymentView(Admin, frozen=True, kw_only=True):
@@ -156,7 +160,7 @@ class PilotView(Admin, frozen=True, kw_only=True):
     """One pilot job. ``job`` is the scheduler's own id.
 
     ``waits_for`` says why it does not run, ``starts_in_s`` when the scheduler guesses that it will; ``restarts``: how
-    often it was requeued. ``phases``: as of a replica.
+    often it was requeued. ``phases``: as of a replica. Of its ``slots`` so many are ``used``.
     """
 
     pilot: str
@@ -171,6 +175,7 @@ class PilotView(Admin, frozen=True, kw_only=True):
     starts_in_s: float | None = None
     restarts: int = 0
     phases: dict[str, float] = {}
+    used: int = 0
 
 
 class ServableView(Admin, frozen=True, kw_only=True):

@@ -127,6 +127,20 @@ def test_no_header_and_no_row_is_folded(width: int) -> None:
     assert row(shown, "on")[-1] == "GiB"
 
 
+@pytest.mark.parametrize(("nodes", "told"), [(1, ["8"]), (2, ["8", "on", "2", "nodes"])])
+def test_of_replicas_of_several_ranks_these_and_the_slots_that_are_used_are_told(nodes: int, told: list[str]) -> None:
+    (deployment,), (pilot,) = status().deployments, status().pilots
+    wide = msgspec.structs.replace(deployment.replicas[0], ranks=8, nodes=nodes, slots=8)
+    told_of = msgspec.structs.replace(deployment, replicas=(wide, deployment.replicas[1]))
+    room = msgspec.structs.replace(pilot, replicas=2, used=9)
+    shown = lines(status(deployments=(told_of,), pilots=(room,)), 120)
+    assert row(shown, "replica")[:3] == ["replica", "ranks", "state"]
+    assert row(shown, "surrogate-609f-0")[1:-5] == told
+    assert row(shown, "surrogate-609f-1")[1] == "1"
+    assert row(shown, "pilot")[4:6] == ["replicas", "slots"]
+    assert row(shown, "pilot-609f-12")[4:6] == ["2", "9/16"]
+
+
 def test_at_any_width_every_character_is_there() -> None:
     whole, narrow = ("".join(sorted("".join(lines(status(), width)))) for width in (300, 50))
     assert whole.replace("─", "").strip() == narrow.replace("─", "").strip()

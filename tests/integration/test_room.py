@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from hpcserve import Client
@@ -34,3 +37,42 @@ def test_replicas_for_which_there_is_no_room(daemon: Daemon) -> None:
         client.call("undeploy", admin.Undeploy(endpoint="first"), admin.Undeployed)
         wait_ready(client, second, timeout_s=30)
         assert deployment(client, "second").error == ""
+
+
+@pytest.mark.parametrize(
+    ("ranks", "told"),
+    [
+        ("size = 8", "ranks.size 8 on 1 node takes 8 slots of each, and a node has pilots.slots 2: use fewer ranks"),
+        ("size = 2\nnodes = 2", "ranks.nodes 2: a pilot has pilots.nodes 1, and a replica is in one pilot"),
+        ("size = 2\ngpus_per_rank = 1", "ranks.gpus_per_rank 1 gives each rank whole GPUs, for which pilots.slots"),
+    ],
+)
+def test_a_replica_that_is_wider_than_a_pilot(daemon: Daemon, tmp_path: Path, ranks: str, told: str) -> None:
+    wide = tmp_path / "wide"
+    shutil.copytree(EXAMPLES / "echo", wide)
+    with (wide / "servable.toml").open("a") as file:
+        file.write(f"\n[ranks]\n{ranks}\n")
+    with daemon.client() as client:
+        client.call("publish", admin.Publish(path=str(wide)), admin.Published)
+        with pytest.raises(InvalidInput, match=f"a replica of echo does not fit into this site: {told}"):
+            serve(client, "wide", 1)
+
+
+def test_more_wide_replicas_than_fit_and_the_slots_of_one(daemon: Daemon, tmp_path: Path) -> None:
+    wide = tmp_path / "wide"
+    shutil.copytree(EXAMPLES / "echo", wide)
+    with (wide / "servable.toml").open("a") as file:
+        file.write("\n[ranks]\nsize = 2\n")
+    with daemon.client() as client:
+        client.call("publish", admin.Publish(path=str(wide)), admin.Published)
+        told = "replicas is 2; expected 0 or more; at most 1 replica of 2 slots fits into this site: "
+        with pytest.raises(InvalidInput, match=told):
+            serve(client, "wide", 2)
+        serve(client, "wide", 1)
+
+        def used() -> list[int]:
+            status = client.call("status", admin.AskStatus(), admin.Status)
+            (found,) = status.deployments
+            return [each.slots for each in found.replicas] + [each.used for each in status.pilots]
+
+        until(lambda: used() == [2, 2], "it takes both slots of the only pilot")

@@ -168,6 +168,17 @@ def test_idle_pilots_may_be_kept_for_ever(tmp_path: Path) -> None:
     assert config.load_site(site_file(tmp_path, "[pilots]\nidle_s = inf\n")).pilots.idle_s == float("inf")
 
 
+def test_slots_that_share_gpus_share_them_evenly(tmp_path: Path) -> None:
+    shared = "[pilots]\ngpus_per_node = 4\nreplicas_per_gpu = 2\nslots = {}\n"
+    assert config.load_site(site_file(tmp_path, shared.format(8))).pilots.replicas_per_gpu == 2
+    told = "pilots.slots: expected gpus_per_node × replicas_per_gpu, 4 × 2, so that all share the GPUs evenly, got 4$"
+    with pytest.raises(ConfigError, match=told):
+        config.load_site(site_file(tmp_path, shared.format(4)))
+    with pytest.raises(ConfigError, match="pilots.slots: expected gpus_per_node × replicas_per_gpu, 0 × 2"):
+        config.load_site(site_file(tmp_path, "[pilots]\nreplicas_per_gpu = 2\n"))
+    assert config.load_site(site_file(tmp_path, "[pilots]\ngpus_per_node = 4\nslots = 2\n")).pilots.slots == 2
+
+
 QUEUE = """
 [pilots]
 walltime_s = 7200

@@ -18,8 +18,9 @@ from typing import Any
 import msgspec
 
 from hpcserve.core.capacity import limit_in_words, most_replicas
-from hpcserve.core.deployments import Policy
+from hpcserve.core.fleetview import Policy
 from hpcserve.core.spelling import nearest, shortened
+from hpcserve.core.width import Ranks, misfit
 from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.gpus import check_gpus
 from hpcserve.daemon.controller.logs import read_logs
@@ -154,10 +155,15 @@ class Admin:
 
     async def deploy(self, arguments: verbs.Deploy) -> verbs.Deployed:
         """Serves a version at an endpoint; one that is served there already is replaced, replica by replica."""
-        policy = self._controller.fleet.policy
-        if not 0 <= arguments.replicas <= most_replicas(policy):
-            raise InvalidInput(f"replicas is {arguments.replicas}; expected 0 or more; {limit_in_words(policy)}")
-        _check_scale(arguments, policy)
+        name, version = await self._controller.storage.do(Store.resolve, arguments.servable)
+        servable = await self._controller.storage.do(Store.servable, name, version)
+        policy, ranks = self._controller.fleet.policy, servable_of(servable).version.ranks
+        never = misfit(ranks, policy)
+        if never:
+            raise InvalidInput(f"a replica of {name} does not fit into this site: {never}")
+        if not 0 <= arguments.replicas <= most_replicas(policy, ranks):
+            raise InvalidInput(f"replicas is {arguments.replicas}; expected 0 or more; {limit_in_words(policy, ranks)}")
+        _check_scale(arguments, policy, ranks)
         if arguments.objective_ms is not None and not 0 < arguments.objective_ms < float("inf"):
             raise InvalidInput(f"objective_ms is {arguments.objective_ms}; expected milliseconds, more than 0")
         if arguments.max_batch_size is not None and not 1 <= arguments.max_batch_size <= MOST_SAMPLES:
@@ -169,8 +175,6 @@ class Admin:
             raise InvalidInput(f"max_queue_s is {arguments.max_queue_s}; expected seconds, more than 0")
         if arguments.kill_cancelled_s is not None and not 0 <= arguments.kill_cancelled_s < float("inf"):
             raise InvalidInput(f"kill_cancelled_s is {arguments.kill_cancelled_s}; expected seconds, 0 or more")
-        name, version = await self._controller.storage.do(Store.resolve, arguments.servable)
-        servable = await self._controller.storage.do(Store.servable, name, version)
         endpoint = arguments.endpoint or name
         _check("an endpoint", endpoint)
         check_gpus(name, servable_of(servable).manifest.ranks, self._controller.site)
@@ -263,7 +267,7 @@ class Admin:
         raise UnknownEndpoint(f"no endpoint {shortened(endpoint)}{nearest(endpoint, known)}")
 
 
-def _check_scale(arguments: verbs.Deploy, policy: Policy) -> None:
+def _check_scale(arguments: verbs.Deploy, policy: Policy, ranks: Ranks) -> None:
     """Whether the number of replicas can follow the demand as is wanted.
 
     Raises:
@@ -275,8 +279,8 @@ def _check_scale(arguments: verbs.Deploy, policy: Policy) -> None:
             if getattr(arguments, name) is not None:
                 raise InvalidInput(f"{name} is set, and max_replicas is not; it says something of what is scaled alone")
         return
-    if not 1 <= most <= most_replicas(policy):
-        raise InvalidInput(f"max_replicas is {most}; expected 1 or more; {limit_in_words(policy)}")
+    if not 1 <= most <= most_replicas(policy, ranks):
+        raise InvalidInput(f"max_replicas is {most}; expected 1 or more; {limit_in_words(policy, ranks)}")
     if arguments.replicas > most:
         raise InvalidInput(f"replicas, the minimum, is {arguments.replicas}; expected at most max_replicas, {most}")
     if arguments.hot_replicas is not None and not 0 <= arguments.hot_replicas <= most:

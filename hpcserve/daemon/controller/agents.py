@@ -140,7 +140,7 @@ class Agents:
             self._fleet.reported(
                 report.pilot,
                 [
-                    ReplicaSaid(each.replica, each.state, each.cause, each.traceback, each.kind, each.host)
+                    ReplicaSaid(each.replica, each.state, each.cause, each.traceback, each.kind, each.host, each.nodes)
                     for each in report.replicas
                 ],
                 ends_s=now + report.walltime_left_s,

@@ -6,8 +6,8 @@ import secrets
 from collections.abc import Iterable
 
 from hpcserve.config import Site, own_queues
-from hpcserve.core.deployments import Policy
 from hpcserve.core.fleet import Fleet
+from hpcserve.core.fleetview import Policy
 from hpcserve.core.succession import Succession
 from hpcserve.daemon.controller.failures import NEVER_READY, Failures, PilotFailures
 
@@ -27,6 +27,8 @@ def fleet_of(site: Site) -> Fleet:
             orphan_s=pilots.orphan_s,
             max_queued=_least(queue.max_queued for queue in own_queues(site)),
             max_running=_least(queue.max_running for queue in own_queues(site)),
+            gpus_per_node=pilots.gpus_per_node,
+            replicas_per_gpu=pilots.replicas_per_gpu,
         ),
         seed=secrets.token_hex(2) + "-",
         restarts=lambda: Failures(NEVER_READY),

@@ -17,8 +17,8 @@ from pathlib import Path
 from hpcserve.cluster.evidence import evidence
 from hpcserve.cluster.plugins import open_scheduler
 from hpcserve.config import Site
-from hpcserve.core.deployments import CancelPilot, SubmitPilot
 from hpcserve.core.fleetbook import Action, FailDeployment, ForgetReplica, ReplicaLost
+from hpcserve.core.fleetview import CancelPilot, SubmitPilot
 from hpcserve.core.losses import Loss
 from hpcserve.core.shapes import Shape
 from hpcserve.daemon import farewell, leftovers

@@ -9,6 +9,7 @@ import msgspec
 
 from hpcserve.core.fleet import Fleet
 from hpcserve.core.rollout import FleetDeployment, Version
+from hpcserve.core.width import Ranks
 from hpcserve.errors import DeploymentFailed
 from hpcserve.registry.rows import DeploymentRow, ServableRow
 from hpcserve.servable.manifest import Manifest, default_method, from_json, to_json
@@ -38,7 +39,8 @@ def servable_of(row: ServableRow) -> Servable:
     """The version that stands in the store."""
     manifest = from_json(row.manifest_json)
     signature = msgspec.json.encode(manifest.methods, order="sorted").decode()
-    return Servable(Version(row.version, signature), manifest, row.path)
+    ranks = Ranks(manifest.ranks.size, manifest.ranks.nodes, manifest.ranks.gpus_per_rank)
+    return Servable(Version(row.version, signature, ranks), manifest, row.path)
 
 
 def serving(fleet: Fleet, name: DeploymentName, servables: Servables) -> Servable:

@@ -47,9 +47,10 @@ class Shaping:
         known = self._fleet.pilots.get(job.pilot)
         lacking = known.lacking if known is not None else 0
         bounds = self._bounds
-        if known is not None and known.full:
-            bounds = replace(bounds, min_nodes=bounds.full.nodes)
-        wanted = fitted(bounds, lacking or bounds.full.nodes * bounds.slots)
+        if known is not None:
+            least = bounds.full.nodes if known.full else max(bounds.min_nodes, known.least_nodes)
+            bounds = replace(bounds, min_nodes=least)
+        wanted = bounds.full if not lacking else fitted(bounds, lacking, known.needs_nodes if known is not None else 1)
         shape = await self._best(job, bounds, wanted, lacking)
         if shape != self._bounds.full:
             _log.info("pilot %s asks for %d nodes and %s", job.pilot, shape.nodes, span(shape.walltime_s))

@@ -16,6 +16,7 @@ from hpcserve.core.guesses import credible
 from hpcserve.core.outlook import Queued, awaited, plan_in_words, soonest_s
 from hpcserve.core.rollout import FleetDeployment
 from hpcserve.core.spans import span
+from hpcserve.core.width import Ranks, width
 from hpcserve.daemon import processes
 from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.plan import failure, serving
@@ -141,7 +142,8 @@ def _plan(controller: Controller, known: FleetDeployment, here: int, waiting: in
     held = Counter(each.deployment for each in fleet.replicas.values() if not each.ended)
     lacking = {name: max(0, each.due - held[name]) for name, each in fleet.deployments.items() if each.target}
     sharing = sum(lacks > 0 for name, lacks in lacking.items() if name != known.name)
-    coming = awaited(queued, sum(lacking.values()))
+    slots = {name: lacks * _slots(controller, fleet.deployments[name].ranks) for name, lacks in lacking.items()}
+    coming = awaited(queued, sum(slots.values()))
     starts_at = _time_of_day(soonest_s(coming))
     room = shared_room(fleet.policy, known, fleet.deployments.values())
     return plan_in_words(
@@ -225,7 +227,14 @@ def _replica(controller: Controller, replica: FleetReplica, loads: dict[ReplicaI
         learned=load.learned if load is not None else (),
         devices=load.devices if load is not None else (),
         phases={} if said is None else said.phases,
+        ranks=replica.version.ranks.size,
+        nodes=replica.version.ranks.nodes,
+        slots=_slots(controller, replica.version.ranks),
     )
+
+
+def _slots(controller: Controller, ranks: Ranks) -> int:
+    return width(ranks, controller.fleet.policy.replicas_per_gpu)
 
 
 def _pilot(controller: Controller, pilot: PilotId) -> PilotView:
@@ -245,6 +254,11 @@ def _pilot(controller: Controller, pilot: PilotId) -> PilotView:
         starts_in_s=credible(job.starts_in_s),
         restarts=job.row.restarts,
         phases=controller.agents.phases.get(pilot, {}),
+        used=sum(
+            _slots(controller, each.version.ranks)
+            for each in controller.fleet.replicas.values()
+            if each.pilot == pilot and not each.ended
+        ),
     )
 
 

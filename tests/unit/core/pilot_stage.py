@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hpcserve.core.deployments import Policy, StartReplica, SubmitPilot
 from hpcserve.core.fleet import Fleet
 from hpcserve.core.fleetbook import Action, FailDeployment, ReplicaLost, ReplicaSaid
+from hpcserve.core.fleetview import Policy, StartReplica, SubmitPilot
 from hpcserve.core.losses import Loss
 from hpcserve.core.rollout import Version
 from hpcserve.core.succession import Succession

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from hpcserve.core.capacity import lack_of_room, limit_in_words, most_replicas
-from hpcserve.core.deployments import Policy
 from hpcserve.core.fleetbook import FleetReplica
+from hpcserve.core.fleetview import Policy
 from hpcserve.core.rollout import FleetDeployment, Version
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 from tests.unit.core.untried import Never

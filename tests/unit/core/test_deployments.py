@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from hpcserve.core.deployments import (
+from hpcserve.core.deployments import reconcile
+from hpcserve.core.fleetview import (
     CancelPilot,
     Change,
     Pilot,
@@ -19,7 +20,6 @@ from hpcserve.core.deployments import (
     SubmitPilot,
     View,
     Wanted,
-    reconcile,
 )
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 

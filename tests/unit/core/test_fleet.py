@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from hpcserve.core.deployments import Policy, RetireReplica, StartReplica, SubmitPilot
 from hpcserve.core.fleet import Fleet
 from hpcserve.core.fleetbook import Action, FailDeployment, ReplicaSaid
+from hpcserve.core.fleetview import Policy, RetireReplica, StartReplica, SubmitPilot
 from hpcserve.core.pilotlife import LONGEST_REFUSED_S
 from hpcserve.core.rollout import Restarts, Version
 from hpcserve.core.succession import Succession

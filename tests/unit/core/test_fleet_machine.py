@@ -12,9 +12,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from hpcserve.core.deployments import CancelPilot, Policy, StartReplica, SubmitPilot
 from hpcserve.core.fleet import Fleet
 from hpcserve.core.fleetbook import Action, FailDeployment, ForgetReplica, PilotOrders, ReplicaLost, ReplicaSaid
+from hpcserve.core.fleetview import CancelPilot, Policy, StartReplica, SubmitPilot
 from hpcserve.core.rollout import Version
 from hpcserve.core.shapes import Shape
 from hpcserve.core.succession import Succession
@@ -116,6 +116,10 @@ class AgentProcess:
 
 
 class FleetMachine(RuleBasedStateMachine):
+    slots = SLOTS
+    node_names: tuple[str, ...] = NODES
+    versions: tuple[Version, ...] = tuple(VERSIONS)
+
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
@@ -131,7 +135,9 @@ class FleetMachine(RuleBasedStateMachine):
 
     def new_fleet(self, seed: str) -> Fleet:
         return Fleet(
-            policy=Policy(max_pilots=MAX_PILOTS, slots=SLOTS, idle_s=60.0, nodes=len(NODES), orphan_s=90.0),
+            policy=Policy(
+                max_pilots=MAX_PILOTS, slots=self.slots, idle_s=60.0, nodes=len(self.node_names), orphan_s=90.0
+            ),
             seed=seed,
             restarts=ThreeInARow,
             pilot_restarts=ThreeInARow(),
@@ -143,8 +149,9 @@ class FleetMachine(RuleBasedStateMachine):
             if isinstance(action, SubmitPilot):
                 assert action.pilot not in self.jobs
                 self.jobs[action.pilot] = None
-                is_small = not action.full and (self.only_small_ones_start_soon or action.lacking < SLOTS)
-                self.nodes[action.pilot] = NODES[:1] if is_small else NODES
+                is_enough = self.only_small_ones_start_soon or action.nodes < len(self.node_names)
+                is_small = not action.full and action.least_nodes == 1 and is_enough
+                self.nodes[action.pilot] = self.node_names[:1] if is_small else self.node_names
                 self.shape(action.pilot)
             elif isinstance(action, CancelPilot):
                 agent = self.jobs[action.pilot]
@@ -154,7 +161,7 @@ class FleetMachine(RuleBasedStateMachine):
                     agent.leave()
             elif isinstance(action, StartReplica):
                 assert action.replica not in self.started
-                version = next(each for each in VERSIONS if each.digest == action.version)
+                version = next(each for each in self.versions if each.digest == action.version)
                 self.started[action.replica] = (action.deployment, version)
                 is_wanted = self.wanted[action.deployment][0].digest == action.version
                 assert is_wanted == (action.deployment not in self.failed)
@@ -195,7 +202,7 @@ class FleetMachine(RuleBasedStateMachine):
                     ends_s=agent.ends_s,
                     leaving=agent.leaving,
                     now=self.now,
-                    slots=len(agent.usable) * SLOTS // len(NODES),
+                    slots=len(agent.usable) * self.slots // len(self.node_names),
                     host=AGENT_HOST,
                 )
             )
@@ -357,7 +364,7 @@ class FleetMachine(RuleBasedStateMachine):
         for name, (version, replicas) in self.wanted.items():
             self.fleet.want(name, version, replicas)
         for pilot in self.jobs:
-            self.fleet.adopt_pilot(pilot, SLOTS, self.now)
+            self.fleet.adopt_pilot(pilot, self.slots, self.now)
             self.shape(pilot)
         self.step()
 
@@ -368,16 +375,16 @@ class FleetMachine(RuleBasedStateMachine):
         for pilot, agent in self.jobs.items():
             alive = [known for known in self.fleet.replicas.values() if known.pilot == pilot and not known.ended]
             # What an earlier controller wrote down may have ended since.
-            assert len(alive) <= SLOTS or not self.fleet.pilots[pilot].reported
-            assert len(self.fleet.orders(pilot).run) <= SLOTS
+            assert len(alive) <= self.slots or not self.fleet.pilots[pilot].reported
+            assert len(self.fleet.orders(pilot).run) <= self.slots
             if agent is not None:
                 running = [state for state in agent.replicas.values() if state in ALIVE]
-                assert len(running) <= len(agent.nodes) * SLOTS // len(NODES)
+                assert len(running) <= len(agent.nodes) * self.slots // len(self.node_names)
 
     @invariant()
     def no_agent_loses_its_own_node(self) -> None:
         for pilot in self.jobs:
-            assert NODES[0] not in self.fleet.orders(pilot).lost_nodes
+            assert self.node_names[0] not in self.fleet.orders(pilot).lost_nodes
 
     @invariant()
     def callers_see_one_set_of_methods(self) -> None:
@@ -445,8 +452,8 @@ class FleetMachine(RuleBasedStateMachine):
         if self.failed:
             return
         total = sum(replicas for _, replicas in self.wanted.values())
-        assert sum(ready.values()) == min(total, MAX_PILOTS * SLOTS)
-        if total <= MAX_PILOTS * SLOTS:
+        assert sum(ready.values()) == min(total, MAX_PILOTS * self.slots)
+        if total <= MAX_PILOTS * self.slots:
             assert ready == {name: replicas for name, (_, replicas) in self.wanted.items() if replicas}
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hpcserve.core.deployments import CancelPilot, RetireReplica, StartReplica, StopReplica, SubmitPilot
 from hpcserve.core.fleetbook import ReplicaSaid
+from hpcserve.core.fleetview import CancelPilot, RetireReplica, StartReplica, StopReplica, SubmitPilot
 from tests.unit.core.pilot_stage import D, Play, V
 
 

@@ -6,8 +6,8 @@ from typing import get_args
 
 import pytest
 
-from hpcserve.core.deployments import CancelPilot
 from hpcserve.core.fleetbook import ForgetReplica, ReplicaSaid
+from hpcserve.core.fleetview import CancelPilot
 from hpcserve.core.pilotlife import CANCEL_PAUSE_S, GIVEN_UP_S
 from hpcserve.types import DeploymentName, LossKind, PilotId, ReplicaId
 from tests.unit.core.pilot_stage import D, Play, V

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hpcserve.core.deployments import CancelPilot, RetireReplica
 from hpcserve.core.fleetbook import ReplicaSaid
+from hpcserve.core.fleetview import CancelPilot, RetireReplica
 from hpcserve.core.succession import Succession
 from tests.unit.core.pilot_stage import D, Play, V
 

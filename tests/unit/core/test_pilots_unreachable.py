@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hpcserve.core.deployments import CancelPilot, PilotPhase
 from hpcserve.core.fleetbook import ReplicaSaid
+from hpcserve.core.fleetview import CancelPilot, PilotPhase
 from hpcserve.core.replicalife import TRIED_AGAIN_S
 from hpcserve.types import PilotId, ReplicaId
 from tests.unit.core.pilot_stage import D, Play, V

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from hpcserve.core.deployments import Pilot, PilotPhase, Policy
+from hpcserve.core.fleetview import Pilot, PilotPhase, Policy
 from hpcserve.core.places import Places
+from hpcserve.core.width import ONE
 from hpcserve.types import PilotId
 
 SLOTS = 4
@@ -38,7 +39,7 @@ class Has:
 def surplus(most: int, wanted: int, *has: Has) -> set[str]:
     policy = Policy(max_pilots=most, slots=SLOTS, idle_s=100.0)
     used = {PilotId(each.name): each.used for each in has}
-    return set(Places(policy, [each.pilot for each in has], used=used, wanted=wanted, now=0.0).surplus)
+    return set(Places(policy, [each.pilot for each in has], used=used, wanted={ONE: wanted}, now=0.0).surplus)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hpcserve.core.deployments import CancelPilot, Policy, RetireReplica, StartReplica, StopReplica, SubmitPilot
 from hpcserve.core.fleet import Fleet
 from hpcserve.core.fleetbook import Action, ReplicaSaid
+from hpcserve.core.fleetview import CancelPilot, Policy, RetireReplica, StartReplica, StopReplica, SubmitPilot
 from hpcserve.core.rollout import Version
 from hpcserve.core.scaling import Demand, Scale
 from hpcserve.core.succession import KEPT, Succession

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcserve.core.capacity import lack_of_room, shared_room
-from hpcserve.core.deployments import Policy, RetireReplica
 from hpcserve.core.fleetbook import Action
+from hpcserve.core.fleetview import Policy, RetireReplica
 from hpcserve.core.outlook import plan_in_words
 from hpcserve.core.scaling import Demand, Scale
 from hpcserve.types import DeploymentName

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from hpcserve.core.deployments import CancelPilot, Policy, SubmitPilot
 from hpcserve.core.fleetbook import Action
+from hpcserve.core.fleetview import CancelPilot, Policy, SubmitPilot
 from hpcserve.core.rollout import Version
 from hpcserve.core.shapes import Bounds, Shape, fitted
 from hpcserve.types import DeploymentName, PilotId

@@ -6,9 +6,9 @@ import logging
 
 import pytest
 
-from hpcserve.core.deployments import Policy
 from hpcserve.core.fleet import Fleet
 from hpcserve.core.fleetbook import ReplicaSaid
+from hpcserve.core.fleetview import Policy
 from hpcserve.core.rollout import Version
 from hpcserve.core.succession import Succession
 from hpcserve.daemon.controller.absent import Absent

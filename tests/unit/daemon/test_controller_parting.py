@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from hpcserve.config import load_site
-from hpcserve.core.deployments import SubmitPilot
+from hpcserve.core.fleetview import SubmitPilot
 from hpcserve.core.rollout import Version
 from hpcserve.daemon import farewell
 from hpcserve.daemon.controller.controller import Controller

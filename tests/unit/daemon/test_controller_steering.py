@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from hpcserve.config import Scheduler, load_site
-from hpcserve.core.deployments import PilotPhase, ReplicaState
 from hpcserve.core.fleetbook import FleetPilot
+from hpcserve.core.fleetview import PilotPhase, ReplicaState
 from hpcserve.core.rollout import Version
 from hpcserve.daemon.controller.books import fleet_of
 from hpcserve.daemon.controller.controller import BUSY_S, LOOK_S, Controller

@@ -14,9 +14,9 @@ import pytest
 
 from hpcserve.cluster.script import SETUP_FAILED, begins
 from hpcserve.cluster.seam import JobEnd, JobId, JobState
-from hpcserve.core.deployments import Policy, SubmitPilot
 from hpcserve.core.fleet import Fleet
 from hpcserve.core.fleetbook import FleetPilot, ReplicaSaid
+from hpcserve.core.fleetview import Policy, SubmitPilot
 from hpcserve.core.rollout import Version
 from hpcserve.core.succession import Succession
 from hpcserve.daemon.controller.controller import Controller

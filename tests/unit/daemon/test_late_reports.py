@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from hpcserve.core.deployments import Policy
 from hpcserve.core.fleet import Fleet
+from hpcserve.core.fleetview import Policy
 from hpcserve.core.succession import Succession
 from hpcserve.daemon.controller.agents import Agents
 from hpcserve.daemon.controller.failures import NEVER_READY, Failures, PilotFailures

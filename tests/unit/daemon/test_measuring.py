@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from hpcserve.core.deployments import Policy
 from hpcserve.core.fleet import Fleet
+from hpcserve.core.fleetview import Policy
 from hpcserve.core.rollout import Version
 from hpcserve.core.scaling import Scale
 from hpcserve.core.succession import Succession

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from hpcserve.core.deployments import Policy
 from hpcserve.core.fleet import Fleet
+from hpcserve.core.fleetview import Policy
 from hpcserve.core.rollout import Version
 from hpcserve.core.succession import Succession
 from hpcserve.daemon.controller.rollouts import Rollouts

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hpcserve.core.deployments import Policy, StartReplica
 from hpcserve.core.fleet import Fleet
 from hpcserve.core.fleetbook import ReplicaSaid
+from hpcserve.core.fleetview import Policy, StartReplica
 from hpcserve.core.rollout import Version
 from hpcserve.core.succession import Succession
 from hpcserve.daemon.controller.failures import NEVER_READY, Failures, PilotFailures

@@ -12,12 +12,13 @@ import pytest
 
 from hpcserve.cluster.seam import PilotJob
 from hpcserve.config import Queue, Site
-from hpcserve.core.deployments import Policy
 from hpcserve.core.fleet import Fleet
+from hpcserve.core.fleetview import Policy
 from hpcserve.core.ratelimit import Bucket
 from hpcserve.core.rollout import Version
 from hpcserve.core.shapes import Shape
 from hpcserve.core.succession import Succession
+from hpcserve.core.width import Ranks
 from hpcserve.daemon.controller.job import pilot_job
 from hpcserve.daemon.controller.pilots import Pilots
 from hpcserve.daemon.controller.shaping import GUESS_HOLDS_S, Shaping, bounds_of
@@ -27,6 +28,7 @@ from tests.unit.core.test_fleet import ThreeAreTooMany
 from tests.unit.daemon.scheduler_stage import Cluster, site
 
 HOUR = 3600.0
+ONE_RANK = Ranks()
 
 
 class Guessing(Cluster):
@@ -50,7 +52,7 @@ def lab(place: Path, **pilots: float) -> Site:
     return msgspec.structs.replace(known, pilots=msgspec.structs.replace(known.pilots, **settings))
 
 
-def fleet_with_a_pilot(known: Site, lacking: int) -> tuple[Fleet, PilotId]:
+def fleet_with_a_pilot(known: Site, lacking: int, ranks: Ranks = ONE_RANK) -> tuple[Fleet, PilotId]:
     fleet = Fleet(
         policy=Policy(max_pilots=2, slots=known.pilots.nodes * known.pilots.slots, idle_s=60.0, nodes=4),
         seed="s",
@@ -58,14 +60,14 @@ def fleet_with_a_pilot(known: Site, lacking: int) -> tuple[Fleet, PilotId]:
         pilot_restarts=ThreeAreTooMany(),
         succession=Succession(walltime_s=known.pilots.walltime_s, margin_s=0.0, first_wait_s=0.0),
     )
-    fleet.want(DeploymentName("d"), Version("v1"), lacking)
+    fleet.want(DeploymentName("d"), Version("v1", "", ranks), lacking)
     fleet.step(0.0)
     (pilot,) = fleet.pilots
     return fleet, pilot
 
 
-def shaped(known: Site, cluster: Cluster, lacking: int) -> tuple[Shape, Fleet]:
-    fleet, pilot = fleet_with_a_pilot(known, lacking)
+def shaped(known: Site, cluster: Cluster, lacking: int, ranks: Ranks = ONE_RANK) -> tuple[Shape, Fleet]:
+    fleet, pilot = fleet_with_a_pilot(known, lacking, ranks)
     job = asyncio.run(Shaping(known, cluster, fleet).shaped(pilot_job(known, pilot, Path("record"))))
     assert job.nodes is not None
     return Shape(job.nodes, job.walltime_s), fleet
@@ -83,6 +85,30 @@ def test_no_more_nodes_than_needed_and_the_fleet_counts_on_no_more(tmp_path: Pat
     assert shape == Shape(2, 4 * HOUR)
     (pilot,) = fleet.pilots.values()
     assert (pilot.slots, pilot.walltime_s) == (4, 4 * HOUR)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "replicas", "nodes"),
+    [
+        (Ranks(2), 1, 1),
+        (Ranks(2), 3, 3),
+        (Ranks(3, nodes=3), 1, 3),
+        (Ranks(2, nodes=2), 2, 2),
+        (Ranks(8, nodes=4), 1, 4),
+    ],
+)
+def test_a_small_pilot_has_the_nodes_that_wide_replicas_need(
+    tmp_path: Path, ranks: Ranks, replicas: int, nodes: int
+) -> None:
+    shape, _ = shaped(lab(tmp_path, min_nodes=1), Cluster(), replicas, ranks)
+    assert shape.nodes == nodes
+
+
+def test_no_shape_has_fewer_nodes_than_one_wide_replica(tmp_path: Path) -> None:
+    cluster = Guessing({Shape(3, 4 * HOUR): 3 * HOUR, Shape(1, 600.0): 0.0, Shape(3, 600.0): 0.0})
+    shape, _ = shaped(lab(tmp_path, min_nodes=1, min_walltime_s=600.0), cluster, 2, Ranks(3, nodes=3))
+    assert shape == Shape(3, 600.0)
+    assert all(asked.nodes >= 3 for asked in cluster.asked)
 
 
 def test_what_starts_within_a_minute_costs_one_question(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from hpcserve.core.deployments import PilotPhase, Policy
 from hpcserve.core.fleetbook import FleetPilot, FleetReplica
+from hpcserve.core.fleetview import PilotPhase, Policy
 from hpcserve.core.rollout import FleetDeployment, Version
 from hpcserve.daemon.controller.view import _plan, _waits
 from hpcserve.types import DeploymentName, PilotId, ReplicaId

@@ -1,0 +1,134 @@
+"""The free slots of a pilot, node by node, and how replicas of different widths are packed into pilots. Pure.
+
+Of replicas that run their agent has said on which nodes. Of others it is assumed that it does as it always does: each
+goes to the nodes with the most free slots. A replica of one slot fits wherever one is free, so for these nodes count
+for nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from heapq import nsmallest
+
+from hpcserve.core.width import ONE, Width
+
+
+class Room:
+    """What is free in one pilot.
+
+    Args:
+        slots: Of all its nodes.
+        node_slots: Of each of them; 0: nobody is wide, and so nobody asks.
+
+    Attributes:
+        left: The free slots; negative where more run than there is room for.
+        free: The same of each node.
+    """
+
+    def __init__(self, slots: int, node_slots: int = 0) -> None:
+        whole, rest = divmod(slots, node_slots) if node_slots else (0, 0)
+        self.left = slots
+        self.free = [node_slots] * whole + ([rest] if rest else [])
+        self._named: dict[str, int] = {}
+
+    def copy(self) -> Room:
+        """Another one with the same in it."""
+        made = Room(0)
+        made.left, made.free, made._named = self.left, list(self.free), dict(self._named)
+        return made
+
+    def fits(self, width: Width) -> bool:
+        """Whether there is room for a replica."""
+        if self.left < width.slots:
+            return False
+        return width == ONE or sum(free >= width.per_node for free in self.free) >= width.nodes
+
+    def take(self, width: Width, hosts: Iterable[str] = ()) -> list[int]:
+        """A replica takes its slots.
+
+        Args:
+            width: How many.
+            hosts: The nodes that are known to hold it; those of whom that is known come first.
+
+        Returns:
+            The numbers of its nodes, in :attr:`free`.
+        """
+        self.left -= width.slots
+        if not self.free:
+            return []
+        nodes = [number for host in dict.fromkeys(hosts) if (number := self._number(host)) is not None][: width.nodes]
+        if lacking := width.nodes - len(nodes):
+            others = (number for number in range(len(self.free)) if number not in nodes)
+            nodes += nsmallest(lacking, others, key=self._emptiest)
+        for number in nodes:
+            self.free[number] -= width.per_node
+        return nodes
+
+    def give_back(self, width: Width, nodes: Iterable[int]) -> None:
+        """A replica is gone from the nodes that :meth:`take` named."""
+        self.left += width.slots
+        for number in nodes:
+            self.free[number] += width.per_node
+
+    def count(self, width: Width) -> int:
+        """So many replicas of a width fit in beside those that are there."""
+        if width == ONE:
+            return max(0, self.left)
+        trial, found = self.copy(), 0
+        while trial.fits(width):
+            trial.take(width)
+            found += 1
+        return found
+
+    def _number(self, host: str) -> int | None:
+        if host not in self._named and len(self._named) < len(self.free):
+            self._named[host] = len(self._named)
+        return self._named.get(host)
+
+    def _emptiest(self, number: int) -> tuple[int, int]:
+        return -self.free[number], number
+
+
+Load = Mapping[Width, int]
+"""How many replicas of each width."""
+
+
+def packed(load: Load, rooms: Iterable[Room]) -> Counter[Width]:
+    """Puts replicas into rooms, the widest first, each into the first that has room for it.
+
+    Returns:
+        Those for which there is none.
+    """
+    left: Counter[Width] = Counter()
+    inside = list(rooms)
+    for width, wanted in sorted(load.items(), key=lambda each: each[0].turn):
+        missing = wanted
+        for room in inside:
+            if not missing:
+                break
+            if width == ONE:
+                taken = min(missing, max(0, room.left))
+                room.left -= taken  # nothing comes after these that would look at the nodes
+                missing -= taken
+                continue
+            while missing and room.fits(width):
+                room.take(width)
+                missing -= 1
+        if missing:
+            left[width] = missing
+    return left
+
+
+def slots_of(load: Load) -> int:
+    """All slots that so many replicas take."""
+    return sum(width.slots * count for width, count in load.items())
+
+
+def nodes_for(load: Load, nodes: int, node_slots: int) -> int:
+    """The fewest nodes of a pilot into which replicas fit, of ``nodes`` that it may have."""
+    least = max([-(-slots_of(load) // node_slots), *(width.nodes for width in load)], default=0)
+    for few in range(least, nodes):
+        if not packed(load, [Room(few * node_slots, node_slots)]):
+            return few
+    return nodes
