@@ -93,8 +93,8 @@ class Executor:
         self._loaded = loaded
         self._specs = loaded.methods
         self._default = default_method
-        self.launching = frozenset(name for name, spec in self._specs.items() if spec.launches)
-        """The methods that may be launched."""
+        self.launching: frozenset[str] = getattr(loaded, "launching", frozenset())
+        """The methods that may be launched; a group of ranks, which comes in the place of a servable, launches none."""
         self._known: dict[tuple[str, bytes], _Known] = {}
 
     def method(self, name: str) -> str:

@@ -66,6 +66,11 @@ class Loaded:
         """What each method takes and gives."""
         return {name: method.spec for name, method in self._methods.items()}
 
+    @property
+    def launching(self) -> frozenset[str]:
+        """The methods that :meth:`launch` may call."""
+        return frozenset(self._launching)
+
     def run(self, method: str, inputs: Arrays, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Calls ``method`` and checks what it returns.
 
