@@ -18,10 +18,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks import batching, figures, footprint, gpu, overload, roundtrip, scaling, startup, streams
+from benchmarks import batching, figures, footprint, gpu, overload, ranks, roundtrip, scaling, startup, streams
 from benchmarks.machine import measured
 
-NAMES = ("roundtrip", "footprint", "startup", "batching", "overload", "streams", "gpu")
+NAMES = ("roundtrip", "footprint", "startup", "batching", "overload", "streams", "ranks", "gpu")
 ON_SLURM = ("pilots", "scaling")
 BY_SSH = "ssh"
 IN_CONTAINERS = "container"
@@ -32,8 +32,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures hpcserve on this machine.")
     parser.add_argument("name", choices=(*NAMES, *ON_SLURM, BY_SSH, IN_CONTAINERS, "all", "plot"))
     parser.add_argument("--json", action="store_true", help="one JSON object on one line, instead of indented")
-    parser.add_argument("--pairs", type=int, default=20, help="roundtrip, ssh, container, gpu: interleaved pairs (20)")
     parser.add_argument("--device", default="auto", help="gpu: as torch names it; on the CPU the models are small ones")
+    parser.add_argument("--pairs", type=int, default=20, help="interleaved pairs, where there are some (20)")
     parser.add_argument("--repetitions", type=int, default=10, help="startup: counted starts (10)")
     parser.add_argument(
         "--quick", action="store_true", help="a few messages only: does it run? The numbers mean nothing"
@@ -63,6 +63,7 @@ def _real(pairs: int, repetitions: int, device: str) -> dict[str, Callable[[], d
         "overload": overload.run,
         "streams": streams.run,
         "gpu": lambda: gpu.run(pairs=pairs, device=device, small=device == "cpu"),
+        "ranks": lambda: ranks.run(pairs=pairs),
         "scaling": scaling.run,
         "pilots": lambda: _pilots().run(),
         BY_SSH: lambda: _ssh().run(pairs=pairs),
@@ -79,6 +80,7 @@ def _quick(device: str) -> dict[str, Callable[[], dict[str, Any]]]:
         "overload": lambda: overload.run(seconds=2.0, calm_s=1.5, urgent_s=2.0),
         "streams": lambda: streams.run(items=500, repetitions=2, firsts=3),
         "gpu": lambda: gpu.run(pairs=1, seconds=0.5, device=device, small=True),
+        "ranks": lambda: ranks.run(pairs=2, size_mb=2),
         "scaling": lambda: scaling.run(days=1, longer_s=(), kinds=("commands",), offsets_s=(0.0,), starts=0, moves=0),
         "pilots": lambda: _pilots().run(starts=1, drain_s=2.0, losses=1, pairs=1, jobs=100, side_s=0.5),
         BY_SSH: lambda: _ssh().run(pairs=2, n=20, large_n=1, starts=1),

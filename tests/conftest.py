@@ -16,6 +16,7 @@ from tests.order import in_turns
 # A busy machine makes an example slow, not wrong. Whoever searches for new examples says --hypothesis-profile=search.
 settings.register_profile("search", deadline=None, print_blob=True)
 settings.register_profile("hpcserve", deadline=None, print_blob=True, derandomize=True)
+settings.register_profile("brief", deadline=None, print_blob=True, derandomize=True, max_examples=10)
 settings.load_profile("hpcserve")
 
 # What started us hands these on to all that a test starts: a shell that runs us in the background ignores Ctrl-C, and

@@ -62,6 +62,7 @@ def _findings(name: str | None, site: Site, pilot_timeout_s: float | None) -> It
     yield checks.site_file(name, site)
     yield from checks.places(site)
     yield from site_host.containers(site)
+    yield from site_host.mpi(site)
     of_job = _of_the_job(site) if site.daemon.placement == "job" else None
     published, of_record = health.record(site, of_job.told if of_job is not None and of_job.outcome == "ok" else "")
     yield of_record

@@ -109,6 +109,7 @@ async def _findings(name: str | None, site: Site, timeout_s: float | None) -> As
             *(() if doors is None else _of_ports(site, doors)),
             *checks.places(site),
             *site_host.containers(site),
+            *site_host.mpi(site),
         ):
             failed = failed or finding.outcome == "failed"
             yield finding

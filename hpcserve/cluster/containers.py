@@ -4,6 +4,10 @@ Profile ``strict`` (design §7) is for a program of one rank: it sees the image,
 variables that are named, and nothing else of its node; its processes end with the container. What it may use of the
 network is the node's.
 
+Profile ``mpi`` is for one of several ranks, each of which a launcher starts in a container of its own. They are to
+find one another: they see the node's processes, its shared memory and ``/tmp``, in which MPI libraries meet, and the
+variables by which the launcher tells each which one it is. Without these every rank would take itself for the only one.
+
 The command is a short, constant script of sh(1) that becomes the runtime by ``exec``: which GPUs a program may use, and
 whether the image is signed, can only be told on the node where it runs, to which a launcher may have brought it.
 Nothing of a variable's value ever stands in it.
@@ -17,12 +21,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
 
 from hpcserve.errors import ConfigError
-from hpcserve.wire.launch import ContainerRules
-
-Profile = Literal["strict"]
+from hpcserve.wire.launch import ContainerRules, MpiRules
 
 OF_DEVICES = (
     "CUDA_VISIBLE_DEVICES",
@@ -38,6 +39,8 @@ NOT_SIGNED = 65
 """The exit code where an image is not signed by the site's key."""
 WORKDIR = "/tmp"  # noqa: S108 (the container's own, which is private)
 
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 (the node's, in which its ranks meet)
+
 # Apptainer's options can all be given as variables too: those of a user's shell are not the site's.
 _OF_RUNTIME = ("APPTAINER", "SINGULARITY")
 _KEPT = frozenset({"APPTAINER_CACHEDIR", "APPTAINER_TMPDIR", "APPTAINER_CONFIGDIR", "APPTAINER_DROP_CAPS"})
@@ -50,16 +53,26 @@ _VERIFY = """runtime=$1 key=$2 image=$3; shift 3
     exit 65
 }
 """
+_NAMES = """names=$1; shift
+"""
+# A pattern is to match names of variables, not of files. A line of a value that looks like one does no harm.
+_MATCHING = """patterns=$1; shift
+set -f
+for name in $(env | sed -n 's/^\\([A-Za-z_][A-Za-z0-9_]*\\)=.*/\\1/p'); do
+    for pattern in $patterns; do
+        case $name in $pattern) names="$names $name" ;; esac
+    done
+done
+"""
 # Source: apptainer-exec(1), of 1.4: with --cleanenv, of all variables those named APPTAINERENV_* come in.
-_FORWARD = """names=$1; shift
-for name in $names; do
+_FORWARD = """for name in $names; do
     if eval "[ -n \\"\\${$name+set}\\" ]"; then eval "export APPTAINERENV_$name=\\"\\$$name\\""; fi
 done
 exec "$@"
 """
-_PROFILES: Mapping[Profile, tuple[str, ...]] = MappingProxyType(
-    {"strict": ("--containall", "--cleanenv", "--no-home", "--no-eval")}
-)
+_STRICT = ("--containall", "--cleanenv", "--no-home", "--no-eval")
+_STRICT_BUT_IPC = ("--contain", "--pid", "--cleanenv", "--no-home", "--no-eval")
+_OF_MPI = ("--cleanenv", "--no-home", "--no-mount=cwd,tmp", "--no-eval")
 _GPU = {
     ("apptainer", "nv"): ("--nv",),
     ("apptainer", "rocm"): ("--rocm",),
@@ -107,7 +120,7 @@ class Contained:
 
 
 def contained(
-    rules: ContainerRules, inside: Inside, inherited: Mapping[str, str], profile: Profile = "strict"
+    rules: ContainerRules, inside: Inside, inherited: Mapping[str, str], mpi: MpiRules | None = None
 ) -> Contained:
     """The command that runs a program in a container.
 
@@ -115,7 +128,7 @@ def contained(
         rules: The site's.
         inside: The program.
         inherited: The environment of who starts it.
-        profile: How much of the node it sees.
+        mpi: How the site starts MPI ranks, if the program is one of several: profile ``mpi`` then, else ``strict``.
 
     Raises:
         ConfigError: The site has no container runtime, or none that we know how to call.
@@ -125,7 +138,7 @@ def contained(
             f"containers.runtime: {rules.runtime!r} runs no containers here; expected one of {', '.join(_RUNTIMES)}: "
             "correct the site file"
         )
-    return _RUNTIMES[rules.runtime](rules, inside, inherited, profile)
+    return _RUNTIMES[rules.runtime](rules, inside, inherited, mpi)
 
 
 def refused(exit_code: int, output: str) -> str:
@@ -140,51 +153,61 @@ def refused(exit_code: int, output: str) -> str:
     return f"the container did not start: {lines[-1].strip()}" if lines else ""
 
 
-def site_binds(rules: ContainerRules) -> tuple[Bind, ...]:
-    """What a site binds into all containers: ``SOURCE[:TARGET[:ro|rw]]``, read-only unless it says otherwise."""
+def site_binds(rules: ContainerRules | MpiRules) -> tuple[Bind, ...]:
+    """What a site binds into its containers: ``SOURCE[:TARGET[:ro|rw]]``, read-only unless it says otherwise."""
     split = (text.split(":") for text in rules.binds)
     return tuple(Bind(source, (rest or [source])[0], writable=rest[1:] == ["rw"]) for source, *rest in split)
 
 
-def _apptainer(rules: ContainerRules, inside: Inside, inherited: Mapping[str, str], profile: Profile) -> Contained:
+def _binds(rules: ContainerRules, inside: Inside, mpi: MpiRules | None, *shared: str) -> tuple[Bind, ...]:
+    """``shared``: what ranks have in common with all programs of their node."""
+    of_mpi = () if mpi is None else (*(Bind(path, path, writable=True) for path in shared), *site_binds(mpi))
+    return (*of_mpi, *site_binds(rules), *inside.binds)
+
+
+def _isolated(rules: ContainerRules, mpi: MpiRules | None) -> tuple[str, ...]:
+    if mpi is not None:
+        return _OF_MPI
+    return _STRICT_BUT_IPC if rules.host_ipc else _STRICT
+
+
+def _apptainer(rules: ContainerRules, inside: Inside, inherited: Mapping[str, str], mpi: MpiRules | None) -> Contained:
     command = rules.command or "apptainer"
-    isolated, shared = list(_PROFILES[profile]), _SHARED if rules.host_ipc else ()
-    if rules.host_ipc and "--containall" in isolated:  # the rest of what that says
-        isolated[isolated.index("--containall")] = "--contain"
-        isolated.append("--pid")
-    argv = [command, "--silent", "exec", *isolated, *_gpu(rules), "--pwd", WORKDIR]
-    for bind in (*shared, *site_binds(rules), *inside.binds):
+    argv = [command, "--silent", "exec", *_isolated(rules, mpi), *_gpu(rules), "--pwd", WORKDIR]
+    shared = _SHARED if rules.host_ipc and mpi is None else ()
+    for bind in (*shared, *_binds(rules, inside, mpi, WORKDIR, SHARED_MEMORY)):
         argv += ["--mount", _mount(bind)]
-    names = " ".join((*OF_DEVICES, *rules.environment))
-    if rules.signature_key:
-        head = [_VERIFY + _FORWARD, "sh", command, rules.signature_key, inside.image, names]
+    script, words = (_VERIFY, [command, rules.signature_key, inside.image]) if rules.signature_key else ("", [])
+    words.append(" ".join((*OF_DEVICES, *rules.environment)))
+    if mpi is None:
+        script += _NAMES + _FORWARD
     else:
-        head = [_FORWARD, "sh", names]
+        script += _NAMES + _MATCHING + _FORWARD
+        words.append(" ".join(mpi.environment))
     kept = {name: value for name, value in inherited.items() if name in _KEPT or not name.startswith(_OF_RUNTIME)}
     given = {f"APPTAINERENV_{name}": value for name, value in inside.environment.items()}
-    return Contained(("sh", "-c", *head, *argv, inside.image, *inside.argv), {**kept, **given})
+    return Contained(("sh", "-c", script, "sh", *words, *argv, inside.image, *inside.argv), {**kept, **given})
 
 
-def _podman(rules: ContainerRules, inside: Inside, inherited: Mapping[str, str], profile: Profile) -> Contained:
+def _podman(rules: ContainerRules, inside: Inside, inherited: Mapping[str, str], mpi: MpiRules | None) -> Contained:
     """Source: podman-run(1), and https://docs.nersc.gov/development/containers/podman-hpc/overview/ for ``--gpu``."""
-    assert profile == "strict", "the only one that there is"
     if rules.signature_key:
         raise ConfigError("containers.signature_key: podman-hpc verifies no such signature; remove it")
     argv = [rules.command or "podman-hpc", "run", "--rm", "--interactive", "--network=host", "--read-only"]
-    argv += [f"--tmpfs={WORKDIR}", f"--workdir={WORKDIR}", "--entrypoint=", *_gpu(rules)]
-    if rules.host_ipc:
-        argv.append("--ipc=host")
-    for bind in (*site_binds(rules), *inside.binds):
+    argv += [f"--tmpfs={WORKDIR}"] if mpi is None else ["--pid=host"]
+    argv += [f"--workdir={WORKDIR}", "--entrypoint=", *_gpu(rules)]
+    if mpi is not None or rules.host_ipc:
+        argv.append("--ipc=host")  # with it comes shared memory
+    for bind in _binds(rules, inside, mpi, *(() if mpi is None else (WORKDIR,))):
         argv += ["--mount", _mount(bind)]
-    # Without a value, that of the node is taken, where there is one.
-    for name in (*OF_DEVICES, *rules.environment, *inside.environment):
+    # Without a value, that of the node is taken, where there is one; of a name with a * at its end, all that match.
+    for name in (*OF_DEVICES, *rules.environment, *(mpi.environment if mpi else ()), *inside.environment):
         argv += ["--env", name]
     return Contained((*argv, inside.image, *inside.argv), {**inherited, **inside.environment})
 
 
-_RUNTIMES: Mapping[str, Callable[[ContainerRules, Inside, Mapping[str, str], Profile], Contained]] = MappingProxyType(
-    {"apptainer": _apptainer, "podman-hpc": _podman}
-)
+_Made = Callable[[ContainerRules, Inside, Mapping[str, str], MpiRules | None], Contained]
+_RUNTIMES: Mapping[str, _Made] = MappingProxyType({"apptainer": _apptainer, "podman-hpc": _podman})
 
 
 def _gpu(rules: ContainerRules) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from hpcserve.cluster.containers import NOT_SIGNED, Bind, Inside, contained, sit
 from hpcserve.cluster.image_check import PROBE, Libraries
 from hpcserve.cluster.packages import LEAST_PYTHON, least_versions, needed
 from hpcserve.errors import ConfigError, ManifestError
-from hpcserve.wire.launch import ContainerRules
+from hpcserve.wire.launch import ContainerRules, MpiRules
 
 T = TypeVar("T")
 COMPILE_S = 3600.0
@@ -134,13 +134,13 @@ class Images:
         check_versions(image, found, ranks=ranks)
         return found
 
-    def libraries(self, image: str, python: str, binds: tuple[Bind, ...] = ()) -> Libraries:
-        """What the image has for MPI and GPUs, or what is bound into it has.
+    def libraries(self, image: str, python: str, mpi: MpiRules | None = None) -> Libraries:
+        """What the image has for MPI and GPUs; with ``mpi`` also what the site shows ranks in it.
 
         Raises:
             HpcserveError: As :meth:`python`.
         """
-        return self._ask(image, (python, "-c", PROBE), Libraries, binds)
+        return self._ask(image, (python, "-c", PROBE), Libraries, mpi)
 
     def compile(self, image: str, python: str, directory: Path) -> None:
         """Has the image's Python compile all modules below a directory.
@@ -156,10 +156,10 @@ class Images:
         # What does not compile is no module for this Python; whoever needs it is told then.
         self._run(Inside(image=image, argv=argv, binds=binds), timeout_s=COMPILE_S)
 
-    def _ask(self, image: str, argv: tuple[str, ...], kind: type[T], binds: tuple[Bind, ...] = ()) -> T:
+    def _ask(self, image: str, argv: tuple[str, ...], kind: type[T], mpi: MpiRules | None = None) -> T:
         """The answer of a program in the image: one line of JSON."""
-        self._check_site()
-        code, answer, said = self._run(Inside(image=image, argv=argv, binds=binds))
+        self._check_site(mpi)
+        code, answer, said = self._run(Inside(image=image, argv=argv), mpi=mpi)
         if code == NOT_SIGNED and self._rules.signature_key:
             raise ManifestError(f"image {image} is not signed by the site's key, {self._rules.signature_key}: {said}")
         try:
@@ -167,7 +167,7 @@ class Images:
         except msgspec.MsgspecError as error:
             raise ManifestError(f"image {image} {_meaning(said, argv[0])}: {said or f'exit code {code}'}") from error
 
-    def _check_site(self) -> None:
+    def _check_site(self, mpi: MpiRules | None) -> None:
         command = self._rules.command or self._rules.runtime
         if self._rules.runtime != "apptainer":
             raise ConfigError(
@@ -179,13 +179,16 @@ class Images:
         key = self._rules.signature_key
         if key and not os.access(key, os.R_OK):
             raise ConfigError(f"containers.signature_key: cannot read {key}; correct the site file")
-        for bind in site_binds(self._rules):
-            if not Path(bind.source).exists():
-                raise ConfigError(f"containers.binds: there is no {bind.source} on this host; correct the site file")
+        for section, rules in (("containers", self._rules), ("mpi", mpi)):
+            for bind in site_binds(rules) if rules is not None else ():
+                if not Path(bind.source).exists():
+                    raise ConfigError(f"{section}.binds: there is no {bind.source} on this host; correct the site file")
 
-    def _run(self, inside: Inside, timeout_s: float | None = None) -> tuple[int, bytes, str]:
+    def _run(
+        self, inside: Inside, timeout_s: float | None = None, mpi: MpiRules | None = None
+    ) -> tuple[int, bytes, str]:
         """Exit code, standard output, and the end of standard error in one line."""
-        made = contained(self._rules, inside, self._inherited)
+        made = contained(self._rules, inside, self._inherited, mpi)
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         try:
             done = subprocess.run(

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from hpcserve.cluster.launchers import ProcessLauncher, SrunLauncher
+from hpcserve.cluster.launchers import MpiexecLauncher, ProcessLauncher, SrunLauncher
 from hpcserve.cluster.seam import Launcher, Scheduler
 from hpcserve.errors import ConfigError
+from hpcserve.wire.launch import MpiRules
 
 if TYPE_CHECKING:
     from hpcserve.config import Site
@@ -59,7 +60,11 @@ def _slurm(site: Site) -> Scheduler:
 
 
 _SCHEDULERS: dict[str, Callable[[Site], Scheduler]] = {"local": _local, "slurm": _slurm}
-_LAUNCHERS: dict[str, Callable[[], Launcher]] = {"process": ProcessLauncher, "srun": SrunLauncher}
+_LAUNCHERS: dict[str, Callable[[MpiRules], Launcher]] = {
+    "process": ProcessLauncher,
+    "srun": SrunLauncher,
+    "mpiexec": MpiexecLauncher,
+}
 
 
 async def check(site: Site) -> None:
@@ -87,13 +92,13 @@ def open_scheduler(site: Site) -> Scheduler:
     return _scheduler(site.scheduler.kind)(site)
 
 
-def open_launcher(name: str) -> Launcher:
-    """The launcher called ``name``.
+def open_launcher(name: str, mpi: MpiRules) -> Launcher:
+    """The launcher called ``name``, which starts MPI ranks as the site says.
 
     Raises:
         ConfigError: There is none of that name, or its package does not load.
     """
-    return _named(name, _LAUNCHERS, group="hpcserve.launchers", field="pilots.launcher")()
+    return _named(name, _LAUNCHERS, group="hpcserve.launchers", field="pilots.launcher")(mpi)
 
 
 def _scheduler(kind: str) -> Callable[[Site], Scheduler]:

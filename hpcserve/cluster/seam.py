@@ -2,7 +2,8 @@
 
 A scheduler keeps pilot jobs; when to submit or to cancel one is decided in :mod:`hpcserve.core.deployments`.
 Third parties register factories under the entry points ``hpcserve.schedulers`` (called with the
-:class:`~hpcserve.config.Site`) and ``hpcserve.launchers`` (called with nothing).
+:class:`~hpcserve.config.Site`) and ``hpcserve.launchers`` (called with the site's
+:class:`~hpcserve.wire.launch.MpiRules`).
 """
 
 from __future__ import annotations
@@ -116,13 +117,15 @@ class LaunchEnd:
         exit_code: The replica's own, negative for a signal.
         kind: What the launcher itself said of a loss; empty when it said nothing.
         evidence: The lines in which it did.
-        lost_node: Whether nothing can be started on that node any more.
+        lost_node: Whether nothing can be started on that node any more, or on one of several.
+        lost_nodes: Which, where the launcher has said so.
     """
 
     exit_code: int
     kind: LossKind = ""
     evidence: str = ""
     lost_node: bool = False
+    lost_nodes: tuple[str, ...] = ()
 
 
 class Launcher(Protocol):
@@ -130,13 +133,20 @@ class Launcher(Protocol):
 
     Attributes:
         elsewhere: The process that the agent starts is not the replica, but stands for one on any node of the job. It
-            carries standard input, output and error; a SIGTERM to it kills the replica; its own death need not.
+            carries standard input, output and error; a SIGTERM to it kills the replica; its own death need not. So is
+            that of a replica of several ranks always; its standard input is the first rank's.
     """
 
     elsewhere: bool
 
     def command(self, argv: tuple[str, ...], node: str) -> tuple[str, ...]:
         """The command that runs ``argv`` as a replica on a node of the job, which is its own unless ``elsewhere``."""
+
+    def group(self, argv: tuple[str, ...], nodes: tuple[str, ...], per_node: int) -> tuple[str, ...]:
+        """The command that runs ``argv`` as the MPI ranks of a replica, so many on each of these nodes of the job.
+
+        The ranks are in blocks, in the order of the nodes, which is that of the job. When one ends badly, all end.
+        """
 
     def ended(self, exit_code: int, output: str) -> LaunchEnd:
         """How the replica ended: from its process's exit code, negative for a signal, and the end of its log."""

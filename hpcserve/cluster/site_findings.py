@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hpcserve.cluster.runner import Answer
-from hpcserve.config import Pilots
+from hpcserve.config import Mpi, Pilots
 from hpcserve.errors import SchedulerError
 
 Outcome = Literal["ok", "warning", "failed", "skipped"]
 
 _FEATURE = re.compile(r"[A-Za-z_][\w.:+-]*")
+_MPI = re.compile(r"none|openmpi|pmi\w*|cray\w*")
 # Source: scontrol(1) and slurm.conf(5): the forms of a time are D-HH:MM:SS, D-HH:MM, D-HH, HH:MM:SS, MM:SS and MM.
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 # Source: sinfo(1), NODE STATE CODES: these start no job, and these marks stand behind a state.
@@ -49,6 +50,22 @@ def version(asked: Asked) -> Finding:
     if isinstance(asked, SchedulerError) or asked.exit_code:
         return Finding("Slurm", "failed", _no_answer(asked))
     return Finding("Slurm", "ok", _said(asked))
+
+
+def mpi(pmi: str, asked: Asked) -> Finding:
+    """Of ``srun --mpi=list``: whether Slurm has the interface by which ranks are to find one another.
+
+    Source: what srun prints; of Slurm 22.05 ``MPI plugin types are...``, and the names one below the other.
+    """
+    if isinstance(asked, SchedulerError) or asked.exit_code:
+        return Finding("mpi", "skipped", f"srun does not say which MPI it has: {_no_answer(asked)}")
+    text = f"{_text(asked)}\n{asked.stderr}"
+    names = {word for line in text.splitlines() for word in line.rpartition(":")[2].replace(",", " ").split()}
+    there = sorted(name for name in names if _MPI.fullmatch(name))
+    if pmi in there:
+        return Finding("mpi", "ok", f"srun --mpi={pmi}")
+    told = f"mpi.pmi: this Slurm has no {pmi!r}, so no replica of several ranks would start; it has {', '.join(there)}"
+    return Finding("mpi", "warning" if pmi == Mpi().pmi else "failed", f"{told}: set mpi.pmi to one of them")
 
 
 def controller(asked: Asked) -> Finding:

@@ -15,7 +15,7 @@ import zmq
 
 from hpcserve.cluster import interfaces
 from hpcserve.cluster.site_findings import Finding
-from hpcserve.config import MIB, Site
+from hpcserve.config import MIB, Mpi, Site
 from hpcserve.errors import ConfigError
 
 LEAST_FREE_BYTES = 1024 * MIB
@@ -237,3 +237,19 @@ def containers(site: Site) -> Iterator[Finding]:
         yield Finding("containers", "failed", told)
     else:
         yield Finding("containers", "ok", found)
+
+
+def mpi(site: Site) -> Iterator[Finding]:
+    """Whether the command is there that starts MPI ranks; srun's is Slurm's matter.
+
+    A site that starts replicas on one node by itself, and names no command, need not have one.
+    """
+    launcher, command = site.pilots.launcher, site.mpi.command
+    if launcher != "mpiexec" and (launcher != "process" or command == Mpi().command):
+        return
+    found = shutil.which(command)
+    if found is None:
+        told = f"mpi.command: no command {command!r} in PATH; load its module, or set mpi.command to its whole path"
+        yield Finding("mpi", "failed", told)
+    else:
+        yield Finding("mpi", "ok", found)

@@ -39,6 +39,8 @@ async def questions(site: Site, script: str, user: str) -> AsyncIterator[Finding
     wanted = site.scheduler.transport
     unusable = "" if wanted == "commands" else await usable(site.scheduler.timeout_s)
     yield site_findings.transport(wanted, unusable)
+    if site.pilots.launcher == "srun":
+        yield site_findings.mpi(site.mpi.pmi, await _ask(runner, "srun", "--mpi=list"))
     up = site_findings.controller(await _ask(runner, "scontrol", "ping"))
     yield up
     if up.outcome == "ok":

@@ -20,6 +20,7 @@ from hpcserve.cluster.seam import JobId
 from hpcserve.cluster.site_pilot import Look, read_report, report_of
 from hpcserve.config import Site
 from hpcserve.errors import SchedulerError
+from hpcserve.wire.launch import MpiRules
 
 STEP_S = 20.0
 _LOOK_S = 0.1
@@ -40,7 +41,7 @@ async def look_beside(site: Site, job: JobId, node: str, look: Look) -> Report:
     directory = site.shared_dir / f"doctor-{secrets.token_hex(4)}"
     directory.mkdir(mode=0o700)
     runner = Runner(timeout_s=STEP_S, environment=command_environment(os.environ))
-    command = SrunLauncher().command(look.argv(site, report_of(directory)), node)
+    command = SrunLauncher(MpiRules()).command(look.argv(site, report_of(directory)), node)
     step = asyncio.create_task(runner.run(command[0], f"--jobid={job}", f"--chdir={directory}", *command[1:]))
     began_s = time.monotonic()
     try:

@@ -25,8 +25,12 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=LAST_PORT)]
 MIB = 1 << 20
 RETRY_S = 2.0
 """An agent or a replica that has lost the daemon pauses so long at most before it looks for it again."""
+OF_LAUNCHERS = ("PMI_*", "PMIX_*", "OMPI_*", "SLURM_*", "MPI*", "PALS_*", "FI_*", "UCX_*", "NCCL_*")
+"""By these launchers tell ranks who they are, and sites tell networks' libraries how to behave."""
 _VARIABLE_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _BIND = re.compile(r"/[^:]*(:/[^:]*(:(ro|rw))?)?")
+_PATTERN = re.compile(r"[A-Za-z_]\w*\*?", re.ASCII)
+_PMI = re.compile(r"[a-z]\w*", re.ASCII)
 _RANGE = re.compile(r"(\d{1,9})-(\d{1,9})")
 
 
@@ -171,7 +175,9 @@ class Pilots(Section, frozen=True):
         if self.min_walltime_s > self.walltime_s:
             raise ValueError(f"min_walltime_s: expected ≤ walltime_s, {self.walltime_s:g}, got {self.min_walltime_s:g}")
         if self.nodes > 1 and self.launcher == "process":
-            raise ValueError("launcher: expected 'srun' for several nodes, got 'process', which starts on one only")
+            raise ValueError(
+                "launcher: expected 'srun' or 'mpiexec' for several nodes, got 'process', which starts on one only"
+            )
         if self.orphan_s < 2 * RETRY_S:  # one pause of the agent, and as long for the daemon to come back
             raise ValueError(_too_short("orphan_s", 2 * RETRY_S, self.orphan_s, "agents would end their pilots"))
 
@@ -242,11 +248,41 @@ class Containers(Section, frozen=True):
         for name in self.environment:
             if not _VARIABLE_NAME.fullmatch(name):
                 raise ValueError(f"environment: expected names of variables, got {name!r}")
-        for bind in self.binds:
-            if not _BIND.fullmatch(bind):
-                raise ValueError(f"binds: expected /SOURCE[:/TARGET[:ro|rw]], got {bind!r}")
+        _check_binds(self.binds)
         if self.signature_key and not self.signature_key.startswith("/"):
             raise ValueError(f"signature_key: expected the whole path of a public key, got {self.signature_key!r}")
+
+
+class Mpi(Section, frozen=True):
+    """``[mpi]``: how the ranks of a replica that has several are started, and what their containers see.
+
+    ``pmi`` is what srun calls it by ``--mpi``. ``command`` and its ``options`` are for launchers ``mpiexec`` and
+    ``process``. Ranks in containers see ``binds`` too (``/SOURCE[:/TARGET[:ro|rw]]``), and the variables that match
+    ``environment``: names, the last character of which may be a ``*``.
+    """
+
+    pmi: str = "pmi2"
+    command: str = "mpiexec"
+    options: tuple[str, ...] = ()
+    family: Literal["", "mpich", "openmpi"] = ""
+    binds: tuple[str, ...] = ()
+    environment: tuple[str, ...] = OF_LAUNCHERS
+
+    def __post_init__(self) -> None:
+        if not _PMI.fullmatch(self.pmi):
+            raise ValueError(f"pmi: expected a name that `srun --mpi=list` lists, such as pmi2, got {self.pmi!r}")
+        if not self.command.strip():
+            raise ValueError("command: expected the name or path of a program, such as mpiexec, got none")
+        for pattern in self.environment:
+            if not _PATTERN.fullmatch(pattern):
+                raise ValueError(f"environment: expected names of variables, or beginnings with a *, got {pattern!r}")
+        _check_binds(self.binds)
+
+
+def _check_binds(binds: tuple[str, ...]) -> None:
+    for bind in binds:
+        if not _BIND.fullmatch(bind):
+            raise ValueError(f"binds: expected /SOURCE[:/TARGET[:ro|rw]], got {bind!r}")
 
 
 class Budgets(Section, frozen=True):
@@ -297,15 +333,19 @@ class Site(Section, frozen=True, kw_only=True):
     queues: Mapping[str, Queue] = msgspec.field(default_factory=lambda: MappingProxyType({}))
     environments: Environments = Environments()
     containers: Containers = Containers()
+    mpi: Mpi = Mpi()
     budgets: Budgets = Budgets()
     recovery: Recovery = Recovery()
 
     def __post_init__(self) -> None:
         if self.daemon.placement == "job" and self.scheduler.kind == "local":
             raise ValueError("daemon.placement: 'job' needs a batch scheduler, and scheduler.kind is 'local'")
-        for bind in self.containers.binds:
-            bound = Path(bind.partition(":")[0])
-            for name, ours in (("state_dir", self.state_dir), ("shared_dir", self.shared_dir)):
-                if bound.is_relative_to(ours) or ours.is_relative_to(bound):
-                    told = f"containers.binds: {bind!r} would show {name} ({ours}); bind what is needed below it"
-                    raise ValueError(told)
+        for section, binds in (("containers", self.containers.binds), ("mpi", self.mpi.binds)):
+            for bind in binds:
+                self._check_bind(f"{section}.binds", bind)
+
+    def _check_bind(self, field: str, bind: str) -> None:
+        bound = Path(bind.partition(":")[0])
+        for name, ours in (("state_dir", self.state_dir), ("shared_dir", self.shared_dir)):
+            if bound.is_relative_to(ours) or ours.is_relative_to(bound):
+                raise ValueError(f"{field}: {bind!r} would show {name} ({ours}); bind what is needed below it")

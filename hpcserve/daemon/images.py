@@ -16,16 +16,21 @@ from hpcserve.cluster.image_check import libraries, unfit_for_ranks
 from hpcserve.cluster.images import Images, Interpreter
 from hpcserve.cluster.packages import needed, runtime_dir
 from hpcserve.cluster.site_findings import Finding
-from hpcserve.config import Containers, Site
+from hpcserve.config import Containers, Mpi, Site
 from hpcserve.errors import ConfigError, ManifestError
 from hpcserve.servable.manifest import Environment, Image, Manifest
-from hpcserve.wire.launch import ContainerRules
+from hpcserve.wire.launch import ContainerRules, MpiRules
 from hpcserve.wire.messages import WIRE_VERSIONS
 
 
 def rules_of(containers: Containers) -> ContainerRules:
     """What agents are told."""
     return ContainerRules(**msgspec.structs.asdict(containers))
+
+
+def mpi_rules_of(mpi: Mpi) -> MpiRules:
+    """What agents are told of MPI."""
+    return MpiRules(**msgspec.structs.asdict(mpi))
 
 
 def findings(site: Site, images: Images, image: str, python: str, *, ranks: bool) -> Iterator[Finding]:
@@ -52,7 +57,8 @@ def findings(site: Site, images: Images, image: str, python: str, *, ranks: bool
         yield Finding("packages", "failed", told)
     ours = f"hpcserve {__version__}, wire protocol {', '.join(map(str, WIRE_VERSIONS))}"
     yield Finding("runtime", "ok", f"{ours}, is bound into its containers")
-    yield from libraries(images.libraries(image, python), site.containers.gpu, ranks=ranks)
+    there = images.libraries(image, python, mpi_rules_of(site.mpi) if ranks else None)
+    yield from libraries(there, site.containers.gpu, site.mpi.family, ranks=ranks)
 
 
 def _version(found: Interpreter) -> str:
@@ -116,16 +122,15 @@ class SiteContainers:
     Args:
         site: The site.
         timeout_s: So long an image's Python may take to start.
-        family: The MPI with which the site starts ranks: see :func:`hpcserve.cluster.image_check.unfit_for_ranks`.
     """
 
     servable = guest.SERVABLE
 
-    def __init__(self, site: Site, *, timeout_s: float, family: str = "") -> None:
+    def __init__(self, site: Site, *, timeout_s: float) -> None:
         self._shared_dir = site.shared_dir
         self._rules = rules_of(site.containers)
         self._timeout_s = timeout_s
-        self._family = family
+        self._mpi = mpi_rules_of(site.mpi)
 
     def published(self, manifest: Manifest) -> Environment:
         """The servable's environment with what its image is now.
@@ -147,9 +152,11 @@ class SiteContainers:
                 f"image {image}: its Python {version} lacks {', '.join(missing)}; gather them once, where there is a "
                 f"network, by: {_gathers(image, ranks=ranks)}"
             )
-        unfit = unfit_for_ranks(images.libraries(image, environment.python), self._family) if ranks else ""
-        if unfit:
-            raise ManifestError(f"image {image}: ranks.size is {manifest.ranks.size}; {unfit}")
+        if ranks:
+            found_there = images.libraries(image, environment.python, self._mpi)
+            unfit = unfit_for_ranks(found_there, self._mpi.family)
+            if unfit:
+                raise ManifestError(f"image {image}: ranks.size is {manifest.ranks.size}; {unfit}")
         found = Image(
             sha256=file.sha256,
             size_bytes=file.size_bytes,

@@ -237,12 +237,12 @@ class Agent:
         self._dirty = True
 
     def _surroundings(self, record: Path) -> Surroundings:
-        launcher = open_launcher(self._enrolment.launcher)
+        launcher = open_launcher(self._enrolment.launcher, self._enrolment.mpi)
         nodes = self._job.nodes
         if len(nodes) > 1 and not launcher.elsewhere:
             raise ConfigError(
                 f"pilots.launcher: {self._enrolment.launcher!r} starts replicas on the agent's own node alone, and "
-                f"this job has {len(nodes)}; take 'srun', or pilots.nodes = 1"
+                f"this job has {len(nodes)}; take 'srun' or 'mpiexec', or pilots.nodes = 1"
             )
         rules, inherited, incarnation = self._enrolment.containers, dict(os.environ), self._enrolment.incarnation
         if self._enrolment.mps:
@@ -256,7 +256,10 @@ class Agent:
                 launcher=launcher,
                 inherited=inherited,
                 prologue=self._enrolment.prologue,
+                bind=self._enrolment.bind,
                 rules=rules,
+                mpi=self._enrolment.mpi,
+                slots=self._enrolment.slots,
                 record=record,
             ),
             launcher=launcher,
@@ -265,7 +268,7 @@ class Agent:
             log_dir=Path(self._enrolment.log_dir),
             log_bytes=self._enrolment.log_bytes,
             slots=self._enrolment.slots,
-            bind=self._enrolment.bind,
+            replicas_per_gpu=self._enrolment.replicas_per_gpu,
             stop_grace_s=self._enrolment.stop_grace_s,
             clock=self._clock,
             changed=self._mark_dirty,

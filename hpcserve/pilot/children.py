@@ -4,8 +4,9 @@ The replica's secret key reaches it through its standard input, never by its arg
 pipe stays open for as long as the agent lives: its end of file tells the replica that the agent is gone.
 What the replica prints is read in bounded pieces, one a turn, so no replica can crowd out another.
 
-A replica on another node is reached through its launcher's process. A SIGTERM to that one kills the replica, so it is
-the end of its input that asks it to end; and a SIGKILL would leave it running there, so that comes last.
+A replica on another node, and one of several ranks, is reached through its launcher's process. A SIGTERM to that one
+kills the replica, so it is the end of its input that asks it to end; and a SIGKILL would leave it running there, so
+that comes last.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from hpcserve.pilot.command import Command
 from hpcserve.pilot.logs import CappedLog
 from hpcserve.pilot.memory import MemoryWatch
 from hpcserve.pilot.outcome import NOT_STOPPED, Outcome, Stop, outcome
+from hpcserve.pilot.ranks import Place
 from hpcserve.pilot.watch import Watch
 from hpcserve.wire.agents import ReplicaSpec, ReplicaStatus
 from hpcserve.wire.launch import ReplicaSays, ReplicaStart, decode_says, encode_line
@@ -48,43 +50,44 @@ class Surroundings:
     """What all replicas of an agent share.
 
     Attributes:
-        command: Makes the command of a replica on a node; may raise ManifestError.
+        command: Makes the command of a replica at its place; may raise ManifestError.
         record: The path of the service record.
-        slots: How many replicas each node holds.
-        bind: Whether they are bound to processors: of the site file.
+        slots: How many each node has.
+        replicas_per_gpu: So many of them share one GPU.
         clock: Monotonic seconds.
         changed: Called when a replica's status is not what it was.
     """
 
     watch: Watch
-    command: Callable[[ReplicaSpec, str], Command]
+    command: Callable[[ReplicaSpec, Place], Command]
     launcher: Launcher
     memory: MemoryWatch
     record: Path
     log_dir: Path
     log_bytes: int
     slots: int
-    bind: str
+    replicas_per_gpu: int
     stop_grace_s: float
     changed: Callable[[], None]
     clock: Callable[[], float]
 
 
 class Child:
-    """One replica's process, from its start to its end.
+    """One replica's process, or that of the launcher of all its ranks, from its start to its end.
 
     Raises:
         OSError: Its process cannot be started.
         ManifestError: Its command cannot be made.
     """
 
-    def __init__(self, spec: ReplicaSpec, node: str, slot: int, around: Surroundings, now: float) -> None:
-        self.node = node
+    def __init__(self, spec: ReplicaSpec, place: Place, around: Surroundings, now: float) -> None:
+        self.place = place
         """Where it runs."""
-        self.slot = slot
-        """Which of its node's slots it holds."""
         self.lost_node = False
-        """Whether it has shown, by its end, that nothing can be started on its node any more."""
+        """Whether it has shown, by its end, that nothing can be started on its node any more, or on one of several."""
+        self.lost_nodes: tuple[str, ...] = ()
+        """Which, where its launcher has named them."""
+        self._elsewhere = around.launcher.elsewhere or len(place.ranks) > 1
         self._spec = spec
         self._around = around
         self._log = CappedLog(around.log_dir / f"{spec.replica}.log", around.log_bytes)
@@ -136,7 +139,7 @@ class Child:
                 version=self._spec.version,
                 kind=self._end.kind,
                 evidence=self._end.evidence,
-                host=self.node,
+                host=self.place.nodes[0],
             )
         return ReplicaStatus(
             self._spec.replica,
@@ -145,7 +148,7 @@ class Child:
             pid=self._pid,
             deployment=self._spec.deployment,
             version=self._spec.version,
-            host=self.node,
+            host=self.place.nodes[0],
             phases=self._phases,
         )
 
@@ -157,7 +160,7 @@ class Child:
         self._setup_due_s = None
         if self._raw_code is not None:
             return
-        if not self._around.launcher.elsewhere:
+        if not self._elsewhere:
             signal_group(self._pid, signal.SIGTERM)
         elif self._ready:
             self._close_input()
@@ -213,7 +216,7 @@ class Child:
         last_lines = self._log.tail(_LAST_LINES)
         end = self._around.launcher.ended(raw_code, last_lines)
         self._exit_code = end.exit_code
-        self.lost_node = end.lost_node
+        self.lost_node, self.lost_nodes = end.lost_node, end.lost_nodes
         killed = end.exit_code == -signal.SIGKILL and not self._stopped
         self._end = outcome(
             end,
@@ -230,7 +233,7 @@ class Child:
 
     def _start(self, secret_key: bytes) -> None:
         around = self._around
-        command = around.command(self._spec, self.node)
+        command = around.command(self._spec, self.place)
         with ExitStack() as theirs, ExitStack() as ours:
             stdin, to_stdin = _pipe(theirs, ours)
             self._output, output = _pipe(ours, theirs)
@@ -258,9 +261,6 @@ class Child:
             secret_key=secret_key,
             outbox_bytes=spec.outbox_bytes,
             hang_grace_s=spec.hang_grace_s,
-            slot=self.slot,
-            slots=self._around.slots,
-            bind=self._around.bind,
             software=f"hpcserve {__version__}",
         )
 
@@ -283,7 +283,7 @@ class Child:
 
     def _kill(self) -> None:
         self._kill_due_s = None
-        if not self._around.launcher.elsewhere:
+        if not self._elsewhere:
             signal_group(self._pid, signal.SIGKILL)
         elif self._force_due_s is None:
             self._force_due_s = self._around.clock() + _LAUNCHER_KILL_S

@@ -9,10 +9,11 @@ from hpcserve.cluster import guest
 from hpcserve.cluster.containers import contained
 from hpcserve.cluster.seam import Launcher
 from hpcserve.errors import ConfigError, ManifestError
-from hpcserve.pilot.command import REPLICA_MODULE, Command, replica_command
+from hpcserve.pilot.command import REPLICA_MODULE, Command, launched, replica_command, wanted_in_words
+from hpcserve.pilot.ranks import Place
 from hpcserve.servable.manifest import Environment, from_json
 from hpcserve.wire.agents import ReplicaSpec
-from hpcserve.wire.launch import ContainerRules
+from hpcserve.wire.launch import ContainerRules, MpiRules
 from hpcserve.wire.record import ALONE
 
 # No bytecode: the servable's directory is a published version, which nothing changes.
@@ -21,34 +22,45 @@ _VARIABLES = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "PYTHONDONTWRI
 
 def any_command(
     spec: ReplicaSpec,
-    node: str,
+    place: Place,
     *,
+    slots: int,
     launcher: Launcher,
     inherited: Mapping[str, str],
     prologue: Sequence[str] = (),
+    bind: str = "none",
     rules: ContainerRules,
+    mpi: MpiRules,
     record: Path,
 ) -> Command:
     """The command that runs a replica, in a container if its servable has an image.
 
     Args:
         spec: What the controller orders.
-        node: Where it is to run.
+        place: Where it is to run.
+        slots: How many each node has.
         launcher: How this site starts processes.
         inherited: The agent's own environment.
         prologue: Shell lines of the site that run before the interpreters of users' own environments.
+        bind: Whether replicas are bound to processors: of the site file.
         rules: How this site runs containers.
+        mpi: How it starts MPI ranks.
         record: The service record.
 
     Raises:
         ManifestError: The manifest is not one, its interpreter is not there, or its image is not the published one.
     """
-    environment = from_json(spec.manifest).environment
+    whole = from_json(spec.manifest)
+    environment = whole.environment
     if environment.kind != "container":
-        return replica_command(spec.manifest, node, launcher=launcher, inherited=inherited, prologue=prologue)
+        return replica_command(
+            spec.manifest, place, slots=slots, launcher=launcher, inherited=inherited, prologue=prologue, bind=bind
+        )
     check_image(environment)
     inside = guest.guest(
         REPLICA_MODULE,
+        *place.arguments(slots),
+        *wanted_in_words(whole.ranks, bind),
         image=str(environment.image),
         python=environment.python,
         packages=environment.published.packages if environment.published else "",
@@ -57,10 +69,10 @@ def any_command(
         environment=_VARIABLES,
     )
     try:
-        made = contained(rules, inside, _without_ours(inherited))
+        made = contained(rules, inside, _without_ours(inherited), mpi if len(place.ranks) > 1 else None)
     except ConfigError as error:
         raise ManifestError(f"image {environment.image}: {error.message}") from error
-    return Command(launcher.command(made.argv, node), made.environment, guest.SERVABLE, guest.RECORD)
+    return Command(launched(launcher, made.argv, place), made.environment, guest.SERVABLE, guest.RECORD)
 
 
 def check_image(environment: Environment) -> None:

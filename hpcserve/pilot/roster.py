@@ -1,21 +1,23 @@
 """The replicas of one agent, brought in line with the last Orders.
 
 Orders list everything that is to run, so obeying them twice, or missing one, changes nothing. A replica
-runs once: whatever way it ends, its id is not started again. Each goes to the node with the fewest of them, into its
-lowest free slot. One that is being stopped holds none any more: its successor, which may be started before it has
-ended, would have to share another's for as long as it lives.
+runs once: whatever way it ends, its id is not started again. Which nodes and slots each takes, is decided in
+:mod:`hpcserve.pilot.ranks`; one that finds no room there waits, and is starting meanwhile. One that is being stopped
+holds no slot any more: its successor, which may be started before it has ended, would have to share another's for
+as long as it lives.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from itertools import count
+from dataclasses import dataclass
 
 from hpcserve.errors import HpcserveError
 from hpcserve.pilot.children import Child, Surroundings
 from hpcserve.pilot.outcome import Stop
+from hpcserve.pilot.ranks import Need, Place, need_of, never, place, waits
+from hpcserve.servable.manifest import from_json
 from hpcserve.types import LossKind, ReplicaId
 from hpcserve.wire.agents import Orders, ReplicaSpec, ReplicaStatus
 
@@ -23,6 +25,22 @@ _log = logging.getLogger(__name__)
 
 MOST_OVER = 1000
 """How many forgotten replicas are remembered: orders that list one of them came late."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A replica that is to run, and has no place yet; why not, once that was looked for."""
+
+    spec: ReplicaSpec
+    need: Need
+    cause: str = ""
+
+    @property
+    def status(self) -> ReplicaStatus:
+        spec = self.spec
+        return ReplicaStatus(
+            spec.replica, "starting", b"", cause=self.cause, deployment=spec.deployment, version=spec.version
+        )
 
 
 class Roster:
@@ -34,6 +52,7 @@ class Roster:
         self._lost: set[str] = set()
         self._shunned: frozenset[str] = frozenset()
         self._children: dict[ReplicaId, Child] = {}
+        self._waiting: dict[ReplicaId, _Waiting] = {}
         self._stillborn: dict[ReplicaId, ReplicaStatus] = {}
         self._over: dict[ReplicaId, None] = {}
 
@@ -41,6 +60,7 @@ class Roster:
         """Starts what is missing, stops what is not listed, kills and forgets what the orders say."""
         self._lose(orders.lost_nodes)
         for replica in orders.kill:
+            self._give_up(replica, Stop("killed as ordered"))
             if replica in self._children:
                 self._children[replica].kill(Stop("killed as ordered"))
         self._forget(orders.forget)
@@ -48,30 +68,36 @@ class Roster:
         for replica, child in self._children.items():
             if replica not in listed:
                 child.stop(Stop("stopped as ordered"), now)
+        for replica in self._waiting.keys() - listed:
+            self._give_up(replica, Stop("stopped as ordered"))
         for spec in orders.replicas:
             if spec.replica in self._over:
                 del self._over[spec.replica]
                 self._say_ended(spec, "exited", "it ended earlier, and was forgotten")
-            elif spec.replica not in self._children and spec.replica not in self._stillborn:
-                self._start(spec, now)
+            elif not any(spec.replica in known for known in (self._children, self._waiting, self._stillborn)):
+                self._await(spec)
+        self._seat(now)
 
     def stop_all(self, why: Stop, now: float) -> None:
         """Stops every replica."""
+        self._give_up_all(why)
         for child in self._children.values():
             child.stop(why, now)
 
     def kill_all(self, why: Stop) -> None:
         """Kills every replica."""
+        self._give_up_all(why)
         for child in self._children.values():
             child.kill(why)
 
     def tick(self, now: float) -> None:
-        """Keeps setup time-outs and graces, and notes which replicas have ended."""
+        """Keeps setup time-outs and graces, notes which replicas have ended, and starts what waits for their room."""
         for child in self._children.values():
             child.tick(now)
             child.reap(now)
-            if child.lost_node and child.node not in self._lost:
-                self._mark_lost(child.node)
+            if child.lost_node:
+                self._mark_lost(child)
+        self._seat(now)
 
     @property
     def lost_nodes(self) -> tuple[str, ...]:
@@ -97,26 +123,67 @@ class Roster:
     @property
     def statuses(self) -> tuple[ReplicaStatus, ...]:
         """What the report says of all replicas that are not forgotten."""
-        return (*(child.status for child in self._children.values()), *self._stillborn.values())
+        waiting = (each.status for each in self._waiting.values())
+        return (*(child.status for child in self._children.values()), *waiting, *self._stillborn.values())
 
-    def _start(self, spec: ReplicaSpec, now: float) -> None:
-        running = Counter(child.node for child in self._staying)
-        node = min(self.usable_nodes, key=lambda node: running[node], default="")
-        if not node:
-            self._say_ended(spec, "failed", "it cannot be started: every node of its pilot is lost", "node failed")
-            return
+    def _await(self, spec: ReplicaSpec) -> None:
         try:
-            self._children[spec.replica] = Child(spec, node, self._free_slot(node), self._around, now)
-            _log.info("replica %s of %s started on %s", spec.replica, spec.deployment, node)
+            need = need_of(from_json(spec.manifest).ranks, self._around.replicas_per_gpu)
+        except HpcserveError as error:
+            self._say_unfit(spec, error)
+            return
+        self._waiting[spec.replica] = _Waiting(spec, need)
+
+    def _seat(self, now: float) -> None:
+        """Starts what waits and has room, in the order in which it came."""
+        for replica, waiting in list(self._waiting.items()):
+            nodes, slots = self.usable_nodes, self._around.slots
+            held = {node: self._held(node) for node in nodes}
+            found = place(waiting.need, held, slots)
+            if found is not None:
+                del self._waiting[replica]
+                self._start(waiting.spec, found, now)
+            elif never(waiting.need, len(nodes), slots):
+                del self._waiting[replica]
+                self._say_never(waiting)
+            elif waiting.cause != (cause := waits(waiting.need, held, slots)):
+                waiting.cause = cause
+                self._around.changed()
+
+    def _start(self, spec: ReplicaSpec, found: Place, now: float) -> None:
+        try:
+            self._children[spec.replica] = Child(spec, found, self._around, now)
+            _log.info("replica %s of %s started on %s", spec.replica, spec.deployment, ", ".join(found.nodes))
         except (OSError, HpcserveError) as error:
-            _log.warning("replica %s of %s cannot be started: %s", spec.replica, spec.deployment, error)
-            self._say_ended(spec, "failed", f"it cannot be started: {error}", "crashed")
+            self._say_unfit(spec, error)
         self._around.changed()
 
-    def _free_slot(self, node: str) -> int:
-        """The lowest number that none that stays there holds."""
-        held = {child.slot for child in self._staying if child.node == node}
-        return next(slot for slot in count() if slot not in held)
+    def _say_unfit(self, spec: ReplicaSpec, error: Exception) -> None:
+        _log.warning("replica %s of %s cannot be started: %s", spec.replica, spec.deployment, error)
+        self._say_ended(spec, "failed", f"it cannot be started: {error}", "crashed")
+
+    def _say_never(self, waiting: _Waiting) -> None:
+        """There is no room for it, and never will be; or there would be if no node were lost."""
+        why = never(waiting.need, len(self._nodes), self._around.slots)
+        if why:
+            self._say_ended(waiting.spec, "failed", f"it cannot be started: {why}", "crashed")
+            return
+        left = len(self.usable_nodes)
+        lost = f"it takes {waiting.need}, and its pilot has {left} left" if left else "every node of its pilot is lost"
+        self._say_ended(waiting.spec, "failed", f"it cannot be started: {lost}", "node failed")
+
+    def _give_up(self, replica: ReplicaId, why: Stop) -> None:
+        """It is not wanted any more, if it waits."""
+        waiting = self._waiting.pop(replica, None)
+        if waiting is not None:
+            self._say_ended(waiting.spec, "exited", f"{why.cause} before there was room for it", why.kind)
+
+    def _give_up_all(self, why: Stop) -> None:
+        for replica in list(self._waiting):
+            self._give_up(replica, why)
+
+    def _held(self, node: str) -> set[int]:
+        return {slot for child in self._staying for slot in child.place.held(node)}
 
     @property
     def _staying(self) -> list[Child]:
@@ -134,13 +201,20 @@ class Roster:
             _log.warning("nothing is started on these nodes: %s", ", ".join(unusable) or "none")
             self._around.changed()
         for child in self._children.values():
-            if child.node in nodes:
-                child.abandon(Stop(f"its node {child.node} failed", "node failed"))
+            failed = next((node for node in child.place.nodes if node in nodes), "")
+            if failed:
+                child.abandon(Stop(f"its node {failed} failed", "node failed"))
 
-    def _mark_lost(self, node: str) -> None:
-        _log.warning("node %s is lost: nothing will be started there", node)
-        self._lost.add(node)
-        self._around.changed()
+    def _mark_lost(self, child: Child) -> None:
+        """What its launcher has named; else the one of its nodes of which nothing shows that it still is there."""
+        alive = {self._nodes[0]}.union(*(each.place.nodes for each in self._staying))
+        suspects = [node for node in child.place.nodes if node not in alive or len(child.place.nodes) == 1]
+        lost = [node for node in child.place.nodes if node in child.lost_nodes] or suspects
+        if len(lost) == 1 or child.lost_nodes:
+            for node in set(lost) - self._lost:
+                _log.warning("node %s is lost: nothing will be started there", node)
+                self._lost.add(node)
+                self._around.changed()
 
     def _say_ended(self, spec: ReplicaSpec, state: str, cause: str, kind: LossKind = "") -> None:
         self._stillborn[spec.replica] = ReplicaStatus(

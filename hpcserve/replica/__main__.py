@@ -13,55 +13,82 @@ from typing import NoReturn
 import msgspec
 import zmq
 
+from hpcserve import __version__
 from hpcserve.core.batching import Policy
 from hpcserve.errors import HpcserveError, VersionMismatch
 from hpcserve.replica.alarm import Alarm
 from hpcserve.replica.broken import EXIT_BROKEN, DeviceBroken
-from hpcserve.replica.executor import Executor
+from hpcserve.replica.executor import Executor, Servable
+from hpcserve.replica.follower import Follower, told_start
 from hpcserve.replica.gauge import Gauge
 from hpcserve.replica.laps import Laps
+from hpcserve.replica.lead import Lead, whole_or_none
 from hpcserve.replica.link import Link
 from hpcserve.replica.loop import Replica
+from hpcserve.replica.mpi import World, alone
 from hpcserve.replica.nvml import open_nvml
 from hpcserve.replica.place import take_place
+from hpcserve.replica.rank import rank_of
 from hpcserve.replica.start import Lifeline, Mouth
+from hpcserve.replica.told import failure_of
 from hpcserve.replica.warmup import warm_up
 from hpcserve.servable.api import Context
 from hpcserve.servable.lifetime import die_with_parent
 from hpcserve.servable.loaded import Loaded
 from hpcserve.servable.loaders import loader_named
 from hpcserve.servable.manifest import Batching, Manifest, default_method
+from hpcserve.wire.frames import encode
 from hpcserve.wire.launch import ReplicaSays, ReplicaStart
+from hpcserve.wire.ranks import Done
 
 EXIT_SETUP_FAILED = 3
+LINGER_MS = 1000
 
 
 def main() -> int:
-    """Loads the servable, warms it up, serves, tears it down."""
+    """Loads the servable, warms it up, serves, tears it down; or follows rank 0, which does."""
     laps = Laps()
+    rank = rank_of(sys.argv[1:], os.environ)
     lifeline, mouth = Lifeline(), Mouth()
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        start = lifeline.read_start()
-    except VersionMismatch as error:
+        # Before anything of MPI or the servable is imported: libraries look at it once.
+        take_place(os.environ, mine=rank.held, slots=rank.node_slots, wanted=rank.gpus, bind=rank.bind)
+        if rank.size == 1:
+            return serve(lifeline, mouth, laps, None)
+        world = World(rank)
+    except HpcserveError as error:
         mouth.say(ReplicaSays(state="failed", cause=error.message))
         return EXIT_SETUP_FAILED
+    with whole_or_none(world):
+        return follow(world) if world.rank else serve(lifeline, mouth, laps, world)
+
+
+def serve(lifeline: Lifeline, mouth: Mouth, laps: Laps, world: World | None) -> int:
+    """A replica of one rank, or rank 0 of several."""
+    try:
+        start = lifeline.read_start()
+    except VersionMismatch as error:
+        return _give_up(mouth, error, world)
     manifest = msgspec.json.decode(start.manifest, type=Manifest)
     watch = Watch()
     laps.end("start")
+    lead = Lead(world, manifest.ranks.compute, start.collective_grace_s)
+    lead.on_lost(lambda error: _give_up(mouth, error, world))
     try:
-        # Before anything of the servable is imported: a library looks at it when it first looks for GPUs and CPUs.
-        wanted = manifest.ranks.gpus_per_rank
-        take_place(os.environ, mine=(start.slot,), slots=start.slots, wanted=wanted, bind=start.bind)
-        loaded = _load(start, manifest, watch, laps)
+        lead.begin(start)
+        loaded = _load(manifest, _context(start, manifest, world, watch), laps)
+        servable = lead.whole(loaded)
+        if manifest.warmup:
+            warm_up(servable, manifest, Path(start.servable))
+            laps.end("warm-up")
     except HpcserveError as error:
-        mouth.say(ReplicaSays(state="failed", cause=error.message, traceback=error.remote_traceback or ""))
-        return EXIT_SETUP_FAILED
+        return _give_up(mouth, error, world)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     alarm = Alarm(start.hang_grace_s)
     nvml = open_nvml()
-    executor = Executor(loaded, default_method(manifest))
+    executor = Executor(servable, default_method(manifest))
     replica = Replica(
         Link(context, Path(start.record), start.public_key, start.secret_key),
         executor,
@@ -73,8 +100,10 @@ def main() -> int:
         outbox_bytes=start.outbox_bytes,
         policy_of=lambda method: policy(executor.batching(method), overlaps=method in executor.launching),
         ready=lambda: mouth.say(_ready(laps)),
+        is_broken=lead.is_broken,
     )
     watch.ask = replica.gave_up
+    lead.on_lost(lambda error: _break(replica, error, context, world))
     signal.signal(signal.SIGTERM, lambda signum, frame: replica.stop())
     # What the servable loaded stays: the collector need not walk it again and again while requests wait.
     gc.collect()
@@ -82,17 +111,42 @@ def main() -> int:
     try:
         replica.run()
     except DeviceBroken as error:
-        _broken(error)
+        _broken(error, world)
     alarm.rest()
-    loaded.teardown()
-    context.destroy(linger=1000)
-    return 0
+    if lead.is_broken():
+        _leave(context, world)
+    code = _tear_down(servable)
+    context.destroy(linger=LINGER_MS)
+    return code
 
 
-def _broken(error: DeviceBroken) -> NoReturn:
+def follow(world: World) -> int:
+    """Any other rank: it ends when rank 0 says so, or with it."""
+    signal.signal(signal.SIGTERM, lambda signum, frame: None)  # some launchers send it to all ranks; rank 0 decides
+    start = told_start(world, f"hpcserve {__version__}")
+    if start is None:
+        return EXIT_SETUP_FAILED
+    manifest = msgspec.json.decode(start.manifest, type=Manifest)
+    try:
+        loaded = loader_named(manifest.loader).load(manifest, _context(start, manifest, world, Watch()))
+    except HpcserveError as error:
+        sys.stderr.write(f"{error}\n")
+        world.answer(encode(failure_of(error)))
+        told_start(world, "")  # the end: rank 0 tells the agent first
+        return EXIT_SETUP_FAILED
+    world.answer(encode(Done()))
+    gc.collect()
+    gc.freeze()
+    Follower(loaded, world).serve()
+    return _tear_down(loaded)
+
+
+def _broken(error: DeviceBroken, world: World | None) -> NoReturn:
     """Ends this process at once: what ends it in order, the servable's teardown too, would call a broken GPU."""
     sys.stderr.write(f"this replica ends, for its GPU can compute no more in this process: {error}\n")
     sys.stderr.flush()
+    if world is not None:
+        world.abort(EXIT_BROKEN)
     os._exit(EXIT_BROKEN)
 
 
@@ -117,14 +171,57 @@ class Watch:
         return self.ask is not None and self.ask()
 
 
-def _load(start: ReplicaStart, manifest: Manifest, watch: Watch, laps: Laps) -> Loaded:
-    context = Context(Path(start.servable), manifest.name, start.version, start.deployment, start.replica, watch)
+def _context(start: ReplicaStart, manifest: Manifest, world: World | None, watch: Watch) -> Context:
+    return Context(
+        Path(start.servable),
+        manifest.name,
+        start.version,
+        start.deployment,
+        start.replica,
+        rank=0 if world is None else world.rank,
+        size=1 if world is None else world.size,
+        watch=watch,
+        communicator=alone if world is None else lambda: world.comm,
+    )
+
+
+def _load(manifest: Manifest, context: Context, laps: Laps) -> Loaded:
     loaded = loader_named(manifest.loader).load(manifest, context)
     laps.end("load", apart=loaded.import_s, of="import")
-    if manifest.warmup:
-        warm_up(loaded, manifest, context.directory)
-        laps.end("warm-up")
     return loaded
+
+
+def _give_up(mouth: Mouth, error: HpcserveError, world: World | None) -> int:
+    """The setup has failed: the agent is told, and of several ranks none goes on."""
+    mouth.say(ReplicaSays(state="failed", cause=error.message, traceback=error.remote_traceback or ""))
+    if world is not None:
+        world.abort(EXIT_SETUP_FAILED)
+    return EXIT_SETUP_FAILED
+
+
+def _break(
+    replica: Replica, error: HpcserveError, context: zmq.Context[zmq.Socket[bytes]], world: World | None
+) -> None:
+    """The main thread will never return from what runs: what can be told is told in its stead."""
+    replica.fail(error)
+    _leave(context, world)
+
+
+def _tear_down(servable: Servable) -> int:
+    """Returns the exit code: a teardown that fails is told, and must not keep other ranks from theirs."""
+    try:
+        servable.teardown()
+    except HpcserveError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def _leave(context: zmq.Context[zmq.Socket[bytes]], world: World | None) -> None:
+    """Ends all ranks, after what is said has left."""
+    context.destroy(linger=LINGER_MS)
+    if world is not None:
+        world.abort(EXIT_BROKEN)
 
 
 def _ready(laps: Laps) -> ReplicaSays:

@@ -6,7 +6,7 @@ Inputs are checked once for each distinct signature, which is recognised by its 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -19,9 +19,8 @@ from hpcserve.replica.together import of_one_sample, run_together
 from hpcserve.servable.api import SampleError
 from hpcserve.servable.launched import Launched
 from hpcserve.servable.loaded import Loaded
-from hpcserve.servable.manifest import Batching
+from hpcserve.servable.manifest import Batching, MethodSpec
 from hpcserve.servable.signature import check_inputs
-from hpcserve.servable.yields import Yields
 from hpcserve.wire.frames import enclose, error_to_wire, from_raw
 from hpcserve.wire.messages import EMPTY_LIST, EMPTY_MAP, ErrorInfo
 from hpcserve.wire.tensor import Frame, pack, signature, unpack
@@ -30,6 +29,33 @@ Tensor = Frame
 MAX_KNOWN = 4096
 _NO_PARAMETERS = bytes(EMPTY_MAP)
 RESULT_BYTES = 512
+
+
+class Items(Protocol):
+    """The items of a stream, as :class:`hpcserve.servable.yields.Yields` has them."""
+
+    def next(self) -> dict[str, Any] | None:
+        """The outputs of the next item by name; None at the end."""
+
+    def close(self) -> None:
+        """Ends the stream before its time."""
+
+
+class Servable(Protocol):
+    """What computes: a :class:`hpcserve.servable.loaded.Loaded`, or all ranks of a replica by the same methods."""
+
+    @property
+    def methods(self) -> dict[str, MethodSpec]:
+        """What each method takes and gives."""
+
+    def run(self, method: str, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Calls ``method``; returns its outputs by name."""
+
+    def stream(self, method: str, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> Items:
+        """Calls a ``method`` that yields a stream."""
+
+    def teardown(self) -> None:
+        """Frees what it took."""
 
 
 class Outcome(msgspec.Struct, gc=False):
@@ -89,12 +115,13 @@ class _Batch(NamedTuple):
 class Executor:
     """Runs the methods of one loaded servable."""
 
-    def __init__(self, loaded: Loaded, default_method: str) -> None:
+    def __init__(self, loaded: Servable, default_method: str) -> None:
         self._loaded = loaded
         self._specs = loaded.methods
         self._default = default_method
-        self.launching: frozenset[str] = getattr(loaded, "launching", frozenset())
-        """The methods that may be launched; a group of ranks, which comes in the place of a servable, launches none."""
+        self._launcher = loaded if isinstance(loaded, Loaded) else None
+        self.launching = frozenset(name for name, spec in self._specs.items() if spec.launches and self._launcher)
+        """The methods that may be launched: none of several ranks, who meet at each call."""
         self._known: dict[tuple[str, bytes], _Known] = {}
 
     def method(self, name: str) -> str:
@@ -147,7 +174,7 @@ class Executor:
         try:
             known = self._declared(method, specs)
             inputs = unpack(specs, frames, writable=True, names=known.names)
-            launched = self._loaded.launch(method, inputs, _parameters(parameters))
+            launched = self._launch(method, inputs, _parameters(parameters))
         except (HpcserveError, MemoryError) as error:
             outcome = self._failed_alone(method, specs, error)
             return Flight(lambda: True, lambda gave_up: ([outcome], 0))
@@ -170,7 +197,7 @@ class Executor:
 
     def stream(
         self, method: str, specs: msgspec.Raw, frames: Sequence[Tensor], parameters: msgspec.Raw
-    ) -> Yields | Outcome:
+    ) -> Items | Outcome:
         """Calls a ``method`` that yields a stream; whatever goes wrong becomes the outcome's error."""
         try:
             inputs = unpack(specs, frames, writable=True, names=self._declared(method, specs).names)
@@ -181,7 +208,7 @@ class Executor:
         except MemoryError as error:
             return failed(_no_memory(method, error))
 
-    def item(self, method: str, items: Yields) -> Outcome | None:
+    def item(self, method: str, items: Items) -> Outcome | None:
         """The next item of a stream, or the error that ends it; None at its end."""
         try:
             outputs = items.next()
@@ -218,7 +245,7 @@ class Executor:
         try:
             if together:
                 inputs = joined(self._specs[method], together)
-                first = self._loaded.launch(method, inputs, _parameters(parameters))
+                first = self._launch(method, inputs, _parameters(parameters))
         except HpcserveError as error:
             first = error
         except MemoryError as error:
@@ -226,6 +253,10 @@ class Executor:
             first.__cause__ = error
         done = first.done if isinstance(first, Launched) else lambda: True
         return Flight(done, lambda gave_up: self._settled(batch, gave_up, first))
+
+    def _launch(self, method: str, inputs: Mapping[str, Any], parameters: dict[str, Any]) -> Launched:
+        assert self._launcher is not None, "the method is one of those that may be launched"
+        return self._launcher.launch(method, inputs, parameters)
 
     def _batch(
         self, method: str, requests: Sequence[tuple[msgspec.Raw, Sequence[Tensor]]], parameters: msgspec.Raw

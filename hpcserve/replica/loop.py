@@ -19,7 +19,7 @@ from hpcserve.core.batching import UNBATCHED, BatchSize, Group, Inbox, Policy, S
 from hpcserve.core.credit import Credit
 from hpcserve.core.holdings import Holdings
 from hpcserve.core.ledger import NEVER
-from hpcserve.errors import Cancelled, ProtocolError
+from hpcserve.errors import Cancelled, HpcserveError, ProtocolError
 from hpcserve.replica.alarm import IDLE_MS, Alarm
 from hpcserve.replica.executor import Executor, Outcome, failed, late, too_large
 from hpcserve.replica.flights import Flights
@@ -42,10 +42,15 @@ UNCONNECTED_S = 2.0
 """A replica that has had no connection for so long since its setup is ready all the same: the daemon may be away."""
 
 
+def _never() -> bool:
+    return False
+
+
 class Replica:
-    """One running copy of a deployment, of one rank.
+    """One running copy of a deployment, seen from its rank 0.
 
     ``ready`` is called once, when the broker can give it work: whoever it takes over from gets none from then on.
+    ``is_broken``: whether its ranks can compute nothing more; then it ends.
     """
 
     def __init__(
@@ -61,8 +66,10 @@ class Replica:
         outbox_bytes: int,
         policy_of: Callable[[str], Policy],
         ready: Callable[[], None],
+        is_broken: Callable[[], bool] = _never,
     ) -> None:
         self._ready = ready
+        self._is_broken = is_broken
         self._ready_at = time.monotonic() + UNCONNECTED_S
         self._stopping = False
         self._wake_read, self._wake_write = os.pipe()
@@ -121,6 +128,17 @@ class Replica:
             if streams.ready:
                 flights.land_all()
                 streams.go_on()
+            if self._is_broken():
+                return
+
+    def fail(self, error: HpcserveError) -> None:
+        """What runs now fails, said by another thread in place of this one, which will never return from it.
+
+        Only for what runs alone: of several requests, and of a stream that has begun, the broker decides as after a
+        crash.
+        """
+        if len(self._running) == 1 and not self._streams.has_begun(self._running[0].key):
+            self.finish(self._running[0], failed(error), 0)
 
     def gave_up(self) -> bool:
         """Whether nobody waits any more for what runs now. The servable asks while it runs."""
@@ -385,6 +403,8 @@ class Replica:
         requests = [(task.work.tensors, task.tensors) for task in tasks]
         outcomes, too_many = self._executor.run_together(tasks[0].method, requests, work.parameters, self.gave_up)
         run_s = self.ran(began)
+        if self._is_broken():
+            return  # as after a crash the broker has them run one by one: nobody fails for a batch-mate
         self._says.has_news = True
         if too_many:
             size.out_of_memory(too_many)

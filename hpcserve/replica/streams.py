@@ -16,10 +16,9 @@ from typing import Protocol
 
 from hpcserve.core.streams import ITEM_BYTES, Outgoing, Pace, Room
 from hpcserve.errors import DeadlineExceeded, HpcserveError, InvalidOutput
-from hpcserve.replica.executor import Executor, Outcome, failed
+from hpcserve.replica.executor import Executor, Items, Outcome, failed
 from hpcserve.replica.link import Link
 from hpcserve.replica.task import Task
-from hpcserve.servable.yields import Yields
 from hpcserve.types import RequestKey
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import encode, raw
@@ -52,7 +51,7 @@ class Host(Protocol):
 class Open:
     """A stream that has not ended."""
 
-    def __init__(self, task: Task, items: Yields, out: Outgoing[Outcome]) -> None:
+    def __init__(self, task: Task, items: Items, out: Outgoing[Outcome]) -> None:
         self.task = task
         self.items = items
         self.out = out
@@ -169,6 +168,10 @@ class Streams:
                 self.look_at = 0.0
             else:
                 self._forget(key)
+
+    def has_begun(self, key: RequestKey) -> bool:
+        """Whether a stream has had items."""
+        return key in self.kept and self.kept[key].next > 0
 
     def close(self) -> None:
         """Ends all generators; the replica stops."""

@@ -7,13 +7,13 @@ from pathlib import Path
 import msgspec
 
 from hpcserve.errors import HpcserveError, ServableError
+from hpcserve.replica.executor import Servable
 from hpcserve.replica.joint import check_samples
-from hpcserve.servable.loaded import Loaded
 from hpcserve.servable.manifest import Manifest
 from hpcserve.servable.warmup import Run, runs
 
 
-def warm_up(loaded: Loaded, manifest: Manifest, directory: Path) -> None:
+def warm_up(loaded: Servable, manifest: Manifest, directory: Path) -> None:
     """Runs all that the manifest says, one after the other; of a stream the first item.
 
     Raises:
@@ -24,7 +24,7 @@ def warm_up(loaded: Loaded, manifest: Manifest, directory: Path) -> None:
         _run(loaded, run)
 
 
-def _run(loaded: Loaded, run: Run) -> None:
+def _run(loaded: Servable, run: Run) -> None:
     try:
         _call(loaded, run)
     except HpcserveError as error:
@@ -32,7 +32,7 @@ def _run(loaded: Loaded, run: Run) -> None:
         raise ServableError(told, remote_traceback=error.remote_traceback) from error
 
 
-def _call(loaded: Loaded, run: Run) -> None:
+def _call(loaded: Servable, run: Run) -> None:
     if loaded.methods[run.method].stream:
         items = loaded.stream(run.method, run.inputs, run.parameters)
         items.next()

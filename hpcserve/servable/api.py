@@ -11,9 +11,9 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, SupportsIndex, TypeVar
+from typing import Any, Protocol, SupportsIndex, TypeVar
 
-from hpcserve.errors import ManifestError
+from hpcserve.errors import ManifestError, ServableError
 from hpcserve.servable.manifest import Batching, MethodSpec, TensorDecl
 
 _MARK = "__hpcserve_method__"
@@ -23,6 +23,10 @@ F = TypeVar("F", bound=Callable[..., object])
 
 def _never() -> bool:
     return False
+
+
+def _no_communicator() -> Any:
+    raise ServableError("there is no communicator here: the servable runs outside of a replica")
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,10 @@ class Context:
         version: The sha256 of its content; empty where it runs unpublished.
         deployment: The deployment that this replica belongs to; empty where there is none.
         replica: The replica's id; empty where there is none.
+        rank: Which of the replica's MPI processes this is, from 0.
+        size: How many there are.
         watch: What :attr:`cancelled` asks.
+        communicator: What :attr:`comm` asks.
     """
 
     directory: Path
@@ -43,14 +50,29 @@ class Context:
     version: str = ""
     deployment: str = ""
     replica: str = ""
+    rank: int = 0
+    size: int = 1
     watch: Callable[[], bool] = field(default=_never, repr=False, compare=False)
+    communicator: Callable[[], Any] = field(default=_no_communicator, repr=False, compare=False)
+
+    @property
+    def comm(self) -> Any:
+        """The communicator of the replica's ranks, an ``mpi4py.MPI.Intracomm`` of the servable's own.
+
+        A method that has an argument ``comm`` gets it too.
+
+        Raises:
+            ServableError: mpi4py is not there.
+        """
+        return self.communicator()
 
     @property
     def cancelled(self) -> bool:
         """Whether nobody waits any more for what the method computes now: it may stop, by raising anything.
 
         To be asked now and then by a method that takes long. In a batch it is true when nobody waits for any of its
-        requests. In a thread of the servable's own it is what the replica's thread was told last.
+        requests. In a thread of the servable's own it is what the replica's thread was told last. Of several ranks only
+        rank 0 is told: it tells the others, or they would wait for it for ever.
         """
         return self.watch()
 
@@ -116,8 +138,8 @@ def method(
 
     It is called with its inputs as keyword arguments, and returns a dictionary of its outputs, or the bare
     value where it has exactly one. If it has a keyword-only argument ``parameters``, that is the request's
-    dictionary of parameters. A generator function makes a stream: each item that it yields is what a plain method
-    returns.
+    dictionary of parameters. An argument ``comm`` that is no input gets :attr:`Context.comm`. A generator function
+    makes a stream: each item that it yields is what a plain method returns.
 
     Args:
         inputs: The declared inputs, by the names of the function's arguments.
@@ -157,6 +179,11 @@ def takes_parameters(function: Callable[..., object]) -> bool:
     """Whether ``function`` has a keyword-only argument ``parameters``."""
     found = inspect.signature(function).parameters.get("parameters")
     return found is not None and found.kind is inspect.Parameter.KEYWORD_ONLY
+
+
+def takes_comm(function: Callable[..., object], spec: MethodSpec) -> bool:
+    """Whether ``function`` wants the communicator: it has an argument ``comm`` that is none of its inputs."""
+    return "comm" in inspect.signature(function).parameters and all(one.name != "comm" for one in spec.inputs)
 
 
 def declared_by(function: object) -> MethodSpec | None:

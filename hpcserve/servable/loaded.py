@@ -66,11 +66,6 @@ class Loaded:
         """What each method takes and gives."""
         return {name: method.spec for name, method in self._methods.items()}
 
-    @property
-    def launching(self) -> frozenset[str]:
-        """The methods that :meth:`launch` may call."""
-        return frozenset(self._launching)
-
     def run(self, method: str, inputs: Arrays, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Calls ``method`` and checks what it returns.
 
@@ -134,6 +129,25 @@ class Loaded:
             return self._collected(method, spec, _called(method, lambda *_: settled(answer), {}, {}))
 
         return Launched(is_done, result)
+
+    def take_part(self, method: str, inputs: Arrays, parameters: Mapping[str, Any]) -> None:
+        """Calls ``method`` as a rank whose answer nobody wants: whatever it returns, it is not looked at.
+
+        Raises:
+            InvalidInput: The servable says so.
+            ServableError: The servable's code failed; ``remote_traceback`` says where.
+        """
+        _called(method, self._methods[method].function, inputs, parameters)
+
+    def take_part_in_stream(self, method: str, inputs: Arrays, parameters: Mapping[str, Any]) -> Yields:
+        """The same for a ``method`` that yields a stream: its items are empty.
+
+        Raises:
+            InvalidInput: The servable says so.
+            ServableError: The servable's code failed; ``remote_traceback`` says where.
+            InvalidOutput: It returned no iterator.
+        """
+        return Yields(method, _called(method, self._streams[method].function, inputs, parameters), lambda _item: {})
 
     def _collected(self, method: str, spec: MethodSpec, answer: object) -> dict[str, Any]:
         """The outputs in what a method returned or yielded, checked."""

@@ -18,7 +18,7 @@ import msgspec
 
 from hpcserve.errors import VersionMismatch
 
-LAUNCH_VERSION = 1
+LAUNCH_VERSION = 2
 """Of :class:`ReplicaStart` and :class:`ReplicaSays`: counts up when one side no longer understands the other."""
 
 
@@ -37,13 +37,24 @@ class ContainerRules(msgspec.Struct, frozen=True, kw_only=True):
     host_ipc: bool = False
 
 
+class MpiRules(msgspec.Struct, frozen=True, kw_only=True):
+    """How a site starts MPI ranks: the fields of ``[mpi]`` in its file, with the same meaning."""
+
+    pmi: str = "pmi2"
+    command: str = "mpiexec"
+    options: tuple[str, ...] = ()
+    family: str = ""
+    binds: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
+
+
 class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a pilot job's agent must know besides the service record.
 
     ``secret`` is good for one enrolment of this ``incarnation``. ``walltime_s`` counts from the agent's start. Each of
-    the job's nodes holds ``slots`` replicas. The logs of a replica take at most ``log_bytes`` below ``log_dir``.
-    ``prologue``: shell lines that run before the interpreters of users' own environments. ``bind`` and ``mps`` are of
-    the site file.
+    the job's nodes has ``slots``, of which ``replicas_per_gpu`` share a GPU. The logs of a replica take at most
+    ``log_bytes`` below ``log_dir``. ``prologue``: shell lines that run before the interpreters of users' own
+    environments. ``bind`` and ``mps`` are of the site file.
     """
 
     pilot: str
@@ -59,14 +70,18 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     bind: str = "none"
     mps: bool = False
     containers: ContainerRules = ContainerRules()
+    mpi: MpiRules = MpiRules()
+    replicas_per_gpu: int = 1
     prologue: tuple[str, ...] = ()
 
 
 class ReplicaStart(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a replica must know. ``secret_key`` never stands in its environment or arguments.
 
-    Of the ``slots`` of its node, counted from 0, it holds ``slot``, for as long as its process is there. Where more run
-    on a node than it has slots, because some have not ended yet, ``slot`` is larger than those numbers.
+    ``collective_grace_s``: so long the ranks of a collective servable may take to return once one of them has failed.
+
+    Which slots of its node it holds stands on its command line: it must know its GPUs before it starts MPI, and this
+    line comes to rank 0 alone.
 
     ``launch`` and ``software`` tell who speaks: a replica runs the files that are there when it starts, and those of an
     agent may have been replaced since it began.
@@ -82,9 +97,7 @@ class ReplicaStart(msgspec.Struct, frozen=True, kw_only=True):
     secret_key: bytes
     outbox_bytes: int
     hang_grace_s: float
-    slot: int = 0
-    slots: int = 1
-    bind: str = "none"
+    collective_grace_s: float = 5.0
     launch: int = LAUNCH_VERSION
     software: str = ""
 

@@ -78,6 +78,10 @@ def replicas_on(box: Box, node: str) -> int:
     return box.run(node, ["ps", "-e", "-o", "args="]).stdout.count("fake_replica.py")
 
 
+def ranks_on(box: Box, node: str) -> int:
+    return box.run(node, ["ps", "-e", "-o", "args="]).stdout.count("fake_ranks.py")
+
+
 def test_replicas_are_spread_over_the_nodes_and_end_as_asked(box: Box, daemon: FakeDaemon, pilot: SlurmPilot) -> None:
     pilot.submit("--nodes=2", "--nodelist=node1,node2")
     ready = running(daemon, pilot, "ready", "ready", "deaf", "deaf")
@@ -177,3 +181,43 @@ def test_a_cancelled_job_s_replicas_are_cancelled(box: Box, daemon: FakeDaemon, 
     for replica in ("r0", "r1"):
         assert daemon.wait_for(replica, "exited").kind == "cancelled"
     assert daemon.reports[-1].leaving == "the agent got SIGTERM: the job was ended from outside"
+
+
+def test_the_ranks_of_a_group_are_in_blocks_and_end_together(box: Box, daemon: FakeDaemon, pilot: SlurmPilot) -> None:
+    pilot.enrolment = msgspec.structs.replace(pilot.enrolment, slots=5)
+    pilot.submit("--nodes=2", "--nodelist=node1,node2")
+    running(daemon, pilot, "ready")
+    first = pilot.group("g1", "ready", size=4, nodes=2)
+    daemon.tell(pilot.orders(pilot.spec("r0", "ready"), first, pilot.group("g2", "kill 3", size=4, nodes=2)))
+    assert daemon.wait_for("g1", "ready").host == "node1"
+    ranks = pilot.ranks_of("g1", 4)
+    assert [(rank["rank"], rank["size"], rank["node"]) for rank in ranks] == [
+        *((0, 4, "node1"), (1, 4, "node1"), (2, 4, "node2"), (3, 4, "node2"))
+    ]
+    assert ranks[3]["argv"][-4:] == ["--node-slots", "5", "--ranks", "1:2:0:1"]
+    died = daemon.wait_for("g2", "exited")
+    assert (died.kind, died.cause) == ("crashed", "killed by signal 9 (SIGKILL)")
+    assert "srun: error: node2: task 3: Killed" in died.evidence
+    daemon.tell(pilot.orders(pilot.spec("r0", "ready")))
+    assert daemon.wait_for("g1", "exited").cause == "stopped as ordered (exit code 0)"
+    assert ranks_on(box, "node1") + ranks_on(box, "node2") == 0
+
+
+def test_a_lost_node_ends_a_group_and_the_next_one_goes_elsewhere(
+    box: Box, daemon: FakeDaemon, pilot: SlurmPilot
+) -> None:
+    pilot.submit("--nodes=3", "--nodelist=node1,node2,node3")
+    daemon.serve(lambda: daemon.reports, "the agent reports")
+    daemon.tell(pilot.orders(pilot.group("g1", "ready", size=4, nodes=2)))
+    daemon.wait_for("g1", "ready")
+    box.power_off("node2")
+    try:
+        specs = (pilot.group("g1", "ready", size=4, nodes=2), pilot.group("g2", "ready", size=4, nodes=2))
+        daemon.tell(pilot.orders(*specs, lost_nodes=("node2",)))
+        lost = daemon.wait_for("g1", "exited")
+        assert (lost.kind, lost.host) == ("node failed", "node1")
+        assert lost.cause.startswith("its node node2 failed")
+        daemon.wait_for("g2", "ready")
+        assert [rank["node"] for rank in pilot.ranks_of("g2", 4)] == ["node1", "node1", "node3", "node3"]
+    finally:
+        box.power_on("node2")

@@ -25,7 +25,7 @@ from hpcserve.wire.record import ServiceRecord, encode_record
 from tests.integration.daemon_tree import PATIENCE_S, until
 
 ROOT = Path(__file__).resolve().parents[2]
-FAKE_REPLICA = ROOT / "tests" / "fakes" / "fake_replica.py"
+FAKES = ROOT / "tests" / "fakes"
 
 
 def gone(pid: int) -> None:
@@ -169,10 +169,11 @@ class Pilot:
             log_dir=str(self.logs),
             log_bytes=100_000,
         )
-        python = root / "venv" / "bin" / "python"
-        python.parent.mkdir(parents=True)
-        python.write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE_REPLICA} "$@"\n')
-        python.chmod(0o755)
+        for name, fake in (("venv", "fake_replica.py"), ("ranks", "fake_ranks.py")):
+            python = root / name / "bin" / "python"
+            python.parent.mkdir(parents=True)
+            python.write_text(f'#!/bin/sh\nexec {sys.executable} {FAKES / fake} "$@"\n')
+            python.chmod(0o755)
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, mode: int = 0o600, **changes: Any) -> subprocess.Popen[bytes]:
@@ -229,6 +230,23 @@ class Pilot:
             setup_timeout_s,
             1000,
         )
+
+    def group(self, replica: str, what: str, *, size: int, nodes: int = 1, gpus: int = 0) -> ReplicaSpec:
+        """A replica of several ranks."""
+        manifest = {
+            "name": "fake",
+            "loader": "python",
+            "description": what,
+            "environment": {"kind": "venv", "path": str(self.root / "ranks")},
+            "ranks": {"size": size, "nodes": nodes, "gpus_per_rank": gpus},
+        }
+        return msgspec.structs.replace(self.spec(replica, what), manifest=json.dumps(manifest))
+
+    def ranks_of(self, replica: str, size: int) -> list[dict[str, Any]]:
+        """What each rank has written of itself."""
+        paths = [self.root / f"{replica}.rank.{rank}.json" for rank in range(size)]
+        until(lambda: all(path.exists() for path in paths), f"all ranks of {replica} wrote what they were given")
+        return [json.loads(path.read_text()) for path in paths]
 
     def orders(self, *specs: ReplicaSpec, **more: Any) -> Orders:
         return Orders(PilotId("pilot-1"), self.enrolment.incarnation, specs, **more)

@@ -24,6 +24,8 @@ from tests.facility.box.machine import must_hold_one
 
 COMMANDS = ("sh", "env", "sleep", "cat", "ls", "dd", "uname")
 """What an image has besides Python."""
+DIRECTORIES = ("tmp", "proc", "sys", "dev", "etc", "root", "var/tmp", "home")
+"""What a container needs of an image beside programs."""
 THIS = (sys.version_info[:2], platform.machine(), platform.libc_ver()[1])
 """The Python of our images, their machine and their C library."""
 ZSTD = ("--mksquashfs-args", "-comp zstd -Xcompression-level 3")
@@ -86,11 +88,16 @@ def tree(root: Path, *, python: bool = True) -> Path:
         programs += [str(interpreter), *map(str, (library / "lib-dynload").glob("*.so"))]
     for needed in _libraries(programs):
         _copy(root, needed)
-    for name in ("tmp", "proc", "sys", "dev", "etc", "root", "var/tmp", "home"):
+    for name in DIRECTORIES:
         (root / name).mkdir(parents=True, exist_ok=True)
+    users(root)
+    return root
+
+
+def users(root: Path) -> None:
+    """Makes root known in an image's directory."""
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     (root / "etc/group").write_text("root:x:0:\n")
-    return root
 
 
 def cached(name: str, cache: Path, *, python: bool = True) -> Path:

@@ -80,7 +80,7 @@ def test_a_replica_is_started_and_gets_its_secret_by_stdin_alone(connected: Fake
     secret = msgspec.convert(start["secret_key"], bytes)
     assert zmq.curve_public(z85.encode(secret)) == z85.encode(status.public_key)
     assert start["secret_key"] not in json.dumps([facts["argv"], facts["environment"]])
-    assert facts["argv"][-1] == "hpcserve.replica"
+    assert facts["argv"][-5:] == ["hpcserve.replica", "--node-slots", "4", "--ranks", "0"]
     given = facts["environment"]
     assert [name for name in given if name.startswith("HPCSERVE_")] == []
     assert [name for name in ("PYTHONPATH", "PYTHONWARNINGS") if name in given] == []

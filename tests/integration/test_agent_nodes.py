@@ -66,8 +66,8 @@ def test_a_failed_node_takes_its_own_replicas_and_no_others(daemon: FakeDaemon, 
 
 def test_each_replica_holds_the_lowest_free_slot_of_its_node(daemon: FakeDaemon, pilot: Pilot) -> None:
     def slot(replica: str) -> tuple[int, int]:
-        start = pilot.facts(replica)["start"]
-        return start["slot"], start["slots"]
+        *_, slots, _, slot = pilot.facts(replica)["argv"]
+        return int(slot), int(slots)
 
     running(daemon, pilot, *["ready"] * 6)
     assert [slot(f"r{number}") for number in range(6)] == [(0, 4)] * 3 + [(1, 4)] * 3

@@ -118,6 +118,15 @@ def test_without_a_gpu_its_benchmark_says_so(root: Path, monkeypatch: pytest.Mon
     assert "sees no GPU here" in run(root, "gpu")["skipped"]
 
 
+def test_ranks_are_measured_beside_bare_mpi4py(root: Path) -> None:
+    found = run(root, "ranks")
+    assert (found["ranks"], found["intervals"]["ratio"]["pairs"]) == (4, 2)
+    assert found["bare_ms"] > 0
+    low, high = found["intervals"]["ratio"]["interval_95"]
+    assert 0 < low <= found["ratio"] <= high
+    assert set(found["reached"]) == set(found["targets"]) == {"ratio"}
+
+
 def test_ssh_is_measured_beside_tcp(root: Path) -> None:
     found = run(root, "ssh")
     for ratio in ("ratio_p50", "ratio_rps", "mbps_ratio", "mbps_ratio_cat"):

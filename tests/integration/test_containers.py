@@ -19,9 +19,9 @@ import pytest
 from hpcserve import Client
 from hpcserve.cluster.gather import run_pip
 from hpcserve.cluster.packages import gathering
-from hpcserve.config import Containers, Site
+from hpcserve.config import Containers, Mpi, Site
 from hpcserve.daemon.images import SiteContainers
-from hpcserve.errors import HpcserveError, ManifestError
+from hpcserve.errors import ConfigError, HpcserveError, ManifestError
 from hpcserve.servable.manifest import Environment, Manifest, Ranks
 from hpcserve.wire import admin
 from tests.integration import images
@@ -160,7 +160,12 @@ def damaged(image: Path, place: Path, *, size: int | None = None, arch: bytes = 
 
 
 def published(
-    tmp_path: Path, image: Path, python: str = "python3", ranks: int = 1, family: str = "", **containers: Any
+    tmp_path: Path,
+    image: Path,
+    python: str = "python3",
+    ranks: int = 1,
+    mpi: dict[str, Any] | None = None,
+    **containers: Any,
 ) -> Environment:
     """What a daemon would find, had it been asked to publish a servable with the image."""
     shared = tmp_path / "shared"
@@ -169,10 +174,11 @@ def published(
         state_dir=tmp_path / "state",
         shared_dir=shared,
         containers=Containers(**{"runtime": "apptainer", **containers}),
+        mpi=Mpi(**mpi or {}),
     )
     environment = Environment(kind="container", image=str(image), python=python)
     manifest = Manifest(name="boxed", loader="python", environment=environment, ranks=Ranks(size=ranks))
-    return SiteContainers(site, timeout_s=60.0, family=family).published(manifest)
+    return SiteContainers(site, timeout_s=60.0).published(manifest)
 
 
 def test_an_image_that_cannot_serve_is_told_at_publication(
@@ -224,11 +230,13 @@ def test_an_image_for_several_ranks_needs_an_mpi_of_the_site_s_family(
     with pytest.raises(ManifestError, match=r'ranks.size is 2; there is no MPI in it.*build.base = "mpich"'):
         published(tmp_path, python_image, ranks=2)
     with pytest.raises(ManifestError, match=r"its MPI is MPICH \(.*\), and this site starts ranks by Open MPI"):
-        published(tmp_path, mpi_image, ranks=2, family="openmpi")
-    found = published(tmp_path, mpi_image, ranks=2, family="mpich").published
+        published(tmp_path, mpi_image, ranks=2, mpi={"family": "openmpi"})
+    with pytest.raises(ConfigError, match=r"mpi\.binds: there is no /nowhere on this host"):
+        published(tmp_path, mpi_image, ranks=2, mpi={"binds": ("/nowhere",)})
+    found = published(tmp_path, mpi_image, ranks=2, mpi={"family": "mpich"}).published
     assert found is not None
     assert "-ranks-" in Path(found.packages).name
-    assert published(tmp_path, mpi_image, family="openmpi").published is not None, "one rank needs no MPI"
+    assert published(tmp_path, mpi_image, mpi={"family": "openmpi"}).published is not None, "one rank needs no MPI"
 
 
 def test_an_image_with_packages_that_are_too_old_is_told(python_image: Path, tmp_path: Path) -> None:

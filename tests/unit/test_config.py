@@ -100,7 +100,15 @@ def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None
         ('[network]\nfront_port = 9\nport_range = "5-5"\n', r"FIRST-LAST of at least 2 ports, got '5-5'"),
         ('auth = "none"\n', r"polaris.toml: auth: invalid .*none"),
         ("[pilots]\norphan_s = 3\n", r"polaris.toml: pilots.orphan_s: expected ≥ 4, got 3: agents would end"),
-        ("[pilots]\nnodes = 2\n", r"polaris.toml: pilots.launcher: expected .srun. for several nodes, got .process."),
+        (
+            "[pilots]\nnodes = 2\n",
+            r"polaris.toml: pilots.launcher: expected .srun. or .mpiexec. for several nodes, got .process.",
+        ),
+        ('[mpi]\npmi = "PMI-2"\n', r"polaris.toml: mpi.pmi: expected a name that .srun --mpi=list. lists"),
+        ('[mpi]\ncommand = " "\n', r"polaris.toml: mpi.command: expected the name or path of a program"),
+        ('[mpi]\nfamily = "intel"\n', r"polaris.toml: mpi.family: invalid"),
+        ('[mpi]\nenvironment = ["A*B"]\n', r"polaris.toml: mpi.environment: expected names of variables, or beginn"),
+        ('[mpi]\nbinds = ["here"]\n', r"polaris.toml: mpi.binds: expected /SOURCE\[:/TARGET\[:ro\|rw\]\], got 'here'"),
         ("[recovery]\nrecovery_grace_s = 1.5\n", r"polaris.toml: recovery.recovery_grace_s: expected ≥ 2, got 1.5"),
         (
             "[scheduler]\npoll_s = 300\n",

@@ -56,7 +56,7 @@ STARTERS = {
     "registry/discovery.py",
 }
 # Loaded by one file each. Slurm's C code, which comes with pyslurm, may end the process that imports it.
-LOADERS = {"pyslurm": "cluster/pyslurm_helper.py"}
+LOADERS = {"mpi4py": "replica/mpi.py", "pyslurm": "cluster/pyslurm_helper.py"}
 
 
 def area_of(file: Path, package: Path) -> str:

@@ -195,6 +195,6 @@ class Agents:
                 if servable is None or self._fleet.has_named(status.replica):
                     continue  # not wanted any more: it is not in the orders, so its agent stops it
                 self._fleet.adopt_replica(status.replica, status.deployment, servable.version, report.pilot)
-            if running and status.replica not in self._keys:
+            if running and status.public_key and status.replica not in self._keys:  # one that waits has none yet
                 self._keys[status.replica] = status.public_key
                 self._line.tell(hub.AdmitKey(status.public_key, "replica", status.replica))

@@ -15,7 +15,7 @@ import msgspec
 
 from hpcserve.auth import private
 from hpcserve.config import Site
-from hpcserve.daemon.images import rules_of
+from hpcserve.daemon.images import mpi_rules_of, rules_of
 from hpcserve.daemon.launch import ENROLMENTS
 from hpcserve.errors import AuthenticationError
 from hpcserve.registry.rows import PilotRow
@@ -36,6 +36,7 @@ class Enrolments:
     def __init__(self, site: Site, logs: Path) -> None:
         self._pilots = site.pilots
         self._containers = rules_of(site.containers)
+        self._mpi = mpi_rules_of(site.mpi)
         self._prologue = site.environments.prologue
         self._place = site.shared_dir / ENROLMENTS
         self._logs = logs
@@ -73,6 +74,7 @@ class Enrolments:
             bind=self._pilots.bind,
             mps=self._pilots.mps,
             containers=self._containers,
+            mpi=self._mpi,
             prologue=self._prologue,
         )
         private.private_directory(self._place)

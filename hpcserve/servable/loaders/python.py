@@ -8,17 +8,18 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcserve.core.spelling import nearest
 from hpcserve.errors import ManifestError
-from hpcserve.servable.api import Context, declared_by, takes_parameters
+from hpcserve.servable.api import Context, declared_by, takes_comm, takes_parameters
 from hpcserve.servable.loaders.entry import module_file, run_step, target_of
 from hpcserve.servable.manifest import Manifest, MethodSpec, check_identifier
 
 if TYPE_CHECKING:
-    from hpcserve.servable.loaded import Arrays, Function, Loaded, Method
+    from hpcserve.servable.loaded import Arrays, Function, Loaded
 
 
 class PythonLoader:
@@ -33,7 +34,7 @@ class PythonLoader:
         _module_file(manifest, directory)
         target = target_of(manifest, directory)
         if not inspect.isclass(target):
-            return {name: method.spec for name, method in _function_methods(manifest, target).items()}
+            return _function_methods(manifest, target)
         return {name: spec for name, (_, spec) in _class_methods(manifest, target).items()}
 
     def load(self, manifest: Manifest, context: Context) -> Loaded:
@@ -45,7 +46,9 @@ class PythonLoader:
         target = target_of(manifest, context.directory)
         import_s = time.monotonic() - began_s
         if not inspect.isclass(target):
-            return Loaded(_function_methods(manifest, target), import_s=import_s)
+            of_function = _function_methods(manifest, target)
+            made = {name: Method(spec, _caller(target, spec, context)) for name, spec in of_function.items()}
+            return Loaded(made, import_s=import_s)
         specs = _class_methods(manifest, target)
         servable = run_step(f"{target.__name__}()", target)
         setup = getattr(servable, "setup", None)
@@ -53,7 +56,8 @@ class PythonLoader:
             arguments = (context,) if _takes_context(setup) else ()
             run_step(f"{target.__name__}.setup", lambda: setup(*arguments))
         methods = {
-            name: Method(spec, _caller(getattr(servable, attribute), spec)) for name, (attribute, spec) in specs.items()
+            name: Method(spec, _caller(getattr(servable, attribute), spec, context))
+            for name, (attribute, spec) in specs.items()
         }
         teardown = getattr(servable, "teardown", None)
         if teardown is None:
@@ -91,10 +95,8 @@ def _class_methods(manifest: Manifest, target: type) -> dict[str, tuple[str, Met
     return found
 
 
-def _function_methods(manifest: Manifest, target: Callable[..., object]) -> dict[str, Method]:
+def _function_methods(manifest: Manifest, target: Callable[..., object]) -> dict[str, MethodSpec]:
     """The one method of a function. In the manifest it may have another name than the function."""
-    from hpcserve.servable.loaded import Method
-
     declared = declared_by(target)
     own_name = getattr(target, "__name__", str(manifest.entry).partition(":")[2])
     if len(manifest.methods) > 1:
@@ -108,7 +110,8 @@ def _function_methods(manifest: Manifest, target: Callable[..., object]) -> dict
     for name, spec in specs.items():
         _check_name(name)
         _check_arguments(own_name, inspect.signature(target), spec)
-    return {name: Method(spec, _caller(target, spec)) for name, spec in specs.items()}
+        _check_plain(target)
+    return specs
 
 
 def _check_name(name: str) -> None:
@@ -149,7 +152,8 @@ def _without_self(target: type, name: str) -> inspect.Signature:
 def _check_arguments(where: str, signature: inspect.Signature, spec: MethodSpec) -> None:
     """The inputs can be passed by name, and nothing else is needed."""
     names = {tensor.name: None for tensor in spec.inputs}
-    given: Mapping[str, None] = {**names, "parameters": None} if spec.parameters else names
+    more = (("parameters", spec.parameters), ("comm", "comm" in signature.parameters))
+    given: Mapping[str, None] = {**names, **dict.fromkeys(name for name, wanted in more if wanted)}
     try:
         signature.bind(**given)
     except TypeError as error:
@@ -159,10 +163,16 @@ def _check_arguments(where: str, signature: inspect.Signature, spec: MethodSpec)
         ) from error
 
 
-def _caller(function: Callable[..., object], spec: MethodSpec) -> Function:
+def _check_plain(function: Callable[..., object]) -> None:
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         where = getattr(function, "__qualname__", function)
         raise ManifestError(f"{where}: a method must be a plain function or a generator function, without async")
+
+
+def _caller(function: Callable[..., object], spec: MethodSpec, context: Context) -> Function:
+    _check_plain(function)
+    if takes_comm(function, spec):
+        function = partial(function, comm=context.comm)
     if spec.parameters:
         return lambda inputs, parameters: function(**inputs, parameters=dict(parameters))
 

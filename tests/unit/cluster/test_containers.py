@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from hpcserve.cluster.containers import OF_DEVICES, Bind, Inside, contained, refused, site_binds
 from hpcserve.errors import ConfigError
-from hpcserve.wire.launch import ContainerRules
+from hpcserve.wire.launch import ContainerRules, MpiRules
 
 INSIDE = Inside(
     image="/images/a.sif",
@@ -133,3 +137,52 @@ def test_binds_of_a_site() -> None:
 def test_why_a_container_did_not_start(exit_code: int, output: str, told: str) -> None:
     assert refused(exit_code, output).startswith(f"the container did not start: {told}" if told else "")
     assert bool(refused(exit_code, output)) == bool(told)
+
+
+MPI = MpiRules(binds=("/opt/cray", "/var/spool/slurmd:/var/spool/slurmd:rw"), environment=("PMI_*", "MPI*", "FI_ONE"))
+
+
+def test_ranks_see_where_they_meet_and_who_they_are() -> None:
+    made = contained(ContainerRules(runtime="apptainer", environment=("LICENSE",)), INSIDE, {}, MPI)
+    *_, names, patterns = made.argv[: made.argv.index("apptainer")]
+    assert (names, patterns) == (f"{DEVICES} LICENSE", "PMI_* MPI* FI_ONE")
+    assert made.argv[made.argv.index("apptainer") :] == (
+        *("apptainer", "--silent", "exec", "--cleanenv", "--no-home", "--no-mount=cwd,tmp", "--no-eval"),
+        *("--pwd", "/tmp"),
+        *("--mount", "type=bind,source=/tmp,destination=/tmp"),
+        *("--mount", "type=bind,source=/dev/shm,destination=/dev/shm"),
+        *("--mount", "type=bind,source=/opt/cray,destination=/opt/cray,ro"),
+        *("--mount", "type=bind,source=/var/spool/slurmd,destination=/var/spool/slurmd"),
+        *("--mount", "type=bind,source=/versions/1,destination=/opt/hpcserve/servable,ro"),
+        *("/images/a.sif", "python3", "-m", "x"),
+    )
+
+
+@pytest.mark.parametrize("mpi", [None, MPI])
+def test_the_variables_of_the_node_come_in_by_name_or_pattern(tmp_path: Path, mpi: MpiRules | None) -> None:
+    """The script is run by the node's own shell, with a stand-in for the runtime that tells what it is given."""
+    runtime = tmp_path / "tells"
+    runtime.write_text("#!/bin/sh\nenv -0\n")
+    runtime.chmod(0o755)
+    (tmp_path / "PMI_FILE").touch()  # a pattern is none of files
+    made = contained(ContainerRules(runtime="apptainer", command=str(runtime), environment=("A",)), INSIDE, {}, mpi)
+    node = {
+        "PATH": os.environ["PATH"],
+        "A": "with 'quotes', $HOME and\nMPI_NOT=a second line",
+        "PMI_RANK": "3",
+        "MPIR": "",
+        "FI_ONE": "1",
+        "FI_TWO": "2",
+        "CUDA_VISIBLE_DEVICES": "0,1",
+    }
+    said = subprocess.run(made.argv, env=node | made.environment, cwd=tmp_path, capture_output=True, check=True).stdout
+    pairs = dict(each.split("=", 1) for each in said.decode().split("\0") if each)
+    inside = {name[13:]: value for name, value in pairs.items() if name.startswith("APPTAINERENV_")}
+    always = {"A": node["A"], "CUDA_VISIBLE_DEVICES": "0,1", "PYTHONUNBUFFERED": "1"}
+    assert inside == always | ({} if mpi is None else {"PMI_RANK": "3", "MPIR": "", "FI_ONE": "1"})
+
+
+def test_podman_hpc_s_ranks_share_the_node_too() -> None:
+    argv = contained(ContainerRules(runtime="podman-hpc"), INSIDE, {}, MPI).argv
+    assert {"--pid=host", "--ipc=host", "type=bind,source=/tmp,destination=/tmp", "PMI_*", "MPI*"} <= set(argv)
+    assert "--tmpfs=/tmp" not in argv

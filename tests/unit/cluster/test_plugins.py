@@ -11,6 +11,7 @@ from hpcserve.cluster.plugins import check, open_launcher, open_scheduler
 from hpcserve.cluster.slurm import SlurmScheduler
 from hpcserve.config import Scheduler, Site
 from hpcserve.errors import ConfigError
+from hpcserve.wire.launch import MpiRules
 
 
 def site(tmp_path: Path, kind: str) -> Site:
@@ -57,10 +58,10 @@ def test_a_scheduler_that_cannot_be_used_as_the_site_says_is_told_of_before_it_i
 
 
 def test_process_launches_plainly_and_others_are_refused() -> None:
-    assert open_launcher("process").command(("python", "-m", "x"), "here") == ("python", "-m", "x")
-    assert open_launcher("srun").command(("python", "-m", "x"), "there")[-3:] == ("python", "-m", "x")
+    assert open_launcher("process", MpiRules()).command(("python", "-m", "x"), "here") == ("python", "-m", "x")
+    assert open_launcher("srun", MpiRules()).command(("python", "-m", "x"), "there")[-3:] == ("python", "-m", "x")
     with pytest.raises(ConfigError, match=r"pilots\.launcher: nothing is called 'srn'; known: .*process"):
-        open_launcher("srn")
+        open_launcher("srn", MpiRules())
 
 
 def test_an_installed_package_brings_a_scheduler_and_a_broken_one_is_named(

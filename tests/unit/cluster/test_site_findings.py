@@ -8,6 +8,7 @@ import pytest
 
 from hpcserve.cluster import site_findings
 from hpcserve.cluster.runner import Answer
+from hpcserve.cluster.site_findings import Asked
 from hpcserve.config import Pilots
 from hpcserve.errors import SchedulerError
 
@@ -191,3 +192,27 @@ def test_a_command_without_an_answer_fails_what_depends_on_it() -> None:
         ):
             assert found.outcome == "failed", found
             assert "did not answer" in found.told or "Unable to contact" in found.told
+
+
+MPI_OF_22 = (
+    "MPI plugin types are...\n\tpmix\n\tnone\n\tcray_shasta\n\tpmi2\nspecific pmix plugin versions available: pmix_v4\n"
+)
+MPI_OF_20 = "srun: MPI types are...\nsrun: none\nsrun: pmix_v3\nsrun: pmix\n"
+
+
+@pytest.mark.parametrize(
+    ("pmi", "asked", "outcome", "told"),
+    [
+        ("pmi2", answer(MPI_OF_22), "ok", "srun --mpi=pmi2"),
+        ("pmix_v4", answer(MPI_OF_22), "ok", "srun --mpi=pmix_v4"),
+        ("pmix", answer(stderr=MPI_OF_20), "ok", "srun --mpi=pmix"),
+        ("pmi2", answer(stderr=MPI_OF_20), "warning", "it has none, pmix, pmix_v3: set mpi.pmi to one of them"),
+        ("pmix_v5", answer(MPI_OF_22), "failed", "no replica of several ranks would start"),
+        ("pmi2", SILENT, "skipped", "sinfo did not answer"),
+        ("pmi2", answer(exit_code=1, stderr="srun: error: x"), "skipped", "srun: error: x"),
+    ],
+)
+def test_the_interface_by_which_ranks_find_one_another(pmi: str, asked: Asked, outcome: str, told: str) -> None:
+    found = site_findings.mpi(pmi, asked)
+    assert found.outcome == outcome
+    assert told in found.told

@@ -14,7 +14,7 @@ import pytest
 
 from hpcserve.cluster import site_host
 from hpcserve.cluster.reach import reach
-from hpcserve.config import Containers, Network, Scheduler, Site, read_site
+from hpcserve.config import Containers, Mpi, Network, Scheduler, Site, read_site
 
 
 def site(tmp_path: Path, *, host: str = "127.0.0.1", kind: str = "local", front_port: int = 0) -> Site:
@@ -192,3 +192,23 @@ def test_three_sockets_need_three_ports_at_once(tmp_path: Path, one_taken: int) 
     roomy = msgspec.structs.replace(looked_at, network=Network(port_range=f"{first}-{last}", front_port=first + 1))
     with doors(roomy) as opened:
         assert opened.lacking().startswith(f"port {first + 1} of 127.0.0.1 is in use by another program: set [network]")
+
+
+def test_the_command_that_starts_ranks_is_looked_for_where_it_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    def found(launcher: str, command: str) -> list[tuple[str, str]]:
+        looked_at = site(tmp_path)
+        pilots = msgspec.structs.replace(looked_at.pilots, launcher=launcher)
+        looked_at = msgspec.structs.replace(looked_at, pilots=pilots, mpi=Mpi(command=command))
+        return [(each.outcome, each.told) for each in site_host.mpi(looked_at)]
+
+    assert found("process", "mpiexec") == found("srun", "mpirun") == []
+    told = "mpi.command: no command 'mpiexec' in PATH; load its module, or set mpi.command to its whole path"
+    assert found("mpiexec", "mpiexec") == [("failed", told)]
+    assert [outcome for outcome, _ in found("process", "mpirun")] == ["failed"]
+    there = tmp_path / "mpiexec"
+    there.touch(mode=0o755)
+    assert found("mpiexec", "mpiexec") == found("process", str(there)) == [("ok", str(there))]

@@ -68,8 +68,8 @@ def table_of(kind: type[msgspec.Struct], heading: str) -> None:
 
 
 def _plain(default: object) -> str:
-    if default == ():
-        return "[]"
+    if isinstance(default, tuple):
+        return f"[{','.join(map(_plain, default))}]"
     if isinstance(default, bool):
         return str(default).lower()
     if isinstance(default, float):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -12,17 +13,20 @@ from hpcserve.errors import ManifestError
 from hpcserve.pilot.children import Surroundings
 from hpcserve.pilot.command import Command
 from hpcserve.pilot.memory import MemoryWatch
+from hpcserve.pilot.ranks import Place
 from hpcserve.pilot.roster import MOST_OVER, Roster
 from hpcserve.pilot.watch import Watch
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 from hpcserve.wire.agents import Orders, ReplicaSpec
+from hpcserve.wire.launch import MpiRules
 
 R1 = ReplicaId("r1")
-SPEC = ReplicaSpec(R1, DeploymentName("d"), "v1", "/", "{}", 10.0, 1000)
+MANIFEST = '{"name": "m", "loader": "python"}'
+SPEC = ReplicaSpec(R1, DeploymentName("d"), "v1", "/", MANIFEST, 10.0, 1000)
 
 
-def no_command(spec: ReplicaSpec, node: str) -> Command:
-    raise ManifestError(f"there is no interpreter on {node} for {spec.manifest}")
+def no_command(spec: ReplicaSpec, place: Place) -> Command:
+    raise ManifestError(f"there is no interpreter on {place.nodes} for {spec.manifest}")
 
 
 def orders(*specs: ReplicaSpec, forget: tuple[ReplicaId, ...] = (), lost: tuple[str, ...] = ()) -> Orders:
@@ -38,9 +42,9 @@ def made(tmp_path: Path, *nodes: str) -> Roster:
             log_dir=tmp_path,
             log_bytes=1000,
             slots=2,
-            bind="none",
+            replicas_per_gpu=1,
             stop_grace_s=1.0,
-            launcher=ProcessLauncher(),
+            launcher=ProcessLauncher(MpiRules()),
             memory=MemoryWatch(None),
             changed=lambda: None,
             clock=time.monotonic,
@@ -78,3 +82,24 @@ def test_where_every_node_is_lost_nothing_is_started(tmp_path: Path) -> None:
     roster.obey(orders(SPEC, lost=("a", "b")), 0.0)
     (status,) = roster.statuses
     assert (status.state, status.kind, roster.usable_nodes) == ("failed", "node failed", ())
+
+
+def several(size: int, nodes: int, name: str = "r1") -> ReplicaSpec:
+    manifest = json.dumps({"name": "m", "loader": "python", "ranks": {"size": size, "nodes": nodes}})
+    return msgspec.structs.replace(SPEC, replica=ReplicaId(name), manifest=manifest)
+
+
+def test_what_can_never_fit_fails_and_says_why(tmp_path: Path) -> None:
+    roster = made(tmp_path, "a", "b")
+    roster.obey(orders(several(6, 2)), 0.0)
+    (status,) = roster.statuses
+    assert (status.state, status.kind) == ("failed", "crashed")
+    assert "it takes 3 slots on each of 2 nodes, and this pilot has 2 nodes of 2 slots: lower [ranks]" in status.cause
+
+
+def test_what_a_lost_node_has_no_room_for_is_no_fault_of_its_own(tmp_path: Path) -> None:
+    roster = made(tmp_path, "a", "b")
+    roster.obey(orders(several(4, 2), lost=("b",)), 0.0)
+    (status,) = roster.statuses
+    assert (status.state, status.kind) == ("failed", "node failed")
+    assert status.cause == "it cannot be started: it takes 2 slots on each of 2 nodes, and its pilot has 1 left"

@@ -1,0 +1,138 @@
+"""Which nodes of a pilot, and which of their slots, the ranks of a replica take. Pure.
+
+A replica of one slot goes to the node with the fewest slots held, into its lowest free one, and beyond them all where
+none is free: the controller has counted, and one that is ending holds its slot a little longer. All others
+take free slots only, or wait for them. They go where least is left beside them: room for large ones stays whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from itertools import count
+
+from hpcserve.core.width import slots_per_rank
+from hpcserve.servable.manifest import Ranks
+
+Held = Mapping[str, AbstractSet[int]]
+"""The slots of each node that are held; the nodes are those that can be used, in the order of the job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """What a replica takes.
+
+    Attributes:
+        nodes: On so many nodes.
+        per_node: So many ranks on each.
+        gpus: So many whole GPUs for each rank; 0: any slot.
+        per_gpu: So many slots share one GPU: slots 0 to ``per_gpu - 1`` the first one, and so on.
+    """
+
+    nodes: int = 1
+    per_node: int = 1
+    gpus: int = 0
+    per_gpu: int = 1
+
+    @property
+    def slots(self) -> int:
+        """How many of each node."""
+        return self.per_node * slots_per_rank(self.gpus, self.per_gpu)
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"{_many(self.slots, 'slot')} on {'one node' if self.nodes == 1 else f'each of {self.nodes} nodes'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a replica runs.
+
+    Attributes:
+        nodes: Its nodes, in the order of the job.
+        ranks: Of each rank in turn, the slots of its node that it holds.
+    """
+
+    nodes: tuple[str, ...]
+    ranks: tuple[tuple[int, ...], ...]
+
+    @property
+    def per_node(self) -> int:
+        """How many ranks run on each node."""
+        return len(self.ranks) // len(self.nodes)
+
+    def held(self, node: str) -> set[int]:
+        """Its slots of a node."""
+        if node not in self.nodes:
+            return set()
+        first = self.nodes.index(node) * self.per_node
+        return {slot for rank in self.ranks[first : first + self.per_node] for slot in rank}
+
+    def arguments(self, node_slots: int) -> tuple[str, ...]:
+        """What the replica's command line says of it: each rank looks for itself there."""
+        return "--node-slots", str(node_slots), "--ranks", ":".join(",".join(map(str, rank)) for rank in self.ranks)
+
+
+def need_of(ranks: Ranks, replicas_per_gpu: int) -> Need:
+    """What the replicas of a servable take."""
+    return Need(nodes=ranks.nodes, per_node=ranks.per_node, gpus=ranks.gpus_per_rank, per_gpu=replicas_per_gpu)
+
+
+def place(need: Need, held: Held, slots: int) -> Place | None:
+    """Where a replica is to run now; None: there is no room for it.
+
+    Args:
+        need: What it takes.
+        held: The slots that are held.
+        slots: How many each node has.
+    """
+    if need.nodes == need.slots == 1:
+        node = min(held, key=lambda each: len(held[each]), default=None)
+        return None if node is None else Place((node,), ((_lowest(held[node]),),))
+    free = {node: _units(need, taken, slots) for node, taken in held.items()}
+    units = need.per_node * max(1, need.gpus)
+    fit = sorted((node for node in free if len(free[node]) >= units), key=lambda node: len(free[node]))[: need.nodes]
+    if len(fit) < need.nodes:
+        return None
+    nodes = tuple(node for node in held if node in fit)
+    ranks = tuple(rank for node in nodes for rank in _ranks(free[node][:units], need.per_node))
+    return Place(nodes, ranks)
+
+
+def never(need: Need, nodes: int, slots: int) -> str:
+    """Why a replica can never be placed on so many nodes of so many slots each; empty where it can."""
+    if need.nodes <= nodes and need.slots <= slots and need.gpus * need.per_node <= slots // need.per_gpu:
+        return ""
+    return (
+        f"it takes {need}, and this pilot has {_many(nodes, 'node')} of {_many(slots, 'slot')}: lower [ranks] of its "
+        "servable, or raise pilots.nodes or pilots.slots of the site"
+    )
+
+
+def waits(need: Need, held: Held, slots: int) -> str:
+    """Why a replica is not placed yet."""
+    free = ", ".join(f"{slots - len(taken & set(range(slots)))} of {node}" for node, taken in held.items())
+    whole = f", of {_many(need.gpus * need.per_node, 'whole GPU')}" if need.gpus and need.per_gpu > 1 else ""
+    return f"it waits for {need}{whole}; free slots: {free or 'none'}"
+
+
+def _lowest(held: AbstractSet[int]) -> int:
+    return next(slot for slot in count() if slot not in held)
+
+
+def _units(need: Need, held: AbstractSet[int], slots: int) -> list[tuple[int, ...]]:
+    """The free slots of a node one by one, or where whole GPUs are wanted, those of each free GPU together."""
+    size = need.per_gpu if need.gpus else 1
+    together = (tuple(range(first, first + size)) for first in range(0, slots - size + 1, size))
+    return [unit for unit in together if held.isdisjoint(unit)]
+
+
+def _ranks(units: list[tuple[int, ...]], ranks: int) -> list[tuple[int, ...]]:
+    """Each rank's equal part."""
+    size = len(units) // ranks
+    return [tuple(slot for unit in units[at : at + size] for slot in unit) for at in range(0, len(units), size)]
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,178 @@
+"""Data-parallel ranks, seen from rank 0: a batch is scattered, each rank computes a share, the outputs are gathered.
+
+Only batches are divided. Other methods, and batches of one sample, run on rank 0 alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hpcserve.core.shares import Failed, Outputs, Trouble, Unlike, Whole, shares, starts, verdict
+from hpcserve.errors import HpcserveError, InvalidOutput
+from hpcserve.replica.buffers import Buffers
+from hpcserve.replica.mpi import World
+from hpcserve.replica.portion import Array, Portion, room, run_share
+from hpcserve.replica.ranks import Answers, end
+from hpcserve.replica.told import error_of, failure_of
+from hpcserve.servable.loaded import Loaded
+from hpcserve.servable.manifest import MethodSpec
+from hpcserve.servable.yields import Yields
+from hpcserve.wire.dtype_names import BYTES
+from hpcserve.wire.dtypes import native_name
+from hpcserve.wire.elements import decode_elements, encode_elements
+from hpcserve.wire.frames import encode, raw
+from hpcserve.wire.ranks import Done, Drop, Failure, Gather, Piece, Share
+
+Counts = tuple[int, ...]
+
+
+class DataParallel:
+    """Runs the methods of a servable on all ranks.
+
+    Args:
+        loaded: Rank 0's own servable.
+        world: All ranks.
+    """
+
+    def __init__(self, loaded: Loaded, world: World) -> None:
+        self._loaded = loaded
+        self._world = world
+        self._buffers = Buffers()
+
+    @property
+    def methods(self) -> dict[str, MethodSpec]:
+        """What each method takes and gives."""
+        return self._loaded.methods
+
+    def run(self, method: str, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """As :meth:`hpcserve.servable.loaded.Loaded.run`; the outputs' memory is good until nobody looks at it."""
+        spec = self._loaded.methods.get(method)
+        batch = {name: np.ascontiguousarray(given) for name, given in inputs.items()} if _divides(spec) else {}
+        samples = len(next(iter(batch.values()), ()))
+        if samples < 2:
+            return self._loaded.run(method, inputs, parameters)
+        counts = shares(samples, self._world.size)
+        answers = self._scatter(method, batch, parameters, counts)
+        mine = {name: given[: counts[0]] for name, given in batch.items()}
+        ran = run_share(self._loaded, method, mine, parameters, counts[0])
+        answers.wait()
+        told = [_told(ran), *(answers.told.get(rank) for rank in range(1, self._world.size))]
+        found = verdict(counts, [_as_told(each) for each in told])
+        if isinstance(ran, HpcserveError) or not isinstance(found, Whole):
+            self._world.tell_all(encode(Drop()))
+            raise _error(method, found, ran, told)
+        return self._gather(found.outputs, told, ran[1], counts)
+
+    def stream(self, method: str, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> Yields:
+        """As :meth:`hpcserve.servable.loaded.Loaded.stream`, on rank 0 alone."""
+        return self._loaded.stream(method, inputs, parameters)
+
+    def teardown(self) -> None:
+        """Ends the group in order.
+
+        Raises:
+            ServableError: The servable's own ``teardown`` failed here.
+        """
+        end(self._world, self._loaded)
+
+    def _scatter(
+        self, method: str, batch: Mapping[str, Array], parameters: Mapping[str, Any], counts: Counts
+    ) -> Answers:
+        places, given = starts(counts), raw(parameters)
+        parts = {name: _frames(name, array, counts) for name, array in batch.items() if array.dtype.kind == "O"}
+        for rank in range(1, self._world.size):
+            pieces = (
+                Piece(name, BYTES, (counts[rank], *array.shape[1:]), len(parts[name][rank]))
+                if name in parts
+                else Piece(name, native_name(array.dtype) or "", (counts[rank], *array.shape[1:]))
+                for name, array in batch.items()
+            )
+            self._world.tell(encode(Share(method, tuple(pieces), given)), rank)
+        for name, array in batch.items():
+            if name in parts:
+                for rank in range(1, self._world.size):
+                    self._world.send_frame(parts[name][rank], rank)
+            else:
+                self._world.scatter(array, counts, places)
+        return Answers(self._world, (rank for rank, count in enumerate(counts) if count and rank))
+
+    def _gather(
+        self, outputs: Outputs, told: Sequence[Done | Failure | None], mine: Portion, counts: Counts
+    ) -> dict[str, Any]:
+        pieces = tuple(Piece(*each) for each in outputs)
+        try:
+            found: dict[str, Any] = {each.name: room(each, self._buffers) for each in pieces if each.dtype != BYTES}
+        except MemoryError:
+            self._world.tell_all(encode(Drop()))
+            raise
+        self._world.tell_all(encode(Gather(pieces)))
+        places = starts(counts)
+        for index, piece in enumerate(pieces):
+            part = mine[piece.name]
+            if isinstance(part, bytes):
+                found[piece.name] = self._gather_bytes(index, told, part)
+            else:
+                whole = found[piece.name]
+                whole[: counts[0]] = part
+                self._world.gather(whole, counts, places)
+        return {piece.name: found[piece.name] for piece in pieces}
+
+    def _gather_bytes(self, index: int, told: Sequence[Done | Failure | None], mine: bytes) -> Array:
+        parts = []
+        for rank, answer in enumerate(told):
+            if isinstance(answer, Done):
+                name, _, shape, size_bytes = _fields(answer.outputs[index])
+                frame = self._world.receive_frame(size_bytes, rank) if rank else mine
+                parts.append(decode_elements(name, shape, int(np.prod(shape)), frame))
+        return np.concatenate(parts)
+
+
+def _divides(spec: MethodSpec | None) -> bool:
+    return spec is not None and spec.batchable
+
+
+def _frames(name: str, array: Array, counts: Counts) -> list[bytes]:
+    return [encode_elements(name, part) for part in np.split(array, starts(counts)[1:])]
+
+
+def _fields(piece: Piece) -> tuple[str, str, tuple[int, ...], int]:
+    return piece.name, piece.dtype, piece.shape, piece.size_bytes
+
+
+def _told(ran: tuple[tuple[Piece, ...], Portion] | HpcserveError) -> Done | Failure:
+    return failure_of(ran) if isinstance(ran, HpcserveError) else Done(ran[0])
+
+
+def _as_told(answer: Done | Failure | None) -> Outputs | Trouble | None:
+    if answer is None:
+        return None
+    if isinstance(answer, Failure):
+        return Trouble(answer.sample, answer.out_of_memory)
+    return tuple((piece.name, piece.dtype, piece.shape) for piece in answer.outputs)
+
+
+def _error(
+    method: str, found: Whole | Failed | Unlike, ran: object, told: Sequence[Done | Failure | None]
+) -> HpcserveError:
+    if isinstance(found, Failed):
+        failure = told[found.rank]
+        if found.rank == 0 and isinstance(ran, HpcserveError):
+            return ran
+        assert isinstance(failure, Failure), "it is the one that has failed"
+        return error_of(failure, found.rank, sample=found.sample)
+    assert isinstance(found, Unlike), "otherwise all went well"
+    one, other = (_words(told[rank]) for rank in (found.one, found.other))
+    return InvalidOutput(
+        f"method {method!r} returned {one} on rank {found.one} and {other} on rank {found.other}: of a data-parallel "
+        "servable, what it returns for a sample must not depend on the others of its batch, but for its values"
+    )
+
+
+def _words(answer: Done | Failure | None) -> str:
+    assert isinstance(answer, Done), "it has outputs"
+    return ", ".join(
+        f"{each.name}: {each.dtype}[{', '.join(('n', *map(str, each.shape[1:])))}]" for each in answer.outputs
+    )

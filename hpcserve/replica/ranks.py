@@ -1,0 +1,105 @@
+"""Rank 0 of several: to the executor it looks like a loaded servable, and it has the others compute with it.
+
+What each rank computes, :mod:`hpcserve.replica.parallel` and :mod:`hpcserve.replica.collective` say. Every order is
+answered once by each rank that has to do something, so that rank 0 knows at any time who still computes.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterable
+from typing import TypeVar
+
+import msgspec
+
+from hpcserve.errors import HpcserveError
+from hpcserve.replica.mpi import Nap, World
+from hpcserve.replica.told import error_of
+from hpcserve.servable.loaded import Loaded
+from hpcserve.wire.frames import decoder, encode
+from hpcserve.wire.launch import ReplicaStart, encode_line
+from hpcserve.wire.ranks import Answer, Begin, Done, End, Failure
+
+T = TypeVar("T")
+_decode_answer = decoder(Answer)
+
+
+class Answers:
+    """What the others answer to one order. Two threads may ask.
+
+    Args:
+        world: All ranks.
+        awaited: Those that will answer.
+
+    Attributes:
+        told: What they have said, by rank.
+        troubled_at: When the first failure was heard of, in monotonic seconds; infinity: there is none.
+    """
+
+    def __init__(self, world: World, awaited: Iterable[int]) -> None:
+        self.told: dict[int, Done | Failure] = {}
+        self.troubled_at = math.inf
+        self._world = world
+        self._awaited = frozenset(awaited)
+        self._lock = threading.Lock()
+
+    @property
+    def missing(self) -> list[int]:
+        """Who has not answered yet."""
+        return sorted(self._awaited - self.told.keys())
+
+    @property
+    def failures(self) -> dict[int, Failure]:
+        """Who has failed, by rank."""
+        return {rank: told for rank, told in sorted(self.told.items()) if isinstance(told, Failure)}
+
+    def poll(self) -> bool:
+        """Takes what has arrived. Returns whether all have answered."""
+        with self._lock:
+            while len(self.told) < len(self._awaited):
+                heard = self._world.next_answer()
+                if heard is None:
+                    return False
+                rank, message = heard
+                answer = self.told[rank] = _decode_answer(message)
+                if isinstance(answer, Failure):
+                    self.trouble()
+            return True
+
+    def trouble(self) -> None:
+        """A failure is known."""
+        self.troubled_at = min(self.troubled_at, time.monotonic())
+
+    def wait(self, grace_s: float = math.inf) -> bool:
+        """Waits for all answers, once a failure is known no longer than the grace. Returns whether all are there."""
+        nap = Nap()
+        while not self.poll():
+            if time.monotonic() > self.troubled_at + grace_s:
+                return False
+            nap.take()
+        return True
+
+    def error(self, *, named: bool = True) -> HpcserveError | None:
+        """The failure of the lowest rank that has one."""
+        for rank, failure in self.failures.items():
+            return error_of(failure, rank, sample=failure.sample, named=named)
+        return None
+
+
+def begin(world: World, start: ReplicaStart) -> Answers:
+    """Has the others set their servables up: they get what the agent told, without the secret key."""
+    line = encode_line(msgspec.structs.replace(start, secret_key=b""))
+    world.tell_all(encode(Begin(line)))
+    return Answers(world, range(1, world.size))
+
+
+def end(world: World, loaded: Loaded) -> None:
+    """Ends the group in order: each rank tears its servable down.
+
+    Raises:
+        ServableError: Rank 0's could not be.
+    """
+    world.tell_all(encode(End()))
+    loaded.teardown()

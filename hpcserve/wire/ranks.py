@@ -1,0 +1,104 @@
+"""What the ranks of a replica say to each other, by MPI. Tensors follow these messages, or are scattered and gathered.
+
+Rank 0 gives orders, each to all the others; they answer each :class:`Share`, :class:`Whole`, :class:`Next` and
+:class:`Close` once. All ranks run the same files, so there are no versions; what they say is msgpack all the
+same, since nothing that comes from another process is unpickled.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from hpcserve.wire.messages import EMPTY_MAP, Message
+
+
+class Piece(Message, frozen=True):
+    """A tensor of a share. ``size_bytes``: of its frame, where the dtype is BYTES."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    size_bytes: int = 0
+
+
+class Begin(Message, frozen=True, tag="begin"):
+    """What the agent told rank 0, but for the secret key; ``start`` is a :class:`~hpcserve.wire.launch.ReplicaStart`.
+
+    The answer is :class:`Done` once the servable's ``setup`` is.
+    """
+
+    start: bytes
+
+
+class Share(Message, frozen=True, tag="share"):
+    """A share of a batch: each input is scattered, in this order. A share of no samples is not run, nor answered."""
+
+    method: str
+    inputs: tuple[Piece, ...]
+    parameters: msgspec.Raw = EMPTY_MAP
+
+
+class Gather(Message, frozen=True, tag="gather"):
+    """All shares went well: the outputs are gathered."""
+
+    outputs: tuple[Piece, ...]
+
+
+class Drop(Message, frozen=True, tag="drop"):
+    """They did not: the outputs are forgotten."""
+
+
+class Whole(Message, frozen=True, tag="whole"):
+    """A call in which all ranks take part; the inputs' frames, of so many bytes, are broadcast in this order.
+
+    ``stream``: the number of the stream that it opens.
+    """
+
+    method: str
+    tensors: msgspec.Raw
+    sizes: tuple[int, ...]
+    parameters: msgspec.Raw = EMPTY_MAP
+    stream: int | None = None
+
+
+class Next(Message, frozen=True, tag="next"):
+    """The next item of a stream."""
+
+    stream: int
+
+
+class Close(Message, frozen=True, tag="close"):
+    """The end of a stream, before its time or after it."""
+
+    stream: int
+
+
+class End(Message, frozen=True, tag="end"):
+    """The replica ends in order."""
+
+
+Order = Begin | Share | Gather | Drop | Whole | Next | Close | End
+
+
+class Done(Message, frozen=True, tag="done"):
+    """It went well. ``outputs``: those of a share. ``is_over``: the stream has no more items."""
+
+    outputs: tuple[Piece, ...] = ()
+    is_over: bool = False
+
+
+class Failure(Message, frozen=True, tag="failure"):
+    """It did not; ``code`` finds the class of the error, and ``fault`` is what the servable itself said.
+
+    ``sample``: the one that is at fault, within the share.
+    """
+
+    code: str
+    message: str
+    traceback: str | None = None
+    fault: str = ""
+    sample: int | None = None
+    out_of_memory: bool = False
+
+
+Answer = Done | Failure

@@ -1,0 +1,75 @@
+"""Methods of collective ranks: they compute together, and leave each other alone in every way."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+
+from hpcserve import Tensor, method
+
+X = {"x": Tensor("int64", [-1])}
+Y = {"y": Tensor("int64", [-1])}
+
+
+class Chorus:
+    def setup(self, context):
+        self.rank, self.size = context.rank, context.size
+        assert (context.comm.rank, context.comm.size) == (self.rank, self.size)
+        self.notes = Path(os.environ["NOTES"]) if "NOTES" in os.environ else None
+        if self.notes is not None:
+            (self.notes / f"setup-{self.rank}").write_text(str(os.getpid()))
+        if os.environ.get("FAILS") == str(self.rank):
+            raise ValueError(f"no weights for rank {self.rank}")
+        context.comm.Barrier()
+
+    def teardown(self):
+        if self.notes is not None:
+            (self.notes / f"teardown-{self.rank}").write_text("")
+
+    @method(inputs=X, outputs=Y, batchable=True)
+    def total(self, x, comm):
+        """Each rank computes a part of every sample."""
+        mine = x * (self.rank + 1)
+        whole = np.empty_like(mine)
+        comm.Allreduce(mine, whole)
+        return whole if self.rank == 0 else None
+
+    @method(
+        inputs={"text": Tensor("BYTES", [-1]), "value": Tensor("JSON")},
+        outputs={"all": Tensor("JSON")},
+    )
+    def told(self, text, value, comm, *, parameters):
+        return comm.gather([self.rank, [each.decode() for each in text], value, parameters])
+
+    @method(inputs=X, outputs=Y)
+    def troubled(self, x, comm, *, parameters):
+        if self.rank in parameters.get("raise", ()):
+            raise ValueError(f"rank {self.rank} cannot")
+        if self.rank in parameters.get("die", ()):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.rank in parameters.get("hang", ()):
+            time.sleep(600)
+        if self.rank in parameters.get("wait", ()):
+            comm.Barrier()
+        return x
+
+    @method(inputs=X, outputs=Y, batchable=True)
+    def troubled_batch(self, x, comm):
+        if (x < 0).any() and self.rank == 1:
+            raise ValueError("a negative one")
+        comm.Barrier()
+        return x
+
+    @method(inputs=X, outputs=Y)
+    def counts(self, x, comm, *, parameters):
+        for number in range(parameters.get("most", {}).get(str(self.rank), len(x))):
+            if number == parameters.get("fail", {}).get(str(self.rank)):
+                raise ValueError(f"rank {self.rank} cannot go on")
+            yield np.array([comm.allreduce(int(x[number]))])
+
+    @method(inputs=X, outputs=Y)
+    def lengths(self, x, *, parameters):
+        for _ in range(parameters["most"][str(self.rank)]):
+            yield x

@@ -1,0 +1,101 @@
+"""Methods of data-parallel ranks: they tell who computed what, and fail in every way."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+
+from hpcserve import SampleError, Tensor, method
+
+X = {"x": Tensor("int64", [-1])}
+ANY = [-1, -1]
+
+
+def echo(dtype):
+    @method(inputs={"x": Tensor(dtype, ANY)}, outputs={"y": Tensor(dtype, ANY)}, batchable=True)
+    def same(self, x):
+        return x
+
+    return same
+
+
+class Divided:
+    def setup(self, context):
+        self.context = context
+        self.notes = Path(os.environ["NOTES"]) if "NOTES" in os.environ else None
+        self.before = None
+        self.note("setup")
+
+    def note(self, what):
+        if self.notes is not None:
+            (self.notes / f"{what}-{self.context.rank}").write_text(str(os.getpid()))
+
+    def teardown(self):
+        self.note("teardown")
+
+    float32, uint8, bfloat16, float64 = map(echo, ("float32", "uint8", "bfloat16", "float64"))
+
+    @method(inputs=X, outputs={"rank": Tensor("int32", [-1]), "share": Tensor("int64", [-1, 1])}, batchable=True)
+    def who(self, x):
+        return {
+            "rank": np.full(len(x), self.context.rank, np.int32),
+            "share": np.full((len(x), 1), len(x)),
+        }
+
+    @method(inputs={"x": Tensor("BYTES", [-1])}, outputs={"y": Tensor("BYTES", [-1])}, batchable=True)
+    def upper(self, x):
+        return np.array([each.upper() * self.context.size for each in x], object)
+
+    @method(inputs={"x": Tensor("float32", [-1, 0])}, outputs={"n": Tensor("float32", [-1, 0])}, batchable=True)
+    def nothing(self, x):
+        return x
+
+    @method(inputs=X, outputs={"y": Tensor("int64", [-1])}, batchable=True)
+    def keeps(self, x):
+        """The input of the call before; memory that is used again too soon would show."""
+        before, self.before = self.before, x
+        return x if before is None or len(before) != len(x) else before.copy()
+
+    @method(inputs=X, outputs={"y": Tensor("int64", [-1])}, batchable=True)
+    def troubled(self, x, *, parameters):
+        most = parameters.get("most", len(x))
+        for place, value in enumerate(x):
+            if value == -1:
+                raise SampleError(place, f"the value {value}")
+            if value == -2:
+                raise ValueError("minus two")
+            if value == -3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if value == -4:
+                time.sleep(600)
+            if value == -5:
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if len(x) > most:
+            raise MemoryError(f"{len(x)} samples")
+        return 2 * x
+
+    @method(inputs=X, outputs={"share": Tensor("int64", [-1])}, batchable=True)
+    def small(self, x):
+        """More than two samples are too many for one rank: batches of up to eleven fit."""
+        if self.context.rank == 3 and len(x) > 2:
+            raise MemoryError(f"{len(x)} samples")
+        return np.full(len(x), len(x))
+
+    @method(inputs=X, outputs={"y": Tensor("int64", ANY)}, batchable=True)
+    def ragged(self, x):
+        return np.zeros((len(x), 1 + self.context.rank), np.int64)
+
+    @method(inputs=X, outputs={"y": Tensor("int64", [-1])}, batchable=True)
+    def short(self, x):
+        return x[:-1] if self.context.rank == 2 else x
+
+    @method(inputs=X, outputs={"rank": Tensor("int64")})
+    def alone(self, x):
+        return self.context.rank
+
+    @method(inputs=X, outputs={"rank": Tensor("int64")})
+    def items(self, x):
+        for _ in x:
+            yield self.context.rank

@@ -1,0 +1,20 @@
+"""Data-parallel ranks on several nodes: each tells where it computes."""
+
+import os
+
+import numpy as np
+
+from hpcserve import Tensor, method
+
+
+class Spread:
+    def setup(self, context):
+        self.rank, self.node = context.rank, os.uname().nodename.encode()
+
+    @method(
+        inputs={"x": Tensor("int64", [-1])},
+        outputs={"y": Tensor("int64", [-1]), "rank": Tensor("int64", [-1]), "node": Tensor("BYTES", [-1])},
+        batchable=True,
+    )
+    def twice(self, x):
+        return {"y": 2 * x, "rank": np.full_like(x, self.rank), "node": np.array([self.node] * len(x), object)}

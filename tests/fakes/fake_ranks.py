@@ -1,0 +1,49 @@
+"""Stands where ``hpcserve.replica`` of several ranks would: real MPI, which serves nothing.
+
+The manifest's description says what it does once rank 0 has said that it is ready: ``ready`` (waits for the end of its
+input, and ends all ranks in order), ``kill N`` (rank N is killed), ``exit N`` (the last rank exits with N), ``abort``,
+``deaf`` (its input may end). Each rank writes who it is into ``SERVABLE/REPLICA.rank.N.json``.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+
+from mpi4py import MPI
+
+world = MPI.COMM_WORLD
+start = json.loads(sys.stdin.buffer.readline()) if world.rank == 0 else None
+start = world.bcast(start)
+what, _, number = json.loads(start["manifest"])["description"].partition(" ")
+facts = {
+    "pid": os.getpid(),
+    "argv": sys.argv,
+    "rank": world.rank,
+    "size": world.size,
+    "node": os.uname().nodename,
+    "told": os.environ.get("PMI_RANK"),
+    "start": start,
+}
+path = os.path.join(start["servable"], f"{start['replica']}.rank.{world.rank}.json")
+with open(path + ".part", "w") as file:
+    json.dump(facts, file)
+os.rename(path + ".part", path)
+world.Barrier()
+if world.rank == 0:
+    os.write(1, json.dumps({"state": "ready"}).encode() + b"\n")
+if what == "kill" and world.rank == int(number):
+    os.kill(os.getpid(), signal.SIGKILL)
+if what == "exit" and world.rank == world.size - 1:
+    os._exit(int(number))
+if what == "abort" and world.rank == world.size - 1:
+    world.Abort(5)
+if what == "deaf":
+    time.sleep(600)
+if world.rank == 0:
+    while os.read(0, 65536):
+        pass
+request = world.Ibarrier()
+while not request.Test():
+    time.sleep(0.01)

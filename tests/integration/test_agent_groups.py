@@ -1,0 +1,131 @@
+"""An agent that starts replicas of several ranks by a real mpiexec, on one node."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpcserve.cluster.processes import start_time
+from hpcserve.types import ReplicaId
+from hpcserve.wire.launch import MpiRules
+from tests.integration.agent_rig import FakeDaemon, Pilot, gone
+
+MPIEXEC = Path(sys.executable).with_name("mpiexec")
+Start = Callable[..., Pilot]
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
+    made = FakeDaemon(tmp_path / "service.json")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path, daemon: FakeDaemon) -> Iterator[Start]:
+    made = Pilot(tmp_path)
+
+    def begun(**changes: Any) -> Pilot:
+        made.start(mpi=MpiRules(command=str(MPIEXEC)), **changes)
+        daemon.serve(lambda: daemon.reports, "the agent reports")
+        return made
+
+    yield begun
+    made.end()
+
+
+@pytest.mark.parametrize("launcher", ["process", "mpiexec"])
+def test_the_ranks_of_a_group_know_their_slots_and_end_in_order(
+    daemon: FakeDaemon, start: Start, launcher: str
+) -> None:
+    pilot = start(launcher=launcher)
+    daemon.tell(pilot.orders(pilot.group("r1", "ready", size=3)))
+    daemon.wait_for("r1", "ready")
+    ranks = pilot.ranks_of("r1", 3)
+    assert [(rank["rank"], rank["size"], rank["told"]) for rank in ranks] == [(n, 3, str(n)) for n in range(3)]
+    assert {tuple(rank["argv"][-4:]) for rank in ranks} == {("--node-slots", "4", "--ranks", "0:1:2")}
+    daemon.tell(pilot.orders())
+    assert daemon.wait_for("r1", "exited").cause == "stopped as ordered (exit code 0)"
+    for rank in ranks:
+        gone(rank["pid"])
+
+
+@pytest.mark.parametrize(
+    ("what", "exit_code", "cause"),
+    [
+        ("kill 1", -9, "killed by signal 9 (SIGKILL)"),
+        ("kill 0", -9, "killed by signal 9 (SIGKILL)"),
+        ("exit 3", 3, "exit code 3"),
+        ("abort", 5, "exit code 5"),
+    ],
+)
+def test_one_rank_that_ends_badly_ends_all(
+    daemon: FakeDaemon, start: Start, what: str, exit_code: int, cause: str
+) -> None:
+    pilot = start()
+    daemon.tell(pilot.orders(pilot.group("r1", what, size=2)))
+    end = daemon.wait_for("r1", "exited", "failed")
+    assert (end.exit_code, end.cause, end.kind) == (exit_code, cause, "crashed")
+    for rank in pilot.ranks_of("r1", 2):
+        gone(rank["pid"])
+
+
+def test_a_group_that_does_not_end_is_killed_with_all_its_ranks(daemon: FakeDaemon, start: Start) -> None:
+    pilot = start(stop_grace_s=0.2)
+    daemon.tell(pilot.orders(pilot.group("r1", "deaf", size=2), pilot.group("r2", "deaf", size=2)))
+    daemon.wait_for("r1", "ready")
+    daemon.wait_for("r2", "ready")
+    daemon.tell(pilot.orders(kill=(ReplicaId("r2"),)))
+    causes = [daemon.wait_for(replica, "exited").cause.partition(" (")[0] for replica in ("r1", "r2")]
+    assert causes == ["stopped as ordered", "killed as ordered"]
+    for rank in pilot.ranks_of("r1", 2) + pilot.ranks_of("r2", 2):
+        gone(rank["pid"])
+
+
+def test_no_rank_outlives_its_agent(daemon: FakeDaemon, start: Start) -> None:
+    pilot = start()
+    daemon.tell(pilot.orders(pilot.group("r1", "ready", size=2)))
+    daemon.wait_for("r1", "ready")
+    ranks = pilot.ranks_of("r1", 2)
+    assert all(start_time(rank["pid"]) for rank in ranks)
+    assert pilot.process is not None
+    pilot.process.kill()
+    for rank in ranks:
+        gone(rank["pid"])
+
+
+def test_a_group_waits_for_room_and_says_so(daemon: FakeDaemon, start: Start) -> None:
+    pilot = start(slots=3)
+    first, second = pilot.group("r1", "ready", size=2), pilot.group("r2", "ready", size=2)
+    third = pilot.group("r3", "ready", size=3)
+    daemon.tell(pilot.orders(first, second, third))
+    daemon.wait_for("r1", "ready")
+    waits = daemon.wait_for("r2", "starting")
+    assert waits.cause.startswith("it waits for 2 slots on one node; free slots: 1 of ")
+    assert (waits.pid, waits.public_key) == (None, b"")
+    daemon.tell(pilot.orders(second, kill=(ReplicaId("r1"),)))
+    assert daemon.wait_for("r3", "exited").cause == "stopped as ordered before there was room for it"
+    daemon.wait_for("r2", "ready")
+    assert pilot.ranks_of("r2", 2)[0]["argv"][-1] == "0:1"
+
+
+def test_a_rank_with_gpus_of_its_own_holds_all_their_slots(daemon: FakeDaemon, start: Start) -> None:
+    pilot = start(slots=8, replicas_per_gpu=2)
+    daemon.tell(pilot.orders(pilot.group("r1", "ready", size=1), pilot.group("r2", "ready", size=3, gpus=1)))
+    daemon.wait_for("r2", "ready")
+    assert pilot.ranks_of("r2", 3)[0]["argv"][-4:] == ["--node-slots", "8", "--ranks", "2,3:4,5:6,7"]
+
+
+def test_an_mpiexec_that_is_not_there_is_told_in_words(daemon: FakeDaemon, start: Start) -> None:
+    pilot = start()
+    pilot.end()
+    pilot.start(mpi=MpiRules(command="/no/such/mpiexec"))
+    daemon.reports.clear()
+    daemon.serve(lambda: daemon.reports, "the agent reports")
+    daemon.tell(pilot.orders(pilot.group("r1", "ready", size=2)))
+    failed = daemon.wait_for("r1", "failed")
+    assert "/no/such/mpiexec" in failed.cause

@@ -1,0 +1,130 @@
+"""Collective ranks on real MPI: what they compute together, and what becomes of them when one fails."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpcserve.errors import ServableError
+from hpcserve.wire.jsonvalue import Json
+from tests.integration.rank_rig import Group, place
+
+X = np.arange(5)
+
+
+@pytest.fixture(scope="module")
+def group() -> Iterator[Group]:
+    """Four ranks, for the tests that leave them well."""
+    directory = place()
+    found = Group("chorus", directory)
+    yield found.ready()
+    found.close()
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def lost(tmp_path: Path) -> Iterator[Group]:
+    """Four ranks that do not outlive the test."""
+    found = Group("chorus", tmp_path, hang_grace_s=0.1)
+    yield found.ready()
+    found.close()
+
+
+def test_all_ranks_get_the_input_and_rank_0_answers(group: Group) -> None:
+    assert group.call("total", x=X)["y"].tolist() == (10 * X).tolist()
+    large = np.arange(3_000_000)
+    assert np.array_equal(group.call("total", x=large)["y"], 10 * large)
+
+
+def test_texts_values_and_parameters_reach_all_ranks(group: Group) -> None:
+    found = group.call("told", {"a": 1}, text=np.array([b"x", b"yz"], object), value=Json({"k": [1]}))["all"]
+    assert found == [[rank, ["x", "yz"], {"k": [1]}, {"a": 1}] for rank in range(4)]
+
+
+def test_a_stream_is_made_by_all_ranks(group: Group) -> None:
+    assert [each["y"].tolist() for each in group.stream("counts", x=X)] == [[4 * each] for each in X]
+
+
+@pytest.mark.parametrize("who", [[0, 1, 2, 3], [2], [0], [1, 3]])
+def test_ranks_that_raise_while_nobody_waits_for_them_fail_the_request_alone(group: Group, who: list[int]) -> None:
+    with pytest.raises(ServableError, match=f"ValueError: rank {who[0]} cannot") as raised:
+        group.call("troubled", {"raise": who}, x=X)
+    assert "chorus.py" in str(raised.value.remote_traceback)
+    assert group.call("total", x=X)["y"].tolist() == (10 * X).tolist()
+
+
+def test_a_stream_that_fails_on_all_ranks_leaves_them_well(group: Group) -> None:
+    with pytest.raises(ServableError, match="rank 0 cannot go on"):
+        group.stream("counts", {"fail": {str(rank): 2 for rank in range(4)}}, x=X)
+    assert len(group.stream("counts", x=X)) == len(X)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "told"),
+    [
+        ({"raise": [0], "wait": [1, 2, 3]}, "rank 0 cannot"),
+        ({"raise": [2], "wait": [0, 1, 3]}, "rank 2: .*rank 2 cannot"),
+        ({"raise": [1], "hang": [3]}, "rank 1: .*rank 1 cannot"),
+    ],
+    ids=["the others are stuck", "rank 0 is stuck", "one hangs"],
+)
+def test_a_rank_that_raises_while_others_wait_fails_the_request_and_ends_the_group(
+    lost: Group, parameters: dict[str, list[int]], told: str
+) -> None:
+    with pytest.raises(ServableError, match=told):
+        lost.call("troubled", parameters, x=X)
+    lost.gone()
+
+
+def test_of_several_requests_none_fails_for_another_that_broke_the_group(lost: Group) -> None:
+    slow = lost.send("total", x=np.arange(1_000_000))
+    sent = [lost.send("troubled_batch", x=np.array(each)) for each in ([1, 2], [3, -1], [4])]
+    lost.result(slow)
+    lost.gone()
+    lost.take_all()
+    told = {request: lost.results[request][0] for request in sent if request in lost.results}
+    assert not any(result.error for request, result in told.items() if request != sent[1]), "run one by one elsewhere"
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"die": [2], "wait": [0, 1, 3]}, {"hang": [2], "wait": [0, 1, 3]}], ids=["dies", "hangs"]
+)
+def test_a_rank_that_dies_or_hangs_ends_the_group(lost: Group, parameters: dict[str, list[int]]) -> None:
+    lost.send("troubled", parameters, x=X, remaining_ms=500)
+    lost.gone()
+
+
+def test_a_stream_that_does_not_end_on_all_ranks_at_once_fails(group: Group) -> None:
+    most = {str(rank): 2 if rank == 3 else 1 for rank in range(4)}
+    with pytest.raises(ServableError, match="its stream ended on rank 0 and not on rank 3"):
+        group.stream("lengths", {"most": most}, x=X)
+    assert group.call("total", x=X)["y"].tolist() == (10 * X).tolist()
+
+
+def test_an_orderly_end_tears_every_rank_down(tmp_path: Path) -> None:
+    group = Group("chorus", tmp_path)
+    try:
+        group.ready()
+        assert group.end() == 0
+    finally:
+        group.close()
+    assert len(list(group.notes.glob("teardown-*"))) == 4
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_rank_whose_setup_fails_is_told_of(tmp_path: Path, rank: int) -> None:
+    """The others wait for it in a barrier, rank 0 too."""
+    group = Group("chorus", tmp_path, variables={"FAILS": str(rank)})
+    try:
+        said = group.says()
+        assert said.state == "failed"
+        assert f"ValueError: no weights for rank {rank}" in said.cause
+        assert ("rank 2: " in said.cause) == (rank == 2)
+        assert "chorus.py" in said.traceback
+        assert group.ended() == 3
+    finally:
+        group.close()
