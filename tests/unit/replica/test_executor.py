@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from hpcserve.errors import ProtocolError, ServableError
+from hpcserve.replica.broken import DeviceBroken
 from hpcserve.replica.executor import Executor
 from hpcserve.servable.api import SampleError
 from hpcserve.servable.loaded import Loaded, Method
@@ -68,3 +70,81 @@ def test_the_caller_is_not_told_of_a_sample_that_is_not_there(executor: Executor
     error = executor.run("go", specs, frames, EMPTY_MAP).error
     assert error is not None
     assert error.message == "go failed"
+
+
+# --- launched ---------------------------------------------------------------------------------------------------------
+
+
+class Launches:
+    """A servable whose calls end when, and as, a test says."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Mapping[str, Any], Future[Any]]] = []
+        tensor = {"dtype": "int64", "shape": (-1,)}
+        spec = msgspec.convert(
+            {
+                "inputs": [tensor | {"name": "x"}],
+                "outputs": [tensor | {"name": "y"}],
+                "batchable": True,
+                "launches": True,
+            },
+            MethodSpec,
+        )
+        self.executor = Executor(Loaded({"go": Method(spec, self._go)}), "go")
+
+    def _go(self, inputs: Mapping[str, Any], _parameters: Mapping[str, Any]) -> Future[Any]:
+        self.calls.append((inputs, Future()))
+        if len(self.calls) > 1:  # the parts of a batch that failed are waited for
+            self.calls[-1][1].set_result(double(inputs, {}))
+        return self.calls[-1][1]
+
+    def fail(self, error: BaseException) -> None:
+        self.calls[0][1].set_exception(error)
+
+
+def answers(outcomes: Sequence[Any]) -> list[list[int]]:
+    return [np.frombuffer(bytes(outcome.frames[0]), np.int64).tolist() for outcome in outcomes]
+
+
+@pytest.mark.parametrize("requests", [[request(1, 2)], [request(1, 2), request(3)]])
+def test_a_flight_lands_with_the_answers_of_its_requests(requests: Any) -> None:
+    servable = Launches()
+    flight = launched(servable, requests)
+    assert not flight.done()
+    (inputs, future) = servable.calls[0]
+    future.set_result(2 * inputs["x"])
+    assert flight.done()
+    outcomes, too_many = flight.land(lambda: False)
+    assert answers(outcomes) == [[2, 4], [6]][: len(requests)]
+    assert too_many == 0
+    assert len(servable.calls) == 1
+
+
+def test_a_flight_that_had_no_memory_is_run_in_halves() -> None:
+    servable = Launches()
+    flight = launched(servable, [request(1, 2), request(3)])
+    servable.fail(MemoryError("no room"))
+    assert flight.done()
+    outcomes, too_many = flight.land(lambda: False)
+    assert answers(outcomes) == [[2, 4], [6]]
+    assert too_many == 3
+    assert [len(inputs["x"]) for inputs, _ in servable.calls] == [3, 2, 1]
+
+
+@pytest.mark.parametrize("requests", [[request(1, 2)], [request(1, 2), request(3)]])
+def test_a_flight_on_a_broken_device_ends_the_replica(requests: Any) -> None:
+    servable = Launches()
+    flight = launched(servable, requests)
+    servable.fail(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    with pytest.raises(DeviceBroken):
+        flight.land(lambda: False)
+    assert len(servable.calls) == 1, "nothing is run on it again"
+
+
+def launched(servable: Launches, requests: Any) -> Any:
+    """As the loop launches one request, or several."""
+    assert servable.executor.launching == {"go"}
+    if len(requests) == 1:
+        ((specs, frames),) = requests
+        return servable.executor.launch("go", specs, frames, EMPTY_MAP)
+    return servable.executor.launch_together("go", requests, EMPTY_MAP)
