@@ -19,8 +19,8 @@ from tests.integration import images
 
 pytestmark = [pytest.mark.facility, pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
 
-# UCX, which the wheel of MPICH uses, writes down all ways to a rank in an address of some 1000 characters, and of more
-# in a container. Of those beyond 1024 Slurm's pmi2 (22.05) makes nonsense, and the ranks do not find one another.
+# UCX, which the wheel of MPICH uses, writes down all ways to a rank in an address of some 1000 characters, of more in a
+# container. Of one beyond 1024 Slurm's pmi2 (22.05) makes nonsense, and the ranks do not find one another.
 FEW_WAYS = "export UCX_TLS=tcp,posix,self"
 PILOTS = {"nodes": 3, "slots": 2, "launcher": "srun", "max_pilots": 1, "setup": [FEW_WAYS]}
 AT_ONCE = 8
