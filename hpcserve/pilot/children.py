@@ -140,6 +140,7 @@ class Child:
                 kind=self._end.kind,
                 evidence=self._end.evidence,
                 host=self.place.nodes[0],
+                nodes=self.place.nodes,
             )
         return ReplicaStatus(
             self._spec.replica,
@@ -149,6 +150,7 @@ class Child:
             deployment=self._spec.deployment,
             version=self._spec.version,
             host=self.place.nodes[0],
+            nodes=self.place.nodes,
             phases=self._phases,
         )
 

@@ -55,7 +55,7 @@ def replica_command(
     """
     whole = from_json(manifest)
     environment = whole.environment
-    arguments = (*place.arguments(slots), *wanted_in_words(whole.ranks, bind))
+    arguments = (*wanted_in_words(whole.ranks, bind), *place.arguments(slots))
     argv = argv_for(environment, REPLICA_MODULE, *arguments, prologue=prologue)
     return Command(launched(launcher, tuple(argv), place), variables_for(environment, inherited))
 

@@ -59,8 +59,8 @@ def any_command(
     check_image(environment)
     inside = guest.guest(
         REPLICA_MODULE,
-        *place.arguments(slots),
         *wanted_in_words(whole.ranks, bind),
+        *place.arguments(slots),
         image=str(environment.image),
         python=environment.python,
         packages=environment.published.packages if environment.published else "",

@@ -32,7 +32,7 @@ class ReplicaStatus(Message, frozen=True):
     Of a replica that failed or exited no process is left. ``cause`` says why in words, ``kind`` in one word, and
     ``evidence`` holds the lines of its log that show it. ``host`` is the node that runs it or ran it. ``phases``: once
     it is ready, how long each phase of its start took, in seconds; names of :data:`hpcserve.types.PHASES`. ``nodes``:
-    all that hold ranks of it, where it has several; empty while it waits for them to be free.
+    all that hold ranks of it; empty while it waits for room on them.
     """
 
     replica: ReplicaId

@@ -65,6 +65,7 @@ class Enrolments:
             incarnation=row.incarnation,
             secret=secret,
             slots=self._pilots.slots,
+            replicas_per_gpu=self._pilots.replicas_per_gpu,
             walltime_s=row.walltime_s or self._pilots.walltime_s,
             orphan_s=self._pilots.orphan_s,
             stop_grace_s=self._pilots.stop_grace_s,
