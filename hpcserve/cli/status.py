@@ -109,6 +109,7 @@ def drawn(status: Status) -> Iterator[RenderableType]:
         yield from _titled("queues", _queues(status))
     if any(each.replicas for each in status.deployments):
         yield from _titled("replicas", _replicas(status))
+        yield from _causes(status)
     if any(replica.learned for each in status.deployments for replica in each.replicas):
         yield from _titled("batches", _batches(status))
     if status.pilots:
@@ -238,6 +239,16 @@ def _replicas(status: Status) -> Table:
                 str(replica.answered),
             )
     return made
+
+
+def _causes(status: Status) -> Iterator[Text]:
+    """What replicas wait for, or do without."""
+    from rich.text import Text
+
+    for each in status.deployments:
+        for replica in each.replicas:
+            if replica.cause:
+                yield Text(f"{replica.replica}: {replica.cause}", style=COLOURS["starting"])
 
 
 def _batches(status: Status) -> Table:

@@ -57,6 +57,13 @@ for name in $names; do
 done
 exec "$@"
 """
+# Another pilot's agent may have removed the copy since.
+_STAGED = """copy=$1 image=$2; shift 2
+if [ ! -r "$copy" ]; then
+    echo "image $image is read from there: its copy $copy is gone" >&2
+    for word; do shift; [ "$word" != "$copy" ] || word=$image; set -- "$@" "$word"; done
+fi
+"""
 _PROFILES: Mapping[Profile, tuple[str, ...]] = MappingProxyType(
     {"strict": ("--containall", "--cleanenv", "--no-home", "--no-eval")}
 )
@@ -83,6 +90,7 @@ class Inside:
 
     Attributes:
         image: The path of the image.
+        staged: The path of a copy on the node, from which it is run if it is still there; empty: there is none.
         argv: The program, as it is called inside.
         binds: What it sees beside what the site binds into all containers.
         environment: The variables that it gets beside those of :data:`OF_DEVICES` and the site's.
@@ -92,6 +100,7 @@ class Inside:
     argv: tuple[str, ...]
     binds: tuple[Bind, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    staged: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +157,15 @@ def _apptainer(rules: ContainerRules, inside: Inside, inherited: Mapping[str, st
     for bind in (*site_binds(rules), *inside.binds):
         argv += ["--mount", _mount(bind)]
     names = " ".join((*OF_DEVICES, *rules.environment))
+    image = inside.staged or inside.image
+    script, words = _FORWARD, [names]
     if rules.signature_key:
-        head = [_VERIFY + _FORWARD, "sh", command, rules.signature_key, inside.image, names]
-    else:
-        head = [_FORWARD, "sh", names]
+        script, words = _VERIFY + script, [command, rules.signature_key, image, *words]
+    if inside.staged:
+        script, words = _STAGED + script, [inside.staged, inside.image, *words]
     kept = {name: value for name, value in inherited.items() if name in _KEPT or not name.startswith(_OF_RUNTIME)}
     given = {f"APPTAINERENV_{name}": value for name, value in inside.environment.items()}
-    return Contained(("sh", "-c", *head, *argv, inside.image, *inside.argv), {**kept, **given})
+    return Contained(("sh", "-c", script, "sh", *words, *argv, image, *inside.argv), {**kept, **given})
 
 
 def _podman(rules: ContainerRules, inside: Inside, inherited: Mapping[str, str], profile: Profile) -> Contained:

@@ -38,6 +38,11 @@ class ProcessLauncher:
         """``argv``, unchanged."""
         return argv
 
+    def group(self, argv: tuple[str, ...], nodes: tuple[str, ...], per_node: int) -> tuple[str, ...]:
+        """``argv``, unchanged: one rank on one node."""
+        assert (len(nodes), per_node) == (1, 1), "it starts one process"
+        return argv
+
     def ended(self, exit_code: int, output: str) -> LaunchEnd:
         """The exit code, unchanged: nobody stands in between who could say more."""
         return LaunchEnd(exit_code)
@@ -66,6 +71,26 @@ class SrunLauncher:
             "--mpi=none",
             "--quiet",  # errors stand in the replica's log, and nothing else of srun
             "--export=ALL",  # also where sbatch was told to export nothing
+            *argv,
+        )
+
+    def group(self, argv: tuple[str, ...], nodes: tuple[str, ...], per_node: int) -> tuple[str, ...]:
+        """Such a step on several nodes."""
+        return (
+            "srun",
+            "--overlap",
+            f"--nodes={len(nodes)}",
+            f"--ntasks={len(nodes) * per_node}",
+            f"--ntasks-per-node={per_node}",
+            "--overcommit",
+            f"--nodelist={','.join(nodes)}",
+            "--distribution=block",
+            "--cpu-bind=none",
+            "--mpi=pmi2",
+            "--kill-on-bad-exit=1",
+            "--input=0",
+            "--quiet",
+            "--export=ALL",
             *argv,
         )
 

@@ -138,5 +138,8 @@ class Launcher(Protocol):
     def command(self, argv: tuple[str, ...], node: str) -> tuple[str, ...]:
         """The command that runs ``argv`` as a replica on a node of the job, which is its own unless ``elsewhere``."""
 
+    def group(self, argv: tuple[str, ...], nodes: tuple[str, ...], per_node: int) -> tuple[str, ...]:
+        """The command that runs ``argv`` as MPI ranks, so many on each of these nodes of the job."""
+
     def ended(self, exit_code: int, output: str) -> LaunchEnd:
         """How the replica ended: from its process's exit code, negative for a signal, and the end of its log."""

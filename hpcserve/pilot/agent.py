@@ -28,6 +28,7 @@ from hpcserve.pilot.link import Ears, Link
 from hpcserve.pilot.memory import MemoryWatch, counter_file
 from hpcserve.pilot.outcome import Stop
 from hpcserve.pilot.roster import Roster
+from hpcserve.pilot.stages import CLEAN_S, Stages
 from hpcserve.pilot.watch import Watch
 from hpcserve.types import LossKind, PilotId
 from hpcserve.wire import exits
@@ -96,7 +97,9 @@ class Agent:
         self._watch = Watch()
         self._signals = signals
         self._watch.add(self._signals.fileno(), self._signals.drain)
-        self._roster = Roster(self._surroundings(record), job.nodes)
+        around = self._surroundings(record)
+        self._images = around.images
+        self._roster = Roster(around, job.nodes)
         self._link = Link(
             record=record,
             enrolment=enrolment,
@@ -116,6 +119,7 @@ class Agent:
         try:
             while not (self._leaving and self._roster.empty):
                 self._turn()
+            self._clean()
         finally:
             self._end_everything()
             self._send()
@@ -222,6 +226,15 @@ class Agent:
             self._roster.tick(self._clock())
             self._watch.turn(_RESEND_S)
 
+    def _clean(self) -> None:
+        """Removes the copies of images, as far as there is time."""
+        until_s = self._clock() + CLEAN_S
+        self._send()
+        self._images.clean(self._roster.usable_nodes)
+        while not self._roster.empty and self._clock() < until_s:
+            self._roster.tick(self._clock())
+            self._watch.turn(_RESEND_S)
+
     def _come_up(self) -> None:
         if self._agent_s is None:
             self._agent_s = self._clock() - self._job.began_s
@@ -249,6 +262,15 @@ class Agent:
                 record=record,
             ),
             launcher=launcher,
+            images=Stages(
+                self._enrolment.containers,
+                launcher=launcher,
+                own=nodes[0],
+                watch=self._watch,
+                clock=self._clock,
+                changed=self._mark_dirty,
+                environment=dict(os.environ),
+            ),
             memory=MemoryWatch(counter_file()),
             record=record,
             log_dir=Path(self._enrolment.log_dir),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hpcserve.cluster import guest
@@ -22,6 +23,7 @@ _VARIABLES = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "PYTHONDONTWRI
 def any_command(
     spec: ReplicaSpec,
     node: str,
+    staged: str = "",
     *,
     launcher: Launcher,
     inherited: Mapping[str, str],
@@ -34,6 +36,7 @@ def any_command(
     Args:
         spec: What the controller orders.
         node: Where it is to run.
+        staged: The path of a copy of its image there, empty if there is none.
         launcher: How this site starts processes.
         inherited: The agent's own environment.
         prologue: Shell lines of the site that run before the interpreters of users' own environments.
@@ -57,7 +60,7 @@ def any_command(
         environment=_VARIABLES,
     )
     try:
-        made = contained(rules, inside, _without_ours(inherited))
+        made = contained(rules, replace(inside, staged=staged), _without_ours(inherited))
     except ConfigError as error:
         raise ManifestError(f"image {environment.image}: {error.message}") from error
     return Command(launcher.command(made.argv, node), made.environment, guest.SERVABLE, guest.RECORD)

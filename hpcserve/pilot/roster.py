@@ -57,16 +57,21 @@ class Roster:
 
     def stop_all(self, why: Stop, now: float) -> None:
         """Stops every replica."""
+        self._around.images.stop()
         for child in self._children.values():
             child.stop(why, now)
 
     def kill_all(self, why: Stop) -> None:
         """Kills every replica."""
+        self._around.images.stop()
         for child in self._children.values():
             child.kill(why)
 
     def tick(self, now: float) -> None:
-        """Keeps setup time-outs and graces, and notes which replicas have ended."""
+        """Keeps setup time-outs and graces, has images copied, and notes which replicas have ended."""
+        self._around.images.tick(
+            self.usable_nodes, {child.image for child in self._children.values() if child.image and not child.ended}
+        )
         for child in self._children.values():
             child.tick(now)
             child.reap(now)
@@ -86,12 +91,12 @@ class Roster:
     @property
     def empty(self) -> bool:
         """Whether no process is left."""
-        return all(child.ended for child in self._children.values())
+        return self._around.images.empty and all(child.ended for child in self._children.values())
 
     @property
     def due_s(self) -> float | None:
         """When :meth:`tick` has something to do."""
-        dues = [child.due_s for child in self._children.values()]
+        dues = [self._around.images.due_s, *(child.due_s for child in self._children.values())]
         return min((due for due in dues if due is not None), default=None)
 
     @property

@@ -258,7 +258,9 @@ class Ranks(Declaration, frozen=True):
 
     def __post_init__(self) -> None:
         if self.size % self.nodes:
-            raise ValueError(f"size {self.size}: expected a multiple of nodes, {self.nodes}: as many ranks on each node")
+            raise ValueError(
+                f"size {self.size}: expected a multiple of nodes, {self.nodes}: as many ranks on each node"
+            )
 
     @property
     def per_node(self) -> int:

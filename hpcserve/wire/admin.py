@@ -84,7 +84,8 @@ class AskStatus(Admin, frozen=True, kw_only=True):
 class ReplicaView(Admin, frozen=True, kw_only=True):
     """One replica. ``waiting`` and ``answered`` count requests; ``learned`` is what it knows of its batches.
 
-    ``phases``: how long each phase of its start took, in seconds; names of :data:`hpcserve.types.PHASES`.
+    ``phases``: how long each phase of its start took, in seconds; names of :data:`hpcserve.types.PHASES`. ``cause``:
+    what it waits for, or does without.
     """
 
     replica: str
@@ -97,6 +98,7 @@ class ReplicaView(Admin, frozen=True, kw_only=True):
     connected: bool
     learned: tuple[BatchesRun, ...] = ()
     phases: dict[str, float] = {}
+    cause: str = ""
 
 
 class DeploymentView(Admin, frozen=True, kw_only=True):

@@ -31,6 +31,9 @@ class ContainerRules(msgspec.Struct, frozen=True, kw_only=True):
     binds: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
     signature_key: str = ""
+    stage_dir: str = ""
+    stage_bytes: int = 0
+    stage_keep: bool = False
 
 
 class Enrolment(msgspec.Struct, frozen=True, kw_only=True):

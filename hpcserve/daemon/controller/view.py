@@ -224,6 +224,7 @@ def _replica(controller: Controller, replica: FleetReplica, loads: dict[ReplicaI
         connected=connected,
         learned=load.learned if load is not None else (),
         phases={} if said is None else said.phases,
+        cause="" if said is None or said.state not in ("starting", "ready") else said.cause,
     )
 
 
