@@ -227,10 +227,13 @@ class Agent:
             self._watch.turn(_RESEND_S)
 
     def _clean(self) -> None:
-        """Removes the copies of images, as far as there is time."""
+        """Removes the copies of images, as far as there is time; on other nodes unless the job was cancelled.
+
+        In one that was, srun of Slurm 22.05 starts no step any more.
+        """
         until_s = self._clock() + CLEAN_S
         self._send()
-        self._images.clean(self._roster.usable_nodes)
+        self._images.clean(() if self._signals.stop else self._roster.usable_nodes)
         while not self._roster.empty and self._clock() < until_s:
             self._roster.tick(self._clock())
             self._watch.turn(_RESEND_S)

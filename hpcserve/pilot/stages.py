@@ -172,13 +172,18 @@ class Stages:
             self._give_up(run, "the pilot ends")
 
     def clean(self, nodes: Sequence[str]) -> None:
-        """Begins to remove the copies from which this pilot's replicas ran, unless the site keeps them."""
+        """Begins to remove the copies from which this pilot's replicas ran, unless the site keeps them.
+
+        Args:
+            nodes: Where something can still be started, beside the agent's own.
+        """
         used = tuple(self._used)
         if not used or self._rules.stage_keep:
             return
         _log.info("removing the copies of %d images on %d nodes", len(used), len(nodes))
         nothing = _Image("", "", 0)
-        for group in groups(nodes, nodes, together=self._launcher.elsewhere):
+        others = tuple(node for node in nodes if node != self._own)
+        for group in ((self._own,), others) if others else ((self._own,),):
             plan = Plan(nodes=group, remove=used, directory=self._rules.stage_dir, limit_bytes=self._rules.stage_bytes)
             self._spawn(nothing, group, plan, CLEAN_S)
 
