@@ -43,6 +43,8 @@ from hpcserve.wire.ranks import Done
 
 EXIT_SETUP_FAILED = 3
 LINGER_MS = 1000
+LOST_S = 10.0
+"""A launcher tells the ranks that are left by a SIGTERM that one has died, for which an order may wait for ever."""
 
 
 def main() -> int:
@@ -104,7 +106,7 @@ def serve(lifeline: Lifeline, mouth: Mouth, laps: Laps, world: World | None) -> 
     )
     watch.ask = replica.gave_up
     lead.on_lost(lambda error: _break(replica, error, context, world))
-    signal.signal(signal.SIGTERM, lambda signum, frame: replica.stop())
+    signal.signal(signal.SIGTERM, lambda signum, frame: _stop(replica, alarm, world))
     # What the servable loaded stays: the collector need not walk it again and again while requests wait.
     gc.collect()
     gc.freeze()
@@ -139,6 +141,12 @@ def follow(world: World) -> int:
     gc.freeze()
     Follower(loaded, world).serve()
     return _tear_down(loaded)
+
+
+def _stop(replica: Replica, alarm: Alarm, world: World | None) -> None:
+    replica.stop()
+    if world is not None:
+        alarm.end_within(LOST_S)
 
 
 def _broken(error: DeviceBroken, world: World | None) -> NoReturn:

@@ -26,20 +26,26 @@ class Alarm:
 
     def __init__(self, hang_grace_s: float) -> None:
         self.set_for = NEVER
+        self._latest = NEVER
         self._grace_s = hang_grace_s + AFTER_S
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         faulthandler.register(signal.SIGALRM, all_threads=True, chain=True)
 
     def watch(self, deadline: float) -> None:
         """A request with this deadline begins; NEVER: it may take as long as it likes."""
-        latest = deadline + self._grace_s
+        latest = min(deadline + self._grace_s, self._latest)
         if not latest <= self.set_for <= latest + SLACK_S:
             self._set(latest + SLACK_S)
 
+    def end_within(self, seconds: float) -> None:
+        """Goes off then, whatever runs."""
+        self._latest = time.monotonic() + seconds
+        self._set(min(self.set_for, self._latest))
+
     def rest(self) -> None:
         """Nothing has run for a while."""
-        if self.set_for != NEVER:
-            self._set(NEVER)
+        if self.set_for != self._latest:
+            self._set(self._latest)
 
     def _set(self, at: float) -> None:
         self.set_for = at

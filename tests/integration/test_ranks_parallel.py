@@ -166,6 +166,20 @@ def test_a_rank_that_is_killed_ends_the_group(tmp_path: Path, rank: int) -> None
         group.close()
 
 
+def test_a_group_that_is_told_to_end_does_not_wait_for_a_rank_that_is_lost(tmp_path: Path) -> None:
+    """As Slurm tells the others of a death. The one that stands still cannot be told from a dead one."""
+    group = Group("divided", tmp_path)
+    try:
+        group.ready()
+        lost, told = (int((group.notes / f"setup-{rank}").read_text()) for rank in (3, 0))
+        os.kill(lost, signal.SIGSTOP)
+        group.send("who", x=np.arange(4))
+        os.kill(told, signal.SIGTERM)
+        group.gone()
+    finally:
+        group.close()
+
+
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_rank_whose_gpu_is_broken_ends_the_group_without_an_answer(tmp_path: Path, rank: int) -> None:
     group = Group("divided", tmp_path)

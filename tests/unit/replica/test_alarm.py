@@ -25,7 +25,7 @@ def alarm() -> Iterator[Alarm]:
     before = signal.getsignal(signal.SIGALRM)
     made = Alarm(GRACE_S)
     yield made
-    made.rest()
+    signal.setitimer(signal.ITIMER_REAL, 0.0)
     faulthandler.unregister(signal.SIGALRM)
     signal.signal(signal.SIGALRM, before)
 
@@ -35,6 +35,17 @@ def test_it_goes_off_after_deadline_and_grace(alarm: Alarm) -> None:
     alarm.watch(now + 10.0)
     assert 0.0 <= alarm.set_for - (now + 10.0 + GRACE_S + AFTER_S) <= SLACK_S
     assert 0.0 < left_s() <= 10.0 + GRACE_S + AFTER_S + SLACK_S
+
+
+def test_nothing_puts_off_an_end_that_is_set(alarm: Alarm) -> None:
+    now = time.monotonic()
+    alarm.watch(NEVER)
+    alarm.end_within(5.0)
+    for later in (now + 100.0, NEVER):
+        alarm.watch(later)
+        assert 5.0 <= alarm.set_for - now <= 6.0 + SLACK_S
+    alarm.rest()
+    assert left_s() > 0.0
 
 
 def test_requests_that_follow_each_other_share_one_setting(alarm: Alarm) -> None:
