@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ import pytest
 from hpcserve import Client
 from tests.facility.box.cluster import Box
 from tests.facility.conftest import NewFacility
-from tests.facility.service import PATIENCE_S, Facility, deployment, status, until
+from tests.facility.service import PATIENCE_S, SERVABLES, Facility, deployment, status, until
+from tests.facility.test_groups_on_slurm import FEW_WAYS, where
 from tests.integration import images
 
 pytestmark = [pytest.mark.facility, pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
@@ -38,9 +40,16 @@ kill -STOP $pids
 @pytest.fixture
 def image(box: Box, python_image: Path, tmp_path: Path) -> Iterator[Path]:
     """An image that the first node sees, on which the agent runs, and no other."""
-    (tmp_path / "images").mkdir()
-    image = tmp_path / "images" / "net.sif"
-    shutil.copy(python_image, image)
+    with seen_once(box, python_image, tmp_path) as image:
+        yield image
+
+
+@contextmanager
+def seen_once(box: Box, original: Path, place: Path) -> Iterator[Path]:
+    """A copy that the first node alone sees."""
+    (place / "images").mkdir()
+    image = place / "images" / "net.sif"
+    shutil.copy(original, image)
     for node in NODES[1:]:
         box.run(node, ["mount", "-t", "tmpfs", "none", str(image.parent)])
     yield image
@@ -100,6 +109,30 @@ def test_one_node_reads_the_image_and_replicas_run_from_it_on_all(
         assert " image " in facility.told()
     facility.end()
     assert copies(box, "node1") == [], (facility.logs / f"{pilot.pilot}.log").read_text()
+
+
+def test_the_ranks_of_a_group_run_from_the_copies_of_their_nodes(
+    box: Box, new_facility: NewFacility, mpi_image: Path, image_dir: Path, tmp_path: Path
+) -> None:
+    servable = tmp_path / "spread"
+    shutil.copytree(SERVABLES / "spread", servable)
+    facility = new_facility(
+        containers={"runtime": "apptainer", "stage_dir": f"{box.directory}/private"},
+        pilots={"nodes": 3, "slots": 2, "max_pilots": 1, "launcher": "srun", "setup": [FEW_WAYS]},
+        mpi={"family": "mpich"},
+    )
+    images.packages(facility.shared, image_dir, ranks=True)
+    facility.up()
+    with seen_once(box, mpi_image, tmp_path) as image, facility.client() as client:
+        with (servable / "servable.toml").open("a") as file:
+            file.write(f'[environment]\nkind = "container"\nimage = "{image}"\n')
+        endpoint = facility.deploy(client, servable)
+        assert where(client, endpoint) == {0: "node1", 1: "node1", 2: "node2", 3: "node2"}
+        view = deployment(client, endpoint)
+        assert [(each.phases["image"] > 0, each.cause) for each in view.replicas] == [(True, "")]
+        copy = [f"{view.image_sha256}.sif"]
+        assert [copies(box, node) for node in NODES[:3]] == [copy, copy, []], "where its ranks are, and nowhere else"
+        facility.end()
 
 
 def test_a_node_that_dies_meanwhile_is_left_out(

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from hpcserve.cluster.launchers import SrunLauncher
+from hpcserve.errors import ManifestError
+from hpcserve.pilot.ownimage import OwnImage
 from hpcserve.pilot.stages import Stages, Wish
 from hpcserve.pilot.watch import Watch
 from hpcserve.wire.launch import ContainerRules, MpiRules
@@ -41,6 +43,13 @@ class Rig:
         )
 
     def want(self, node: str) -> Wish:
+        wish = self.stages.want(self.manifest, node)
+        assert wish is not None
+        return wish
+
+    @property
+    def manifest(self) -> str:
+        """Of a servable that was published with the image as it is now."""
         content = self.image.read_bytes()
         published = {
             "sha256": hashlib.sha256(content).hexdigest(),
@@ -49,9 +58,7 @@ class Rig:
             "python": "3.11",
         }
         environment = {"kind": "container", "image": str(self.image), "published": published}
-        wish = self.stages.want(json.dumps({"name": "n", "loader": "python", "environment": environment}), node)
-        assert wish is not None
-        return wish
+        return json.dumps({"name": "n", "loader": "python", "environment": environment})
 
     def turn(self, *nodes: str) -> None:
         self.stages.tick(nodes or NODES, ())
@@ -124,3 +131,43 @@ def test_a_node_that_is_lost_gets_none_and_the_others_do(rig: Rig) -> None:
     assert (lost.told is not None and lost.told.why) == "the node is lost"
     assert rig.told(kept) == ["staged"]
     rig.end()
+
+
+def test_a_replica_of_several_nodes_starts_when_it_is_known_of_all(rig: Rig) -> None:
+    """It runs from the copies that there are."""
+    own = OwnImage(rig.stages, rig.manifest, NODES, 1.0)
+    assert own.cause == f"its image {rig.image} is being copied to a, b, c"
+    rig.turn("a")
+    assert own.cause == f"its image {rig.image} is being copied to a", "of the others it is known"
+    assert not own.settled
+
+    def settled() -> bool:
+        rig.turn("a")
+        return own.settled
+
+    until(settled, "it is known of all", 60.0)
+    assert own.cause == f"its image is read from {rig.image}: no copy of it is on b: the node is lost; nor on c"
+    assert [own.path(3.5)] == [str(copy) for copy in rig.copies]
+    assert own.phase == {"image": 2.5}
+    rig.end()
+
+
+def test_no_replica_starts_where_one_node_has_found_another_image(rig: Rig) -> None:
+    manifest = rig.manifest
+    rig.image.write_bytes(b"an other")
+    own = OwnImage(rig.stages, manifest, ("b", "a"), 1.0)
+    rig.turn("b")
+
+    def settled() -> bool:
+        rig.turn("b")
+        return own.settled
+
+    until(settled, "it is known of both", 60.0)
+    rig.end()
+    with pytest.raises(ManifestError, match="is not the one with which the servable was published"):
+        own.path(2.0)
+
+
+def test_a_replica_without_an_image_waits_for_none(rig: Rig) -> None:
+    own = OwnImage(rig.stages, '{"name": "n", "loader": "python"}', NODES, 1.0)
+    assert (own.settled, own.cause, own.path(2.0), own.phase, own.sha256) == (True, "", "", {}, "")
