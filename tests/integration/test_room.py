@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ from hpcserve.errors import DeadlineExceeded, InvalidInput
 from hpcserve.wire import admin
 from tests.integration.daemon_tree import EXAMPLES, Daemon, deployment, until
 
-OVERRIDES = {"pilots": {"slots": 2, "max_pilots": 1}}
+OVERRIDES = {
+    "pilots": {"slots": 2, "max_pilots": 1},
+    "mpi": {"command": str(Path(sys.executable).with_name("mpiexec"))},
+}
 LIMIT = "at most 2 replicas fit into this site: pilots.max_pilots 1 × pilots.slots 2"
 
 
