@@ -13,9 +13,10 @@ import pytest
 from tests.facility.box.cluster import Box
 from tests.facility.box.files import LOGIN
 from tests.facility.box.options import Options
+from tests.integration import images
 from tests.integration.pages import Block, Page, Shell
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.facility, pytest.mark.timeout(900)]
 
 CLUSTER = """
 base = "facility"
@@ -24,7 +25,8 @@ stop_grace_s = 2.0
 # The fewer ways, the shorter the addresses of ranks: of more than 1024 characters pmi2 makes nonsense.
 setup = ["export UCX_TLS=tcp,self"]
 """
-COMMAND_S = 120.0
+COMMAND_S = 600.0
+"""Where none of an image's layers is in the user's cache yet."""
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +60,16 @@ def test_a_model_is_divided_among_two_nodes(shell: Shell) -> None:
         return block.mark == "file" or (block.mark, block.value) == ("only", "Slurm")
 
     assert Page("docs/tutorials/a-model-too-large-for-one-gpu.md", shell, on_slurm).run()
+
+
+def test_a_torch_model_in_containers_has_a_gpu_for_each_replica_or_rank(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images.need_apptainer()
+    # The image lies in the user's home; the layers below it are those of the next run of the tests, too.
+    for name, directory in (("XDG_CACHE_HOME", ".cache"), ("XDG_CONFIG_HOME", ".config")):
+        monkeypatch.setenv(name, os.environ.get(name, str(Path.home() / directory)))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, value in images.builder_environment().items():
+        monkeypatch.setenv(name, value)
+    assert Page("docs/tutorials/torch-in-a-container.md", shell).run()
