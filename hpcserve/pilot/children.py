@@ -26,7 +26,7 @@ from zmq.utils import z85
 from hpcserve import __version__
 from hpcserve.cluster.processes import reap, signal_group, spawn
 from hpcserve.cluster.seam import Launcher
-from hpcserve.errors import HpcserveError
+from hpcserve.errors import ConfigError, HpcserveError
 from hpcserve.pilot.command import Command
 from hpcserve.pilot.logs import CappedLog
 from hpcserve.pilot.memory import MemoryWatch
@@ -36,7 +36,7 @@ from hpcserve.pilot.ranks import Place
 from hpcserve.pilot.stages import Stages
 from hpcserve.pilot.watch import Watch
 from hpcserve.wire.agents import ReplicaSpec, ReplicaStatus
-from hpcserve.wire.launch import ReplicaSays, ReplicaStart, decode_says, encode_line
+from hpcserve.wire.launch import GROUP, ReplicaSays, ReplicaStart, decode_says, encode_line
 
 _CHUNK_BYTES = 64 * 1024
 _DRAIN_BYTES = 1024 * 1024
@@ -83,6 +83,7 @@ class Child:
 
     Raises:
         OSError: Its process cannot be started.
+        ConfigError: There is no launcher for its ranks.
         ManifestError: Its command cannot be made.
     """
 
@@ -93,7 +94,8 @@ class Child:
         """Whether it has shown, by its end, that nothing can be started on its node any more, or on one of several."""
         self.lost_nodes: tuple[str, ...] = ()
         """Which, where its launcher has named them."""
-        self._elsewhere = around.launcher.elsewhere or len(place.ranks) > 1
+        self._several = len(place.ranks) > 1
+        self._elsewhere = around.launcher.elsewhere or self._several
         self._spec = spec
         self._around = around
         self._log = CappedLog(around.log_dir / f"{spec.replica}.log", around.log_bytes)
@@ -291,7 +293,18 @@ class Child:
             self._output, output = _pipe(ours, theirs)
             self._errors, errors = _pipe(ours, theirs)
             self._unsent = memoryview(encode_line(self._instructions(command)))
-            self._pid = spawn(command.argv, environment=command.environment, stdin=stdin, stdout=output, stderr=errors)
+            environment = (
+                {**command.environment, GROUP: self._public_key.hex()} if self._several else command.environment
+            )
+            try:
+                self._pid = spawn(command.argv, environment=environment, stdin=stdin, stdout=output, stderr=errors)
+            except FileNotFoundError as error:
+                if not self._several:
+                    raise
+                raise ConfigError(
+                    f"there is no command {command.argv[0]!r} on {self.place.nodes[0]} to start MPI ranks; install it, "
+                    "load its module in pilots.setup, or correct mpi.command of the site file"
+                ) from error
             ours.pop_all()
         self._began_s = now
         self._setup_due_s = now + self._spec.setup_timeout_s
