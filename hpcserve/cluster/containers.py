@@ -7,6 +7,8 @@ network is the node's.
 Profile ``mpi`` is for one of several ranks, each of which a launcher starts in a container of its own. They are to
 find one another: they see the node's processes, its shared memory and ``/tmp``, in which MPI libraries meet, and the
 variables by which the launcher tells each which one it is. Without these every rank would take itself for the only one.
+Their processes do not end with their container, so each rank is told what is outside of it, and sees to that itself
+(:mod:`hpcserve.replica.sweep`).
 
 The command is a short, constant script of sh(1) that becomes the runtime by ``exec``: which GPUs a program may use, and
 whether the image is signed, can only be told on the node where it runs, to which a launcher may have brought it.
@@ -23,7 +25,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from hpcserve.errors import ConfigError
-from hpcserve.wire.launch import ContainerRules, MpiRules
+from hpcserve.wire.launch import OUTSIDE, ContainerRules, MpiRules
 
 OF_DEVICES = (
     "CUDA_VISIBLE_DEVICES",
@@ -63,6 +65,8 @@ for name in $(env | sed -n 's/^\\([A-Za-z_][A-Za-z0-9_]*\\)=.*/\\1/p'); do
         case $name in $pattern) names="$names $name" ;; esac
     done
 done
+"""
+_TELL_OUTSIDE = f"""export APPTAINERENV_{OUTSIDE}="$(readlink /proc/self/ns/mnt)"
 """
 # Source: apptainer-exec(1), of 1.4: with --cleanenv, of all variables those named APPTAINERENV_* come in.
 _FORWARD = """for name in $names; do
@@ -182,7 +186,7 @@ def _apptainer(rules: ContainerRules, inside: Inside, inherited: Mapping[str, st
     if mpi is None:
         script += _NAMES + _FORWARD
     else:
-        script += _NAMES + _MATCHING + _FORWARD
+        script += _TELL_OUTSIDE + _NAMES + _MATCHING + _FORWARD
         words.append(" ".join(mpi.environment))
     kept = {name: value for name, value in inherited.items() if name in _KEPT or not name.startswith(_OF_RUNTIME)}
     given = {f"APPTAINERENV_{name}": value for name, value in inside.environment.items()}

@@ -33,7 +33,7 @@ from hpcserve.pilot.outcome import NOT_STOPPED, Outcome, Stop, outcome
 from hpcserve.pilot.ranks import Place
 from hpcserve.pilot.watch import Watch
 from hpcserve.wire.agents import ReplicaSpec, ReplicaStatus
-from hpcserve.wire.launch import ReplicaSays, ReplicaStart, decode_says, encode_line
+from hpcserve.wire.launch import GROUP, ReplicaSays, ReplicaStart, decode_says, encode_line
 
 _CHUNK_BYTES = 64 * 1024
 _DRAIN_BYTES = 1024 * 1024
@@ -87,7 +87,8 @@ class Child:
         """Whether it has shown, by its end, that nothing can be started on its node any more, or on one of several."""
         self.lost_nodes: tuple[str, ...] = ()
         """Which, where its launcher has named them."""
-        self._elsewhere = around.launcher.elsewhere or len(place.ranks) > 1
+        self._several = len(place.ranks) > 1
+        self._elsewhere = around.launcher.elsewhere or self._several
         self._spec = spec
         self._around = around
         self._log = CappedLog(around.log_dir / f"{spec.replica}.log", around.log_bytes)
@@ -241,7 +242,10 @@ class Child:
             self._output, output = _pipe(ours, theirs)
             self._errors, errors = _pipe(ours, theirs)
             self._unsent = memoryview(encode_line(self._instructions(secret_key, command)))
-            self._pid = spawn(command.argv, environment=command.environment, stdin=stdin, stdout=output, stderr=errors)
+            environment = (
+                {**command.environment, GROUP: self._public_key.hex()} if self._several else command.environment
+            )
+            self._pid = spawn(command.argv, environment=environment, stdin=stdin, stdout=output, stderr=errors)
             ours.pop_all()
         self._stdin: int | None = to_stdin
         for mine in (to_stdin, self._output, self._errors):

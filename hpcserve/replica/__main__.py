@@ -30,6 +30,7 @@ from hpcserve.replica.nvml import open_nvml
 from hpcserve.replica.place import take_place
 from hpcserve.replica.rank import rank_of
 from hpcserve.replica.start import Lifeline, Mouth
+from hpcserve.replica.sweep import sweep_at_end
 from hpcserve.replica.told import failure_of
 from hpcserve.replica.warmup import warm_up
 from hpcserve.servable.api import Context
@@ -50,6 +51,7 @@ LOST_S = 10.0
 def main() -> int:
     """Loads the servable, warms it up, serves, tears it down; or follows rank 0, which does."""
     laps = Laps()
+    sweep_at_end(os.environ)
     rank = rank_of(sys.argv[1:], os.environ)
     lifeline, mouth = Lifeline(), Mouth()
     die_with_parent()

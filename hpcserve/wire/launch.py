@@ -20,6 +20,10 @@ from hpcserve.errors import VersionMismatch
 
 LAUNCH_VERSION = 2
 """Of :class:`ReplicaStart` and :class:`ReplicaSays`: counts up when one side no longer understands the other."""
+GROUP = "HPCSERVE_GROUP"
+"""The variable that names a replica of several ranks, for each start another, so that what it leaves can be found."""
+OUTSIDE = "HPCSERVE_OUTSIDE"
+"""The variable that tells a rank in a container the mount namespace of who started the container."""
 
 
 class ContainerRules(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from concurrent.futures import Future
+from collections import Counter
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from hpcserve import Client
+from hpcserve.errors import OutcomeUnknown
 from tests.facility.box.cluster import Box
 from tests.facility.conftest import NewFacility
 from tests.facility.service import SERVABLES, Facility, deployment, until
@@ -24,6 +26,8 @@ pytestmark = [pytest.mark.facility, pytest.mark.timeout(300), pytest.mark.usefix
 FEW_WAYS = "export UCX_TLS=tcp,posix,self"
 PILOTS = {"nodes": 3, "slots": 2, "launcher": "srun", "max_pilots": 1, "setup": [FEW_WAYS]}
 AT_ONCE = 8
+REQUESTS = 10_000
+IN_FLIGHT = 200
 
 
 def asked(client: Client, endpoint: str, count: int) -> list[Future[Any]]:
@@ -53,6 +57,59 @@ def replica_of(facility: Facility, client: Client, endpoint: str, *, other_than:
 
     until(found, f"another than {other_than} is ready: {facility.told()}", LONG_S)
     return found()
+
+
+class Many:
+    """Requests of four samples each, many in flight; each tenth must not run twice, and writes down that it ran.
+
+    Attributes:
+        answered: How many were, each rightly.
+        noted: The samples of those that are written down.
+        unknown: Those of which nobody can say whether they ran.
+    """
+
+    def __init__(self, client: Client, endpoint: str, log: Path) -> None:
+        self.answered = 0
+        self.noted: set[int] = set()
+        self.unknown: list[int] = []
+        self._client = client
+        self._endpoint = endpoint
+        self._parameters = {"log": str(log)}
+        self._sent = 0
+        self._open: dict[Future[Any], int] = {}
+
+    def run(self, up_to: int) -> None:
+        """Goes on until so many are sent, of which some are still under way; at the last one until all have ended."""
+        while self._sent < up_to:
+            while self._sent < up_to and len(self._open) < IN_FLIGHT:
+                self._send()
+            if self._sent < up_to:
+                self._settle()
+        while self._sent == REQUESTS and self._open:
+            self._settle()
+
+    def _send(self) -> None:
+        x = np.arange(4) + 4 * self._sent
+        method, parameters = ("note", self._parameters) if self._sent % 10 == 0 else ("twice", {})
+        future = self._client.submit(f"{self._endpoint}.{method}", x, parameters=parameters, timeout_s=LONG_S)
+        self._open[future] = self._sent
+        self._sent += 1
+
+    def _settle(self) -> None:
+        done, _ = wait(self._open, LONG_S, FIRST_COMPLETED)
+        assert done, f"{len(self._open)} requests are not answered"
+        for future in done:
+            number = self._open.pop(future)
+            x = np.arange(4) + 4 * number
+            try:
+                assert future.result(0)["y"].tolist() == (2 * x).tolist()
+            except OutcomeUnknown:
+                assert number % 10 == 0, "any other runs again"
+                self.unknown.append(number)
+                continue
+            self.answered += 1
+            if number % 10 == 0:
+                self.noted.update(x.tolist())
 
 
 def replicas_on(box: Box, node: str) -> list[str]:
@@ -90,30 +147,56 @@ def test_four_ranks_on_two_nodes_lose_a_rank_and_then_a_node(box: Box, new_facil
             box.power_on(lost)
 
 
-def test_four_ranks_in_containers_lose_a_node(
-    box: Box, new_facility: NewFacility, mpi_image: Path, image_dir: Path, tmp_path: Path
+def boxed(place: Path, image: Path) -> Path:
+    """The same servable, in a container."""
+    shutil.copytree(SERVABLES / "spread", place)
+    with (place / "servable.toml").open("a") as file:
+        file.write(f'[environment]\nkind = "container"\nimage = "{image}"\n')
+    return place
+
+
+def test_ten_thousand_requests_of_four_ranks_in_containers_outlive_a_node(
+    box: Box,
+    new_facility: NewFacility,
+    mpi_image: Path,
+    image_dir: Path,
+    keys: tuple[Path, Path, Path],
+    tmp_path: Path,
 ) -> None:
-    servable = tmp_path / "spread"
-    shutil.copytree(SERVABLES / "spread", servable)
-    with (servable / "servable.toml").open("a") as file:
-        file.write(f'[environment]\nkind = "container"\nimage = "{mpi_image}"\n')
-    facility = new_facility(pilots=PILOTS, containers={"runtime": "apptainer"}, mpi={"family": "mpich"})
+    private, public, _ = keys
+    signed = images.signed(mpi_image, tmp_path / "signed.sif", private)
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    facility = new_facility(
+        pilots=PILOTS,
+        containers={"runtime": "apptainer", "signature_key": str(public), "binds": [f"{notes}:{notes}:rw"]},
+        mpi={"family": "mpich"},
+    )
     images.packages(facility.shared, image_dir, ranks=True)
     facility.up()
+    refused = facility.cli("publish", str(boxed(tmp_path / "unsigned", mpi_image)), check=False)
+    assert "is not signed by the site's key" in " ".join(refused.split())
     with facility.client() as client:
-        endpoint = facility.deploy(client, servable)
+        endpoint = facility.deploy(client, boxed(tmp_path / "signed", signed))
         first = replica_of(facility, client, endpoint)
         nodes = where(client, endpoint)
         assert sorted(nodes) == [0, 1, 2, 3]
-        futures = asked(client, endpoint, 200)
-        until(lambda: sum(future.done() for future in futures) > 20, "requests are answered")
+        assert nodes[0] == nodes[1] != nodes[2] == nodes[3], "in blocks"
+        load = Many(client, endpoint, notes / "log")
+        load.run(REQUESTS // 2)
         box.power_off(nodes[3])
         try:
+            load.run(REQUESTS)
             replica_of(facility, client, endpoint, other_than=first)
-            right(futures)
-            assert losses(client)[first] == "node failed"
+            assert nodes[3] not in where(client, endpoint).values()
+            until(lambda: losses(client).get(first) == "node failed", f"Slurm says why: {losses(client)}", LONG_S)
         finally:
             box.power_on(nodes[3])
+        assert load.answered + len(load.unknown) == REQUESTS
+        assert len(load.unknown) <= IN_FLIGHT, "only what was under way, and must not run twice"
+        runs = Counter(int(line.split()[0]) for line in (notes / "log").read_text().splitlines())
+        assert max(runs.values()) == 1, "nothing ran twice that must not"
+        assert runs.keys() >= load.noted, "and nothing was answered that never ran"
         left = set(where(client, endpoint).values())
         facility.cli("undeploy", endpoint)
         for node in left:  # they are in the node's own process namespace, and none is left behind

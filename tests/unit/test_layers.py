@@ -54,6 +54,7 @@ STARTERS = {
     "cluster/pyslurm_process.py",
     "cluster/runner.py",
     "registry/discovery.py",
+    "replica/sweep.py",
 }
 # Loaded by one file each. Slurm's C code, which comes with pyslurm, may end the process that imports it.
 LOADERS = {"mpi4py": "replica/mpi.py", "pyslurm": "cluster/pyslurm_helper.py"}

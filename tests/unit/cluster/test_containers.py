@@ -10,7 +10,7 @@ import pytest
 
 from hpcserve.cluster.containers import OF_DEVICES, Bind, Inside, contained, refused, site_binds
 from hpcserve.errors import ConfigError
-from hpcserve.wire.launch import ContainerRules, MpiRules
+from hpcserve.wire.launch import OUTSIDE, ContainerRules, MpiRules
 
 INSIDE = Inside(
     image="/images/a.sif",
@@ -179,7 +179,8 @@ def test_the_variables_of_the_node_come_in_by_name_or_pattern(tmp_path: Path, mp
     pairs = dict(each.split("=", 1) for each in said.decode().split("\0") if each)
     inside = {name[13:]: value for name, value in pairs.items() if name.startswith("APPTAINERENV_")}
     always = {"A": node["A"], "CUDA_VISIBLE_DEVICES": "0,1", "PYTHONUNBUFFERED": "1"}
-    assert inside == always | ({} if mpi is None else {"PMI_RANK": "3", "MPIR": "", "FI_ONE": "1"})
+    of_ranks = {"PMI_RANK": "3", "MPIR": "", "FI_ONE": "1", OUTSIDE: os.readlink("/proc/self/ns/mnt")}
+    assert inside == always | ({} if mpi is None else of_ranks)
 
 
 def test_podman_hpc_s_ranks_share_the_node_too() -> None:

@@ -18,3 +18,10 @@ class Spread:
     )
     def twice(self, x):
         return {"y": 2 * x, "rank": np.full_like(x, self.rank), "node": np.array([self.node] * len(x), object)}
+
+    @method(inputs={"x": Tensor("int64", [-1])}, outputs={"y": Tensor("int64", [-1])}, batchable=True, idempotent=False)
+    def note(self, x, *, parameters):
+        """Each rank appends a line for each of its samples to the file ``parameters["log"]``."""
+        with open(parameters["log"], "a") as log:
+            log.write("".join(f"{number} {self.rank}\n" for number in x))
+        return 2 * x

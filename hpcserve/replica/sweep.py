@@ -1,0 +1,133 @@
+"""What a rank has started ends with it, however it ends.
+
+A launcher that kills a rank knows nothing of a process that has left the rank's session, and MPICH's mpiexec even waits
+for it, as it may still write to the rank's log; so that a group of which one rank died would neither end nor be
+replaced. The containers of ranks share the process ids of their node, so no kernel ends what is left in them either.
+
+So each rank of several has a sweeper: a process that waits for the rank's end, kills all that the rank has left
+behind, and ends. In a container that is all in the container's mount namespace, which nobody in there can leave.
+Elsewhere it is all that has the rank's variables in its environment.
+
+The sweeper is nobody's child and in a session of its own, so that those who kill the rank do not kill it too. Where
+Slurm keeps a step's processes in a control group, Slurm ends them all, and the sweeper with them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from hpcserve.replica.rank import RANK_VARIABLES
+from hpcserve.wire.launch import GROUP, OUTSIDE
+
+Belongs = Callable[[int], bool]
+
+_LOOK_S = 0.5
+_AGAIN_S = 0.02
+_MOST_DESCRIPTORS = 65536
+
+
+def sweep_at_end(environment: Mapping[str, str]) -> None:
+    """Starts the sweeper of this process, if it is one of several ranks.
+
+    Args:
+        environment: The process's own, as it was at its start.
+    """
+    belongs = _in_container(environment) or _of_rank(environment)
+    if belongs is None:
+        return
+    rank = os.getpid()
+    started, end = _started(rank), _end_of(rank)
+    child = os.fork()
+    if not child:
+        _become_sweeper(rank, started, end, belongs)
+    os.waitpid(child, 0)
+    if end is not None:
+        os.close(end)
+
+
+def _in_container(environment: Mapping[str, str]) -> Belongs | None:
+    """Who is in this process's container. What is outside, its starter has told: that is never swept."""
+    outside, inside = environment.get(OUTSIDE, ""), _namespace(os.getpid())
+    if not outside or inside in ("", outside):
+        return None
+    return lambda pid: _namespace(pid) == inside
+
+
+def _of_rank(environment: Mapping[str, str]) -> Belongs | None:
+    """Who was started with the variables that name this rank, of this group."""
+    names = (GROUP, next((name for name in RANK_VARIABLES if name in environment), ""))
+    if any(not environment.get(name) for name in names):
+        return None
+    wanted = {f"{name}={environment[name]}".encode() for name in names}
+    begun = int(_started(os.getpid()) or 0)
+    # What launched this rank is older, and may have the variables of another launcher, the job's.
+    return lambda pid: wanted <= _variables(pid) and int(_started(pid) or 0) > begun
+
+
+def _become_sweeper(rank: int, started: str, end: int | None, belongs: Belongs) -> NoReturn:
+    try:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+        kept = _MOST_DESCRIPTORS if end is None else end
+        os.closerange(0, kept)  # launchers wait until nobody can write to their pipes
+        os.closerange(kept + 1, _MOST_DESCRIPTORS)
+        if end is not None:
+            select.select([end], [], [])
+        while _started(rank) == started:
+            time.sleep(_LOOK_S)
+        while _kill_all(belongs):
+            time.sleep(_AGAIN_S)
+    finally:
+        os._exit(0)
+
+
+def _end_of(pid: int) -> int | None:
+    """A descriptor that can be read when the process has ended; None before Linux 5.3."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
+
+
+def _started(pid: int) -> str:
+    """When it was started, in the kernel's own notation; empty: it has ended. Source: proc(5), fields 3 and 22."""
+    with contextlib.suppress(OSError):
+        state, *rest = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return "" if state in "ZX" else rest[18]
+    return ""
+
+
+def _namespace(pid: int) -> str:
+    """The mount namespace of a process; empty: it is gone, or a stranger's."""
+    try:
+        return str(Path(f"/proc/{pid}/ns/mnt").readlink())
+    except OSError:
+        return ""
+
+
+def _variables(pid: int) -> set[bytes]:
+    """What a process was started with, as ``NAME=VALUE``; empty: it is gone, or a stranger's."""
+    try:
+        return set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+    except OSError:
+        return set()
+
+
+def _kill_all(belongs: Belongs) -> bool:
+    """Kills all but this process that belong to the rank; whether there were any."""
+    there = [int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit()]
+    found = [pid for pid in there if pid != os.getpid() and belongs(pid)]
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return bool(found)
