@@ -26,6 +26,7 @@ from zmq.utils import z85
 from hpcserve import __version__
 from hpcserve.cluster.processes import reap, signal_group, spawn
 from hpcserve.cluster.seam import Launcher
+from hpcserve.errors import ConfigError
 from hpcserve.pilot.command import Command
 from hpcserve.pilot.logs import CappedLog
 from hpcserve.pilot.memory import MemoryWatch
@@ -77,6 +78,7 @@ class Child:
 
     Raises:
         OSError: Its process cannot be started.
+        ConfigError: There is no launcher for its ranks.
         ManifestError: Its command cannot be made.
     """
 
@@ -245,7 +247,15 @@ class Child:
             environment = (
                 {**command.environment, GROUP: self._public_key.hex()} if self._several else command.environment
             )
-            self._pid = spawn(command.argv, environment=environment, stdin=stdin, stdout=output, stderr=errors)
+            try:
+                self._pid = spawn(command.argv, environment=environment, stdin=stdin, stdout=output, stderr=errors)
+            except FileNotFoundError as error:
+                if not self._several:
+                    raise
+                raise ConfigError(
+                    f"there is no command {command.argv[0]!r} on {self.place.nodes[0]} to start MPI ranks; install it, "
+                    "load its module in pilots.setup, or correct mpi.command of the site file"
+                ) from error
             ours.pop_all()
         self._stdin: int | None = to_stdin
         for mine in (to_stdin, self._output, self._errors):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
@@ -15,7 +16,7 @@ from hpcserve import Client
 from hpcserve.errors import OutcomeUnknown
 from tests.facility.box.cluster import Box
 from tests.facility.conftest import NewFacility
-from tests.facility.service import SERVABLES, Facility, deployment, until
+from tests.facility.service import SERVABLES, Facility, deployment, status, until
 from tests.facility.tallied import LONG_S, losses
 from tests.integration import images
 
@@ -26,6 +27,7 @@ pytestmark = [pytest.mark.facility, pytest.mark.timeout(300), pytest.mark.usefix
 FEW_WAYS = "export UCX_TLS=tcp,posix,self"
 PILOTS = {"nodes": 3, "slots": 2, "launcher": "srun", "max_pilots": 1, "setup": [FEW_WAYS]}
 AT_ONCE = 8
+NODES = ("node1", "node2", "node3", "node4")
 REQUESTS = 10_000
 IN_FLIGHT = 200
 
@@ -117,6 +119,19 @@ def replicas_on(box: Box, node: str) -> list[str]:
     return box.run(node, ["pgrep", "--full", "hpcserve.replica"], check=False).stdout.split()
 
 
+def started(box: Box, client: Client, endpoint: str) -> list[int]:
+    """The process ids of the ranks, once each has started two others."""
+    pids = client.infer(f"{endpoint}.start", np.arange(4), timeout_s=LONG_S)["pid"].tolist()
+    until(lambda: len(sleepers(box)) == 8, f"all of these run: {sleepers(box)}")
+    return [int(each) for each in pids]
+
+
+def sleepers(box: Box) -> list[str]:
+    """What ranks have started, on all nodes."""
+    asked = ["pgrep", "--full", "--exact", "sleep 600"]
+    return [f"{node}: {pid}" for node in NODES for pid in box.run(node, asked, check=False).stdout.split()]
+
+
 def test_four_ranks_on_two_nodes_lose_a_rank_and_then_a_node(box: Box, new_facility: NewFacility) -> None:
     facility = new_facility(pilots=PILOTS).up()
     with facility.client() as client:
@@ -128,7 +143,7 @@ def test_four_ranks_on_two_nodes_lose_a_rank_and_then_a_node(box: Box, new_facil
 
         futures = asked(client, endpoint, 200)
         until(lambda: sum(future.done() for future in futures) > 20, "requests are answered")
-        (pid,) = box.run(nodes[3], ["pgrep", "--newest", "--full", "hpcserve.replica"]).stdout.split()
+        (pid,) = box.run(nodes[3], ["pgrep", "--oldest", "--full", "hpcserve.replica"]).stdout.split()
         box.run(nodes[3], ["kill", "-KILL", pid])
         second = replica_of(facility, client, endpoint, other_than=first)
         right(futures)
@@ -201,6 +216,28 @@ def test_ten_thousand_requests_of_four_ranks_in_containers_outlive_a_node(
         facility.cli("undeploy", endpoint)
         for node in left:  # they are in the node's own process namespace, and none is left behind
             until(lambda node=node: not replicas_on(box, node), f"none is left on {node}")  # type: ignore[misc]
+
+
+def test_nothing_of_ranks_in_containers_is_left_on_any_node(
+    box: Box, new_facility: NewFacility, mpi_image: Path, image_dir: Path, tmp_path: Path
+) -> None:
+    facility = new_facility(pilots=PILOTS, containers={"runtime": "apptainer"}, mpi={"family": "mpich"})
+    images.packages(facility.shared, image_dir, ranks=True)
+    facility.up()
+    with facility.client() as client:
+        endpoint = facility.deploy(client, boxed(tmp_path / "spread", mpi_image))
+        first, nodes = replica_of(facility, client, endpoint), where(client, endpoint)
+        pids = started(box, client, endpoint)
+        box.run(nodes[3], ["kill", "-KILL", str(pids[3])])
+        until(lambda: not sleepers(box), f"nothing is left of a container that was killed: {sleepers(box)}", LONG_S)
+        replica_of(facility, client, endpoint, other_than=first)
+
+        started(box, client, endpoint)
+        host = status(client).pilots[0].host
+        agent = box.run(host, ["pgrep", "--full", f"^{sys.executable} -P -m hpcserve.pilot "]).stdout.split()
+        box.run(host, ["kill", "-KILL", *agent])
+        until(lambda: not sleepers(box), f"nothing is left of an agent that was killed: {sleepers(box)}", LONG_S)
+        right(asked(client, endpoint, 1))
 
 
 def test_ranks_that_do_not_find_one_another_are_never_ready(new_facility: NewFacility) -> None:

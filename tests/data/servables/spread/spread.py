@@ -1,6 +1,7 @@
 """Data-parallel ranks on several nodes: each tells where it computes."""
 
 import os
+import subprocess
 
 import numpy as np
 
@@ -25,3 +26,12 @@ class Spread:
         with open(parameters["log"], "a") as log:
             log.write("".join(f"{number} {self.rank}\n" for number in x))
         return 2 * x
+
+    @method(
+        inputs={"x": Tensor("int64", [-1])}, outputs={"pid": Tensor("int64", [-1])}, batchable=True, idempotent=False
+    )
+    def start(self, x):
+        """Each rank starts a process that leaves its session, and one that leaves its parent too."""
+        subprocess.Popen(["sleep", "600"], start_new_session=True)
+        subprocess.run(["sh", "-c", "sleep 600 &"], start_new_session=True, check=True)
+        return np.full_like(x, os.getpid())
