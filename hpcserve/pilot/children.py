@@ -25,9 +25,10 @@ from zmq.utils import z85
 
 from hpcserve import __version__
 from hpcserve.cluster.processes import reap, signal_group, spawn
-from hpcserve.cluster.seam import Launcher
+from hpcserve.cluster.seam import LAUNCHER_KILL_S, Launcher
 from hpcserve.errors import ConfigError
 from hpcserve.pilot.command import Command
+from hpcserve.pilot.leash import leashed
 from hpcserve.pilot.logs import CappedLog
 from hpcserve.pilot.memory import MemoryWatch
 from hpcserve.pilot.outcome import NOT_STOPPED, Outcome, Stop, outcome
@@ -40,7 +41,6 @@ _CHUNK_BYTES = 64 * 1024
 _DRAIN_BYTES = 1024 * 1024
 _SAYS_BYTES = 1024 * 1024
 _LAST_LINES = 30
-_LAUNCHER_KILL_S = 10.0  # so long a launcher may take to have a replica killed on another node
 _LEFT = (0, -signal.SIGTERM, 128 + signal.SIGTERM)  # how a replica ends that was sent a SIGTERM, whoever sent it
 JUDGE_S = 1.0
 """A scheduler that ends the job sends a SIGTERM to all its processes: so long the agent's own may come later."""
@@ -120,6 +120,11 @@ class Child:
     def stopping(self) -> bool:
         """Whether its end was asked for; its process may still be there."""
         return bool(self._stopped)
+
+    @property
+    def kill_s(self) -> float:
+        """So much longer than its grace its end may take: all its ranks are to be killed by their launcher."""
+        return 0.0 if self.ended or not self._several else LAUNCHER_KILL_S
 
     @property
     def due_s(self) -> float | None:
@@ -248,7 +253,8 @@ class Child:
                 {**command.environment, GROUP: self._public_key.hex()} if self._several else command.environment
             )
             try:
-                self._pid = spawn(command.argv, environment=environment, stdin=stdin, stdout=output, stderr=errors)
+                argv = leashed(command.argv) if self._elsewhere and around.launcher.dies_whole else command.argv
+                self._pid = spawn(argv, environment=environment, stdin=stdin, stdout=output, stderr=errors)
             except FileNotFoundError as error:
                 if not self._several:
                     raise
@@ -302,7 +308,7 @@ class Child:
         if not self._elsewhere:
             signal_group(self._pid, signal.SIGKILL)
         elif self._force_due_s is None:
-            self._force_due_s = self._around.clock() + _LAUNCHER_KILL_S
+            self._force_due_s = self._around.clock() + LAUNCHER_KILL_S
             signal_group(self._pid, signal.SIGTERM)
             self._close_input()  # should the launcher die without having done it
 

@@ -115,6 +115,11 @@ class Roster:
         return all(child.ended for child in self._children.values())
 
     @property
+    def kill_s(self) -> float:
+        """So much longer than their grace the end of all may take."""
+        return max((child.kill_s for child in self._children.values()), default=0.0)
+
+    @property
     def due_s(self) -> float | None:
         """When :meth:`tick` has something to do."""
         dues = [child.due_s for child in self._children.values()]

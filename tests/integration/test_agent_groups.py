@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from hpcserve.cluster.processes import start_time
+from hpcserve.cluster.seam import LAUNCHER_KILL_S
 from hpcserve.types import ReplicaId
 from hpcserve.wire.launch import MpiRules
 from tests.integration.agent_rig import FakeDaemon, Pilot, gone
@@ -86,9 +87,11 @@ def test_a_group_that_does_not_end_is_killed_with_all_its_ranks(daemon: FakeDaem
         gone(rank["pid"])
 
 
-def test_no_rank_outlives_its_agent(daemon: FakeDaemon, start: Start) -> None:
-    pilot = start()
-    daemon.tell(pilot.orders(pilot.group("r1", "ready", size=2)))
+@pytest.mark.parametrize("launcher", ["process", "mpiexec"])
+@pytest.mark.parametrize("what", ["ready", "stuck"])
+def test_no_rank_outlives_its_agent(daemon: FakeDaemon, start: Start, what: str, launcher: str) -> None:
+    pilot = start(launcher=launcher)
+    daemon.tell(pilot.orders(pilot.group("r1", what, size=2)))
     daemon.wait_for("r1", "ready")
     ranks = pilot.ranks_of("r1", 2)
     assert all(start_time(rank["pid"]) for rank in ranks)
@@ -96,6 +99,14 @@ def test_no_rank_outlives_its_agent(daemon: FakeDaemon, start: Start) -> None:
     pilot.process.kill()
     for rank in ranks:
         gone(rank["pid"])
+
+
+def test_a_pilot_with_ranks_ends_early_enough_to_have_them_killed(daemon: FakeDaemon, start: Start) -> None:
+    pilot = start(walltime_s=1000.0)
+    assert daemon.reports[-1].walltime_left_s > 1000.0 - LAUNCHER_KILL_S
+    daemon.tell(pilot.orders(pilot.group("r1", "ready", size=2)))
+    daemon.wait_for("r1", "ready")
+    assert daemon.reports[-1].walltime_left_s < 1000.0 - LAUNCHER_KILL_S
 
 
 def test_a_group_waits_for_room_and_says_so(daemon: FakeDaemon, start: Start) -> None:
