@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -122,6 +124,18 @@ def test_a_group_waits_for_room_and_says_so(daemon: FakeDaemon, start: Start) ->
     assert daemon.wait_for("r3", "exited").cause == "stopped as ordered before there was room for it"
     daemon.wait_for("r2", "ready")
     assert pilot.ranks_of("r2", 2)[0]["argv"][-1] == "0:1"
+
+
+def test_the_slots_of_a_group_are_free_for_another_one_once_it_has_ended(daemon: FakeDaemon, start: Start) -> None:
+    pilot = start(slots=2, stop_grace_s=60.0)
+    daemon.tell(pilot.orders(pilot.group("r1", "deaf", size=2)))
+    daemon.wait_for("r1", "ready")
+    daemon.tell(pilot.orders(pilot.group("r2", "ready", size=2)))
+    assert "it waits for 2 slots on one node; free slots: 0 of " in daemon.wait_for("r2", "starting").cause
+    for rank in pilot.ranks_of("r1", 2):
+        os.kill(rank["pid"], signal.SIGKILL)
+    daemon.wait_for("r2", "ready")
+    assert daemon.wait_for("r1", "exited").cause.startswith("stopped as ordered")
 
 
 def test_a_rank_with_gpus_of_its_own_holds_all_their_slots(daemon: FakeDaemon, start: Start) -> None:
