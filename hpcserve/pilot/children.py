@@ -31,7 +31,7 @@ from hpcserve.pilot.command import Command
 from hpcserve.pilot.leash import leashed
 from hpcserve.pilot.logs import CappedLog
 from hpcserve.pilot.memory import MemoryWatch
-from hpcserve.pilot.outcome import NOT_STOPPED, Outcome, Stop, outcome
+from hpcserve.pilot.outcome import NOT_STOPPED, Outcome, Stop, hopeless, outcome
 from hpcserve.pilot.ranks import Place
 from hpcserve.pilot.watch import Watch
 from hpcserve.wire.agents import ReplicaSpec, ReplicaStatus
@@ -97,7 +97,7 @@ class Child:
         self._said: ReplicaSays | None = None
         self._printed_part = b""
         self._stopped = NOT_STOPPED
-        self._timed_out = ""
+        self._given_up = ""
         self._began_s = now
         self._phases: dict[str, float] = {}
         self._setup_due_s: float | None = now + spec.setup_timeout_s
@@ -198,8 +198,8 @@ class Child:
     def tick(self, now: float) -> None:
         """Does what has become due."""
         if self._setup_due_s is not None and now >= self._setup_due_s:
-            self._timed_out = f"setup and warm-up did not finish within {self._spec.setup_timeout_s:g} s"
-            self.kill(Stop(self._timed_out))
+            self._given_up = f"setup and warm-up did not finish within {self._spec.setup_timeout_s:g} s"
+            self.kill(Stop(self._given_up))
         if self._kill_due_s is not None and now >= self._kill_due_s:
             self.kill(self._stopped)
         if self._force_due_s is not None and now >= self._force_due_s:
@@ -232,11 +232,11 @@ class Child:
             end,
             self._said,
             stopped=self._stopped,
-            timed_out=self._timed_out,
+            given_up=self._given_up,
             last_lines=last_lines,
             out_of_memory=killed and self._around.memory.take(),
         )
-        if not self._stopped or self._timed_out:  # so that there is a log to look at, even if it printed nothing
+        if not self._stopped or self._given_up:  # so that there is a log to look at, even if it printed nothing
             self._log.write(f"[this replica has ended: {self._end.cause}]\n".encode())
         self._log.close()
         self._around.changed()
@@ -322,9 +322,18 @@ class Child:
         chunk = _read(self._errors)
         if chunk:
             self._log.write(chunk)
+            if self._several and self._said is None and not self._stopped:
+                self._look_for_refusal(whole=chunk.endswith(b"\n"))
         elif chunk is not None:
             self._around.watch.remove(self._errors)
         return chunk
+
+    def _look_for_refusal(self, *, whole: bool) -> None:
+        """One rank that ends before MPI knows of it is waited for by the others until somebody ends them."""
+        why = hopeless(self._log.tail(_LAST_LINES) + "\n" * whole)
+        if why:
+            self._given_up = why
+            self.kill(Stop(why))
 
     def _read_output(self) -> bytes | None:
         """Looks for the replica's report; whatever else stands on its standard output goes to the log."""

@@ -2,7 +2,7 @@
 
 A replica of one slot goes to the node with the fewest slots held, into its lowest free one, and beyond them all where
 none is free: the controller has counted, and one that is ending holds its slot a little longer. All others
-take free slots only, or wait for them, also for those of one that is ending. They go where least is left beside them: room for large ones stays whole.
+take free slots only, or wait for them. They go where least is left beside them: room for large ones stays whole.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from hpcserve.cluster.processes import start_time
 from hpcserve.cluster.seam import LAUNCHER_KILL_S
 from hpcserve.types import ReplicaId
 from hpcserve.wire.launch import MpiRules
-from tests.integration.agent_rig import FakeDaemon, Pilot, gone
+from tests.integration.agent_rig import ROOT, FakeDaemon, Pilot, gone
 
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
 Start = Callable[..., Pilot]
@@ -143,6 +143,17 @@ def test_a_rank_with_gpus_of_its_own_holds_all_their_slots(daemon: FakeDaemon, s
     daemon.tell(pilot.orders(pilot.group("r1", "ready", size=1), pilot.group("r2", "ready", size=3, gpus=1)))
     daemon.wait_for("r2", "ready")
     assert pilot.ranks_of("r2", 3)[0]["argv"][-4:] == ["--node-slots", "8", "--ranks", "2,3:4,5:6,7"]
+
+
+def test_a_rank_that_ends_before_mpi_knows_of_it_is_not_waited_for(daemon: FakeDaemon, start: Start) -> None:
+    pilot = start()
+    replica = f"{ROOT}/hpcserve/bootstrap.py hpcserve.replica"
+    python = pilot.root / "ranks" / "bin" / "python"
+    lacks = f'[ "$PMI_RANK" = 1 ] && exec {sys.executable} -I -S {replica}\n'
+    python.write_text(python.read_text().replace("\n", f"\n{lacks}", 1))
+    daemon.tell(pilot.orders(pilot.group("r1", "ready", size=2)))
+    failed = daemon.wait_for("r1", "failed")
+    assert " lacks pyzmq, msgspec, numpy: " in failed.cause
 
 
 def test_an_mpiexec_that_is_not_there_is_told_in_words(daemon: FakeDaemon, start: Start) -> None:
