@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import zmq
+from zmq.utils import z85
 
 from hpcserve.cluster.processes import start_time
 from hpcserve.cluster.seam import LAUNCHER_KILL_S
@@ -41,6 +44,12 @@ def start(tmp_path: Path, daemon: FakeDaemon) -> Iterator[Start]:
     made.end()
 
 
+def descendants(pid: int) -> set[int]:
+    """A process, and all that it and its own have started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {pid}.union(*(descendants(int(child)) for child in children))
+
+
 @pytest.mark.parametrize("launcher", ["process", "mpiexec"])
 def test_the_ranks_of_a_group_know_their_slots_and_end_in_order(
     daemon: FakeDaemon, start: Start, launcher: str
@@ -55,6 +64,24 @@ def test_the_ranks_of_a_group_know_their_slots_and_end_in_order(
     assert daemon.wait_for("r1", "exited").cause == "stopped as ordered (exit code 0)"
     for rank in ranks:
         gone(rank["pid"])
+
+
+def test_the_secret_key_is_in_no_process_s_arguments_or_environment(daemon: FakeDaemon, start: Start) -> None:
+    pilot = start()
+    daemon.tell(pilot.orders(pilot.group("r1", "ready", size=2)))
+    status = daemon.wait_for("r1", "ready")
+    ranks = pilot.ranks_of("r1", 2)
+    told = ranks[0]["start"]["secret_key"]
+    secret = msgspec.convert(told, bytes)
+    assert zmq.curve_public(z85.encode(secret)) == z85.encode(status.public_key)
+    pids = descendants(status.pid or 0)
+    assert len(pids) == 4, "mpiexec, its helper, and two ranks"
+    assert {rank["pid"] for rank in ranks} < pids
+    for pid in pids:
+        seen = b"".join(Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ"))
+        assert b"mpiexec" in seen or b"fake_ranks" in seen or b"hydra" in seen, "it could be read"
+        for written in (told.encode(), secret, z85.encode(secret), secret.hex().encode()):
+            assert written not in seen
 
 
 @pytest.mark.parametrize(
