@@ -37,6 +37,8 @@ OF_DEVICES = (
     "OMP_NUM_THREADS",
 )
 """The variables of its node that a program in a container sees without the site's naming them."""
+NOT_STARTED = 255
+"""Apptainer's exit code where it cannot run an image."""
 NOT_SIGNED = 65
 """The exit code where an image is not signed by the site's key."""
 WORKDIR = "/tmp"  # noqa: S108 (the container's own, which is private)
@@ -48,7 +50,10 @@ _OF_RUNTIME = ("APPTAINER", "SINGULARITY")
 _KEPT = frozenset({"APPTAINER_CACHEDIR", "APPTAINER_TMPDIR", "APPTAINER_CONFIGDIR", "APPTAINER_DROP_CAPS"})
 
 # Source: what Apptainer 1.4 prints, and its exit code where it cannot run an image; a program may end with it too.
-_REFUSALS = {255: re.compile(r"(?m)^FATAL:\s*(.+)$"), NOT_SIGNED: re.compile(r"(?m)^(image .*: not signed by .*)$")}
+_REFUSALS = {
+    NOT_STARTED: re.compile(r"(?m)^FATAL: {2,}(.+)$"),
+    NOT_SIGNED: re.compile(r"(?m)^(image .*: not signed by .*)$"),
+}
 _VERIFY = """runtime=$1 key=$2 image=$3; shift 3
 "$runtime" verify --key "$key" "$image" </dev/null >&2 || {
     echo "image $image: not signed by the key $key, as containers.signature_key of the site wants it" >&2

@@ -43,6 +43,7 @@ class ProcessLauncher:
     """Runs a replica as a plain process of the agent's own node; one of several ranks by the site's mpiexec."""
 
     elsewhere = False
+    dies_whole = True
 
     def __init__(self, mpi: MpiRules) -> None:
         self._mpi = mpi
@@ -64,6 +65,7 @@ class MpiexecLauncher:
     """Runs replicas on all nodes of the job by the site's mpiexec."""
 
     elsewhere = True
+    dies_whole = True
 
     def __init__(self, mpi: MpiRules) -> None:
         self._mpi = mpi
@@ -91,6 +93,7 @@ class SrunLauncher:
     """
 
     elsewhere = True
+    dies_whole = False
 
     def __init__(self, mpi: MpiRules) -> None:
         self._pmi = mpi.pmi

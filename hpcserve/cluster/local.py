@@ -85,7 +85,7 @@ class LocalScheduler:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = directory
-        self._cancel_grace_s = cancel_grace_s
+        self.cancel_grace_s = cancel_grace_s
         self._keep_ended = keep_ended
         self._clock = clock
         self._boot_id = boot_id()
@@ -190,7 +190,7 @@ class LocalScheduler:
             del self._records[name]  # it comes back as the last one, for _forget
             self._update(name, msgspec.structs.replace(record, ended=True, exit_code=code, cause=cause))
         elif record.stopped_s is not None:
-            if now >= record.stopped_s + self._cancel_grace_s:
+            if now >= record.stopped_s + self.cancel_grace_s:
                 signal_group(record.pid, signal.SIGKILL)
         elif now >= record.started_s + record.walltime_s:
             self._stop(name, record, f"its walltime of {record.walltime_s:g} s is used up")

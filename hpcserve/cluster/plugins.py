@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from hpcserve.cluster.launchers import MpiexecLauncher, ProcessLauncher, SrunLauncher
-from hpcserve.cluster.seam import Launcher, Scheduler
+from hpcserve.cluster.seam import LAUNCHER_KILL_S, Launcher, Scheduler
 from hpcserve.errors import ConfigError
 from hpcserve.wire.launch import MpiRules
 
@@ -28,7 +28,7 @@ def _local(site: Site) -> Scheduler:
 
     return LocalScheduler(
         site.state_dir / "local-jobs",
-        cancel_grace_s=site.pilots.stop_grace_s + _STOP_MARGIN_S,
+        cancel_grace_s=site.pilots.stop_grace_s + LAUNCHER_KILL_S + _STOP_MARGIN_S,
         keep_ended=site.pilots.keep_ended,
     )
 

@@ -128,6 +128,10 @@ class LaunchEnd:
     lost_nodes: tuple[str, ...] = ()
 
 
+LAUNCHER_KILL_S = 10.0
+"""So long a launcher may take to have a replica killed that it has started, of several ranks or on another node."""
+
+
 class Launcher(Protocol):
     """How an agent starts the processes of a replica.
 
@@ -135,9 +139,12 @@ class Launcher(Protocol):
         elsewhere: The process that the agent starts is not the replica, but stands for one on any node of the job. It
             carries standard input, output and error; a SIGTERM to it kills the replica; its own death need not. So is
             that of a replica of several ranks always; its standard input is the first rank's.
+        dies_whole: All ranks of a replica are killed with the process that stands for them. So that one is killed
+            where the agent itself has been.
     """
 
     elsewhere: bool
+    dies_whole: bool
 
     def command(self, argv: tuple[str, ...], node: str) -> tuple[str, ...]:
         """The command that runs ``argv`` as a replica on a node of the job, which is its own unless ``elsewhere``."""

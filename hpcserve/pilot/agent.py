@@ -155,12 +155,17 @@ class Agent:
             exit_code = exits.VERSION_MISMATCH if isinstance(refused, VersionMismatch) else exits.REFUSED
             kind: LossKind = "version mismatch" if exit_code == exits.VERSION_MISMATCH else ""
             self._leave(Stop(f"the daemon refuses this pilot: {refused.message}", kind), now, exit_code)
-        elif now >= self._ends_s - self._margin_s:
+        elif now >= self._last_s - self._margin_s:
             self._leave(Stop(f"the pilot's walltime of {self._enrolment.walltime_s:g} s is used up", "walltime"), now)
         elif self._link.down_for_s(now) >= orphan_s:
             self._leave(Stop(f"the daemon has been away for {orphan_s:g} s", "unreachable"), now, exits.ORPHANED)
         elif not self._roster.usable_nodes:
             self._leave(Stop("every node of the pilot is lost", "node failed"), now, exits.FAILED)
+
+    @property
+    def _last_s(self) -> float:
+        """When this pilot ends, or as much earlier as the ranks of its replicas may take to be killed."""
+        return self._ends_s - min(self._roster.kill_s, self._enrolment.walltime_s / 2 - self._margin_s)
 
     def _heed_warning(self, now: float) -> None:
         """The end is at most that far away, whatever our own clock says."""
@@ -173,7 +178,7 @@ class Agent:
     def _told_to_stop(self, now: float) -> Stop:
         """A scheduler sends one signal for a walltime that is over, a preemption and a cancellation."""
         name = self._signals.stop
-        if self._warned or now >= self._ends_s - self._margin_s - self._job.warn_s:
+        if self._warned or now >= self._last_s - self._margin_s - self._job.warn_s:
             return Stop(f"the agent got {name} near the end of the pilot's walltime", "walltime")
         return Stop(f"the agent got {name}: the job was ended from outside", "cancelled")
 
@@ -208,7 +213,7 @@ class Agent:
             host=self._host,
             pid=os.getpid(),
             slots=self._enrolment.slots * len(self._roster.usable_nodes),
-            walltime_left_s=max(0.0, self._ends_s - self._clock()),
+            walltime_left_s=max(0.0, self._last_s - self._clock()),
             replicas=self._roster.statuses,
             leaving=self._leaving,
             lost_nodes=self._roster.lost_nodes,
@@ -219,7 +224,7 @@ class Agent:
     def _wait_s(self, now: float) -> float:
         dues = [now + _LONGEST_WAIT_S, self._link.due_s, self._roster.due_s]
         if not self._leaving:
-            dues.append(self._ends_s - self._margin_s)
+            dues.append(self._last_s - self._margin_s)
             dues.append(now + self._enrolment.orphan_s - self._link.down_for_s(now))
         if self._dirty and self._link.up:
             dues.append(now + _RESEND_S)

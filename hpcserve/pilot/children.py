@@ -25,12 +25,13 @@ from zmq.utils import z85
 
 from hpcserve import __version__
 from hpcserve.cluster.processes import reap, signal_group, spawn
-from hpcserve.cluster.seam import Launcher
+from hpcserve.cluster.seam import LAUNCHER_KILL_S, Launcher
 from hpcserve.errors import ConfigError, HpcserveError
 from hpcserve.pilot.command import Command
+from hpcserve.pilot.leash import leashed
 from hpcserve.pilot.logs import CappedLog
 from hpcserve.pilot.memory import MemoryWatch
-from hpcserve.pilot.outcome import NOT_STOPPED, Outcome, Stop, outcome
+from hpcserve.pilot.outcome import NOT_STOPPED, Outcome, Stop, hopeless, outcome
 from hpcserve.pilot.ownimage import OwnImage
 from hpcserve.pilot.ranks import Place
 from hpcserve.pilot.stages import Stages
@@ -42,7 +43,6 @@ _CHUNK_BYTES = 64 * 1024
 _DRAIN_BYTES = 1024 * 1024
 _SAYS_BYTES = 1024 * 1024
 _LAST_LINES = 30
-_LAUNCHER_KILL_S = 10.0  # so long a launcher may take to have a replica killed on another node
 _LEFT = (0, -signal.SIGTERM, 128 + signal.SIGTERM)  # how a replica ends that was sent a SIGTERM, whoever sent it
 JUDGE_S = 1.0
 """A scheduler that ends the job sends a SIGTERM to all its processes: so long the agent's own may come later."""
@@ -102,7 +102,7 @@ class Child:
         self._said: ReplicaSays | None = None
         self._printed_part = b""
         self._stopped = NOT_STOPPED
-        self._timed_out = ""
+        self._given_up = ""
         self._began_s = now
         self._phases: dict[str, float] = {}
         self._setup_due_s: float | None = None
@@ -139,6 +139,11 @@ class Child:
     def stopping(self) -> bool:
         """Whether its end was asked for; its process may still be there."""
         return bool(self._stopped)
+
+    @property
+    def kill_s(self) -> float:
+        """So much longer than its grace its end may take: all its ranks are to be killed by their launcher."""
+        return 0.0 if self.ended or not self._several else LAUNCHER_KILL_S
 
     @property
     def due_s(self) -> float | None:
@@ -222,8 +227,8 @@ class Child:
         if self._can_start:
             self._start_late(now)
         if self._setup_due_s is not None and now >= self._setup_due_s:
-            self._timed_out = f"setup and warm-up did not finish within {self._spec.setup_timeout_s:g} s"
-            self.kill(Stop(self._timed_out))
+            self._given_up = f"setup and warm-up did not finish within {self._spec.setup_timeout_s:g} s"
+            self.kill(Stop(self._given_up))
         if self._kill_due_s is not None and now >= self._kill_due_s:
             self.kill(self._stopped)
         if self._force_due_s is not None and now >= self._force_due_s:
@@ -256,11 +261,11 @@ class Child:
             end,
             self._said,
             stopped=self._stopped,
-            timed_out=self._timed_out,
+            given_up=self._given_up,
             last_lines=last_lines,
             out_of_memory=killed and self._around.memory.take(),
         )
-        if not self._stopped or self._timed_out:  # so that there is a log to look at, even if it printed nothing
+        if not self._stopped or self._given_up:  # so that there is a log to look at, even if it printed nothing
             self._log.write(f"[this replica has ended: {self._end.cause}]\n".encode())
         self._log.close()
         self._around.changed()
@@ -297,7 +302,8 @@ class Child:
                 {**command.environment, GROUP: self._public_key.hex()} if self._several else command.environment
             )
             try:
-                self._pid = spawn(command.argv, environment=environment, stdin=stdin, stdout=output, stderr=errors)
+                argv = leashed(command.argv) if self._elsewhere and around.launcher.dies_whole else command.argv
+                self._pid = spawn(argv, environment=environment, stdin=stdin, stdout=output, stderr=errors)
             except FileNotFoundError as error:
                 if not self._several:
                     raise
@@ -353,7 +359,7 @@ class Child:
         if not self._elsewhere:
             self._signal(signal.SIGKILL)
         elif self._force_due_s is None:
-            self._force_due_s = self._around.clock() + _LAUNCHER_KILL_S
+            self._force_due_s = self._around.clock() + LAUNCHER_KILL_S
             self._signal(signal.SIGTERM)
             self._close_input()  # should the launcher die without having done it
 
@@ -371,9 +377,18 @@ class Child:
         chunk = _read(self._errors)
         if chunk:
             self._log.write(chunk)
+            if self._several and self._said is None and not self._stopped:
+                self._look_for_refusal(whole=chunk.endswith(b"\n"))
         elif chunk is not None:
             self._around.watch.remove(self._errors)
         return chunk
+
+    def _look_for_refusal(self, *, whole: bool) -> None:
+        """One rank that ends before MPI knows of it is waited for by the others until somebody ends them."""
+        why = hopeless(self._log.tail(_LAST_LINES) + "\n" * whole)
+        if why:
+            self._given_up = why
+            self.kill(Stop(why))
 
     def _read_output(self) -> bytes | None:
         """Looks for the replica's report; whatever else stands on its standard output goes to the log."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from hpcserve.cluster.containers import refused
+from hpcserve.bootstrap import UNFIT
+from hpcserve.cluster.containers import NOT_SIGNED, NOT_STARTED, refused
 from hpcserve.cluster.processes import exit_in_words
 from hpcserve.cluster.seam import LaunchEnd
 from hpcserve.servable.environment import unfit
@@ -51,7 +52,7 @@ def outcome(
     said: ReplicaSays | None,
     *,
     stopped: Stop,
-    timed_out: str,
+    given_up: str,
     last_lines: str,
     out_of_memory: bool,
 ) -> Outcome:
@@ -61,16 +62,16 @@ def outcome(
         end: Its exit code, and what its launcher said.
         said: What the replica reported of its setup, if anything.
         stopped: Why the agent ended it; false when it did not.
-        timed_out: Why its setup was given up; empty when it was not.
+        given_up: Why its setup was given up; empty when it was not.
         last_lines: The end of its log.
         out_of_memory: Whether the kernel has killed a process here for want of memory.
     """
-    if stopped and not timed_out and not (said is not None and said.state == "failed"):
+    if stopped and not given_up and not (said is not None and said.state == "failed"):
         return Outcome("exited", f"{stopped.cause} ({exit_in_words(end.exit_code)})", kind=stopped.kind)
     kind = _kind(end, said, last_lines, out_of_memory=out_of_memory)
     evidence = _last(end.evidence or _last_lines(last_lines))
-    if timed_out:
-        return Outcome("failed", timed_out, last_lines, kind if end.kind else "crashed", evidence)
+    if given_up:
+        return Outcome("failed", given_up, last_lines, kind if end.kind else "crashed", evidence)
     if said is not None and said.state == "failed":
         return Outcome("failed", said.cause, said.traceback or last_lines, kind, evidence)
     ended = _in_words(end, kind)
@@ -79,6 +80,15 @@ def outcome(
         cause = why or f"{ended} before its setup was done"
         return Outcome("failed", cause, last_lines, kind, evidence)
     return Outcome("exited", ended, last_lines, kind, evidence)
+
+
+def hopeless(output: str) -> str:
+    """Why a rank has ended before MPI knew of it, by whole lines of the group's output; empty: none has said that.
+
+    The others wait for it in vain, and Hydra with them: no exit code will tell.
+    """
+    whole = output.rpartition("\n")[0]
+    return unfit(UNFIT, whole) or refused(NOT_STARTED, whole) or refused(NOT_SIGNED, whole)
 
 
 def _kind(end: LaunchEnd, said: ReplicaSays | None, last_lines: str, *, out_of_memory: bool) -> LossKind:

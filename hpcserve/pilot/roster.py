@@ -3,8 +3,8 @@
 Orders list everything that is to run, so obeying them twice, or missing one, changes nothing. A replica
 runs once: whatever way it ends, its id is not started again. Which nodes and slots each takes, is decided in
 :mod:`hpcserve.pilot.ranks`; one that finds no room there waits, and is starting meanwhile. One that is being stopped
-holds no slot any more: its successor, which may be started before it has ended, would have to share another's for
-as long as it lives.
+holds no slot any more for a replica of one slot: its successor, which may be started before it has ended, would have to
+share another's for as long as it lives. Any larger one, to which its slots must belong alone, waits until it has ended.
 """
 
 from __future__ import annotations
@@ -120,6 +120,11 @@ class Roster:
         return self._around.images.empty and all(child.ended for child in self._children.values())
 
     @property
+    def kill_s(self) -> float:
+        """So much longer than their grace the end of all may take."""
+        return max((child.kill_s for child in self._children.values()), default=0.0)
+
+    @property
     def due_s(self) -> float | None:
         """When :meth:`tick` has something to do."""
         dues = [self._around.images.due_s, *(child.due_s for child in self._children.values())]
@@ -143,7 +148,7 @@ class Roster:
         """Starts what waits and has room, in the order in which it came."""
         for replica, waiting in list(self._waiting.items()):
             nodes, slots = self.usable_nodes, self._around.slots
-            held = {node: self._held(node) for node in nodes}
+            held = {node: self._held(node, waiting.need) for node in nodes}
             found = place(waiting.need, held, slots)
             if found is not None:
                 del self._waiting[replica]
@@ -187,8 +192,9 @@ class Roster:
         for replica in list(self._waiting):
             self._give_up(replica, why)
 
-    def _held(self, node: str) -> set[int]:
-        return {slot for child in self._staying for slot in child.place.held(node)}
+    def _held(self, node: str, need: Need) -> set[int]:
+        holders = self._staying if need.nodes == need.slots == 1 else self._children.values()
+        return {slot for child in holders if not child.ended for slot in child.place.held(node)}
 
     @property
     def _staying(self) -> list[Child]:

@@ -6,7 +6,8 @@ replaced. The containers of ranks share the process ids of their node, so no ker
 
 So each rank of several has a sweeper: a process that waits for the rank's end, kills all that the rank has left
 behind, and ends. In a container that is all in the container's mount namespace, which nobody in there can leave.
-Elsewhere it is all that has the rank's variables in its environment.
+Elsewhere it is all that has the rank's variables in its environment, or, of what was given another environment, all
+that is in the rank's session, or holds the pipes of its output.
 
 The sweeper is nobody's child and in a session of its own, so that those who kill the rank do not kill it too. Where
 Slurm keeps a step's processes in a control group, Slurm ends them all, and the sweeper with them.
@@ -62,14 +63,26 @@ def _in_container(environment: Mapping[str, str]) -> Belongs | None:
 
 
 def _of_rank(environment: Mapping[str, str]) -> Belongs | None:
-    """Who was started with the variables that name this rank, of this group."""
+    """Who was started with the variables that name this rank, of this group; or without them, by it all the same."""
     names = (GROUP, next((name for name in RANK_VARIABLES if name in environment), ""))
     if any(not environment.get(name) for name in names):
         return None
     wanted = {f"{name}={environment[name]}".encode() for name in names}
-    begun = int(_started(os.getpid()) or 0)
-    # What launched this rank is older, and may have the variables of another launcher, the job's.
-    return lambda pid: wanted <= _variables(pid) and int(_started(pid) or 0) > begun
+    of_group = f"{GROUP}=".encode()
+    rank, pipes = os.getpid(), _pipes(os.getpid()).get
+    leads, output = os.getsid(0) == rank, {pipes(1), pipes(2)} - {None}
+    begun = int(_started(rank) or 0)
+
+    def belongs(pid: int) -> bool:
+        # What launched this rank is older, and may have the variables of another launcher, the job's.
+        if int(_started(pid) or 0) <= begun:
+            return False
+        variables = _variables(pid)
+        if any(each.startswith(of_group) for each in variables):
+            return wanted <= variables
+        return (leads and _session(pid) == rank) or not output.isdisjoint(_pipes(pid).values())
+
+    return belongs
 
 
 def _become_sweeper(rank: int, started: str, end: int | None, belongs: Belongs) -> NoReturn:
@@ -114,6 +127,25 @@ def _namespace(pid: int) -> str:
         return str(Path(f"/proc/{pid}/ns/mnt").readlink())
     except OSError:
         return ""
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return 0
+
+
+def _pipes(pid: int) -> dict[int, str]:
+    """The pipes that a process holds, by descriptor; none: it is gone, or a stranger's."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for each in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                name = str(each.readlink())
+                if name.startswith("pipe:"):
+                    found[int(each.name)] = name
+    return found
 
 
 def _variables(pid: int) -> set[bytes]:

@@ -2,7 +2,8 @@
 
 The manifest's description says what it does once rank 0 has said that it is ready: ``ready`` (waits for the end of its
 input, and ends all ranks in order), ``kill N`` (rank N is killed), ``exit N`` (the last rank exits with N), ``abort``,
-``deaf`` (its input may end). Each rank writes who it is into ``SERVABLE/REPLICA.rank.N.json``.
+``deaf`` (its input may end, and it ignores SIGTERM), ``stuck`` (the same, and rank 0 waits within MPI for the others).
+Each rank writes who it is into ``SERVABLE/REPLICA.rank.N.json``.
 """
 
 import json
@@ -26,6 +27,8 @@ facts = {
     "told": os.environ.get("PMI_RANK"),
     "start": start,
 }
+if what in ("deaf", "stuck"):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 path = os.path.join(start["servable"], f"{start['replica']}.rank.{world.rank}.json")
 with open(path + ".part", "w") as file:
     json.dump(facts, file)
@@ -39,7 +42,9 @@ if what == "exit" and world.rank == world.size - 1:
     os._exit(int(number))
 if what == "abort" and world.rank == world.size - 1:
     world.Abort(5)
-if what == "deaf":
+if what in ("deaf", "stuck"):
+    if world.rank == 0 and what == "stuck":
+        world.Barrier()
     time.sleep(600)
 if world.rank == 0:
     while os.read(0, 65536):

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import zmq
+from zmq.utils import z85
 
 from hpcserve.cluster.processes import start_time
+from hpcserve.cluster.seam import LAUNCHER_KILL_S
 from hpcserve.types import ReplicaId
 from hpcserve.wire.launch import MpiRules
-from tests.integration.agent_rig import FakeDaemon, Pilot, gone
+from tests.integration.agent_rig import ROOT, FakeDaemon, Pilot, gone
 
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
 Start = Callable[..., Pilot]
@@ -38,6 +44,12 @@ def start(tmp_path: Path, daemon: FakeDaemon) -> Iterator[Start]:
     made.end()
 
 
+def descendants(pid: int) -> set[int]:
+    """A process, and all that it and its own have started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {pid}.union(*(descendants(int(child)) for child in children))
+
+
 @pytest.mark.parametrize("launcher", ["process", "mpiexec"])
 def test_the_ranks_of_a_group_know_their_slots_and_end_in_order(
     daemon: FakeDaemon, start: Start, launcher: str
@@ -52,6 +64,24 @@ def test_the_ranks_of_a_group_know_their_slots_and_end_in_order(
     assert daemon.wait_for("r1", "exited").cause == "stopped as ordered (exit code 0)"
     for rank in ranks:
         gone(rank["pid"])
+
+
+def test_the_secret_key_is_in_no_process_s_arguments_or_environment(daemon: FakeDaemon, start: Start) -> None:
+    pilot = start()
+    daemon.tell(pilot.orders(pilot.group("r1", "ready", size=2)))
+    status = daemon.wait_for("r1", "ready")
+    ranks = pilot.ranks_of("r1", 2)
+    told = ranks[0]["start"]["secret_key"]
+    secret = msgspec.convert(told, bytes)
+    assert zmq.curve_public(z85.encode(secret)) == z85.encode(status.public_key)
+    pids = descendants(status.pid or 0)
+    assert len(pids) == 4, "mpiexec, its helper, and two ranks"
+    assert {rank["pid"] for rank in ranks} < pids
+    for pid in pids:
+        seen = b"".join(Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ"))
+        assert b"mpiexec" in seen or b"fake_ranks" in seen or b"hydra" in seen, "it could be read"
+        for written in (told.encode(), secret, z85.encode(secret), secret.hex().encode()):
+            assert written not in seen
 
 
 @pytest.mark.parametrize(
@@ -86,9 +116,11 @@ def test_a_group_that_does_not_end_is_killed_with_all_its_ranks(daemon: FakeDaem
         gone(rank["pid"])
 
 
-def test_no_rank_outlives_its_agent(daemon: FakeDaemon, start: Start) -> None:
-    pilot = start()
-    daemon.tell(pilot.orders(pilot.group("r1", "ready", size=2)))
+@pytest.mark.parametrize("launcher", ["process", "mpiexec"])
+@pytest.mark.parametrize("what", ["ready", "stuck"])
+def test_no_rank_outlives_its_agent(daemon: FakeDaemon, start: Start, what: str, launcher: str) -> None:
+    pilot = start(launcher=launcher)
+    daemon.tell(pilot.orders(pilot.group("r1", what, size=2)))
     daemon.wait_for("r1", "ready")
     ranks = pilot.ranks_of("r1", 2)
     assert all(start_time(rank["pid"]) for rank in ranks)
@@ -96,6 +128,14 @@ def test_no_rank_outlives_its_agent(daemon: FakeDaemon, start: Start) -> None:
     pilot.process.kill()
     for rank in ranks:
         gone(rank["pid"])
+
+
+def test_a_pilot_with_ranks_ends_early_enough_to_have_them_killed(daemon: FakeDaemon, start: Start) -> None:
+    pilot = start(walltime_s=1000.0)
+    assert daemon.reports[-1].walltime_left_s > 1000.0 - LAUNCHER_KILL_S
+    daemon.tell(pilot.orders(pilot.group("r1", "ready", size=2)))
+    daemon.wait_for("r1", "ready")
+    assert daemon.reports[-1].walltime_left_s < 1000.0 - LAUNCHER_KILL_S
 
 
 def test_a_group_waits_for_room_and_says_so(daemon: FakeDaemon, start: Start) -> None:
@@ -113,11 +153,34 @@ def test_a_group_waits_for_room_and_says_so(daemon: FakeDaemon, start: Start) ->
     assert pilot.ranks_of("r2", 2)[0]["argv"][-1] == "0:1"
 
 
+def test_the_slots_of_a_group_are_free_for_another_one_once_it_has_ended(daemon: FakeDaemon, start: Start) -> None:
+    pilot = start(slots=2, stop_grace_s=60.0)
+    daemon.tell(pilot.orders(pilot.group("r1", "deaf", size=2)))
+    daemon.wait_for("r1", "ready")
+    daemon.tell(pilot.orders(pilot.group("r2", "ready", size=2)))
+    assert "it waits for 2 slots on one node; free slots: 0 of " in daemon.wait_for("r2", "starting").cause
+    for rank in pilot.ranks_of("r1", 2):
+        os.kill(rank["pid"], signal.SIGKILL)
+    daemon.wait_for("r2", "ready")
+    assert daemon.wait_for("r1", "exited").cause.startswith("stopped as ordered")
+
+
 def test_a_rank_with_gpus_of_its_own_holds_all_their_slots(daemon: FakeDaemon, start: Start) -> None:
     pilot = start(slots=8, replicas_per_gpu=2)
     daemon.tell(pilot.orders(pilot.group("r1", "ready", size=1), pilot.group("r2", "ready", size=3, gpus=1)))
     daemon.wait_for("r2", "ready")
     assert pilot.ranks_of("r2", 3)[0]["argv"][-4:] == ["--node-slots", "8", "--ranks", "2,3:4,5:6,7"]
+
+
+def test_a_rank_that_ends_before_mpi_knows_of_it_is_not_waited_for(daemon: FakeDaemon, start: Start) -> None:
+    pilot = start()
+    replica = f"{ROOT}/hpcserve/bootstrap.py hpcserve.replica"
+    python = pilot.root / "ranks" / "bin" / "python"
+    lacks = f'[ "$PMI_RANK" = 1 ] && exec {sys.executable} -I -S {replica}\n'
+    python.write_text(python.read_text().replace("\n", f"\n{lacks}", 1))
+    daemon.tell(pilot.orders(pilot.group("r1", "ready", size=2)))
+    failed = daemon.wait_for("r1", "failed")
+    assert " lacks pyzmq, msgspec, numpy: " in failed.cause
 
 
 def test_an_mpiexec_that_is_not_there_is_told_in_words(daemon: FakeDaemon, start: Start) -> None:

@@ -45,14 +45,15 @@ STARTS = re.compile(
     r"|os\.(fork|forkpty|system|popen|posix_spawnp?|(exec|spawn)[lv]\w*)"
 )
 STARTERS = {
-    "client/ssh_process.py",
     "cli/daemon_process.py",
+    "client/ssh_process.py",
     "cluster/building.py",
     "cluster/gather.py",
     "cluster/images.py",
     "cluster/processes.py",
     "cluster/pyslurm_process.py",
     "cluster/runner.py",
+    "pilot/leash.py",
     "registry/discovery.py",
     "replica/sweep.py",
 }

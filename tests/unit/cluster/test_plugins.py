@@ -8,6 +8,7 @@ import pytest
 
 from hpcserve.cluster.local import LocalScheduler
 from hpcserve.cluster.plugins import check, open_launcher, open_scheduler
+from hpcserve.cluster.seam import LAUNCHER_KILL_S
 from hpcserve.cluster.slurm import SlurmScheduler
 from hpcserve.config import Scheduler, Site
 from hpcserve.errors import ConfigError
@@ -21,6 +22,13 @@ def site(tmp_path: Path, kind: str) -> Site:
 def test_local_is_built_in_and_keeps_its_files_in_the_state_directory(tmp_path: Path) -> None:
     assert isinstance(open_scheduler(site(tmp_path, "local")), LocalScheduler)
     assert (tmp_path / "state" / "local-jobs").is_dir()
+
+
+def test_an_agent_is_given_the_time_to_have_ranks_killed_by_their_launcher(tmp_path: Path) -> None:
+    given = site(tmp_path, "local")
+    scheduler = open_scheduler(given)
+    assert isinstance(scheduler, LocalScheduler)
+    assert scheduler.cancel_grace_s > given.pilots.stop_grace_s + LAUNCHER_KILL_S
 
 
 def test_slurm_is_built_in_and_asks_nothing_before_it_is_used(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from hpcserve.cluster.seam import LaunchEnd
-from hpcserve.pilot.outcome import EVIDENCE_BYTES, NOT_STOPPED, Outcome, Stop, outcome
+from hpcserve.pilot.outcome import EVIDENCE_BYTES, NOT_STOPPED, Outcome, Stop, hopeless, outcome
 from hpcserve.wire.launch import ReplicaSays
 
 READY = ReplicaSays(state="ready")
@@ -19,7 +19,7 @@ def crashed(state: str, cause: str, traceback: str = "log") -> Outcome:
 
 
 @pytest.mark.parametrize(
-    ("exit_code", "said", "stopped", "timed_out", "expected"),
+    ("exit_code", "said", "stopped", "given_up", "expected"),
     [
         (1, None, NOT_STOPPED, "", crashed("failed", "exit code 1 before its setup was done")),
         (0, None, NOT_STOPPED, "", crashed("failed", "exit code 0 before its setup was done")),
@@ -41,9 +41,9 @@ def crashed(state: str, cause: str, traceback: str = "log") -> Outcome:
         (0, READY, NOT_STOPPED, "", crashed("exited", "exit code 0")),
     ],
 )
-def test_every_end(exit_code: int, said: ReplicaSays | None, stopped: Stop, timed_out: str, expected: Outcome) -> None:
+def test_every_end(exit_code: int, said: ReplicaSays | None, stopped: Stop, given_up: str, expected: Outcome) -> None:
     found = outcome(
-        LaunchEnd(exit_code), said, stopped=stopped, timed_out=timed_out, last_lines="log", out_of_memory=False
+        LaunchEnd(exit_code), said, stopped=stopped, given_up=given_up, last_lines="log", out_of_memory=False
     )
     assert found == expected
 
@@ -79,16 +79,14 @@ def test_every_end(exit_code: int, said: ReplicaSays | None, stopped: Stop, time
 def test_every_loss_has_its_kind(
     *, end: LaunchEnd, said: ReplicaSays | None, last_lines: str, killed_for_memory: bool, kind: str, cause: str
 ) -> None:
-    found = outcome(
-        end, said, stopped=NOT_STOPPED, timed_out="", last_lines=last_lines, out_of_memory=killed_for_memory
-    )
+    found = outcome(end, said, stopped=NOT_STOPPED, given_up="", last_lines=last_lines, out_of_memory=killed_for_memory)
     assert (found.kind, found.cause) == (kind, cause)
     assert found.evidence == (end.evidence or last_lines)
 
 
 def test_evidence_is_bounded_and_whole_characters() -> None:
     log = "\n".join(f"{number} " + "ä" * 700 for number in range(40))
-    found = outcome(LaunchEnd(1), READY, stopped=NOT_STOPPED, timed_out="", last_lines=log, out_of_memory=False)
+    found = outcome(LaunchEnd(1), READY, stopped=NOT_STOPPED, given_up="", last_lines=log, out_of_memory=False)
     assert EVIDENCE_BYTES - 2 <= len(found.evidence.encode()) <= EVIDENCE_BYTES
     assert log.endswith(found.evidence)
 
@@ -106,8 +104,24 @@ def test_evidence_is_bounded_and_whole_characters() -> None:
     ],
 )
 def test_an_environment_that_is_not_fit_says_why(exit_code: int, lines: str, cause: str) -> None:
-    ended = outcome(
-        LaunchEnd(exit_code), None, stopped=NOT_STOPPED, timed_out="", last_lines=lines, out_of_memory=False
-    )
+    ended = outcome(LaunchEnd(exit_code), None, stopped=NOT_STOPPED, given_up="", last_lines=lines, out_of_memory=False)
     assert ended.cause == cause
     assert ended.traceback == lines
+
+
+@pytest.mark.parametrize(
+    ("output", "why"),
+    [
+        ("warning\nhpcserve: python lacks pyzmq\nmore\n", "python lacks pyzmq"),
+        ("hpcserve: python lac", ""),
+        ("FATAL:   no such image\n", "the container did not start: no such image"),
+        ("FATAL: of a program\n", ""),
+        (
+            "image a.sif: not signed by the key k, as\n",
+            "the container did not start: image a.sif: not signed by the key k, as",
+        ),
+        ("", ""),
+    ],
+)
+def test_of_ranks_that_will_never_start_one_line_tells(output: str, why: str) -> None:
+    assert hopeless(output) == why

@@ -1,0 +1,71 @@
+"""Nothing that a rank has started outlives it, nor keeps its launcher waiting."""
+
+from __future__ import annotations
+
+import os
+import signal
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hpcserve.wire.launch import GROUP
+from tests.integration.agent_rig import gone
+from tests.integration.rank_rig import Group
+
+SERVABLE = """name = "leaver"
+loader = "python"
+entry = "model:Model"
+[ranks]
+size = 2
+compute = "collective"
+"""
+CODE = """
+import os, subprocess
+from pathlib import Path
+from hpcserve import Tensor, method
+
+class Model:
+    def setup(self, context):
+        nothing = {"PATH": os.environ["PATH"]}
+        for more in ({}, {"start_new_session": True}, {"env": nothing}, {"env": nothing, "start_new_session": True}):
+            self._note(subprocess.Popen(["sleep", "600"], **more).pid)
+        told = ["sh", "-c", "sleep 600 >/dev/null & echo $!"]  # it leaves its parent, too
+        self._note(int(subprocess.run(told, start_new_session=True, stdout=subprocess.PIPE).stdout))
+        (Path(os.environ["NOTES"]) / f"setup-{context.rank}").write_text(str(os.getpid()))
+
+    def _note(self, pid):
+        (Path(os.environ["NOTES"]) / f"helper-{pid}").touch()
+
+    @method(inputs={}, outputs={"none": Tensor("int64", [])})
+    def nothing(self):
+        return 0
+"""
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[Group]:
+    (tmp_path / "servable.toml").write_text(SERVABLE)
+    (tmp_path / "model.py").write_text(CODE)
+    made = Group(str(tmp_path), tmp_path, size=2, variables={GROUP: uuid.uuid4().hex})
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("how", ["in order", "rank 0 killed", "rank 1 killed", "launcher told to end"])
+def test_what_a_servable_has_started_ends_with_its_ranks_and_so_does_their_launcher(group: Group, how: str) -> None:
+    group.ready()
+    helpers = [int(each.name.partition("-")[2]) for each in group.notes.glob("helper-*")]
+    assert len(helpers) == 10, "each rank has started five"
+    match how:
+        case "in order":
+            assert group.end() == 0
+        case "launcher told to end":
+            group.process.send_signal(signal.SIGTERM)
+            group.ended()
+        case _:
+            os.kill(group.pids()[int(how.split()[1])], signal.SIGKILL)
+            group.gone()
+    for pid in group.pids() + helpers:
+        gone(pid)
