@@ -6,7 +6,8 @@ it returns nothing: there is no memory here, so a controller that was restarted 
 The rules:
 
 * a replica counts for its deployment while it is of the wanted version and its pilot is *open*: it runs, its agent
-  is there, and its end is not near. Every other replica is *old*;
+  is there, and its end is not near. Nor does one count for which its agent has no room, nor will have. Every other
+  replica is *old*;
 * an old one is let go only when enough others are ready to do its work; where there is no room for its
   replacement and none is coming, it makes room first;
 * an old one that has other methods than callers see, and so rests, is let go at once;
@@ -34,7 +35,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 
 from hpcserve.core.clearing import Clearing, Tenant, best_clearing
 from hpcserve.core.fleetview import (
@@ -52,6 +52,7 @@ from hpcserve.core.fleetview import (
 )
 from hpcserve.core.places import Places
 from hpcserve.core.room import Room, nodes_for, packed, slots_of
+from hpcserve.core.stranded import stranded
 from hpcserve.core.width import ONE, Width
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 
@@ -96,6 +97,8 @@ class _Plan:
         self._places = Places(view.policy, view.pilots, used=dict(self._used), wanted=self._all_wanted, now=now)
         self._surplus = self._places.surplus
         self._open = {pilot.pilot: pilot for pilot in view.pilots if self._is_open(pilot)}
+        there = [each for each in self._open.values() if each.reported]
+        self._stranded = stranded(there, view.replicas, view.policy.node_slots)
         self._spread = Counter((replica.deployment, replica.pilot) for replica in view.replicas)
         self._rooms = _rooms_of(view)
         self._coming = {each.pilot: self._rooms[each.pilot] for each in view.pilots if self._is_coming(each)}
@@ -287,9 +290,9 @@ class _Plan:
             coming.pop(pilot.pilot, None)
             self.changes.append(CancelPilot(pilot.pilot))
 
-    def _unplaced_in(self, rooms: Iterable[Room], later: Mapping[Width, int] = MappingProxyType({})) -> Counter[Width]:
+    def _unplaced_in(self, rooms: Iterable[Room], later: Mapping[Width, int] | None = None) -> Counter[Width]:
         """What found no room in a pilot that is there, nor does in these, with what is to come ``later``."""
-        unplaced = Counter(later)
+        unplaced = Counter(later or {})
         for name, missing in self._missing.items():
             unplaced[self._wanted[name].width] += missing
         return packed(unplaced, [room.copy() for room in rooms])
@@ -316,7 +319,8 @@ class _Plan:
         return away_s >= self._view.policy.orphan_s
 
     def _counts(self, replica: Replica, wanted: Wanted) -> bool:
-        return replica.version == wanted.version and replica.pilot in self._open
+        is_there = replica.pilot in self._open and replica.replica not in self._stranded
+        return replica.version == wanted.version and is_there
 
     def _free(self, pilot: Pilot) -> int:
         return max(0, pilot.slots - self._used[pilot.pilot])

@@ -142,7 +142,7 @@ class FleetReplica:
     ``ready``: it was, at some time. ``crashed``: it ended by itself, so what it was computing is suspect.
     ``unwanted``: it is killed, for no fault of anybody. ``missed``: that the broker missed it, in words, and at
     ``missed_s`` for the last time, while its agent saw that it lives. ``nodes``: those that it is on, as far as is
-    known.
+    known; ``waits``: on none, as its agent says that there is no room for it.
     """
 
     replica: ReplicaId
@@ -152,6 +152,7 @@ class FleetReplica:
     ordered_s: float | None = None
     host: str = ""
     nodes: tuple[str, ...] = ()
+    waits: bool = False
     state: ReplicaState = "starting"
     kill: bool = False
     seen: bool = False

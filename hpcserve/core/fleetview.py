@@ -101,7 +101,10 @@ class Pilot:
 
 @dataclass(frozen=True, kw_only=True)
 class Replica:
-    """A replica whose process may exist, on ``hosts`` as far as is known. ``resting``: it gets no new work anyway."""
+    """A replica whose process may exist, on ``hosts`` as far as is known. ``resting``: it gets no new work anyway.
+
+    ``waits``: its agent has found no room for it.
+    """
 
     replica: ReplicaId
     deployment: DeploymentName
@@ -111,6 +114,7 @@ class Replica:
     resting: bool = False
     width: Width = ONE
     hosts: tuple[str, ...] = ()
+    waits: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,7 @@
 """The free slots of a pilot, node by node, and how replicas of different widths are packed into pilots. Pure.
 
-Of replicas that run their agent has said on which nodes. Of others it is assumed that it does as it always does: each
-goes to the nodes with the most free slots. A replica of one slot fits wherever one is free, so for these nodes count
-for nothing.
+Of replicas that run their agent has said on which nodes. Of others it is assumed that it does as it always does
+(:mod:`hpcserve.core.seats`). A replica of one slot fits wherever one is free, so for these nodes count for nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from heapq import nsmallest
 
+from hpcserve.core.seats import seats
 from hpcserve.core.width import ONE, Width
 
 
@@ -58,7 +58,8 @@ class Room:
         if not self.free:
             return []
         nodes = [number for host in dict.fromkeys(hosts) if (number := self._number(host)) is not None][: width.nodes]
-        if lacking := width.nodes - len(nodes):
+        nodes = nodes or seats(width, self.free)
+        if lacking := width.nodes - len(nodes):  # more are there than there is room for
             others = (number for number in range(len(self.free)) if number not in nodes)
             nodes += nsmallest(lacking, others, key=self._emptiest)
         for number in nodes:

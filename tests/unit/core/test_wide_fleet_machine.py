@@ -12,6 +12,7 @@ from hpcserve.core.fleetbook import PilotOrders, ReplicaSaid
 from hpcserve.core.rollout import Version
 from hpcserve.core.room import Room, packed
 from hpcserve.core.width import Ranks, Width, width_of
+from hpcserve.pilot.ranks import Need, place
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 from tests.unit.core.test_fleet_machine import ALIVE, MAX_PILOTS, NAMES, AgentProcess, FleetMachine
 
@@ -28,7 +29,7 @@ HALVES = WIDE[3]
 
 
 class WideAgent(AgentProcess):
-    """Puts each replica on the emptiest nodes; one for which they are not free waits."""
+    """Puts replicas where the real one does; one for which there is no room waits."""
 
     def __init__(self, now: float, nodes: tuple[str, ...], widths: dict[ReplicaId, Width]) -> None:
         super().__init__(now, nodes)
@@ -82,9 +83,10 @@ class WideAgent(AgentProcess):
 
     def put(self, replica: ReplicaId) -> None:
         width, used = self.widths[replica], self.used
-        nodes = sorted(self.usable, key=lambda node: used[node])[: width.nodes]
-        if len(nodes) == width.nodes and all(used[node] + width.per_node <= NODE_SLOTS for node in nodes):
-            self.on[replica] = tuple(nodes)
+        held = {node: set(range(used[node])) for node in self.usable}
+        found = place(Need(nodes=width.nodes, per_node=width.per_node), held, NODE_SLOTS)
+        if found is not None:
+            self.on[replica] = found.nodes
 
 
 class WideMachine(FleetMachine):

@@ -149,6 +149,17 @@ def test_where_there_is_not_room_for_all_nobody_ends_for_a_wide_one_which_gets_w
     assert world.held == {N: 4, W: 1}
 
 
+def test_what_is_started_at_once_has_room_at_its_agent() -> None:
+    world = World(1)
+    halves, both = Version("v2", "g(x)", Ranks(2)), Version("v4", "f(x)", Ranks(4, nodes=2))
+    for name, version in ((N, halves), (X, halves), (W, both)):
+        world.wanted[name] = (version, 1)
+        world.fleet.want(name, version, 1)
+    world.settle()
+    assert world.held == {N: 1, X: 1, W: 1}
+    assert all(each.state == "ready" and each.nodes for each in world.fleet.replicas.values())
+
+
 def test_a_lost_node_takes_its_slots_and_the_group_goes_elsewhere() -> None:
     world = World(2)
     world.deploy(W, BOTH, 1)
