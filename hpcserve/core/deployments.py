@@ -189,7 +189,9 @@ class _Plan:
         for replica in self._view.replicas:
             if replica.pilot in found:
                 ends = replica.state in ENDING or self._is_let_go(replica.replica)
-                found[replica.pilot].append(Tenant(replica.replica, replica.width, replica.hosts, ends=ends))
+                found[replica.pilot].append(
+                    Tenant(replica.replica, replica.width, replica.hosts, replica.slots, ends=ends)
+                )
         return found
 
     def _place_one(self, name: DeploymentName) -> bool:
@@ -351,7 +353,7 @@ def _rooms_of(view: View) -> dict[PilotId, Room]:
     # Those whose nodes are known first, in which order they stand does not matter then.
     for replica in sorted(view.replicas, key=lambda each: (len(each.hosts) < each.width.nodes, not each.hosts)):
         if replica.pilot in rooms:
-            rooms[replica.pilot].take(replica.width, replica.hosts)
+            rooms[replica.pilot].take(replica.width, replica.hosts, replica.slots)
     return rooms
 
 

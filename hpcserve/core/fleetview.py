@@ -103,7 +103,7 @@ class Pilot:
 class Replica:
     """A replica whose process may exist, on ``hosts`` as far as is known. ``resting``: it gets no new work anyway.
 
-    ``waits``: its agent has found no room for it.
+    ``slots``: those that it holds of each host. ``waits``: its agent has found no room for it.
     """
 
     replica: ReplicaId
@@ -114,6 +114,7 @@ class Replica:
     resting: bool = False
     width: Width = ONE
     hosts: tuple[str, ...] = ()
+    slots: tuple[tuple[int, ...], ...] = ()
     waits: bool = False
 
 

@@ -19,7 +19,8 @@ def seats(width: Width, free: Sequence[int]) -> list[int]:
 
     Args:
         width: What it takes.
-        free: How many slots of each node it could take; negative where more are held than there are.
+        free: How many slots of each node it could take: where it takes whole GPUs, those of free ones. Negative where
+            more are held than there are.
     """
     if width == ONE:
         return [max(range(len(free)), key=lambda node: free[node])] if free else []

@@ -37,7 +37,7 @@ def stranded(pilots: Iterable[Pilot], replicas: Iterable[Replica], node_slots: i
         room = Room(pilot.slots, node_slots)
         for each in sorted((each for each in inside if each.state not in ENDING), key=lambda each: each.waits):
             if not each.waits or room.fits(each.width):
-                room.take(each.width, each.hosts)
+                room.take(each.width, each.hosts, each.slots)
             else:
                 found.add(each.replica)
     return frozenset(found)

@@ -49,7 +49,7 @@ class Need:
     @property
     def width(self) -> Width:
         """The same in slots."""
-        return Width(self.nodes, self.slots)
+        return Width(self.nodes, self.slots, self.per_gpu if self.gpus else 1)
 
     def __str__(self) -> str:
         """In words."""
@@ -72,6 +72,11 @@ class Place:
     def per_node(self) -> int:
         """How many ranks run on each node."""
         return len(self.ranks) // len(self.nodes)
+
+    @property
+    def slots(self) -> tuple[tuple[int, ...], ...]:
+        """Its slots of each of its nodes."""
+        return tuple(tuple(sorted(self.held(node))) for node in self.nodes)
 
     def held(self, node: str) -> set[int]:
         """Its slots of a node."""

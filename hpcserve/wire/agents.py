@@ -32,7 +32,7 @@ class ReplicaStatus(Message, frozen=True):
     Of a replica that failed or exited no process is left. ``cause`` says why in words, ``kind`` in one word, and
     ``evidence`` holds the lines of its log that show it. ``host`` is the node that runs it or ran it. ``phases``: once
     it is ready, how long each phase of its start took, in seconds; names of :data:`hpcserve.types.PHASES`. ``nodes``:
-    all that hold ranks of it; empty while it waits for room on them.
+    all that hold ranks of it; empty while it waits for room on them. ``slots``: those that it holds of each.
     """
 
     replica: ReplicaId
@@ -49,6 +49,7 @@ class ReplicaStatus(Message, frozen=True):
     host: str = ""
     phases: dict[str, float] = {}  # noqa: RUF012 (msgspec copies it)
     nodes: tuple[str, ...] = ()
+    slots: tuple[tuple[int, ...], ...] = ()
 
 
 class Report(Message, frozen=True, tag="report"):

@@ -30,16 +30,25 @@ def test_a_table_of_seats(width: Width, free: list[int], expected: list[int]) ->
     assert seats(width, free) == expected
 
 
-@given(st.lists(st.builds(Width, st.integers(1, 3), st.integers(1, 4)), max_size=12))
+WIDTHS = st.builds(Width, st.integers(1, 3), st.integers(1, 4), st.just(1)) | st.builds(
+    Width, st.integers(1, 3), st.sampled_from([2, 4]), st.just(2)
+)
+
+
+@given(st.lists(WIDTHS, max_size=12))
 def test_where_the_controller_sees_room_the_agent_has_it_on_the_same_nodes(widths: list[Width]) -> None:
     names = ("n1", "n2", "n3")
     room, held = Room(NODE_SLOTS * len(names), NODE_SLOTS), {name: set[int]() for name in names}
     for width in widths:
-        found = place(Need(nodes=width.nodes, per_node=width.per_node), held, NODE_SLOTS)
+        need = Need(nodes=width.nodes, per_node=width.per_node)
+        if width.per_gpu > 1:
+            need = Need(nodes=width.nodes, per_node=width.per_node // 2, gpus=1, per_gpu=2)
+        found = place(need, held, NODE_SLOTS)
         if not room.fits(width):
             assert width == ONE or found is None
             continue
         assert found is not None
-        assert [names[number] for number in room.take(width)] == list(found.nodes)
+        taken = {names[number]: set(slots) for number, slots in room.take(width).items()}
+        assert taken == {name: found.held(name) for name in found.nodes}
         for name in found.nodes:
             held[name] |= found.held(name)

@@ -15,7 +15,7 @@ from hpcserve.core.scaling import Demand, Scale
 from hpcserve.core.width import Ranks
 from hpcserve.types import DeploymentName
 from tests.unit.core.test_fleet_machine import ALIVE, PEACE_S, AgentProcess
-from tests.unit.core.test_wide_fleet_machine import WideAgent, WideMachine
+from tests.unit.core.test_wide_fleet_machine import GPUS, WideAgent, WideMachine
 
 N, W, X = DeploymentName("narrow"), DeploymentName("wide"), DeploymentName("other")
 ONE, NODE, BOTH = Version("v1", "f(x)"), Version("v3", "f(x)", Ranks(4)), Version("v5", "f(x)", Ranks(8, nodes=2))
@@ -157,6 +157,29 @@ def test_what_is_started_at_once_has_room_at_its_agent() -> None:
         world.fleet.want(name, version, 1)
     world.settle()
     assert world.held == {N: 1, X: 1, W: 1}
+    assert all(each.state == "ready" and each.nodes for each in world.fleet.replicas.values())
+
+
+class GpuWorld(World):
+    """Pilots of two nodes with two GPUs each, of which two slots share one."""
+
+    versions = GPUS
+    per_gpu = 2
+
+
+def test_one_that_takes_a_whole_gpu_is_not_started_onto_halves_of_two_but_these_are_cleared() -> None:
+    world = GpuWorld(1)
+    world.deploy(N, GPUS[0], 8)
+    (agent,) = world.agents
+    kept = {name for name, found in agent.places.items() if found.ranks[0][0] % 2 == 0}
+    world.wanted[N] = (GPUS[0], 4)
+    for name in agent.replicas.keys() - kept:
+        agent.replicas[name] = "exited"
+    world.fleet.want(N, GPUS[0], 4)
+    world.settle()
+    assert {name for name, state in agent.replicas.items() if state in ALIVE} == kept, "half of each GPU is held"
+    world.deploy(W, GPUS[1], 2)
+    assert world.held == {N: 4, W: 2}
     assert all(each.state == "ready" and each.nodes for each in world.fleet.replicas.values())
 
 

@@ -18,8 +18,8 @@ from hpcserve.core.width import ONE, Ranks, Width, misfit, slots_per_rank, width
         (Ranks(), 4, Width(1, 1)),
         (Ranks(4), 1, Width(1, 4)),
         (Ranks(4, nodes=2), 1, Width(2, 2)),
-        (Ranks(1, gpus_per_rank=1), 4, Width(1, 4)),
-        (Ranks(4, nodes=2, gpus_per_rank=2), 2, Width(2, 8)),
+        (Ranks(1, gpus_per_rank=1), 4, Width(1, 4, 4)),
+        (Ranks(4, nodes=2, gpus_per_rank=2), 2, Width(2, 8, 2)),
     ],
 )
 def test_the_slots_of_a_replica(ranks: Ranks, replicas_per_gpu: int, expected: Width) -> None:
@@ -69,15 +69,17 @@ def test_a_room_of_which_too_much_is_taken_has_room_for_nothing() -> None:
 
 def test_known_nodes_come_before_what_is_assumed() -> None:
     room = Room(8, 4)
-    assert room.take(Width(1, 2), ("n2",)) == [0]
-    assert room.take(Width(1, 2), ("n1",)) == [1]
-    assert room.take(Width(1, 1), ("n2",)) == [0]
+    assert room.take(Width(1, 2), ("n2",), [(2, 3)]) == {0: [2, 3]}
+    assert room.take(Width(1, 2), ("n1",)) == {1: [0, 1]}
+    assert room.take(Width(1, 1), ("n2",)) == {0: [0]}
     assert room.free == [1, 2]
-    assert room.take(Width(2, 1), ("n2",)) == [0, 1]
+    assert room.take(Width(2, 1), ("n2",)) == {0: [1], 1: [2]}
     assert room.free == [0, 1]
 
 
-WIDTHS = st.builds(Width, st.integers(1, 3), st.integers(1, 4))
+WIDTHS = st.builds(Width, st.integers(1, 3), st.integers(1, 4), st.just(1)) | st.builds(
+    Width, st.integers(1, 3), st.sampled_from([2, 4]), st.just(2)
+)
 
 
 @given(st.dictionaries(WIDTHS, st.integers(0, 9)), st.lists(st.integers(0, 3), max_size=4))
