@@ -150,12 +150,36 @@ class _Plan:
 
     def place(self) -> None:
         """Starts missing replicas where there is room, always one of the deployment that has the fewest slots."""
+        self._seat_the_wide()
         self._keep_a_pilot()
         lacking = {name for name, missing in self._missing.items() if missing}
         while lacking:
             name = min(lacking, key=self._turn)
             if not self._place_one(name) or not self._missing[name]:
                 lacking.discard(name)
+
+    def _seat_the_wide(self) -> None:
+        """Wide ones take the pilot that came for them, where those whose turn it is first have room in one that comes.
+
+        Else a narrow one could eat each pilot that comes for a wide one, and those that it waits for come in vain.
+        """
+        lacking = [name for name, missing in self._missing.items() if missing and self._wanted[name].width != ONE]
+        for name in sorted(lacking, key=lambda name: (self._wanted[name].width.turn, self._turn(name))):
+            width = self._wanted[name].width
+            if any(room.fits(width) for room in self._coming.values()):
+                continue
+            while self._missing[name] and self._leaves_room(name) and self._place_one(name):
+                continue
+
+    def _leaves_room(self, name: DeploymentName) -> bool:
+        """Whether narrower ones that are before this one in turn have room beside it, or in a pilot that comes."""
+        width = self._wanted[name].width
+        load = Counter({width: 1})
+        for other, missing in self._missing.items():
+            if self._wanted[other].width.turn > width.turn and self._turn(other) < self._turn(name):
+                load[self._wanted[other].width] += missing
+        there = [self._rooms[each.pilot] for each in self._open.values() if each.reported]
+        return not packed(load, [room.copy() for room in (*there, *self._coming.values())])
 
     def _turn(self, name: DeploymentName) -> tuple[int, float, DeploymentName]:
         return self._held[name], self._wanted[name].waits_since_s, name

@@ -8,12 +8,13 @@ from dataclasses import replace
 import pytest
 
 from hpcserve.core.capacity import lack_of_room, limit_in_words, most_replicas, shared_room
+from hpcserve.core.deployments import reconcile
 from hpcserve.core.fleetbook import Action
-from hpcserve.core.fleetview import Policy, SubmitPilot
+from hpcserve.core.fleetview import Pilot, Policy, StartReplica, SubmitPilot, View, Wanted
 from hpcserve.core.rollout import Version
 from hpcserve.core.scaling import Demand, Scale
-from hpcserve.core.width import Ranks
-from hpcserve.types import DeploymentName
+from hpcserve.core.width import Ranks, Width
+from hpcserve.types import DeploymentName, PilotId, ReplicaId
 from tests.unit.core.test_fleet_machine import ALIVE, PEACE_S, AgentProcess
 from tests.unit.core.test_wide_fleet_machine import GPUS, WideAgent, WideMachine
 
@@ -82,6 +83,19 @@ def test_one_for_which_no_pilot_has_room_gets_another_pilot() -> None:
     assert world.held == {N: 2, W: 1}
     assert len(world.jobs) == 2
     assert sorted(sum(agent.used.values()) for agent in world.agents) == [2, 8], "it is in one pilot"
+
+
+def test_a_narrow_one_does_not_eat_the_pilot_that_came_for_a_wide_one_while_its_own_comes() -> None:
+    policy = Policy(max_pilots=4, slots=8, idle_s=60.0, nodes=2)
+    small = Pilot(pilot=PilotId("A"), phase="queued", slots=4, size=4, reported=False, idle_since_s=0.0)
+    full = Pilot(pilot=PilotId("B"), phase="running", slots=8, size=8, reported=True, idle_since_s=0.0)
+    narrow = Wanted(name=N, version="v", replicas=1, waits_since_s=1.0)
+    wide = Wanted(name=W, version="v", replicas=1, waits_since_s=2.0, width=Width(2, 4))
+    view = View(policy=policy, wanted=(narrow, wide), pilots=(small, full), replicas=(), seed="s", next_number=1)
+    assert reconcile(view, 9.0) == (StartReplica(ReplicaId("wide-s1"), W, "v", PilotId("B")),)
+    more = replace(view, wanted=(replace(narrow, replicas=5), wide))
+    first = reconcile(more, 9.0)[0]
+    assert first == StartReplica(ReplicaId("narrow-s1"), N, "v", PilotId("B")), "what comes has no room for these"
 
 
 def test_a_pilot_has_nodes_for_the_widest_of_those_that_it_is_for() -> None:
