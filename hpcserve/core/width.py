@@ -65,7 +65,8 @@ def width(ranks: Ranks, replicas_per_gpu: int) -> int:
 
 def misfit(ranks: Ranks, policy: Policy) -> str:
     """Why a replica of these ranks would not fit into a pilot that holds no other; empty if it would."""
-    if ranks.gpus_per_rank and policy.node_slots != policy.gpus_per_node * policy.replicas_per_gpu:
+    by_directive = policy.gpus_by_directive and not policy.gpus_per_node  # nobody knows how many
+    if ranks.gpus_per_rank and not by_directive and policy.node_slots != policy.gpus_per_node * policy.replicas_per_gpu:
         return (
             f"ranks.gpus_per_rank {ranks.gpus_per_rank} gives each rank whole GPUs, for which pilots.slots of the site "
             f"file has to be gpus_per_node × replicas_per_gpu: it is {policy.node_slots}, and they are "

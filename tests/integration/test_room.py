@@ -44,7 +44,6 @@ def test_replicas_for_which_there_is_no_room(daemon: Daemon) -> None:
     [
         ("size = 8", "ranks.size 8 on 1 node takes 8 slots of each, and a node has pilots.slots 2: use fewer ranks"),
         ("size = 2\nnodes = 2", "ranks.nodes 2: a pilot has pilots.nodes 1, and a replica is in one pilot"),
-        ("size = 2\ngpus_per_rank = 1", "ranks.gpus_per_rank 1 gives each rank whole GPUs, for which pilots.slots"),
     ],
 )
 def test_a_replica_that_is_wider_than_a_pilot(daemon: Daemon, tmp_path: Path, ranks: str, told: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,6 +49,9 @@ GPUS = Policy(max_pilots=1, slots=16, idle_s=1.0, nodes=2, gpus_per_node=4, repl
         ),
         (SITE, Ranks(4, nodes=4), "ranks.nodes 4: a pilot has pilots.nodes 2, and a replica is in one pilot; raise"),
         (SITE, Ranks(1, gpus_per_rank=1), "ranks.gpus_per_rank 1 gives each rank whole GPUs, for which pilots.slots"),
+        (replace(SITE, gpus_by_directive=True), Ranks(2, gpus_per_rank=2), ""),
+        (replace(SITE, gpus_by_directive=True), Ranks(2, gpus_per_rank=4), "ranks.size 2, each with 4 GPUs, on 1 node"),
+        (replace(GPUS, gpus_by_directive=True), Ranks(8, gpus_per_rank=1), "ranks.size 8, each with 1 GPU, on 1 node"),
         (GPUS, Ranks(4, gpus_per_rank=1), ""),
         (GPUS, Ranks(4, gpus_per_rank=2), "ranks.size 4, each with 2 GPUs, on 1 node takes 16 slots of each, and a"),
     ],
