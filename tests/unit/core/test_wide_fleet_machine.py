@@ -113,7 +113,7 @@ class WideAgent(AgentProcess):
 
 class WideMachine(FleetMachine):
     slots = NODE_SLOTS * 2
-    versions = WIDE
+    versions: tuple[Version, ...] = WIDE
     per_gpu = 1
 
     def new_fleet(self, seed: str) -> Fleet:

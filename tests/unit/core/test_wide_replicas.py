@@ -16,7 +16,7 @@ from hpcserve.core.scaling import Demand, Scale
 from hpcserve.core.width import Ranks, Width
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 from tests.unit.core.test_fleet_machine import ALIVE, PEACE_S, AgentProcess
-from tests.unit.core.test_wide_fleet_machine import GPUS, WideAgent, WideMachine
+from tests.unit.core.test_wide_fleet_machine import GPUS, WIDE, WideAgent, WideMachine
 
 N, W, X = DeploymentName("narrow"), DeploymentName("wide"), DeploymentName("other")
 ONE, NODE, BOTH = Version("v1", "f(x)"), Version("v3", "f(x)", Ranks(4)), Version("v5", "f(x)", Ranks(8, nodes=2))
@@ -25,6 +25,8 @@ SCALE = Scale(least=0, most=100, hot=0, idle_s=60.0)
 
 class World(WideMachine):
     """Pilots of two nodes with four slots each, in which all goes well."""
+
+    versions: tuple[Version, ...] = (*WIDE, Version("v6", "f(x)", Ranks(3)))
 
     def __init__(self, max_pilots: int) -> None:
         super().__init__()
@@ -247,6 +249,17 @@ def test_a_version_of_another_width_takes_over_in_the_only_pilot(before: Version
     world.settle(60)
     assert world.held == {W: most}
     assert {each.version for each in world.fleet.replicas.values()} == {after}
+
+
+def test_one_whose_slots_are_free_but_do_not_lie_together_says_who_has_the_others() -> None:
+    world = World(1)
+    world.deploy(N, Version("v6", "f(x)", Ranks(3)), 2)
+    world.deploy(W, Version("v2", "g(x)", Ranks(2)), 1)
+    assert world.held == {N: 2}
+    assert world.lack(W) == (
+        "at most 4 replicas of 2 slots fit into this site: pilots.max_pilots 1 × pilots.nodes 2 × pilots.slots 4, "
+        "and narrow has 2 of 3 slots; undeploy one, or deploy with fewer replicas"
+    )
 
 
 def test_one_that_never_fits_gets_no_pilot_and_says_why() -> None:
