@@ -26,8 +26,12 @@ LOOK_S = 0.01
 SIDES = ("plain", "container")
 
 
-def run(*, pairs: int) -> dict[str, Any]:
+def run(*, pairs: int, staged: bool = True) -> dict[str, Any]:
     """Measures ``pairs`` pairs after one that warms up.
+
+    Args:
+        pairs: How many.
+        staged: The replica runs from a copy on its node, as with ``containers.stage_dir``.
 
     Raises:
         RuntimeError: There is no Apptainer.
@@ -35,7 +39,7 @@ def run(*, pairs: int) -> dict[str, Any]:
     if shutil.which("apptainer") is None:
         raise RuntimeError("no Apptainer here; on Debian, as root: tests/system-packages")
     with own_home() as home:
-        (home / "site.toml").write_text('[containers]\nruntime = "apptainer"\n')
+        (home / "site.toml").write_text('[containers]\nruntime = "apptainer"\n' + _staged(home, staged=staged))
         os.environ["HPCSERVE_SITE"] = str(home / "site.toml")
         image = images.cached("python", home / "images")
         images.packages(config.load_site(None).shared_dir, home / "images")
@@ -54,6 +58,14 @@ def run(*, pairs: int) -> dict[str, Any]:
         "targets": {"later_s": f"<= {MOST_S:g}"},
         "reached": {"later_s": later["median"] <= MOST_S},
     }
+
+
+def _staged(home: Path, *, staged: bool) -> str:
+    """What the site file says of copies."""
+    if not staged:
+        return ""
+    (home / "local").mkdir()
+    return f'stage_dir = "{home}/local"\n'
 
 
 def _servable(place: Path, name: str, image: Path | None) -> Path:

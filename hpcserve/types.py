@@ -32,10 +32,10 @@ Z85Key = NewType("Z85Key", bytes)
 PublicKey = NewType("PublicKey", bytes)
 """A CURVE public key as its 32 raw bytes."""
 
-PHASES = ("queue", "agent", "start", "import", "load", "warm-up", "connect")
+PHASES = ("queue", "agent", "image", "start", "import", "load", "warm-up", "connect")
 """The phases of a cold start, in their order. Of a pilot: its job's wait in the queue; until its agent is let in. Of a
-replica: until its program runs, in its environment; importing the servable's code; loading it, with its ``setup``; its
-warm-up; until the broker knows it."""
+replica: until a copy of its image is on its node, where the site wants one; until its program runs, in its environment;
+importing the servable's code; loading it, with its ``setup``; its warm-up; until the broker knows it."""
 
 LossKind = Literal[
     "",

@@ -109,6 +109,7 @@ def drawn(status: Status) -> Iterator[RenderableType]:
         yield from _titled("queues", _queues(status))
     if any(each.replicas for each in status.deployments):
         yield from _titled("replicas", _replicas(status))
+        yield from _causes(status)
     if any(replica.devices for each in status.deployments for replica in each.replicas):
         yield from _titled("GPUs", _devices(status))
     if any(replica.learned for each in status.deployments for replica in each.replicas):
@@ -260,6 +261,16 @@ def _devices(status: Status) -> Table:
 
 def _ranks(replica: ReplicaView) -> str:
     return f"{replica.ranks} on {counted(replica.nodes, 'node')}" if replica.nodes > 1 else str(replica.ranks)
+
+
+def _causes(status: Status) -> Iterator[Text]:
+    """What replicas wait for, or do without."""
+    from rich.text import Text
+
+    for each in status.deployments:
+        for replica in each.replicas:
+            if replica.cause:
+                yield Text(f"{replica.replica}: {replica.cause}", style=COLOURS["starting"])
 
 
 def _batches(status: Status) -> Table:

@@ -73,6 +73,13 @@ exec "$@"
 _STRICT = ("--containall", "--cleanenv", "--no-home", "--no-eval")
 _STRICT_BUT_IPC = ("--contain", "--pid", "--cleanenv", "--no-home", "--no-eval")
 _OF_MPI = ("--cleanenv", "--no-home", "--no-mount=cwd,tmp", "--no-eval")
+# Another pilot's agent may have removed the copy since, and of a replica's nodes one may never have had it.
+_STAGED = """copy=$1 image=$2; shift 2
+if [ ! -r "$copy" ]; then
+    echo "image $image is read from there: no copy of it is at $copy" >&2
+    for word; do shift; [ "$word" != "$copy" ] || word=$image; set -- "$@" "$word"; done
+fi
+"""
 _GPU = {
     ("apptainer", "nv"): ("--nv",),
     ("apptainer", "rocm"): ("--rocm",),
@@ -100,6 +107,7 @@ class Inside:
 
     Attributes:
         image: The path of the image.
+        staged: The path of a copy on the node, from which it is run if it is still there; empty: there is none.
         argv: The program, as it is called inside.
         binds: What it sees beside what the site binds into all containers.
         environment: The variables that it gets beside those of :data:`OF_DEVICES` and the site's.
@@ -109,6 +117,7 @@ class Inside:
     argv: tuple[str, ...]
     binds: tuple[Bind, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    staged: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +186,11 @@ def _apptainer(rules: ContainerRules, inside: Inside, inherited: Mapping[str, st
     shared = _SHARED if rules.host_ipc and mpi is None else ()
     for bind in (*shared, *_binds(rules, inside, mpi, WORKDIR, SHARED_MEMORY)):
         argv += ["--mount", _mount(bind)]
-    script, words = (_VERIFY, [command, rules.signature_key, inside.image]) if rules.signature_key else ("", [])
+    image = inside.staged or inside.image
+    script, words = (_STAGED, [inside.staged, inside.image]) if inside.staged else ("", [])
+    if rules.signature_key:
+        script += _VERIFY
+        words += [command, rules.signature_key, image]
     words.append(" ".join((*OF_DEVICES, *rules.environment)))
     if mpi is None:
         script += _NAMES + _FORWARD
@@ -186,7 +199,7 @@ def _apptainer(rules: ContainerRules, inside: Inside, inherited: Mapping[str, st
         words.append(" ".join(mpi.environment))
     kept = {name: value for name, value in inherited.items() if name in _KEPT or not name.startswith(_OF_RUNTIME)}
     given = {f"APPTAINERENV_{name}": value for name, value in inside.environment.items()}
-    return Contained(("sh", "-c", script, "sh", *words, *argv, inside.image, *inside.argv), {**kept, **given})
+    return Contained(("sh", "-c", script, "sh", *words, *argv, image, *inside.argv), {**kept, **given})
 
 
 def _podman(rules: ContainerRules, inside: Inside, inherited: Mapping[str, str], mpi: MpiRules | None) -> Contained:

@@ -23,6 +23,7 @@ LAST_PORT = 65535
 Port = Annotated[int, msgspec.Meta(ge=0, le=LAST_PORT)]
 
 MIB = 1 << 20
+GIB = 1 << 30
 RETRY_S = 2.0
 """An agent or a replica that has lost the daemon pauses so long at most before it looks for it again."""
 OF_LAUNCHERS = ("PMI_*", "PMIX_*", "OMPI_*", "SLURM_*", "MPI*", "PALS_*", "FI_*", "UCX_*", "NCCL_*")
@@ -240,6 +241,10 @@ class Containers(Section, frozen=True):
     ``command`` is the runtime's, if it is not called as its name says. ``binds`` (``/SOURCE[:/TARGET[:ro|rw]]``) are
     seen in all containers; so are the variables that ``environment`` names. With ``signature_key`` only images
     run that are signed by it.
+
+    ``stage_dir`` is a directory of each node, in which images are copied before replicas start from them; empty: they
+    run from where they lie. The copies of a node take at most ``stage_bytes``; with ``stage_keep`` they are there for
+    later pilots too.
     """
 
     runtime: Literal["none", "apptainer", "podman-hpc", "shifter"] = "none"
@@ -248,6 +253,9 @@ class Containers(Section, frozen=True):
     binds: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
     signature_key: str = ""
+    stage_dir: str = ""
+    stage_bytes: SizeBytes = 64 * GIB
+    stage_keep: bool = False
 
     def __post_init__(self) -> None:
         for name in self.environment:
@@ -256,6 +264,8 @@ class Containers(Section, frozen=True):
         _check_binds(self.binds)
         if self.signature_key and not self.signature_key.startswith("/"):
             raise ValueError(f"signature_key: expected the whole path of a public key, got {self.signature_key!r}")
+        if self.stage_dir and not self.stage_dir.startswith("/"):
+            raise ValueError(f"stage_dir: expected the whole path of a directory of each node, got {self.stage_dir!r}")
 
 
 class Mpi(Section, frozen=True):

@@ -29,6 +29,7 @@ from hpcserve.pilot.link import Ears, Link
 from hpcserve.pilot.memory import MemoryWatch, counter_file
 from hpcserve.pilot.outcome import Stop
 from hpcserve.pilot.roster import Roster
+from hpcserve.pilot.stages import CLEAN_S, Stages
 from hpcserve.pilot.watch import Watch
 from hpcserve.types import LossKind, PilotId
 from hpcserve.wire import exits
@@ -98,7 +99,9 @@ class Agent:
         self._signals = signals
         self._watch.add(self._signals.fileno(), self._signals.drain)
         self._mps: mps.Mps | None = None
-        self._roster = Roster(self._surroundings(record), job.nodes)
+        around = self._surroundings(record)
+        self._images = around.images
+        self._roster = Roster(around, job.nodes)
         self._link = Link(
             record=record,
             enrolment=enrolment,
@@ -120,6 +123,7 @@ class Agent:
                 self._mps.start(lambda: bool(self._signals.stop))
             while not (self._leaving and self._roster.empty):
                 self._turn()
+            self._clean()
         finally:
             self._end_everything()
             if self._mps is not None:
@@ -228,6 +232,18 @@ class Agent:
             self._roster.tick(self._clock())
             self._watch.turn(_RESEND_S)
 
+    def _clean(self) -> None:
+        """Removes the copies of images, as far as there is time; on other nodes unless the job was cancelled.
+
+        In one that was, srun of Slurm 22.05 starts no step any more.
+        """
+        until_s = self._clock() + CLEAN_S
+        self._send()
+        self._images.clean(() if self._signals.stop else self._roster.usable_nodes)
+        while not self._roster.empty and self._clock() < until_s:
+            self._roster.tick(self._clock())
+            self._watch.turn(_RESEND_S)
+
     def _come_up(self) -> None:
         if self._agent_s is None:
             self._agent_s = self._clock() - self._job.began_s
@@ -263,6 +279,15 @@ class Agent:
                 record=record,
             ),
             launcher=launcher,
+            images=Stages(
+                self._enrolment.containers,
+                launcher=launcher,
+                own=nodes[0],
+                watch=self._watch,
+                clock=self._clock,
+                changed=self._mark_dirty,
+                environment=dict(os.environ),
+            ),
             memory=MemoryWatch(counter_file()),
             record=record,
             log_dir=Path(self._enrolment.log_dir),

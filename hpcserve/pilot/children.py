@@ -26,11 +26,14 @@ from zmq.utils import z85
 from hpcserve import __version__
 from hpcserve.cluster.processes import reap, signal_group, spawn
 from hpcserve.cluster.seam import Launcher
+from hpcserve.errors import HpcserveError
 from hpcserve.pilot.command import Command
 from hpcserve.pilot.logs import CappedLog
 from hpcserve.pilot.memory import MemoryWatch
 from hpcserve.pilot.outcome import NOT_STOPPED, Outcome, Stop, outcome
+from hpcserve.pilot.ownimage import OwnImage
 from hpcserve.pilot.ranks import Place
+from hpcserve.pilot.stages import Stages
 from hpcserve.pilot.watch import Watch
 from hpcserve.wire.agents import ReplicaSpec, ReplicaStatus
 from hpcserve.wire.launch import ReplicaSays, ReplicaStart, decode_says, encode_line
@@ -50,7 +53,9 @@ class Surroundings:
     """What all replicas of an agent share.
 
     Attributes:
-        command: Makes the command of a replica at its place; may raise ManifestError.
+        command: Makes the command of a replica at its place, from the copies of its image there, if there are any; may
+            raise ManifestError.
+        images: Brings images to nodes.
         record: The path of the service record.
         slots: How many each node has.
         replicas_per_gpu: So many of them share one GPU.
@@ -59,7 +64,8 @@ class Surroundings:
     """
 
     watch: Watch
-    command: Callable[[ReplicaSpec, Place], Command]
+    command: Callable[[ReplicaSpec, Place, str], Command]
+    images: Stages
     launcher: Launcher
     memory: MemoryWatch
     record: Path
@@ -97,7 +103,7 @@ class Child:
         self._timed_out = ""
         self._began_s = now
         self._phases: dict[str, float] = {}
-        self._setup_due_s: float | None = now + spec.setup_timeout_s
+        self._setup_due_s: float | None = None
         self._kill_due_s: float | None = None
         self._force_due_s: float | None = None
         self._judge_due_s: float | None = None
@@ -106,7 +112,21 @@ class Child:
         self._end: Outcome | None = None
         public, secret = zmq.curve_keypair()
         self._public_key = z85.decode(public)
-        self._start(z85.decode(secret))
+        self._secret_key = z85.decode(secret)
+        self._pid: int | None = None
+        self._image = OwnImage(around.images, spec.manifest, place.nodes, now)
+        if self._image.settled:
+            self._start(now)
+
+    @property
+    def image(self) -> str:
+        """The sha256 of the image that is copied for it; empty if none is."""
+        return self._image.sha256
+
+    @property
+    def started(self) -> bool:
+        """Whether it has, or had, a process: before, it waits for its image."""
+        return self._pid is not None
 
     @property
     def ended(self) -> bool:
@@ -121,6 +141,8 @@ class Child:
     @property
     def due_s(self) -> float | None:
         """When :meth:`tick` has something to do, on the agent's clock."""
+        if self._can_start:
+            return self._began_s
         dues = (self._setup_due_s, self._kill_due_s, self._force_due_s, self._judge_due_s)
         return min((due for due in dues if due is not None), default=None)
 
@@ -147,6 +169,7 @@ class Child:
             "ready" if self._ready else "starting",
             self._public_key,
             pid=self._pid,
+            cause=self._image.cause,
             deployment=self._spec.deployment,
             version=self._spec.version,
             host=self.place.nodes[0],
@@ -161,10 +184,13 @@ class Child:
             return
         self._stopped = why
         self._setup_due_s = None
+        if not self.started:
+            self._never_start(Outcome("exited", f"{why.cause} (it had not been started)", kind=why.kind))
+            return
         if self._raw_code is not None:
             return
         if not self._elsewhere:
-            signal_group(self._pid, signal.SIGTERM)
+            self._signal(signal.SIGTERM)
         elif self._ready:
             self._close_input()
         else:  # it does not look at its input yet, and what it does cannot be lost
@@ -178,7 +204,9 @@ class Child:
             return
         self._stopped = self._stopped or why
         self._setup_due_s = None
-        if self._raw_code is None:
+        if not self.started:
+            self._never_start(Outcome("exited", f"{why.cause} (it had not been started)", kind=why.kind))
+        elif self._raw_code is None:
             self._kill()
 
     def abandon(self, why: Stop) -> None:
@@ -190,6 +218,8 @@ class Child:
 
     def tick(self, now: float) -> None:
         """Does what has become due."""
+        if self._can_start:
+            self._start_late(now)
         if self._setup_due_s is not None and now >= self._setup_due_s:
             self._timed_out = f"setup and warm-up did not finish within {self._spec.setup_timeout_s:g} s"
             self.kill(Stop(self._timed_out))
@@ -197,11 +227,11 @@ class Child:
             self.kill(self._stopped)
         if self._force_due_s is not None and now >= self._force_due_s:
             self._force_due_s = None
-            signal_group(self._pid, signal.SIGKILL)
+            self._signal(signal.SIGKILL)
 
     def reap(self, now: float) -> None:
         """Notes its end, once its process is gone."""
-        if self.ended:
+        if self.ended or self._pid is None:
             return
         if self._raw_code is None:
             self._raw_code = reap(self._pid)
@@ -234,16 +264,38 @@ class Child:
         self._log.close()
         self._around.changed()
 
-    def _start(self, secret_key: bytes) -> None:
+    @property
+    def _can_start(self) -> bool:
+        return not self.started and not self.ended and self._image.settled
+
+    def _start_late(self, now: float) -> None:
+        """Now that it is known from where its image is read."""
+        try:
+            self._start(now)
+        except (OSError, HpcserveError) as error:
+            self._never_start(Outcome("failed", f"it cannot be started: {error}", kind="crashed"))
+        self._around.changed()
+
+    def _never_start(self, end: Outcome) -> None:
+        self._end = end
+        self._log.write(f"[this replica was not started: {end.cause}]\n".encode())
+        self._log.close()
+        self._around.changed()
+
+    def _start(self, now: float) -> None:
         around = self._around
-        command = around.command(self._spec, self.place)
+        command = around.command(self._spec, self.place, self._image.path(now))
+        if self._image.cause:
+            self._log.write(f"[{self._image.cause}]\n".encode())
         with ExitStack() as theirs, ExitStack() as ours:
             stdin, to_stdin = _pipe(theirs, ours)
             self._output, output = _pipe(ours, theirs)
             self._errors, errors = _pipe(ours, theirs)
-            self._unsent = memoryview(encode_line(self._instructions(secret_key, command)))
+            self._unsent = memoryview(encode_line(self._instructions(command)))
             self._pid = spawn(command.argv, environment=command.environment, stdin=stdin, stdout=output, stderr=errors)
             ours.pop_all()
+        self._began_s = now
+        self._setup_due_s = now + self._spec.setup_timeout_s
         self._stdin: int | None = to_stdin
         for mine in (to_stdin, self._output, self._errors):
             os.set_blocking(mine, False)
@@ -251,7 +303,7 @@ class Child:
         around.watch.add(self._errors, self._read_errors)
         around.watch.add(to_stdin, self._feed, events=zmq.POLLOUT)
 
-    def _instructions(self, secret_key: bytes, command: Command) -> ReplicaStart:
+    def _instructions(self, command: Command) -> ReplicaStart:
         spec = self._spec
         return ReplicaStart(
             replica=spec.replica,
@@ -261,7 +313,7 @@ class Child:
             manifest=spec.manifest,
             record=command.record or str(self._around.record),
             public_key=self._public_key,
-            secret_key=secret_key,
+            secret_key=self._secret_key,
             outbox_bytes=spec.outbox_bytes,
             hang_grace_s=spec.hang_grace_s,
             software=f"hpcserve {__version__}",
@@ -287,11 +339,15 @@ class Child:
     def _kill(self) -> None:
         self._kill_due_s = None
         if not self._elsewhere:
-            signal_group(self._pid, signal.SIGKILL)
+            self._signal(signal.SIGKILL)
         elif self._force_due_s is None:
             self._force_due_s = self._around.clock() + _LAUNCHER_KILL_S
-            signal_group(self._pid, signal.SIGTERM)
+            self._signal(signal.SIGTERM)
             self._close_input()  # should the launcher die without having done it
+
+    def _signal(self, number: int) -> None:
+        if self._pid is not None:
+            signal_group(self._pid, number)
 
     def _close_input(self) -> None:
         if self._stdin is not None:
@@ -341,7 +397,7 @@ class Child:
         if not phases:
             return {}
         rest_s = self._around.clock() - self._began_s - sum(phases.values())
-        return {**phases, "start": max(0.0, rest_s) + phases.get("start", 0.0)}
+        return {**self._image.phase, **phases, "start": max(0.0, rest_s) + phases.get("start", 0.0)}
 
     def _read_the_rest(self) -> None:
         """Takes what the pipes still hold. A grandchild that left the process group may keep them open."""

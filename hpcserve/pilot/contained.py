@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hpcserve.cluster import guest
@@ -23,6 +24,7 @@ _VARIABLES = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "PYTHONDONTWRI
 def any_command(
     spec: ReplicaSpec,
     place: Place,
+    staged: str = "",
     *,
     slots: int,
     launcher: Launcher,
@@ -38,6 +40,7 @@ def any_command(
     Args:
         spec: What the controller orders.
         place: Where it is to run.
+        staged: The path of the copies of its image there, empty if no node has one.
         slots: How many each node has.
         launcher: How this site starts processes.
         inherited: The agent's own environment.
@@ -68,8 +71,9 @@ def any_command(
         record_dir=record.parent / ALONE,
         environment=_VARIABLES,
     )
+    of_ranks = mpi if len(place.ranks) > 1 else None
     try:
-        made = contained(rules, inside, _without_ours(inherited), mpi if len(place.ranks) > 1 else None)
+        made = contained(rules, replace(inside, staged=staged), _without_ours(inherited), of_ranks)
     except ConfigError as error:
         raise ManifestError(f"image {environment.image}: {error.message}") from error
     return Command(launched(launcher, made.argv, place), made.environment, guest.SERVABLE, guest.RECORD)

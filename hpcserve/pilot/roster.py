@@ -81,23 +81,28 @@ class Roster:
     def stop_all(self, why: Stop, now: float) -> None:
         """Stops every replica."""
         self._give_up_all(why)
+        self._around.images.stop()
         for child in self._children.values():
             child.stop(why, now)
 
     def kill_all(self, why: Stop) -> None:
         """Kills every replica."""
         self._give_up_all(why)
+        self._around.images.stop()
         for child in self._children.values():
             child.kill(why)
 
     def tick(self, now: float) -> None:
-        """Keeps setup time-outs and graces, notes which replicas have ended, and starts what waits for their room."""
+        """Keeps time-outs and graces, notes which have ended, starts what waits for room, and has images copied."""
         for child in self._children.values():
             child.tick(now)
             child.reap(now)
             if child.lost_node:
                 self._mark_lost(child)
         self._seat(now)
+        self._around.images.tick(
+            self.usable_nodes, {child.image for child in self._children.values() if child.image and not child.ended}
+        )
 
     @property
     def lost_nodes(self) -> tuple[str, ...]:
@@ -112,12 +117,12 @@ class Roster:
     @property
     def empty(self) -> bool:
         """Whether no process is left."""
-        return all(child.ended for child in self._children.values())
+        return self._around.images.empty and all(child.ended for child in self._children.values())
 
     @property
     def due_s(self) -> float | None:
         """When :meth:`tick` has something to do."""
-        dues = [child.due_s for child in self._children.values()]
+        dues = [self._around.images.due_s, *(child.due_s for child in self._children.values())]
         return min((due for due in dues if due is not None), default=None)
 
     @property
@@ -207,7 +212,7 @@ class Roster:
 
     def _mark_lost(self, child: Child) -> None:
         """What its launcher has named; else the one of its nodes of which nothing shows that it still is there."""
-        alive = {self._nodes[0]}.union(*(each.place.nodes for each in self._staying))
+        alive = {self._nodes[0]}.union(*(each.place.nodes for each in self._staying if each.started))
         suspects = [node for node in child.place.nodes if node not in alive or len(child.place.nodes) == 1]
         lost = [node for node in child.place.nodes if node in child.lost_nodes] or suspects
         if len(lost) == 1 or child.lost_nodes:

@@ -29,7 +29,7 @@ from hpcserve.replica.mpi import World, alone
 from hpcserve.replica.nvml import open_nvml
 from hpcserve.replica.place import take_place
 from hpcserve.replica.rank import rank_of
-from hpcserve.replica.start import Lifeline, Mouth
+from hpcserve.replica.start import Lifeline, Mouth, print_whole_lines
 from hpcserve.replica.told import failure_of
 from hpcserve.replica.warmup import warm_up
 from hpcserve.servable.api import Context
@@ -59,6 +59,7 @@ def main() -> int:
         take_place(os.environ, mine=rank.held, slots=rank.node_slots, wanted=rank.gpus, bind=rank.bind)
         if rank.size == 1:
             return serve(lifeline, mouth, laps, None)
+        print_whole_lines()
         world = World(rank)
     except HpcserveError as error:
         mouth.say(ReplicaSays(state="failed", cause=error.message))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import sys
@@ -65,3 +66,11 @@ class Mouth:
         except BrokenPipeError:
             sys.stderr.write("the agent is gone: it does not read what this replica has to say\n")
         os.close(self._fd)
+
+
+def print_whole_lines() -> None:
+    """What this process prints is written line by line: the other ranks write to the same log."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Unbuffered, as replicas are, print() writes the end of a line by itself.
+            stream.reconfigure(line_buffering=True, write_through=False)

@@ -86,7 +86,7 @@ class ReplicaView(Admin, frozen=True, kw_only=True):
 
     ``devices``: the GPUs that it sees, where its node has NVIDIA's driver and its Python nvidia-ml-py. ``phases``: how
     long each phase of its start took, in seconds; names of :data:`hpcserve.types.PHASES`. It is made of ``ranks`` MPI
-    ranks on ``nodes`` nodes, which take ``slots`` of its pilot's.
+    ranks on ``nodes`` nodes, which take ``slots`` of its pilot's. ``cause``: what it waits for, or does without.
     """
 
     replica: str
@@ -103,6 +103,7 @@ class ReplicaView(Admin, frozen=True, kw_only=True):
     ranks: int = 1
     nodes: int = 1
     slots: int = 1
+    cause: str = ""
 
 
 class DeploymentView(Admin, frozen=True, kw_only=True):

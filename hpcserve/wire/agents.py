@@ -30,9 +30,10 @@ class ReplicaStatus(Message, frozen=True):
     """What became of one replica. ``state``: starting, ready, failed (its setup), exited.
 
     Of a replica that failed or exited no process is left. ``cause`` says why in words, ``kind`` in one word, and
-    ``evidence`` holds the lines of its log that show it. ``host`` is the node that runs it or ran it. ``phases``: once
-    it is ready, how long each phase of its start took, in seconds; names of :data:`hpcserve.types.PHASES`. ``nodes``:
-    all that hold ranks of it; empty while it waits for room on them. ``slots``: those that it holds of each.
+    ``evidence`` holds the lines of its log that show it; of one that starts or is ready, ``cause`` says what it waits
+    for, or does without. ``host`` is the node that runs it or ran it. ``phases``: once it is ready, how long each phase
+    of its start took, in seconds; names of :data:`hpcserve.types.PHASES`. ``nodes``: all that hold ranks of it; empty
+    while it waits for room on them. ``slots``: those that it holds of each.
     """
 
     replica: ReplicaId

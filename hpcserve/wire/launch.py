@@ -35,6 +35,9 @@ class ContainerRules(msgspec.Struct, frozen=True, kw_only=True):
     environment: tuple[str, ...] = ()
     signature_key: str = ""
     host_ipc: bool = False
+    stage_dir: str = ""
+    stage_bytes: int = 0
+    stage_keep: bool = False
 
 
 class MpiRules(msgspec.Struct, frozen=True, kw_only=True):

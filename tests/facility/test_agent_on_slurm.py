@@ -45,7 +45,7 @@ class SlurmPilot(Pilot):
         size = ["--no-kill", f"--mem={MEMORY_MIB}", f"--signal=B:USR1@{WARN_S}"]
         argv = ["sbatch", "--parsable", *log, *size, *options, str(script)]
         self.job = self.box.run(
-            LOGIN, argv, env={"PYTHONPATH": str(PROJECT), "UCX_TLS": "tcp,posix,self"}
+            LOGIN, argv, env={"PYTHONPATH": str(PROJECT), "UCX_TLS": "tcp,self"}
         ).stdout.strip()
 
     def end(self) -> None:

@@ -61,7 +61,8 @@ def test_replicas_find_it_and_it_ends_with_the_pilot(daemon: FakeDaemon, pilot: 
         mps.variables(incarnation)
     )
     assert facts["environment"]["CUDA_VISIBLE_DEVICES"] == "2,3"
-    assert facts["start"]["bind"] == "numa"
+    argv = facts["argv"]
+    assert argv[argv.index("--bind") + 1] == "numa"
     process.send_signal(signal.SIGTERM)
     daemon.serve(lambda: process.poll() is not None, "the agent ends")
     assert calls(notes)[1:] == [["quit", f"{where}/pipe"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ from hpcserve.errors import DeadlineExceeded, InvalidInput
 from hpcserve.wire import admin
 from tests.integration.daemon_tree import EXAMPLES, Daemon, deployment, until
 
-OVERRIDES = {"pilots": {"slots": 2, "max_pilots": 1}}
+OVERRIDES = {
+    "pilots": {"slots": 2, "max_pilots": 1},
+    "mpi": {"command": str(Path(sys.executable).with_name("mpiexec"))},
+}
 LIMIT = "at most 2 replicas fit into this site: pilots.max_pilots 1 × pilots.slots 2"
 
 
@@ -37,6 +41,7 @@ def test_replicas_for_which_there_is_no_room(daemon: Daemon) -> None:
         client.call("undeploy", admin.Undeploy(endpoint="first"), admin.Undeployed)
         wait_ready(client, second, timeout_s=30)
         assert deployment(client, "second").error == ""
+        client.call("undeploy", admin.Undeploy(endpoint="second"), admin.Undeployed)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +76,6 @@ def test_more_wide_replicas_than_fit_and_the_slots_of_one(daemon: Daemon, tmp_pa
 
         def used() -> list[int]:
             status = client.call("status", admin.AskStatus(), admin.Status)
-            (found,) = status.deployments
-            return [each.slots for each in found.replicas] + [each.used for each in status.pilots]
+            return [each.slots for each in deployment(client, "wide").replicas] + [each.used for each in status.pilots]
 
         until(lambda: used() == [2, 2], "it takes both slots of the only pilot")

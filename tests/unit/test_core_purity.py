@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "operator",
     "random",
     "statistics",
+    "types",
     "typing",
 }
 ACTS = {"__import__", "breakpoint", "compile", "eval", "exec", "input", "open", "print"}

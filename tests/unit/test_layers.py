@@ -55,8 +55,8 @@ STARTERS = {
     "cluster/runner.py",
     "registry/discovery.py",
 }
-# Loaded by one file each. Slurm's C code, which comes with pyslurm, may end the process that imports it.
-LOADERS = {"mpi4py": "replica/mpi.py", "pyslurm": "cluster/pyslurm_helper.py"}
+# Loaded by no other file. Slurm's C code, which comes with pyslurm, may end the process that imports it.
+LOADERS = {"mpi4py": {"replica/mpi.py", "pilot/broadcast.py"}, "pyslurm": {"cluster/pyslurm_helper.py"}}
 
 
 def area_of(file: Path, package: Path) -> str:
@@ -171,8 +171,8 @@ def foreign(package: Path) -> list[str]:
         place, tree = str(file.relative_to(package)), ast.parse(file.read_text())
         forbidden = FOREIGN.get(area_of(file, package), set())
         names = list(imported_names(tree, ("hpcserve", *file.relative_to(package).parts[:-1])))
-        loaded = [(line, name, LOADERS.get(name.partition(".")[0], place)) for line, name in names]
-        found += [f"{place}:{line}: {name}" for line, name, loader in loaded if place != loader]
+        loaded = [(line, name, LOADERS.get(name.partition(".")[0], {place})) for line, name in names]
+        found += [f"{place}:{line}: {name}" for line, name, loaders in loaded if place not in loaders]
         names += [(node.lineno, ast.unparse(node)) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
         found += [f"{place}:{line}: {name}" for line, name in names if name.partition(".")[0] in forbidden]
         if place not in STARTERS:

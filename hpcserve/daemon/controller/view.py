@@ -230,6 +230,7 @@ def _replica(controller: Controller, replica: FleetReplica, loads: dict[ReplicaI
         ranks=replica.version.ranks.size,
         nodes=replica.version.ranks.nodes,
         slots=_slots(controller, replica.version.ranks),
+        cause="" if said is None or said.state not in ("starting", "ready") else said.cause,
     )
 
 

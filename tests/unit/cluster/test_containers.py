@@ -84,6 +84,33 @@ def test_a_runtime_of_another_name_and_a_signature() -> None:
     assert argv[8] == "/opt/bin/apptainer"
 
 
+@pytest.mark.parametrize("mpi", [None, MpiRules(environment=("PMI_*",))], ids=["strict", "mpi"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_copy_on_the_node_is_run_and_where_it_is_gone_the_image_itself(
+    tmp_path: Path, mpi: MpiRules | None, *, signed: bool
+) -> None:
+    """The real shell runs it; in the runtime's place stands a program that tells its arguments."""
+    runtime = tmp_path / "runtime"
+    runtime.write_text('#!/bin/sh\necho "$@" >>"$0.told"\n')
+    runtime.chmod(0o755)
+    copy = tmp_path / "a copy.sif"
+    rules = ContainerRules(runtime="apptainer", command=str(runtime), signature_key="/k.pem" if signed else "")
+    inside = Inside(image="/images/a b.sif", argv=("echo", "two words", str(copy) + "x"), staged=str(copy))
+    made = contained(rules, inside, dict(os.environ), mpi)
+    for run in (copy, "/images/a b.sif"):
+        if run == copy:
+            copy.touch()
+        else:
+            copy.unlink()
+        done = subprocess.run(made.argv, env=made.environment, capture_output=True, text=True, check=True)
+        told = Path(f"{runtime}.told")
+        lines = told.read_text().splitlines()
+        told.unlink()
+        assert [line for line in lines if line.startswith("verify")] == [f"verify --key /k.pem {run}"] * signed
+        assert lines[-1].endswith(f" {run} echo two words {copy}x")
+        assert (f"no copy of it is at {copy}" in done.stderr) == (run != copy)
+
+
 def test_podman_hpc_gets_the_same_in_its_own_words() -> None:
     rules = ContainerRules(runtime="podman-hpc", binds=("/data",), environment=("LICENSE",))
     made = contained(rules, INSIDE, {"PATH": "/bin"})

@@ -15,17 +15,18 @@ from hpcserve.pilot.command import Command
 from hpcserve.pilot.memory import MemoryWatch
 from hpcserve.pilot.ranks import Place
 from hpcserve.pilot.roster import MOST_OVER, Roster
+from hpcserve.pilot.stages import Stages
 from hpcserve.pilot.watch import Watch
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 from hpcserve.wire.agents import Orders, ReplicaSpec
-from hpcserve.wire.launch import MpiRules
+from hpcserve.wire.launch import ContainerRules, MpiRules
 
 R1 = ReplicaId("r1")
 MANIFEST = '{"name": "m", "loader": "python"}'
 SPEC = ReplicaSpec(R1, DeploymentName("d"), "v1", "/", MANIFEST, 10.0, 1000)
 
 
-def no_command(spec: ReplicaSpec, place: Place) -> Command:
+def no_command(spec: ReplicaSpec, place: Place, staged: str) -> Command:  # noqa: ARG001 (it has none)
     raise ManifestError(f"there is no interpreter on {place.nodes} for {spec.manifest}")
 
 
@@ -34,17 +35,28 @@ def orders(*specs: ReplicaSpec, forget: tuple[ReplicaId, ...] = (), lost: tuple[
 
 
 def made(tmp_path: Path, *nodes: str) -> Roster:
+    watch, launcher = Watch(), ProcessLauncher(MpiRules())
+    images = Stages(
+        ContainerRules(),
+        launcher=launcher,
+        own=nodes[0],
+        watch=watch,
+        clock=time.monotonic,
+        changed=lambda: None,
+        environment={},
+    )
     return Roster(
         Surroundings(
-            watch=Watch(),
+            watch=watch,
             command=no_command,
+            images=images,
             record=tmp_path / "record",
             log_dir=tmp_path,
             log_bytes=1000,
             slots=2,
             replicas_per_gpu=1,
             stop_grace_s=1.0,
-            launcher=ProcessLauncher(MpiRules()),
+            launcher=launcher,
             memory=MemoryWatch(None),
             changed=lambda: None,
             clock=time.monotonic,

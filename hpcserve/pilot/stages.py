@@ -1,0 +1,330 @@
+"""Brings images to the nodes of a pilot before replicas start from them: when, and what follows if it fails.
+
+The copying is done by processes of its own (:mod:`hpcserve.pilot.stage`), one for each node or a group of them, since
+the agent never waits for a file. Which nodes go together is decided in :mod:`hpcserve.core.imagecopies`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from hpcserve.cluster.processes import exit_in_words, reap, signal_group, spawn
+from hpcserve.cluster.seam import Launcher
+from hpcserve.core.imagecopies import groups
+from hpcserve.pilot.stageplan import STAGE_MODULE, Plan, Told, decode_told, encode_plan
+from hpcserve.pilot.watch import Watch
+from hpcserve.servable.manifest import from_json
+from hpcserve.wire.launch import ContainerRules
+
+_log = logging.getLogger(__name__)
+
+_LEAST_S = 120.0
+_LEAST_BYTES_PER_S = 10e6  # of a busy file system
+_KILL_S = 10.0
+_MOST_TRIES = 2  # for several nodes together; then each by itself
+_CHUNK_BYTES = 64 * 1024
+CLEAN_S = 5.0
+"""So long the end of a pilot waits until its copies are removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """An image as it was published."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(slots=True, eq=False)
+class Wish:
+    """Somebody waits for an image on a node; ``told`` when it is there, or will not be."""
+
+    node: str
+    image: _Image
+    told: Told | None = None
+
+    @property
+    def told_cause(self) -> str:
+        """What is to be said of a replica that waits for it, or does without."""
+        if self.told is None:
+            return f"its image {self.image.path} is being copied to {self.node}"
+        if self.told.outcome == "shared":
+            return f"its image is read from {self.image.path}: no copy of it is on {self.node}: {self.told.why}"
+        return ""
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """A process that brings an image to some nodes."""
+
+    image: _Image
+    nodes: tuple[str, ...]
+    pid: int
+    output: int
+    due_s: float
+    part: bytes = b""
+    told: dict[str, Told] = field(default_factory=dict)
+    given_up: str = ""
+
+
+class Stages:
+    """The images of one agent's pilot.
+
+    Args:
+        rules: Where copies are kept.
+        launcher: How processes are started on other nodes.
+        own: The agent's own node.
+        watch: The agent's.
+        clock: Monotonic seconds.
+        changed: Called when somebody's wish is told.
+        environment: Of the processes.
+    """
+
+    def __init__(
+        self,
+        rules: ContainerRules,
+        *,
+        launcher: Launcher,
+        own: str,
+        watch: Watch,
+        clock: Callable[[], float],
+        changed: Callable[[], None],
+        environment: Mapping[str, str],
+    ) -> None:
+        self._rules = rules
+        self._launcher = launcher
+        self._own = own
+        self._watch = watch
+        self._clock = clock
+        self._changed = changed
+        self._environment = environment
+        self._wishes: list[Wish] = []
+        self._runs: list[_Run] = []
+        self._there: dict[tuple[str, str], Told] = {}
+        self._tries: dict[str, int] = {}
+        self._used: dict[str, None] = {}
+        self._alone = ""
+
+    @property
+    def empty(self) -> bool:
+        """Whether no process is left."""
+        return not self._runs
+
+    @property
+    def due_s(self) -> float | None:
+        """When :meth:`tick` has something to do."""
+        return min((run.due_s for run in self._runs), default=None)
+
+    def image_of(self, manifest: str) -> str:
+        """The sha256 of the image that is copied for a servable; empty if none is.
+
+        Raises:
+            ManifestError: The manifest is not one.
+        """
+        image = self._image(manifest)
+        return image.sha256 if image is not None else ""
+
+    def want(self, manifest: str, node: str) -> Wish | None:
+        """The image of a servable is wanted on a node; None where it has none, or none is copied.
+
+        Raises:
+            ManifestError: The manifest is not one.
+        """
+        image = self._image(manifest)
+        if image is None:
+            return None
+        self._used[image.sha256] = None
+        wish = Wish(node, image, self._there.get((image.sha256, node)))
+        if wish.told is None:
+            self._wishes.append(wish)
+        return wish
+
+    def tick(self, nodes: Sequence[str], using: Collection[str]) -> None:
+        """Starts what is missing, and notes what has ended.
+
+        Args:
+            nodes: Those that can be used.
+            using: The sha256 of images that replicas of this agent run from, or wait for.
+        """
+        for run in tuple(self._runs):
+            self._look(run, nodes)
+        for wish in self._wishes:
+            if wish.node not in nodes:
+                self._tell(wish, _shared(wish.node, "the node is lost"))
+        self._wishes = [wish for wish in self._wishes if wish.told is None]
+        for image in dict.fromkeys(wish.image for wish in self._wishes):
+            self._start_for(image, nodes, using)
+
+    def stop(self) -> None:
+        """Ends all processes; nobody gets a copy any more."""
+        for wish in self._wishes:
+            wish.told = _shared(wish.node, "the pilot ends")
+        self._wishes.clear()
+        for run in self._runs:
+            self._give_up(run, "the pilot ends")
+
+    def clean(self, nodes: Sequence[str]) -> None:
+        """Begins to remove the copies from which this pilot's replicas ran, unless the site keeps them.
+
+        Args:
+            nodes: Where something can still be started, beside the agent's own.
+        """
+        used = tuple(self._used)
+        if not used or self._rules.stage_keep:
+            return
+        _log.info("removing the copies of %d images on %d nodes", len(used), len(nodes))
+        nothing = _Image("", "", 0)
+        others = tuple(node for node in nodes if node != self._own)
+        for group in ((self._own,), others) if others else ((self._own,),):
+            plan = Plan(nodes=group, remove=used, directory=self._rules.stage_dir, limit_bytes=self._rules.stage_bytes)
+            self._spawn(nothing, group, plan, CLEAN_S)
+
+    def _image(self, manifest: str) -> _Image | None:
+        if not self._rules.stage_dir or self._rules.runtime != "apptainer":
+            return None
+        environment = from_json(manifest).environment
+        published = environment.published
+        if environment.kind != "container" or published is None:
+            return None
+        return _Image(str(environment.image), published.sha256, published.size_bytes)
+
+    def _start_for(self, image: _Image, nodes: Sequence[str], using: Iterable[str]) -> None:
+        under_way = {node for run in self._runs if run.image == image for node in run.nodes}
+        wanted = {wish.node for wish in self._wishes if wish.image == image} - under_way
+        if not wanted:
+            return
+        tries = self._tries.get(image.sha256, 0)
+        together = self._launcher.elsewhere and not self._alone and tries < _MOST_TRIES
+        busy = {node for run in self._runs for node in run.nodes}
+        for group in groups(wanted, nodes, together=together):
+            if busy.isdisjoint(group):
+                self._start(image, group, using)
+                busy.update(group)
+
+    def _start(self, image: _Image, group: tuple[str, ...], using: Iterable[str]) -> None:
+        plan = Plan(
+            nodes=group,
+            image=image.path,
+            sha256=image.sha256,
+            size_bytes=image.size_bytes,
+            using=tuple(sorted({*using, image.sha256})),
+            directory=self._rules.stage_dir,
+            limit_bytes=self._rules.stage_bytes,
+        )
+        _log.info("image %s is copied to %s", image.path, ", ".join(group))
+        try:
+            self._spawn(image, group, plan, _LEAST_S + image.size_bytes / _LEAST_BYTES_PER_S)
+        except OSError as error:
+            for node in group:
+                self._hear(image, _shared(node, f"its copying cannot be started: {error}"))
+
+    def _spawn(self, image: _Image, group: tuple[str, ...], plan: Plan, within_s: float) -> None:
+        argv: tuple[str, ...] = (sys.executable, "-m", STAGE_MODULE, encode_plan(plan))
+        if len(group) > 1:
+            argv = self._launcher.group(argv, group, 1)
+        elif group[0] != self._own:
+            argv = self._launcher.command(argv, group[0])
+        output, theirs = os.pipe()
+        try:
+            with open(os.devnull, "rb") as nothing:
+                pid = spawn(
+                    argv,
+                    environment=self._environment,
+                    stdin=nothing.fileno(),
+                    stdout=theirs,
+                    stderr=sys.stderr.fileno(),
+                )
+        except OSError:
+            os.close(output)
+            raise
+        finally:
+            os.close(theirs)
+        os.set_blocking(output, False)
+        run = _Run(image, group, pid, output, self._clock() + within_s)
+        self._runs.append(run)
+        self._watch.add(output, lambda: self._read(run))
+
+    def _read(self, run: _Run) -> bytes:
+        """Takes what there is of the lines that the processes of a run have written."""
+        try:
+            chunk = os.read(run.output, _CHUNK_BYTES)
+        except BlockingIOError:
+            return b""
+        if not chunk:
+            self._watch.remove(run.output)
+        *lines, run.part = (run.part + chunk).split(b"\n")
+        for line in lines:
+            try:
+                told = decode_told(line)
+            except msgspec.MsgspecError:
+                _log.warning("while an image is copied: %s", line.decode(errors="replace"))
+                continue
+            run.told[told.node] = told
+            if run.image.sha256:
+                self._hear(run.image, told)
+        return chunk
+
+    def _hear(self, image: _Image, told: Told) -> None:
+        """What became of an image on a node."""
+        if told.alone and not self._alone:
+            self._alone = told.alone
+            _log.warning("each node reads images from the shared file system by itself: %s", told.alone)
+        for sha256 in told.removed:
+            _log.info("node %s: the copy of %s was removed to make room", told.node, sha256)
+            self._there.pop((sha256, told.node), None)
+        if told.outcome == "staged":
+            self._there[image.sha256, told.node] = told
+            _log.info("image %s is on %s: %s", image.path, told.node, told.path)
+        else:
+            _log.warning("image %s is not copied to %s: %s", image.path, told.node, told.why)
+        for wish in self._wishes:
+            if (wish.image, wish.node) == (image, told.node) and wish.told is None:
+                self._tell(wish, told)
+
+    def _tell(self, wish: Wish, told: Told) -> None:
+        wish.told = told
+        self._changed()
+
+    def _look(self, run: _Run, nodes: Sequence[str]) -> None:
+        """Whether a run has ended, or has to."""
+        code = reap(run.pid)
+        if code is not None:
+            while self._read(run):
+                pass
+            self._end(run, code)
+        elif self._clock() >= run.due_s:
+            self._give_up(run, "it took too long")
+        elif run.image.sha256 and not run.given_up and not set(run.nodes).issubset(nodes):
+            self._give_up(run, "one of its nodes is lost")
+
+    def _give_up(self, run: _Run, why: str) -> None:
+        """A launcher has its processes ended on SIGTERM; if it does not, it is killed."""
+        signal_group(run.pid, signal.SIGKILL if run.given_up else signal.SIGTERM)
+        run.given_up = run.given_up or why
+        run.due_s = self._clock() + _KILL_S
+
+    def _end(self, run: _Run, code: int) -> None:
+        self._runs.remove(run)
+        self._watch.remove(run.output)
+        os.close(run.output)
+        silent = [node for node in run.nodes if node not in run.told]
+        if not silent or not run.image.sha256:
+            return
+        why = run.given_up or f"its copying ended with {exit_in_words(code)}"
+        if len(run.nodes) == 1:
+            self._hear(run.image, _shared(silent[0], why))
+            return
+        self._tries[run.image.sha256] = self._tries.get(run.image.sha256, 0) + 1
+        _log.warning("image %s did not come to %s: %s; again", run.image.path, ", ".join(silent), why)
+
+
+def _shared(node: str, why: str) -> Told:
+    return Told(node=node, outcome="shared", why=why)

@@ -1,0 +1,173 @@
+"""When an agent has images copied, and what it does when that fails: real processes, and a fake srun."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpcserve.cluster.launchers import SrunLauncher
+from hpcserve.errors import ManifestError
+from hpcserve.pilot.ownimage import OwnImage
+from hpcserve.pilot.stages import Stages, Wish
+from hpcserve.pilot.watch import Watch
+from hpcserve.wire.launch import ContainerRules, MpiRules
+from tests.integration.agent_rig import ROOT
+from tests.integration.daemon_tree import until
+
+NODES = ("a", "b", "c")
+
+
+class Rig:
+    """The images of a pilot of three nodes."""
+
+    def __init__(self, place: Path, **rules: Any) -> None:
+        self.local = place / "local"
+        self.local.mkdir()
+        self.image = place / "net.sif"
+        self.image.write_bytes(b"an image")
+        self.watch = Watch()
+        self.stages = Stages(
+            ContainerRules(runtime="apptainer", stage_dir=str(self.local), stage_bytes=10**9, **rules),
+            launcher=SrunLauncher(MpiRules()),
+            own="a",
+            watch=self.watch,
+            clock=time.monotonic,
+            changed=lambda: None,
+            environment=dict(os.environ),
+        )
+
+    def want(self, node: str) -> Wish:
+        wish = self.stages.want(self.manifest, node)
+        assert wish is not None
+        return wish
+
+    @property
+    def manifest(self) -> str:
+        """Of a servable that was published with the image as it is now."""
+        content = self.image.read_bytes()
+        published = {
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "size_bytes": len(content),
+            "mtime_ns": 1,
+            "python": "3.11",
+        }
+        environment = {"kind": "container", "image": str(self.image), "published": published}
+        return json.dumps({"name": "n", "loader": "python", "environment": environment})
+
+    def turn(self, *nodes: str) -> None:
+        self.stages.tick(nodes or NODES, ())
+        self.watch.turn(0.02)
+
+    def told(self, *wishes: Wish) -> list[str]:
+        def all_told() -> bool:
+            self.turn()
+            return all(wish.told is not None for wish in wishes)
+
+        until(all_told, "all are told", 60.0)
+        return [wish.told.outcome for wish in wishes if wish.told is not None]
+
+    def end(self) -> None:
+        def ended() -> bool:
+            self.turn()
+            return self.stages.empty
+
+        until(ended, "no process is left", 60.0)
+
+    @property
+    def copies(self) -> list[Path]:
+        return list(self.local.glob("*/*.sif"))
+
+
+@pytest.fixture
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    monkeypatch.setenv("PATH", f"{ROOT / 'tests' / 'fakes' / 'srun'}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_SRUN", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return Rig(tmp_path)
+
+
+def test_nodes_that_do_not_come_together_copy_by_themselves(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """The fake starts one process in place of three, of a name that nobody knows."""
+    caplog.set_level("INFO")
+    wishes = [rig.want(node) for node in NODES]
+    assert {wish.told_cause for wish in wishes} == {
+        f"its image {rig.image} is being copied to {node}" for node in NODES
+    }
+    assert rig.told(*wishes) == ["staged"] * 3
+    rig.end()
+    assert caplog.text.count("each node reads images from the shared file system by itself") == 1
+    again = rig.want("b")
+    assert again.told is not None, "it is remembered"
+    rig.stages.clean(NODES)
+    rig.end()
+    assert not rig.copies
+
+
+def test_the_end_of_the_pilot_ends_the_copying(rig: Rig) -> None:
+    rig.image.unlink()
+    os.mkfifo(rig.image)
+    rig.image.rename(rig.image.with_suffix(".fifo"))
+    rig.image.write_bytes(b"an image")
+    wish = rig.want("a")
+    rig.image.unlink()
+    rig.image.with_suffix(".fifo").rename(rig.image)  # nobody will ever write to it
+    rig.turn()
+    assert not rig.stages.empty
+    rig.stages.stop()
+    rig.end()
+    assert (wish.told is not None and wish.told.why) == "the pilot ends"
+    assert not rig.copies
+
+
+def test_a_node_that_is_lost_gets_none_and_the_others_do(rig: Rig) -> None:
+    kept, lost = rig.want("a"), rig.want("c")
+    rig.turn("a", "b")
+    assert (lost.told is not None and lost.told.why) == "the node is lost"
+    assert rig.told(kept) == ["staged"]
+    rig.end()
+
+
+def test_a_replica_of_several_nodes_starts_when_it_is_known_of_all(rig: Rig) -> None:
+    """It runs from the copies that there are."""
+    own = OwnImage(rig.stages, rig.manifest, NODES, 1.0)
+    assert own.cause == f"its image {rig.image} is being copied to a, b, c"
+    rig.turn("a")
+    assert own.cause == f"its image {rig.image} is being copied to a", "of the others it is known"
+    assert not own.settled
+
+    def settled() -> bool:
+        rig.turn("a")
+        return own.settled
+
+    until(settled, "it is known of all", 60.0)
+    assert own.cause == f"its image is read from {rig.image}: no copy of it is on b: the node is lost; nor on c"
+    assert [own.path(3.5)] == [str(copy) for copy in rig.copies]
+    assert own.phase == {"image": 2.5}
+    rig.end()
+
+
+def test_no_replica_starts_where_one_node_has_found_another_image(rig: Rig) -> None:
+    manifest = rig.manifest
+    rig.image.write_bytes(b"an other")
+    own = OwnImage(rig.stages, manifest, ("b", "a"), 1.0)
+    rig.turn("b")
+
+    def settled() -> bool:
+        rig.turn("b")
+        return own.settled
+
+    until(settled, "it is known of both", 60.0)
+    rig.end()
+    with pytest.raises(ManifestError, match="is not the one with which the servable was published"):
+        own.path(2.0)
+
+
+def test_a_replica_without_an_image_waits_for_none(rig: Rig) -> None:
+    own = OwnImage(rig.stages, '{"name": "n", "loader": "python"}', NODES, 1.0)
+    assert (own.settled, own.cause, own.path(2.0), own.phase, own.sha256) == (True, "", "", {}, "")
