@@ -16,7 +16,7 @@ The rules:
   deployment with the fewest slots; of those with none, to the one that has waited longest;
 * a *wide* replica, of several slots, is in one pilot. Where it has no room, and no pilot comes for it, one pilot is
   kept for it until it fits (:mod:`hpcserve.core.clearing`). If the pilots hold all that is wanted, narrower ones that
-  are in its way move, for the widest one first. Else everybody stays, and it is kept for the one whose turn it is;
+  are in its way are *old*, for the widest one first. Else everybody stays, and it is kept for the one whose turn it is;
 * a pilot whose end is near is *closing*: it gets no new replicas, and those that it has are replaced elsewhere, by a
   successor if need be. In its last ``drain_s`` its replicas get no new work, whether there are others or not;
 * a pilot is submitted only for replicas that no pilot, running or queued, has room for, and none while the scheduler
@@ -67,6 +67,10 @@ def reconcile(view: View, now: float) -> tuple[Change, ...]:
     plan = _Plan(view, now)
     plan.let_go_of_the_unwanted()
     plan.place()
+    if plan.in_the_way:  # of whom it is only known now that they are to be replaced
+        plan = _Plan(view, now, moving=plan.in_the_way)
+        plan.let_go_of_the_unwanted()
+        plan.place()
     plan.drop_surplus()
     plan.submit()
     plan.make_room()
@@ -77,8 +81,9 @@ def reconcile(view: View, now: float) -> tuple[Change, ...]:
 class _Plan:
     """One run of :func:`reconcile`: the view, and what has been decided so far."""
 
-    def __init__(self, view: View, now: float) -> None:
+    def __init__(self, view: View, now: float, moving: frozenset[ReplicaId] = frozenset()) -> None:
         self._view = view
+        self._moving = moving
         self._now = now
         self._number = view.next_number
         self.changes: list[Change] = []
@@ -241,6 +246,13 @@ class _Plan:
         assert self._kept_for is not None, "a pilot is kept for somebody"
         return name != self._kept_for and (self._all_fit or self._turn(name) > self._turn(self._kept_for))
 
+    @property
+    def in_the_way(self) -> frozenset[ReplicaId]:
+        """Those that make room for the wide replica for which a pilot is kept: for all there is room elsewhere."""
+        if self._kept is None or not self._all_fit:
+            return frozenset()
+        return frozenset(each for each in self._kept.in_the_way if not self._is_let_go(each))
+
     def drop_surplus(self) -> None:
         """Has pilots beyond the most end although what they run finds no room elsewhere, nor will."""
         ending = any(each.state in ENDING and each.pilot in self._open for each in self._view.replicas)
@@ -277,7 +289,10 @@ class _Plan:
             lacking = left
 
     def make_room(self) -> None:
-        """Lets replicas go early where others would never find room: an old one, or those in the way of a wide one."""
+        """Lets old replicas go before others are ready where these would never find room.
+
+        One of each deployment at a time; of those in the way of a wide one, as many as have no room elsewhere.
+        """
         if not self._unplaced_in([*self._coming.values(), *self._new]):
             return
         leaving = {replica.deployment for replica in self._view.replicas if replica.state in ENDING}
@@ -291,9 +306,10 @@ class _Plan:
             movable.sort(key=lambda replica: replica.pilot != kept)
             if missing and movable and name not in leaving and not self._let_go_of(name):
                 self._let_go(movable[:1])
-        if self._kept is not None and self._all_fit:
-            going = {each for each in self._kept.in_the_way if not self._is_let_go(each)}
-            self._let_go(each for each in self._view.replicas if each.replica in going)
+        for name, missing in self._missing.items():
+            movable = [replica for replica in self._old[name] if replica.replica in self._moving]
+            staying = [replica for replica in movable if not self._is_let_go(replica.replica)]
+            self._let_go(staying[: max(0, missing - (len(movable) - len(staying)))])
 
     def cancel(self) -> None:
         """Ends pilots that have nothing to run and that nothing waits for."""
@@ -345,7 +361,7 @@ class _Plan:
         return away_s >= self._view.policy.orphan_s
 
     def _counts(self, replica: Replica, wanted: Wanted) -> bool:
-        is_there = replica.pilot in self._open and replica.replica not in self._stranded
+        is_there = replica.pilot in self._open and replica.replica not in self._stranded | self._moving
         return replica.version == wanted.version and is_there
 
     def _free(self, pilot: Pilot) -> int:

@@ -133,6 +133,26 @@ def test_they_move_from_one_node_to_the_other_of_the_only_pilot() -> None:
     assert sorted(world.agents[0].used.values()) == [2, 4]
 
 
+def test_the_only_one_that_is_in_the_way_serves_until_another_does_where_there_is_room_for_that() -> None:
+    world = World(2)
+    for name in (N, X):
+        world.deploy(name, ONE, 8)
+    for name in (N, X):
+        world.deploy(name, ONE, 1)
+    assert sorted(sum(agent.used.values()) for agent in world.agents) == [1, 1]
+    world.wanted[W] = (BOTH, 1)
+    world.fleet.want(W, BOTH, 1)
+    begun = len(world.started)
+    for _ in range(20):
+        world.settle(1)
+        serving = {
+            each.deployment for each in world.fleet.replicas.values() if each.state == "ready" and not each.ended
+        }
+        assert {N, X} <= serving, "nobody is without a replica while another is set up"
+    assert world.held == {N: 1, X: 1, W: 1}
+    assert len(world.started) == begun + 2, "one moved, once"
+
+
 def test_those_that_moved_do_not_come_back_before_the_wide_one_is_there() -> None:
     world = World(2)
     world.deploy(N, ONE, 16)
