@@ -8,9 +8,9 @@ from collections.abc import Collection
 from hpcserve.core.fleetbook import FleetReplica
 from hpcserve.core.fleetview import Policy
 from hpcserve.core.rollout import FleetDeployment
-from hpcserve.core.room import Room
+from hpcserve.core.room import Load, Room, packed, slots_of
 from hpcserve.core.spans import counted
-from hpcserve.core.width import Ranks, misfit, width, width_of
+from hpcserve.core.width import ONE, Ranks, Width, misfit, width, width_of
 
 ONE_RANK = Ranks()
 MOST_NAMES = 4
@@ -66,16 +66,28 @@ def lack_of_room(
         return never
     if mine.replicas > most_replicas(policy, mine.ranks):
         return f"{limit_in_words(policy, mine.ranks)}; deploy it with fewer replicas"
-    most = most_slots(policy)
-    wanted = sum(each.due * _width(policy, each.ranks) for each in deployments if each.target is not None)
-    used = sum(_width(policy, each.version.ranks) for each in replicas)
+    wanted = Counter[Width]()
+    for each in deployments:
+        if each.target is not None:
+            wanted[width_of(each.ranks, policy.replicas_per_gpu)] += each.due
+    used = Counter(width_of(each.version.ranks, policy.replicas_per_gpu) for each in replicas)
+    used[width_of(mine.ranks, policy.replicas_per_gpu)] += 1
     others = Counter({name: count for name, count in held.items() if name != mine.name})
-    if wanted <= most or used + _width(policy, mine.ranks) <= most or not others:
+    if _has_room(policy, wanted) or _has_room(policy, used) or not others:
         return ""
     wide = {each.deployment: _of_slots(policy, each.version.ranks) for each in replicas}
     holders = ", ".join(f"{name} has {count}{wide[name]}" for name, count in others.most_common(MOST_NAMES))
     more = ", …" if len(others) > MOST_NAMES else ""
     return f"{limit_in_words(policy, mine.ranks)}, and {holders}{more}; undeploy one, or deploy with fewer replicas"
+
+
+def _has_room(policy: Policy, load: Load) -> bool:
+    """Whether all pilots together hold so many replicas, as these are packed."""
+    if slots_of(load) > most_slots(policy):
+        return False
+    if all(each == ONE for each, count in load.items() if count):
+        return True
+    return not packed(load, [Room(policy.slots, policy.node_slots) for _ in range(policy.most_pilots)])
 
 
 def _width(policy: Policy, ranks: Ranks) -> int:

@@ -12,18 +12,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hpcserve.core.room import Room
+from hpcserve.core.room import Held, Room
 from hpcserve.core.width import Width
 from hpcserve.types import PilotId, ReplicaId
 
 
 @dataclass(frozen=True)
 class Tenant:
-    """A replica in a pilot, on these hosts, as far as they are known. ``ends``: it holds its slots for a while."""
+    """A replica in a pilot, on these hosts and their slots, as far as they are known.
+
+    ``ends``: it holds its slots for a while.
+    """
 
     replica: ReplicaId
     width: Width
     hosts: tuple[str, ...] = ()
+    slots: tuple[tuple[int, ...], ...] = ()
     ends: bool = False
 
 
@@ -59,20 +63,34 @@ def _in_the_way(width: Width, room: Room, inside: Sequence[Tenant]) -> list[Tena
     """Those narrower ones without which a replica fits, once those that end are gone; None: it never does."""
     staying = [each for each in inside if not each.ends]
     staying.sort(key=lambda each: (len(each.hosts) < each.width.nodes, not each.hosts, each.replica))
-    where = [(each, room.take(each.width, each.hosts)) for each in staying]
-    narrow = [(each, nodes) for each, nodes in where if each.width.turn > width.turn]
+    where = [(each, room.take(each.width, each.hosts, each.slots)) for each in staying]
+    narrow = [(each, taken) for each, taken in where if each.width.turn > width.turn]
+    without = room.copy()
+    for each, taken in narrow:
+        without.give_back(each.width, taken)
+    could_be = without.free_for(width)
     moved: list[Tenant] = []
     while not room.fits(width):
         # From the node that lacks least: all who are in the way on one go before another is touched.
         lacking = sorted(
             (width.per_node - free, node)
-            for node, free in enumerate(room.free)
-            if free < width.per_node <= free + sum(each.width.per_node for each, nodes in narrow if node in nodes)
+            for node, free in enumerate(room.free_for(width))
+            if free < width.per_node <= could_be[node]
         )
         if not lacking:
             return None
-        go = next(pair for pair in narrow if lacking[0][1] in pair[1])
+        go = _first_to_go(width, lacking[0][1], narrow, (without, room))
         narrow.remove(go)
         moved.append(go[0])
         room.give_back(go[0].width, go[1])
     return moved
+
+
+def _first_to_go(
+    width: Width, node: int, narrow: Sequence[tuple[Tenant, Held]], rooms: Sequence[Room]
+) -> tuple[Tenant, Held]:
+    """Of those on a node; where whole GPUs are to be free, one of whose GPU least is held, in the first room first."""
+    here = [pair for pair in narrow if node in pair[1]]
+    if width.per_gpu == 1:
+        return here[0]
+    return min(here, key=lambda pair: [room.held_beside(node, pair[1][node], width.per_gpu) for room in rooms])

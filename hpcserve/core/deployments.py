@@ -6,7 +6,8 @@ it returns nothing: there is no memory here, so a controller that was restarted 
 The rules:
 
 * a replica counts for its deployment while it is of the wanted version and its pilot is *open*: it runs, its agent
-  is there, and its end is not near. Every other replica is *old*;
+  is there, and its end is not near. Nor does one count for which its agent has no room, nor will have. Every other
+  replica is *old*;
 * an old one is let go only when enough others are ready to do its work; where there is no room for its
   replacement and none is coming, it makes room first;
 * an old one that has other methods than callers see, and so rests, is let go at once;
@@ -15,7 +16,7 @@ The rules:
   deployment with the fewest slots; of those with none, to the one that has waited longest;
 * a *wide* replica, of several slots, is in one pilot. Where it has no room, and no pilot comes for it, one pilot is
   kept for it until it fits (:mod:`hpcserve.core.clearing`). If the pilots hold all that is wanted, narrower ones that
-  are in its way move, for the widest one first. Else everybody stays, and it is kept for the one whose turn it is;
+  are in its way are *old*, for the widest one first. Else everybody stays, and it is kept for the one whose turn it is;
 * a pilot whose end is near is *closing*: it gets no new replicas, and those that it has are replaced elsewhere, by a
   successor if need be. In its last ``drain_s`` its replicas get no new work, whether there are others or not;
 * a pilot is submitted only for replicas that no pilot, running or queued, has room for, and none while the scheduler
@@ -34,7 +35,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 
 from hpcserve.core.clearing import Clearing, Tenant, best_clearing
 from hpcserve.core.fleetview import (
@@ -52,6 +52,7 @@ from hpcserve.core.fleetview import (
 )
 from hpcserve.core.places import Places
 from hpcserve.core.room import Room, nodes_for, packed, slots_of
+from hpcserve.core.stranded import stranded
 from hpcserve.core.width import ONE, Width
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 
@@ -66,6 +67,10 @@ def reconcile(view: View, now: float) -> tuple[Change, ...]:
     plan = _Plan(view, now)
     plan.let_go_of_the_unwanted()
     plan.place()
+    if plan.in_the_way:  # of whom it is only known now that they are to be replaced
+        plan = _Plan(view, now, moving=plan.in_the_way)
+        plan.let_go_of_the_unwanted()
+        plan.place()
     plan.drop_surplus()
     plan.submit()
     plan.make_room()
@@ -76,8 +81,9 @@ def reconcile(view: View, now: float) -> tuple[Change, ...]:
 class _Plan:
     """One run of :func:`reconcile`: the view, and what has been decided so far."""
 
-    def __init__(self, view: View, now: float) -> None:
+    def __init__(self, view: View, now: float, moving: frozenset[ReplicaId] = frozenset()) -> None:
         self._view = view
+        self._moving = moving
         self._now = now
         self._number = view.next_number
         self.changes: list[Change] = []
@@ -96,6 +102,8 @@ class _Plan:
         self._places = Places(view.policy, view.pilots, used=dict(self._used), wanted=self._all_wanted, now=now)
         self._surplus = self._places.surplus
         self._open = {pilot.pilot: pilot for pilot in view.pilots if self._is_open(pilot)}
+        there = [each for each in self._open.values() if each.reported]
+        self._stranded = stranded(there, view.replicas, view.policy.node_slots)
         self._spread = Counter((replica.deployment, replica.pilot) for replica in view.replicas)
         self._rooms = _rooms_of(view)
         self._coming = {each.pilot: self._rooms[each.pilot] for each in view.pilots if self._is_coming(each)}
@@ -147,12 +155,36 @@ class _Plan:
 
     def place(self) -> None:
         """Starts missing replicas where there is room, always one of the deployment that has the fewest slots."""
+        self._seat_the_wide()
         self._keep_a_pilot()
         lacking = {name for name, missing in self._missing.items() if missing}
         while lacking:
             name = min(lacking, key=self._turn)
             if not self._place_one(name) or not self._missing[name]:
                 lacking.discard(name)
+
+    def _seat_the_wide(self) -> None:
+        """Wide ones take the pilot that came for them, where those whose turn it is first have room in one that comes.
+
+        Else a narrow one could eat each pilot that comes for a wide one, and those that it waits for come in vain.
+        """
+        lacking = [name for name, missing in self._missing.items() if missing and self._wanted[name].width != ONE]
+        for name in sorted(lacking, key=lambda name: (self._wanted[name].width.turn, self._turn(name))):
+            width = self._wanted[name].width
+            if any(room.fits(width) for room in self._coming.values()):
+                continue
+            while self._missing[name] and self._leaves_room(name) and self._place_one(name):
+                continue
+
+    def _leaves_room(self, name: DeploymentName) -> bool:
+        """Whether narrower ones that are before this one in turn have room beside it, or in a pilot that comes."""
+        width = self._wanted[name].width
+        load = Counter({width: 1})
+        for other, missing in self._missing.items():
+            if self._wanted[other].width.turn > width.turn and self._turn(other) < self._turn(name):
+                load[self._wanted[other].width] += missing
+        there = [self._rooms[each.pilot] for each in self._open.values() if each.reported]
+        return not packed(load, [room.copy() for room in (*there, *self._coming.values())])
 
     def _turn(self, name: DeploymentName) -> tuple[int, float, DeploymentName]:
         return self._held[name], self._wanted[name].waits_since_s, name
@@ -186,7 +218,9 @@ class _Plan:
         for replica in self._view.replicas:
             if replica.pilot in found:
                 ends = replica.state in ENDING or self._is_let_go(replica.replica)
-                found[replica.pilot].append(Tenant(replica.replica, replica.width, replica.hosts, ends=ends))
+                found[replica.pilot].append(
+                    Tenant(replica.replica, replica.width, replica.hosts, replica.slots, ends=ends)
+                )
         return found
 
     def _place_one(self, name: DeploymentName) -> bool:
@@ -211,6 +245,13 @@ class _Plan:
     def _is_after_the_kept(self, name: DeploymentName) -> bool:
         assert self._kept_for is not None, "a pilot is kept for somebody"
         return name != self._kept_for and (self._all_fit or self._turn(name) > self._turn(self._kept_for))
+
+    @property
+    def in_the_way(self) -> frozenset[ReplicaId]:
+        """Those that make room for the wide replica for which a pilot is kept: for all there is room elsewhere."""
+        if self._kept is None or not self._all_fit:
+            return frozenset()
+        return frozenset(each for each in self._kept.in_the_way if not self._is_let_go(each))
 
     def drop_surplus(self) -> None:
         """Has pilots beyond the most end although what they run finds no room elsewhere, nor will."""
@@ -248,7 +289,10 @@ class _Plan:
             lacking = left
 
     def make_room(self) -> None:
-        """Lets replicas go early where others would never find room: an old one, or those in the way of a wide one."""
+        """Lets old replicas go before others are ready where these would never find room.
+
+        One of each deployment at a time; of those in the way of a wide one, as many as have no room elsewhere.
+        """
         if not self._unplaced_in([*self._coming.values(), *self._new]):
             return
         leaving = {replica.deployment for replica in self._view.replicas if replica.state in ENDING}
@@ -262,9 +306,10 @@ class _Plan:
             movable.sort(key=lambda replica: replica.pilot != kept)
             if missing and movable and name not in leaving and not self._let_go_of(name):
                 self._let_go(movable[:1])
-        if self._kept is not None and self._all_fit:
-            going = {each for each in self._kept.in_the_way if not self._is_let_go(each)}
-            self._let_go(each for each in self._view.replicas if each.replica in going)
+        for name, missing in self._missing.items():
+            movable = [replica for replica in self._old[name] if replica.replica in self._moving]
+            staying = [replica for replica in movable if not self._is_let_go(replica.replica)]
+            self._let_go(staying[: max(0, missing - (len(movable) - len(staying)))])
 
     def cancel(self) -> None:
         """Ends pilots that have nothing to run and that nothing waits for."""
@@ -287,9 +332,9 @@ class _Plan:
             coming.pop(pilot.pilot, None)
             self.changes.append(CancelPilot(pilot.pilot))
 
-    def _unplaced_in(self, rooms: Iterable[Room], later: Mapping[Width, int] = MappingProxyType({})) -> Counter[Width]:
+    def _unplaced_in(self, rooms: Iterable[Room], later: Mapping[Width, int] | None = None) -> Counter[Width]:
         """What found no room in a pilot that is there, nor does in these, with what is to come ``later``."""
-        unplaced = Counter(later)
+        unplaced = Counter(later or {})
         for name, missing in self._missing.items():
             unplaced[self._wanted[name].width] += missing
         return packed(unplaced, [room.copy() for room in rooms])
@@ -316,7 +361,8 @@ class _Plan:
         return away_s >= self._view.policy.orphan_s
 
     def _counts(self, replica: Replica, wanted: Wanted) -> bool:
-        return replica.version == wanted.version and replica.pilot in self._open
+        is_there = replica.pilot in self._open and replica.replica not in self._stranded | self._moving
+        return replica.version == wanted.version and is_there
 
     def _free(self, pilot: Pilot) -> int:
         return max(0, pilot.slots - self._used[pilot.pilot])
@@ -347,7 +393,7 @@ def _rooms_of(view: View) -> dict[PilotId, Room]:
     # Those whose nodes are known first, in which order they stand does not matter then.
     for replica in sorted(view.replicas, key=lambda each: (len(each.hosts) < each.width.nodes, not each.hosts)):
         if replica.pilot in rooms:
-            rooms[replica.pilot].take(replica.width, replica.hosts)
+            rooms[replica.pilot].take(replica.width, replica.hosts, replica.slots)
     return rooms
 
 

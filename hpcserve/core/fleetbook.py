@@ -49,7 +49,7 @@ Action = Change | ForgetReplica | FailDeployment | ReplicaLost
 class ReplicaSaid:
     """One replica in an agent's report. ``kind`` is that of its end, ``host`` the node that it runs on.
 
-    ``nodes``: all the nodes of one of several ranks, once it has some.
+    ``nodes``: all the nodes of one of several ranks, once it has some. ``slots``: those that it holds of each.
     """
 
     replica: ReplicaId
@@ -59,6 +59,7 @@ class ReplicaSaid:
     kind: LossKind = ""
     host: str = ""
     nodes: tuple[str, ...] = ()
+    slots: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +143,7 @@ class FleetReplica:
     ``ready``: it was, at some time. ``crashed``: it ended by itself, so what it was computing is suspect.
     ``unwanted``: it is killed, for no fault of anybody. ``missed``: that the broker missed it, in words, and at
     ``missed_s`` for the last time, while its agent saw that it lives. ``nodes``: those that it is on, as far as is
-    known.
+    known, and ``slots`` those of each; ``waits``: on none, as its agent says that there is no room for it.
     """
 
     replica: ReplicaId
@@ -152,6 +153,8 @@ class FleetReplica:
     ordered_s: float | None = None
     host: str = ""
     nodes: tuple[str, ...] = ()
+    slots: tuple[tuple[int, ...], ...] = ()
+    waits: bool = False
     state: ReplicaState = "starting"
     kill: bool = False
     seen: bool = False

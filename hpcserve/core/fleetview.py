@@ -22,6 +22,7 @@ class Policy:
     """The site's limits. ``slots``: of a new pilot, all its nodes together; ``replicas_per_gpu`` of them share a GPU.
 
     ``max_queued`` pilots may wait in the queue at once, and ``max_running`` may run; None: as many as there may be.
+    ``gpus_by_directive``: lines of the site's own ask for GPUs.
     """
 
     max_pilots: int
@@ -32,6 +33,7 @@ class Policy:
     max_queued: int | None = None
     max_running: int | None = None
     gpus_per_node: int = 0
+    gpus_by_directive: bool = False
     replicas_per_gpu: int = 1
 
     @property
@@ -101,7 +103,10 @@ class Pilot:
 
 @dataclass(frozen=True, kw_only=True)
 class Replica:
-    """A replica whose process may exist, on ``hosts`` as far as is known. ``resting``: it gets no new work anyway."""
+    """A replica whose process may exist, on ``hosts`` as far as is known. ``resting``: it gets no new work anyway.
+
+    ``slots``: those that it holds of each host. ``waits``: its agent has found no room for it.
+    """
 
     replica: ReplicaId
     deployment: DeploymentName
@@ -111,6 +116,8 @@ class Replica:
     resting: bool = False
     width: Width = ONE
     hosts: tuple[str, ...] = ()
+    slots: tuple[tuple[int, ...], ...] = ()
+    waits: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

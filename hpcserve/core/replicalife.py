@@ -77,6 +77,8 @@ class ReplicaLife:
             replica.seen = True
             replica.host = words.host
             replica.nodes = words.nodes or ((words.host,) if words.host else ())
+            replica.slots = words.slots
+            replica.waits = words.state == "starting" and not replica.nodes
             if words.state in ENDED_STATES and not replica.ended:
                 yield from self._ended(replica, words, pilot, now)
             elif words.state == "ready" and replica.state == "starting":

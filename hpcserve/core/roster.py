@@ -123,6 +123,8 @@ class Roster:
                 resting=replica.replica in resting,
                 width=width_of(replica.version.ranks, replicas_per_gpu),
                 hosts=replica.nodes,
+                slots=replica.slots,
+                waits=replica.waits,
             )
             for replica in self.alive()
         )

@@ -23,10 +23,14 @@ class Ranks(NamedTuple):
 
 
 class Width(NamedTuple):
-    """The room of one replica: ``per_node`` slots on each of ``nodes`` nodes of one pilot."""
+    """The room of one replica: ``per_node`` slots on each of ``nodes`` nodes of one pilot.
+
+    ``per_gpu``: it takes whole GPUs, each of which so many slots share; 1: any slots will do.
+    """
 
     nodes: int = 1
     per_node: int = 1
+    per_gpu: int = 1
 
     @property
     def slots(self) -> int:
@@ -34,9 +38,9 @@ class Width(NamedTuple):
         return self.nodes * self.per_node
 
     @property
-    def turn(self) -> tuple[int, int]:
-        """The widest come first where replicas are packed; of as wide ones those on fewer nodes."""
-        return -self.slots, self.nodes
+    def turn(self) -> tuple[int, int, int]:
+        """The widest come first where replicas are packed; of as wide ones those on fewer nodes, and on whole GPUs."""
+        return -self.slots, self.nodes, -self.per_gpu
 
 
 ONE = Width()
@@ -50,7 +54,8 @@ def slots_per_rank(gpus_per_rank: int, replicas_per_gpu: int) -> int:
 
 def width_of(ranks: Ranks, replicas_per_gpu: int) -> Width:
     """The room that a replica of these ranks takes."""
-    return Width(ranks.nodes, ranks.size // ranks.nodes * slots_per_rank(ranks.gpus_per_rank, replicas_per_gpu))
+    per_node = ranks.size // ranks.nodes * slots_per_rank(ranks.gpus_per_rank, replicas_per_gpu)
+    return Width(ranks.nodes, per_node, replicas_per_gpu if ranks.gpus_per_rank else 1)
 
 
 def width(ranks: Ranks, replicas_per_gpu: int) -> int:
@@ -60,7 +65,8 @@ def width(ranks: Ranks, replicas_per_gpu: int) -> int:
 
 def misfit(ranks: Ranks, policy: Policy) -> str:
     """Why a replica of these ranks would not fit into a pilot that holds no other; empty if it would."""
-    if ranks.gpus_per_rank and policy.node_slots != policy.gpus_per_node * policy.replicas_per_gpu:
+    by_directive = policy.gpus_by_directive and not policy.gpus_per_node  # nobody knows how many
+    if ranks.gpus_per_rank and not by_directive and policy.node_slots != policy.gpus_per_node * policy.replicas_per_gpu:
         return (
             f"ranks.gpus_per_rank {ranks.gpus_per_rank} gives each rank whole GPUs, for which pilots.slots of the site "
             f"file has to be gpus_per_node × replicas_per_gpu: it is {policy.node_slots}, and they are "

@@ -91,7 +91,7 @@ class Wishes:
         rooms = {name: Room(pilot.slots, policy.node_slots if is_wide else 0) for name, pilot in pilots.items()}
         for each, wide in sorted(alive, key=lambda pair: (len(pair[0].nodes) < pair[1].nodes, not pair[0].nodes)):
             if each.pilot in rooms:
-                rooms[each.pilot].take(wide, each.nodes)
+                rooms[each.pilot].take(wide, each.nodes, each.slots)
         return list(rooms.values())
 
     def _expected_wait_s(self, now: float) -> float:

@@ -181,6 +181,7 @@ class Child:
             version=self._spec.version,
             host=self.place.nodes[0],
             nodes=self.place.nodes,
+            slots=self.place.slots,
             phases=self._phases,
         )
 

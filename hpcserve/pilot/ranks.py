@@ -1,8 +1,8 @@
 """Which nodes of a pilot, and which of their slots, the ranks of a replica take. Pure.
 
-A replica of one slot goes to the node with the fewest slots held, into its lowest free one, and beyond them all where
-none is free: the controller has counted, and one that is ending holds its slot a little longer. All others
-take free slots only, or wait for them. They go where least is left beside them: room for large ones stays whole.
+To which nodes it goes is decided in :mod:`hpcserve.core.seats`, as the controller counts on it. A replica of one slot
+takes the lowest free one, and one beyond them all where none is free: the controller has counted, and one that is
+ending holds its slot a little longer. All others take the lowest free slots only, or wait for them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import count
 
-from hpcserve.core.width import slots_per_rank
+from hpcserve.core.seats import seats
+from hpcserve.core.width import ONE, Width, slots_per_rank
 from hpcserve.servable.manifest import Ranks
 
 Held = Mapping[str, AbstractSet[int]]
@@ -40,6 +41,16 @@ class Need:
         """How many of each node."""
         return self.per_node * slots_per_rank(self.gpus, self.per_gpu)
 
+    @property
+    def units(self) -> int:
+        """How many slots of each node; where it takes whole GPUs, so many of these."""
+        return self.per_node * max(1, self.gpus)
+
+    @property
+    def width(self) -> Width:
+        """The same in slots."""
+        return Width(self.nodes, self.slots, self.per_gpu if self.gpus else 1)
+
     def __str__(self) -> str:
         """In words."""
         return f"{_many(self.slots, 'slot')} on {'one node' if self.nodes == 1 else f'each of {self.nodes} nodes'}"
@@ -61,6 +72,11 @@ class Place:
     def per_node(self) -> int:
         """How many ranks run on each node."""
         return len(self.ranks) // len(self.nodes)
+
+    @property
+    def slots(self) -> tuple[tuple[int, ...], ...]:
+        """Its slots of each of its nodes."""
+        return tuple(tuple(sorted(self.held(node))) for node in self.nodes)
 
     def held(self, node: str) -> set[int]:
         """Its slots of a node."""
@@ -87,17 +103,15 @@ def place(need: Need, held: Held, slots: int) -> Place | None:
         held: The slots that are held.
         slots: How many each node has.
     """
-    if need.nodes == need.slots == 1:
-        node = min(held, key=lambda each: len(held[each]), default=None)
-        return None if node is None else Place((node,), ((_lowest(held[node]),),))
+    names = list(held)
+    if need.width == ONE:
+        nodes = tuple(names[number] for number in seats(ONE, [slots - len(held[node]) for node in names]))
+        return Place(nodes, ((_lowest(held[nodes[0]]),),)) if nodes else None
     free = {node: _units(need, taken, slots) for node, taken in held.items()}
-    units = need.per_node * max(1, need.gpus)
-    fit = sorted((node for node in free if len(free[node]) >= units), key=lambda node: len(free[node]))[: need.nodes]
-    if len(fit) < need.nodes:
-        return None
-    nodes = tuple(node for node in held if node in fit)
-    ranks = tuple(rank for node in nodes for rank in _ranks(free[node][:units], need.per_node))
-    return Place(nodes, ranks)
+    size = need.slots // need.units
+    nodes = tuple(names[number] for number in seats(need.width, [size * len(free[node]) for node in names]))
+    ranks = tuple(rank for node in nodes for rank in _ranks(free[node][: need.units], need.per_node))
+    return Place(nodes, ranks) if nodes else None
 
 
 def never(need: Need, nodes: int, slots: int) -> str:

@@ -41,6 +41,7 @@ def test_replicas_for_which_there_is_no_room(daemon: Daemon) -> None:
         client.call("undeploy", admin.Undeploy(endpoint="first"), admin.Undeployed)
         wait_ready(client, second, timeout_s=30)
         assert deployment(client, "second").error == ""
+        client.call("undeploy", admin.Undeploy(endpoint="second"), admin.Undeployed)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,6 @@ def test_replicas_for_which_there_is_no_room(daemon: Daemon) -> None:
     [
         ("size = 8", "ranks.size 8 on 1 node takes 8 slots of each, and a node has pilots.slots 2: use fewer ranks"),
         ("size = 2\nnodes = 2", "ranks.nodes 2: a pilot has pilots.nodes 1, and a replica is in one pilot"),
-        ("size = 2\ngpus_per_rank = 1", "ranks.gpus_per_rank 1 gives each rank whole GPUs, for which pilots.slots"),
     ],
 )
 def test_a_replica_that_is_wider_than_a_pilot(daemon: Daemon, tmp_path: Path, ranks: str, told: str) -> None:
@@ -76,7 +76,6 @@ def test_more_wide_replicas_than_fit_and_the_slots_of_one(daemon: Daemon, tmp_pa
 
         def used() -> list[int]:
             status = client.call("status", admin.AskStatus(), admin.Status)
-            (found,) = status.deployments
-            return [each.slots for each in found.replicas] + [each.used for each in status.pilots]
+            return [each.slots for each in deployment(client, "wide").replicas] + [each.used for each in status.pilots]
 
         until(lambda: used() == [2, 2], "it takes both slots of the only pilot")

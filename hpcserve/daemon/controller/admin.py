@@ -158,6 +158,7 @@ class Admin:
         name, version = await self._controller.storage.do(Store.resolve, arguments.servable)
         servable = await self._controller.storage.do(Store.servable, name, version)
         policy, ranks = self._controller.fleet.policy, servable_of(servable).version.ranks
+        check_gpus(name, servable_of(servable).manifest.ranks, self._controller.site)
         never = misfit(ranks, policy)
         if never:
             raise InvalidInput(f"a replica of {name} does not fit into this site: {never}")
@@ -177,7 +178,6 @@ class Admin:
             raise InvalidInput(f"kill_cancelled_s is {arguments.kill_cancelled_s}; expected seconds, 0 or more")
         endpoint = arguments.endpoint or name
         _check("an endpoint", endpoint)
-        check_gpus(name, servable_of(servable).manifest.ranks, self._controller.site)
         row = DeploymentRow(
             name=DeploymentName(endpoint),
             servable=name,

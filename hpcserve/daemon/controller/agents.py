@@ -140,7 +140,16 @@ class Agents:
             self._fleet.reported(
                 report.pilot,
                 [
-                    ReplicaSaid(each.replica, each.state, each.cause, each.traceback, each.kind, each.host, each.nodes)
+                    ReplicaSaid(
+                        each.replica,
+                        each.state,
+                        each.cause,
+                        each.traceback,
+                        each.kind,
+                        each.host,
+                        each.nodes,
+                        each.slots,
+                    )
                     for each in report.replicas
                 ],
                 ends_s=now + report.walltime_left_s,

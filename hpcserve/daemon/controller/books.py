@@ -10,6 +10,7 @@ from hpcserve.core.fleet import Fleet
 from hpcserve.core.fleetview import Policy
 from hpcserve.core.succession import Succession
 from hpcserve.daemon.controller.failures import NEVER_READY, Failures, PilotFailures
+from hpcserve.daemon.controller.gpus import gpus_by_directive
 
 MARGIN_S = 3.0
 """Before ``stop_grace_s`` and the agent's own margin, the time in which its replicas are told to end."""
@@ -28,6 +29,7 @@ def fleet_of(site: Site) -> Fleet:
             max_queued=_least(queue.max_queued for queue in own_queues(site)),
             max_running=_least(queue.max_running for queue in own_queues(site)),
             gpus_per_node=pilots.gpus_per_node,
+            gpus_by_directive=gpus_by_directive(site),
             replicas_per_gpu=pilots.replicas_per_gpu,
         ),
         seed=secrets.token_hex(2) + "-",

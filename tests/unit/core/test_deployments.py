@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -376,7 +377,7 @@ def test_the_order_of_what_is_given_does_not_matter(case: str) -> None:
 @pytest.mark.parametrize(
     ("limits", "submitted"), [({}, 4), ({"max_queued": 3}, 2), ({"max_queued": 1}, 0), ({"max_running": 3}, 2)]
 )
-def test_no_more_pilots_wait_or_run_than_the_queue_allows(limits: dict[str, int], submitted: int) -> None:
+def test_no_more_pilots_wait_or_run_than_the_queue_allows(limits: dict[str, Any], submitted: int) -> None:
     view = View(
         policy=replace(POLICY, max_pilots=5, **limits),
         wanted=(wanted(replicas=10),),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 
+from hpcserve.core.fleet import Fleet
 from hpcserve.core.fleetbook import PilotOrders, ReplicaSaid
 from hpcserve.core.rollout import Version
 from hpcserve.core.room import Room, packed
 from hpcserve.core.width import Ranks, Width, width_of
+from hpcserve.pilot.ranks import Need, Place, place
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 from tests.unit.core.test_fleet_machine import ALIVE, MAX_PILOTS, NAMES, AgentProcess, FleetMachine
 
@@ -23,17 +26,30 @@ WIDE = (
     Version("v4", "f(x)", Ranks(4, nodes=2)),
     Version("v5", "f(x)", Ranks(8, nodes=2)),
 )
-HALVES = WIDE[3]
+GPUS = (
+    Version("v1", "f(x)"),
+    Version("v2", "g(x)", Ranks(1, gpus_per_rank=1)),
+    Version("v3", "f(x)", Ranks(2, gpus_per_rank=1)),
+    Version("v4", "f(x)", Ranks(2, nodes=2, gpus_per_rank=1)),
+    Version("v5", "f(x)", Ranks(2)),
+)
+"""Where two slots share each of a node's two GPUs."""
+HALVES = (WIDE[3], GPUS[3])
 """Beside replicas that fill a node it may depend on which pilots these are in whether there is room for it."""
 
 
 class WideAgent(AgentProcess):
-    """Puts each replica on the emptiest nodes; one for which they are not free waits."""
+    """Puts replicas where the real one does; one for which there is no room waits."""
 
     def __init__(self, now: float, nodes: tuple[str, ...], widths: dict[ReplicaId, Width]) -> None:
         super().__init__(now, nodes)
         self.widths = widths
-        self.on: dict[ReplicaId, tuple[str, ...]] = {}
+        self.places: dict[ReplicaId, Place] = {}
+
+    @property
+    def on(self) -> dict[ReplicaId, tuple[str, ...]]:
+        """The nodes of all that have been placed."""
+        return {replica: found.nodes for replica, found in self.places.items()}
 
     @property
     def said(self) -> tuple[ReplicaSaid, ...]:
@@ -43,8 +59,9 @@ class WideAgent(AgentProcess):
                 state,
                 "why",
                 kind="node failed" if replica in self.lost_with_their_nodes else "",
-                host=self.on.get(replica, ("",))[0],
-                nodes=self.on.get(replica, ()) if self.widths[replica].slots > 1 else (),
+                host=self.places[replica].nodes[0] if replica in self.places else "",
+                nodes=self.places[replica].nodes if replica in self.places else (),
+                slots=self.places[replica].slots if replica in self.places else (),
             )
             for replica, state in self.replicas.items()
         )
@@ -57,6 +74,11 @@ class WideAgent(AgentProcess):
             if self.replicas.get(replica) in ALIVE:
                 found.update(dict.fromkeys(nodes, self.widths[replica].per_node))
         return found
+
+    def held(self, node: str) -> set[int]:
+        """Which slots are taken on a node."""
+        alive = [found for replica, found in self.places.items() if self.replicas.get(replica) in ALIVE]
+        return {slot for found in alive for slot in found.held(node)}
 
     def obey(self, orders: PilotOrders) -> None:
         self.usable = tuple(node for node in self.nodes if node not in orders.lost_nodes)
@@ -81,23 +103,37 @@ class WideAgent(AgentProcess):
             self.leave()
 
     def put(self, replica: ReplicaId) -> None:
-        width, used = self.widths[replica], self.used
-        nodes = sorted(self.usable, key=lambda node: used[node])[: width.nodes]
-        if len(nodes) == width.nodes and all(used[node] + width.per_node <= NODE_SLOTS for node in nodes):
-            self.on[replica] = tuple(nodes)
+        width = self.widths[replica]
+        gpus, per_gpu = (1, width.per_gpu) if width.per_gpu > 1 else (0, 1)
+        need = Need(nodes=width.nodes, per_node=width.per_node // per_gpu, gpus=gpus, per_gpu=per_gpu)
+        found = place(need, {node: self.held(node) for node in self.usable}, NODE_SLOTS)
+        if found is not None:
+            self.places[replica] = found
 
 
 class WideMachine(FleetMachine):
     slots = NODE_SLOTS * 2
-    versions = WIDE
+    versions: tuple[Version, ...] = WIDE
+    per_gpu = 1
+
+    def new_fleet(self, seed: str) -> Fleet:
+        made = super().new_fleet(seed)
+        if self.per_gpu > 1:
+            gpus = NODE_SLOTS // self.per_gpu
+            made.policy = replace(made.policy, gpus_per_node=gpus, replicas_per_gpu=self.per_gpu)
+        return made
 
     def width(self, replica: ReplicaId) -> Width:
-        return width_of(self.started[replica][1].ranks, 1)
+        return width_of(self.started[replica][1].ranks, self.per_gpu)
 
     def agent_process(self, pilot: PilotId, began_s: float) -> AgentProcess:
         return WideAgent(began_s, self.nodes[pilot], Widths(self))
 
-    @rule(name=st.sampled_from(NAMES), version=st.sampled_from(WIDE), replicas=st.integers(0, 6))
+    @rule(
+        name=st.sampled_from(NAMES),
+        version=st.runner().flatmap(lambda machine: st.sampled_from(machine.versions)),
+        replicas=st.integers(0, 6),
+    )
     def want(self, name: DeploymentName, version: Version, replicas: int) -> None:
         self.wanted[name] = (version, replicas)
         self.failed.discard(name)
@@ -130,9 +166,9 @@ class WideMachine(FleetMachine):
             return
         load = Counter[Width]()
         for version, replicas in self.wanted.values():
-            load[width_of(version.ranks, 1)] += replicas
+            load[width_of(version.ranks, self.per_gpu)] += replicas
         has_room = not packed(load, [Room(self.slots, NODE_SLOTS) for _ in range(MAX_PILOTS)])
-        if has_room and all(version != HALVES for version, _ in self.wanted.values()):
+        if has_room and all(version not in HALVES for version, _ in self.wanted.values()):
             assert ready == {name: replicas for name, (_, replicas) in self.wanted.items() if replicas}
         for name, (version, replicas) in self.wanted.items():
             if ready[name] < replicas:
@@ -153,3 +189,14 @@ class Widths(dict[ReplicaId, Width]):
 
 WideMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestWideFleet = WideMachine.TestCase
+
+
+class GpuMachine(WideMachine):
+    """Some take whole GPUs, and others a slot here and there."""
+
+    versions = GPUS
+    per_gpu = 2
+
+
+GpuMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestGpuFleet = GpuMachine.TestCase

@@ -8,14 +8,15 @@ from dataclasses import replace
 import pytest
 
 from hpcserve.core.capacity import lack_of_room, limit_in_words, most_replicas, shared_room
+from hpcserve.core.deployments import reconcile
 from hpcserve.core.fleetbook import Action
-from hpcserve.core.fleetview import Policy, SubmitPilot
+from hpcserve.core.fleetview import Pilot, Policy, StartReplica, SubmitPilot, View, Wanted
 from hpcserve.core.rollout import Version
 from hpcserve.core.scaling import Demand, Scale
-from hpcserve.core.width import Ranks
-from hpcserve.types import DeploymentName
+from hpcserve.core.width import Ranks, Width
+from hpcserve.types import DeploymentName, PilotId, ReplicaId
 from tests.unit.core.test_fleet_machine import ALIVE, PEACE_S, AgentProcess
-from tests.unit.core.test_wide_fleet_machine import WideAgent, WideMachine
+from tests.unit.core.test_wide_fleet_machine import GPUS, WIDE, WideAgent, WideMachine
 
 N, W, X = DeploymentName("narrow"), DeploymentName("wide"), DeploymentName("other")
 ONE, NODE, BOTH = Version("v1", "f(x)"), Version("v3", "f(x)", Ranks(4)), Version("v5", "f(x)", Ranks(8, nodes=2))
@@ -24,6 +25,8 @@ SCALE = Scale(least=0, most=100, hot=0, idle_s=60.0)
 
 class World(WideMachine):
     """Pilots of two nodes with four slots each, in which all goes well."""
+
+    versions: tuple[Version, ...] = (*WIDE, Version("v6", "f(x)", Ranks(3)))
 
     def __init__(self, max_pilots: int) -> None:
         super().__init__()
@@ -84,6 +87,19 @@ def test_one_for_which_no_pilot_has_room_gets_another_pilot() -> None:
     assert sorted(sum(agent.used.values()) for agent in world.agents) == [2, 8], "it is in one pilot"
 
 
+def test_a_narrow_one_does_not_eat_the_pilot_that_came_for_a_wide_one_while_its_own_comes() -> None:
+    policy = Policy(max_pilots=4, slots=8, idle_s=60.0, nodes=2)
+    small = Pilot(pilot=PilotId("A"), phase="queued", slots=4, size=4, reported=False, idle_since_s=0.0)
+    full = Pilot(pilot=PilotId("B"), phase="running", slots=8, size=8, reported=True, idle_since_s=0.0)
+    narrow = Wanted(name=N, version="v", replicas=1, waits_since_s=1.0)
+    wide = Wanted(name=W, version="v", replicas=1, waits_since_s=2.0, width=Width(2, 4))
+    view = View(policy=policy, wanted=(narrow, wide), pilots=(small, full), replicas=(), seed="s", next_number=1)
+    assert reconcile(view, 9.0) == (StartReplica(ReplicaId("wide-s1"), W, "v", PilotId("B")),)
+    more = replace(view, wanted=(replace(narrow, replicas=5), wide))
+    first = reconcile(more, 9.0)[0]
+    assert first == StartReplica(ReplicaId("narrow-s1"), N, "v", PilotId("B")), "what comes has no room for these"
+
+
 def test_a_pilot_has_nodes_for_the_widest_of_those_that_it_is_for() -> None:
     world = World(3)
     world.deploy(W, BOTH, 1)
@@ -117,6 +133,26 @@ def test_they_move_from_one_node_to_the_other_of_the_only_pilot() -> None:
     assert sorted(world.agents[0].used.values()) == [2, 4]
 
 
+def test_the_only_one_that_is_in_the_way_serves_until_another_does_where_there_is_room_for_that() -> None:
+    world = World(2)
+    for name in (N, X):
+        world.deploy(name, ONE, 8)
+    for name in (N, X):
+        world.deploy(name, ONE, 1)
+    assert sorted(sum(agent.used.values()) for agent in world.agents) == [1, 1]
+    world.wanted[W] = (BOTH, 1)
+    world.fleet.want(W, BOTH, 1)
+    begun = len(world.started)
+    for _ in range(20):
+        world.settle(1)
+        serving = {
+            each.deployment for each in world.fleet.replicas.values() if each.state == "ready" and not each.ended
+        }
+        assert {N, X} <= serving, "nobody is without a replica while another is set up"
+    assert world.held == {N: 1, X: 1, W: 1}
+    assert len(world.started) == begun + 2, "one moved, once"
+
+
 def test_those_that_moved_do_not_come_back_before_the_wide_one_is_there() -> None:
     world = World(2)
     world.deploy(N, ONE, 16)
@@ -147,6 +183,40 @@ def test_where_there_is_not_room_for_all_nobody_ends_for_a_wide_one_which_gets_w
     world.deploy(W, NODE, 2)
     world.deploy(W, NODE, 1)
     assert world.held == {N: 4, W: 1}
+
+
+def test_what_is_started_at_once_has_room_at_its_agent() -> None:
+    world = World(1)
+    halves, both = Version("v2", "g(x)", Ranks(2)), Version("v4", "f(x)", Ranks(4, nodes=2))
+    for name, version in ((N, halves), (X, halves), (W, both)):
+        world.wanted[name] = (version, 1)
+        world.fleet.want(name, version, 1)
+    world.settle()
+    assert world.held == {N: 1, X: 1, W: 1}
+    assert all(each.state == "ready" and each.nodes for each in world.fleet.replicas.values())
+
+
+class GpuWorld(World):
+    """Pilots of two nodes with two GPUs each, of which two slots share one."""
+
+    versions = GPUS
+    per_gpu = 2
+
+
+def test_one_that_takes_a_whole_gpu_is_not_started_onto_halves_of_two_but_these_are_cleared() -> None:
+    world = GpuWorld(1)
+    world.deploy(N, GPUS[0], 8)
+    (agent,) = world.agents
+    kept = {name for name, found in agent.places.items() if found.ranks[0][0] % 2 == 0}
+    world.wanted[N] = (GPUS[0], 4)
+    for name in agent.replicas.keys() - kept:
+        agent.replicas[name] = "exited"
+    world.fleet.want(N, GPUS[0], 4)
+    world.settle()
+    assert {name for name, state in agent.replicas.items() if state in ALIVE} == kept, "half of each GPU is held"
+    world.deploy(W, GPUS[1], 2)
+    assert world.held == {N: 4, W: 2}
+    assert all(each.state == "ready" and each.nodes for each in world.fleet.replicas.values())
 
 
 def test_a_lost_node_takes_its_slots_and_the_group_goes_elsewhere() -> None:
@@ -199,6 +269,17 @@ def test_a_version_of_another_width_takes_over_in_the_only_pilot(before: Version
     world.settle(60)
     assert world.held == {W: most}
     assert {each.version for each in world.fleet.replicas.values()} == {after}
+
+
+def test_one_whose_slots_are_free_but_do_not_lie_together_says_who_has_the_others() -> None:
+    world = World(1)
+    world.deploy(N, Version("v6", "f(x)", Ranks(3)), 2)
+    world.deploy(W, Version("v2", "g(x)", Ranks(2)), 1)
+    assert world.held == {N: 2}
+    assert world.lack(W) == (
+        "at most 4 replicas of 2 slots fit into this site: pilots.max_pilots 1 × pilots.nodes 2 × pilots.slots 4, "
+        "and narrow has 2 of 3 slots; undeploy one, or deploy with fewer replicas"
+    )
 
 
 def test_one_that_never_fits_gets_no_pilot_and_says_why() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,8 +20,8 @@ from hpcserve.core.width import ONE, Ranks, Width, misfit, slots_per_rank, width
         (Ranks(), 4, Width(1, 1)),
         (Ranks(4), 1, Width(1, 4)),
         (Ranks(4, nodes=2), 1, Width(2, 2)),
-        (Ranks(1, gpus_per_rank=1), 4, Width(1, 4)),
-        (Ranks(4, nodes=2, gpus_per_rank=2), 2, Width(2, 8)),
+        (Ranks(1, gpus_per_rank=1), 4, Width(1, 4, 4)),
+        (Ranks(4, nodes=2, gpus_per_rank=2), 2, Width(2, 8, 2)),
     ],
 )
 def test_the_slots_of_a_replica(ranks: Ranks, replicas_per_gpu: int, expected: Width) -> None:
@@ -47,6 +49,9 @@ GPUS = Policy(max_pilots=1, slots=16, idle_s=1.0, nodes=2, gpus_per_node=4, repl
         ),
         (SITE, Ranks(4, nodes=4), "ranks.nodes 4: a pilot has pilots.nodes 2, and a replica is in one pilot; raise"),
         (SITE, Ranks(1, gpus_per_rank=1), "ranks.gpus_per_rank 1 gives each rank whole GPUs, for which pilots.slots"),
+        (replace(SITE, gpus_by_directive=True), Ranks(2, gpus_per_rank=2), ""),
+        (replace(SITE, gpus_by_directive=True), Ranks(2, gpus_per_rank=4), "ranks.size 2, each with 4 GPUs, on 1 node"),
+        (replace(GPUS, gpus_by_directive=True), Ranks(8, gpus_per_rank=1), "ranks.size 8, each with 1 GPU, on 1 node"),
         (GPUS, Ranks(4, gpus_per_rank=1), ""),
         (GPUS, Ranks(4, gpus_per_rank=2), "ranks.size 4, each with 2 GPUs, on 1 node takes 16 slots of each, and a"),
     ],
@@ -69,15 +74,17 @@ def test_a_room_of_which_too_much_is_taken_has_room_for_nothing() -> None:
 
 def test_known_nodes_come_before_what_is_assumed() -> None:
     room = Room(8, 4)
-    assert room.take(Width(1, 2), ("n2",)) == [0]
-    assert room.take(Width(1, 2), ("n1",)) == [1]
-    assert room.take(Width(1, 1), ("n2",)) == [0]
+    assert room.take(Width(1, 2), ("n2",), [(2, 3)]) == {0: [2, 3]}
+    assert room.take(Width(1, 2), ("n1",)) == {1: [0, 1]}
+    assert room.take(Width(1, 1), ("n2",)) == {0: [0]}
     assert room.free == [1, 2]
-    assert room.take(Width(2, 1), ("n2",)) == [0, 1]
+    assert room.take(Width(2, 1), ("n2",)) == {0: [1], 1: [2]}
     assert room.free == [0, 1]
 
 
-WIDTHS = st.builds(Width, st.integers(1, 3), st.integers(1, 4))
+WIDTHS = st.builds(Width, st.integers(1, 3), st.integers(1, 4), st.just(1)) | st.builds(
+    Width, st.integers(1, 3), st.sampled_from([2, 4]), st.just(2)
+)
 
 
 @given(st.dictionaries(WIDTHS, st.integers(0, 9)), st.lists(st.integers(0, 3), max_size=4))

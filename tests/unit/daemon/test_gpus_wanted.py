@@ -8,6 +8,8 @@ import pytest
 
 from hpcserve.config import Site
 from hpcserve.config.sections import Pilots
+from hpcserve.core import width as core
+from hpcserve.daemon.controller.books import fleet_of
 from hpcserve.daemon.controller.gpus import check_gpus
 from hpcserve.errors import InvalidInput
 from hpcserve.servable.manifest import Ranks
@@ -26,9 +28,11 @@ def test_a_site_without_gpus_refuses_who_wants_some() -> None:
     ("ranks", "pilots"),
     [
         (Ranks(), Pilots()),
-        (Ranks(gpus_per_rank=1), Pilots(gpus_per_node=4)),
-        (Ranks(gpus_per_rank=1), Pilots(directives=("--gres=gpu:a100:2",))),
+        (Ranks(gpus_per_rank=1), Pilots(gpus_per_node=4, slots=4)),
+        (Ranks(gpus_per_rank=1), Pilots(directives=("--gres=gpu:a100:2",), slots=2)),
     ],
 )
 def test_who_wants_none_or_finds_some_is_taken(ranks: Ranks, pilots: Pilots) -> None:
     check_gpus("net", ranks, site(pilots))
+    wanted = core.Ranks(ranks.size, ranks.nodes, ranks.gpus_per_rank)
+    assert core.misfit(wanted, fleet_of(site(pilots)).policy) == ""

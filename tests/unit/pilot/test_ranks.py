@@ -24,7 +24,7 @@ Slots = dict[str, set[int]]
         (Need(nodes=2, per_node=2), {"a": {0, 1, 2}, "b": set()}, None),
         (Need(nodes=2, per_node=2), {"a": set()}, None),
         (Need(per_node=2), {"a": set(), "b": {0}, "c": {0, 3}}, Place(("c",), ((1,), (2,)))),
-        (Need(nodes=2, per_node=1), {"a": set(), "b": {0}, "c": {0}}, Place(("b", "c"), ((1,), (1,)))),
+        (Need(nodes=2, per_node=1), {"a": {0}, "b": set(), "c": {0}}, Place(("a", "b"), ((1,), (0,)))),
         (Need(per_node=2, gpus=2), {"a": set()}, Place(("a",), ((0, 1), (2, 3)))),
         (Need(per_node=1, gpus=1, per_gpu=2), {"a": {0}, "b": {0, 3}}, Place(("a",), ((2, 3),))),
         (Need(per_node=1, gpus=1, per_gpu=2), {"a": {0, 3}}, None),
