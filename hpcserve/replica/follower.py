@@ -88,7 +88,8 @@ class Follower:
 
     def _received(self, piece: Piece) -> Any:
         if piece.dtype == BYTES:
-            frame = self._world.receive_frame(piece.size_bytes, 0)
+            frame = bytearray(piece.size_bytes)
+            self._world.receive_frame(frame, 0)
             return decode_elements(piece.name, piece.shape, int(np.prod(piece.shape)), frame)
         share = room(piece, self._buffers)
         self._world.receive_share(share, row_bytes(piece))

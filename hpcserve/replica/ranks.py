@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import msgspec
@@ -24,6 +25,26 @@ from hpcserve.wire.ranks import Answer, Begin, Done, End, Failure
 
 T = TypeVar("T")
 _decode_answer = decoder(Answer)
+
+
+class OutOfStep(Exception):
+    """Rank 0 has failed between an order and its end: the others wait for what it cannot give.
+
+    No error of a request's, so that nobody answers one with it and goes on: the group ends.
+    """
+
+
+@contextmanager
+def in_step() -> Iterator[None]:
+    """What the others take part in meanwhile: it is done, or the group ends.
+
+    Raises:
+        OutOfStep: It failed.
+    """
+    try:
+        yield
+    except (HpcserveError, MemoryError) as error:
+        raise OutOfStep(f"rank 0 has failed while the other ranks wait for it: {error!r}") from error
 
 
 class Answers:

@@ -95,6 +95,15 @@ def test_requests_that_are_joined_fail_each_for_itself(group: Group) -> None:
             assert group.result(request)["y"].tolist() == [2 * each for each in values]
 
 
+def test_without_memory_for_what_the_others_have_the_request_fails_alone(group: Group) -> None:
+    """Rank 0 has room for its own 64 MiB, which it has to copy, and not for as many of each other."""
+    given = np.array([b"a", b"b", b"c", b"d"], object)
+    with pytest.raises(ServableError, match="out of memory"):
+        group.call("long", {"mb": 64, "room_mb": {"0": 280}}, x=given)
+    assert group.call("long", x=given)["y"].tolist() == given.tolist()
+    assert group.call("who", x=np.arange(8))["rank"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
 @pytest.mark.parametrize("rank", range(4))
 def test_a_rank_that_raises_fails_the_request_and_nothing_else(group: Group, rank: int) -> None:
     given = np.arange(8)

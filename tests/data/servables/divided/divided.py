@@ -1,6 +1,7 @@
 """Methods of data-parallel ranks: they tell who computed what, and fail in every way."""
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -11,6 +12,15 @@ from hpcserve import SampleError, Tensor, method
 
 X = {"x": Tensor("int64", [-1])}
 ANY = [-1, -1]
+
+
+def with_room(mb):
+    """Leaves this process so many MiB more than it has now; None: as many as there are."""
+    if mb is None:
+        most = resource.getrlimit(resource.RLIMIT_AS)[1]
+    else:
+        most = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + (mb << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 def echo(dtype):
@@ -51,6 +61,12 @@ class Divided:
     @method(inputs={"x": Tensor("float32", [-1, 0])}, outputs={"n": Tensor("float32", [-1, 0])}, batchable=True)
     def nothing(self, x):
         return x
+
+    @method(inputs={"x": Tensor("BYTES", [-1])}, outputs={"y": Tensor("BYTES", [-1])}, batchable=True)
+    def long(self, x, *, parameters):
+        """Texts of so many MiB; ``room_mb``: more memory than these this rank has not until the next call."""
+        with_room(parameters.get("room_mb", {}).get(str(self.context.rank)))
+        return np.array([each * (parameters.get("mb", 0) << 20 or 1) for each in x], object)
 
     @method(inputs=X, outputs={"y": Tensor("int64", [-1])}, batchable=True)
     def keeps(self, x):
