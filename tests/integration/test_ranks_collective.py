@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpcserve.errors import ServableError
+from hpcserve.errors import InvalidInput, ServableError
 from hpcserve.wire.jsonvalue import Json
 from tests.integration.rank_rig import Group, place
 
@@ -47,6 +47,19 @@ def test_texts_values_and_parameters_reach_all_ranks(group: Group) -> None:
 
 def test_a_stream_is_made_by_all_ranks(group: Group) -> None:
     assert [each["y"].tolist() for each in group.stream("counts", x=X)] == [[4 * each] for each in X]
+
+
+def test_what_rank_0_refuses_the_others_do_not_hear_of(group: Group) -> None:
+    with pytest.raises(InvalidInput, match="method 'total' takes no parameters; given: 'a'"):
+        group.call("total", {"a": 1}, x=X)
+    with pytest.raises(InvalidInput, match="method 'totals' takes no parameters; given: 'a'"):
+        group.stream("totals", {"a": 1}, x=X)
+    with pytest.raises(InvalidInput, match="call it by stream"):
+        group.call("totals", x=X)
+    with pytest.raises(InvalidInput, match=r"call it by infer\(\) instead"):
+        group.stream("total", x=X)
+    assert group.call("total", x=X)["y"].tolist() == (10 * X).tolist()
+    assert [each["y"].tolist() for each in group.stream("totals", x=X)] == [[4 * each] for each in X]
 
 
 @pytest.mark.parametrize("who", [[0, 1, 2, 3], [2], [0], [1, 3]])
