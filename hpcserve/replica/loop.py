@@ -121,10 +121,14 @@ class Replica:
             if not (ready or streams.ready) or time.monotonic() >= look_at:
                 if not self._look(wait=not (ready or streams.ready)):
                     return
+                if self._is_broken():  # by the end of a stream
+                    return
                 look_at = time.monotonic() + LOOK_EVERY_S
                 ready = self._may_run()  # what has just come may be more urgent
             if ready:
                 self._run_next()
+                if self._is_broken():
+                    return  # what is left is run elsewhere: nobody is told another's error
             if streams.ready:
                 flights.land_all()
                 streams.go_on()

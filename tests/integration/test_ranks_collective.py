@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from hpcserve.errors import InvalidInput, ServableError
+from hpcserve.wire import messages as wire
 from hpcserve.wire.jsonvalue import Json
 from tests.integration.rank_rig import Group, place
 
@@ -94,13 +95,26 @@ def test_a_rank_that_raises_while_others_wait_fails_the_request_and_ends_the_gro
 
 
 def test_of_several_requests_none_fails_for_another_that_broke_the_group(lost: Group) -> None:
-    slow = lost.send("total", x=np.arange(1_000_000))
-    sent = [lost.send("troubled_batch", x=np.array(each)) for each in ([1, 2], [3, -1], [4])]
-    lost.result(slow)
-    lost.gone()
-    lost.take_all()
-    told = {request: lost.results[request][0] for request in sent if request in lost.results}
-    assert not any(result.error for request, result in told.items() if request != sent[1]), "run one by one elsewhere"
+    lost.joins("troubled_batch", 5, share=5)
+    before = len(lost.noted("troubled_batch"))
+    with lost.held():
+        sent = [lost.send("troubled_batch", x=np.array(each)) for each in ([1, 2], [3, -1], [4])]
+    lost.last_words()
+    assert lost.noted("troubled_batch")[before:] == [5]
+    assert not lost.results.keys() & set(sent), "the broker has them run one by one elsewhere"
+
+
+def test_no_stream_and_no_request_is_told_the_error_of_another_that_broke_the_group(lost: Group) -> None:
+    stream = lost.send("counts", {}, x=np.arange(1_000_000), window=wire.Window(1 << 30, 1 << 40))
+    while stream not in lost.items:
+        lost.take()
+    with lost.held():
+        breaks = lost.send("troubled", {"raise": [2], "hang": [3]}, x=X)
+        after = lost.send("total", x=X)
+    with pytest.raises(ServableError, match="rank 2 cannot"):
+        lost.result(breaks)
+    lost.last_words()
+    assert not lost.results.keys() & {stream, after}
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,13 @@ import numpy as np
 from hpcserve import Tensor, method
 
 X = {"x": Tensor("int64", [-1])}
+PAUSE_S = 0.005  # requests that take less alone are hardly joined
 Y = {"y": Tensor("int64", [-1])}
 
 
 class Chorus:
     def setup(self, context):
+        self.context = context
         self.rank, self.size = context.rank, context.size
         assert (context.comm.rank, context.comm.size) == (self.rank, self.size)
         self.notes = Path(os.environ["NOTES"]) if "NOTES" in os.environ else None
@@ -23,6 +25,20 @@ class Chorus:
         if os.environ.get("FAILS") == str(self.rank):
             raise ValueError(f"no weights for rank {self.rank}")
         context.comm.Barrier()
+
+    def noted(self, method, x):
+        """Notes on rank 0 how many samples came together."""
+        if self.notes is not None and self.rank == 0:
+            with (self.notes / f"sizes-{method}").open("a") as sizes:
+                sizes.write(f"{len(x)}\n")
+
+    @method(inputs=X, outputs={"y": Tensor("int64", [-1])})
+    def waits(self, x, *, parameters):
+        """Reads what arrives, until it may go on."""
+        while self.rank == 0 and not (self.notes / parameters["for"]).exists():
+            assert not self.context.cancelled
+            time.sleep(0.001)
+        return x
 
     def teardown(self):
         if self.notes is not None:
@@ -57,6 +73,8 @@ class Chorus:
 
     @method(inputs=X, outputs=Y, batchable=True)
     def troubled_batch(self, x, comm):
+        self.noted("troubled_batch", x)
+        time.sleep(PAUSE_S)
         if (x < 0).any() and self.rank == 1:
             raise ValueError("a negative one")
         comm.Barrier()
