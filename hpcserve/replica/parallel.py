@@ -188,8 +188,8 @@ def _error(
 ) -> HpcserveError:
     if isinstance(found, Failed):
         failure = told[found.rank]
-        if found.rank == 0 and isinstance(ran, HpcserveError):
-            return ran
+        if found.rank == 0 and isinstance(ran, HpcserveError) and found.sample == failure_of(ran).sample:
+            return ran  # one that names a sample which rank 0 has not would convict another's
         assert isinstance(failure, Failure), "it is the one that has failed"
         return error_of(failure, found.rank, sample=found.sample)
     assert isinstance(found, Unlike), "otherwise all went well"

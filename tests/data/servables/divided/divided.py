@@ -11,6 +11,7 @@ import numpy as np
 from hpcserve import SampleError, Tensor, method
 
 X = {"x": Tensor("int64", [-1])}
+PAUSE_S = 0.005  # requests that take less alone are hardly joined
 ANY = [-1, -1]
 
 
@@ -41,6 +42,20 @@ class Divided:
     def note(self, what):
         if self.notes is not None:
             (self.notes / f"{what}-{self.context.rank}").write_text(str(os.getpid()))
+
+    def noted(self, method, x):
+        """Notes on rank 0 how many samples came together."""
+        if self.notes is not None and self.context.rank == 0:
+            with (self.notes / f"sizes-{method}").open("a") as sizes:
+                sizes.write(f"{len(x)}\n")
+
+    @method(inputs=X, outputs={"y": Tensor("int64", [-1])})
+    def waits(self, x, *, parameters):
+        """Reads what arrives, until it may go on."""
+        while self.context.rank == 0 and not (self.notes / parameters["for"]).exists():
+            assert not self.context.cancelled
+            time.sleep(0.001)
+        return x
 
     def teardown(self):
         self.note("teardown")
@@ -76,7 +91,11 @@ class Divided:
 
     @method(inputs=X, outputs={"y": Tensor("int64", [-1])}, batchable=True)
     def troubled(self, x, *, parameters):
+        self.noted("troubled", x)
+        time.sleep(PAUSE_S)
         most = parameters.get("most", len(x))
+        if parameters.get("outside") == self.context.rank and len(x) > 1:
+            raise SampleError(len(x), "one that this rank has not")
         for place, value in enumerate(x):
             if value == -1:
                 raise SampleError(place, f"the value {value}")
