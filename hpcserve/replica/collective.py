@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from hpcserve.errors import HpcserveError, ServableError
 from hpcserve.replica.mpi import World
-from hpcserve.replica.ranks import Answers, end
+from hpcserve.replica.ranks import RESERVE_BYTES, Answers, end, reserve
 from hpcserve.servable.loaded import Loaded
 from hpcserve.servable.manifest import MethodSpec
 from hpcserve.servable.yields import Yields
@@ -184,8 +184,11 @@ class Collective:
     ) -> Answers:
         values = {one.name for one in self._loaded.methods[method].inputs if one.dtype == JSON}
         specs, frames = pack({name: Json(given) if name in values else given for name, given in inputs.items()})
-        order = WholeCall(method, specs, tuple(map(len, frames)), raw(parameters), stream)
-        self._world.tell_all(encode(order))
+        sizes = tuple(map(len, frames))
+        large = sum(sizes) >= RESERVE_BYTES
+        self._world.tell_all(encode(WholeCall(method, specs, sizes, raw(parameters), stream, large)))
+        if large:
+            reserve(self._world)
         for frame in frames:
             self._world.broadcast(frame)
         return Answers(self._world, range(1, self._world.size))

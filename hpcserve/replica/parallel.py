@@ -16,7 +16,7 @@ from hpcserve.errors import HpcserveError, InvalidOutput
 from hpcserve.replica.buffers import Buffers
 from hpcserve.replica.mpi import World
 from hpcserve.replica.portion import Array, Portion, room, run_share
-from hpcserve.replica.ranks import Answers, end, in_step
+from hpcserve.replica.ranks import RESERVE_BYTES, Answers, end, in_step, reserve
 from hpcserve.replica.told import error_of, failure_of
 from hpcserve.servable.loaded import Loaded
 from hpcserve.servable.manifest import MethodSpec
@@ -31,10 +31,11 @@ Counts = tuple[int, ...]
 
 
 class _Call(NamedTuple):
-    """What each rank is told; and each input: whole, or of BYTES the frame of each rank."""
+    """What each rank is told; each input: whole, or of BYTES the frame of each rank; and whether it is large."""
 
     orders: list[bytes]
     inputs: list[Array | list[bytes]]
+    reserve: bool
 
 
 class DataParallel:
@@ -66,6 +67,11 @@ class DataParallel:
         call = self._prepared(method, batch, parameters, counts)
         mine = {name: given[: counts[0]] for name, given in batch.items()}
         with in_step():
+            for rank in range(1, self._world.size):
+                self._world.tell(call.orders[rank], rank)
+        if call.reserve:
+            reserve(self._world)
+        with in_step():
             answers = self._scatter(call, counts)
             ran = run_share(self._loaded, method, mine, parameters, counts[0])
             answers.wait()
@@ -94,7 +100,8 @@ class DataParallel:
         """All that takes memory, before anybody has heard of the call."""
         given = raw(parameters)
         parts = {name: _frames(name, array, counts) for name, array in batch.items() if array.dtype.kind == "O"}
-        orders = []
+        size_bytes = sum(sum(map(len, parts[name])) if name in parts else array.nbytes for name, array in batch.items())
+        large, orders = size_bytes >= RESERVE_BYTES, []
         for rank, count in enumerate(counts):
             pieces = (
                 Piece(name, BYTES, (count, *array.shape[1:]), len(parts[name][rank]))
@@ -102,13 +109,11 @@ class DataParallel:
                 else Piece(name, native_name(array.dtype) or "", (count, *array.shape[1:]))
                 for name, array in batch.items()
             )
-            orders.append(encode(Share(method, tuple(pieces), given)))
-        return _Call(orders, [parts.get(name, array) for name, array in batch.items()])
+            orders.append(encode(Share(method, tuple(pieces), given, large)))
+        return _Call(orders, [parts.get(name, array) for name, array in batch.items()], large)
 
     def _scatter(self, call: _Call, counts: Counts) -> Answers:
         places, others = starts(counts), range(1, self._world.size)
-        for rank in others:
-            self._world.tell(call.orders[rank], rank)
         for given in call.inputs:
             if isinstance(given, list):
                 for rank in others:

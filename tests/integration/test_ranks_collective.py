@@ -63,6 +63,17 @@ def test_what_rank_0_refuses_the_others_do_not_hear_of(group: Group) -> None:
     assert [each["y"].tolist() for each in group.stream("totals", x=X)] == [[4 * each] for each in X]
 
 
+def test_a_rank_without_room_for_the_input_fails_the_request_alone(group: Group) -> None:
+    large = np.ones(12 << 20, np.int64)
+    group.call("room", {"2": 20}, x=X)
+    with pytest.raises(ServableError, match="rank 2: out of memory"):
+        group.call("total", x=large)
+    with pytest.raises(ServableError, match="rank 2: out of memory"):
+        group.stream("totals", x=large)
+    group.call("room", x=X)
+    assert group.call("total", x=large)["y"][-1] == 10
+
+
 @pytest.mark.parametrize("who", [[0, 1, 2, 3], [2], [0], [1, 3]])
 def test_ranks_that_raise_while_nobody_waits_for_them_fail_the_request_alone(group: Group, who: list[int]) -> None:
     with pytest.raises(ServableError, match=f"ValueError: rank {who[0]} cannot") as raised:

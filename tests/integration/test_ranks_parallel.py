@@ -117,6 +117,17 @@ def test_without_memory_for_what_the_others_have_the_request_fails_alone(group: 
     assert group.call("who", x=np.arange(8))["rank"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
+def test_a_rank_without_room_for_its_share_fails_the_request_alone(group: Group) -> None:
+    texts, large = np.array([b"a", b"b", b"c", b"d"], object), np.ones((4, 40 << 20), np.uint8)
+    group.call("long", {"room_mb": {"2": 20}}, x=texts)
+    with pytest.raises(ServableError, match="rank 2: out of memory"):
+        group.call("uint8", x=large)
+    with pytest.raises(ServableError, match="rank 2: out of memory"):
+        group.call("long", x=np.array([bytes(40 << 20)] * 4, object))
+    group.call("long", x=texts)
+    assert np.array_equal(group.call("uint8", x=large)["y"], large)
+
+
 @pytest.mark.parametrize("rank", range(4))
 def test_a_rank_that_raises_fails_the_request_and_nothing_else(group: Group, rank: int) -> None:
     given = np.arange(8)

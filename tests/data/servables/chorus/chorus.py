@@ -1,6 +1,7 @@
 """Methods of collective ranks: they compute together, and leave each other alone in every way."""
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -86,6 +87,19 @@ class Chorus:
             if number == parameters.get("fail", {}).get(str(self.rank)):
                 raise ValueError(f"rank {self.rank} cannot go on")
             yield np.array([comm.allreduce(int(x[number]))])
+
+    @method(inputs=X, outputs=Y)
+    def room(self, x, *, parameters):
+        """Leaves a rank so many MiB more than it has now."""
+        most = resource.getrlimit(resource.RLIMIT_AS)[1]
+        if str(self.rank) in parameters:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            resource.setrlimit(
+                resource.RLIMIT_AS, (pages * resource.getpagesize() + (parameters[str(self.rank)] << 20), most)
+            )
+        else:
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        return x
 
     @method(inputs=X, outputs=Y)
     def totals(self, x, comm):
