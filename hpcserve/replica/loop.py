@@ -102,7 +102,7 @@ class Replica:
         self._says = Says(link, self._holdings, self._credit, self._streams, replica=replica, version=version)
 
     def stop(self) -> None:
-        """Ends :meth:`run` after the request that runs now. May be called from a signal handler."""
+        """Ends :meth:`run` after the request that runs now. May be called from a signal handler, and by any thread."""
         self._stopping = True
         os.write(self._wake_write, b"s")
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import pytest
 from hpcserve.errors import InvalidInput, ServableError
 from hpcserve.wire import messages as wire
 from hpcserve.wire.jsonvalue import Json
-from tests.integration.rank_rig import Group, place
+from tests.integration.rank_rig import PATIENCE_S, Group, place
 
 X = np.arange(5)
 
@@ -133,6 +136,18 @@ def test_no_stream_and_no_request_is_told_the_error_of_another_that_broke_the_gr
 )
 def test_a_rank_that_dies_or_hangs_ends_the_group(lost: Group, parameters: dict[str, list[int]]) -> None:
     lost.send("troubled", parameters, x=X, remaining_ms=500)
+    lost.gone()
+
+
+@pytest.mark.parametrize("told", [0, 1])
+def test_a_rank_that_is_told_to_end_does_within_mpi_too(lost: Group, told: int) -> None:
+    """Where no signal handler of Python's runs: it waits in a barrier for one that hangs."""
+    lost.send("troubled", {"hang": [3], "wait": [0, 1, 2]}, x=X)
+    until = time.monotonic() + PATIENCE_S
+    while not (lost.notes / f"waits-{told}").exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    os.kill(int((lost.notes / f"setup-{told}").read_text()), signal.SIGTERM)
     lost.gone()
 
 

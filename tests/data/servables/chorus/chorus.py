@@ -69,6 +69,7 @@ class Chorus:
         if self.rank in parameters.get("hang", ()):
             time.sleep(600)
         if self.rank in parameters.get("wait", ()):
+            (self.notes / f"waits-{self.rank}").write_text("")
             comm.Barrier()
         return x
 
