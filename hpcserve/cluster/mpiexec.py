@@ -1,7 +1,8 @@
 """The command lines of ``mpiexec``, and what its end says of the ranks that it had started. Pure.
 
 Hydra (MPICH, Intel MPI, MVAPICH) and PALS understand the same few options; Open MPI has others. The process carries
-standard input to rank 0, and the output of all; a SIGTERM to it kills all ranks, and so does its own death.
+standard input to rank 0, and the output of all. A SIGTERM to it reaches all ranks, which may live on; its own death
+kills them.
 
 Source: mpiexec(1) of MPICH 4.3, of Open MPI 4.1, and of Cray PALS 1.2; only the first was run here.
 """

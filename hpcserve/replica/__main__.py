@@ -29,6 +29,7 @@ from hpcserve.replica.mpi import World, alone
 from hpcserve.replica.nvml import open_nvml
 from hpcserve.replica.place import take_place
 from hpcserve.replica.rank import rank_of
+from hpcserve.replica.sigterm import on_sigterm
 from hpcserve.replica.start import Lifeline, Mouth, print_whole_lines
 from hpcserve.replica.sweep import sweep_at_end
 from hpcserve.replica.told import failure_of
@@ -109,7 +110,10 @@ def serve(lifeline: Lifeline, mouth: Mouth, laps: Laps, world: World | None) -> 
     )
     watch.ask = replica.gave_up
     lead.on_lost(lambda error: _break(replica, error, context, world))
-    signal.signal(signal.SIGTERM, lambda signum, frame: _stop(replica, alarm, world))
+    if world is None:
+        signal.signal(signal.SIGTERM, lambda signum, frame: replica.stop())
+    else:
+        on_sigterm(lambda: _stop(replica, alarm))
     # What the servable loaded stays: the collector need not walk it again and again while requests wait.
     gc.collect()
     gc.freeze()
@@ -127,7 +131,8 @@ def serve(lifeline: Lifeline, mouth: Mouth, laps: Laps, world: World | None) -> 
 
 def follow(world: World) -> int:
     """Any other rank: it ends when rank 0 says so, or with it."""
-    signal.signal(signal.SIGTERM, lambda signum, frame: None)  # some launchers send it to all ranks; rank 0 decides
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    on_sigterm(_end_soon)  # some launchers send it to all ranks: rank 0 decides, if it is still there
     start = told_start(world, f"hpcserve {__version__}")
     if start is None:
         return EXIT_SETUP_FAILED
@@ -146,10 +151,14 @@ def follow(world: World) -> int:
     return _tear_down(loaded)
 
 
-def _stop(replica: Replica, alarm: Alarm, world: World | None) -> None:
+def _stop(replica: Replica, alarm: Alarm) -> None:
     replica.stop()
-    if world is not None:
-        alarm.end_within(LOST_S)
+    alarm.end_within(LOST_S)
+
+
+def _end_soon() -> None:
+    if not any(signal.getitimer(signal.ITIMER_REAL)):
+        signal.setitimer(signal.ITIMER_REAL, LOST_S)
 
 
 def _broken(error: DeviceBroken, world: World | None) -> NoReturn:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import faulthandler
 import signal
+import threading
 import time
 
 from hpcserve.core.ledger import NEVER
@@ -28,6 +29,7 @@ class Alarm:
         self.set_for = NEVER
         self._latest = NEVER
         self._grace_s = hang_grace_s + AFTER_S
+        self._lock = threading.Lock()
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         faulthandler.register(signal.SIGALRM, all_threads=True, chain=True)
 
@@ -38,9 +40,10 @@ class Alarm:
             self._set(latest + SLACK_S)
 
     def end_within(self, seconds: float) -> None:
-        """Goes off then, whatever runs."""
-        self._latest = time.monotonic() + seconds
-        self._set(min(self.set_for, self._latest))
+        """Goes off then, whatever runs. Any thread may say so."""
+        with self._lock:
+            self._latest = min(self._latest, time.monotonic() + seconds)
+        self._set(self.set_for)
 
     def rest(self) -> None:
         """Nothing has run for a while."""
@@ -48,5 +51,6 @@ class Alarm:
             self._set(self._latest)
 
     def _set(self, at: float) -> None:
-        self.set_for = at
-        signal.setitimer(signal.ITIMER_REAL, 0.0 if at == NEVER else max(0.001, at - time.monotonic()))
+        with self._lock:
+            self.set_for = at = min(at, self._latest)
+            signal.setitimer(signal.ITIMER_REAL, 0.0 if at == NEVER else max(0.001, at - time.monotonic()))

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from hpcserve.errors import HpcserveError, ServableError
 from hpcserve.replica.mpi import World
-from hpcserve.replica.ranks import Answers, end
+from hpcserve.replica.ranks import RESERVE_BYTES, Answers, end, reserve
 from hpcserve.servable.loaded import Loaded
 from hpcserve.servable.manifest import MethodSpec
 from hpcserve.servable.yields import Yields
@@ -119,13 +119,13 @@ class Collective:
 
     def run(self, method: str, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
         """As :meth:`hpcserve.servable.loaded.Loaded.run`, on all ranks."""
-        self._check(method, stream=False)
+        self._check(method, parameters, stream=False)
         answers = self._call(method, inputs, parameters)
         return self._take_part(method, answers, lambda: self._loaded.run(method, inputs, parameters))
 
     def stream(self, method: str, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> CollectiveItems:
         """As :meth:`hpcserve.servable.loaded.Loaded.stream`, on all ranks."""
-        self._check(method, stream=True)
+        self._check(method, parameters, stream=True)
         self._streams += 1
         number = self._streams
         answers = self._call(method, inputs, parameters, number)
@@ -171,22 +171,24 @@ class Collective:
         answers = Answers(self._world, range(1, self._world.size))
         return self._take_part(method, answers, mine), answers
 
-    def _check(self, method: str, *, stream: bool) -> None:
+    def _check(self, method: str, parameters: Mapping[str, Any], *, stream: bool) -> None:
         """What rank 0 alone would refuse need not bother the others."""
         if self.broken is not None:
             raise self.broken
-        spec = self._loaded.methods.get(method)
-        if spec is None or spec.stream != stream:
-            refuse = self._loaded.stream if stream else self._loaded.run
-            refuse(method, {}, {})
+        self._loaded.declared(method, parameters, stream=stream)
+        if not stream and self._loaded.methods[method].stream:
+            self._loaded.run(method, {}, {})  # refuses it
 
     def _call(
         self, method: str, inputs: Mapping[str, Any], parameters: Mapping[str, Any], stream: int | None = None
     ) -> Answers:
         values = {one.name for one in self._loaded.methods[method].inputs if one.dtype == JSON}
         specs, frames = pack({name: Json(given) if name in values else given for name, given in inputs.items()})
-        order = WholeCall(method, specs, tuple(map(len, frames)), raw(parameters), stream)
-        self._world.tell_all(encode(order))
+        sizes = tuple(map(len, frames))
+        large = sum(sizes) >= RESERVE_BYTES
+        self._world.tell_all(encode(WholeCall(method, specs, sizes, raw(parameters), stream, large)))
+        if large:
+            reserve(self._world)
         for frame in frames:
             self._world.broadcast(frame)
         return Answers(self._world, range(1, self._world.size))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from hpcserve.errors import HpcserveError, ServableError
 from hpcserve.replica.broken import check_device
 from hpcserve.replica.buffers import Buffers
 from hpcserve.replica.mpi import World
-from hpcserve.replica.portion import Portion, room, row_bytes, run_share
+from hpcserve.replica.portion import Array, Portion, room, row_bytes, run_share
 from hpcserve.replica.told import failure_of
 from hpcserve.servable.loaded import Loaded
 from hpcserve.servable.yields import Yields
@@ -20,9 +21,25 @@ from hpcserve.wire.dtype_names import BYTES
 from hpcserve.wire.elements import decode_elements
 from hpcserve.wire.frames import decoder, encode, from_raw
 from hpcserve.wire.launch import ReplicaStart, decode_start
-from hpcserve.wire.ranks import Answer, Begin, Close, Done, Drop, End, Gather, Next, Order, Piece, Share, Whole
+from hpcserve.wire.ranks import (
+    Answer,
+    Begin,
+    Close,
+    Done,
+    Drop,
+    End,
+    Failure,
+    Gather,
+    Go,
+    Next,
+    Order,
+    Piece,
+    Share,
+    Whole,
+)
 from hpcserve.wire.tensor import unpack
 
+T = TypeVar("T")
 _decode = decoder(Order)
 
 
@@ -75,10 +92,21 @@ class Follower:
     # --- data-parallel --------------------------------------------------------------------------------
 
     def _compute(self, order: Share) -> Answer | None:
-        inputs = {piece.name: self._received(piece) for piece in order.inputs}
+        rooms = self._reserved(order, lambda: [self._room(piece) for piece in order.inputs])
+        if rooms is None:
+            return None
+        for piece, there in zip(order.inputs, rooms, strict=True):
+            if isinstance(there, bytearray):
+                self._world.receive_frame(there, 0)
+            else:
+                self._world.receive_share(there, row_bytes(piece))
         samples = order.inputs[0].shape[0]
         if not samples:
             return None
+        try:
+            inputs = {piece.name: _input(piece, there) for piece, there in zip(order.inputs, rooms, strict=True)}
+        except MemoryError as error:
+            return _no_memory(error)
         ran = run_share(self._loaded, order.method, inputs, from_raw(order.parameters, dict[str, Any]), samples)
         if isinstance(ran, HpcserveError):
             check_device(ran)
@@ -86,13 +114,21 @@ class Follower:
         pieces, self._portion = ran
         return Done(pieces)
 
-    def _received(self, piece: Piece) -> Any:
-        if piece.dtype == BYTES:
-            frame = self._world.receive_frame(piece.size_bytes, 0)
-            return decode_elements(piece.name, piece.shape, int(np.prod(piece.shape)), frame)
-        share = room(piece, self._buffers)
-        self._world.receive_share(share, row_bytes(piece))
-        return share
+    def _room(self, piece: Piece) -> bytearray | Array:
+        return bytearray(piece.size_bytes) if piece.dtype == BYTES else room(piece, self._buffers)
+
+    def _reserved(self, order: Share | Whole, take: Callable[[], T]) -> T | None:
+        """Takes the room for what comes; None where a rank has none, and it does not come."""
+        if not order.reserve:
+            return take()
+        answer: Answer = Done()
+        rooms = None
+        try:
+            rooms = take()
+        except MemoryError as error:
+            answer = _no_memory(error)
+        self._world.answer(encode(answer))
+        return rooms if isinstance(_decode(self._world.hear()), Go) else None
 
     def _give(self, order: Gather) -> None:
         portion, self._portion = self._portion, {}
@@ -106,20 +142,21 @@ class Follower:
 
     # --- collective -----------------------------------------------------------------------------------
 
-    def _take_part(self, order: Whole) -> Answer:
-        frames = [self._buffers.take(size_bytes).data for size_bytes in order.sizes]
+    def _take_part(self, order: Whole) -> Answer | None:
+        frames = self._reserved(order, lambda: [self._buffers.take(size_bytes).data for size_bytes in order.sizes])
+        if frames is None:
+            return None
         for frame in frames:
             self._world.broadcast(frame)
-        inputs = unpack(order.tensors, frames)
-        parameters = from_raw(order.parameters, dict[str, Any])
-        if order.stream is None:
-            return _attempt(order, lambda: self._loaded.take_part(order.method, inputs, parameters))
-        number = order.stream
 
-        def open_stream() -> None:
-            self._streams[number] = self._loaded.take_part_in_stream(order.method, inputs, parameters)
+        def call() -> None:
+            inputs, parameters = unpack(order.tensors, frames), from_raw(order.parameters, dict[str, Any])
+            if order.stream is None:
+                self._loaded.take_part(order.method, inputs, parameters)
+            else:
+                self._streams[order.stream] = self._loaded.take_part_in_stream(order.method, inputs, parameters)
 
-        return _attempt(order, open_stream)
+        return _attempt(order, call)
 
     def _close(self, number: int) -> None:
         items = self._streams.pop(number, None)
@@ -136,6 +173,17 @@ def _attempt(order: Whole | Next | Close, step: Callable[[], Done | None]) -> An
         sys.stderr.write(f"{type(order).__name__.lower()}: {error}\n")
         return failure_of(error)
     except MemoryError as error:
-        failure = ServableError(f"out of memory: {error}")
-        failure.__cause__ = error
-        return failure_of(failure)
+        return _no_memory(error)
+
+
+def _input(piece: Piece, there: bytearray | Array) -> Array:
+    """An input of a share, in the memory that it has come into."""
+    if isinstance(there, bytearray):
+        return decode_elements(piece.name, piece.shape, math.prod(piece.shape), there)
+    return there
+
+
+def _no_memory(error: MemoryError) -> Failure:
+    failure = ServableError(f"out of memory: {error}")
+    failure.__cause__ = error
+    return failure_of(failure)

@@ -91,7 +91,8 @@ class Replica:
         self._group: Group = UNBATCHED
         self._thread = threading.get_ident()
         self._running: Sequence[Task] = ()
-        self._gave_up = False
+        self._gave_up = self._lost = False
+        self._asking = threading.Lock()
         self._ask_at = 0.0
         self._tell_at = 0.0
         self._streams = Streams(
@@ -101,7 +102,7 @@ class Replica:
         self._says = Says(link, self._holdings, self._credit, self._streams, replica=replica, version=version)
 
     def stop(self) -> None:
-        """Ends :meth:`run` after the request that runs now. May be called from a signal handler."""
+        """Ends :meth:`run` after the request that runs now. May be called from a signal handler, and by any thread."""
         self._stopping = True
         os.write(self._wake_write, b"s")
 
@@ -121,10 +122,14 @@ class Replica:
             if not (ready or streams.ready) or time.monotonic() >= look_at:
                 if not self._look(wait=not (ready or streams.ready)):
                     return
+                if self._is_broken():  # by the end of a stream
+                    return
                 look_at = time.monotonic() + LOOK_EVERY_S
                 ready = self._may_run()  # what has just come may be more urgent
             if ready:
                 self._run_next()
+                if self._is_broken():
+                    return  # what is left is run elsewhere: nobody is told another's error
             if streams.ready:
                 flights.land_all()
                 streams.go_on()
@@ -135,10 +140,12 @@ class Replica:
         """What runs now fails, said by another thread in place of this one, which will never return from it.
 
         Only for what runs alone: of several requests, and of a stream that has begun, the broker decides as after a
-        crash.
+        crash. The servable may ask at the same time whether it is waited for: from now on nobody is.
         """
-        if len(self._running) == 1 and not self._streams.has_begun(self._running[0].key):
-            self.finish(self._running[0], failed(error), 0)
+        with self._asking:
+            self._lost = True
+            if len(self._running) == 1 and not self._streams.has_begun(self._running[0].key):
+                self.finish(self._running[0], failed(error), 0)
 
     def gave_up(self) -> bool:
         """Whether nobody waits any more for what runs now. The servable asks while it runs."""
@@ -146,12 +153,18 @@ class Replica:
             now = time.monotonic()
             if now >= self._ask_at:
                 self._ask_at = now + ASK_EVERY_S
-                while self._link.has_message():
-                    self._drain(more=True)
-                wanted = self._holdings.is_wanted
-                waited_for = any(wanted(task.key) and task.deadline > now for task in self._running)
-                self._gave_up = bool(self._running) and not waited_for
-        return self._gave_up
+                with self._asking:
+                    self._ask(now)
+        return self._gave_up or self._lost
+
+    def _ask(self, now: float) -> None:
+        if self._lost:
+            return  # the socket is another thread's
+        while self._link.has_message():
+            self._drain(more=True)
+        wanted = self._holdings.is_wanted
+        waited_for = any(wanted(task.key) and task.deadline > now for task in self._running)
+        self._gave_up = bool(self._running) and not waited_for
 
     # --- the socket -----------------------------------------------------------------------------------
 

@@ -107,16 +107,15 @@ class World:
 
     def send_frame(self, frame: bytes, rank: int) -> None:
         """Sends bytes to a rank that expects them."""
-        for place in range(0, len(frame), CHUNK_BYTES):
-            self._own.Send([frame[place : place + CHUNK_BYTES], self._mpi.BYTE], rank, _FRAME)
-
-    def receive_frame(self, size_bytes: int, rank: int) -> bytearray:
-        """So many bytes from a rank that sends them now."""
-        frame = bytearray(size_bytes)
         view = memoryview(frame)
-        for place in range(0, size_bytes, CHUNK_BYTES):
+        for place in range(0, len(view), CHUNK_BYTES):
+            self._own.Send([view[place : place + CHUNK_BYTES], self._mpi.BYTE], rank, _FRAME)
+
+    def receive_frame(self, frame: bytearray, rank: int) -> None:
+        """As many bytes from a rank that sends them now."""
+        view = memoryview(frame)
+        for place in range(0, len(view), CHUNK_BYTES):
             self._own.Recv([view[place : place + CHUNK_BYTES], self._mpi.BYTE], rank, _FRAME)
-        return frame
 
     def broadcast(self, frame: bytes | bytearray | memoryview) -> None:
         """Sends rank 0's bytes to all others; they give memory of as many."""

@@ -5,8 +5,9 @@ Only batches are divided. Other methods, and batches of one sample, run on rank 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from hpcserve.errors import HpcserveError, InvalidOutput
 from hpcserve.replica.buffers import Buffers
 from hpcserve.replica.mpi import World
 from hpcserve.replica.portion import Array, Portion, room, run_share
-from hpcserve.replica.ranks import Answers, end
+from hpcserve.replica.ranks import RESERVE_BYTES, Answers, end, in_step, reserve
 from hpcserve.replica.told import error_of, failure_of
 from hpcserve.servable.loaded import Loaded
 from hpcserve.servable.manifest import MethodSpec
@@ -27,6 +28,14 @@ from hpcserve.wire.frames import encode, raw
 from hpcserve.wire.ranks import Done, Drop, Failure, Gather, Piece, Share
 
 Counts = tuple[int, ...]
+
+
+class _Call(NamedTuple):
+    """What each rank is told; each input: whole, or of BYTES the frame of each rank; and whether it is large."""
+
+    orders: list[bytes]
+    inputs: list[Array | list[bytes]]
+    reserve: bool
 
 
 class DataParallel:
@@ -55,14 +64,21 @@ class DataParallel:
         if samples < 2:
             return self._loaded.run(method, inputs, parameters)
         counts = shares(samples, self._world.size)
-        answers = self._scatter(method, batch, parameters, counts)
+        call = self._prepared(method, batch, parameters, counts)
         mine = {name: given[: counts[0]] for name, given in batch.items()}
-        ran = run_share(self._loaded, method, mine, parameters, counts[0])
-        answers.wait()
-        told = [_told(ran), *(answers.told.get(rank) for rank in range(1, self._world.size))]
-        found = verdict(counts, [_as_told(each) for each in told])
+        with in_step():
+            for rank in range(1, self._world.size):
+                self._world.tell(call.orders[rank], rank)
+        if call.reserve:
+            reserve(self._world)
+        with in_step():
+            answers = self._scatter(call, counts)
+            ran = run_share(self._loaded, method, mine, parameters, counts[0])
+            answers.wait()
+            told = [_told(ran), *(answers.told.get(rank) for rank in range(1, self._world.size))]
+            found = verdict(counts, [_as_told(each) for each in told])
         if isinstance(ran, HpcserveError) or not isinstance(found, Whole):
-            self._world.tell_all(encode(Drop()))
+            self._drop()
             raise _error(method, found, ran, told)
         return self._gather(found.outputs, told, ran[1], counts)
 
@@ -78,56 +94,70 @@ class DataParallel:
         """
         end(self._world, self._loaded)
 
-    def _scatter(
+    def _prepared(
         self, method: str, batch: Mapping[str, Array], parameters: Mapping[str, Any], counts: Counts
-    ) -> Answers:
-        places, given = starts(counts), raw(parameters)
+    ) -> _Call:
+        """All that takes memory, before anybody has heard of the call."""
+        given = raw(parameters)
         parts = {name: _frames(name, array, counts) for name, array in batch.items() if array.dtype.kind == "O"}
-        for rank in range(1, self._world.size):
+        size_bytes = sum(sum(map(len, parts[name])) if name in parts else array.nbytes for name, array in batch.items())
+        large, orders = size_bytes >= RESERVE_BYTES, []
+        for rank, count in enumerate(counts):
             pieces = (
-                Piece(name, BYTES, (counts[rank], *array.shape[1:]), len(parts[name][rank]))
+                Piece(name, BYTES, (count, *array.shape[1:]), len(parts[name][rank]))
                 if name in parts
-                else Piece(name, native_name(array.dtype) or "", (counts[rank], *array.shape[1:]))
+                else Piece(name, native_name(array.dtype) or "", (count, *array.shape[1:]))
                 for name, array in batch.items()
             )
-            self._world.tell(encode(Share(method, tuple(pieces), given)), rank)
-        for name, array in batch.items():
-            if name in parts:
-                for rank in range(1, self._world.size):
-                    self._world.send_frame(parts[name][rank], rank)
+            orders.append(encode(Share(method, tuple(pieces), given, large)))
+        return _Call(orders, [parts.get(name, array) for name, array in batch.items()], large)
+
+    def _scatter(self, call: _Call, counts: Counts) -> Answers:
+        places, others = starts(counts), range(1, self._world.size)
+        for given in call.inputs:
+            if isinstance(given, list):
+                for rank in others:
+                    self._world.send_frame(given[rank], rank)
             else:
-                self._world.scatter(array, counts, places)
-        return Answers(self._world, (rank for rank, count in enumerate(counts) if count and rank))
+                self._world.scatter(given, counts, places)
+        return Answers(self._world, (rank for rank in others if counts[rank]))
+
+    def _drop(self) -> None:
+        with in_step():
+            self._world.tell_all(encode(Drop()))
 
     def _gather(
         self, outputs: Outputs, told: Sequence[Done | Failure | None], mine: Portion, counts: Counts
     ) -> dict[str, Any]:
         pieces = tuple(Piece(*each) for each in outputs)
+        shared = [
+            [answer.outputs[index] for answer in told if isinstance(answer, Done)] for index in range(len(pieces))
+        ]
         try:
-            found: dict[str, Any] = {each.name: room(each, self._buffers) for each in pieces if each.dtype != BYTES}
+            places, order = starts(counts), encode(Gather(pieces))
+            rooms = [
+                [bytearray(part.size_bytes) for part in parts[1:]]
+                if piece.dtype == BYTES
+                else room(piece, self._buffers)
+                for piece, parts in zip(pieces, shared, strict=True)
+            ]
         except MemoryError:
-            self._world.tell_all(encode(Drop()))
+            self._drop()
             raise
-        self._world.tell_all(encode(Gather(pieces)))
-        places = starts(counts)
-        for index, piece in enumerate(pieces):
-            part = mine[piece.name]
-            if isinstance(part, bytes):
-                found[piece.name] = self._gather_bytes(index, told, part)
-            else:
-                whole = found[piece.name]
-                whole[: counts[0]] = part
-                self._world.gather(whole, counts, places)
-        return {piece.name: found[piece.name] for piece in pieces}
-
-    def _gather_bytes(self, index: int, told: Sequence[Done | Failure | None], mine: bytes) -> Array:
-        parts = []
-        for rank, answer in enumerate(told):
-            if isinstance(answer, Done):
-                name, _, shape, size_bytes = _fields(answer.outputs[index])
-                frame = self._world.receive_frame(size_bytes, rank) if rank else mine
-                parts.append(decode_elements(name, shape, int(np.prod(shape)), frame))
-        return np.concatenate(parts)
+        with in_step():
+            self._world.tell_all(order)
+            for piece, there in zip(pieces, rooms, strict=True):
+                if isinstance(there, list):
+                    for rank, frame in enumerate(there, start=1):  # those that have a share are the first
+                        self._world.receive_frame(frame, rank)
+                else:
+                    there[: counts[0]] = mine[piece.name]
+                    self._world.gather(there, counts, places)
+        # The others have done their part: a lack of memory is this request's alone again.
+        return {
+            piece.name: _decoded(parts, [mine[piece.name], *there]) if isinstance(there, list) else there
+            for piece, parts, there in zip(pieces, shared, rooms, strict=True)
+        }
 
 
 def _divides(spec: MethodSpec | None) -> bool:
@@ -138,8 +168,12 @@ def _frames(name: str, array: Array, counts: Counts) -> list[bytes]:
     return [encode_elements(name, part) for part in np.split(array, starts(counts)[1:])]
 
 
-def _fields(piece: Piece) -> tuple[str, str, tuple[int, ...], int]:
-    return piece.name, piece.dtype, piece.shape, piece.size_bytes
+def _decoded(parts: Sequence[Piece], frames: Sequence[Any]) -> Array:
+    """The elements of an output of BYTES: those of all ranks that had a share."""
+    pairs = zip(parts, frames, strict=True)
+    return np.concatenate(
+        [decode_elements(each.name, each.shape, math.prod(each.shape), frame) for each, frame in pairs]
+    )
 
 
 def _told(ran: tuple[tuple[Piece, ...], Portion] | HpcserveError) -> Done | Failure:
@@ -159,8 +193,8 @@ def _error(
 ) -> HpcserveError:
     if isinstance(found, Failed):
         failure = told[found.rank]
-        if found.rank == 0 and isinstance(ran, HpcserveError):
-            return ran
+        if found.rank == 0 and isinstance(ran, HpcserveError) and found.sample == failure_of(ran).sample:
+            return ran  # one that names a sample which rank 0 has not would convict another's
         assert isinstance(failure, Failure), "it is the one that has failed"
         return error_of(failure, found.rank, sample=found.sample)
     assert isinstance(found, Unlike), "otherwise all went well"

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import msgspec
@@ -20,10 +21,33 @@ from hpcserve.replica.told import error_of
 from hpcserve.servable.loaded import Loaded
 from hpcserve.wire.frames import decoder, encode
 from hpcserve.wire.launch import ReplicaStart, encode_line
-from hpcserve.wire.ranks import Answer, Begin, Done, End, Failure
+from hpcserve.wire.ranks import Answer, Begin, Done, Drop, End, Failure, Go
+
+RESERVE_BYTES = 4 << 20
+"""Of so much the others are asked first whether they have room: a question takes as long as some hundred kilobytes."""
 
 T = TypeVar("T")
 _decode_answer = decoder(Answer)
+
+
+class OutOfStep(Exception):
+    """Rank 0 has failed between an order and its end: the others wait for what it cannot give.
+
+    No error of a request's, so that nobody answers one with it and goes on: the group ends.
+    """
+
+
+@contextmanager
+def in_step() -> Iterator[None]:
+    """What the others take part in meanwhile: it is done, or the group ends.
+
+    Raises:
+        OutOfStep: It failed.
+    """
+    try:
+        yield
+    except (HpcserveError, MemoryError) as error:
+        raise OutOfStep(f"rank 0 has failed while the other ranks wait for it: {error!r}") from error
 
 
 class Answers:
@@ -93,6 +117,21 @@ def begin(world: World, start: ReplicaStart) -> Answers:
     line = encode_line(msgspec.structs.replace(start, secret_key=b""))
     world.tell_all(encode(Begin(line)))
     return Answers(world, range(1, world.size))
+
+
+def reserve(world: World) -> None:
+    """Waits until all others have said that they have room for what they were told of, and has them take it.
+
+    Raises:
+        HpcserveError: One has none; its cause is a MemoryError, and all have forgotten it.
+    """
+    with in_step():
+        answers = Answers(world, range(1, world.size))
+        answers.wait()
+        error = answers.error()
+        world.tell_all(encode(Go() if error is None else Drop()))
+    if error is not None:
+        raise error
 
 
 def end(world: World, loaded: Loaded) -> None:

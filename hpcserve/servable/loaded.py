@@ -66,6 +66,22 @@ class Loaded:
         """What each method takes and gives."""
         return {name: method.spec for name, method in self._methods.items()}
 
+    def declared(self, method: str, parameters: Mapping[str, Any], *, stream: bool = False) -> Method:
+        """The method that :meth:`run` calls, or :meth:`stream`.
+
+        Raises:
+            UnknownMethod: There is no such method.
+            InvalidInput: It takes no parameters and some are given, or it is a plain one and a stream is wanted.
+        """
+        found = (self._streams if stream else self._methods).get(method)
+        if found is None:
+            if method not in self._methods:
+                raise UnknownMethod(f"the servable has no method {method!r}{nearest(method, self._methods)}")
+            raise InvalidInput(f"method {method!r} returns one answer: call it by infer() instead of stream()")
+        if parameters and not found.spec.parameters:
+            raise _no_parameters(method, parameters)
+        return found
+
     def run(self, method: str, inputs: Arrays, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Calls ``method`` and checks what it returns.
 
@@ -84,11 +100,7 @@ class Loaded:
             ServableError: The servable's code failed; ``remote_traceback`` says where.
             InvalidOutput: It returned what it does not declare.
         """
-        found = self._methods.get(method)
-        if found is None:
-            raise UnknownMethod(f"the servable has no method {method!r}{nearest(method, self._methods)}")
-        if parameters and not found.spec.parameters:
-            raise _no_parameters(method, parameters)
+        found = self.declared(method, parameters)
         return self._collected(method, found.spec, _called(method, found.function, inputs, parameters))
 
     def stream(self, method: str, inputs: Arrays, parameters: Mapping[str, Any]) -> Yields:
@@ -100,13 +112,7 @@ class Loaded:
             ServableError: The servable's code failed; ``remote_traceback`` says where.
             InvalidOutput: It returned no iterator.
         """
-        found = self._streams.get(method)
-        if found is None:
-            if method not in self._methods:
-                raise UnknownMethod(f"the servable has no method {method!r}{nearest(method, self._methods)}")
-            raise InvalidInput(f"method {method!r} returns one answer: call it by infer() instead of stream()")
-        if parameters and not found.spec.parameters:
-            raise _no_parameters(method, parameters)
+        found = self.declared(method, parameters, stream=True)
         spec, items = found.spec, _called(method, found.function, inputs, parameters)
         return Yields(method, items, lambda item: self._collected(method, spec, item))
 

@@ -1,7 +1,8 @@
 """What the ranks of a replica say to each other, by MPI. Tensors follow these messages, or are scattered and gathered.
 
 Rank 0 gives orders, each to all the others; they answer each :class:`Share`, :class:`Whole`, :class:`Next` and
-:class:`Close` once. All ranks run the same files, so there are no versions; what they say is msgpack all the
+:class:`Close` once. What is large they answer twice: first, before it comes, whether they have room for it; it comes
+after :class:`Go`. All ranks run the same files, so there are no versions; what they say is msgpack all the
 same, since nothing that comes from another process is unpickled.
 """
 
@@ -31,11 +32,15 @@ class Begin(Message, frozen=True, tag="begin"):
 
 
 class Share(Message, frozen=True, tag="share"):
-    """A share of a batch: each input is scattered, in this order. A share of no samples is not run, nor answered."""
+    """A share of a batch: each input is scattered, in this order. A share of no samples is not run, nor answered.
+
+    ``reserve``: all answer first whether they have room; then comes :class:`Go`, or :class:`Drop` in place of it all.
+    """
 
     method: str
     inputs: tuple[Piece, ...]
     parameters: msgspec.Raw = EMPTY_MAP
+    reserve: bool = False
 
 
 class Gather(Message, frozen=True, tag="gather"):
@@ -45,13 +50,13 @@ class Gather(Message, frozen=True, tag="gather"):
 
 
 class Drop(Message, frozen=True, tag="drop"):
-    """They did not: the outputs are forgotten."""
+    """They did not, or not all have room: what there is of it is forgotten."""
 
 
 class Whole(Message, frozen=True, tag="whole"):
     """A call in which all ranks take part; the inputs' frames, of so many bytes, are broadcast in this order.
 
-    ``stream``: the number of the stream that it opens.
+    ``stream``: the number of the stream that it opens. ``reserve``: as of :class:`Share`.
     """
 
     method: str
@@ -59,6 +64,11 @@ class Whole(Message, frozen=True, tag="whole"):
     sizes: tuple[int, ...]
     parameters: msgspec.Raw = EMPTY_MAP
     stream: int | None = None
+    reserve: bool = False
+
+
+class Go(Message, frozen=True, tag="go"):
+    """All have room: what was announced comes."""
 
 
 class Next(Message, frozen=True, tag="next"):
@@ -77,7 +87,7 @@ class End(Message, frozen=True, tag="end"):
     """The replica ends in order."""
 
 
-Order = Begin | Share | Gather | Drop | Whole | Next | Close | End
+Order = Begin | Share | Gather | Drop | Go | Whole | Next | Close | End
 
 
 class Done(Message, frozen=True, tag="done"):

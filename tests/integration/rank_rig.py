@@ -7,11 +7,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import zmq
 from zmq.utils import z85
 
@@ -72,6 +74,7 @@ class Group:
         self.back.linger = 0
         self.back.curve_server = True
         self.back.curve_secretkey = secret
+        self.losses = self.back.get_monitor_socket(zmq.Event.DISCONNECTED)
         port = self.back.bind_to_random_port("tcp://127.0.0.1")
         record = place / "service.json"
         record.write_bytes(record_at(port, port, public_key=public.decode()))
@@ -83,6 +86,7 @@ class Group:
         self.results: dict[int, tuple[wire.Result, list[bytes]]] = {}
         self.items: dict[int, list[dict[str, Any]]] = {}
         self.limits: dict[str, int] = {}
+        self.inventories = 0
         self.start = self._start(SERVABLES / servable, record, hang_grace_s)
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "NOTES": str(self.notes), **(variables or {})}
         with self.log.open("wb") as log:
@@ -170,8 +174,42 @@ class Group:
             items = from_raw(message.items, tuple[wire.Item, ...])
             found = [unpack(item.tensors, list(item.enclosed) or frames) for item in items]
             self.items.setdefault(message.id, []).extend(found)
+        elif isinstance(message, wire.Inventory):
+            self.inventories += 1
         elif isinstance(message, wire.Learned):
             self.limits.update({each.method: each.limit for each in message.kinds})
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """What is sent meanwhile has all arrived before any of it is run."""
+        go = self.notes / f"go-{self.requests}"
+        waits = self.send("waits", {"for": go.name}, x=np.zeros(1, np.int64))
+        yield
+        before = self.inventories
+        unknown = (SESSION, Counter(self.requests + 1))
+        self.back.send_multipart([self.identity, encode(wire.Fetch((unknown,)))])  # is answered in turn
+        while self.inventories == before:
+            self.take()
+        go.write_text("")
+        self.result(waits)
+
+    def joins(self, method: str, samples: int, share: int) -> None:
+        """Has it learn that it is worth while to compute so many samples together, ``share`` of them on rank 0."""
+        until, seen = time.monotonic() + PATIENCE_S, 0
+        while share not in self.noted(method)[seen:]:
+            assert time.monotonic() < until, f"it does not join them: {self.noted(method)}"
+            for size in (1, samples):
+                self.call(method, x=np.ones(size, np.int64))
+            seen = len(self.noted(method))
+            with self.held():
+                sent = [self.send(method, x=np.ones(1, np.int64)) for _ in range(samples)]
+            for request in sent:
+                self.result(request)
+
+    def noted(self, method: str) -> list[int]:
+        """How many samples rank 0 was called with, each time."""
+        sizes = self.notes / f"sizes-{method}"
+        return [int(line) for line in sizes.read_text().split()] if sizes.exists() else []
 
     def take_all(self) -> None:
         """Takes what has come."""
@@ -211,6 +249,12 @@ class Group:
         assert self.ended() != 0
         for pid in self.pids():
             gone(pid)
+
+    def last_words(self) -> None:
+        """Takes all that it has said, once it is gone."""
+        self.gone()
+        assert self.losses.poll(int(PATIENCE_S * 1000)), "its connection is still there"
+        self.take_all()
 
     def ended(self) -> int:
         """Waits until all of it is gone; its exit code."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hpcserve.errors import ServableError
+from hpcserve.errors import InvalidInput, ServableError
+from hpcserve.wire import messages as wire
 from hpcserve.wire.jsonvalue import Json
-from tests.integration.rank_rig import Group, place
+from tests.integration.rank_rig import PATIENCE_S, Group, place
 
 X = np.arange(5)
 
@@ -49,6 +53,30 @@ def test_a_stream_is_made_by_all_ranks(group: Group) -> None:
     assert [each["y"].tolist() for each in group.stream("counts", x=X)] == [[4 * each] for each in X]
 
 
+def test_what_rank_0_refuses_the_others_do_not_hear_of(group: Group) -> None:
+    with pytest.raises(InvalidInput, match="method 'total' takes no parameters; given: 'a'"):
+        group.call("total", {"a": 1}, x=X)
+    with pytest.raises(InvalidInput, match="method 'totals' takes no parameters; given: 'a'"):
+        group.stream("totals", {"a": 1}, x=X)
+    with pytest.raises(InvalidInput, match="call it by stream"):
+        group.call("totals", x=X)
+    with pytest.raises(InvalidInput, match=r"call it by infer\(\) instead"):
+        group.stream("total", x=X)
+    assert group.call("total", x=X)["y"].tolist() == (10 * X).tolist()
+    assert [each["y"].tolist() for each in group.stream("totals", x=X)] == [[4 * each] for each in X]
+
+
+def test_a_rank_without_room_for_the_input_fails_the_request_alone(group: Group) -> None:
+    large = np.ones(12 << 20, np.int64)
+    group.call("room", {"2": 20}, x=X)
+    with pytest.raises(ServableError, match="rank 2: out of memory"):
+        group.call("total", x=large)
+    with pytest.raises(ServableError, match="rank 2: out of memory"):
+        group.stream("totals", x=large)
+    group.call("room", x=X)
+    assert group.call("total", x=large)["y"][-1] == 10
+
+
 @pytest.mark.parametrize("who", [[0, 1, 2, 3], [2], [0], [1, 3]])
 def test_ranks_that_raise_while_nobody_waits_for_them_fail_the_request_alone(group: Group, who: list[int]) -> None:
     with pytest.raises(ServableError, match=f"ValueError: rank {who[0]} cannot") as raised:
@@ -81,13 +109,26 @@ def test_a_rank_that_raises_while_others_wait_fails_the_request_and_ends_the_gro
 
 
 def test_of_several_requests_none_fails_for_another_that_broke_the_group(lost: Group) -> None:
-    slow = lost.send("total", x=np.arange(1_000_000))
-    sent = [lost.send("troubled_batch", x=np.array(each)) for each in ([1, 2], [3, -1], [4])]
-    lost.result(slow)
-    lost.gone()
-    lost.take_all()
-    told = {request: lost.results[request][0] for request in sent if request in lost.results}
-    assert not any(result.error for request, result in told.items() if request != sent[1]), "run one by one elsewhere"
+    lost.joins("troubled_batch", 5, share=5)
+    before = len(lost.noted("troubled_batch"))
+    with lost.held():
+        sent = [lost.send("troubled_batch", x=np.array(each)) for each in ([1, 2], [3, -1], [4])]
+    lost.last_words()
+    assert lost.noted("troubled_batch")[before:] == [5]
+    assert not lost.results.keys() & set(sent), "the broker has them run one by one elsewhere"
+
+
+def test_no_stream_and_no_request_is_told_the_error_of_another_that_broke_the_group(lost: Group) -> None:
+    stream = lost.send("counts", {}, x=np.arange(1_000_000), window=wire.Window(1 << 30, 1 << 40))
+    while stream not in lost.items:
+        lost.take()
+    with lost.held():
+        breaks = lost.send("troubled", {"raise": [2], "hang": [3]}, x=X)
+        after = lost.send("total", x=X)
+    with pytest.raises(ServableError, match="rank 2 cannot"):
+        lost.result(breaks)
+    lost.last_words()
+    assert not lost.results.keys() & {stream, after}
 
 
 @pytest.mark.parametrize(
@@ -95,6 +136,18 @@ def test_of_several_requests_none_fails_for_another_that_broke_the_group(lost: G
 )
 def test_a_rank_that_dies_or_hangs_ends_the_group(lost: Group, parameters: dict[str, list[int]]) -> None:
     lost.send("troubled", parameters, x=X, remaining_ms=500)
+    lost.gone()
+
+
+@pytest.mark.parametrize("told", [0, 1])
+def test_a_rank_that_is_told_to_end_does_within_mpi_too(lost: Group, told: int) -> None:
+    """Where no signal handler of Python's runs: it waits in a barrier for one that hangs."""
+    lost.send("troubled", {"hang": [3], "wait": [0, 1, 2]}, x=X)
+    until = time.monotonic() + PATIENCE_S
+    while not (lost.notes / f"waits-{told}").exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    os.kill(int((lost.notes / f"setup-{told}").read_text()), signal.SIGTERM)
     lost.gone()
 
 

@@ -80,10 +80,11 @@ def test_a_sample_error_names_the_sample_of_the_request(group: Group, fault: int
 
 
 def test_requests_that_are_joined_fail_each_for_itself(group: Group) -> None:
-    slow = group.send("who", x=np.arange(50_000))  # meanwhile the others come together
     given = [[1, 2, 3], [4, -1], [5], [6, -2, 7], [8]]
-    sent = [group.send("troubled", x=np.array(each)) for each in given]
-    group.result(slow)
+    group.joins("troubled", 10, share=3)
+    before = len(group.noted("troubled"))
+    with group.held():
+        sent = [group.send("troubled", x=np.array(each)) for each in given]
     for values, request in zip(given, sent, strict=True):
         if -1 in values:
             with pytest.raises(ServableError, match=f"sample {values.index(-1)} of the request"):
@@ -93,6 +94,38 @@ def test_requests_that_are_joined_fail_each_for_itself(group: Group) -> None:
                 group.result(request)
         else:
             assert group.result(request)["y"].tolist() == [2 * each for each in values]
+    assert group.noted("troubled")[before] == 3, "all ten samples came together"
+
+
+def test_a_sample_that_rank_0_has_not_convicts_nobody(group: Group) -> None:
+    """Of eight samples rank 0 has two, and means a third."""
+    group.joins("troubled", 8, share=2)
+    with group.held():
+        sent = [group.send("troubled", {"outside": 0}, x=np.arange(2)) for _ in range(4)]
+    for request in sent:
+        assert group.result(request)["y"].tolist() == [0, 2]
+    with pytest.raises(ServableError, match="SampleError: one that this rank has not"):
+        group.call("troubled", {"outside": 0}, x=np.arange(8))
+
+
+def test_without_memory_for_what_the_others_have_the_request_fails_alone(group: Group) -> None:
+    """Rank 0 has room for its own 64 MiB, which it has to copy, and not for as many of each other."""
+    given = np.array([b"a", b"b", b"c", b"d"], object)
+    with pytest.raises(ServableError, match="out of memory"):
+        group.call("long", {"mb": 64, "room_mb": {"0": 280}}, x=given)
+    assert group.call("long", x=given)["y"].tolist() == given.tolist()
+    assert group.call("who", x=np.arange(8))["rank"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_a_rank_without_room_for_its_share_fails_the_request_alone(group: Group) -> None:
+    texts, large = np.array([b"a", b"b", b"c", b"d"], object), np.ones((4, 40 << 20), np.uint8)
+    group.call("long", {"room_mb": {"2": 20}}, x=texts)
+    with pytest.raises(ServableError, match="rank 2: out of memory"):
+        group.call("uint8", x=large)
+    with pytest.raises(ServableError, match="rank 2: out of memory"):
+        group.call("long", x=np.array([bytes(40 << 20)] * 4, object))
+    group.call("long", x=texts)
+    assert np.array_equal(group.call("uint8", x=large)["y"], large)
 
 
 @pytest.mark.parametrize("rank", range(4))
@@ -107,11 +140,13 @@ def test_a_rank_that_raises_fails_the_request_and_nothing_else(group: Group, ran
 
 def test_a_batch_without_memory_is_halved(group: Group) -> None:
     """Of 16 samples a rank has four, which is too much; of 8 two."""
-    slow = group.send("who", x=np.arange(50_000))
-    sent = [group.send("troubled", {"most": 2}, x=np.arange(8)) for _ in range(2)]
-    group.result(slow)
+    group.joins("troubled", 16, share=4)
+    before = len(group.noted("troubled"))
+    with group.held():
+        sent = [group.send("troubled", {"most": 2}, x=np.arange(8)) for _ in range(2)]
     for request in sent:
         assert group.result(request)["y"].tolist() == list(range(0, 16, 2))
+    assert group.noted("troubled")[before:] == [4, 2, 2]
     with pytest.raises(ServableError, match="MemoryError: 3 samples"):
         group.call("troubled", {"most": 2}, x=np.arange(9))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import signal
+import threading
 import time
 from collections.abc import Iterator
 
@@ -77,3 +78,13 @@ def test_nothing_goes_off_at_rest(alarm: Alarm) -> None:
     alarm.watch(time.monotonic() + 10.0)
     alarm.rest()
     assert (left_s(), alarm.set_for) == (0.0, NEVER)
+
+
+def test_another_thread_may_set_an_end(alarm: Alarm) -> None:
+    alarm.watch(time.monotonic() + 10.0)
+    teller = threading.Thread(target=alarm.end_within, args=[5.0])
+    teller.start()
+    teller.join()
+    assert 0.0 < left_s() <= 5.0
+    alarm.end_within(100.0)
+    assert 0.0 < left_s() <= 5.0, "whoever tells again does not put it off"

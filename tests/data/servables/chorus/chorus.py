@@ -1,6 +1,7 @@
 """Methods of collective ranks: they compute together, and leave each other alone in every way."""
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -10,11 +11,13 @@ import numpy as np
 from hpcserve import Tensor, method
 
 X = {"x": Tensor("int64", [-1])}
+PAUSE_S = 0.005  # requests that take less alone are hardly joined
 Y = {"y": Tensor("int64", [-1])}
 
 
 class Chorus:
     def setup(self, context):
+        self.context = context
         self.rank, self.size = context.rank, context.size
         assert (context.comm.rank, context.comm.size) == (self.rank, self.size)
         self.notes = Path(os.environ["NOTES"]) if "NOTES" in os.environ else None
@@ -23,6 +26,20 @@ class Chorus:
         if os.environ.get("FAILS") == str(self.rank):
             raise ValueError(f"no weights for rank {self.rank}")
         context.comm.Barrier()
+
+    def noted(self, method, x):
+        """Notes on rank 0 how many samples came together."""
+        if self.notes is not None and self.rank == 0:
+            with (self.notes / f"sizes-{method}").open("a") as sizes:
+                sizes.write(f"{len(x)}\n")
+
+    @method(inputs=X, outputs={"y": Tensor("int64", [-1])})
+    def waits(self, x, *, parameters):
+        """Reads what arrives, until it may go on."""
+        while self.rank == 0 and not (self.notes / parameters["for"]).exists():
+            assert not self.context.cancelled
+            time.sleep(0.001)
+        return x
 
     def teardown(self):
         if self.notes is not None:
@@ -52,11 +69,14 @@ class Chorus:
         if self.rank in parameters.get("hang", ()):
             time.sleep(600)
         if self.rank in parameters.get("wait", ()):
+            (self.notes / f"waits-{self.rank}").write_text("")
             comm.Barrier()
         return x
 
     @method(inputs=X, outputs=Y, batchable=True)
     def troubled_batch(self, x, comm):
+        self.noted("troubled_batch", x)
+        time.sleep(PAUSE_S)
         if (x < 0).any() and self.rank == 1:
             raise ValueError("a negative one")
         comm.Barrier()
@@ -68,6 +88,24 @@ class Chorus:
             if number == parameters.get("fail", {}).get(str(self.rank)):
                 raise ValueError(f"rank {self.rank} cannot go on")
             yield np.array([comm.allreduce(int(x[number]))])
+
+    @method(inputs=X, outputs=Y)
+    def room(self, x, *, parameters):
+        """Leaves a rank so many MiB more than it has now."""
+        most = resource.getrlimit(resource.RLIMIT_AS)[1]
+        if str(self.rank) in parameters:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            resource.setrlimit(
+                resource.RLIMIT_AS, (pages * resource.getpagesize() + (parameters[str(self.rank)] << 20), most)
+            )
+        else:
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        return x
+
+    @method(inputs=X, outputs=Y)
+    def totals(self, x, comm):
+        for each in x:
+            yield np.array([comm.allreduce(int(each))])
 
     @method(inputs=X, outputs=Y)
     def lengths(self, x, *, parameters):

@@ -1,6 +1,7 @@
 """Methods of data-parallel ranks: they tell who computed what, and fail in every way."""
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -10,7 +11,17 @@ import numpy as np
 from hpcserve import SampleError, Tensor, method
 
 X = {"x": Tensor("int64", [-1])}
+PAUSE_S = 0.005  # requests that take less alone are hardly joined
 ANY = [-1, -1]
+
+
+def with_room(mb):
+    """Leaves this process so many MiB more than it has now; None: as many as there are."""
+    if mb is None:
+        most = resource.getrlimit(resource.RLIMIT_AS)[1]
+    else:
+        most = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + (mb << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 def echo(dtype):
@@ -32,6 +43,20 @@ class Divided:
         if self.notes is not None:
             (self.notes / f"{what}-{self.context.rank}").write_text(str(os.getpid()))
 
+    def noted(self, method, x):
+        """Notes on rank 0 how many samples came together."""
+        if self.notes is not None and self.context.rank == 0:
+            with (self.notes / f"sizes-{method}").open("a") as sizes:
+                sizes.write(f"{len(x)}\n")
+
+    @method(inputs=X, outputs={"y": Tensor("int64", [-1])})
+    def waits(self, x, *, parameters):
+        """Reads what arrives, until it may go on."""
+        while self.context.rank == 0 and not (self.notes / parameters["for"]).exists():
+            assert not self.context.cancelled
+            time.sleep(0.001)
+        return x
+
     def teardown(self):
         self.note("teardown")
 
@@ -52,6 +77,12 @@ class Divided:
     def nothing(self, x):
         return x
 
+    @method(inputs={"x": Tensor("BYTES", [-1])}, outputs={"y": Tensor("BYTES", [-1])}, batchable=True)
+    def long(self, x, *, parameters):
+        """Texts of so many MiB; ``room_mb``: more memory than these this rank has not until the next call."""
+        with_room(parameters.get("room_mb", {}).get(str(self.context.rank)))
+        return np.array([each * (parameters.get("mb", 0) << 20 or 1) for each in x], object)
+
     @method(inputs=X, outputs={"y": Tensor("int64", [-1])}, batchable=True)
     def keeps(self, x):
         """The input of the call before; memory that is used again too soon would show."""
@@ -60,7 +91,11 @@ class Divided:
 
     @method(inputs=X, outputs={"y": Tensor("int64", [-1])}, batchable=True)
     def troubled(self, x, *, parameters):
+        self.noted("troubled", x)
+        time.sleep(PAUSE_S)
         most = parameters.get("most", len(x))
+        if parameters.get("outside") == self.context.rank and len(x) > 1:
+            raise SampleError(len(x), "one that this rank has not")
         for place, value in enumerate(x):
             if value == -1:
                 raise SampleError(place, f"the value {value}")
