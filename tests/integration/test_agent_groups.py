@@ -168,7 +168,8 @@ def test_the_slots_of_a_group_are_free_for_another_one_once_it_has_ended(daemon:
 def test_a_rank_with_gpus_of_its_own_holds_all_their_slots(daemon: FakeDaemon, start: Start) -> None:
     pilot = start(slots=8, replicas_per_gpu=2)
     daemon.tell(pilot.orders(pilot.group("r1", "ready", size=1), pilot.group("r2", "ready", size=3, gpus=1)))
-    daemon.wait_for("r2", "ready")
+    assert daemon.wait_for("r2", "ready").slots == ((2, 3, 4, 5, 6, 7),)
+    assert daemon.wait_for("r1", "ready").slots == ((0,),)
     assert pilot.ranks_of("r2", 3)[0]["argv"][-4:] == ["--node-slots", "8", "--ranks", "2,3:4,5:6,7"]
 
 
