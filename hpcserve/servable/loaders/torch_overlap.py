@@ -14,7 +14,7 @@ Only :class:`Cuda` calls ``torch.cuda`` (which is ROCm's name too).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -48,9 +48,13 @@ class Cuda:
         """A new event; who waits for it sleeps."""
         return self._torch.cuda.Event(blocking=True)
 
-    def pinned(self, like: Any) -> Any:
+    def synchronize(self) -> None:
+        """Waits for all that the device was given, in whichever stream."""
+        self._torch.cuda.synchronize(self._device)
+
+    def pinned(self, shape: Sequence[int], dtype: Any) -> Any:
         """Pinned memory, from torch's cache of it."""
-        return self._torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
+        return self._torch.empty(shape, dtype=dtype, pin_memory=True)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """A tensor on the GPU."""
@@ -112,6 +116,7 @@ class Overlap:
     def __init__(self, torch: Any, cuda: Cuda) -> None:
         self._torch = torch
         self.cuda = cuda
+        cuda.synchronize()  # what made the model is in the default stream, which these do not wait for
         self._up = cuda.stream()
         self.compute = cuda.stream()
         self._down = cuda.stream()
@@ -122,6 +127,14 @@ class Overlap:
 
     def launch(self, inputs: Mapping[str, Any], compute: Compute) -> Flown:
         """Begins one batch of arrays."""
+        try:
+            return self._launch(inputs, compute)
+        except BaseException:
+            # Each piece of memory goes back to the stream that it was taken in, and others may still be using it.
+            self.cuda.synchronize()
+            raise
+
+    def _launch(self, inputs: Mapping[str, Any], compute: Compute) -> Flown:
         with self._torch.inference_mode():
             hosts = {name: self._pinned(array) for name, array in inputs.items()}
             with self.cuda.using(self._up):
@@ -138,12 +151,12 @@ class Overlap:
 
     def _pinned(self, array: Any) -> Any:
         tensor = to_tensor(self._torch, array)
-        host = self.cuda.pinned(tensor)
+        host = self.cuda.pinned(tensor.shape, tensor.dtype)
         host.copy_(tensor)
         return host
 
     def _back(self, outputs: Tensors) -> dict[str, Any]:
-        hosts = {name: self.cuda.pinned(tensor) for name, tensor in outputs.items()}
+        hosts = {name: self.cuda.pinned(tensor.shape, tensor.dtype) for name, tensor in outputs.items()}
         for name, tensor in outputs.items():
             self.cuda.down(hosts[name], tensor)
         return hosts

@@ -94,8 +94,12 @@ class Pretended(Cuda):
     def event(self) -> Event:
         return Event()
 
-    def pinned(self, like: Any) -> Any:
-        return self.memory(like.shape, like.dtype)
+    def synchronize(self) -> None:
+        for stream in (self.default, *self.streams):
+            stream.do(lambda work=stream.work: not work)  # type: ignore[misc]  # mypy has no types for defaults
+
+    def pinned(self, shape: Any, dtype: Any) -> Any:
+        return self.memory(shape, dtype)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
         made = self.memory(shape, dtype)
@@ -244,6 +248,32 @@ def test_a_launch_that_fails_leaves_the_streams_in_order(cuda: Pretended) -> Non
         overlap.launch(batch(2), fails)
     after = overlap.launch(batch(3), cuda.doubled)
     assert [each.result()["y"][0, 0] for each in (before, after)] == [2, 6]
+
+
+def test_memory_of_a_launch_that_fails_is_kept_until_the_device_is_done_with_it(cuda: Pretended) -> None:
+    overlap = Overlap(cuda.torch, cuda)
+    found: list[Any] = []
+
+    def fails(given: Any) -> dict[str, Any]:
+        found.append(cuda.doubled(given)["y"])
+        raise cuda.torch.OutOfMemoryError("no room for more")
+
+    with pytest.raises(cuda.torch.OutOfMemoryError):
+        overlap.launch(batch(2), fails)
+    assert not any(stream.work for stream in cuda.streams)
+    assert found[0].unique().tolist() == [4]
+
+
+def test_the_first_call_finds_what_was_begun_when_the_model_was_made(cuda: Pretended) -> None:
+    weight = cuda.memory((1,), cuda.torch.float32)
+    cuda.kernel("default", lambda to: to.fill_(3), weight)
+
+    def compute(given: Any) -> dict[str, Any]:
+        y = cuda.memory(given["x"].shape, given["x"].dtype)
+        cuda.kernel("compute", lambda to, x, by: to.copy_(x * by), y, given["x"], weight)
+        return {"y": y}
+
+    assert Overlap(cuda.torch, cuda).launch(batch(2), compute).result()["y"].tolist() == [[6] * 3] * 2
 
 
 def sums(x: Any) -> Any:
