@@ -34,6 +34,7 @@ class Cuda:
     def __init__(self, torch: Any, device: Any) -> None:
         self._torch = torch
         self._device = device
+        self._graphs_memory: Any = None
 
     def stream(self) -> Stream:
         """A new stream."""
@@ -71,9 +72,14 @@ class Cuda:
     def recorded(
         self, stream: Stream, run: Callable[[], dict[str, Any]]
     ) -> tuple[Callable[[], object], dict[str, Any]]:
-        """A CUDA graph of what ``run`` does: what plays it, and the outputs that each playing writes."""
+        """A CUDA graph of what ``run`` does: what plays it, and the outputs that each playing writes.
+
+        All use the same memory: no two may play at a time, and what one writes is to be read before another plays.
+        """
+        if self._graphs_memory is None:
+            self._graphs_memory = self._torch.cuda.graph_pool_handle()
         graph = self._torch.cuda.CUDAGraph()
-        with self._torch.cuda.graph(graph, stream=stream):
+        with self._torch.cuda.graph(graph, pool=self._graphs_memory, stream=stream):
             outputs = run()
         return graph.replay, outputs
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -298,6 +300,7 @@ def test_batches_are_filled_up_to_the_next_recorded_size(cuda: Pretended) -> Non
     overlap = Overlap(cuda.torch, cuda)
     run = recorded(cuda.torch, overlap, SUMMED, compute)
     assert set(runs) == {8, 4, 2}, "each size ran before anybody's request; none beyond the method's own limit"
+    assert runs == sorted(runs, reverse=True), "the smaller ones find room where the largest was"
     runs.clear()
     sizes = [1, 2, 3, 8, 4]
     inputs = [np.random.default_rng(n).random((n, 3), np.float32) for n in sizes]
@@ -330,6 +333,30 @@ def test_what_a_graph_put_out_is_kept_when_it_plays_again_first(cuda: Pretended)
     compute.do(lambda: not compute.work)
     for x, each in zip(inputs, flown, strict=True):
         np.testing.assert_allclose(each.result()["y"], sums(x))
+
+
+def test_all_graphs_of_a_device_share_their_memory() -> None:
+    """Of torch's calls that need a GPU, only what they are told."""
+    pools: list[object] = []
+    sizes: list[int] = []
+
+    def graph(_graph: object, *, pool: object, stream: object) -> Any:
+        assert stream == "compute"
+        pools.append(pool)
+        return contextlib.nullcontext()
+
+    def outputs(size: int) -> dict[str, Any]:
+        sizes.append(size)
+        return {}
+
+    calls = SimpleNamespace(graph_pool_handle=object, CUDAGraph=lambda: SimpleNamespace(replay=None), graph=graph)
+    cuda = Cuda(SimpleNamespace(cuda=calls), "cuda")
+    for size in (8, 4, 2):
+        cuda.recorded("compute", functools.partial(outputs, size))
+    assert sizes == [8, 4, 2]
+    assert len(pools) == 3
+    assert len(set(pools)) == 1
+    assert pools[0] is not None
 
 
 @pytest.mark.parametrize("graphs", [True, False])
