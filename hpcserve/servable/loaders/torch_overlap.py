@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from hpcserve.servable.loaders.torch_arrays import to_array, to_tensor
+from hpcserve.servable.loaders.torch_arrays import copied, to_array
 from hpcserve.servable.loaders.torch_model import Compute, Tensors
 
 Stream = Any
@@ -142,7 +142,7 @@ class Overlap:
 
     def _launch(self, inputs: Mapping[str, Any], compute: Compute) -> Flown:
         with self._torch.inference_mode():
-            hosts = {name: self._pinned(array) for name, array in inputs.items()}
+            hosts = {name: copied(self._torch, array, self.cuda.pinned) for name, array in inputs.items()}
             with self.cuda.using(self._up):
                 given = {name: self.cuda.up(host) for name, host in hosts.items()}
             self._then(self._up, self.compute)
@@ -154,12 +154,6 @@ class Overlap:
             landed = self.cuda.event()
             landed.record(self._down)
         return Flown(self._torch, landed, back, (hosts, given, outputs))
-
-    def _pinned(self, array: Any) -> Any:
-        tensor = to_tensor(self._torch, array)
-        host = self.cuda.pinned(tensor.shape, tensor.dtype)
-        host.copy_(tensor)
-        return host
 
     def _back(self, outputs: Tensors) -> dict[str, Any]:
         hosts = {name: self.cuda.pinned(tensor.shape, tensor.dtype) for name, tensor in outputs.items()}
