@@ -33,7 +33,7 @@ PATIENCE_S = 60.0
 GRACE_S = 0.5
 SESSION = SessionId(bytes(32))
 
-_decode = decoder(wire.Inventory | wire.Result | wire.Items | wire.Credit | wire.Learned | wire.Runs)
+_decode = decoder(wire.Inventory | wire.Result | wire.Items | wire.Credit | wire.Learned | wire.Runs | wire.Devices)
 
 
 def group_command(size: int, *, of: int | None = None) -> list[str]:
@@ -83,6 +83,7 @@ class Group:
         self.results: dict[int, tuple[wire.Result, list[bytes]]] = {}
         self.items: dict[int, list[dict[str, Any]]] = {}
         self.limits: dict[str, int] = {}
+        self.devices: tuple[wire.DeviceUse, ...] = ()
         self.start = self._start(SERVABLES / servable, record, hang_grace_s)
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "NOTES": str(self.notes), **(variables or {})}
         with self.log.open("wb") as log:
@@ -172,6 +173,8 @@ class Group:
             self.items.setdefault(message.id, []).extend(found)
         elif isinstance(message, wire.Learned):
             self.limits.update({each.method: each.limit for each in message.kinds})
+        elif isinstance(message, wire.Devices):
+            self.devices = message.devices
 
     def take_all(self) -> None:
         """Takes what has come."""
