@@ -17,6 +17,7 @@ from mpi4py import MPI
 
 from hpcserve.core.shares import shares, starts
 from hpcserve.replica.follower import Follower
+from hpcserve.replica.gauge import Gauge
 from hpcserve.replica.mpi import World
 from hpcserve.replica.parallel import DataParallel
 from hpcserve.replica.rank import Rank
@@ -99,7 +100,7 @@ def main(size: int, size_mb: int, pairs: int) -> None:
     samples = size_mb * 1_000_000 // (4 * SAMPLE)
     bare = Bare(samples)
     if rank:
-        follow(world, Follower(loaded(), world), bare)
+        follow(world, Follower(loaded(), world, Gauge(None)), bare)
         return
     batch = np.random.default_rng(0).random((samples, SAMPLE), np.float32)
     print(json.dumps(lead(world, DataParallel(loaded(), world), bare, batch, pairs)), flush=True)

@@ -23,7 +23,9 @@ OF_MODULES = {"zmq": "pyzmq", "msgspec": "msgspec", "numpy": "numpy"}
 """What a replica cannot do without: modules, and the packages that have them."""
 OF_RANKS = {"mpi4py": "mpi4py"}
 """What a replica of several ranks cannot do without either."""
+# What it can do without, and is gathered with the rest: both are small.
 _OPTIONAL = ("ml_dtypes",)
+_TELLS_OF_GPUS = "gpu"  # an extra of hpcserve: NVIDIA's binding, which needs no GPU to be there
 # The versions of the GNU C library for which packages are made, newest first. Source: PEP 600.
 _LIBCS = ((2, 34), (2, 28), (2, 27), (2, 26), (2, 17))
 
@@ -44,7 +46,8 @@ def requirements(*, ranks: bool = False) -> tuple[str, ...]:
         return (*requirements(), *extra("mpi"))
     wanted = (*OF_MODULES.values(), *_OPTIONAL)
     stated = [each for each in metadata.requires("hpcserve") or () if "extra ==" not in each]
-    return tuple(sorted(each for each in stated if re.split(r"[^\w-]", each)[0].replace("-", "_") in wanted))
+    found = (each for each in stated if re.split(r"[^\w-]", each)[0].replace("-", "_") in wanted)
+    return tuple(sorted((*found, *extra(_TELLS_OF_GPUS))))
 
 
 @cache

@@ -20,13 +20,13 @@ from hpcserve.replica.alarm import Alarm
 from hpcserve.replica.broken import EXIT_BROKEN, DeviceBroken
 from hpcserve.replica.executor import Executor, Servable
 from hpcserve.replica.follower import Follower, told_start
-from hpcserve.replica.gauge import Gauge
+from hpcserve.replica.gauge import Gauge, OfAllRanks
 from hpcserve.replica.laps import Laps
 from hpcserve.replica.lead import Lead, whole_or_none
 from hpcserve.replica.link import Link
 from hpcserve.replica.loop import Replica
 from hpcserve.replica.mpi import World, alone
-from hpcserve.replica.nvml import open_nvml
+from hpcserve.replica.nvml import Gpus, open_nvml
 from hpcserve.replica.place import take_place
 from hpcserve.replica.rank import rank_of
 from hpcserve.replica.sigterm import on_sigterm
@@ -93,14 +93,13 @@ def serve(lifeline: Lifeline, mouth: Mouth, laps: Laps, world: World | None) -> 
         return _give_up(mouth, error, world)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     alarm = Alarm(start.hang_grace_s)
-    nvml = open_nvml()
     executor = Executor(servable, default_method(manifest))
     replica = Replica(
         Link(context, Path(start.record), start.public_key, start.secret_key),
         executor,
         lifeline,
         alarm,
-        Gauge(None if nvml is None else nvml.seen(os.environ)),
+        Gauge(_devices() if world is None else OfAllRanks(_devices(), world.devices)),
         replica=start.replica,
         version=start.version,
         outbox_bytes=start.outbox_bytes,
@@ -144,11 +143,17 @@ def follow(world: World) -> int:
         world.answer(encode(failure_of(error)))
         told_start(world, "")  # the end: rank 0 tells the agent first
         return EXIT_SETUP_FAILED
-    world.answer(encode(Done()))
+    gauge = Gauge(_devices())
+    world.answer(encode(Done(devices=gauge.read())))
     gc.collect()
     gc.freeze()
-    Follower(loaded, world).serve()
+    Follower(loaded, world, gauge).serve()
     return _tear_down(loaded)
+
+
+def _devices() -> Gpus | None:
+    nvml = open_nvml()
+    return None if nvml is None else nvml.seen(os.environ)
 
 
 def _stop(replica: Replica, alarm: Alarm) -> None:

@@ -21,16 +21,23 @@ EXIT_BROKEN = 4
 _FROM_DEVICE = re.compile(
     r"\b(CUDA|HIP) (driver )?(error|failure)\b|\b(cuda|hip)Error\w+|\bCUDA_ERROR_\w+|\bCUDNN_STATUS_"
 )
-# Source: the CUDA Runtime API, cudaError: those that leave the process "in an inconsistent state", by their texts and
-# the ends of their names, which HIP shares.
+# Source: the CUDA Runtime API, cudaError: those that leave the process "in an inconsistent state", or after which it
+# "must be terminated and relaunched", by their texts (with their misspellings) and the ends of their names, which HIP
+# shares. "unknown error" is what a GPU that has fallen off its bus gives.
 _STICKY = re.compile(
     r"illegal memory access|illegal instruction|misaligned address|hardware stack error|invalid program counter"
     r"|unspecified launch failure|device-side assert|launch timed out|uncorrectable (ECC|NVLink) error"
     r"|operation not supported on global/shared address space|Invalid access of peer GPU memory"
+    r"|tensor memory not completely freed|MPS client has been terminated"
+    r"|remote procedural call between the MPS server and the MPS client failed"
+    r"|async error has occurr?ed in (a device|external entity) outside of CUDA"
+    r"|\b(error|failure)( \d+)?: unknown error"
     r"|Error(IllegalAddress|IllegalInstruction|MisalignedAddress|HardwareStackError|InvalidPc|LaunchFailure|Assert"
-    r"|LaunchTimeout|LaunchTimeOut|ECCUncorrectable|ECCNotCorrectable|NvlinkUncorrectable|InvalidAddressSpace|Contained)\b"
+    r"|LaunchTimeout|LaunchTimeOut|ECCUncorrectable|ECCNotCorrectable|NvlinkUncorrectable|InvalidAddressSpace|Contained"
+    r"|TensorMemoryLeak|MpsRpcFailure|MpsClientTerminated|ExternalDevice|Unknown)\b"
     r"|ERROR_(ILLEGAL_ADDRESS|ILLEGAL_INSTRUCTION|MISALIGNED_ADDRESS|HARDWARE_STACK_ERROR|INVALID_PC|LAUNCH_FAILED"
-    r"|ASSERT|LAUNCH_TIMEOUT|ECC_UNCORRECTABLE|NVLINK_UNCORRECTABLE|INVALID_ADDRESS_SPACE|CONTAINED)\b"
+    r"|ASSERT|LAUNCH_TIMEOUT|ECC_UNCORRECTABLE|NVLINK_UNCORRECTABLE|INVALID_ADDRESS_SPACE|CONTAINED"
+    r"|TENSOR_MEMORY_LEAK|MPS_RPC_FAILURE|MPS_CLIENT_TERMINATED|EXTERNAL_DEVICE|UNKNOWN)\b"
 )
 _LOOKED_AT = 4096  # characters of a message
 _DEPTH = 8  # so many errors that came from one another; a servable may make a ring of them

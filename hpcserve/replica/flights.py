@@ -25,8 +25,8 @@ from hpcserve.types import RequestKey
 class Host(Protocol):
     """The loop, as the flights need it."""
 
-    def flies(self, tasks: Sequence[Task], behind: Sequence[Task], began: float) -> None:
-        """What was launched has been computed since ``began``, and what is ``behind`` it waits for the device."""
+    def flies(self, tasks: Sequence[Task], behind: Sequence[Task], deadline: float) -> None:
+        """What was launched is computed now, until ``deadline``; what is ``behind`` it waits for the device."""
 
     def ran(self, began: float) -> float:
         """How long something ran that is over now."""
@@ -93,9 +93,9 @@ class Flights:
         """Launches a call for one request, or for several together."""
         at = time.monotonic()
         if self._flying:
-            self._host.flies(self._flying[0].tasks, tasks, self._began(self._flying[0]))
+            self._watch(self._flying[0], tasks)
         else:
-            self._host.flies(tasks, (), at)
+            self._host.flies(tasks, (), _deadline(tasks, at))
         work, method = tasks[0].work, tasks[0].method
         if len(tasks) == 1:
             flight = self._executor.launch(method, work.tensors, tasks[0].tensors, work.parameters)
@@ -138,7 +138,12 @@ class Flights:
         if self._flying:
             self._answer_late(self._flying[0])
             behind = [task for each in itertools.islice(self._flying, 1, None) for task in each.tasks]
-            self._host.flies(self._flying[0].tasks, behind, self._landed_at)
+            self._watch(self._flying[0], behind)
+
+    def _watch(self, first: _Launched, behind: Sequence[Task]) -> None:
+        """Those that were answered do not count: what is computed with them may have until its own deadline."""
+        due = [task for task in first.tasks if task.key not in first.late]
+        self._host.flies(due or first.tasks, behind, _deadline(due, self._began(first)))
 
     def _answer_late(self, flying: _Launched) -> None:
         """Answers those whose deadline has passed before the device took them up: the broker must not see a hang."""
@@ -158,3 +163,8 @@ class Flights:
         elif not failed:
             size.ran(done.samples, run_s, full=done.full, requests=requests)
         self._credit.ran_together(requests, done.samples, run_s, size.limit, batches=AT_ONCE + 1)
+
+
+def _deadline(tasks: Sequence[Task], began: float) -> float:
+    """Until when these may compute that have begun. What was late when it began is not yet a hang."""
+    return max(began, min((task.deadline for task in tasks), default=began))

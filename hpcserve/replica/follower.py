@@ -7,11 +7,13 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 
 from hpcserve.errors import HpcserveError, ServableError
 from hpcserve.replica.broken import check_device
 from hpcserve.replica.buffers import Buffers
+from hpcserve.replica.gauge import Gauge
 from hpcserve.replica.mpi import World
 from hpcserve.replica.portion import Array, Portion, room, row_bytes, run_share
 from hpcserve.replica.told import failure_of
@@ -55,11 +57,13 @@ class Follower:
     Args:
         loaded: Its own servable.
         world: All ranks.
+        gauge: Reads the devices that it sees; now and then an answer tells of them.
     """
 
-    def __init__(self, loaded: Loaded, world: World) -> None:
+    def __init__(self, loaded: Loaded, world: World, gauge: Gauge) -> None:
         self._loaded = loaded
         self._world = world
+        self._gauge = gauge
         self._buffers = Buffers()
         self._portion: Portion = {}
         self._streams: dict[int, Yields] = {}
@@ -71,6 +75,8 @@ class Follower:
             if isinstance(order, End):
                 return
             answer = self._obey(order)
+            if isinstance(answer, Done) and self._gauge.is_due():
+                answer = msgspec.structs.replace(answer, devices=self._gauge.read())
             if answer is not None:
                 self._world.answer(encode(answer))
 

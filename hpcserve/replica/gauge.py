@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from hpcserve.wire.messages import DeviceUse
@@ -24,6 +24,31 @@ class Devices(Protocol):
         ...
 
 
+class OfAllRanks:
+    """The devices of rank 0, and those that the others have told of. One that several see is there once.
+
+    Args:
+        own: Those of rank 0.
+        told: Those of the others, by rank, as of the latest answers that told of them.
+    """
+
+    def __init__(self, own: Devices | None, told: Mapping[int, tuple[DeviceUse, ...]]) -> None:
+        self._own = own
+        self._told = told
+
+    def __len__(self) -> int:
+        return (len(self._own) if self._own else 0) + sum(map(len, self._told.values()))
+
+    def read(self) -> tuple[DeviceUse, ...]:
+        """What each is used for, as far as rank 0 knows."""
+        found = self._own.read() if self._own else ()
+        uses = {use.id: use for use in found}
+        for _, told in sorted(self._told.items()):
+            for use in told:
+                uses.setdefault(use.id, use)
+        return tuple(uses.values())
+
+
 class Gauge:
     """Reads devices now and then.
 
@@ -39,6 +64,10 @@ class Gauge:
         """When to call :meth:`read`."""
         if devices:
             self.due_at = clock()
+
+    def is_due(self) -> bool:
+        """Whether to call :meth:`read`, now."""
+        return self._clock() >= self.due_at
 
     def read(self) -> tuple[DeviceUse, ...]:
         """What each is used for now."""

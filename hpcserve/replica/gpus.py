@@ -68,14 +68,22 @@ def own(
         present: How many GPUs of NVIDIA its node has, named or not.
 
     Raises:
-        ServableError: It would see fewer.
+        ServableError: It would see fewer or more, or one that another slot sees too.
     """
     unnamed = not any(name in environment for name in NAMED_IN)
     numbered = {OF_CUDA: ",".join(map(str, range(present)))} if wanted and unnamed and present else {}
     given = numbered | share({**environment, **numbered}, mine=mine, slots=slots)
     seen = visible({**environment, **given})
-    if len(seen) < wanted:
-        raise ServableError(_too_few(wanted, seen, visible(environment), mine, slots))
+    if not wanted:
+        return given
+    others = set(range(slots)) - {slot % slots for slot in mine}
+    named = {**environment, **numbered}
+    shared = [slot for slot in sorted(others) if not set(seen).isdisjoint(_seen(named, slot, slots))]
+    if len(seen) != wanted or shared:
+        names = visible(named)
+        also = f", which {_slots(shared)} would have too" if shared else ""
+        has = f"its {_slots(mine)} of {slots} would give it {len(seen)} of {len(names)}{also}"
+        raise ServableError(_not_its_own(wanted, names, has))
     return given
 
 
@@ -84,6 +92,10 @@ def visible(environment: Mapping[str, str]) -> list[str]:
     names = next((environment[name].split(",") for name in NAMED_IN if name in environment), [])
     end = next((place for place, name in enumerate(names) if name.strip() in _NONE), len(names))
     return names[:end]
+
+
+def _seen(environment: Mapping[str, str], slot: int, slots: int) -> list[str]:
+    return visible({**environment, **share(environment, mine=(slot,), slots=slots)})
 
 
 def _part(devices: list[str], held: Sequence[int], slots: int) -> list[str]:
@@ -96,18 +108,21 @@ def _part(devices: list[str], held: Sequence[int], slots: int) -> list[str]:
     return [] if len(places) == len(devices) else [devices[place] for place in sorted(places)]
 
 
-def _too_few(wanted: int, seen: Sequence[str], named: Sequence[str], mine: Sequence[int], slots: int) -> str:
+def _not_its_own(wanted: int, named: Sequence[str], has: str) -> str:
     told = f"ranks.gpus_per_rank: each rank of this servable is to have {_gpus(wanted)}"
-    if not seen and not named:
+    if not named:
         return (
             f"{told}, and none is there: set pilots.gpus_per_node in the site file; where the scheduler names no GPUs, "
             f"let pilots.setup name them, by 'export {NAMED_IN[0]}=0,1' or as the GPU's maker says"
         )
-    share = f"its slot{'' if len(mine) == 1 else 's'} {', '.join(map(str, mine))} of {slots}"
     return (
-        f"{told}, and {share} would give it {len(seen)} of {len(named) or len(seen)}: set pilots.slots in the site "
-        "file to the number of a node's GPUs times pilots.replicas_per_gpu"
+        f"{told}, and {has}: set pilots.slots in the site file to the number of a node's GPUs times "
+        "pilots.replicas_per_gpu; where it is that, this node has not as many GPUs as others"
     )
+
+
+def _slots(slots: Sequence[int]) -> str:
+    return f"slot{'' if len(slots) == 1 else 's'} {', '.join(map(str, slots))}"
 
 
 def _gpus(count: int) -> str:

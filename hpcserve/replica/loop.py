@@ -427,14 +427,11 @@ class Replica:
         for task, outcome in zip(tasks, outcomes, strict=True):
             self.finish(task, outcome, int(run_s * 1e6))
 
-    def flies(self, tasks: Sequence[Task], behind: Sequence[Task], began: float) -> None:
-        """What was launched has been computed since ``began``, and what is ``behind`` it waits for the device.
-
-        What is behind may be late when it begins: that is not yet a hang.
-        """
+    def flies(self, tasks: Sequence[Task], behind: Sequence[Task], deadline: float) -> None:
+        """What was launched is computed now, until ``deadline``; what is ``behind`` it waits for the device."""
         self._running, self._gave_up = (*tasks, *behind), False
         self._says.runs(tasks)
-        self._alarm.watch(max(began, min(task.deadline for task in tasks)))
+        self._alarm.watch(deadline)
 
     def begin(self, tasks: Sequence[Task]) -> float:
         """Something is run from now on; returns when that is."""

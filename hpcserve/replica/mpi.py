@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from hpcserve.errors import ConfigError, ServableError
 from hpcserve.replica.rank import RANK_VARIABLES, Rank
+from hpcserve.wire.messages import DeviceUse
 
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
@@ -28,6 +29,8 @@ PART = 8
 """Who has waited for a while sleeps this part of it before the next look: it comes that much later at most."""
 CHUNK_BYTES = 1 << 30
 ABORT_S = 5.0
+FORWARD_S = 0.1
+"""So long a launcher has to pass on what a rank wrote last: MPICH's drops the rest when it ends the group."""
 _ORDER, _ANSWER, _FRAME = 1, 2, 3
 
 
@@ -52,6 +55,7 @@ class World:
     Attributes:
         comm: The servable's own communicator.
         has_threads: Whether two threads may use MPI at a time.
+        devices: What the others have last told rank 0 of the GPUs that they see, by rank.
 
     Raises:
         ServableError: There is no mpi4py, or no MPI library that it finds.
@@ -66,6 +70,7 @@ class World:
         self._own = whole.Dup()
         self.comm = whole.Dup()
         self.has_threads = self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE
+        self.devices: dict[int, tuple[DeviceUse, ...]] = {}
         self._rows: dict[int, Any] = {}
 
     # --- messages -------------------------------------------------------------------------------------
@@ -164,6 +169,7 @@ class World:
             stream.flush()
         # Should another thread hold MPI's lock for ever.
         signal.setitimer(signal.ITIMER_REAL, ABORT_S)
+        time.sleep(FORWARD_S)
         self._mpi.COMM_WORLD.Abort(code)
 
 

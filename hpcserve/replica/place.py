@@ -39,7 +39,7 @@ def take_place(
         sysfs: Where the kernel tells of processors.
 
     Raises:
-        ServableError: It would see fewer GPUs than it wants.
+        ServableError: It would not see as many GPUs of its own as it wants.
     """
     present = sum(1 for each in devices.iterdir() if _GPU_FILE.fullmatch(each.name)) if wanted else 0
     given = own(environment, mine=mine, slots=slots, wanted=wanted, present=present)

@@ -90,6 +90,8 @@ class Answers:
                 answer = self.told[rank] = _decode_answer(message)
                 if isinstance(answer, Failure):
                     self.trouble()
+                elif answer.devices:
+                    self._world.devices[rank] = answer.devices
             return True
 
     def trouble(self) -> None:

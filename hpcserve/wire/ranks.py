@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from hpcserve.wire.messages import EMPTY_MAP, Message
+from hpcserve.wire.messages import EMPTY_MAP, DeviceUse, Message
 
 
 class Piece(Message, frozen=True):
@@ -91,10 +91,14 @@ Order = Begin | Share | Gather | Drop | Go | Whole | Next | Close | End
 
 
 class Done(Message, frozen=True, tag="done"):
-    """It went well. ``outputs``: those of a share. ``is_over``: the stream has no more items."""
+    """It went well. ``outputs``: those of a share. ``is_over``: the stream has no more items.
+
+    ``devices``: the GPUs that the rank sees; seldom, and empty otherwise.
+    """
 
     outputs: tuple[Piece, ...] = ()
     is_over: bool = False
+    devices: tuple[DeviceUse, ...] = ()
 
 
 class Failure(Message, frozen=True, tag="failure"):

@@ -35,7 +35,7 @@ PATIENCE_S = 60.0
 GRACE_S = 0.5
 SESSION = SessionId(bytes(32))
 
-_decode = decoder(wire.Inventory | wire.Result | wire.Items | wire.Credit | wire.Learned | wire.Runs)
+_decode = decoder(wire.Inventory | wire.Result | wire.Items | wire.Credit | wire.Learned | wire.Runs | wire.Devices)
 
 
 def group_command(size: int, *, of: int | None = None) -> list[str]:
@@ -87,6 +87,7 @@ class Group:
         self.items: dict[int, list[dict[str, Any]]] = {}
         self.limits: dict[str, int] = {}
         self.inventories = 0
+        self.devices: tuple[wire.DeviceUse, ...] = ()
         self.start = self._start(SERVABLES / servable, record, hang_grace_s)
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "NOTES": str(self.notes), **(variables or {})}
         with self.log.open("wb") as log:
@@ -178,6 +179,8 @@ class Group:
             self.inventories += 1
         elif isinstance(message, wire.Learned):
             self.limits.update({each.method: each.limit for each in message.kinds})
+        elif isinstance(message, wire.Devices):
+            self.devices = message.devices
 
     @contextmanager
     def held(self) -> Iterator[None]:

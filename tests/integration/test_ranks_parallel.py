@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from hpcserve.errors import InvalidOutput, ServableError
+from tests import nvml
 from tests.integration.rank_rig import PATIENCE_S, Group, place
 
 IDLE_S = 3.0
@@ -136,6 +137,32 @@ def test_a_rank_that_raises_fails_the_request_and_nothing_else(group: Group, ran
         group.call("troubled", x=given)
     assert "divided.py" in str(raised.value.remote_traceback)
     assert group.call("troubled", x=np.arange(8))["y"].tolist() == list(range(0, 16, 2))
+
+
+def test_rank_0_tells_of_the_gpus_of_all_ranks(tmp_path: Path) -> None:
+    """Of how busy they are when they are first asked, and then as their answers tell. The driver is a stand-in."""
+    directory = place()
+    driver = nvml.build(tmp_path)
+    seen = "GPU-aaaaaaaa-0000,GPU-bbbbbbbb-1111"
+    found = Group(
+        "divided", directory, size=2, variables={"LD_LIBRARY_PATH": f"{driver}", "CUDA_VISIBLE_DEVICES": seen}
+    )
+    try:
+        found.ready()
+        told: list[tuple[int | None, ...]] = []
+        until = time.monotonic() + PATIENCE_S
+        while len(told) < 2 and time.monotonic() < until:
+            found.call("who", x=np.arange(4))
+            found.take_all()
+            busy = tuple(each.busy_percent for each in found.devices)
+            if found.devices and (not told or told[-1][1] != busy[1]):
+                assert [each.id for each in found.devices] == seen.split(",")
+                told.append(busy)
+            time.sleep(0.1)
+        assert len(told) == 2, "the other rank's figure is a new one"
+    finally:
+        found.close()
+        shutil.rmtree(directory)
 
 
 def test_a_batch_without_memory_is_halved(group: Group) -> None:

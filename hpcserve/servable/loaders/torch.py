@@ -6,7 +6,6 @@ call: see :mod:`hpcserve.servable.loaders.torch_overlap`. Everywhere it runs in 
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ import msgspec
 from hpcserve.errors import ManifestError, ServableError
 from hpcserve.servable.api import Context
 from hpcserve.servable.loaders.entry import module_file, target_of
-from hpcserve.servable.manifest import Manifest, MethodSpec, Torch
+from hpcserve.servable.manifest import Manifest, MethodSpec
 from hpcserve.servable.paths import inside
 
 if TYPE_CHECKING:
@@ -62,15 +61,13 @@ class TorchLoader:
         torch = imported()
         import_s = time.monotonic() - began_s
         self.check(manifest, context.directory)
-        device = device_of(torch, manifest.torch)
+        device = device_of(torch, manifest)
         model = loaded_model(torch, manifest, context.directory, device)
         found = computes(torch, manifest, model)
         if device.type == "cuda":
             from hpcserve.servable.loaders.torch_overlap import Cuda
 
             return Loaded(launching(torch, manifest, found, Cuda(torch, device)), import_s=import_s)
-        if manifest.torch.cuda_graphs:
-            sys.stderr.write(f"cuda_graphs: nothing is recorded, since the device is {device}\n")
         return Loaded(_running(torch, manifest, found, device), import_s=import_s)
 
 
@@ -89,14 +86,18 @@ def imported() -> Any:
     return torch
 
 
-def device_of(torch: Any, settings: Torch) -> Any:
+def device_of(torch: Any, manifest: Manifest) -> Any:
     """The ``torch.device`` on which the model runs.
 
     Raises:
-        ServableError: It is not here.
+        ServableError: It is not here; with ``auto``, where the manifest asks for a GPU.
     """
+    settings = manifest.torch
     if settings.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        _check_may_do_without(torch, manifest)
+        return torch.device("cpu")
     try:
         device = torch.device(settings.device)
         torch.empty(1, device=device)
@@ -107,6 +108,27 @@ def device_of(torch: Any, settings: Torch) -> Any:
             'there is one, or use device = "auto"'
         ) from error
     return device
+
+
+def _check_may_do_without(torch: Any, manifest: Manifest) -> None:
+    """A CPU that computes in place of a GPU is slow, and nobody would be told."""
+    if manifest.ranks.gpus_per_rank:
+        asked = f"ranks.gpus_per_rank = {manifest.ranks.gpus_per_rank}"
+    elif manifest.torch.cuda_graphs:
+        asked = "torch.cuda_graphs = true"
+    else:
+        return
+    cuda, hip = torch.version.cuda, getattr(torch.version, "hip", None)
+    if hip or cuda:
+        build = f"for {'ROCm' if hip else 'CUDA'} {hip or cuda}"
+        hint = "see whether the node's driver is as new as that"
+    else:
+        build = "without GPUs"
+        hint = "have the servable's environment bring a torch that is built for the node's"
+    raise ServableError(
+        f"{asked}, and torch {torch.__version__}, which is built {build}, sees no GPU here: {hint}, or take the "
+        "setting out of the manifest to compute on the CPU"
+    )
 
 
 def _check_files(manifest: Manifest, directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,31 @@ _BFLOAT16 = "bfloat16"
 def to_tensor(torch: Any, array: np.ndarray[Any, Any]) -> Any:
     """A tensor with the memory of an array, or with its own where torch cannot use that."""
     array = np.asarray(array)
-    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
-        array = array.copy()
+    return _shared(torch, array if _may_share(array) else array.copy())
+
+
+def copied(torch: Any, array: np.ndarray[Any, Any], empty: Callable[[Sequence[int], Any], Any]) -> Any:
+    """A tensor with the values of an array, which is copied once.
+
+    Args:
+        torch: The package.
+        array: Any that torch has a dtype for.
+        empty: Makes the tensor, on the CPU: of this shape and this dtype of torch.
+    """
+    array = np.asarray(array)
+    made = empty(array.shape, _shared(torch, np.empty(0, array.dtype)).dtype)
+    if _may_share(array):
+        made.copy_(_shared(torch, array))  # by several threads, where it is large
+    else:
+        to_array(torch, made)[...] = array
+    return made
+
+
+def _may_share(array: np.ndarray[Any, Any]) -> bool:
+    return array.flags.writeable and all(stride >= 0 for stride in array.strides)
+
+
+def _shared(torch: Any, array: np.ndarray[Any, Any]) -> Any:
     if array.dtype.name == _BFLOAT16:  # numpy has it from ml_dtypes, which torch does not know
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)

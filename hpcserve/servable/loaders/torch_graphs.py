@@ -2,7 +2,8 @@
 
 A graph reads and writes the memory that it was recorded with. So a batch is copied into it on the GPU, filled up with
 zeros to the recorded size, and the outputs are copied out of it: both in the stream of the graph, so that the next
-batch does not touch what this one still uses. Batches larger than the largest recorded size run as without graphs.
+batch does not touch what this one still uses, nor the graph of another size, whose memory is the same. The largest
+size is recorded first: the others find room in what it has taken. Batches larger than that run as without graphs.
 """
 
 from __future__ import annotations

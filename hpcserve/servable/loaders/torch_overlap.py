@@ -14,11 +14,11 @@ Only :class:`Cuda` calls ``torch.cuda`` (which is ROCm's name too).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from hpcserve.servable.loaders.torch_arrays import to_array, to_tensor
+from hpcserve.servable.loaders.torch_arrays import copied, to_array
 from hpcserve.servable.loaders.torch_model import Compute, Tensors
 
 Stream = Any
@@ -34,6 +34,7 @@ class Cuda:
     def __init__(self, torch: Any, device: Any) -> None:
         self._torch = torch
         self._device = device
+        self._graphs_memory: Any = None
 
     def stream(self) -> Stream:
         """A new stream."""
@@ -48,9 +49,13 @@ class Cuda:
         """A new event; who waits for it sleeps."""
         return self._torch.cuda.Event(blocking=True)
 
-    def pinned(self, like: Any) -> Any:
+    def synchronize(self) -> None:
+        """Waits for all that the device was given, in whichever stream."""
+        self._torch.cuda.synchronize(self._device)
+
+    def pinned(self, shape: Sequence[int], dtype: Any) -> Any:
         """Pinned memory, from torch's cache of it."""
-        return self._torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
+        return self._torch.empty(shape, dtype=dtype, pin_memory=True)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """A tensor on the GPU."""
@@ -67,9 +72,14 @@ class Cuda:
     def recorded(
         self, stream: Stream, run: Callable[[], dict[str, Any]]
     ) -> tuple[Callable[[], object], dict[str, Any]]:
-        """A CUDA graph of what ``run`` does: what plays it, and the outputs that each playing writes."""
+        """A CUDA graph of what ``run`` does: what plays it, and the outputs that each playing writes.
+
+        All use the same memory: no two may play at a time, and what one writes is to be read before another plays.
+        """
+        if self._graphs_memory is None:
+            self._graphs_memory = self._torch.cuda.graph_pool_handle()
         graph = self._torch.cuda.CUDAGraph()
-        with self._torch.cuda.graph(graph, stream=stream):
+        with self._torch.cuda.graph(graph, pool=self._graphs_memory, stream=stream):
             outputs = run()
         return graph.replay, outputs
 
@@ -112,6 +122,7 @@ class Overlap:
     def __init__(self, torch: Any, cuda: Cuda) -> None:
         self._torch = torch
         self.cuda = cuda
+        cuda.synchronize()  # what made the model is in the default stream, which these do not wait for
         self._up = cuda.stream()
         self.compute = cuda.stream()
         self._down = cuda.stream()
@@ -122,8 +133,16 @@ class Overlap:
 
     def launch(self, inputs: Mapping[str, Any], compute: Compute) -> Flown:
         """Begins one batch of arrays."""
+        try:
+            return self._launch(inputs, compute)
+        except BaseException:
+            # Each piece of memory goes back to the stream that it was taken in, and others may still be using it.
+            self.cuda.synchronize()
+            raise
+
+    def _launch(self, inputs: Mapping[str, Any], compute: Compute) -> Flown:
         with self._torch.inference_mode():
-            hosts = {name: self._pinned(array) for name, array in inputs.items()}
+            hosts = {name: copied(self._torch, array, self.cuda.pinned) for name, array in inputs.items()}
             with self.cuda.using(self._up):
                 given = {name: self.cuda.up(host) for name, host in hosts.items()}
             self._then(self._up, self.compute)
@@ -136,14 +155,8 @@ class Overlap:
             landed.record(self._down)
         return Flown(self._torch, landed, back, (hosts, given, outputs))
 
-    def _pinned(self, array: Any) -> Any:
-        tensor = to_tensor(self._torch, array)
-        host = self.cuda.pinned(tensor)
-        host.copy_(tensor)
-        return host
-
     def _back(self, outputs: Tensors) -> dict[str, Any]:
-        hosts = {name: self.cuda.pinned(tensor) for name, tensor in outputs.items()}
+        hosts = {name: self.cuda.pinned(tensor.shape, tensor.dtype) for name, tensor in outputs.items()}
         for name, tensor in outputs.items():
             self.cuda.down(hosts[name], tensor)
         return hosts

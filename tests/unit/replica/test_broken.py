@@ -17,6 +17,69 @@ def failure(told: str) -> ServableError:
     return error
 
 
+# Those after which CUDA computes nothing more in the same process: what torch says after "CUDA error: ", the
+# runtime's name and the driver's.
+STICKY = [
+    ("an illegal memory access was encountered", "cudaErrorIllegalAddress", "CUDA_ERROR_ILLEGAL_ADDRESS"),
+    ("an illegal instruction was encountered", "cudaErrorIllegalInstruction", "CUDA_ERROR_ILLEGAL_INSTRUCTION"),
+    ("misaligned address", "cudaErrorMisalignedAddress", "CUDA_ERROR_MISALIGNED_ADDRESS"),
+    ("hardware stack error", "cudaErrorHardwareStackError", "CUDA_ERROR_HARDWARE_STACK_ERROR"),
+    ("invalid program counter", "cudaErrorInvalidPc", "CUDA_ERROR_INVALID_PC"),
+    ("unspecified launch failure", "cudaErrorLaunchFailure", "CUDA_ERROR_LAUNCH_FAILED"),
+    ("device-side assert triggered", "cudaErrorAssert", "CUDA_ERROR_ASSERT"),
+    ("the launch timed out and was terminated", "cudaErrorLaunchTimeout", "CUDA_ERROR_LAUNCH_TIMEOUT"),
+    ("uncorrectable ECC error encountered", "cudaErrorECCUncorrectable", "CUDA_ERROR_ECC_UNCORRECTABLE"),
+    (
+        "uncorrectable NVLink error detected during the execution",
+        "cudaErrorNvlinkUncorrectable",
+        "CUDA_ERROR_NVLINK_UNCORRECTABLE",
+    ),
+    (
+        "operation not supported on global/shared address space",
+        "cudaErrorInvalidAddressSpace",
+        "CUDA_ERROR_INVALID_ADDRESS_SPACE",
+    ),
+    (
+        "Invalid access of peer GPU memory over nvlink or a hardware error",
+        "cudaErrorContained",
+        "CUDA_ERROR_CONTAINED",
+    ),
+    ("tensor memory not completely freed", "cudaErrorTensorMemoryLeak", "CUDA_ERROR_TENSOR_MEMORY_LEAK"),
+    (
+        "the remote procedural call between the MPS server and the MPS client failed",
+        "cudaErrorMpsRpcFailure",
+        "CUDA_ERROR_MPS_RPC_FAILURE",
+    ),
+    (
+        "the MPS client has been terminated by the server",
+        "cudaErrorMpsClientTerminated",
+        "CUDA_ERROR_MPS_CLIENT_TERMINATED",
+    ),
+    (
+        "an async error has occured in external entity outside of CUDA",
+        "cudaErrorExternalDevice",
+        "CUDA_ERROR_EXTERNAL_DEVICE",
+    ),
+    ("unknown error", "cudaErrorUnknown", "CUDA_ERROR_UNKNOWN"),
+]
+
+
+@pytest.mark.parametrize(("text", "runtime", "driver"), STICKY)
+def test_every_way_to_tell_a_sticky_error_is_known(text: str, runtime: str, driver: str) -> None:
+    for told in (
+        f"CUDA error: {text}{HINT}",
+        f"CUDA driver error: {text}",
+        f"CUDA failure 9: {text} ; GPU=0 ; hostname=node1 ; expr=cudaMemcpy",
+        f"{runtime}: {text}",
+        f"{driver}: {text}",
+        f"INTERNAL: {driver}",
+        runtime,
+    ):
+        with pytest.raises(DeviceBroken):
+            check_device(failure(told))
+    check_device(failure(f"the servable says: {text}"))
+
+
 @pytest.mark.parametrize(
     "told",
     [
@@ -62,6 +125,9 @@ def test_a_ring_of_errors_is_left() -> None:
         "CUDA error: invalid configuration argument",
         "CUDA error: no kernel image is available for execution on the device",
         "CUDA error: invalid device ordinal",
+        "CUDA error: out of memory; what the model did before is an unknown error",
+        "cudaErrorUnknownSymbol",
+        "CUDA error: MPS server is not ready to accept new MPS client requests",
         "the request asks for an illegal memory access",
         "an illegal instruction was given to the robot",
         "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hpcserve.replica.gauge import READ_EVERY_S, Gauge
+from hpcserve.replica.gauge import READ_EVERY_S, Gauge, OfAllRanks
 from hpcserve.wire.messages import DeviceUse
 
 USE = DeviceUse("NVIDIA H200", "GPU-1", 1, 2, 3)
@@ -45,6 +45,21 @@ def test_what_takes_long_to_read_is_read_seldom() -> None:
     gauge = Gauge(Devices(clock, 0.5), clock)
     gauge.read()
     assert gauge.due_at == clock.now + 50.0
+
+
+def test_rank_0_tells_of_all_that_the_ranks_see() -> None:
+    clock = Clock()
+    ours, other, late = (DeviceUse("NVIDIA H200", f"GPU-{name}", 1, 2, 3) for name in ("1", "2", "3"))
+    told: dict[int, tuple[DeviceUse, ...]] = {2: (other,)}
+    gauge = Gauge(OfAllRanks(Devices(clock, 0.0), told), clock)
+    assert gauge.is_due()
+    assert gauge.read() == (ours, other)
+    assert not gauge.is_due()
+    told[1] = (late, DeviceUse(ours.name, ours.id, 9, 9, 9))
+    assert gauge.read() == (ours, late, other), "what it sees itself it knows best"
+    del told[1]
+    assert Gauge(OfAllRanks(None, told), clock).read() == (other,), "rank 0 alone has none"
+    assert Gauge(OfAllRanks(None, {}), clock).due_at == math.inf
 
 
 def test_without_devices_nothing_is_ever_due() -> None:

@@ -114,6 +114,9 @@ def test_shares_are_equal_and_are_all_there_is(count: int, slots: int) -> None:
         ({}, 1, (0,), 1, 1, {"CUDA_VISIBLE_DEVICES": "0"}),
         ({}, 4, (1,), 0, 4, {}),
         ({}, 4, (1,), 0, 0, {}),
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, 4, (1,), 0, 0, {"CUDA_VISIBLE_DEVICES": "0"}),
+        ({"CUDA_VISIBLE_DEVICES": "0,1,2"}, 4, (1,), 0, 0, {}),
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, 2, (3,), 1, 0, {"CUDA_VISIBLE_DEVICES": "1"}),
     ],
 )
 def test_who_wants_gpus_gets_them(
@@ -135,13 +138,48 @@ def test_who_wants_gpus_gets_them(
         ({"CUDA_VISIBLE_DEVICES": "-1,0"}, 2, (0,), 1, "none is there"),
         ({"CUDA_VISIBLE_DEVICES": "0,1"}, 2, (0,), 2, r"2 GPUs, and its slot 0 of 2 would give it 1 of 2: set pilots"),
         ({"CUDA_VISIBLE_DEVICES": "0,1"}, 4, (0, 1), 2, r"its slots 0, 1 of 4 would give it 1 of 2: set pilots.slots"),
+        # Another slot has the same.
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, 4, (0,), 1, r"its slot 0 of 4 would give it 1 of 2, which slot 1 would have"),
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, 4, (1, 2), 2, r"give it 2 of 2, which slots 0, 3 would have too: set pilots"),
+        ({"ROCR_VISIBLE_DEVICES": "0"}, 2, (1,), 1, r"its slot 1 of 2 would give it 1 of 1, which slot 0 would have"),
+        # A GPU has failed, or there are more than is known: nothing is divided.
+        (
+            {"CUDA_VISIBLE_DEVICES": "0,1,2"},
+            4,
+            (3,),
+            1,
+            r"give it 3 of 3, which slots 0, 1, 2 would .* not as many GPUs",
+        ),
+        ({"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5"}, 4, (0,), 1, r"its slot 0 of 4 would give it 6 of 6, which slots 1"),
+        ({"CUDA_VISIBLE_DEVICES": "0,1,2"}, 4, (0, 1, 2, 3), 4, r"its slots 0, 1, 2, 3 of 4 would give it 3 of 3: set"),
+        # There are more for each slot.
+        ({"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, 2, (0,), 1, r"its slot 0 of 2 would give it 2 of 4: set pilots.slots"),
     ],
 )
-def test_who_wants_more_gpus_than_there_are_is_told(
+def test_who_wants_gpus_of_its_own_that_are_not_there_is_told(
     environment: dict[str, str], slots: int, mine: tuple[int, ...], wanted: int, told: str
 ) -> None:
     with pytest.raises(ServableError, match=told):
         own(environment, mine=mine, slots=slots, wanted=wanted)
+
+
+@pytest.mark.parametrize("named", [[], ["0"], ["0", "1"], ["a", "b", "c"], ["0", "1", "2", "3"], list("abcdef")])
+@pytest.mark.parametrize("slots", [1, 2, 3, 4, 6, 8])
+@pytest.mark.parametrize("per_gpu", [1, 2])
+def test_no_two_ranks_with_gpus_of_their_own_see_the_same(named: list[str], slots: int, per_gpu: int) -> None:
+    seen: list[str] = []
+    for first in range(0, slots - per_gpu + 1, per_gpu):
+        held = range(first, first + per_gpu)
+        environment = {"CUDA_VISIBLE_DEVICES": ",".join(named)}
+        try:
+            given = own(environment, mine=held, slots=slots, wanted=1)
+        except ServableError:
+            continue
+        seen.append((environment | given)["CUDA_VISIBLE_DEVICES"])
+    assert len(set(seen)) == len(seen)
+    assert set(seen) <= set(named)
+    if len(named) * per_gpu == slots:
+        assert seen == named, "where the numbers fit, each has its own"
 
 
 def test_gpus_that_nobody_names_are_counted_by_their_device_files(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hpcserve.errors import InvalidOutput, ManifestError, ServableError
 from hpcserve.servable.api import Context
 from hpcserve.servable.loaders.entry import target_of
 from hpcserve.servable.loaders.torch import TorchLoader
-from hpcserve.servable.manifest import Batching, Manifest, MethodSpec, TensorDecl, Torch, to_json
+from hpcserve.servable.manifest import Batching, Manifest, MethodSpec, Ranks, TensorDecl, Torch, to_json
 
 X = TensorDecl(name="x", dtype="float32", shape=(-1, 3))
 K = TensorDecl(name="k", dtype="float32", shape=(-1, 1))
@@ -94,6 +94,13 @@ def manifest(**fields: Any) -> Manifest:
 
 
 CODE = {"entry": "model:make", "file": "weights.pt"}
+GRAPHS = {
+    "entry": "model:make",
+    "torch": Torch(cuda_graphs=True),
+    "methods": {
+        "predict": MethodSpec(inputs=(X,), outputs=(Y,), batchable=True, batching=Batching(preferred_batch_sizes=(4,)))
+    },
+}
 
 
 @pytest.mark.parametrize(
@@ -104,19 +111,11 @@ CODE = {"entry": "model:make", "file": "weights.pt"}
         CODE,
         {"file": "model.pt2", "torch": Torch(compile="eager")},
         CODE | {"torch": Torch(compile="aot_eager", device="cpu")},
-        CODE
-        | {
-            "torch": Torch(cuda_graphs=True),
-            "methods": {
-                "predict": MethodSpec(
-                    inputs=(X,), outputs=(Y,), batchable=True, batching=Batching(preferred_batch_sizes=(4,))
-                )
-            },
-        },
+        CODE | {"ranks": Ranks(gpus_per_rank=1), "torch": Torch(device="cpu")},
     ],
-    ids=["TorchScript", "exported", "weights", "exported-compiled", "compiled", "graphs-without-a-gpu"],
+    ids=["TorchScript", "exported", "weights", "exported-compiled", "compiled", "on-the-cpu-all-the-same"],
 )
-def test_every_kind_of_model_computes(made: Made, fields: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
+def test_every_kind_of_model_computes(made: Made, fields: dict[str, Any]) -> None:
     whole = manifest(**fields)
     assert TorchLoader().discover(whole, made.directory) == whole.methods
     loaded = TorchLoader().load(whole, Context(made.directory))
@@ -124,7 +123,6 @@ def test_every_kind_of_model_computes(made: Made, fields: dict[str, Any], capfd:
     for samples in (4, 1, 3):
         found = loaded.run("predict", {"x": SAMPLES[:samples]}, {})["y"]
         np.testing.assert_allclose(found, made.expected[:samples], rtol=1e-5)
-    assert ("nothing is recorded, since the device is cpu" in capfd.readouterr().err) == whole.torch.cuda_graphs
 
 
 def test_inputs_that_may_not_be_written_are_left_alone(made: Made) -> None:
@@ -237,6 +235,35 @@ def test_bad_manifests(made: Made, fields: dict[str, Any], message: str) -> None
 def test_what_cannot_be_loaded(made: Made, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ServableError, match="(?s)" + message):
         made.load(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked"),
+    [
+        ({"ranks": Ranks(gpus_per_rank=2)}, r"ranks\.gpus_per_rank = 2"),
+        (GRAPHS, r"torch\.cuda_graphs = true"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("cuda", "hip", "build"),
+    [
+        (None, None, "built without GPUs, sees no GPU here: have the servable's environment bring"),
+        ("13.0", None, r"built for CUDA 13\.0, sees no GPU here: see whether the node's driver"),
+        (None, "7.1", r"built for ROCm 7\.1, sees no GPU here"),
+    ],
+)
+def test_who_asks_for_a_gpu_does_not_compute_on_the_cpu_unasked(
+    made: Made, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], asked: str, cuda: Any, hip: Any, build: str
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.version, "hip", hip, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    whole = manifest(**(CODE | fields))
+    assert TorchLoader().discover(whole, made.directory), "a login node need not have one"
+    with pytest.raises(ServableError, match=rf"{asked}, and torch {re.escape(torch.__version__)}, which is {build}"):
+        made.load(**(CODE | fields))
 
 
 def test_code_that_does_not_fit_the_manifest(made: Made) -> None:
