@@ -32,6 +32,7 @@ from hpcserve.pilot.memory import MemoryWatch
 from hpcserve.pilot.outcome import NOT_STOPPED, Outcome, Stop, outcome
 from hpcserve.pilot.ranks import Place
 from hpcserve.pilot.watch import Watch
+from hpcserve.servable.manifest import from_json
 from hpcserve.wire.agents import ReplicaSpec, ReplicaStatus
 from hpcserve.wire.launch import ReplicaSays, ReplicaStart, decode_says, encode_line
 
@@ -263,6 +264,7 @@ class Child:
             secret_key=secret_key,
             outbox_bytes=spec.outbox_bytes,
             hang_grace_s=spec.hang_grace_s,
+            collective_grace_s=from_json(spec.manifest).ranks.grace_s,
             software=f"hpcserve {__version__}",
         )
 
