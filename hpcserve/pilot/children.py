@@ -36,6 +36,7 @@ from hpcserve.pilot.ownimage import OwnImage
 from hpcserve.pilot.ranks import Place
 from hpcserve.pilot.stages import Stages
 from hpcserve.pilot.watch import Watch
+from hpcserve.servable.manifest import from_json
 from hpcserve.wire.agents import ReplicaSpec, ReplicaStatus
 from hpcserve.wire.launch import GROUP, ReplicaSays, ReplicaStart, decode_says, encode_line
 
@@ -335,6 +336,7 @@ class Child:
             secret_key=self._secret_key,
             outbox_bytes=spec.outbox_bytes,
             hang_grace_s=spec.hang_grace_s,
+            collective_grace_s=from_json(spec.manifest).ranks.grace_s,
             software=f"hpcserve {__version__}",
         )
 

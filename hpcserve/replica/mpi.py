@@ -28,6 +28,7 @@ SHORTEST_S, LONGEST_S = 20e-6, 2e-3
 PART = 8
 """Who has waited for a while sleeps this part of it before the next look: it comes that much later at most."""
 CHUNK_BYTES = 1 << 30
+MOST_ROWS = 64
 ABORT_S = 5.0
 FORWARD_S = 0.1
 """So long a launcher has to pass on what a rank wrote last: MPICH's drops the rest when it ends the group."""
@@ -71,7 +72,7 @@ class World:
         self.comm = whole.Dup()
         self.has_threads = self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE
         self.devices: dict[int, tuple[DeviceUse, ...]] = {}
-        self._rows: dict[int, Any] = {}
+        self._rows = Rows(self._mpi)
 
     # --- messages -------------------------------------------------------------------------------------
 
@@ -156,10 +157,7 @@ class World:
         """The datatype of a row; None where there is nothing to send."""
         if not size_bytes:
             return None
-        row = self._rows.get(size_bytes)
-        if row is None:
-            row = self._rows[size_bytes] = row_type(self._mpi, size_bytes)
-        return row
+        return self._rows.of(size_bytes)
 
     # --- the end --------------------------------------------------------------------------------------
 
@@ -191,6 +189,28 @@ def row_type(mpi: Any, size_bytes: int, chunk_bytes: int = CHUNK_BYTES) -> Any:
     parts = [chunk, mpi.BYTE] if rest else [chunk]
     counts, places = [chunks, rest], [0, chunks * chunk_bytes]
     return mpi.Datatype.Create_struct(counts[: len(parts)], places[: len(parts)], parts).Commit()
+
+
+class Rows:
+    """The datatypes of rows of the lengths that were met last.
+
+    Args:
+        mpi: The module of that name.
+    """
+
+    def __init__(self, mpi: Any) -> None:
+        self._mpi = mpi
+        self._kept: dict[int, Any] = {}
+
+    def of(self, size_bytes: int) -> Any:
+        """That of a row of so many bytes."""
+        row = self._kept.pop(size_bytes, None)
+        if row is None:
+            if len(self._kept) >= MOST_ROWS:
+                self._kept.pop(next(iter(self._kept))).Free()
+            row = row_type(self._mpi, size_bytes)
+        self._kept[size_bytes] = row  # what was met last comes last
+        return row
 
 
 def as_bytes(array: Array) -> Bytes:

@@ -281,13 +281,15 @@ class Ranks(Declaration, frozen=True):
 
     ``data-parallel``: each computes a share of the batch's samples. ``collective``: each gets the whole input and the
     communicator, and what rank 0 returns is the answer. ``gpus_per_rank``: so many whole GPUs are each rank's own; 0:
-    it has what its slot has, be it a part of one.
+    it has what its slot has, be it a part of one. ``grace_s``: so many seconds the ranks of a collective servable may
+    take to return once one of them has failed; then the group ends.
     """
 
     size: Annotated[int, msgspec.Meta(ge=1)] = 1
     nodes: Annotated[int, msgspec.Meta(ge=1)] = 1
     compute: Literal["data-parallel", "collective"] = "data-parallel"
     gpus_per_rank: Annotated[int, msgspec.Meta(ge=0)] = 0
+    grace_s: Annotated[float, msgspec.Meta(gt=0)] = 5.0
 
     def __post_init__(self) -> None:
         if self.size % self.nodes:

@@ -238,7 +238,7 @@ class Pilot:
             "loader": "python",
             "description": what,
             "environment": {"kind": "venv", "path": str(self.root / "ranks")},
-            "ranks": {"size": size, "nodes": nodes, "gpus_per_rank": gpus},
+            "ranks": {"size": size, "nodes": nodes, "gpus_per_rank": gpus, "grace_s": 7.5},
         }
         return msgspec.structs.replace(self.spec(replica, what), manifest=json.dumps(manifest))
 

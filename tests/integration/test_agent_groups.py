@@ -60,6 +60,7 @@ def test_the_ranks_of_a_group_know_their_slots_and_end_in_order(
     ranks = pilot.ranks_of("r1", 3)
     assert [(rank["rank"], rank["size"], rank["told"]) for rank in ranks] == [(n, 3, str(n)) for n in range(3)]
     assert {tuple(rank["argv"][-4:]) for rank in ranks} == {("--node-slots", "4", "--ranks", "0:1:2")}
+    assert {rank["start"]["collective_grace_s"] for rank in ranks} == {7.5}, "as its manifest says"
     daemon.tell(pilot.orders())
     assert daemon.wait_for("r1", "exited").cause == "stopped as ordered (exit code 0)"
     for rank in ranks:

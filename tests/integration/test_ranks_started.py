@@ -81,3 +81,19 @@ for size, chunk in ((10, 4), (8, 4), (3, 4), (4, 4)):
     assert np.array_equal(given, found), (size, chunk)
 """
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
+
+
+def test_datatypes_of_rows_are_not_kept_for_ever() -> None:
+    program = """
+from mpi4py import MPI
+from hpcserve.replica.mpi import MOST_ROWS, Rows
+
+rows = Rows(MPI)
+first, second = rows.of(1), rows.of(2)
+for size in range(3, MOST_ROWS + 2):
+    assert rows.of(1) is first
+    assert rows.of(size).Get_size() == size
+assert second == MPI.DATATYPE_NULL, "it was freed"
+assert rows.of(2).Get_size() == 2
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
