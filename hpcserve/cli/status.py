@@ -109,6 +109,7 @@ def drawn(status: Status) -> Iterator[RenderableType]:
         yield from _titled("queues", _queues(status))
     if any(each.replicas for each in status.deployments):
         yield from _titled("replicas", _replicas(status))
+        yield from _without_room(status)
     if any(replica.devices for each in status.deployments for replica in each.replicas):
         yield from _titled("GPUs", _devices(status))
     if any(replica.learned for each in status.deployments for replica in each.replicas):
@@ -242,6 +243,16 @@ def _replicas(status: Status) -> Table:
                 str(replica.answered),
             )
     return made
+
+
+def _without_room(status: Status) -> Iterator[Text]:
+    """Why replicas are not started yet, a line each."""
+    from rich.text import Text
+
+    for each in status.deployments:
+        for replica in each.replicas:
+            if replica.waits_for:
+                yield Text(f"{replica.replica}: {replica.waits_for}", style=COLOURS["starting"])
 
 
 def _devices(status: Status) -> Table:

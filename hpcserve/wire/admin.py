@@ -86,7 +86,7 @@ class ReplicaView(Admin, frozen=True, kw_only=True):
 
     ``devices``: the GPUs that it sees, where its node has NVIDIA's driver and its Python nvidia-ml-py. ``phases``: how
     long each phase of its start took, in seconds; names of :data:`hpcserve.types.PHASES`. It is made of ``ranks`` MPI
-    ranks on ``nodes`` nodes, which take ``slots`` of its pilot's.
+    ranks on ``nodes`` nodes, which take ``slots`` of its pilot's. ``waits_for``: why its agent has not started it yet.
     """
 
     replica: str
@@ -103,6 +103,7 @@ class ReplicaView(Admin, frozen=True, kw_only=True):
     ranks: int = 1
     nodes: int = 1
     slots: int = 1
+    waits_for: str = ""
 
 
 class DeploymentView(Admin, frozen=True, kw_only=True):

@@ -230,6 +230,7 @@ def _replica(controller: Controller, replica: FleetReplica, loads: dict[ReplicaI
         ranks=replica.version.ranks.size,
         nodes=replica.version.ranks.nodes,
         slots=_slots(controller, replica.version.ranks),
+        waits_for=said.cause if said is not None and said.state == "starting" else "",
     )
 
 
