@@ -35,16 +35,17 @@ _MOST_DESCRIPTORS = 65536
 
 
 def sweep_at_end(environment: Mapping[str, str]) -> None:
-    """Starts the sweeper of this process, if it is one of several ranks.
+    """Starts the sweeper of this process, if it is one of several ranks. Linux only: nobody else has ``/proc``.
 
     Args:
         environment: The process's own, as it was at its start.
     """
     belongs = _in_container(environment) or _of_rank(environment)
-    if belongs is None:
-        return
     rank = os.getpid()
-    started, end = _started(rank), _end_of(rank)
+    started = _started(rank)
+    if belongs is None or not started:
+        return
+    end = _end_of(rank)
     child = os.fork()
     if not child:
         _become_sweeper(rank, started, end, belongs)
