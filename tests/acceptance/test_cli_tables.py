@@ -141,6 +141,14 @@ def test_of_replicas_of_several_ranks_these_and_the_slots_that_are_used_are_told
     assert row(shown, "pilot-609f-12")[4:6] == ["2", "9/16"]
 
 
+def test_of_a_replica_that_waits_for_room_a_line_says_for_what() -> None:
+    (deployment,) = status().deployments
+    told = "it waits for 2 slots on each of 2 nodes; free slots: 1 of node1, 4 of node2"
+    waiting = msgspec.structs.replace(deployment.replicas[4], ranks=4, nodes=2, slots=4, cause=told)
+    shown = lines(status(deployments=(msgspec.structs.replace(deployment, replicas=(waiting,)),)), 120)
+    assert shown[shown.index("queues") :].count(f"surrogate-609f-4: {told}") == 1
+
+
 def test_at_any_width_every_character_is_there() -> None:
     whole, narrow = ("".join(sorted("".join(lines(status(), width)))) for width in (300, 50))
     assert whole.replace("─", "").strip() == narrow.replace("─", "").strip()

@@ -5,11 +5,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from hpcserve.core.fleetbook import FleetPilot, FleetReplica
 from hpcserve.core.fleetview import PilotPhase, Policy
 from hpcserve.core.rollout import FleetDeployment, Version
-from hpcserve.daemon.controller.view import _plan, _waits
+from hpcserve.daemon.controller.view import _plan, _replica, _waits
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
+from hpcserve.wire.agents import ReplicaStatus
 from tests.unit.core.untried import Never
 
 SILENCE = "squeue did not answer"
@@ -74,3 +77,16 @@ def test_the_start_of_a_plan_is_that_of_the_first_pilot_that_has_room() -> None:
     assert "est. start" not in plan({"mine": 1}, {}, [None])
     assert "est. start" not in plan({"mine": 1}, {}, [-5.0, 1e12]), "nobody would believe that"
     assert "est. start" in plan({"mine": 1}, {}, [None, 30.0])
+
+
+@pytest.mark.parametrize(("state", "told"), [("starting", "it waits for 2 slots"), ("exited", "")])
+def test_of_a_replica_that_its_agent_has_no_room_for_it_is_told_what_it_waits_for(state: str, told: str) -> None:
+    replica = FleetReplica(
+        replica=ReplicaId("r"), deployment=DeploymentName("mine"), version=Version("v"), pilot=PilotId("p")
+    )
+    said = ReplicaStatus(ReplicaId("r"), state, b"", cause="it waits for 2 slots")
+    controller: Any = SimpleNamespace(
+        fleet=SimpleNamespace(deployments={}, policy=POLICY),
+        agents=SimpleNamespace(reports={PilotId("p"): SimpleNamespace(replicas=(said,))}),
+    )
+    assert _replica(controller, replica, {}).cause == told
