@@ -200,7 +200,7 @@ class Group:
         """Has it learn that it is worth while to compute so many samples together, ``share`` of them on rank 0."""
         # With so much time for each batch, a few that a busy machine has made slow do not make them smaller.
         self.back.send_multipart([self.identity, encode(wire.Tune(objective_ms=600_000))])
-        until, seen = time.monotonic() + PATIENCE_S, 0
+        until, seen = time.monotonic() + PATIENCE_S, len(self.noted(method))
         while share not in self.noted(method)[seen:]:
             assert time.monotonic() < until, f"it does not join them: {self.noted(method)}"
             for size in (1, samples):
