@@ -17,6 +17,8 @@ BOTTOM = ("base.def", "python.def")
 """The definition files below all layers."""
 DEFINITIONS = {"python": "", "mpich": "mpi.def", "openmpi": "mpi.def", "torch": "torch.def"}
 """What a manifest may name, and the definition file of each; ``python`` is there anyway."""
+MPICH = "mpich>=4.3,<5"
+"""Which MPICH is taken where a servable names no version. One in seven starts of 5.0 by Slurm's pmi2 (22.05) fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,5 +60,5 @@ def layers(wanted: Sequence[str]) -> tuple[Layer, ...]:
 
 def _layer(name: str, wanted: str) -> Layer:
     if DEFINITIONS[name] == "mpi.def":
-        return Layer(name, "mpi.def", extra("mpi"), wanted)
+        return Layer(name, "mpi.def", extra("mpi"), MPICH if wanted == "mpich" else wanted)
     return Layer(name, DEFINITIONS[name], extra(name) if wanted == name else (wanted,))

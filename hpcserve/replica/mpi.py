@@ -224,7 +224,7 @@ def _mpi() -> Any:
     except (ImportError, RuntimeError) as error:
         raise ServableError(
             f"MPI cannot be used: {error}; the servable's environment needs mpi4py and an MPI library of the site's "
-            f"family: {sys.executable} -m pip install mpi4py mpich, or the site's own library"
+            f"family: {sys.executable} -m pip install mpi4py 'mpich<5', or the site's own library"
         ) from error
     return MPI
 

@@ -22,10 +22,7 @@ from tests.integration import images
 
 pytestmark = [pytest.mark.facility, pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
 
-# UCX, which the wheel of MPICH uses, writes down all ways to a rank in an address of some 1000 characters, of more in a
-# container. Of one beyond 1024 Slurm's pmi2 (22.05) makes nonsense, and the ranks do not find one another.
-FEW_WAYS = "export UCX_TLS=tcp,self"
-PILOTS = {"nodes": 3, "slots": 2, "launcher": "srun", "max_pilots": 1, "setup": [FEW_WAYS]}
+PILOTS = {"nodes": 3, "slots": 2, "launcher": "srun", "max_pilots": 1}
 AT_ONCE = 8
 NODES = ("node1", "node2", "node3", "node4")
 REQUESTS = 10_000

@@ -15,7 +15,7 @@ from hpcserve import Client
 from tests.facility.box.cluster import Box
 from tests.facility.conftest import NewFacility
 from tests.facility.service import PATIENCE_S, SERVABLES, Facility, deployment, status, until
-from tests.facility.test_groups_on_slurm import FEW_WAYS, where
+from tests.facility.test_groups_on_slurm import where
 from tests.integration import images
 
 pytestmark = [pytest.mark.facility, pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
@@ -118,7 +118,7 @@ def test_the_ranks_of_a_group_run_from_the_copies_of_their_nodes(
     shutil.copytree(SERVABLES / "spread", servable)
     facility = new_facility(
         containers={"runtime": "apptainer", "stage_dir": f"{box.directory}/private"},
-        pilots={"nodes": 3, "slots": 2, "max_pilots": 1, "launcher": "srun", "setup": [FEW_WAYS]},
+        pilots={"nodes": 3, "slots": 2, "max_pilots": 1, "launcher": "srun"},
         mpi={"family": "mpich"},
     )
     images.packages(facility.shared, image_dir, ranks=True)

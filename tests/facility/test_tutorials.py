@@ -22,8 +22,6 @@ CLUSTER = """
 base = "facility"
 [pilots]
 stop_grace_s = 2.0
-# The fewer ways, the shorter the addresses of ranks: of more than 1024 characters pmi2 makes nonsense.
-setup = ["export UCX_TLS=tcp,self"]
 """
 COMMAND_S = 600.0
 """Where none of an image's layers is in the user's cache yet."""

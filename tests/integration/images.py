@@ -19,6 +19,7 @@ import pytest
 
 from hpcserve.cluster.definition import definition
 from hpcserve.cluster.gather import gather, gather_into, gather_prefix
+from hpcserve.cluster.layers import MPICH
 from hpcserve.cluster.packages import extra
 from tests.facility.box.machine import must_hold_one
 
@@ -146,7 +147,7 @@ def mpi(python_image: Path, cache: Path) -> Path:
     with (cache / "mpi.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not image.exists():
-            gather_prefix(cache / "mpich", "mpich", *THIS)
+            gather_prefix(cache / "mpich", MPICH, *THIS)
             gather_into(cache / "mpi4py", extra("mpi"), *THIS, compiled=_compiled)
             copies = [(f"{cache}/mpi4py/*", f"{purelib(python_image)}/"), (f"{cache}/mpich/*", "/usr/")]
             layered(cache / "mpi.new.sif", python_image, copies).rename(image)

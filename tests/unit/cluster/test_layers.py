@@ -17,6 +17,7 @@ def test_what_is_asked_for_is_put_over_python_in_that_order() -> None:
     mpich, torch = layers(["python", "mpich==5.0.2", "torch"])
     assert mpich == Layer("mpich", "mpi.def", ("mpi4py<5,>=4.1",), "mpich==5.0.2")
     assert torch == Layer("torch", "torch.def", ("torch<3,>=2.6",))
+    assert layers(["mpich"])[0].prefix == "mpich>=4.3,<5"
     assert layers(["torch==2.13.0+cpu"])[0].packages == ("torch==2.13.0+cpu",)
     assert layers([]) == layers(["python"]) == ()
 
