@@ -44,7 +44,7 @@ class SlurmPilot(Pilot):
         log = [f"--output={self.root}/agent.log", "--open-mode=append"]
         size = ["--no-kill", f"--mem={MEMORY_MIB}", f"--signal=B:USR1@{WARN_S}"]
         argv = ["sbatch", "--parsable", *log, *size, *options, str(script)]
-        self.job = self.box.run(LOGIN, argv, env={"PYTHONPATH": str(PROJECT), "UCX_TLS": "tcp,self"}).stdout.strip()
+        self.job = self.box.run(LOGIN, argv, env={"PYTHONPATH": str(PROJECT)}).stdout.strip()
 
     def end(self) -> None:
         self.box.run(LOGIN, ["scancel", self.job])

@@ -64,6 +64,7 @@ def test_a_torch_model_in_containers_has_a_gpu_for_each_replica_or_rank(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images.need_apptainer()
+    images.standard("mpich", "torch==2.13.0")  # from the box no packages can be had
     # The image lies in the user's home; the layers below it are those of the next run of the tests, too.
     for name, directory in (("XDG_CACHE_HOME", ".cache"), ("XDG_CONFIG_HOME", ".config")):
         monkeypatch.setenv(name, os.environ.get(name, str(Path.home() / directory)))

@@ -17,10 +17,15 @@ from pathlib import Path
 
 import pytest
 
+from hpcserve import config
+from hpcserve.cluster.building import Builder
 from hpcserve.cluster.definition import definition
 from hpcserve.cluster.gather import gather, gather_into, gather_prefix
+from hpcserve.cluster.images import Images
 from hpcserve.cluster.layers import MPICH
 from hpcserve.cluster.packages import extra
+from hpcserve.config import Containers
+from hpcserve.daemon.images import rules_of
 from tests.facility.box.machine import must_hold_one
 
 COMMANDS = ("sh", "env", "sleep", "cat", "ls", "dd", "uname")
@@ -152,6 +157,18 @@ def mpi(python_image: Path, cache: Path) -> Path:
             copies = [(f"{cache}/mpi4py/*", f"{purelib(python_image)}/"), (f"{cache}/mpich/*", "/usr/")]
             layered(cache / "mpi.new.sif", python_image, copies).rename(image)
     return image
+
+
+def standard(*layers: str) -> Path:
+    """The image that servables stand on where they name these layers; in the user's cache, made by who comes first."""
+    site = Containers(runtime="apptainer")
+    looking = Images(rules_of(site), builder_environment(), timeout_s=120.0)
+    cache = config.cache_dir()
+    builder = Builder(looking, command="apptainer", cache=cache, environment=builder_environment(), tell=print)
+    (cache / "tests").mkdir(parents=True, exist_ok=True)
+    with (cache / "tests" / "standard.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return builder.standard("", layers)
 
 
 def layered(image: Path, base: Path, copies: Sequence[tuple[str, str]]) -> Path:
