@@ -104,6 +104,7 @@ class Inference(Pending):
                     replica=result.replica,
                     version=result.version,
                     run_s=result.run_us / 1e6,
+                    image=result.image,
                 )
         except HpcserveError as error:
             self.error = error

@@ -12,10 +12,12 @@ class Outputs(dict[str, Any]):
         replica: The id of the replica that ran it.
         version: The sha256 that names the servable's version.
         run_s: How long the servable computed, in seconds.
+        image: The sha256 of the container image that it was computed in; empty: it was in none.
     """
 
-    def __init__(self, tensors: dict[str, Any], *, replica: str, version: str, run_s: float) -> None:
+    def __init__(self, tensors: dict[str, Any], *, replica: str, version: str, run_s: float, image: str) -> None:
         super().__init__(tensors)
         self.replica = replica
         self.version = version
         self.run_s = run_s
+        self.image = image

@@ -46,6 +46,7 @@ class Came(NamedTuple):
             replica=message.replica,
             version=message.version,
             run_s=message.run_us / 1e6 / max(1, message.count),
+            image=message.image,
         )
 
 

@@ -102,6 +102,7 @@ def serve(lifeline: Lifeline, mouth: Mouth, laps: Laps, world: World | None) -> 
         Gauge(_devices() if world is None else OfAllRanks(_devices(), world.devices)),
         replica=start.replica,
         version=start.version,
+        image=manifest.environment.published.sha256 if manifest.environment.published else "",
         outbox_bytes=start.outbox_bytes,
         policy_of=lambda method: policy(executor.batching(method), overlaps=method in executor.launching),
         ready=lambda: mouth.say(_ready(laps)),

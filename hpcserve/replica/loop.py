@@ -63,6 +63,7 @@ class Replica:
         *,
         replica: str,
         version: str,
+        image: str,
         outbox_bytes: int,
         policy_of: Callable[[str], Policy],
         ready: Callable[[], None],
@@ -96,10 +97,18 @@ class Replica:
         self._ask_at = 0.0
         self._tell_at = 0.0
         self._streams = Streams(
-            self, executor, link, replica=replica, version=version, budget_bytes=max(1, outbox_bytes // 2)
+            self,
+            executor,
+            link,
+            replica=replica,
+            version=version,
+            image=image,
+            budget_bytes=max(1, outbox_bytes // 2),
         )
         self._flights = Flights(self, executor, self._credit)
-        self._says = Says(link, self._holdings, self._credit, self._streams, replica=replica, version=version)
+        self._says = Says(
+            link, self._holdings, self._credit, self._streams, replica=replica, version=version, image=image
+        )
 
     def stop(self) -> None:
         """Ends :meth:`run` after the request that runs now. May be called from a signal handler, and by any thread."""

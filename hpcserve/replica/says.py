@@ -30,10 +30,19 @@ class Says:
         streams: Those that it runs.
         replica: The replica's id.
         version: Its servable's.
+        image: The sha256 of its container image, or empty.
     """
 
     def __init__(
-        self, link: Link, holdings: Holdings, credit: Credit, streams: Streams, *, replica: str, version: str
+        self,
+        link: Link,
+        holdings: Holdings,
+        credit: Credit,
+        streams: Streams,
+        *,
+        replica: str,
+        version: str,
+        image: str,
     ) -> None:
         self.has_news = False
         """Whether a batch has run since :meth:`learned` told what they teach."""
@@ -49,6 +58,7 @@ class Says:
         self._streams = streams
         self._replica = replica
         self._version = version
+        self._image = image
 
     def result(self, key: RequestKey, outcome: Outcome, run_us: int) -> None:
         """How a request ended."""
@@ -65,6 +75,7 @@ class Says:
             size_bytes,
             outcome.enclosed,
             outcome.items,
+            self._image,
         )
         self._link.send(encode(header), () if outcome.enclosed else outcome.frames)
 

@@ -72,11 +72,20 @@ class Streams:
         link: By which the items leave.
         replica: The replica's id.
         version: Its servable's.
+        image: The sha256 of its container image, or empty.
         budget_bytes: They keep so many bytes together, or one item each and twice as many; the last may exceed it.
     """
 
     def __init__(
-        self, host: Host, executor: Executor, link: Link, *, replica: str, version: str, budget_bytes: int
+        self,
+        host: Host,
+        executor: Executor,
+        link: Link,
+        *,
+        replica: str,
+        version: str,
+        budget_bytes: int,
+        image: str = "",
     ) -> None:
         self.ready: deque[Open] = deque()
         self.look_at = math.inf
@@ -90,6 +99,7 @@ class Streams:
         self._executor = executor
         self._link = link
         self._names = replica, version
+        self._image = image
         self._budget_bytes = budget_bytes
 
     def tasks(self) -> list[Task]:
@@ -232,7 +242,7 @@ class Streams:
     def _say(
         self, key: RequestKey, first: int, items: list[wire.Item], run_us: int, large: Outcome | None = None
     ) -> None:
-        header = wire.Items(*key, first, len(items), raw(items), *self._names, run_us)
+        header = wire.Items(*key, first, len(items), raw(items), *self._names, run_us, self._image)
         self._link.send(encode(header), () if large is None else large.frames)
 
     def _is_over(self, stream: Open) -> bool:

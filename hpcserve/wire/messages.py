@@ -179,7 +179,8 @@ class Result(Message, frozen=True, tag="result"):
 
     A frame follows for each tensor, or ``enclosed`` has their bytes.
     ``credit_*`` speak to the broker: how much unfinished work the replica wants to hold in all.
-    ``items``: this is the end of a stream, and it had so many.
+    ``items``: this is the end of a stream, and it had so many. ``image``: the sha256 of the container image that it was
+    computed in, if it was in one.
     """
 
     session: SessionId
@@ -193,6 +194,7 @@ class Result(Message, frozen=True, tag="result"):
     credit_bytes: int = 0
     enclosed: tuple[bytes, ...] = ()
     items: int | None = None
+    image: str = ""
 
 
 class Items(Message, frozen=True, tag="items"):
@@ -200,6 +202,7 @@ class Items(Message, frozen=True, tag="items"):
 
     ``first`` is the number of the first of them, from 0; ``count`` how many :class:`Item` there are in ``items``. An
     item whose tensors follow in frames of their own is alone in its message. ``run_us``: how long they were computed.
+    ``image``: as in a :class:`Result`.
     """
 
     session: SessionId
@@ -210,6 +213,7 @@ class Items(Message, frozen=True, tag="items"):
     replica: str = ""
     version: str = ""
     run_us: int = 0
+    image: str = ""
 
 
 class More(Message, frozen=True, tag="more"):

@@ -106,8 +106,12 @@ def seen(client: Client, endpoint: str, path: Path) -> Any:
     return client.infer(f"{endpoint}.look", str(path).encode())["seen"]
 
 
-def test_a_servable_in_a_container_answers(client: Client, boxed: str) -> None:
-    assert client.infer(f"{boxed}.double", np.arange(3.0))["y"].tolist() == [0.0, 2.0, 4.0]
+def test_a_servable_in_a_container_answers_and_says_by_which_image(
+    client: Client, boxed: str, python_image: Path
+) -> None:
+    outputs = client.infer(f"{boxed}.double", np.arange(3.0))
+    assert outputs["y"].tolist() == [0.0, 2.0, 4.0]
+    assert outputs.image == hashlib.sha256(python_image.read_bytes()).hexdigest()
 
 
 def test_it_sees_its_files_and_nothing_of_the_service(equipped: Daemon, client: Client, boxed: str) -> None:

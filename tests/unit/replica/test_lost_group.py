@@ -79,6 +79,7 @@ def test_two_threads_never_use_the_socket_at_a_time(link: Slow, alarm: Alarm) ->
         Gauge(None),
         replica="r-1",
         version="v1",
+        image="",
         outbox_bytes=1 << 20,
         policy_of=lambda method: Policy(max_samples=1),
         ready=lambda: None,
