@@ -31,8 +31,8 @@ from typing import NoReturn  # noqa: E402
 UNFIT = 94
 """The exit code of a process whose environment is not fit to run our modules, of an activation that failed too. It
 keeps clear of those of shells, interpreters, and :mod:`hpcserve.wire.exits`."""
-SAYS = "hpcserve: "
-"""So begins the line on standard error that tells why."""
+SAYS = "hpcserve cannot run here: "
+"""So begins the line on standard error that tells why; no servable prints such a one."""
 OLDEST = (3, 10)
 NEEDED = {"zmq": "pyzmq", "msgspec": "msgspec", "numpy": "numpy"}
 """What every environment must have: modules, and the packages that they come from."""

@@ -50,7 +50,8 @@ def ended(exit_code: int, output: str) -> LaunchEnd:
     told = _BY_SIGNAL.findall(output)
     number = int(told[-1]) if told else exit_code - _SHELL_SIGNALS
     code = -number if 0 < number <= _MOST_SIGNALS else exit_code
-    unreached = [line for line in output.splitlines() if _UNREACHED.match(line)]
+    # A servable may use ssh too: what that says is nothing of a group that has ended in order.
+    unreached = [line for line in output.splitlines() if _UNREACHED.match(line)] if exit_code else []
     if unreached:
         nodes = tuple(_UNREACHED.findall("\n".join(unreached)))
         return LaunchEnd(code, "node failed", "\n".join(unreached), lost_node=True, lost_nodes=nodes)

@@ -104,6 +104,7 @@ class Child:
         self._printed_part = b""
         self._stopped = NOT_STOPPED
         self._given_up = ""
+        self._contained = False
         self._began_s = now
         self._phases: dict[str, float] = {}
         self._setup_due_s: float | None = None
@@ -293,6 +294,7 @@ class Child:
     def _start(self, now: float) -> None:
         around = self._around
         command = around.command(self._spec, self.place, self._image.path(now))
+        self._contained = bool(command.servable)
         if self._image.cause:
             self._log.write(f"[{self._image.cause}]\n".encode())
         with ExitStack() as theirs, ExitStack() as ours:
@@ -388,7 +390,7 @@ class Child:
 
     def _look_for_refusal(self, *, whole: bool) -> None:
         """One rank that ends before MPI knows of it is waited for by the others until somebody ends them."""
-        why = hopeless(self._log.tail(_LAST_LINES) + "\n" * whole)
+        why = hopeless(self._log.tail(_LAST_LINES) + "\n" * whole, contained=self._contained)
         if why:
             self._given_up = why
             self.kill(Stop(why))

@@ -205,7 +205,7 @@ def _sync(directory: Path) -> None:
 
 def _is_open(path: Path, open_here: Collection[tuple[int, int] | str]) -> bool:
     found = path.stat()
-    return (found.st_dev, found.st_ino) in open_here or str(path) in open_here
+    return (found.st_dev, found.st_ino) in open_here or str(path.resolve()) in open_here
 
 
 def _open_here() -> set[tuple[int, int] | str]:

@@ -82,13 +82,15 @@ def outcome(
     return Outcome("exited", ended, last_lines, kind, evidence)
 
 
-def hopeless(output: str) -> str:
+def hopeless(output: str, *, contained: bool) -> str:
     """Why a rank has ended before MPI knew of it, by whole lines of the group's output; empty: none has said that.
 
-    The others wait for it in vain, and Hydra with them: no exit code will tell.
+    The others wait for it in vain, and Hydra with them: no exit code will tell. What a container's runtime says
+    counts only of ranks that are in containers.
     """
     whole = output.rpartition("\n")[0]
-    return unfit(UNFIT, whole) or refused(NOT_STARTED, whole) or refused(NOT_SIGNED, whole)
+    why = unfit(UNFIT, whole)
+    return why or (contained and (refused(NOT_STARTED, whole) or refused(NOT_SIGNED, whole))) or ""
 
 
 def _kind(end: LaunchEnd, said: ReplicaSays | None, last_lines: str, *, out_of_memory: bool) -> LossKind:

@@ -220,12 +220,14 @@ class Roster:
         """What its launcher has named; else the one of its nodes of which nothing shows that it still is there."""
         alive = {self._nodes[0]}.union(*(each.place.nodes for each in self._staying if each.started))
         suspects = [node for node in child.place.nodes if node not in alive or len(child.place.nodes) == 1]
-        lost = [node for node in child.place.nodes if node in child.lost_nodes] or suspects
-        if len(lost) == 1 or child.lost_nodes:
-            for node in set(lost) - self._lost:
-                _log.warning("node %s is lost: nothing will be started there", node)
-                self._lost.add(node)
-                self._around.changed()
+        told = {_short(node) for node in child.lost_nodes}
+        named = [node for node in child.place.nodes if _short(node) in told]
+        # A launcher that names another host alone has not reached that one, whatever it is.
+        lost = named or (suspects if len(suspects) == 1 and not told else [])
+        for node in set(lost) - self._lost:
+            _log.warning("node %s is lost: nothing will be started there", node)
+            self._lost.add(node)
+            self._around.changed()
 
     def _say_ended(self, spec: ReplicaSpec, state: str, cause: str, kind: LossKind = "") -> None:
         self._stillborn[spec.replica] = ReplicaStatus(
@@ -245,3 +247,8 @@ class Roster:
             self._around.changed()
         while len(self._over) > MOST_OVER:
             del self._over[next(iter(self._over))]
+
+
+def _short(node: str) -> str:
+    """A host's name as one that knows its domain says it."""
+    return node.partition(".")[0]

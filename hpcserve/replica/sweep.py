@@ -29,8 +29,11 @@ from hpcserve.wire.launch import GROUP, OUTSIDE
 
 Belongs = Callable[[int], bool]
 
+_JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID")
 _LOOK_S = 0.5
 _AGAIN_S = 0.02
+_SELDOM_S = 5.0
+_GIVE_UP_S = 300.0  # what still is there hangs in the kernel
 _MOST_DESCRIPTORS = 65536
 
 
@@ -64,9 +67,10 @@ def _in_container(environment: Mapping[str, str]) -> Belongs | None:
 
 def _of_rank(environment: Mapping[str, str]) -> Belongs | None:
     """Who was started with the variables that name this rank, of this group; or without them, by it all the same."""
-    names = (GROUP, next((name for name in RANK_VARIABLES if name in environment), ""))
+    names = [GROUP, next((name for name in RANK_VARIABLES if name in environment), "")]
     if any(not environment.get(name) for name in names):
         return None
+    names += [name for name in _JOB_VARIABLES if environment.get(name)]  # a job that a rank submits has its own
     wanted = {f"{name}={environment[name]}".encode() for name in names}
     of_group = f"{GROUP}=".encode()
     rank, pipes = os.getpid(), _pipes(os.getpid()).get
@@ -99,8 +103,10 @@ def _become_sweeper(rank: int, started: str, end: int | None, belongs: Belongs) 
             select.select([end], [], [])
         while _started(rank) == started:
             time.sleep(_LOOK_S)
-        while _kill_all(belongs):
-            time.sleep(_AGAIN_S)
+        pause_s, until = _AGAIN_S, time.monotonic() + _GIVE_UP_S
+        while _kill_all(belongs) and time.monotonic() < until:
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _SELDOM_S)
     finally:
         os._exit(0)
 
@@ -157,10 +163,17 @@ def _variables(pid: int) -> set[bytes]:
 
 
 def _kill_all(belongs: Belongs) -> bool:
-    """Kills all but this process that belong to the rank; whether there were any."""
+    """Kills all but this process that belong to the rank; whether there were any that may be killed."""
     there = [int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit()]
-    found = [pid for pid in there if pid != os.getpid() and belongs(pid)]
-    for pid in found:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return bool(found)
+    killed = [_kill(pid) for pid in there if pid != os.getpid() and belongs(pid)]
+    return any(killed)
+
+
+def _kill(pid: int) -> bool:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # it has become another user's
+        return False
+    return True

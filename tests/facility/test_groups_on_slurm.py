@@ -205,7 +205,7 @@ def test_ten_thousand_requests_of_four_ranks_in_containers_outlive_a_node(
         finally:
             box.power_on(nodes[3])
         assert load.answered + len(load.unknown) == REQUESTS
-        assert len(load.unknown) <= IN_FLIGHT, "only what was under way, and must not run twice"
+        assert len(load.unknown) <= IN_FLIGHT // 5, "only what was under way, and must not run twice"
         runs = Counter(int(line.split()[0]) for line in (notes / "log").read_text().splitlines())
         assert max(runs.values()) == 1, "nothing ran twice that must not"
         assert runs.keys() >= load.noted, "and nothing was answered that never ran"

@@ -52,9 +52,11 @@ def seen_once(box: Box, original: Path, place: Path) -> Iterator[Path]:
     shutil.copy(original, image)
     for node in NODES[1:]:
         box.run(node, ["mount", "-t", "tmpfs", "none", str(image.parent)])
-    yield image
-    for node in NODES[1:]:
-        box.run(node, ["umount", str(image.parent)], check=False)  # one of them may have been switched off and on
+    try:
+        yield image
+    finally:
+        for node in NODES[1:]:
+            box.run(node, ["umount", str(image.parent)], check=False)  # one of them may have been switched off and on
 
 
 def facility_for(new_facility: NewFacility, box: Box, image_dir: Path) -> Facility:
@@ -145,10 +147,12 @@ def test_a_node_that_dies_meanwhile_is_left_out(
         until(lambda: stopper.poll() == 0, "node4 has begun, and stands still", PATIENCE_S)
         until(lambda: "is being copied to node2" in facility.told(), "it is told what they wait for")
         box.power_off("node4")
-        facility.wait_ready(client, endpoint, 3)
-        assert answering(client, endpoint, 3) == set(NODES[:3])
-        assert not any(each.cause for each in deployment(client, endpoint).replicas if each.state == "ready")
-        (pilot,) = status(client).pilots
-        assert "again" in (facility.logs / f"{pilot.pilot}.log").read_text()
-        facility.cli("undeploy", endpoint)
-    box.power_on("node4")
+        try:
+            facility.wait_ready(client, endpoint, 3)
+            assert answering(client, endpoint, 3) == set(NODES[:3])
+            assert not any(each.cause for each in deployment(client, endpoint).replicas if each.state == "ready")
+            (pilot,) = status(client).pilots
+            assert "again" in (facility.logs / f"{pilot.pilot}.log").read_text()
+            facility.cli("undeploy", endpoint)
+        finally:
+            box.power_on("node4")

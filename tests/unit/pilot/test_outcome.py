@@ -96,11 +96,11 @@ def test_evidence_is_bounded_and_whole_characters() -> None:
     [
         (
             94,
-            "hpcserve: first\nhpcserve: no module x\nsrun: error: n1: task 0: Exited with exit code 94",
+            "hpcserve cannot run here: first\nhpcserve cannot run here: no module x\nsrun: error: exit code 94",
             "no module x",
         ),
         (94, "ended", "exit code 94 before its setup was done"),
-        (1, "hpcserve: no module x", "exit code 1 before its setup was done"),
+        (1, "hpcserve cannot run here: no module x", "exit code 1 before its setup was done"),
     ],
 )
 def test_an_environment_that_is_not_fit_says_why(exit_code: int, lines: str, cause: str) -> None:
@@ -112,8 +112,9 @@ def test_an_environment_that_is_not_fit_says_why(exit_code: int, lines: str, cau
 @pytest.mark.parametrize(
     ("output", "why"),
     [
-        ("warning\nhpcserve: python lacks pyzmq\nmore\n", "python lacks pyzmq"),
-        ("hpcserve: python lac", ""),
+        ("warning\nhpcserve cannot run here: python lacks pyzmq\nmore\n", "python lacks pyzmq"),
+        ("hpcserve cannot run here: python lac", ""),
+        ("hpcserve: rank 0 loads 40 GB of weights\n", ""),
         ("FATAL:   no such image\n", "the container did not start: no such image"),
         ("FATAL: of a program\n", ""),
         (
@@ -124,4 +125,8 @@ def test_an_environment_that_is_not_fit_says_why(exit_code: int, lines: str, cau
     ],
 )
 def test_of_ranks_that_will_never_start_one_line_tells(output: str, why: str) -> None:
-    assert hopeless(output) == why
+    assert hopeless(output, contained=True) == why
+
+
+def test_what_a_database_says_is_no_container_s_word() -> None:
+    assert hopeless('FATAL:  database "mlflow" does not exist\n', contained=False) == ""

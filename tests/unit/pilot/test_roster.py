@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
+import pytest
 
 from hpcserve.cluster.launchers import ProcessLauncher
 from hpcserve.errors import ManifestError
@@ -115,3 +118,17 @@ def test_what_a_lost_node_has_no_room_for_is_no_fault_of_its_own(tmp_path: Path)
     (status,) = roster.statuses
     assert (status.state, status.kind) == ("failed", "node failed")
     assert status.cause == "it cannot be started: it takes 2 slots on each of 2 nodes, and its pilot has 1 left"
+
+
+@pytest.mark.parametrize(
+    ("named", "lost"),
+    [((), ("b",)), (("b.cluster.org",), ("b",)), (("licenses",), ())],
+    ids=["nobody", "by its domain too", "a host of the servable's own"],
+)
+def test_of_a_group_s_nodes_that_one_is_lost_that_its_launcher_names(
+    tmp_path: Path, named: tuple[str, ...], lost: tuple[str, ...]
+) -> None:
+    roster = made(tmp_path, "a", "b")
+    child: Any = SimpleNamespace(place=Place(("a", "b"), ((0,), (0,))), lost_nodes=named)
+    roster._mark_lost(child)
+    assert roster.lost_nodes == lost

@@ -50,14 +50,16 @@ def rank(started: list[subprocess.Popen[str]], variables: Mapping[str, str], for
 def test_what_a_rank_has_started_ends_with_it_and_other_ranks_go_on(
     started: list[subprocess.Popen[str]], for_s: float
 ) -> None:
-    others = [rank(started, OF_RANK_1 | more) for more in ({"PMI_RANK": "0"}, {GROUP: "h"})]
-    mine = rank(started, OF_RANK_1, for_s)
+    mine_too = OF_RANK_1 | {"SLURM_JOB_ID": "1"}
+    of_others = ({"PMI_RANK": "0"}, {GROUP: "h"}, {"SLURM_JOB_ID": "2"})
+    others = [rank(started, mine_too | more) for more in of_others]
+    mine = rank(started, mine_too, for_s)
     if for_s:
         started[-1].kill()
     started[-1].wait()
     until(lambda: not any(map(is_alive, mine)), "it is gone")
     assert all(map(is_alive, [each for pids in others for each in pids]))
-    for process, pids in zip(started[:2], others, strict=True):
+    for process, pids in zip(started[:3], others, strict=True):
         process.send_signal(signal.SIGTERM)
         until(lambda pids=pids: not any(map(is_alive, pids)), "so is theirs")  # type: ignore[misc]
 
