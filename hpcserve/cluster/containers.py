@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from hpcserve.errors import ConfigError
-from hpcserve.wire.launch import OUTSIDE, ContainerRules, MpiRules
+from hpcserve.wire.launch import GROUP, OUTSIDE, ContainerRules, MpiRules
 
 OF_DEVICES = (
     "CUDA_VISIBLE_DEVICES",
@@ -223,7 +223,7 @@ def _podman(rules: ContainerRules, inside: Inside, inherited: Mapping[str, str],
     for bind in _binds(rules, inside, mpi, *(() if mpi is None else (WORKDIR,))):
         argv += ["--mount", _mount(bind)]
     # Without a value, that of the node is taken, where there is one; of a name with a * at its end, all that match.
-    for name in (*OF_DEVICES, *rules.environment, *(mpi.environment if mpi else ()), *inside.environment):
+    for name in (*OF_DEVICES, *rules.environment, *((GROUP, *mpi.environment) if mpi else ()), *inside.environment):
         argv += ["--env", name]
     return Contained((*argv, inside.image, *inside.argv), {**inherited, **inside.environment})
 

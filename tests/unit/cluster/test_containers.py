@@ -10,7 +10,7 @@ import pytest
 
 from hpcserve.cluster.containers import OF_DEVICES, Bind, Inside, contained, refused, site_binds
 from hpcserve.errors import ConfigError
-from hpcserve.wire.launch import OUTSIDE, ContainerRules, MpiRules
+from hpcserve.wire.launch import GROUP, OUTSIDE, ContainerRules, MpiRules
 
 INSIDE = Inside(
     image="/images/a.sif",
@@ -212,5 +212,6 @@ def test_the_variables_of_the_node_come_in_by_name_or_pattern(tmp_path: Path, mp
 
 def test_podman_hpc_s_ranks_share_the_node_too() -> None:
     argv = contained(ContainerRules(runtime="podman-hpc"), INSIDE, {}, MPI).argv
+    assert argv[argv.index(GROUP) - 1] == "--env", "by which what a rank leaves behind is found"
     assert {"--pid=host", "--ipc=host", "type=bind,source=/tmp,destination=/tmp", "PMI_*", "MPI*"} <= set(argv)
     assert "--tmpfs=/tmp" not in argv
