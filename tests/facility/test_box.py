@@ -341,7 +341,7 @@ def test_nothing_is_left_of_a_box_whose_starter_is_ended(short_path: Path, numbe
         os.killpg(starter.pid, number)  # as a terminal does
     else:
         starter.send_signal(number)
-    starter.wait(30)
+    starter.wait(100)
     until(lambda: not list(short_path.glob("hpcserve-box-*")), "its directory is gone")
     until(lambda: not of_box(short_path), "its processes are gone")
     assert Path("/proc/self/mountinfo").read_text() == mounts
