@@ -61,7 +61,7 @@ def test_startup_ends_with_an_answer(root: Path) -> None:
 def test_overload_tells_what_is_answered_and_what_is_refused(root: Path) -> None:
     # Where the capacity was measured while the machine had other work, three times as much may not be too much.
     found = next(found for _ in range(4) if (found := run(root, "overload"))["refused"])
-    assert 0 < found["goodput_of_capacity"]
+    assert found["goodput_of_capacity"] > 0
     assert found["other_errors"] == 0
     assert 0 < found["refusal_p50_ms"] <= found["refusal_p99_ms"]
     assert found["priority"]["errors"] == 0
