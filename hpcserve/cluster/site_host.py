@@ -231,12 +231,9 @@ def containers(site: Site) -> Iterator[Finding]:
     runtime = site.containers.runtime
     if runtime == "none":
         return
-    found = shutil.which(runtime)
-    if found is None:
-        told = f"containers.runtime: no command {runtime!r} in PATH; load its module, or correct the site file"
-        yield Finding("containers", "failed", told)
-    else:
-        yield Finding("containers", "ok", found)
+    command = site.containers.command
+    setting = "containers.command" if command else "containers.runtime"
+    yield _found("containers", setting, command or runtime, "correct the site file")
 
 
 def mpi(site: Site) -> Iterator[Finding]:
@@ -247,9 +244,13 @@ def mpi(site: Site) -> Iterator[Finding]:
     launcher, command = site.pilots.launcher, site.mpi.command
     if launcher != "mpiexec" and (launcher != "process" or command == Mpi().command):
         return
-    found = shutil.which(command)
-    if found is None:
-        told = f"mpi.command: no command {command!r} in PATH; load its module, or set mpi.command to its whole path"
-        yield Finding("mpi", "failed", told)
-    else:
-        yield Finding("mpi", "ok", found)
+    yield _found("mpi", "mpi.command", command, "set mpi.command to its whole path")
+
+
+def _found(subject: str, setting: str, command: str, otherwise: str) -> Finding:
+    """Where a command is that the site names by a setting."""
+    place = shutil.which(command)
+    if place is None:
+        told = f"{setting}: no command {command!r} in PATH; load its module, or {otherwise}"
+        return Finding(subject, "failed", told)
+    return Finding(subject, "ok", place)

@@ -212,3 +212,20 @@ def test_the_command_that_starts_ranks_is_looked_for_where_it_is_needed(
     there = tmp_path / "mpiexec"
     there.touch(mode=0o755)
     assert found("mpiexec", "mpiexec") == found("process", str(there)) == [("ok", str(there))]
+
+
+def test_the_container_runtime_is_looked_for_by_the_command_that_the_site_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    there = tmp_path / "our-apptainer"
+    there.touch(mode=0o755)
+
+    def found(command: str) -> list[tuple[str, str]]:
+        looked_at = msgspec.structs.replace(site(tmp_path), containers=Containers(runtime="apptainer", command=command))
+        return [(each.outcome, each.told) for each in site_host.containers(looked_at)]
+
+    assert found("our-apptainer") == [("ok", str(there))]
+    told = "containers.{}: no command {!r} in PATH; load its module, or correct the site file"
+    assert found("") == [("failed", told.format("runtime", "apptainer"))]
+    assert found("gone") == [("failed", told.format("command", "gone"))]

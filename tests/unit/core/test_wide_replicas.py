@@ -219,15 +219,21 @@ def test_one_that_takes_a_whole_gpu_is_not_started_onto_halves_of_two_but_these_
     assert all(each.state == "ready" and each.nodes for each in world.fleet.replicas.values())
 
 
-def test_a_lost_node_takes_its_slots_and_the_group_goes_elsewhere() -> None:
-    world = World(2)
-    world.deploy(W, BOTH, 1)
+def without_its_second_node(world: World) -> PilotId:
+    """The only pilot loses a node, and with it the replica that was on both."""
     ((pilot, agent),) = world.jobs.items()
     assert agent is not None
     agent.nodes = ("n1",)
     for name in agent.replicas:
         agent.replicas[name] = "exited"
     world.settle()
+    return pilot
+
+
+def test_a_lost_node_takes_its_slots_and_the_group_goes_elsewhere() -> None:
+    world = World(2)
+    world.deploy(W, BOTH, 1)
+    pilot = without_its_second_node(world)
     assert world.fleet.pilots[pilot].slots == 4
     assert world.held == {W: 1}
     assert {each.pilot for each in world.fleet.replicas.values() if not each.ended} == set(world.jobs) - {pilot}
@@ -236,12 +242,7 @@ def test_a_lost_node_takes_its_slots_and_the_group_goes_elsewhere() -> None:
 def test_a_pilot_that_lost_a_node_makes_place_for_a_whole_one() -> None:
     world = World(1)
     world.deploy(W, BOTH, 1)
-    ((pilot, agent),) = world.jobs.items()
-    assert agent is not None
-    agent.nodes = ("n1",)
-    for name in agent.replicas:
-        agent.replicas[name] = "exited"
-    world.settle()
+    pilot = without_its_second_node(world)
     assert pilot not in world.jobs
     assert len(world.jobs) == 1
     assert world.held == {W: 1}
