@@ -7,12 +7,15 @@
     ├── ManifestError               servable.toml or the files it names are wrong
     ├── ServiceUnavailable          no daemon answers (retryable)
     ├── AuthenticationError         the daemon does not know this key, or is not the daemon we pinned
+    │   └── LoginRequired           it wants a login, or another one; ``detail`` says which
+    ├── PermissionDenied            the caller is known, and may not do this
     ├── ProtocolError               a message that the wire format does not allow
     │   └── VersionMismatch         both sides are well, but too far apart in version
     ├── NotFound                    a name that does not exist
     │   ├── UnknownEndpoint
     │   ├── UnknownMethod
-    │   └── UnknownServable
+    │   ├── UnknownServable
+    │   └── StagedFileGone          the file of a result was removed when its time was up
     ├── InvalidInput                a tensor's name, dtype, shape or count is wrong
     ├── Conflict                    the state of the service does not allow this now
     ├── Overloaded                  a budget is full: come back after ``retry_after_s`` (retryable)
@@ -25,6 +28,7 @@
     │   ├── NoRoom                  it takes no more jobs of ours at present: a limit of a QOS or a queue (retryable)
     │   └── SubmissionUnknown       it may have taken the job, or not: the job's tag will tell
     ├── StorageFull                 the daemon's disk or quota is full
+    ├── TransferFailed              a result could not be brought to where it was wanted; it is still on the site
     └── ServableError               the servable's own code failed; ``remote_traceback`` says where
         ├── InvalidOutput           it returned something that its manifest does not promise
         ├── PoisonRequest           its replica died while it ran this request alone
@@ -37,7 +41,7 @@ succeed later without a change). A message names what failed, the offending valu
 from __future__ import annotations
 
 import errno
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class HpcserveError(Exception):
@@ -47,6 +51,7 @@ class HpcserveError(Exception):
         message: What failed, with the offending value, and what to do about it.
         retry_after_s: When the service expects to have room again, in seconds from now.
         remote_traceback: The traceback of the process where it happened, as text.
+        detail: What a program needs in order to mend it: values of JSON. Each class says which.
     """
 
     code: ClassVar[str] = "error"
@@ -59,11 +64,13 @@ class HpcserveError(Exception):
         *,
         retry_after_s: float | None = None,
         remote_traceback: str | None = None,
+        detail: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.retry_after_s = retry_after_s
         self.remote_traceback = remote_traceback
+        self.detail = detail or {}
 
     def __str__(self) -> str:
         if self.remote_traceback:
@@ -98,6 +105,23 @@ class AuthenticationError(HpcserveError):
 
     code = "unauthenticated"
     http_status = 401
+
+
+class LoginRequired(AuthenticationError):
+    """The service wants a login, or another one than the caller has: run ``hpcserve login``.
+
+    ``detail`` is a document of Globus's authentication requirements (``code`` and ``authorization_parameters``), with
+    ``client_id``, the client that users log in by, and ``scope``, that of the service.
+    """
+
+    code = "login_required"
+
+
+class PermissionDenied(HpcserveError):
+    """The caller is known, and the site's policy or the owner does not allow this."""
+
+    code = "permission_denied"
+    http_status = 403
 
 
 class ProtocolError(HpcserveError):
@@ -137,6 +161,13 @@ class UnknownServable(NotFound):
     """No published servable has this name or version."""
 
     code = "unknown_servable"
+
+
+class StagedFileGone(NotFound):
+    """The file of a result was removed, since the time that the site keeps it was up."""
+
+    code = "staged_file_gone"
+    http_status = 410
 
 
 class InvalidInput(HpcserveError):
@@ -225,6 +256,13 @@ class StorageFull(HpcserveError):
     http_status = 507
     errnos: ClassVar[frozenset[int]] = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
     """The operating system's words for it; the last is that of a limit on the size of files."""
+
+
+class TransferFailed(HpcserveError):
+    """A result could not be brought to where it was wanted. It is still on the site."""
+
+    code = "transfer_failed"
+    http_status = 502
 
 
 class ServableError(HpcserveError):

@@ -108,11 +108,11 @@ def agree(theirs: tuple[int, ...], their_software: str, our_software: str) -> in
 def error_to_wire(error: HpcserveError) -> ErrorInfo:
     """The struct that stands for ``error`` in a header."""
     retry = None if error.retry_after_s is None else max(1, round(error.retry_after_s * 1000))
-    return ErrorInfo(error.code, error.message, error.remote_traceback, retry)
+    return ErrorInfo(error.code, error.message, error.remote_traceback, retry, error.detail or None)
 
 
 def error_from_wire(info: ErrorInfo) -> HpcserveError:
     """The exception that ``info`` stands for; an unknown code becomes a plain HpcserveError."""
     kind = BY_CODE.get(info.code, HpcserveError)
     retry = None if info.retry_after_ms is None else info.retry_after_ms / 1000
-    return kind(info.message, retry_after_s=retry, remote_traceback=info.traceback)
+    return kind(info.message, retry_after_s=retry, remote_traceback=info.traceback, detail=info.detail)

@@ -29,22 +29,42 @@ class Done(Message, frozen=True, tag="done"):
 # --- to the broker ----------------------------------------------------------------------------------
 
 
+class Identity(Message, frozen=True):
+    """Who calls, as admission found out.
+
+    ``name`` is what people call it: of the list of keys, or Globus's user name. The rest is Globus's: ``id`` of the
+    identity, ``domain`` of the session's identity provider, ``groups`` by their ids (None: they could not be asked
+    for), ``linked`` identities by their ids, and the SHA-256 of the token, in hex. ``key``: the CURVE key in Z85.
+    """
+
+    name: str
+    key: str = ""
+    id: str = ""
+    domain: str = ""
+    groups: tuple[str, ...] | None = ()
+    linked: tuple[str, ...] = ()
+    token_sha256: str = ""
+
+
 class AdmitKey(Message, frozen=True, tag="admit"):
     """Lets a CURVE key in on the data sockets.
 
-    ``role`` is client, agent or replica; ``subject`` the identity's name, the pilot's id or the replica's.
+    ``role`` is client, agent or replica; ``subject`` the identity's name, the pilot's id or the replica's. Of a client
+    ``identity`` says more. Said again for a key that is in, it changes whose it is.
     """
 
     key: bytes
     role: str
     subject: str
     ticket: int = 0
+    identity: Identity | None = None
 
 
 class RevokeKey(Message, frozen=True, tag="revoke"):
-    """Takes a key out of the table and ends what it had open."""
+    """Takes a key out of the table and ends what it had open. ``error``: what its client is told."""
 
     key: bytes
+    error: ErrorInfo | None = None
 
 
 class MethodRoute(Message, frozen=True):

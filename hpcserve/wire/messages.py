@@ -16,6 +16,8 @@ Decides nothing; holds no socket.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from hpcserve.types import Counter, Epoch, PilotId, SessionId
@@ -34,12 +36,13 @@ class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class ErrorInfo(Message, frozen=True):
-    """An error of :mod:`hpcserve.errors` on its way; ``code`` finds the class."""
+    """An error of :mod:`hpcserve.errors` on its way; ``code`` finds the class, ``detail`` is for programs."""
 
     code: str
     message: str
     traceback: str | None = None
     retry_after_ms: int | None = None
+    detail: dict[str, Any] | None = None
 
 
 class TensorSpec(Message, frozen=True):
@@ -52,6 +55,24 @@ class TensorSpec(Message, frozen=True):
     name: str
     dtype: str
     shape: tuple[int, ...]
+
+
+class StagedTensor(Message, frozen=True):
+    """A tensor in a file: the data set at ``path`` in it, and the SHA-256, in hex, of its bytes in C order."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: str
+    sha256: str
+
+
+class Staged(Message, frozen=True):
+    """A result that lies in an HDF5 file, ``path`` on the site, of ``size_bytes``."""
+
+    path: str
+    size_bytes: int
+    tensors: tuple[StagedTensor, ...]
 
 
 class Window(Message, frozen=True):
@@ -72,18 +93,23 @@ class Item(Message, frozen=True):
 
 
 class Hello(Message, frozen=True, tag="hello"):
-    """A client asks to be let in. Its CURVE key is the connection's own."""
+    """A client asks to be let in. Its CURVE key is the connection's own.
+
+    ``token``: an access token of Globus for the service, where it wants one.
+    """
 
     versions: tuple[int, ...]
     software: str
+    token: str = ""
 
 
 class Welcome(Message, frozen=True, tag="welcome"):
-    """The client's key is now known to the broker."""
+    """The client's key is now known to the broker; with ``expires_in_s`` for so long, until it says HELLO again."""
 
     version: int
     software: str
     identity: str
+    expires_in_s: float | None = None
 
 
 class Enrol(Message, frozen=True, tag="enrol"):
@@ -140,6 +166,9 @@ class Request(Message, frozen=True, tag="request"):
 
     ``attempt`` is 0, or 1 when the broker asked for the request again. ``acks`` and ``floor`` acknowledge
     earlier results, as in :class:`Ack`. With a ``window`` it is the call of a stream.
+    ``reply`` says how the result comes: ``inline``, ``staged`` (in a file on the site), or ``auto``: staged when it is
+    large. ``references`` lists the URIs of the tensors that are not in the message but in files: those of dtype
+    ``REFERENCE``, whose bytes are the URI.
     """
 
     id: Counter
@@ -156,6 +185,7 @@ class Request(Message, frozen=True, tag="request"):
     acks: tuple[Counter, ...] = ()
     enclosed: tuple[bytes, ...] = ()
     window: Window | None = None
+    references: tuple[str, ...] = ()
 
 
 class Ack(Message, frozen=True, tag="ack"):
@@ -180,7 +210,7 @@ class Result(Message, frozen=True, tag="result"):
     A frame follows for each tensor, or ``enclosed`` has their bytes.
     ``credit_*`` speak to the broker: how much unfinished work the replica wants to hold in all.
     ``items``: this is the end of a stream, and it had so many. ``image``: the sha256 of the container image that it was
-    computed in, if it was in one.
+    computed in, if it was in one. ``staged``: its tensors are in a file.
     """
 
     session: SessionId
@@ -195,6 +225,7 @@ class Result(Message, frozen=True, tag="result"):
     enclosed: tuple[bytes, ...] = ()
     items: int | None = None
     image: str = ""
+    staged: Staged | None = None
 
 
 class Items(Message, frozen=True, tag="items"):
@@ -355,7 +386,8 @@ class Work(Message, frozen=True, tag="work"):
 
     ``seq`` grows by one within an epoch.
 
-    ``releases`` lists results that were acknowledged, as :class:`Release` does.
+    ``releases`` lists results that were acknowledged, as :class:`Release` does. ``stage`` is the directory for a staged
+    result, ``read_below`` the directories that references may lead into: both as the caller is allowed.
     """
 
     epoch: Epoch
@@ -373,6 +405,8 @@ class Work(Message, frozen=True, tag="work"):
     releases: tuple[Key, ...] = ()
     enclosed: tuple[bytes, ...] = ()
     window: Window | None = None
+    stage: str = ""
+    read_below: tuple[str, ...] = ()
 
 
 class Release(Message, frozen=True, tag="release"):

@@ -12,7 +12,7 @@ import pytest
 # From the top: an area imports from the rows below its own, never from a sibling. "hpcserve" stands for the
 # public names that the package hands on, such as hpcserve.Client.
 ROWS = (
-    {"cli"},
+    {"cli", "testing"},
     {"examples"},
     {"hpcserve"},
     {"gateway"},

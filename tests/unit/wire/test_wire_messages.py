@@ -150,7 +150,7 @@ def test_missing_last_elements_have_their_defaults(kind: type[msgspec.Struct], d
 
 
 def test_elements_inside_elements_may_be_new_too() -> None:
-    later = ["refused", ["overloaded", "full", None, 5, "since 1.9"], {"since": 2}]
+    later = ["refused", ["overloaded", "full", None, 5, None, "since 1.9"], {"since": 2}]
     refused = frames.decode_to_client(encode(later))
     assert refused == messages.Refused(messages.ErrorInfo("overloaded", "full", None, 5))
 

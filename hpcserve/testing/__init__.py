@@ -1,0 +1,1 @@
+"""What stands in for services that a laptop or a test cannot have."""
