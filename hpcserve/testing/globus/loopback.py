@@ -1,0 +1,50 @@
+"""The stand-in put together: one world, its faults, its services, one server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from hpcserve.testing.globus.faults import Faults
+from hpcserve.testing.globus.http import Service
+from hpcserve.testing.globus.server import Server
+from hpcserve.testing.globus.world import World
+
+
+class LoopbackGlobus:
+    """A Globus on this machine alone, as a context manager.
+
+    Args:
+        directory: Where its certificates go, and the files of collections. Nobody else should be able to write there.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.world = World()
+        self.faults = Faults()
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._server = Server(directory, self._services(), self.faults)
+
+    @property
+    def url(self) -> str:
+        """Of Auth, Groups and Transfer alike; it ends with a slash."""
+        return self._server.url
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes globus-sdk of this or another process speak to the stand-in."""
+        services = ("AUTH", "GROUPS", "TRANSFER")
+        return {
+            **{f"GLOBUS_SDK_SERVICE_URL_{service}": self.url for service in services},
+            "GLOBUS_SDK_VERIFY_SSL": str(self._server.ca),
+        }
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._server.close()
+
+    def _services(self) -> list[Service]:
+        return []
