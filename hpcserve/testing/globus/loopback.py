@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
+from hpcserve.testing.globus.auth_claims import Claims, Signer
+from hpcserve.testing.globus.auth_login import LoginPages
+from hpcserve.testing.globus.auth_registry import Registry
+from hpcserve.testing.globus.auth_tokens import TokenEndpoint
 from hpcserve.testing.globus.faults import Faults
+from hpcserve.testing.globus.groups import Groups
 from hpcserve.testing.globus.http import Service
 from hpcserve.testing.globus.server import Server
 from hpcserve.testing.globus.world import World
@@ -47,4 +52,11 @@ class LoopbackGlobus:
         self._server.close()
 
     def _services(self) -> list[Service]:
-        return []
+        signer = Signer(self.world)
+        return [
+            LoginPages(self.world),
+            TokenEndpoint(self.world, signer),
+            Claims(self.world, signer),
+            Registry(self.world),
+            Groups(self.world),
+        ]
