@@ -113,7 +113,10 @@ class Refusal(Exception):
 class Service(Protocol):
     """Answers for the paths that begin with one of ``prefixes``; of several services the longest prefix decides."""
 
-    prefixes: tuple[str, ...]
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """How the paths begin."""
+        ...
 
     def answer(self, request: Request) -> Response:
         """Answer one request. It is called from many threads at a time.

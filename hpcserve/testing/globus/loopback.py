@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
+from hpcserve.testing.globus.auth_claims import Claims, Signer
+from hpcserve.testing.globus.auth_login import LoginPages
+from hpcserve.testing.globus.auth_registry import Registry
+from hpcserve.testing.globus.auth_tokens import TokenEndpoint
 from hpcserve.testing.globus.collections import Collection, Collections, Kind
 from hpcserve.testing.globus.faults import Faults
+from hpcserve.testing.globus.groups import Groups
 from hpcserve.testing.globus.http import Service
 from hpcserve.testing.globus.https_collections import HttpsCollections
 from hpcserve.testing.globus.movers import CopyMover, Mover
@@ -75,4 +80,13 @@ class LoopbackGlobus:
         return collection
 
     def _services(self) -> list[Service]:
-        return [self.transfer, HttpsCollections(self.world, self.collections)]
+        signer = Signer(self.world)
+        return [
+            LoginPages(self.world),
+            TokenEndpoint(self.world, signer),
+            Claims(self.world, signer),
+            Registry(self.world),
+            Groups(self.world),
+            self.transfer,
+            HttpsCollections(self.world, self.collections),
+        ]

@@ -10,7 +10,6 @@ GROUPS = "groups.api.globus.org"
 TRANSFER = "transfer.api.globus.org"
 TRANSFER_ALL = f"urn:globus:auth:scope:{TRANSFER}:all"
 GROUPS_VIEW = f"urn:globus:auth:scope:{GROUPS}:view_my_groups_and_memberships"
-DATE = "%Y-%m-%dT%H:%M:%S.%f+00:00"
 
 
 @dataclass
@@ -69,6 +68,7 @@ class Scope:
     scope: str
     resource_server: str
     name: str
+    description: str = ""
     dependents: tuple[Dependent, ...] = ()
 
 
@@ -154,6 +154,23 @@ class Token:
     grant: Grant
     active: bool = True
     refresh: bool = False
+
+
+@dataclass
+class Code:
+    """What an authorization code stands for. ``challenge`` is empty without PKCE; ``issued``: its tokens, once used."""
+
+    client_id: str
+    redirect_uri: str
+    challenge: str
+    sub: str
+    scopes: tuple[str, ...]
+    session: Session
+    offline: bool
+    state: str | None
+    nonce: str
+    expires: float
+    issued: list[str] | None = None
 
 
 @dataclass

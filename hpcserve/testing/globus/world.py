@@ -17,6 +17,7 @@ from hpcserve.testing.globus.records import (
     TRANSFER_ALL,
     Authentication,
     Client,
+    Code,
     Consent,
     Dependent,
     Grant,
@@ -45,10 +46,13 @@ class World:
         self.policies: dict[str, Policy] = {}
         self.tokens: dict[str, Token] = {}
         """Access and refresh tokens, by their value."""
+        self.codes: dict[str, Code] = {}
         self.consents: list[Consent] = []
         self.browser: Session | None = None
         """Who is signed in at the browser that comes to the authorize page."""
         self.signed_in: Person | None = None
+        self.approving = True
+        """Whether who sits there consents to what is asked."""
         self.lifetime_s = LIFETIME_S
         """Of the access tokens that are issued from now on."""
         self.issuer = ISSUER
@@ -120,9 +124,13 @@ class World:
                 self.add_person(f"{made.id}@clients.auth.globus.org", name, identity=made.id)
             return made
 
-    def add_scope(self, client: str, name: str = "all", dependents: Iterable[Dependent] = ()) -> Scope:
+    def add_scope(
+        self, client: str, name: str = "all", dependents: Iterable[Dependent] = (), *, description: str = ""
+    ) -> Scope:
         """Register ``https://auth.globus.org/scopes/CLIENT/NAME``; a collection is a client here too."""
-        return self._register(f"https://auth.globus.org/scopes/{client}/{name}", tuple(dependents))
+        scope = self._register(f"https://auth.globus.org/scopes/{client}/{name}", tuple(dependents))
+        scope.description = description
+        return scope
 
     def add_policy(self, policy: Policy) -> Policy:
         """Make an authentication policy known."""
@@ -258,7 +266,8 @@ class World:
 
     def _register(self, scope: str, dependents: tuple[Dependent, ...]) -> Scope:
         with self.lock:
-            made = Scope(str(uuid.uuid4()), scope, resource_server(scope), scope.rpartition("/")[2], dependents)
+            name = scope.rpartition("/")[2]
+            made = Scope(str(uuid.uuid4()), scope, resource_server(scope), name, dependents=dependents)
             self.scopes[scope] = made
             return made
 
