@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hpcserve.testing.globus.collections import Caller, Collection, Collections, Kind, NotAllowed
+from hpcserve.testing.globus.contents import CHUNK_BYTES
 from hpcserve.testing.globus.http import Refusal, Request, Response
-from hpcserve.testing.globus.movers import CHUNK_BYTES
 from hpcserve.testing.globus.transfer_callers import caller, check_consent, refusal, token_of
 from hpcserve.testing.globus.world import World
 

@@ -5,8 +5,6 @@ Source: https://docs.globus.org/api/transfer/ and the responses recorded in ``gl
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from typing import Any
 
 from hpcserve.testing.globus import transfer_files as files
@@ -14,6 +12,7 @@ from hpcserve.testing.globus.collections import Caller, Collection, Collections
 from hpcserve.testing.globus.http import Request, Response
 from hpcserve.testing.globus.movers import Mover
 from hpcserve.testing.globus.records import TRANSFER_ALL, Token
+from hpcserve.testing.globus.routes import Handler, Routes
 from hpcserve.testing.globus.transfer_callers import caller, check_consent, outcome, refusal, token_of
 from hpcserve.testing.globus.transfer_documents import collection_document, event_document, task_document
 from hpcserve.testing.globus.transfer_queue import TooManyPending, TransferQueue, UnknownSubmission
@@ -22,7 +21,6 @@ from hpcserve.testing.globus.transfer_tasks import Task
 from hpcserve.testing.globus.world import World
 
 MOST = 1000
-_OnCollection = Callable[..., Response]
 
 
 class Transfer:
@@ -34,57 +32,61 @@ class Transfer:
         self.collections = collections
         self.queue = TransferQueue(mover, world.now, lambda identity: caller(world, identity))
         self._world = world
-        self._calls: list[tuple[str, re.Pattern[str], Callable[..., Response]]] = [
-            ("GET", re.compile(r"endpoint_search"), self._search),
-            ("GET", re.compile(r"endpoint/([^/]+)"), self._endpoint),
-            ("GET", re.compile(r"endpoint/([^/]+)/access_list"), self._on(files.list_rules)),
-            ("POST", re.compile(r"endpoint/([^/]+)/access"), self._on(files.add_rule)),
-            ("GET", re.compile(r"endpoint/([^/]+)/access/([^/]+)"), self._on(files.get_rule)),
-            ("DELETE", re.compile(r"endpoint/([^/]+)/access/([^/]+)"), self._on(files.delete_rule)),
-            ("GET", re.compile(r"operation/endpoint/([^/]+)/ls"), self._on(files.ls, data=True)),
-            ("GET", re.compile(r"operation/endpoint/([^/]+)/stat"), self._on(files.stat, data=True)),
-            ("POST", re.compile(r"operation/endpoint/([^/]+)/mkdir"), self._on(files.mkdir, data=True)),
-            ("GET", re.compile(r"submission_id"), self._submission_id),
-            ("POST", re.compile(r"transfer|delete"), self._submit),
-            ("GET", re.compile(r"task_list"), self._task_list),
-            ("GET", re.compile(r"task/([^/]+)"), self._task),
-            ("GET", re.compile(r"task/([^/]+)/event_list"), self._events),
-            ("GET", re.compile(r"task/([^/]+)/successful_transfers"), self._successes),
-            ("POST", re.compile(r"task/([^/]+)/cancel"), self._cancel),
-        ]
+        on, to = self._on, self._to
+        self._routes = Routes(
+            ("GET", "/v0.10/endpoint_search", to(self._search)),
+            ("GET", "/v0.10/endpoint/([^/]+)", on(self._endpoint)),
+            ("GET", "/v0.10/endpoint/([^/]+)/access_list", on(files.list_rules)),
+            ("POST", "/v0.10/endpoint/([^/]+)/access", on(files.add_rule)),
+            ("GET", "/v0.10/endpoint/([^/]+)/access/([^/]+)", on(files.get_rule)),
+            ("DELETE", "/v0.10/endpoint/([^/]+)/access/([^/]+)", on(files.delete_rule)),
+            ("GET", "/v0.10/operation/endpoint/([^/]+)/ls", on(files.ls, data=True)),
+            ("GET", "/v0.10/operation/endpoint/([^/]+)/stat", on(files.stat, data=True)),
+            ("POST", "/v0.10/operation/endpoint/([^/]+)/mkdir", on(files.mkdir, data=True)),
+            ("GET", "/v0.10/submission_id", to(self._submission_id)),
+            ("POST", "/v0.10/(transfer|delete)", to(self._submit)),
+            ("GET", "/v0.10/task_list", to(self._task_list)),
+            ("GET", "/v0.10/task/([^/]+)", to(self._task)),
+            ("GET", "/v0.10/task/([^/]+)/event_list", to(self._events)),
+            ("GET", "/v0.10/task/([^/]+)/successful_transfers", to(self._successes)),
+            ("POST", "/v0.10/task/([^/]+)/cancel", to(self._cancel)),
+        )
 
     def answer(self, request: Request) -> Response:
         """Answer one call."""
-        token = token_of(self._world, request, TRANSFER_ALL)
-        self.queue.renew(token.sub, token.issued)
-        who = caller(self._world, token.sub)
-        path = request.path.removeprefix("/v0.10/")
-        for method, pattern, handler in self._calls:
-            if method == request.method and (match := pattern.fullmatch(path)):
-                return handler(request, who, token, *match.groups())
-        raise refusal(request, 404, "ClientError.NotFound", f"the loopback stand-in knows no {request.method} {path}")
+        return self._routes.answer(request)
+
+    def _to(self, handler: Handler) -> Handler:
+        """A handler that is told who asks, and with which token."""
+
+        def answer(request: Request, *more: str) -> Response:
+            token = token_of(self._world, request, TRANSFER_ALL)
+            self.queue.renew(token.sub, token.issued)
+            return handler(request, caller(self._world, token.sub), token, *more)
+
+        return answer
+
+    def _on(self, handler: Handler, *, data: bool = False) -> Handler:
+        """A handler that is told who asks, and of which collection. ``data``: it reads or writes there for them."""
+
+        def answer(request: Request, who: Caller, token: Token, collection_id: str, *more: str) -> Response:
+            collection = self._collection(request, collection_id)
+            if data:
+                check_consent(self._world, request, token, collection)
+            return handler(request, who, collection, *more)
+
+        return self._to(answer)
 
     # --- collections ------------------------------------------------------------------------------
 
-    def _collection(self, request: Request, who: Caller, collection_id: str) -> Collection:
+    def _collection(self, request: Request, collection_id: str) -> Collection:
         collection = self.collections.get(collection_id)
         if collection is None:
             raise refusal(request, 404, "EndpointNotFound", f"No such endpoint '{collection_id}'")
         return collection
 
-    def _on(self, handler: _OnCollection, *, data: bool = False) -> Callable[..., Response]:
-        """A handler that is given its collection; ``data``: it reads or writes there for the caller."""
-
-        def answer(request: Request, who: Caller, token: Token, collection_id: str, *more: str) -> Response:
-            collection = self._collection(request, who, collection_id)
-            if data:
-                check_consent(self._world, request, token, collection)
-            return handler(request, who, collection, *more)
-
-        return answer
-
-    def _endpoint(self, request: Request, who: Caller, token: Token, collection_id: str) -> Response:
-        return Response(200, self._document(request, self._collection(request, who, collection_id)))
+    def _endpoint(self, request: Request, who: Caller, collection: Collection) -> Response:
+        return Response(200, self._document(request, collection))
 
     def _document(self, request: Request, collection: Collection) -> dict[str, Any]:
         with self._world.lock:
@@ -114,12 +116,11 @@ class Transfer:
     def _submission_id(self, request: Request, who: Caller, token: Token) -> Response:
         return Response(200, {"value": self.queue.submission_id(who.identity)})
 
-    def _submit(self, request: Request, who: Caller, token: Token) -> Response:
+    def _submit(self, request: Request, who: Caller, token: Token, kind: str) -> Response:
         document = request.json()
-        kind = request.path.rpartition("/")[2]
         check_items(request, document)
         names = ("source_endpoint", "destination_endpoint") if kind == "transfer" else ("endpoint",)
-        sides = [self._collection(request, who, str(document.get(name))) for name in names]
+        sides = [self._collection(request, str(document.get(name))) for name in names]
         try:
             task = self.queue.submitted(who.identity, document["submission_id"])
             new = task is None
@@ -131,14 +132,7 @@ class Transfer:
             raise refusal(request, 400, "ClientError.BadRequest", str(error)) from error
         except TooManyPending as error:
             raise refusal(request, 409, "TooManyPendingJobs", str(error)) from error
-        message = f"The {kind} has been accepted and a task has been created and queued for execution"
-        if not new:
-            message = f"A {kind} with this submission_id was accepted before"
-        href = f"/v0.10/task/{task.id}?format=json"
-        link = {"DATA_TYPE": "link", "href": href, "rel": "related", "resource": "task", "title": "related task"}
-        said = outcome(request, "Accepted" if new else "Duplicate", message, DATA_TYPE=f"{kind}_result", task_link=link)
-        named = {"submission_id": document["submission_id"], "task_id": task.id}
-        return Response(202 if new else 200, {**said, **named})
+        return _submitted(request, kind, task, new=new)
 
     def _found(self, request: Request, who: Caller, task_id: str) -> Task:
         task = self.queue.get(task_id)
@@ -186,6 +180,20 @@ class Transfer:
         if not self.queue.cancel(self._found(request, who, task_id)):
             code, message = "TaskComplete", "The task completed before the cancel request was processed."
         return Response(200, outcome(request, code, message, DATA_TYPE="result"))
+
+
+def _submitted(request: Request, kind: str, task: Task, *, new: bool) -> Response:
+    message = f"A {kind} with this submission_id was accepted before"
+    if new:
+        message = f"The {kind} has been accepted and a task has been created and queued for execution"
+    href = f"/v0.10/task/{task.id}?format=json"
+    more = {
+        "DATA_TYPE": f"{kind}_result",
+        "submission_id": task.document["submission_id"],
+        "task_id": task.id,
+        "task_link": {"DATA_TYPE": "link", "href": href, "rel": "related", "resource": "task", "title": "related task"},
+    }
+    return Response(202 if new else 200, outcome(request, "Accepted" if new else "Duplicate", message, **more))
 
 
 def _page(request: Request, kind: str, found: list[dict[str, Any]]) -> Response:

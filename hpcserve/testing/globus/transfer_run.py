@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from hpcserve.testing.globus.collections import Caller, Collection, NotAllowed
-from hpcserve.testing.globus.movers import Mover, Place, checksum, contents_digest
+from hpcserve.testing.globus.contents import checksum, contents_digest
+from hpcserve.testing.globus.movers import Mover, Place
 from hpcserve.testing.globus.transfer_tasks import (
     ENDPOINT_ERROR,
     FILE_NOT_FOUND,
