@@ -13,6 +13,7 @@ from hpcserve.testing.globus.faults import Faults
 from hpcserve.testing.globus.groups import Groups
 from hpcserve.testing.globus.http import Service
 from hpcserve.testing.globus.server import Server
+from hpcserve.testing.globus.steering import Steering
 from hpcserve.testing.globus.world import World
 
 
@@ -59,4 +60,5 @@ class LoopbackGlobus:
             Claims(self.world, signer),
             Registry(self.world),
             Groups(self.world),
+            Steering(self.world, self.faults),
         ]
