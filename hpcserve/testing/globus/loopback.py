@@ -17,6 +17,7 @@ from hpcserve.testing.globus.https_collections import HttpsCollections
 from hpcserve.testing.globus.movers import CopyMover, Mover
 from hpcserve.testing.globus.records import Dependent, Person
 from hpcserve.testing.globus.server import Server
+from hpcserve.testing.globus.steering import Steering
 from hpcserve.testing.globus.transfer import Transfer
 from hpcserve.testing.globus.world import World
 
@@ -87,6 +88,7 @@ class LoopbackGlobus:
             Claims(self.world, signer),
             Registry(self.world),
             Groups(self.world),
+            Steering(self.world, self.faults),
             self.transfer,
             HttpsCollections(self.world, self.collections),
         ]
