@@ -16,8 +16,6 @@ import globus_sdk
 import pytest
 import requests
 
-from hpcserve.testing.globus.browser import log_in
-
 
 class Process:
     """A running stand-in and how it is spoken to."""
@@ -60,6 +58,19 @@ def _environment(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+def browse(address: str, status: int = 0) -> str:
+    argv = [sys.executable, "-m", "hpcserve.testing.globus.browser", address]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == status, done.stderr
+    return done.stdout or done.stderr
+
+
+def test_a_browser_for_programs_says_why_there_is_no_code(process: Process) -> None:
+    address = f"{process.exports['GLOBUS_SDK_SERVICE_URL_AUTH']}v2/oauth2/authorize?client_id=x"
+    assert browse(address, status=1) == "no client 'x' is registered\n"
+    assert "is no address of a stand-in" in browse("https://auth.globus.org/v2/oauth2/authorize", status=1)
+
+
 def test_a_site_file_and_a_secret_lie_ready(process: Process) -> None:
     settings = process.site["globus"]
     secret = Path(settings["client_secret_file"])
@@ -67,7 +78,7 @@ def test_a_site_file_and_a_secret_lie_ready(process: Process) -> None:
     service = globus_sdk.ConfidentialAppAuthClient(settings["client_id"], secret.read_text().strip())
     native = globus_sdk.NativeAppAuthClient(settings["native_client_id"])
     native.oauth2_start_flow(requested_scopes=f"openid https://auth.globus.org/scopes/{settings['client_id']}/all")
-    code = log_in(native.oauth2_get_authorize_url(), process.exports["GLOBUS_SDK_VERIFY_SSL"])
+    code = browse(native.oauth2_get_authorize_url()).strip()
     token = native.oauth2_exchange_code_for_tokens(code).by_resource_server[settings["client_id"]]["access_token"]
     handed = service.oauth2_get_dependent_tokens(token).by_resource_server["groups.api.globus.org"]["access_token"]
     groups = globus_sdk.GroupsClient(authorizer=globus_sdk.AccessTokenAuthorizer(handed)).get_my_groups()
