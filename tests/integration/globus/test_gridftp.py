@@ -17,12 +17,11 @@ from tests.integration.globus.transfers import Transfers, between
 
 def children(name: str) -> list[int]:
     """Processes that this one started, by the first 15 characters of their name."""
-    found = []
+    found: list[int] = []
     for listed in Path("/proc/self/task").glob("*/children"):
-        for pid in listed.read_text().split():
-            with contextlib.suppress(FileNotFoundError):
-                if Path(f"/proc/{pid}/comm").read_text().strip() == name:
-                    found.append(int(pid))
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # A thread or a child has just ended.
+            pids = listed.read_text().split()
+            found += [int(pid) for pid in pids if Path(f"/proc/{pid}/comm").read_text().strip() == name]
     return found
 
 
