@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import ssl
 import sys
 import threading
@@ -47,11 +49,12 @@ class Server:
         self._thread.start()
 
     def close(self) -> None:
-        """Answer nobody any more."""
+        """Answer nobody any more, also who is still connected."""
         self._faults.clear()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+        self._server.hang_up()
 
 
 class _Server(ThreadingHTTPServer):
@@ -63,13 +66,31 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self._context = context
         self._services = services
+        self._lock = threading.Lock()
+        self._connections: set[socket.socket] = set()
         self.faults = faults
 
     def get_request(self) -> tuple[Any, Any]:
         """Accept; the handshake is left to the connection's own thread, so that nobody can hold up the others."""
         connection, address = super().get_request()
         connection.settimeout(IDLE_S)
-        return self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), address
+        encrypted = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        with self._lock:
+            self._connections.add(encrypted)
+        return encrypted, address
+
+    def shutdown_request(self, request: Any) -> None:
+        """A connection has ended."""
+        with self._lock:
+            self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def hang_up(self) -> None:
+        """End all connections. Their threads see the end of what is said, and end themselves."""
+        with self._lock:
+            for connection in self._connections:
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say what went wrong in one connection, unless the other side just went away."""

@@ -86,10 +86,11 @@ class Steering:
         return {"id": group.id}
 
     def _token(self, order: dict[str, Any]) -> dict[str, Any]:
-        """An access token of ``username`` for a ``client`` and a ``scope``, as after a login."""
+        """An access token of ``username`` for a ``client`` and a ``scope``; ``by``: the linked one that logged in."""
         client: Client = self._world.clients[order["client"]]
         person = self._named(order["username"])
-        token = self._world.token_for(person, client, order["scope"], mfa=order.get("mfa", False))
+        by = self._named(order["by"]) if "by" in order else None
+        token = self._world.token_for(person, client, order["scope"], mfa=order.get("mfa", False), by=by)
         return {"access_token": token.value}
 
     def _expire(self, order: dict[str, Any]) -> dict[str, Any]:

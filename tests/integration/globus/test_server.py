@@ -107,6 +107,19 @@ def test_who_connects_and_says_nothing_holds_up_nobody(
     assert capfd.readouterr().err == ""
 
 
+def test_who_is_still_connected_is_hung_up_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    server = Server(tmp_path, [Echo()], Faults())
+    server.start()
+    with requests.Session() as session:
+        session.trust_env = False
+        session.verify = str(server.ca)
+        assert session.get(f"{server.url}echo/x", timeout=60).status_code == 200
+        server.close()
+        with pytest.raises(requests.ConnectionError):
+            session.get(f"{server.url}echo/x", timeout=60)
+    assert capfd.readouterr().err == ""
+
+
 def test_only_its_owner_reads_the_key_and_the_authority_signs_no_more(server: Server, tmp_path: Path) -> None:
     files = {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir() if path.is_file()}
     assert files == {"ca.pem": "0o644", "server.pem": "0o600"}

@@ -109,6 +109,9 @@ def test_it_is_steered_by_orders(process: Process) -> None:
     assert process.order("groups", {"id": group, "members": []}) == {"id": group}
     first, second = token(), token()
     assert {each["username"] for each in told(first)["identity_set_detail"]} == {"ada@lab.example", "ada@site.example"}
+    identities = told(token(by="ada@site.example"))["identity_set_detail"]
+    logins = {each["username"]: each["last_authentication"] for each in identities}
+    assert [logins[name] is None for name in ("ada@lab.example", "ada@site.example")] == [True, False]
     process.order("revoke", {"token": first})
     process.order("expire", {"token": second})
     assert [told(each) for each in (first, second)] == [{"active": False}] * 2

@@ -76,6 +76,14 @@ def test_a_token_is_active_between_its_times(world: World) -> None:
     assert world.token(token.value) is None
 
 
+def test_a_token_of_a_login_by_a_linked_identity(world: World) -> None:
+    ada, other = world.add_person("ada@lab.example"), world.add_person("ada@site.example")
+    world.link(ada, other)
+    token = world.token_for(ada, world.add_client("app"), TRANSFER_ALL, mfa=True, by=other)
+    assert token.sub == ada.id
+    assert {name: login.with_mfa for name, login in token.session.authentications.items()} == {other.id: True}
+
+
 def test_a_token_has_one_resource_server(world: World) -> None:
     ada, app = world.add_person("ada@lab.example"), world.add_client("app")
     for scopes in ([TRANSFER_ALL, GROUPS_VIEW], [], ["https://auth.globus.org/scopes/unheard/of"]):
