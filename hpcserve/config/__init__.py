@@ -1,6 +1,6 @@
 """Where settings come from: command line, environment, site file, default, in this order."""
 
-from hpcserve.config.access import Access, Rules
+from hpcserve.config.access import Access, Rules, check_rule, in_words, visibility
 from hpcserve.config.environment import cache_dir, expanded, home, runtime_dir, service_named, site_named
 from hpcserve.config.files import site_names, site_text
 from hpcserve.config.loading import load_site, read_site, variables_of
@@ -40,8 +40,10 @@ __all__ = [
     "Section",
     "Site",
     "cache_dir",
+    "check_rule",
     "expanded",
     "home",
+    "in_words",
     "load_site",
     "own_queues",
     "read_site",
@@ -51,4 +53,5 @@ __all__ = [
     "site_names",
     "site_text",
     "variables_of",
+    "visibility",
 ]
