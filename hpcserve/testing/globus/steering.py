@@ -24,7 +24,7 @@ class Steering:
     def __init__(self, world: World, faults: Faults) -> None:
         self._world = world
         self._faults = faults
-        self._orders: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+        self.orders: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "people": self._person,
             "sign-in": self._sign_in,
             "groups": self._group,
@@ -48,9 +48,9 @@ class Steering:
         if (request.method, name) == ("DELETE", "faults"):
             self._faults.clear()
             return Response(200, {})
-        order = self._orders.get(name)
+        order = self.orders.get(name)
         if order is None or request.method != "POST":
-            raise Refusal(404, {"code": "NotFound", "message": f"orders: {', '.join(sorted(self._orders))}"})
+            raise Refusal(404, {"code": "NotFound", "message": f"orders: {', '.join(sorted(self.orders))}"})
         try:
             with self._world.lock:
                 return Response(200, order(request.json()))
@@ -78,10 +78,11 @@ class Steering:
         return {"id": group.id}
 
     def _token(self, order: dict[str, Any]) -> dict[str, Any]:
-        """An access token of ``username`` for a ``client`` and a ``scope``, as after a login."""
+        """An access token of ``username`` for a ``client`` and a ``scope``; ``by``: the linked one that logged in."""
         client: Client = self._world.clients[order["client"]]
         person = self._named(order["username"])
-        token = self._world.token_for(person, client, order["scope"], mfa=order.get("mfa", False))
+        by = self._named(order["by"]) if "by" in order else None
+        token = self._world.token_for(person, client, order["scope"], mfa=order.get("mfa", False), by=by)
         return {"access_token": token.value}
 
     def _expire(self, order: dict[str, Any]) -> dict[str, Any]:

@@ -223,14 +223,20 @@ class World:
             self.tokens[token.value] = token
             return token
 
-    def token_for(self, person: Person, client: Client, scope: str, *, mfa: bool = False) -> Token:
-        """A token as a login would give it, with a session and the consents, without a browser: for tests."""
+    def token_for(
+        self, person: Person, client: Client, scope: str, *, mfa: bool = False, by: Person | None = None
+    ) -> Token:
+        """A token as a login would give it, with a session and the consents, without a browser: for tests.
+
+        ``by``: the linked identity that logged in, where it is another than the person's first.
+        """
         with self.lock:
             amr = ("pwd", "mfa") if mfa else ("pwd",)
-            login = Authentication(person.identity_provider, self.now(), amr)
+            used = by or person
+            login = Authentication(used.identity_provider, self.now(), amr)
             asked = parse(scope)
             self.consent(person.id, client.id, asked)
-            session = Session(str(uuid.uuid4()), {person.id: login})
+            session = Session(str(uuid.uuid4()), {used.id: login})
             return self.issue(person.id, client.id, [each.scope for each in asked], session=session)
 
     def token(self, value: str) -> Token | None:
