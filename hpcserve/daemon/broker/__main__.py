@@ -11,6 +11,7 @@ import zmq
 from hpcserve.auth import keys
 from hpcserve.config import Site
 from hpcserve.core.exchange import Limits
+from hpcserve.daemon.access import policy_of
 from hpcserve.daemon.broker.broker import Broker
 from hpcserve.daemon.broker.sockets import bind_file
 from hpcserve.daemon.launch import (
@@ -36,7 +37,10 @@ def main() -> int:
     context.set(zmq.MAX_SOCKETS, max(1024, min(most, 65_536)))
     try:
         service_keys = keys.load(site.state_dir / SERVICE_KEY)
-        broker = Broker(context, service_keys, _limits(site), start.epoch, outbox_bytes=site.budgets.outbox_bytes)
+        outbox_bytes = site.budgets.outbox_bytes
+        broker = Broker(
+            context, service_keys, _limits(site), start.epoch, outbox_bytes=outbox_bytes, policy=policy_of(site)
+        )
         addresses = _bind(broker, site, start)
     except HpcserveError as error:
         report_error(start, error)

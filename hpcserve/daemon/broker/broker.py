@@ -14,6 +14,7 @@ import zmq
 from hpcserve.auth.keys import KeyPair
 from hpcserve.auth.zap import ZapHandler
 from hpcserve.core import actions as act
+from hpcserve.core.access import OPEN, Policy
 from hpcserve.core.exchange import MAX_UNSETTLED, Exchange, Limits
 from hpcserve.daemon.broker.back import Answered, Back
 from hpcserve.daemon.broker.front import Body, Front
@@ -44,9 +45,10 @@ class Broker:
         epoch: Epoch,
         *,
         outbox_bytes: int,
+        policy: Policy = OPEN,
     ) -> None:
         now = time.monotonic()
-        self._exchange = Exchange(limits, now)
+        self._exchange = Exchange(limits, now, policy)
         self._epoch = epoch
         keyring = Keyring()
         self.zap = ZapHandler(context, lambda key, address, domain: keyring.decide(key, domain))

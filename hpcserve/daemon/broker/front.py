@@ -14,14 +14,17 @@ import zmq
 
 from hpcserve.core.exchange import Call as ExchangeCall
 from hpcserve.core.exchange import Exchange
+from hpcserve.core.gate import recall
 from hpcserve.core.sessions import Session
 from hpcserve.core.spelling import shortened
+from hpcserve.daemon.access import caller_of
 from hpcserve.daemon.broker.keyring import Keyring, Peer
-from hpcserve.daemon.broker.sockets import Incoming, Tensor, receive, send, user_of
+from hpcserve.daemon.broker.sockets import Incoming, Tensor, address_of, receive, send, user_of
 from hpcserve.errors import AuthenticationError, HpcserveError, InvalidInput, Overloaded, ProtocolError
 from hpcserve.types import Epoch, SessionId
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import MAX_TENSORS, agree, decode_from_client, encode, error_to_wire
+from hpcserve.wire.hub import Asker
 
 NONCE_BYTES = 16
 LONGEST_MS = 1000 * 3600 * 24 * 3650  # a deadline in ten years is none
@@ -52,7 +55,7 @@ class Front:
 
     def __init__(self, socket: zmq.Socket[bytes], exchange: Exchange, keyring: Keyring, epoch: Epoch) -> None:
         self.socket = socket
-        self.calls: list[tuple[bytes, str, wire.Call]] = []
+        self.calls: list[tuple[bytes, Asker, wire.Call]] = []
         self._exchange = exchange
         self._keyring = keyring
         self._epoch = epoch
@@ -115,6 +118,7 @@ class Front:
         elif type(header) is wire.More:
             self._exchange.more(session, header.id, header.received, again=header.again, now=now)
         elif type(header) is wire.Call:
+            assert isinstance(session.identity, Asker), "every session that resumed has one"
             self.calls.append((message.sender, session.identity, header))
         elif type(header) is wire.Bye:
             self._exchange.bye(session, now)
@@ -135,7 +139,7 @@ class Front:
         if type(header) is not wire.Resume:
             send(self.socket, message.sender, encode(wire.WhoAreYou()))
             return
-        self._resume(message.sender, header, peer)
+        self._resume(message.sender, header, peer, address_of(message.header))
         self._users[message.sender] = peer.key.hex()
         if len(self._users) > 2 * len(self._exchange.sessions) + FEW:
             self._users = {each: user for each, user in self._users.items() if self._is_known(each)}
@@ -150,7 +154,7 @@ class Front:
         elif type(header) is wire.Bye:
             self._exchange.bye(session, time.monotonic())
 
-    def _resume(self, connection: bytes, header: wire.Resume, peer: Peer) -> None:
+    def _resume(self, connection: bytes, header: wire.Resume, peer: Peer, address: str) -> None:
         version = agree((header.version,), "the client", "the daemon")
         if len(header.nonce) != NONCE_BYTES:
             raise ProtocolError(f"RESUME: the nonce has {len(header.nonce)} bytes, not {NONCE_BYTES}")
@@ -159,7 +163,8 @@ class Front:
         self._exchange.resume(
             id,
             connection,
-            identity=peer.subject,
+            identity=Asker(peer.identity, id, address),
+            caller=caller_of(peer.identity),
             floor=header.floor,
             outstanding=tuple(header.outstanding),
             now=time.monotonic(),
@@ -182,6 +187,14 @@ class Front:
         """The connection broke the rules: its session is detached, the client told."""
         self._exchange.client_gone(connection, time.monotonic())
         send(self.socket, connection, encode(wire.Refused(error_to_wire(error))))
+
+    def identity_changed(self, peer: Peer) -> None:
+        """Of who has the key something else is known now: its sessions are judged by that from here on."""
+        for id in self._sessions_of.get(peer.key, ()):
+            session = self._exchange.sessions.get(id)
+            if session is not None and isinstance(session.identity, Asker):
+                session.identity = msgspec.structs.replace(session.identity, identity=peer.identity)
+                recall(session, caller_of(peer.identity))
 
     def end_sessions(self, key: bytes, error: HpcserveError) -> None:
         """The key was revoked: its sessions end now (ZAP alone would let them go on)."""

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 import globus_sdk
 import pytest
 import requests
+
+from hpcserve.testing.globus.records import TRANSFER_ALL
 
 
 class Process:
@@ -137,6 +140,36 @@ def test_faults_are_orders_too(process: Process) -> None:
     assert process.order("asked", method="GET")[path] == before + 3
 
 
+def test_collections_and_their_troubles_are_orders(process: Process) -> None:
+    scope, person = TRANSFER_ALL, {"username": "eve@lab.example"}
+    process.order("people", person)
+    owner, native = person["username"], process.site["globus"]["native_client_id"]
+    opened = [
+        process.order("collections", {"name": name, "owner": owner, "kind": "personal"}) for name in ("one", "two")
+    ]
+    (Path(opened[0]["root"]) / "a").write_bytes(b"contents")
+    process.order("transfers", {"retry_s": 0.02})
+    process.order("trouble", {"collection": opened[1]["id"], "offline": True})
+    token = process.order("tokens", {**person, "client": native, "scope": scope})["access_token"]
+    client = globus_sdk.TransferClient(authorizer=globus_sdk.AccessTokenAuthorizer(token))
+    assert client.get_endpoint(opened[1]["id"])["gcp_connected"] is False
+    data = globus_sdk.TransferData(opened[0]["id"], opened[1]["id"], verify_checksum=True)
+    data.add_item("/a", "/b")
+    task = client.submit_transfer(data)["task_id"]
+    deadline = time.monotonic() + 60
+    while client.get_task(task)["nice_status"] != "GC_NOT_CONNECTED":
+        assert time.monotonic() < deadline
+    process.order("trouble", {"collection": opened[1]["id"], "offline": False})
+    assert client.task_wait(task, timeout=60, polling_interval=1)
+    assert (Path(opened[1]["root"]) / "b").read_bytes() == b"contents"
+
+
+def test_two_collections_lie_ready(process: Process) -> None:
+    [facility] = process.site["staging"]["collections"]
+    assert Path(facility["prefix"]) == process.directory / "collections" / "facility"
+    assert sorted(each.name for each in Path(facility["prefix"]).parent.iterdir())[:2] == ["facility", "laptop"]
+
+
 @pytest.mark.parametrize(
     ("name", "values", "status"),
     [
@@ -147,6 +180,9 @@ def test_faults_are_orders_too(process: Process) -> None:
         ("settings", {"colour": 1}, 400),
         ("settings", {"lifetime_s": "long"}, 400),
         ("faults", {"pattern": "("}, 400),
+        ("collections", {"name": "x", "owner": "nobody"}, 400),
+        ("trouble", {"collection": "x"}, 400),
+        ("transfers", {"speed": 1}, 400),
     ],
 )
 def test_a_wrong_order_is_refused(name: str, values: dict[str, Any], status: int, process: Process) -> None:
