@@ -228,6 +228,16 @@ def test_what_the_user_has_not_agreed_to_is_named_as_the_sdk_reads_it(setting: S
     assert handed.by_resource_server.keys() == {"transfer.api.globus.org"}
 
 
+def test_one_of_several_scopes_may_lead_on(setting: Setting) -> None:
+    other = setting.world.add_scope(setting.service.id, "look").scope
+    token = setting.token(f"openid {other} {setting.scope}[{TRANSFER_ALL}]")
+    handed = setting.confidential().oauth2_get_dependent_tokens(token, scope=TRANSFER_ALL)
+    assert [each["resource_server"] for each in handed.data] == ["transfer.api.globus.org"]
+    with pytest.raises(globus_sdk.AuthAPIError) as refused:
+        setting.confidential().oauth2_get_dependent_tokens(token, scope=f"{TRANSFER_ALL} openid")
+    assert error_of(refused) == (403, "dependent_consent_required")
+
+
 def test_a_withdrawn_consent_is_required_again(setting: Setting) -> None:
     token = setting.token()
     handed = setting.confidential().oauth2_get_dependent_tokens(token)
