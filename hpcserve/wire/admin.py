@@ -241,7 +241,10 @@ class WhoAmI(Admin, frozen=True, kw_only=True):
 
 
 class Me(Admin, frozen=True, kw_only=True):
-    """The caller. ``groups``: None, if they cannot be asked for. ``may``: what the site's lists allow."""
+    """The caller. ``groups``: None, if they cannot be asked for. ``may``: what the site's lists allow.
+
+    ``account``: the one of the site that the caller's identity is mapped to, if any.
+    """
 
     name: str
     id: str
@@ -249,6 +252,7 @@ class Me(Admin, frozen=True, kw_only=True):
     groups: tuple[str, ...] | None
     key: str
     may: tuple[str, ...]
+    account: str = ""
 
 
 class Describe(Admin, frozen=True, kw_only=True):

@@ -197,6 +197,7 @@ class Admin:
             groups=identity.groups,
             key=identity.key,
             may=self._controller.guard.listed(asking),
+            account=identity.account,
         )
 
     async def describe(self, arguments: verbs.Describe, asking: Asking) -> verbs.Described:

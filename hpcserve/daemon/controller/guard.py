@@ -142,6 +142,7 @@ def _record(asker: hub.Asker, request: int, action: Action, name: str, decision:
         reason=decision.reason,
         name=identity.name,
         id=identity.id,
+        account=identity.account,
         key=identity.key,
         token_sha256=identity.token_sha256,
         session=asker.session.hex(),
