@@ -3,6 +3,7 @@
 from hpcserve.config.access import Access, Rules, check_rule, in_words, visibility
 from hpcserve.config.environment import cache_dir, expanded, home, runtime_dir, service_named, site_named
 from hpcserve.config.files import site_names, site_text
+from hpcserve.config.globus import Globus
 from hpcserve.config.loading import load_site, read_site, variables_of
 from hpcserve.config.queues import own_queues
 from hpcserve.config.section import Section
@@ -30,6 +31,7 @@ __all__ = [
     "Containers",
     "Daemon",
     "Environments",
+    "Globus",
     "Mpi",
     "Network",
     "Pilots",

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from hpcserve.config.access import Access
+from hpcserve.config.globus import Globus
 from hpcserve.config.section import Section
 from hpcserve.types import ENROLMENT_WAIT_S
 
@@ -335,12 +336,13 @@ class Site(Section, frozen=True, kw_only=True):
 
     name: str
     mode: Literal["personal"] = "personal"
-    auth: Literal["keys"] = "keys"
+    auth: Literal["keys", "globus"] = "keys"
     state_dir: Path
     shared_dir: Path
     required: tuple[str, ...] = ()
     access: Access = Access()
     network: Network = Network()
+    globus: Globus = Globus()
     daemon: Daemon = Daemon()
     scheduler: Scheduler = Scheduler()
     pilots: Pilots = Pilots()
@@ -352,6 +354,9 @@ class Site(Section, frozen=True, kw_only=True):
     recovery: Recovery = Recovery()
 
     def __post_init__(self) -> None:
+        for field in ("client_id", "native_client_id") if self.auth == "globus" else ():
+            if not getattr(self.globus, field):
+                raise ValueError(f"globus.{field}: expected a client's id, since auth is 'globus', got none")
         self.access.check(self.auth)
         if self.daemon.placement == "job" and self.scheduler.kind == "local":
             raise ValueError("daemon.placement: 'job' needs a batch scheduler, and scheduler.kind is 'local'")

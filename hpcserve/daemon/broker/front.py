@@ -28,7 +28,7 @@ from hpcserve.wire.hub import Asker
 
 NONCE_BYTES = 16
 LONGEST_MS = 1000 * 3600 * 24 * 3650  # a deadline in ten years is none
-MOST_SESSIONS = 10_000  # of one key, at a time
+MOST_SESSIONS = 10_000  # of one key, or of one identity, at a time
 FEW = 1000
 MOST_ITEMS = 1 << 16  # of a stream's window
 INLINE = "inline"  # the one way in which a result comes, until there is staging
@@ -53,13 +53,23 @@ def _is_sound(window: wire.Window) -> bool:
 class Front:
     """Reads the clients' socket."""
 
-    def __init__(self, socket: zmq.Socket[bytes], exchange: Exchange, keyring: Keyring, epoch: Epoch) -> None:
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        exchange: Exchange,
+        keyring: Keyring,
+        epoch: Epoch,
+        *,
+        most_sessions: int = MOST_SESSIONS,
+    ) -> None:
         self.socket = socket
         self.calls: list[tuple[bytes, Asker, wire.Call]] = []
         self._exchange = exchange
         self._keyring = keyring
         self._epoch = epoch
+        self._most_sessions = most_sessions
         self._sessions_of: dict[bytes, set[SessionId]] = {}
+        self._owned: dict[str, set[SessionId]] = {}
         self._users: dict[bytes, str] = {}
 
     def handle(self) -> bool:
@@ -159,7 +169,7 @@ class Front:
         if len(header.nonce) != NONCE_BYTES:
             raise ProtocolError(f"RESUME: the nonce has {len(header.nonce)} bytes, not {NONCE_BYTES}")
         id = session_id(peer.key, header.nonce)
-        self._check_number(peer.key, id)
+        self._check_number(peer, id)
         self._exchange.resume(
             id,
             connection,
@@ -173,15 +183,15 @@ class Front:
         budget = self._exchange.limits.session_bytes
         send(self.socket, connection, encode(wire.Resumed(version, self._epoch, id, budget)))
 
-    def _check_number(self, key: bytes, id: SessionId) -> None:
-        """One key cannot have sessions without end."""
-        sessions = self._sessions_of.get(key)
-        if sessions is not None and len(sessions) >= MOST_SESSIONS and id not in sessions:
+    def _check_number(self, peer: Peer, id: SessionId) -> None:
+        """No identity can have sessions without end, with however many keys; nor a key, where there are only keys."""
+        sessions = self._owned.setdefault(peer.identity.id or peer.key.hex(), set())
+        if len(sessions) >= self._most_sessions and id not in sessions:
             sessions.intersection_update(self._exchange.sessions)
-            if len(sessions) >= MOST_SESSIONS:
-                raise Overloaded(
-                    f"this key has {len(sessions)} sessions, the most that it may have", retry_after_s=10.0
-                )
+            if len(sessions) >= self._most_sessions:
+                whose = peer.subject if peer.identity.id else "this key"
+                raise Overloaded(f"{whose} has {len(sessions)} sessions, the most at once", retry_after_s=10.0)
+        sessions.add(id)
 
     def _refuse(self, connection: bytes, error: HpcserveError) -> None:
         """The connection broke the rules: its session is detached, the client told."""
@@ -197,12 +207,18 @@ class Front:
                 recall(session, caller_of(peer.identity))
 
     def end_sessions(self, key: bytes, error: HpcserveError) -> None:
-        """The key was revoked: its sessions end now (ZAP alone would let them go on)."""
-        for id in self._sessions_of.pop(key, ()):
+        """The key was revoked: its sessions end now (ZAP alone would let them go on).
+
+        If the error is retryable only their connections do: whoever is let in again resumes them.
+        """
+        for id in tuple(self._sessions_of.get(key, ())) if error.retryable else self._sessions_of.pop(key, ()):
             session = self._exchange.sessions.get(id)
             if session is None:
                 continue
             connection = session.connection
-            self._exchange.bye(session, time.monotonic())
+            if not error.retryable:
+                self._exchange.bye(session, time.monotonic())
+            elif connection is not None:
+                self._exchange.client_gone(connection, time.monotonic())
             if connection is not None:
                 send(self.socket, connection, encode(wire.Refused(error_to_wire(error))))

@@ -152,7 +152,8 @@ class Hub:
         peer = self._keyring.revoke(message.key)
         if peer is not None and peer.role != "client":
             self._back.forget(peer.subject)
-        self._front.end_sessions(message.key, AuthenticationError("this key was taken out of the service's list"))
+        gone = AuthenticationError("this key is not admitted any more")
+        self._front.end_sessions(message.key, gone if message.error is None else error_from_wire(message.error))
 
     def _routes(self, sender: bytes, message: hub.Routes) -> None:
         deployments = [
