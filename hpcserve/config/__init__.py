@@ -1,9 +1,12 @@
 """Where settings come from: command line, environment, site file, default, in this order."""
 
+from hpcserve.config.access import Access, Rules, check_rule, in_words, visibility
 from hpcserve.config.environment import cache_dir, expanded, home, runtime_dir, service_named, site_named
 from hpcserve.config.files import site_names, site_text
+from hpcserve.config.globus import Globus
 from hpcserve.config.loading import load_site, read_site, variables_of
 from hpcserve.config.queues import own_queues
+from hpcserve.config.section import Section
 from hpcserve.config.sections import (
     MIB,
     RETRY_S,
@@ -17,28 +20,32 @@ from hpcserve.config.sections import (
     Queue,
     Recovery,
     Scheduler,
-    Section,
     Site,
 )
 
 __all__ = [
     "MIB",
     "RETRY_S",
+    "Access",
     "Budgets",
     "Containers",
     "Daemon",
     "Environments",
+    "Globus",
     "Mpi",
     "Network",
     "Pilots",
     "Queue",
     "Recovery",
+    "Rules",
     "Scheduler",
     "Section",
     "Site",
     "cache_dir",
+    "check_rule",
     "expanded",
     "home",
+    "in_words",
     "load_site",
     "own_queues",
     "read_site",
@@ -48,4 +55,5 @@ __all__ = [
     "site_names",
     "site_text",
     "variables_of",
+    "visibility",
 ]

@@ -13,6 +13,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from hpcserve.config.access import Access
+from hpcserve.config.globus import Globus
+from hpcserve.config.section import Section
 from hpcserve.types import ENROLMENT_WAIT_S
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -33,10 +36,6 @@ _BIND = re.compile(r"/[^:]*(:/[^:]*(:(ro|rw))?)?")
 _PATTERN = re.compile(r"[A-Za-z_]\w*\*?", re.ASCII)
 _PMI = re.compile(r"[a-z]\w*", re.ASCII)
 _RANGE = re.compile(r"(\d{1,9})-(\d{1,9})")
-
-
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of the tables of a site file."""
 
 
 def _too_short(field: str, least_s: float, value_s: float, consequence: str) -> str:
@@ -337,11 +336,13 @@ class Site(Section, frozen=True, kw_only=True):
 
     name: str
     mode: Literal["personal"] = "personal"
-    auth: Literal["keys"] = "keys"
+    auth: Literal["keys", "globus"] = "keys"
     state_dir: Path
     shared_dir: Path
     required: tuple[str, ...] = ()
+    access: Access = Access()
     network: Network = Network()
+    globus: Globus = Globus()
     daemon: Daemon = Daemon()
     scheduler: Scheduler = Scheduler()
     pilots: Pilots = Pilots()
@@ -353,6 +354,10 @@ class Site(Section, frozen=True, kw_only=True):
     recovery: Recovery = Recovery()
 
     def __post_init__(self) -> None:
+        for field in ("client_id", "native_client_id") if self.auth == "globus" else ():
+            if not getattr(self.globus, field):
+                raise ValueError(f"globus.{field}: expected a client's id, since auth is 'globus', got none")
+        self.access.check(self.auth)
         if self.daemon.placement == "job" and self.scheduler.kind == "local":
             raise ValueError("daemon.placement: 'job' needs a batch scheduler, and scheduler.kind is 'local'")
         for section, binds in (("containers", self.containers.binds), ("mpi", self.mpi.binds)):

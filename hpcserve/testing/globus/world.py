@@ -179,15 +179,15 @@ class World:
         Tokens that came by them are revoked.
         """
         with self.lock:
-            gone = [
-                each
+            gone = {
+                (each.identity, each.client_id, each.way)
                 for each in self.consents
                 if each.identity == identity and client in {"", each.client_id} and (not scope or scope in each.way)
-            ]
-            self.consents = [each for each in self.consents if each not in gone]
+            }
+            self.consents = [each for each in self.consents if (each.identity, each.client_id, each.way) not in gone]
             for token in self.tokens.values():
-                if token.sub == identity:
-                    token.active = token.active and all(self.consented(token, each) for each in token.scopes)
+                ways = {(token.sub, token.grant.client_id, (*token.grant.way, each)) for each in token.scopes}
+                token.active = token.active and not ways & gone
 
     # --- tokens -----------------------------------------------------------------------------------
 

@@ -60,6 +60,7 @@ def test_a_token_is_worth_as_much_as_the_consents_on_its_way(world: World) -> No
     assert world.token(handed_on.value) is not None
     world.withdraw(ada.id, app.id)
     assert world.token(handed_on.value) is None
+    assert world.token(direct.value) is not None
 
 
 def test_a_token_is_active_between_its_times(world: World) -> None:

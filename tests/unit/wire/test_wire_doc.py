@@ -29,9 +29,11 @@ PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "wire.md").read_text(
 RAW_TYPES = {"tensors": "[TensorSpec]", "parameters": "map", "body": "map", "items": "[Item]"}
 VERBS = {
     "publish": (admin.Publish, admin.Published),
+    "share": (admin.Share, admin.Shared),
     "deploy": (admin.Deploy, admin.Deployed),
     "undeploy": (admin.Undeploy, admin.Undeployed),
     "status": (admin.AskStatus, admin.Status),
+    "whoami": (admin.WhoAmI, admin.Me),
     "describe": (admin.Describe, admin.Described),
     "logs": (admin.AskLogs, admin.Logs),
     "down": (admin.Down, admin.GoingDown),
