@@ -4,8 +4,8 @@ from hpcserve.config.environment import cache_dir, expanded, home, runtime_dir, 
 from hpcserve.config.files import site_names, site_text
 from hpcserve.config.loading import load_site, read_site, variables_of
 from hpcserve.config.queues import own_queues
+from hpcserve.config.section import MIB, Section
 from hpcserve.config.sections import (
-    MIB,
     RETRY_S,
     Budgets,
     Containers,
@@ -17,14 +17,15 @@ from hpcserve.config.sections import (
     Queue,
     Recovery,
     Scheduler,
-    Section,
     Site,
 )
+from hpcserve.config.staging import Collection, Staging
 
 __all__ = [
     "MIB",
     "RETRY_S",
     "Budgets",
+    "Collection",
     "Containers",
     "Daemon",
     "Environments",
@@ -36,6 +37,7 @@ __all__ = [
     "Scheduler",
     "Section",
     "Site",
+    "Staging",
     "cache_dir",
     "expanded",
     "home",

@@ -17,7 +17,9 @@ import msgspec
 from hpcserve.config.environment import expanded, filled_in, home, site_named, variables_in
 from hpcserve.config.files import with_bases
 from hpcserve.config.queues import beyond
+from hpcserve.config.section import Section
 from hpcserve.config.sections import Queue, Site
+from hpcserve.config.staging import Collection
 from hpcserve.errors import ConfigError
 from hpcserve.sitefile import SiteFile, explained, merged, source_of
 
@@ -128,6 +130,13 @@ def _path(kind: type, value: object) -> object:
 def _fields(table: str) -> list[str]:
     """All that may stand in a table of a site file; "" is the whole file."""
     tables = {each.name: each.type for each in msgspec.structs.fields(Site)}
-    kind = Queue if table.startswith("queues.") else tables[table] if table else Site
+    kind = _listed(table) or (tables[table] if table else Site)
     own = [each.name for each in msgspec.structs.fields(kind)]
     return own if table else ["base", *own]
+
+
+def _listed(table: str) -> type[Section] | None:
+    """What of a site file there may be several of."""
+    if table.startswith("staging.collections"):
+        return Collection
+    return Queue if table.startswith("queues.") else None
