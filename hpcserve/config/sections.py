@@ -355,7 +355,7 @@ class Site(Section, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.mode == "service":
             self._check_service()
-        if Path(self.staging_dir).is_relative_to(self.state_dir):
+        if self.staging.directory and Path(self.staging_dir).is_relative_to(self.state_dir):
             raise ValueError(f"staging.directory: {self.staging_dir} lies in state_dir, which no replica may see")
         if self.daemon.placement == "job" and self.scheduler.kind == "local":
             raise ValueError("daemon.placement: 'job' needs a batch scheduler, and scheduler.kind is 'local'")

@@ -10,7 +10,6 @@ callers share one user id, so each may name what lies below a directory of its o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
@@ -21,7 +20,8 @@ from hpcserve.errors import InvalidInput, PermissionDenied
 Kind = Literal["mapped", "guest", "personal"]
 LONGEST = 4096
 """Most characters of a URI, and of a path: what Linux can open."""
-_PLAIN = re.compile(r"[A-Za-z0-9_@-][A-Za-z0-9_@.-]{0,127}", re.ASCII)
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@.-")
+_LONGEST_NAME = 128
 
 
 class Collection(NamedTuple):
@@ -109,7 +109,7 @@ def caller_directory(name: str) -> str:
 
     Two callers never have the same.
     """
-    if _PLAIN.fullmatch(name):
+    if name and len(name) <= _LONGEST_NAME and not name.startswith(".") and _PLAIN.issuperset(name):
         return name
     return "%" + "".join(each if each.isascii() and each.isalnum() else f"%{ord(each):x}." for each in name)
 

@@ -13,6 +13,7 @@ from hpcserve.config import Site
 from hpcserve.core.exchange import Limits
 from hpcserve.daemon.broker.broker import Broker
 from hpcserve.daemon.broker.sockets import bind_file
+from hpcserve.daemon.broker.staging import places_of
 from hpcserve.daemon.launch import (
     SERVICE_KEY,
     ChildStart,
@@ -36,7 +37,8 @@ def main() -> int:
     context.set(zmq.MAX_SOCKETS, max(1024, min(most, 65_536)))
     try:
         service_keys = keys.load(site.state_dir / SERVICE_KEY)
-        broker = Broker(context, service_keys, _limits(site), start.epoch, outbox_bytes=site.budgets.outbox_bytes)
+        outbox_bytes, places = site.budgets.outbox_bytes, places_of(site)
+        broker = Broker(context, service_keys, _limits(site), start.epoch, outbox_bytes=outbox_bytes, places=places)
         addresses = _bind(broker, site, start)
     except HpcserveError as error:
         report_error(start, error)

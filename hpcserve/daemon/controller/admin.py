@@ -19,6 +19,7 @@ import msgspec
 
 from hpcserve.core.capacity import limit_in_words, most_replicas
 from hpcserve.core.fleetview import Policy
+from hpcserve.core.sitepaths import caller_directory
 from hpcserve.core.spelling import nearest, shortened
 from hpcserve.core.width import Ranks, misfit
 from hpcserve.daemon.controller.controller import Controller
@@ -55,8 +56,8 @@ SETTINGS = (
 MOST_BYTES = 1 << 62
 """More than this no queue may be allowed: the store's numbers end soon after it."""
 MOST_SAMPLES = (1 << 31) - 1  # what an INTEGER of PostgreSQL holds
-ASKING = frozenset({"status", "describe", "logs"})
-"""The calls that change nothing. Programs make them many times a second, and would bury the others in the log."""
+ASKING = frozenset({"status", "describe", "logs", "delivered"})
+"""The calls that change little. Programs make them many times a second, and would bury the others in the log."""
 
 
 class Admin:
@@ -106,8 +107,10 @@ class Admin:
         self._controller.hub.tell(hub.ToClientRelay(call.connection, call.id, error_to_wire(error)))
 
     async def _carry_out(self, call: hub.ClientCalls) -> verbs.Admin:
-        if call.verb not in self._verbs:
+        if call.verb not in self._verbs and call.verb != "delivered":
             raise ProtocolError(f"no call {shortened(call.verb)}{nearest(call.verb, self._verbs)}")
+        if call.verb == "delivered":
+            return await self.delivered(caller_directory(call.identity), from_raw(call.body, verbs.Delivered))
         kind, do = self._verbs[call.verb]
         return await do(from_raw(call.body, kind))
 
@@ -239,6 +242,10 @@ class Admin:
             deployments=list(self._controller.served),
         )
         return await asyncio.to_thread(read)
+
+    async def delivered(self, owner: str, arguments: verbs.Delivered) -> verbs.Noted:
+        """A caller has staged results of its own."""
+        return verbs.Noted(known=await self._controller.staged.delivered(owner, arguments.paths))
 
     async def down(self, arguments: verbs.Down) -> verbs.GoingDown:
         """Takes the daemon down. The supervisor is told before the caller, should this process end.

@@ -60,6 +60,8 @@ async def status_of(controller: Controller) -> Status:
         pilots=tuple(_pilot(controller, pilot) for pilot in controller.pilots.jobs),
         losses=controller.losses.views,
         trouble=controller.fence.trouble,
+        staged_results=controller.staged.count,
+        staged_bytes=controller.staged.size_bytes,
     )
 
 
