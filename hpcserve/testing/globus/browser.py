@@ -1,0 +1,42 @@
+"""A browser for programs: it goes where a login page sends it, and reads the code that the last page shows."""
+
+from __future__ import annotations
+
+import html
+import re
+import ssl
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+TIMEOUT_S = 60.0
+
+
+class NotApproved(Exception):
+    """The pages show an error in place of a code. The message is what they say."""
+
+
+def log_in(url: str, ca: str) -> str:
+    """Open the address that a login from a terminal prints.
+
+    Args:
+        url: That address, of a stand-in.
+        ca: Path of the certificate that the stand-in's is signed with.
+
+    Returns:
+        The code to paste into the terminal.
+
+    Raises:
+        NotApproved: There is no code.
+    """
+    if not url.startswith("https://localhost:"):
+        raise NotApproved(f"{url} is no address of a stand-in: it begins https://localhost:")
+    try:
+        context = ssl.create_default_context(cafile=ca)
+        with urlopen(url, timeout=TIMEOUT_S, context=context) as answer:  # noqa: S310 (https it is, see above)
+            page = answer.read().decode()
+    except HTTPError as error:
+        page = error.read().decode()
+    if code := re.search(r'id="auth-code">([^<]+)<', page):
+        return html.unescape(code[1])
+    reason = re.search(r'id="error">([^<]+)<', page)
+    raise NotApproved(html.unescape(reason[1]) if reason else page)

@@ -1,0 +1,94 @@
+"""The stand-in put together: one world, its faults, its services, one server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from hpcserve.testing.globus.auth_claims import Claims, Signer
+from hpcserve.testing.globus.auth_login import LoginPages
+from hpcserve.testing.globus.auth_registry import Registry
+from hpcserve.testing.globus.auth_tokens import TokenEndpoint
+from hpcserve.testing.globus.collections import Collection, Collections, Kind
+from hpcserve.testing.globus.faults import Faults
+from hpcserve.testing.globus.groups import Groups
+from hpcserve.testing.globus.http import Service
+from hpcserve.testing.globus.https_collections import HttpsCollections
+from hpcserve.testing.globus.movers import CopyMover, Mover
+from hpcserve.testing.globus.records import Dependent, Person
+from hpcserve.testing.globus.server import Server
+from hpcserve.testing.globus.steering import Steering
+from hpcserve.testing.globus.transfer import Transfer
+from hpcserve.testing.globus.world import World
+
+
+class LoopbackGlobus:
+    """A Globus on this machine alone, as a context manager.
+
+    Args:
+        directory: Where its certificates go, and the files of collections. Nobody else should be able to write there.
+        mover: What moves the bytes of transfers; by default a plain copy.
+    """
+
+    def __init__(self, directory: Path, mover: Mover | None = None) -> None:
+        self.directory = directory
+        self.world = World()
+        self.faults = Faults()
+        self.collections = Collections()
+        self.transfer = Transfer(self.world, self.collections, mover or CopyMover())
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._server = Server(directory, self._services(), self.faults)
+
+    @property
+    def url(self) -> str:
+        """Of Auth, Groups and Transfer alike; it ends with a slash."""
+        return self._server.url
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes globus-sdk of this or another process speak to the stand-in."""
+        services = ("AUTH", "GROUPS", "TRANSFER")
+        return {
+            **{f"GLOBUS_SDK_SERVICE_URL_{service}": self.url for service in services},
+            "GLOBUS_SDK_VERIFY_SSL": str(self._server.ca),
+        }
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._server.close()
+        self.transfer.queue.close()
+
+    def add_collection(
+        self, name: str, owner: Person, kind: Kind = Kind.MAPPED, *, root: Path | None = None, host: str | None = None
+    ) -> Collection:
+        """Open a collection, with the scopes that a client may ask for.
+
+        Args:
+            name: Shown to people.
+            owner: Whose it is.
+            kind: What it is.
+            root: The directory that it shows; by default one of the stand-in's own.
+            host: The mapped collection that a guest collection lies on.
+        """
+        where = root or self.directory / "collections" / name.replace("/", "-")
+        collection = self.collections.add(Collection(where, owner.id, kind, name, host=host))
+        self.world.add_scope(collection.id, "data_access")
+        needs = [Dependent(collection.data_access, optional=True)] if collection.needs_data_access else []
+        self.world.add_scope(collection.id, "https", needs)
+        return collection
+
+    def _services(self) -> list[Service]:
+        signer = Signer(self.world)
+        return [
+            LoginPages(self.world),
+            TokenEndpoint(self.world, signer),
+            Claims(self.world, signer),
+            Registry(self.world),
+            Groups(self.world),
+            Steering(self.world, self.faults),
+            self.transfer,
+            HttpsCollections(self.world, self.collections),
+        ]
