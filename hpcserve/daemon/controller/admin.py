@@ -22,6 +22,7 @@ from hpcserve.core.fleetview import Policy
 from hpcserve.core.sitepaths import caller_directory
 from hpcserve.core.spelling import nearest, shortened
 from hpcserve.core.width import Ranks, misfit
+from hpcserve.daemon.controller.callers import check_directory, check_manifest
 from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.gpus import check_gpus
 from hpcserve.daemon.controller.logs import read_logs
@@ -109,16 +110,19 @@ class Admin:
     async def _carry_out(self, call: hub.ClientCalls) -> verbs.Admin:
         if call.verb not in self._verbs and call.verb != "delivered":
             raise ProtocolError(f"no call {shortened(call.verb)}{nearest(call.verb, self._verbs)}")
+        owner = caller_directory(call.identity)
         if call.verb == "delivered":
-            return await self.delivered(caller_directory(call.identity), from_raw(call.body, verbs.Delivered))
+            return await self.delivered(owner, from_raw(call.body, verbs.Delivered))
         kind, do = self._verbs[call.verb]
-        return await do(from_raw(call.body, kind))
+        arguments = from_raw(call.body, kind)
+        return await (self.publish(arguments, owner) if isinstance(arguments, verbs.Publish) else do(arguments))
 
-    async def publish(self, arguments: verbs.Publish) -> verbs.Published:
-        """Takes a servable's directory in."""
+    async def publish(self, arguments: verbs.Publish, owner: str = "") -> verbs.Published:
+        """Takes a servable's directory in. ``owner``: the name of the caller's own directory."""
+        await asyncio.to_thread(check_directory, self._controller.site, owner, arguments.path)
         for alias in arguments.aliases:
             _check("an alias", alias)
-        found = await self._ingest(Path(arguments.path))
+        found = await self._ingest(Path(arguments.path), owner)
         row = ServableRow(
             name=found.manifest.name,
             version=found.version,
@@ -131,7 +135,7 @@ class Admin:
             await self._controller.storage.do(Store.set_alias, row.name, alias, row.version)
         return verbs.Published(name=row.name, version=row.version, methods=tuple(found.manifest.methods), new=new)
 
-    async def _ingest(self, path: Path) -> Ingested:
+    async def _ingest(self, path: Path, owner: str) -> Ingested:
         """Takes a directory in on threads of its own: copying and importing may take minutes."""
         if not path.is_absolute():
             raise InvalidInput(
@@ -151,6 +155,7 @@ class Admin:
                 stop=self._stopped,
                 prologue=site.environments.prologue,
                 containers=containers,
+                check=partial(check_manifest, site, owner),
             )
             return await asyncio.get_running_loop().run_in_executor(self._ingesters, work)
         finally:
