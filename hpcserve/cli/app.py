@@ -19,6 +19,7 @@ from hpcserve.cli import (
     publish,
     run,
     service,
+    share,
     site,
     status,
     undeploy,
@@ -51,7 +52,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _verb in (up, down, status, publish, deploy, undeploy, run, logs, doctor, connect, demo):
+for _verb in (up, down, status, publish, share, deploy, undeploy, run, logs, doctor, connect, demo):
     app.command(_verb.__name__.rpartition(".")[2])(_verb.command)
 app.add_typer(service.app, name="service", cls=Commands)
 app.add_typer(site.app, name="site", cls=Commands)

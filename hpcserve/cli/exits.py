@@ -24,6 +24,7 @@ CODES: dict[type[errors.HpcserveError], int] = {
     errors.ConfigError: USAGE,
     errors.ServiceUnavailable: UNAVAILABLE,
     errors.AuthenticationError: NOT_ALLOWED,
+    errors.PermissionDenied: NOT_ALLOWED,
     errors.NotFound: NOT_FOUND,
     errors.DeadlineExceeded: TOO_LATE,
     errors.Overloaded: TOO_LATE,

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from hpcserve.cli.options import open_client, options
-from hpcserve.cli.terminal import waiting
+from hpcserve.cli.share import VISIBLE_TO, sharing
+from hpcserve.cli.terminal import note, waiting
 
 TIMEOUT_S = 600.0
 """Its files are copied and its code is looked at: that may import torch from a cold disk."""
@@ -19,6 +20,7 @@ def command(
     *,
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The servable's directory, with servable.toml.")],
     alias: Annotated[list[str] | None, typer.Option(metavar="A", help="An alias to set to this version.")] = None,
+    visible_to: Annotated[list[str] | None, VISIBLE_TO] = None,
 ) -> None:
     """Publish the servable in DIR as a new version."""
     from hpcserve import config
@@ -34,7 +36,9 @@ def command(
         )
     place = config.expanded(str(directory))
     with open_client(ctx) as client, waiting(f"publishing {directory}"):
-        arguments = Publish(path=str(place), aliases=tuple(alias or ()))
+        arguments = Publish(path=str(place), aliases=tuple(alias or ()), visible_to=tuple(visible_to or ()))
         done = client.call("publish", arguments, Published, timeout_s=TIMEOUT_S)
     what = "published" if done.new else "there already:"
     typer.echo(f"{what} {done.name}@{done.version[:12]} ({', '.join(done.methods)})")
+    if done.visible_to != ("public",):
+        note(f"visible to {sharing(done.visible_to)}")

@@ -330,11 +330,16 @@ def _losses(status: Status) -> Iterator[Text]:
 
 
 def _servables(status: Status) -> Table:
+    """With who sees them, where not all do."""
     from hpcserve.cli.terminal import table
 
-    made = table("servable", "version", "aliases", "methods", folded=("servable", "aliases", "methods"))
+    restricted = any(each.visible_to != ("public",) for each in status.servables)
+    more = ("visible to",) if restricted else ()
+    folded = ("servable", "aliases", "methods", *more)
+    made = table("servable", "version", "aliases", "methods", *more, folded=folded)
     for each in status.servables:
-        made.add_row(each.name, each.version[:SHORT], ", ".join(each.aliases), ", ".join(each.methods))
+        seen = (", ".join(each.visible_to),) if restricted else ()
+        made.add_row(each.name, each.version[:SHORT], ", ".join(each.aliases), ", ".join(each.methods), *seen)
     return made
 
 

@@ -1,7 +1,9 @@
 """Where settings come from: command line, environment, site file, default, in this order."""
 
+from hpcserve.config.access import Access, Rules, check_rule, in_words, visibility
 from hpcserve.config.environment import cache_dir, expanded, home, runtime_dir, service_named, site_named
 from hpcserve.config.files import site_names, site_text
+from hpcserve.config.globus import Globus
 from hpcserve.config.loading import load_site, read_site, variables_of
 from hpcserve.config.queues import own_queues
 from hpcserve.config.section import MIB, Section
@@ -24,23 +26,28 @@ from hpcserve.config.staging import Collection, Staging
 __all__ = [
     "MIB",
     "RETRY_S",
+    "Access",
     "Budgets",
     "Collection",
     "Containers",
     "Daemon",
     "Environments",
+    "Globus",
     "Mpi",
     "Network",
     "Pilots",
     "Queue",
     "Recovery",
+    "Rules",
     "Scheduler",
     "Section",
     "Site",
     "Staging",
     "cache_dir",
+    "check_rule",
     "expanded",
     "home",
+    "in_words",
     "load_site",
     "own_queues",
     "read_site",
@@ -50,4 +57,5 @@ __all__ = [
     "site_names",
     "site_text",
     "variables_of",
+    "visibility",
 ]

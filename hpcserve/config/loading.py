@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from hpcserve.config.access import Rules
 from hpcserve.config.environment import expanded, filled_in, home, site_named, variables_in
 from hpcserve.config.files import with_bases
 from hpcserve.config.queues import beyond
@@ -136,7 +137,8 @@ def _fields(table: str) -> list[str]:
 
 
 def _listed(table: str) -> type[Section] | None:
-    """What of a site file there may be several of."""
+    """What of a site file stands within another table."""
     if table.startswith("staging.collections"):
         return Collection
-    return Queue if table.startswith("queues.") else None
+    within: dict[str, type[Section]] = {"queues": Queue, "access": Rules}
+    return within[table.partition(".")[0]] if "." in table else None

@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from hpcserve.config.access import Access
+from hpcserve.config.globus import Globus
 from hpcserve.config.section import GIB, MIB, Seconds, Section, SizeBytes
 from hpcserve.config.staging import Staging
 from hpcserve.types import ENROLMENT_WAIT_S
@@ -335,7 +337,9 @@ class Site(Section, frozen=True, kw_only=True):
     state_dir: Path
     shared_dir: Path
     required: tuple[str, ...] = ()
+    access: Access = Access()
     network: Network = Network()
+    globus: Globus = Globus()
     daemon: Daemon = Daemon()
     scheduler: Scheduler = Scheduler()
     pilots: Pilots = Pilots()
@@ -355,6 +359,10 @@ class Site(Section, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.mode == "service":
             self._check_service()
+        for field in ("client_id", "native_client_id") if self.auth == "globus" else ():
+            if not getattr(self.globus, field):
+                raise ValueError(f"globus.{field}: expected a client's id, since auth is 'globus', got none")
+        self.access.check(self.auth)
         if self.staging.directory and Path(self.staging_dir).is_relative_to(self.state_dir):
             raise ValueError(f"staging.directory: {self.staging_dir} lies in state_dir, which no replica may see")
         if self.daemon.placement == "job" and self.scheduler.kind == "local":

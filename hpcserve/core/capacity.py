@@ -11,6 +11,7 @@ from hpcserve.core.rollout import FleetDeployment
 from hpcserve.core.room import Load, Room, packed, slots_of
 from hpcserve.core.spans import counted
 from hpcserve.core.width import ONE, Ranks, Width, misfit, width, width_of
+from hpcserve.types import DeploymentName
 
 ONE_RANK = Ranks()
 MOST_NAMES = 4
@@ -50,6 +51,7 @@ def lack_of_room(
     mine: FleetDeployment,
     deployments: Collection[FleetDeployment],
     replicas: Collection[FleetReplica],
+    hidden: Collection[DeploymentName] = (),
 ) -> str:
     """Why replicas of ``mine`` are not even started; empty where it has all, or room for them is made or coming.
 
@@ -58,6 +60,7 @@ def lack_of_room(
         mine: The deployment.
         deployments: All that are wanted, ``mine`` too.
         replicas: All whose processes may exist.
+        hidden: Deployments that are not named to who asks.
     """
     held = Counter(each.deployment for each in replicas)
     if mine.target is None or held[mine.name] >= mine.due:
@@ -76,7 +79,8 @@ def lack_of_room(
     if _has_room(policy, wanted) or _has_room(policy, used) or not others:
         return ""
     wide = {each.deployment: _of_slots(policy, each.version.ranks) for each in replicas}
-    holders = ", ".join(f"{name} has {count}{wide[name]}" for name, count in others.most_common(MOST_NAMES))
+    most = others.most_common(MOST_NAMES)
+    holders = ", ".join(f"{'another' if name in hidden else name} has {count}{wide[name]}" for name, count in most)
     more = ", …" if len(others) > MOST_NAMES else ""
     return f"{limit_in_words(policy, mine.ranks)}, and {holders}{more}; undeploy one, or deploy with fewer replicas"
 

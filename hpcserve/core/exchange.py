@@ -6,7 +6,7 @@ in the table of :mod:`hpcserve.core.ledger`, which :mod:`hpcserve.core.books` ca
 :mod:`hpcserve.core.dispatch` gives out what is queued; :mod:`hpcserve.core.recovery` listens to the replicas, and
 :mod:`hpcserve.core.relays` to their streams; here are the clients, the controller and time.
 
-Does not decide who may call (admission and the controller do), nor how many replicas there are.
+Does not decide who is let in (admission does), nor how many replicas there are.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from hpcserve.core import actions as act
+from hpcserve.core.access import OPEN, Caller, Policy
 from hpcserve.core.dispatch import MAX_GAPS, MAX_UNSETTLED, Call, Limits
+from hpcserve.core.gate import Gate, recall, routes_changed
 from hpcserve.core.lanes import Lane
 from hpcserve.core.ledger import NEVER, REQUEST, SETTLED, WANTED, Entry, Event, State
 from hpcserve.core.relays import Relays
@@ -25,18 +27,19 @@ from hpcserve.core.sharing import LEAST, SILENT_S, overloaded
 from hpcserve.errors import HpcserveError, ProtocolError
 from hpcserve.types import Counter, DeploymentName, EndpointName, ReplicaId, SessionId
 
+NOBODY = Caller()
 __all__ = ["MAX_GAPS", "MAX_UNSETTLED", "Call", "Exchange", "Limits"]
 
 
 class Exchange(Relays):
-    """All requests of one broker, in one epoch."""
+    """All requests of one broker, in one epoch. ``gate``: who may call what."""
 
-    def __init__(self, limits: Limits, now: float) -> None:
+    def __init__(self, limits: Limits, now: float, policy: Policy = OPEN) -> None:
         super().__init__(limits, now)
+        self.gate = Gate(policy)
         self._places = 0
         self._by_connection: dict[bytes, Session] = {}
         self._by_left: dict[bytes, Session] = {}
-        self._ways: dict[tuple[str, str], tuple[Lane, bool]] = {}
         self._owed: list[tuple[Session, int, tuple[Counter, ...]]] = []
 
     def take(self) -> list[act.AnyAction]:
@@ -63,12 +66,13 @@ class Exchange(Relays):
         session_id: SessionId,
         connection: bytes,
         *,
-        identity: str,
+        identity: object,
         floor: int,
         outstanding: tuple[Counter, ...],
         now: float,
+        caller: Caller = NOBODY,
     ) -> Session:
-        """A client said who it is and what it still waits for.
+        """A client said who it is and what it still waits for. ``identity`` is only kept, ``caller`` decides.
 
         Raises:
             ProtocolError: It claims more than a session may.
@@ -86,6 +90,7 @@ class Exchange(Relays):
         known, session.resumed = session.resumed, True
         session.met = True
         session.connection, session.identity = connection, identity
+        recall(session, caller)
         session.parked.clear()
         if self.relays and not known_connection:
             self.lose_items(session)
@@ -130,7 +135,7 @@ class Exchange(Relays):
             if not self._roster_known:
                 self.apply(self.entry(session, call.id), Event.RESUMED)
                 return
-            lane, idempotent = self._ways.get((call.endpoint, call.method)) or self._way(call.endpoint, call.method)
+            lane, idempotent = session.ways.get((call.endpoint, call.method)) or self._way(session, call)
         except HpcserveError as error:
             self._refuse(session, call.id, error)
             return
@@ -186,10 +191,11 @@ class Exchange(Relays):
         if not session.is_settled(id) if entry is None else entry.state is WANTED:
             self._refuse(session, id, error)
 
-    def _way(self, endpoint: str, method: str) -> tuple[Lane, bool]:
+    def _way(self, session: Session, call: Call) -> tuple[Lane, bool]:
         """Where a call goes, and whether it may run twice; what was found is remembered until the routes change."""
-        name, idempotent = self._table.route(endpoint, method)
-        way = self._ways[endpoint, method] = (self.lane(name), idempotent)
+        self.gate.check(session, call.id, call.endpoint, self._table)
+        name, idempotent = self._table.route(call.endpoint, call.method)
+        way = session.ways[call.endpoint, call.method] = (self.lane(name), idempotent)
         return way
 
     def owe_ack(self, session: Session, floor: int, acks: tuple[Counter, ...]) -> None:
@@ -271,8 +277,8 @@ class Exchange(Relays):
         ``ends_at`` names end then, with their pilots, and get nothing that they are not expected to finish.
         """
         self._now = now
-        self._table = RoutingTable(endpoints, {each.name: each for each in deployments})
-        self._ways.clear()
+        before, self._table = self._table, RoutingTable(endpoints, {each.name: each for each in deployments})
+        routes_changed(self.sessions.values(), before, self._table)
         homes = {id: each.name for each in self._table.deployments.values() for id in each.replicas}
         for id, replica in list(self.replicas.items()):
             if id not in homes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from hpcserve.core.access import Deployment as Accessed
 from hpcserve.core.spelling import nearest, shortened
 from hpcserve.errors import HpcserveError, UnknownEndpoint, UnknownMethod
 from hpcserve.types import DeploymentName, EndpointName, ReplicaId
@@ -16,7 +17,8 @@ class Deployment(NamedTuple):
 
     ``methods`` maps each method to whether it is idempotent; ``error`` is set when its replicas cannot
     start, and then answers every request. ``max_queue_*`` bound its queue, see :mod:`hpcserve.core.lanes`.
-    ``kill_cancelled_s``: so long its replicas may run what nobody waits for; None: as long as they like.
+    ``kill_cancelled_s``: so long its replicas may run what nobody waits for; None: as long as they like. ``access``:
+    whose it is, and what it serves.
     """
 
     name: DeploymentName
@@ -27,6 +29,7 @@ class Deployment(NamedTuple):
     max_queue_bytes: float = float("inf")
     max_queue_s: float = float("inf")
     kill_cancelled_s: float | None = None
+    access: Accessed = Accessed()
 
 
 class RoutingTable(NamedTuple):
@@ -45,7 +48,7 @@ class RoutingTable(NamedTuple):
         """
         name = self.endpoints.get(EndpointName(endpoint))
         if name is None:
-            raise UnknownEndpoint(f"no endpoint {shortened(endpoint)}{nearest(endpoint, self.endpoints)}")
+            raise unknown_endpoint(endpoint, self.endpoints)
         deployment = self.deployments[name]
         idempotent = deployment.methods.get(method or deployment.default_method)
         if idempotent is None and not method:
@@ -56,6 +59,11 @@ class RoutingTable(NamedTuple):
         if deployment.error is not None:
             raise deployment.error
         return name, idempotent
+
+
+def unknown_endpoint(endpoint: str, known: Iterable[str]) -> UnknownEndpoint:
+    """What to tell somebody who wrote the name of an endpoint that does not exist, and may know of these."""
+    return UnknownEndpoint(f"no endpoint {shortened(endpoint)}{nearest(endpoint, known)}")
 
 
 MOST_METHODS = 10

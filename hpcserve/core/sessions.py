@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from hpcserve.core.access import Caller, Decision
 from hpcserve.core.ranges import Ranges
 from hpcserve.core.silence import LONGEST_S
 from hpcserve.types import Counter, SessionId
 
 if TYPE_CHECKING:
+    from hpcserve.core.lanes import Lane
     from hpcserve.core.ledger import Entry
 
 
@@ -28,11 +30,16 @@ class Session:
     results, counted against the session's budget; ``sent_bytes`` is the part that went out to the client and was not
     acknowledged, ``item_bytes`` the items of streams in that. ``parked`` are results that wait at their replicas until
     the client can take them, each with its size where that is known.
+
+    ``identity`` is who the broker knows to be behind it, ``caller`` what decides of what it may do; ``decided`` and
+    ``seen`` are what was found out of that, and ``ways`` where the calls that it may make go.
     """
 
     __slots__ = (
         "away_since",
+        "caller",
         "connection",
+        "decided",
         "entries",
         "floor",
         "held_bytes",
@@ -43,13 +50,19 @@ class Session:
         "met",
         "parked",
         "resumed",
+        "seen",
         "sent_bytes",
         "settled",
+        "ways",
     )
 
     def __init__(self, id: SessionId) -> None:
         self.id = id
-        self.identity = ""
+        self.identity: object = None
+        self.caller = Caller()
+        self.decided: dict[str, Decision] = {}
+        self.seen: frozenset[str] | None = None
+        self.ways: dict[tuple[str, str], tuple[Lane, bool]] = {}
         self.connection: bytes | None = None
         self.left: bytes | None = None
         self.away_since = 0.0

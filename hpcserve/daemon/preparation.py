@@ -22,6 +22,7 @@ from hpcserve.config import Site, home, runtime_dir
 from hpcserve.daemon.launch import AUTHORIZED_KEYS, ENROLMENTS, SERVICE_KEY
 from hpcserve.daemon.logs import log_path
 from hpcserve.daemon.processes import end_left
+from hpcserve.daemon.registration import check_registration
 from hpcserve.registry.vault import store
 
 
@@ -73,6 +74,7 @@ def check_state(site: Site) -> bool:
     there = _check(state_places(site))
     _check_key(site.state_dir / SERVICE_KEY)
     AuthorizedKeys(site.state_dir / AUTHORIZED_KEYS)
+    check_registration(site)
     return there
 
 
@@ -113,6 +115,7 @@ def prepare(site: Site) -> KeyPair:
     for place in (*state_places(site), *shared_places(site)):
         private_directory(place.path, secret=place.secret)
     _check_servables(site)
+    check_registration(site)
     keys = load_or_create(site.state_dir / SERVICE_KEY)
     client = load_or_create(home() / CLIENT_KEY)
     authorize(site.state_dir / AUTHORIZED_KEYS, user_name(), client.public)

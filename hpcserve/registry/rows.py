@@ -36,7 +36,8 @@ class ServableRow(Row, frozen=True):
 class DeploymentRow(Row, frozen=True):
     """A version that is to be served at ``endpoint`` by so many replicas, and what is wanted of it.
 
-    With ``max_replicas`` their number follows the demand, and is ``replicas`` at least.
+    With ``max_replicas`` their number follows the demand, and is ``replicas`` at least. Without an ``owner`` it is
+    nobody's.
     """
 
     name: DeploymentName
@@ -53,6 +54,33 @@ class DeploymentRow(Row, frozen=True):
     max_replicas: int | None = None
     hot_replicas: int | None = None
     idle_s: float | None = None
+    owner: str = ""
+
+
+class NameRow(Row, frozen=True):
+    """A servable's name: whose it is, and the rules, as JSON, that say to whom it is visible. No owner: nobody's."""
+
+    name: str
+    owner: str
+    visible_to: str
+
+    @classmethod
+    def made(cls, name: str, owner: str, visible_to: tuple[str, ...]) -> NameRow:
+        """A row of these rules."""
+        return cls(name=name, owner=owner, visible_to=msgspec.json.encode(visible_to).decode())
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """The rules that say to whom it is visible."""
+        return msgspec.json.decode(self.visible_to, type=tuple[str, ...])
+
+
+class RanRow(Row, frozen=True):
+    """What a replica ran, and in whose deployment: for its log outlives both."""
+
+    replica: str
+    servable: str
+    owner: str
 
 
 class ServedRow(Row, frozen=True):

@@ -46,6 +46,7 @@ deployments = sa.Table(
     sa.Column("max_replicas", sa.Integer, nullable=True),
     sa.Column("hot_replicas", sa.Integer, nullable=True),
     sa.Column("idle_s", sa.DOUBLE_PRECISION, nullable=True),
+    _text("owner"),
 )
 served = sa.Table("served", TABLES, _text("name", key=True), _text("version"), _text("failed"), _text("reason"))
 pilots = sa.Table(
@@ -65,6 +66,8 @@ pilots = sa.Table(
     sa.Column("nodes", sa.Integer, nullable=False),
     sa.Column("walltime_s", sa.DOUBLE_PRECISION, nullable=False),
 )
+names = sa.Table("names", TABLES, _text("name", key=True), _text("owner"), _text("visible_to"))
+ran = sa.Table("ran", TABLES, _text("replica", key=True), _text("servable"), _text("owner"))
 staged = sa.Table(
     "staged",
     TABLES,
@@ -152,7 +155,21 @@ def _step_7(connection: sa.Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
+_STEP_8 = (
+    "ALTER TABLE deployments ADD COLUMN owner TEXT NOT NULL DEFAULT ''",
+    "CREATE TABLE names (name TEXT NOT NULL, owner TEXT NOT NULL, visible_to TEXT NOT NULL, PRIMARY KEY (name))",
+    """INSERT INTO names (name, owner, visible_to) SELECT DISTINCT name, '', '["*"]' FROM servables""",
+    "CREATE TABLE ran (replica TEXT NOT NULL, servable TEXT NOT NULL, owner TEXT NOT NULL, PRIMARY KEY (replica))",
+)
+
+
 def _step_8(connection: sa.Connection) -> None:
+    """What was published before belongs to nobody, and is public as it was."""
+    for statement in _STEP_8:
+        connection.exec_driver_sql(statement)
+
+
+def _step_9(connection: sa.Connection) -> None:
     connection.exec_driver_sql(
         """CREATE TABLE staged (
             owner TEXT NOT NULL, name TEXT NOT NULL, size_bytes BIGINT NOT NULL, written_s DOUBLE PRECISION NOT NULL,
@@ -160,7 +177,7 @@ def _step_8(connection: sa.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (_step_1, _step_2, _step_3, _step_4, _step_5, _step_6, _step_7, _step_8)
+MIGRATIONS: tuple[Migration, ...] = (_step_1, _step_2, _step_3, _step_4, _step_5, _step_6, _step_7, _step_8, _step_9)
 """Step n (counted from 1) leads a database of version n-1 to version n."""
 
 

@@ -6,17 +6,17 @@ Each call is one transaction: when it returns, it is on the disk.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from hpcserve.core.spelling import nearest
-from hpcserve.errors import ConfigError, UnknownServable
+from hpcserve.errors import ConfigError, Conflict, UnknownServable
 from hpcserve.registry import schema
 from hpcserve.registry.engine import open_engine, transaction
-from hpcserve.registry.rows import DeploymentRow, PilotRow, Row, ServableRow, ServedRow, StagedRow
+from hpcserve.registry.rows import DeploymentRow, NameRow, PilotRow, RanRow, Row, ServableRow, ServedRow, StagedRow
 from hpcserve.servable.manifest import check_name
 from hpcserve.types import DeploymentName, Digest, PilotId
 
@@ -54,13 +54,26 @@ class Store:
 
     # --- servables ------------------------------------------------------------------------------------
 
-    def add_servable(self, row: ServableRow) -> bool:
+    def add_servable(self, row: ServableRow, name: NameRow | None = None) -> bool:
         """Writes a version down, and moves ``latest`` to it.
+
+        Args:
+            row: The version.
+            name: Whose its name is from now on, and who sees it.
 
         Returns:
             False if it was known; its manifest and path are then replaced.
+
+        Raises:
+            Conflict: The name has become somebody else's meanwhile.
         """
         with self._transaction() as connection:
+            if name is not None:
+                table = schema.names
+                owners = connection.execute(sa.select(table.c.owner).where(table.c.name == name.name)).scalars().all()
+                if any(owner != name.owner for owner in owners):
+                    raise Conflict(f"somebody else has published {name.name} at the same moment; take another name")
+                _put(connection, table, {"name": name.name}, name)
             new = _put(connection, schema.servables, {"name": row.name, "version": row.version}, row)
             _set_alias(connection, row.name, LATEST, row.version)
         return new
@@ -94,6 +107,16 @@ class Store:
             row = connection.execute(sa.select(table).where(table.c.version == version)).first()
         return None if row is None else ServableRow.of(row)
 
+    def put_name(self, row: NameRow) -> None:
+        """Writes down whose a servable's name is, and who sees it."""
+        with self._transaction() as connection:
+            _put(connection, schema.names, {"name": row.name}, row)
+
+    def names(self) -> tuple[NameRow, ...]:
+        """Every name under which something was published."""
+        with self._transaction() as connection:
+            return tuple(NameRow.of(row) for row in connection.execute(sa.select(schema.names)))
+
     def set_alias(self, name: str, alias: str, version: Digest) -> None:
         """Lets ``name@alias`` mean ``version``.
 
@@ -116,14 +139,18 @@ class Store:
             rows = connection.execute(sa.select(table).where(table.c.servable == name).order_by(table.c.alias))
             return {row.alias: Digest(row.version) for row in rows}
 
-    def resolve(self, reference: str) -> tuple[str, Digest]:
+    def resolve(self, reference: str, hidden: Collection[str] = ()) -> tuple[str, Digest]:
         """The version that ``name`` (its latest), ``name@alias`` or ``name@first-characters`` means.
+
+        Args:
+            reference: What was written.
+            hidden: Names of which whoever wrote it may not know.
 
         Raises:
             UnknownServable: None, or more than one; the message has the nearest names.
         """
         name, has_version, wanted = reference.partition("@")
-        versions = self._versions(name)
+        versions = self._versions(name, hidden)
         if not has_version:
             wanted = LATEST
         aliases = self.aliases(name)
@@ -138,13 +165,13 @@ class Store:
         known = [*aliases, *(one[:12] for one in versions)]
         raise UnknownServable(f"servable {name!r} has no version or alias {wanted!r}{nearest(wanted, known)}")
 
-    def _versions(self, name: str) -> list[Digest]:
+    def _versions(self, name: str, hidden: Collection[str]) -> list[Digest]:
         table = schema.servables
         with self._transaction() as connection:
             published = connection.execute(sa.select(table.c.name, table.c.version)).all()
-        versions = [Digest(version) for servable, version in published if servable == name]
+        versions = [Digest(version) for servable, version in published if servable == name and name not in hidden]
         if not versions:
-            names = {servable for servable, _ in published}
+            names = {servable for servable, _ in published} - set(hidden)
             raise UnknownServable(f"no servable {name!r} is published{nearest(name, names)}")
         return versions
 
@@ -181,6 +208,23 @@ class Store:
         """What served last in each deployment in which something did."""
         with self._transaction() as connection:
             return tuple(ServedRow.of(row) for row in connection.execute(sa.select(schema.served)))
+
+    def put_ran(self, rows: Iterable[RanRow]) -> None:
+        """Writes down what replicas run."""
+        with self._transaction() as connection:
+            for row in rows:
+                _put(connection, schema.ran, {"replica": row.replica}, row)
+
+    def ran(self) -> tuple[RanRow, ...]:
+        """What replicas ran."""
+        with self._transaction() as connection:
+            return tuple(RanRow.of(row) for row in connection.execute(sa.select(schema.ran)))
+
+    def forget_ran(self, replicas: Iterable[str]) -> None:
+        """Removes what these ran: nothing is left of them."""
+        with self._transaction() as connection:
+            for replica in replicas:
+                connection.execute(sa.delete(schema.ran).where(schema.ran.c.replica == replica))
 
     # --- pilots ---------------------------------------------------------------------------------------
 

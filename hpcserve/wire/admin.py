@@ -17,10 +17,15 @@ class Admin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Publish(Admin, frozen=True, kw_only=True):
-    """``publish``: take the servable in directory ``path``, which the daemon must be able to read."""
+    """``publish``: take the servable in directory ``path``, which the daemon must be able to read.
+
+    ``visible_to``: who sees it, all its versions: ``public``, ``private`` (nobody but its owner), or rules such as
+    ``user:NAME``. Empty: whoever did before, and of a new name whom the site says.
+    """
 
     path: str
     aliases: tuple[str, ...] = ()
+    visible_to: tuple[str, ...] = ()
 
 
 class Published(Admin, frozen=True, kw_only=True):
@@ -30,6 +35,21 @@ class Published(Admin, frozen=True, kw_only=True):
     version: str
     methods: tuple[str, ...]
     new: bool
+    visible_to: tuple[str, ...] = ("public",)
+
+
+class Share(Admin, frozen=True, kw_only=True):
+    """``share``: say who sees a servable, as ``publish`` does."""
+
+    servable: str
+    visible_to: tuple[str, ...]
+
+
+class Shared(Admin, frozen=True, kw_only=True):
+    """Who sees it now."""
+
+    servable: str
+    visible_to: tuple[str, ...]
 
 
 class Deploy(Admin, frozen=True, kw_only=True):
@@ -114,7 +134,7 @@ class DeploymentView(Admin, frozen=True, kw_only=True):
 
     ``refused`` requests had no room in its queue, ``expired`` ones did not run before their deadline; ``wait_s`` is
     what the last in the queue is expected to wait. With ``image`` it runs in containers of that file, which had
-    ``image_sha256`` when the version was published.
+    ``image_sha256`` when the version was published. Without an ``owner`` it is nobody's.
     """
 
     deployment: str
@@ -144,6 +164,7 @@ class DeploymentView(Admin, frozen=True, kw_only=True):
     plan: str = ""
     image: str = ""
     image_sha256: str = ""
+    owner: str = ""
 
 
 class LossView(Admin, frozen=True, kw_only=True):
@@ -180,12 +201,14 @@ class PilotView(Admin, frozen=True, kw_only=True):
 
 
 class ServableView(Admin, frozen=True, kw_only=True):
-    """One published version."""
+    """One published version. ``owner`` of the name (empty: nobody), and to whom it is visible."""
 
     name: str
     version: str
     aliases: tuple[str, ...]
     methods: tuple[str, ...]
+    owner: str = ""
+    visible_to: tuple[str, ...] = ("public",)
 
 
 class Status(Admin, frozen=True, kw_only=True):

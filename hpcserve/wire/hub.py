@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from hpcserve.types import DeploymentName, EndpointName, Epoch, ReplicaId
+from hpcserve.types import DeploymentName, EndpointName, Epoch, ReplicaId, SessionId
 from hpcserve.wire.messages import EMPTY_MAP, BatchesRun, DeviceUse, ErrorInfo, Message, Tune
 
 # --- broker to both ---------------------------------------------------------------------------------
@@ -67,6 +67,14 @@ class RevokeKey(Message, frozen=True, tag="revoke"):
     error: ErrorInfo | None = None
 
 
+class AccessRule(Message, frozen=True):
+    """Whose a deployment is and whose servable it serves, and which rules say to whom that is visible."""
+
+    owner: str = ""
+    servable_owner: str = ""
+    visible_to: tuple[str, ...] = ("*",)
+
+
 class MethodRoute(Message, frozen=True):
     """What the broker must know of a method."""
 
@@ -74,7 +82,7 @@ class MethodRoute(Message, frozen=True):
 
 
 class DeploymentRoute(Message, frozen=True):
-    """A deployment as the broker sees it. ``error`` is set when its replicas cannot start."""
+    """A deployment as the broker sees it. ``error`` is set when its replicas cannot start; ``access``: who may call."""
 
     name: DeploymentName
     methods: dict[str, MethodRoute]
@@ -84,6 +92,7 @@ class DeploymentRoute(Message, frozen=True):
     tune: Tune = Tune()
     max_queue_bytes: int | None = None
     max_queue_s: float | None = None
+    access: AccessRule = AccessRule()
 
 
 class Routes(Message, frozen=True, tag="routes"):
@@ -126,6 +135,12 @@ class AskStats(Message, frozen=True, tag="ask-stats"):
     ticket: int
 
 
+class DecisionsNoted(Message, frozen=True, tag="decisions-noted"):
+    """The controller has seen the decisions up to this ``number``."""
+
+    number: int
+
+
 class PilotSecrets(Message, frozen=True, tag="pilot-secrets"):
     """All pilots that may enrol: the SHA-256, in hex, of each one's secret. The broker keeps it for admission."""
 
@@ -142,14 +157,42 @@ class AgentSays(Message, frozen=True, tag="agent-says"):
     body: bytes
 
 
+class Asker(Message, frozen=True):
+    """Who asks in which session, and from where: ``peer`` is the address of its connection, where that is known."""
+
+    identity: Identity
+    session: SessionId
+    peer: str = ""
+
+
 class ClientCalls(Message, frozen=True, tag="client-calls"):
-    """An administrative call, with the caller's admitted identity."""
+    """An administrative call, with the name of the caller's admitted identity, and all that is known of it."""
 
     connection: bytes
     identity: str
     id: int
     verb: str
     body: msgspec.Raw
+    asker: Asker
+
+
+class CallDecided(Message, frozen=True):
+    """Whether a session may call an endpoint, and ``by`` which rule. ``request``: the first one that asked."""
+
+    number: int
+    asker: Asker
+    request: int
+    endpoint: str
+    allowed: bool
+    by: str
+    reason: str = ""
+
+
+class CallsDecided(Message, frozen=True, tag="calls-decided"):
+    """Decisions for the audit log, in order. Said again to a controller that is new; ``lost`` older ones are not."""
+
+    decisions: tuple[CallDecided, ...]
+    lost: int = 0
 
 
 class ReplicaHung(Message, frozen=True, tag="replica-hung"):
@@ -269,13 +312,23 @@ class EnrolVerdict(Message, frozen=True, tag="enrol-verdict"):
 
 
 ToBroker = (
-    AdmitKey | RevokeKey | Routes | ToAgentRelay | ToClientRelay | AskStats | EnrolAsk | EnrolVerdict | PilotSecrets
+    AdmitKey
+    | RevokeKey
+    | Routes
+    | ToAgentRelay
+    | ToClientRelay
+    | AskStats
+    | EnrolAsk
+    | EnrolVerdict
+    | PilotSecrets
+    | DecisionsNoted
 )
 ToController = (
     BrokerUp
     | Done
     | AgentSays
     | ClientCalls
+    | CallsDecided
     | ReplicaHung
     | ReplicaUnwanted
     | Away

@@ -67,7 +67,7 @@ class _Plan(NamedTuple):
 # --- to the wire --------------------------------------------------------------------------------------
 
 
-def pack(tensors: Mapping[str, npt.ArrayLike | Json]) -> tuple[msgspec.Raw, list[Frame]]:
+def pack(tensors: Mapping[str, npt.ArrayLike | Json | Reference]) -> tuple[msgspec.Raw, list[Frame]]:
     """The specs for a header's ``tensors``, and one frame for each tensor.
 
     A frame of a large contiguous array is a view of it: leave the array alone until the frame is sent.

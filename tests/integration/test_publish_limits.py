@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hpcserve import Client
-from hpcserve.daemon.controller.admin import MOST_INGESTING
+from hpcserve.daemon.controller.publishing import MOST_INGESTING
 from hpcserve.errors import HpcserveError, InvalidInput, Overloaded
 from hpcserve.wire import admin
 from tests.integration.conftest import NewDaemon

@@ -136,6 +136,22 @@ def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None
             '[scheduler]\nkind = "slurm"\npoll_s = 500\n',
             r"scheduler.poll_s: expected ≤ 300, got 500: .* agent waits 600 s to be let in; lower it$",
         ),
+        ('[access.call]\nallow = ["ada"]\n', r"polaris.toml: access.call.allow: expected .*user:NAME.*got 'ada'$"),
+        ('[access]\ncall = { deny = ["user:"] }\n', r"polaris.toml: access.call.deny: expected .*, got 'user:'$"),
+        ('[access.call]\nallows = ["*"]\n', r"polaris.toml: access.call: unknown field 'allows'; did you mean 'allow'"),
+        ('[access.see]\nallow = ["*"]\n', r"polaris.toml: access: unknown field 'see'; known: call, publish, deploy"),
+        (
+            '[access.call]\nallow = ["user:ada"]\n',
+            r"access.call.allow: keeps nobody out while all are administrators; name them .*administer = { allow = ",
+        ),
+        (
+            '[access]\ndefault_visibility = "private"\n',
+            r"access.default_visibility: nothing is private while all are administrators; name them",
+        ),
+        (
+            '[access.call]\ndeny = ["domain:anl.gov"]\n',
+            r"access.call: 'domain:anl.gov' names nobody with auth = 'keys'; expected 'user:NAME'$",
+        ),
         ("[recovery]\nlease_s = inf\n", r"polaris.toml: recovery.lease_s: expected a finite number, got inf$"),
         ("[recovery]\nlease_s = 1e400\n", r"polaris.toml: recovery.lease_s: expected a finite number, got inf$"),
         ("[pilots]\nwalltime_s = nan\n", r"polaris.toml: pilots.walltime_s: expected a finite number, got nan$"),
@@ -176,6 +192,24 @@ def test_polls_may_be_as_seldom_as_requeued_agents_and_the_scheduler_allow(
 ) -> None:
     text = f'[scheduler]\nkind = "{kind}"\npoll_max_s = {poll_max_s}\n'
     assert config.load_site(site_file(tmp_path, text)).scheduler.poll_max_s == poll_max_s
+
+
+def test_who_may_do_what_is_said_in_four_lists(tmp_path: Path) -> None:
+    text = '[access]\ncall = { deny = ["user:eve"] }\nadminister = { allow = ["user:ada"] }\n'
+    access = config.load_site(site_file(tmp_path, text)).access
+    assert {name: (rules.allowed("keys"), rules.deny) for name, rules in access.lists().items()} == {
+        "call": (("*",), ("user:eve",)),
+        "publish": (("*",), ()),
+        "deploy": (("*",), ()),
+        "administer": (("user:ada",), ()),
+    }
+    assert config.Rules().allowed("globus") == ()
+
+
+def test_with_globus_somebody_administers() -> None:
+    with pytest.raises(ValueError, match=r"access.administer.allow: .* write: \[access\] administer = { allow = "):
+        config.Access().check("globus")
+    config.Access(administer=config.Rules(allow=("group:" + "1c2b8c1c-5b2b-11ef-8d5c-0242ac120002",))).check("globus")
 
 
 def test_idle_pilots_may_be_kept_for_ever(tmp_path: Path) -> None:

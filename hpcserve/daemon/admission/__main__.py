@@ -15,11 +15,13 @@ from hpcserve.auth.authorized import AuthorizedKeys
 from hpcserve.auth.keys import load
 from hpcserve.cluster.signals import Signals
 from hpcserve.config import Site
-from hpcserve.daemon.admission.desk import Desk
+from hpcserve.daemon.admission.desk import Desk, Limits
 from hpcserve.daemon.admission.door import Context, Door
+from hpcserve.daemon.admission.globus import checks_of, logins_of
 from hpcserve.daemon.admission.limits import bound_memory, raise_descriptors
 from hpcserve.daemon.admission.line import Line
 from hpcserve.daemon.admission.memory import Memory
+from hpcserve.daemon.audit import AuditLog, audit_path
 from hpcserve.daemon.launch import (
     AUTHORIZED_KEYS,
     SERVICE_KEY,
@@ -36,6 +38,8 @@ DRAIN = 64
 """Messages taken from the door before the broker is listened to again."""
 LOOK_S = 1.0
 """How often the list of authorised keys is looked at."""
+NOTE_S = 15.0
+"""How often it is written down how long those who are in for a time stay in."""
 
 
 class Admission:
@@ -44,12 +48,21 @@ class Admission:
     def __init__(self, context: Context, site: Site, start: ChildStart) -> None:
         self._authorized = AuthorizedKeys(site.state_dir / AUTHORIZED_KEYS)
         self._memory = Memory(Path(start.runtime_dir) / "admitted")
+        self._audit = AuditLog(audit_path(site.state_dir, "admission"))
+        self._checks = checks_of(site) if site.auth == "globus" else None
+        now = time.monotonic()
+        # Whoever set the clock back meanwhile, nobody stays in for longer than an answer counts.
+        longest = now + site.globus.cache_s
+        to_monotonic = now - time.time()
         self._desk = Desk(
             self._authorized.lookup,
-            admitted=self._memory.keys,
+            admitted={key: min(until + to_monotonic, longest) for key, until in self._memory.keys.items()},
             software=f"hpcserve {hpcserve.__version__}",
-            now=time.monotonic(),
+            now=now,
+            limits=Limits(strangers=(site.globus.hello_rate, site.globus.hello_burst)) if self._checks else Limits(),
+            logins=logins_of(site) if self._checks else None,
         )
+        self._note_at = now
         self._door = Door(context, load(site.state_dir / SERVICE_KEY))
         self._look_at = time.monotonic() + LOOK_S
         self.address = self._door.bind(site.network.host, start.ports["admission"])
@@ -59,7 +72,8 @@ class Admission:
         """Serves until it is told to end, or the parent is gone."""
         poller = zmq.Poller()
         sockets = (self._door.zap.socket, self._door.socket, self._line.socket, self._line.monitor)
-        for source in (*sockets, signals.fileno(), lifeline.fileno()):
+        checks = () if self._checks is None else (self._checks.fileno(),)
+        for source in (*sockets, signals.fileno(), lifeline.fileno(), *checks):
             poller.register(source, zmq.POLLIN)
         while not signals.stop:
             for source, _ in poller.poll(self._timeout_ms()):
@@ -80,22 +94,40 @@ class Admission:
             if said is None:
                 break
             if said.frames:
-                self._desk.said(said.connection, said.key, said.frames, now)
+                self._desk.said(said.connection, said.key, said.frames, now, peer=said.peer)
+        for question, checked in () if self._checks is None else self._checks.take():
+            self._desk.heard(question, checked, now)
         self._desk.tick(now)
         if now >= self._look_at:
             self._look_at = now + LOOK_S
+            self._desk.look(now)
             if self._authorized.refresh():
                 self._desk.revoke_strangers()
+        self._note(now)
         self._send()
 
+    def _note(self, now: float) -> None:
+        """Writes down who is in: before the broker hears of it, so that nobody is in of whom we could not know."""
+        added, removed = self._desk.take_changes()
+        to_clock = time.time() - now
+        if removed or (self._checks is not None and now >= self._note_at):
+            self._note_at = now + NOTE_S
+            self._memory.remember({key: self._desk.until(key) + to_clock for key in self._desk.admitted})
+        elif added:
+            self._memory.add({key: self._desk.until(key) + to_clock for key in added})
+
     def _send(self) -> None:
+        if self._checks is not None:
+            for question, token in self._desk.take_questions():
+                self._checks.ask(question, token)
+        for record in self._desk.take_records():
+            self._audit.write(record)
         for message in self._desk.take_for_broker():
             if not self._line.send(message):
                 self._desk.broker_is_gone()
                 break  # the next broker is told everything anew
         for connection, reply in self._desk.take_replies():
             self._door.send(connection, reply)
-        self._memory.remember(frozenset(self._desk.admitted))
 
     def _timeout_ms(self) -> int:
         left_s = min(self._look_at, self._desk.due) - time.monotonic()

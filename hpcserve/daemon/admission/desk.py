@@ -1,8 +1,8 @@
 """Who is let in: what admission answers to HELLO and ENROL, and what it tells the broker. No sockets here.
 
-A HELLO is answered in two steps: who is it (now the list of authorised keys; a check that takes longer would
-hand its result to :meth:`Desk.identified` later), then the broker learns the key, and only when it says so the
-client is welcome. An ENROL is the controller's to judge.
+A HELLO is answered in two steps: who is it (the list of authorised keys says so at once, Globus a while later: see
+:mod:`hpcserve.daemon.admission.logins`), then the broker learns the key, and only when it says so the client is
+welcome. An ENROL is the controller's to judge.
 
 What is malformed is refused with a reason, as long as strangers have not used up what they may ask together:
 after that a stranger gets no answer at all, while known keys are not affected. Nor are the agents of pilots that
@@ -13,7 +13,8 @@ cannot use up what it may ask, with however many keys. All others who ENROL shar
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from secrets import compare_digest
 from typing import NamedTuple
@@ -22,6 +23,10 @@ import msgspec
 
 from hpcserve.auth.keys import to_z85
 from hpcserve.core.ratelimit import Bucket, Buckets
+from hpcserve.core.tokens import Checked, Question
+from hpcserve.daemon.admission.logins import LetIn, Logins, Refuse, Renew, Waiting, digest_of
+from hpcserve.daemon.admission.records import HELLO, PUT_OUT, record
+from hpcserve.daemon.audit import Record
 from hpcserve.errors import AuthenticationError, HpcserveError, Overloaded, ProtocolError, ServiceUnavailable
 from hpcserve.wire.frames import agree, decode_from_anyone, error_to_wire
 from hpcserve.wire.hub import (
@@ -30,6 +35,7 @@ from hpcserve.wire.hub import (
     Done,
     EnrolAsk,
     EnrolVerdict,
+    Identity,
     PilotSecrets,
     RevokeKey,
     ToAdmission,
@@ -44,6 +50,7 @@ CONTROLLER_S = 10.0
 MOST_PENDING = 10_000
 MOST_SOFTWARE_CHARACTERS = 100
 MOST_VERSIONS = 32
+FOR_EVER = math.inf
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,12 +80,13 @@ class Reply(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """Somebody who waits. ``ask`` is what the broker was told."""
+    """Somebody who waits. ``ask`` is what the broker was told, ``expires_in_s`` for how long a client is let in."""
 
     connection: bytes
     version: int
     until: float
     ask: AdmitKey | EnrolAsk
+    expires_in_s: float | None = None
 
 
 class Desk:
@@ -86,9 +94,10 @@ class Desk:
 
     Args:
         identify: Whose key this is; None: a stranger's.
-        admitted: Keys that were let in by an earlier run of admission; whose they are, ``identify`` says.
+        admitted: Keys that were let in by an earlier run of admission, and until when.
         software: This program and its version.
         limits: How often one may ask.
+        logins: Where a login with Globus is what lets in; ``identify`` is not asked then.
         now: Monotonic seconds.
     """
 
@@ -96,16 +105,23 @@ class Desk:
         self,
         identify: Callable[[bytes], str | None],
         *,
-        admitted: Iterable[bytes],
+        admitted: Mapping[bytes, float],
         software: str,
         now: float,
         limits: Limits = DEFAULT_LIMITS,
+        logins: Logins | None = None,
     ) -> None:
         self._replies: list[Reply] = []
         self._to_broker: list[ToBroker] = []
-        self.admitted: dict[bytes, str] = dict.fromkeys(admitted, "")
-        """The keys that the broker is to know, answered or not. A name is empty until it was looked up."""
+        self._records: list[Record] = []
+        self.admitted: dict[bytes, Identity | None] = dict.fromkeys(admitted)
+        """The keys that the broker is to know, answered or not; None: of an earlier run, and not looked up yet."""
+        self._earlier = dict(admitted)
+        self._to_put_out: dict[bytes, HpcserveError] = {}
+        self._added: list[bytes] = []
+        self._removed = False
         self._identify = identify
+        self._logins = logins
         self._software = software
         self._known = Buckets(*limits.known, limits.askers)
         self._stranger = Buckets(*limits.stranger, limits.askers)
@@ -119,9 +135,9 @@ class Desk:
 
     # --- from outside ---------------------------------------------------------------------------
 
-    def said(self, connection: bytes, key: bytes, frames: list[bytes], now: float) -> None:
-        """Somebody who holds ``key`` sent a message."""
-        name = self._identify(key)
+    def said(self, connection: bytes, key: bytes, frames: list[bytes], now: float, *, peer: str = "") -> None:
+        """Somebody who holds ``key`` sent a message, from the address ``peer``."""
+        name = self._identify(key) if self._logins is None else None
         message = _read(frames)
         wait_s = self._ration(key, name, message, now)
         if wait_s is None:
@@ -130,18 +146,63 @@ class Desk:
             if wait_s:
                 raise Overloaded("this key asks too often", retry_after_s=wait_s)
             if isinstance(message, Hello):
-                self._hello(connection, key, name, message, now)
+                self._hello(Waiting(connection, key, 0, peer), name, message, now)
             elif isinstance(message, Enrol):
                 self._enrol(connection, key, message, now)
             else:
                 raise message
         except HpcserveError as error:
             self._refuse(connection, error)
+            if isinstance(message, Hello):
+                digest = digest_of(message.token) if message.token else ""
+                self._record(HELLO, key, None, error, digest=digest, peer=peer)
 
-    def identified(self, connection: bytes, key: bytes, name: str, version: int, now: float) -> None:
+    def heard(self, question: Question, checked: Checked, now: float) -> None:
+        """Globus has answered, or failed to."""
+        if self._logins is not None:
+            self._logins.heard(question, checked, now)
+            self._follow(self._logins, now)
+
+    def _let_in(self, waiting: Waiting, identity: Identity, expires_in_s: float | None, now: float) -> None:
         """Whose key it is was found out: the broker is to let it in."""
-        self._ask(connection, version, now + BROKER_S, AdmitKey(key, "client", name, self._next()))
-        self.admitted[key] = name
+        ask = AdmitKey(waiting.key, "client", identity.name, self._next(), identity)
+        self._ask(waiting.connection, waiting.version, now + BROKER_S, ask, expires_in_s)
+        if waiting.key not in self.admitted:
+            self._added.append(waiting.key)
+        self.admitted[waiting.key] = identity
+        self._earlier.pop(waiting.key, None)
+        self._to_put_out.pop(waiting.key, None)
+        self._record(HELLO, waiting.key, identity, None, peer=waiting.peer)
+
+    def _follow(self, logins: Logins, now: float) -> None:
+        """Carries out what has come of logins."""
+        for action in logins.take():
+            if isinstance(action, LetIn):
+                try:
+                    self._let_in(action.waiting, action.identity, action.expires_in_s, now)
+                except HpcserveError as error:
+                    self._refuse(action.waiting.connection, error)
+            elif isinstance(action, Refuse):
+                self._refuse(action.waiting.connection, action.error)
+                waiting = action.waiting
+                self._record(HELLO, waiting.key, None, action.error, digest=action.digest, peer=waiting.peer)
+            elif isinstance(action, Renew):
+                self.admitted[action.key] = action.identity
+                if self._broker_is_up:
+                    renewed = AdmitKey(action.key, "client", action.identity.name, 0, action.identity)
+                    self._to_broker.append(renewed)
+            else:
+                self._put_out(action.key, action.error)
+
+    def _put_out(self, key: bytes, error: HpcserveError) -> None:
+        """A key is not let in any more. A broker that is away hears of it when it is back."""
+        self._record(PUT_OUT, key, self.admitted.pop(key, None), error)
+        self._earlier.pop(key, None)
+        self._removed = True
+        if self._broker_is_up:
+            self._to_broker.append(RevokeKey(key, error_to_wire(error)))
+        else:
+            self._to_put_out[key] = error
 
     def _ration(self, key: bytes, name: str | None, message: object, now: float) -> float | None:
         """How long ``key`` has to wait before it may ask; None: it gets no answer."""
@@ -149,6 +210,11 @@ class Desk:
             return self._pilot.take(message.pilot, now)
         if name is not None:
             return self._known.take(key, now)
+        if self._logins is not None and isinstance(message, Hello) and message.token:
+            if self._logins.is_good(message.token, now):
+                return self._known.take(key, now)
+            if self._logins.is_asked(message.token):
+                return None if self._strangers.take(now) else 0.0
         wait_s = self._stranger.take(key, now)
         if wait_s == 0 and not isinstance(message, Enrol) and self._strangers.take(now):
             return None
@@ -159,14 +225,18 @@ class Desk:
         digest = hashlib.sha256(message.secret.encode()).hexdigest()
         return compare_digest(digest, self._secrets.get(message.pilot, ""))
 
-    def _hello(self, connection: bytes, key: bytes, name: str | None, message: Hello, now: float) -> None:
-        version = self._agree(message)
+    def _hello(self, waiting: Waiting, name: str | None, message: Hello, now: float) -> None:
+        key, waiting = waiting.key, waiting._replace(version=self._agree(message))
+        if self._logins is not None:
+            self._logins.hello(waiting, message.token, now)
+            self._follow(self._logins, now)
+            return
         if name is None:
             raise AuthenticationError(
                 "the service does not know this key; its owner lets it in by adding this line to the file "
                 f"authorized_keys in the service's state directory: YOUR-NAME {to_z85(key)}"
             )
-        self.identified(connection, key, name, version, now)
+        self._let_in(waiting, Identity(name, to_z85(key)), None, now)
 
     def _enrol(self, connection: bytes, key: bytes, message: Enrol, now: float) -> None:
         version = self._agree(message)
@@ -182,10 +252,17 @@ class Desk:
         versions = tuple(message.versions[:MOST_VERSIONS])
         return agree(versions, message.software[:MOST_SOFTWARE_CHARACTERS], self._software)
 
-    def _ask(self, connection: bytes, version: int, until: float, ask: AdmitKey | EnrolAsk) -> None:
+    def _ask(
+        self,
+        connection: bytes,
+        version: int,
+        until: float,
+        ask: AdmitKey | EnrolAsk,
+        expires_in_s: float | None = None,
+    ) -> None:
         if len(self._pending) >= MOST_PENDING:
             raise Overloaded("too many wait to be let in", retry_after_s=BROKER_S)
-        self._pending[ask.ticket] = _Pending(connection, version, until, ask)
+        self._pending[ask.ticket] = _Pending(connection, version, until, ask, expires_in_s)
         if self._broker_is_up:
             self._to_broker.append(ask)
 
@@ -199,7 +276,7 @@ class Desk:
         elif isinstance(message, Done):
             waiting = self._settled(message.ticket, AdmitKey)
             if waiting is not None and isinstance(waiting.ask, AdmitKey):
-                welcome = Welcome(waiting.version, self._software, waiting.ask.subject)
+                welcome = Welcome(waiting.version, self._software, waiting.ask.subject, waiting.expires_in_s)
                 self._replies.append(Reply(waiting.connection, welcome))
         elif isinstance(message, PilotSecrets):
             self._secrets = message.sha256
@@ -228,30 +305,65 @@ class Desk:
 
     def _say_all(self) -> None:
         """Tells a new broker every key, those that somebody waits for with their tickets."""
+        self._to_broker += [RevokeKey(key, error_to_wire(error)) for key, error in self._to_put_out.items()]
+        self._to_put_out.clear()
         self.revoke_strangers()
         waiting = [pending.ask for pending in self._pending.values() if isinstance(pending.ask, AdmitKey)]
         asked = {ask.key for ask in waiting}
-        self._to_broker += [AdmitKey(key, "client", name) for key, name in self.admitted.items() if key not in asked]
+        self._to_broker += [
+            AdmitKey(key, "client", identity.name, 0, identity)
+            for key, identity in self.admitted.items()
+            if identity is not None and key not in asked
+        ]
         self._to_broker += waiting
 
     # --- the list of keys, and the time -----------------------------------------------------------
 
     def revoke_strangers(self) -> None:
         """The list of authorised keys may have changed: who is not on it any more is put out."""
-        for key in list(self.admitted):
+        for key in list(self.admitted) if self._logins is None else ():
             name = self._identify(key)
             if name is not None:
-                self.admitted[key] = name
-                continue
-            if self._broker_is_up:
-                del self.admitted[key]
-                self._to_broker.append(RevokeKey(key))
+                self.admitted[key] = Identity(name, to_z85(key))
+            elif self._broker_is_up:
+                self._put_out(key, AuthenticationError("this key was taken out of the service's list"))
 
     def tick(self, now: float) -> None:
         """Gives up on answers that do not come."""
         late = [ticket for ticket, pending in self._pending.items() if now >= pending.until]
         for ticket in late:
             self._refuse(self._pending.pop(ticket).connection, _no_broker())
+        if self._logins is not None:
+            self._logins.tick(now)
+            self._follow(self._logins, now)
+
+    def look(self, now: float) -> None:
+        """Now and then: puts out those whom an earlier run let in and who have not come again in time."""
+        if self._logins is None:
+            return
+        self._logins.sweep(now)
+        for key in [key for key, until in self._earlier.items() if now >= until]:
+            self._put_out(key, ServiceUnavailable("say HELLO to admission again", retry_after_s=0.1))
+
+    def until(self, key: bytes) -> float:
+        """Until when a key that is in stays so if nothing more is heard, in monotonic seconds."""
+        if self._logins is None:
+            return FOR_EVER
+        return self._earlier[key] if key in self._earlier else self._logins.until(key)
+
+    def take_changes(self) -> tuple[list[bytes], bool]:
+        """Which keys were let in, and whether any was put out, once."""
+        taken, self._added, self._removed = (self._added, self._removed), [], False
+        return taken
+
+    def take_questions(self) -> list[tuple[Question, str]]:
+        """What Globus is to be asked, each with its token, once."""
+        return [] if self._logins is None else self._logins.take_questions()
+
+    def take_records(self) -> list[Record]:
+        """What was decided about HELLOs, for the audit log, once."""
+        taken, self._records = self._records, []
+        return taken
 
     def take_replies(self) -> list[Reply]:
         """What is to be said to those outside, once."""
@@ -266,7 +378,8 @@ class Desk:
     @property
     def due(self) -> float:
         """When :meth:`tick` has something to do."""
-        return min((pending.until for pending in self._pending.values()), default=float("inf"))
+        first = min((pending.until for pending in self._pending.values()), default=FOR_EVER)
+        return first if self._logins is None else min(first, self._logins.due)
 
     def _next(self) -> int:
         self._ticket += 1
@@ -274,6 +387,19 @@ class Desk:
 
     def _refuse(self, connection: bytes, error: HpcserveError) -> None:
         self._replies.append(Reply(connection, Refused(error_to_wire(error))))
+
+    def _record(
+        self,
+        action: str,
+        key: bytes,
+        identity: Identity | None,
+        error: HpcserveError | None,
+        *,
+        digest: str = "",
+        peer: str = "",
+    ) -> None:
+        by = "authorized_keys" if self._logins is None else "globus"
+        self._records.append(record(action, by, key, identity, error, digest=digest, peer=peer))
 
 
 def _read(frames: list[bytes]) -> Hello | Enrol | ProtocolError:

@@ -30,11 +30,12 @@ HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 10_000, 30_000
 
 
 class Said(NamedTuple):
-    """One message from outside. ``frames`` is empty where it had more than MAX_FRAMES."""
+    """One message from outside. ``frames`` is empty where it had more than MAX_FRAMES; ``peer`` is an address."""
 
     connection: bytes
     key: bytes
     frames: list[bytes]
+    peer: str
 
 
 class Door:
@@ -80,7 +81,7 @@ class Door:
             if not frame.more:
                 break
         key = from_z85(str(frame.get("User-Id")))
-        return Said(connection, key, frames if count <= MAX_FRAMES else [])
+        return Said(connection, key, frames if count <= MAX_FRAMES else [], str(frame.get("Peer-Address")))
 
     def send(self, connection: bytes, message: FromAdmission) -> None:
         """Answers. Who is gone, or does not read, gets nothing."""

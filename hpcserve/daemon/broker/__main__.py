@@ -11,7 +11,9 @@ import zmq
 from hpcserve.auth import keys
 from hpcserve.config import Site
 from hpcserve.core.exchange import Limits
+from hpcserve.daemon.access import policy_of
 from hpcserve.daemon.broker.broker import Broker
+from hpcserve.daemon.broker.front import MOST_SESSIONS
 from hpcserve.daemon.broker.sockets import bind_file
 from hpcserve.daemon.broker.staging import places_of
 from hpcserve.daemon.launch import (
@@ -37,8 +39,16 @@ def main() -> int:
     context.set(zmq.MAX_SOCKETS, max(1024, min(most, 65_536)))
     try:
         service_keys = keys.load(site.state_dir / SERVICE_KEY)
-        outbox_bytes, places = site.budgets.outbox_bytes, places_of(site)
-        broker = Broker(context, service_keys, _limits(site), start.epoch, outbox_bytes=outbox_bytes, places=places)
+        broker = Broker(
+            context,
+            service_keys,
+            _limits(site),
+            start.epoch,
+            outbox_bytes=site.budgets.outbox_bytes,
+            most_sessions=site.globus.sessions_per_identity if site.auth == "globus" else MOST_SESSIONS,
+            policy=policy_of(site),
+            places=places_of(site),
+        )
         addresses = _bind(broker, site, start)
     except HpcserveError as error:
         report_error(start, error)

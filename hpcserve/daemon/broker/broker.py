@@ -14,9 +14,10 @@ import zmq
 from hpcserve.auth.keys import KeyPair
 from hpcserve.auth.zap import ZapHandler
 from hpcserve.core import actions as act
+from hpcserve.core.access import OPEN, Policy
 from hpcserve.core.exchange import MAX_UNSETTLED, Exchange, Limits
 from hpcserve.daemon.broker.back import Answered, Back
-from hpcserve.daemon.broker.front import Body, Front
+from hpcserve.daemon.broker.front import MOST_SESSIONS, Body, Front
 from hpcserve.daemon.broker.hub import CONTROLLER, Hub
 from hpcserve.daemon.broker.keyring import BACK, FRONT, Keyring
 from hpcserve.daemon.broker.sockets import BACK_HEARTBEAT, router, send
@@ -46,9 +47,11 @@ class Broker:
         *,
         outbox_bytes: int,
         places: Places,
+        most_sessions: int = MOST_SESSIONS,
+        policy: Policy = OPEN,
     ) -> None:
         now = time.monotonic()
-        self._exchange = Exchange(limits, now)
+        self._exchange = Exchange(limits, now, policy)
         self._epoch = epoch
         keyring = Keyring()
         self.zap = ZapHandler(context, lambda key, address, domain: keyring.decide(key, domain))
@@ -56,7 +59,7 @@ class Broker:
         from_pilots = max(outbox_bytes, MAX_OWN_HEADER_BYTES)
         front = router(context, keys, FRONT.encode(), largest_bytes=from_clients, most_unread=MOST_UNREAD)
         back = router(context, keys, BACK.encode(), heartbeat=BACK_HEARTBEAT, largest_bytes=from_pilots)
-        self.front = Front(front, self._exchange, keyring, epoch, places)
+        self.front = Front(front, self._exchange, keyring, epoch, places, most_sessions=most_sessions)
         self.back = Back(back, self._exchange, keyring, epoch, places)
         self.hub = Hub(router(context, None, b""), self._exchange, keyring, epoch, front=self.front, back=self.back)
         self._flush_at = float("inf")

@@ -14,18 +14,21 @@ import zmq
 
 from hpcserve.core.exchange import Call as ExchangeCall
 from hpcserve.core.exchange import Exchange
+from hpcserve.core.gate import recall
 from hpcserve.core.sessions import Session
+from hpcserve.daemon.access import caller_of
 from hpcserve.daemon.broker.keyring import Keyring, Peer
-from hpcserve.daemon.broker.sockets import Incoming, Tensor, receive, send, user_of
+from hpcserve.daemon.broker.sockets import Incoming, Tensor, address_of, receive, send, user_of
 from hpcserve.daemon.broker.staging import Places
 from hpcserve.errors import AuthenticationError, HpcserveError, InvalidInput, Overloaded, ProtocolError
 from hpcserve.types import Epoch, SessionId
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import MAX_TENSORS, agree, decode_from_client, encode, error_to_wire
+from hpcserve.wire.hub import Asker
 
 NONCE_BYTES = 16
 LONGEST_MS = 1000 * 3600 * 24 * 3650  # a deadline in ten years is none
-MOST_SESSIONS = 10_000  # of one key, at a time
+MOST_SESSIONS = 10_000  # of one key, or of one identity, at a time
 FEW = 1000
 MOST_ITEMS = 1 << 16  # of a stream's window
 
@@ -51,15 +54,24 @@ class Front:
     """Reads the clients' socket."""
 
     def __init__(
-        self, socket: zmq.Socket[bytes], exchange: Exchange, keyring: Keyring, epoch: Epoch, places: Places
+        self,
+        socket: zmq.Socket[bytes],
+        exchange: Exchange,
+        keyring: Keyring,
+        epoch: Epoch,
+        places: Places,
+        *,
+        most_sessions: int = MOST_SESSIONS,
     ) -> None:
         self.socket = socket
         self.places = places
-        self.calls: list[tuple[bytes, str, wire.Call]] = []
+        self.calls: list[tuple[bytes, Asker, wire.Call]] = []
         self._exchange = exchange
         self._keyring = keyring
         self._epoch = epoch
+        self._most_sessions = most_sessions
         self._sessions_of: dict[bytes, set[SessionId]] = {}
+        self._owned: dict[str, set[SessionId]] = {}
         self._users: dict[bytes, str] = {}
 
     def handle(self) -> bool:
@@ -117,6 +129,7 @@ class Front:
         elif type(header) is wire.More:
             self._exchange.more(session, header.id, header.received, again=header.again, now=now)
         elif type(header) is wire.Call:
+            assert isinstance(session.identity, Asker), "every session that resumed has one"
             self.calls.append((message.sender, session.identity, header))
         elif type(header) is wire.Bye:
             self._exchange.bye(session, now)
@@ -137,7 +150,7 @@ class Front:
         if type(header) is not wire.Resume:
             send(self.socket, message.sender, encode(wire.WhoAreYou()))
             return
-        self._resume(message.sender, header, peer)
+        self._resume(message.sender, header, peer, address_of(message.header))
         self._users[message.sender] = peer.key.hex()
         if len(self._users) > 2 * len(self._exchange.sessions) + FEW:
             self._users = {each: user for each, user in self._users.items() if self._is_known(each)}
@@ -152,16 +165,17 @@ class Front:
         elif type(header) is wire.Bye:
             self._exchange.bye(session, time.monotonic())
 
-    def _resume(self, connection: bytes, header: wire.Resume, peer: Peer) -> None:
+    def _resume(self, connection: bytes, header: wire.Resume, peer: Peer, address: str) -> None:
         version = agree((header.version,), "the client", "the daemon")
         if len(header.nonce) != NONCE_BYTES:
             raise ProtocolError(f"RESUME: the nonce has {len(header.nonce)} bytes, not {NONCE_BYTES}")
         id = session_id(peer.key, header.nonce)
-        self._check_number(peer.key, id)
+        self._check_number(peer, id)
         self._exchange.resume(
             id,
             connection,
-            identity=peer.subject,
+            identity=Asker(peer.identity, id, address),
+            caller=caller_of(peer.identity),
             floor=header.floor,
             outstanding=tuple(header.outstanding),
             now=time.monotonic(),
@@ -170,28 +184,42 @@ class Front:
         budget = self._exchange.limits.session_bytes
         send(self.socket, connection, encode(wire.Resumed(version, self._epoch, id, budget)))
 
-    def _check_number(self, key: bytes, id: SessionId) -> None:
-        """One key cannot have sessions without end."""
-        sessions = self._sessions_of.get(key)
-        if sessions is not None and len(sessions) >= MOST_SESSIONS and id not in sessions:
+    def _check_number(self, peer: Peer, id: SessionId) -> None:
+        """No identity can have sessions without end, with however many keys; nor a key, where there are only keys."""
+        sessions = self._owned.setdefault(peer.identity.id or peer.key.hex(), set())
+        if len(sessions) >= self._most_sessions and id not in sessions:
             sessions.intersection_update(self._exchange.sessions)
-            if len(sessions) >= MOST_SESSIONS:
-                raise Overloaded(
-                    f"this key has {len(sessions)} sessions, the most that it may have", retry_after_s=10.0
-                )
+            if len(sessions) >= self._most_sessions:
+                whose = peer.subject if peer.identity.id else "this key"
+                raise Overloaded(f"{whose} has {len(sessions)} sessions, the most at once", retry_after_s=10.0)
+        sessions.add(id)
 
     def _refuse(self, connection: bytes, error: HpcserveError) -> None:
         """The connection broke the rules: its session is detached, the client told."""
         self._exchange.client_gone(connection, time.monotonic())
         send(self.socket, connection, encode(wire.Refused(error_to_wire(error))))
 
+    def identity_changed(self, peer: Peer) -> None:
+        """Of who has the key something else is known now: its sessions are judged by that from here on."""
+        for id in self._sessions_of.get(peer.key, ()):
+            session = self._exchange.sessions.get(id)
+            if session is not None and isinstance(session.identity, Asker):
+                session.identity = msgspec.structs.replace(session.identity, identity=peer.identity)
+                recall(session, caller_of(peer.identity))
+
     def end_sessions(self, key: bytes, error: HpcserveError) -> None:
-        """The key was revoked: its sessions end now (ZAP alone would let them go on)."""
-        for id in self._sessions_of.pop(key, ()):
+        """The key was revoked: its sessions end now (ZAP alone would let them go on).
+
+        If the error is retryable only their connections do: whoever is let in again resumes them.
+        """
+        for id in tuple(self._sessions_of.get(key, ())) if error.retryable else self._sessions_of.pop(key, ()):
             session = self._exchange.sessions.get(id)
             if session is None:
                 continue
             connection = session.connection
-            self._exchange.bye(session, time.monotonic())
+            if not error.retryable:
+                self._exchange.bye(session, time.monotonic())
+            elif connection is not None:
+                self._exchange.client_gone(connection, time.monotonic())
             if connection is not None:
                 send(self.socket, connection, encode(wire.Refused(error_to_wire(error))))

@@ -15,7 +15,9 @@ import zmq
 from hpcserve.core.exchange import Exchange
 from hpcserve.core.ledger import NEVER
 from hpcserve.core.routes import Deployment
+from hpcserve.daemon.access import deployment_of
 from hpcserve.daemon.broker.back import Back
+from hpcserve.daemon.broker.decisions import Decisions
 from hpcserve.daemon.broker.front import Front
 from hpcserve.daemon.broker.keyring import Keyring
 from hpcserve.daemon.broker.sockets import receive, send
@@ -55,6 +57,7 @@ class Hub:
         self._began = time.monotonic()
         self._secrets = hub.PilotSecrets({})
         self._calls: dict[tuple[bytes, int], tuple[hub.ClientCalls, bool]] = {}
+        self._decisions = Decisions(lambda message: self.tell(CONTROLLER, message))
         self._decode = decoder(hub.ToBroker)
         self._do: dict[type, Callable[[bytes, Any], object]] = {
             hub.AdmitKey: self._admit,
@@ -66,6 +69,7 @@ class Hub:
             hub.EnrolAsk: lambda sender, message: self.tell(CONTROLLER, message),
             hub.EnrolVerdict: lambda sender, message: self.tell(ADMISSION, message),
             hub.PilotSecrets: self._pilots,
+            hub.DecisionsNoted: lambda sender, message: self._decisions.noted(message.number),
         }
 
     def handle(self) -> bool:
@@ -79,6 +83,7 @@ class Hub:
             if message.sender == CONTROLLER:
                 self._back.who_are_you()
                 self._hand_over()
+                self._decisions.send_again()
             elif message.sender == ADMISSION:
                 self.tell(ADMISSION, self._secrets)
             return True
@@ -117,10 +122,13 @@ class Hub:
                 self.tell(CONTROLLER, each)
         if self._front.calls:
             calls, self._front.calls = self._front.calls, []
-            for connection, identity, call in calls:
-                self._call(connection, identity, call)
+            for connection, asker, call in calls:
+                self._call(connection, asker, call)
+        if self._exchange.gate.news:
+            self._decisions.add(self._exchange.gate.take())
+            self._decisions.send()
 
-    def _call(self, connection: bytes, identity: str, call: wire.Call) -> None:
+    def _call(self, connection: bytes, asker: hub.Asker, call: wire.Call) -> None:
         """A call is kept until it is answered: a controller that dies leaves it to the next (each may run twice)."""
         if sum(each == connection for each, _ in self._calls) >= MOST_OF_ONE:
             error = Overloaded(f"this client waits for {MOST_OF_ONE} calls already, the most of one", retry_after_s=1.0)
@@ -128,13 +136,15 @@ class Hub:
             return
         if len(self._calls) >= MOST_CALLS:
             self._give_up(next(iter(self._calls)))
-        relayed = hub.ClientCalls(connection, identity, call.id, call.verb, call.body)
+        relayed = hub.ClientCalls(connection, asker.identity.name, call.id, call.verb, call.body, asker)
         self._calls[connection, call.id] = (relayed, False)
         self.tell(CONTROLLER, relayed)
 
     def _admit(self, sender: bytes, message: hub.AdmitKey) -> None:
-        self._keyring.admit(message)
-        if message.role == "agent":
+        peer = self._keyring.admit(message)
+        if message.role == "client":
+            self._front.identity_changed(peer)
+        elif message.role == "agent":
             self._back.expect_agent(message.subject)
         self.tell(sender, hub.Done(message.ticket))
 
@@ -142,7 +152,8 @@ class Hub:
         peer = self._keyring.revoke(message.key)
         if peer is not None and peer.role != "client":
             self._back.forget(peer.subject)
-        self._front.end_sessions(message.key, AuthenticationError("this key was taken out of the service's list"))
+        gone = AuthenticationError("this key is not admitted any more")
+        self._front.end_sessions(message.key, gone if message.error is None else error_from_wire(message.error))
 
     def _routes(self, sender: bytes, message: hub.Routes) -> None:
         deployments = [
@@ -155,6 +166,7 @@ class Hub:
                 NEVER if each.max_queue_bytes is None else each.max_queue_bytes,
                 NEVER if each.max_queue_s is None else each.max_queue_s,
                 each.tune.kill_cancelled_s,
+                deployment_of(each.access),
             )
             for each in message.deployments
         ]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hpcserve.wire.hub import AdmitKey
+import msgspec
+
+from hpcserve.auth.keys import to_z85
+from hpcserve.wire.hub import AdmitKey, Identity
 
 FRONT, BACK = "front", "back"
 _DOMAIN_OF = {"client": FRONT, "agent": BACK, "replica": BACK}
@@ -16,6 +19,7 @@ class Peer(NamedTuple):
     key: bytes
     role: str
     subject: str
+    identity: Identity
 
 
 class Keyring:
@@ -24,9 +28,13 @@ class Keyring:
     def __init__(self) -> None:
         self._peers: dict[str, Peer] = {}
 
-    def admit(self, message: AdmitKey) -> None:
-        """Lets a key in."""
-        self._peers[message.key.hex()] = Peer(message.key, message.role, message.subject)
+    def admit(self, message: AdmitKey) -> Peer:
+        """Lets a key in. Who is known by the name alone has that, and the key."""
+        identity = message.identity or Identity(message.subject)
+        if not identity.key:
+            identity = msgspec.structs.replace(identity, key=to_z85(message.key))
+        peer = self._peers[message.key.hex()] = Peer(message.key, message.role, message.subject, identity)
+        return peer
 
     def revoke(self, key: bytes) -> Peer | None:
         """Takes a key out; returns who it was."""

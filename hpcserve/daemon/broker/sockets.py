@@ -157,3 +157,11 @@ def user_of(frame: zmq.Frame) -> str:
         return str(frame.get("User-Id"))
     except zmq.ZMQError:
         return ""
+
+
+def address_of(frame: zmq.Frame) -> str:
+    """The address that the peer that sent the frame has connected from; empty if it came by a Unix socket."""
+    try:
+        return str(frame.get("Peer-Address"))
+    except zmq.ZMQError:
+        return ""

@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 from hpcserve.config import Site
 from hpcserve.core.sessions import Session
-from hpcserve.core.sitepaths import Collection, caller_directory, check_below, located, roots_of
+from hpcserve.core.sitepaths import Collection, check_below, located, roots_of
 from hpcserve.core.spelling import shortened
+from hpcserve.daemon.access import own_directory
 from hpcserve.errors import InvalidInput
 from hpcserve.types import SessionId
 from hpcserve.wire import messages as wire
-from hpcserve.wire.hub import ResultStaged
+from hpcserve.wire.hub import Asker, ResultStaged
 
 REPLIES = ("inline", "auto", "staged")
 MOST_REFERENCES = 64
@@ -52,11 +53,12 @@ class Places(NamedTuple):
 
     def readable(self, session: Session) -> tuple[str, ...]:
         """The directories that a caller's references may lead into."""
-        return roots_of(self.own(session), self.directory, self.roots, service=self.service)
+        own = self.own(session)
+        return roots_of(own, self.directory, self.roots, service=self.service) if own else ()
 
     def own(self, session: Session) -> str:
-        """The name of the caller's own directory."""
-        return caller_directory(_name_of(session))
+        """The name of the caller's own directory; empty while it is not known who it is."""
+        return own_directory(session.identity.identity) if isinstance(session.identity, Asker) else ""
 
     def news(self, result: wire.Result, sessions: dict[SessionId, Session]) -> ResultStaged | None:
         """What the controller has to know of a staged result; None: it is not where its caller's are."""
@@ -77,10 +79,6 @@ def places_of(site: Site) -> Places:
     staging = site.staging
     collections = tuple(Collection(each.id, each.prefix, each.kind, each.https) for each in staging.collections)
     return Places(site.staging_dir, _normal(staging.roots), collections, site.mode == "service")
-
-
-def _name_of(session: Session) -> str:
-    return session.identity
 
 
 def _normal(roots: Sequence[str]) -> tuple[str, ...]:

@@ -161,6 +161,8 @@ async def _hear(controller: Controller, message: Any) -> None:
         await controller.staged.note(message)
     elif isinstance(message, hub.ReplicaIdle):
         controller.replica_idle(message)
+    elif isinstance(message, hub.CallsDecided):
+        controller.guard.calls_decided(message, lambda number: controller.hub.tell(hub.DecisionsNoted(number)))
 
 
 if __name__ == "__main__":

@@ -9,31 +9,28 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
-from threading import Event
 from typing import Any
 
 import msgspec
 
+from hpcserve.core.access import Service
 from hpcserve.core.capacity import limit_in_words, most_replicas
 from hpcserve.core.fleetview import Policy
-from hpcserve.core.sitepaths import caller_directory
 from hpcserve.core.spelling import nearest, shortened
 from hpcserve.core.width import Ranks, misfit
-from hpcserve.daemon.controller.callers import check_directory, check_manifest
+from hpcserve.daemon.access import own_directory
 from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.gpus import check_gpus
-from hpcserve.daemon.controller.logs import read_logs
+from hpcserve.daemon.controller.guard import Asking, asking_of
+from hpcserve.daemon.controller.logs import DAEMON, read_logs
 from hpcserve.daemon.controller.plan import servable_of, serving
+from hpcserve.daemon.controller.publishing import Publishing, checked
 from hpcserve.daemon.controller.view import status_of
-from hpcserve.daemon.images import SiteContainers
-from hpcserve.errors import HpcserveError, InvalidInput, Overloaded, ProtocolError, UnknownEndpoint
-from hpcserve.registry.ingest import Ingested, ingest
-from hpcserve.registry.rows import DeploymentRow, ServableRow
+from hpcserve.errors import HpcserveError, InvalidInput, NotFound, Overloaded, ProtocolError, UnknownEndpoint
+from hpcserve.registry.rows import DeploymentRow
 from hpcserve.registry.store import Store
-from hpcserve.servable.manifest import check_name, to_json
+from hpcserve.servable.manifest import check_name
 from hpcserve.types import DeploymentName, Digest, EndpointName
 from hpcserve.wire import admin as verbs
 from hpcserve.wire import hub
@@ -41,9 +38,6 @@ from hpcserve.wire.frames import error_to_wire, from_raw, raw
 
 _log = logging.getLogger(__name__)
 
-IMPORT_S = 120.0
-INGESTERS, MOST_INGESTING = 2, 8
-"""So many servables are taken in at a time; so many may wait for it or be at it."""
 SETTINGS = (
     "objective_ms",
     "max_batch_size",
@@ -69,23 +63,22 @@ class Admin:
         self._supervisor = supervisor
         self.goes_down = False
         """Whether a caller took the daemon down, and the answer may still be on its way."""
-        self._ingesters = ThreadPoolExecutor(INGESTERS, thread_name_prefix="ingest")
-        self._ingesting = 0
-        self._stopped = Event()
-        self._verbs: dict[str, tuple[type[Any], Callable[[Any], Awaitable[verbs.Admin]]]] = {
-            "publish": (verbs.Publish, self.publish),
+        self._publishing = Publishing(controller)
+        self._verbs: dict[str, tuple[type[Any], Callable[[Any, Asking], Awaitable[verbs.Admin]]]] = {
+            "publish": (verbs.Publish, self._publishing.publish),
+            "share": (verbs.Share, self._publishing.share),
             "deploy": (verbs.Deploy, self.deploy),
             "undeploy": (verbs.Undeploy, self.undeploy),
             "status": (verbs.AskStatus, self.status),
             "describe": (verbs.Describe, self.describe),
             "logs": (verbs.AskLogs, self.logs),
             "down": (verbs.Down, self.down),
+            "delivered": (verbs.Delivered, self.delivered),
         }
 
     def close(self) -> None:
         """Gives up what takes long."""
-        self._stopped.set()
-        self._ingesters.shutdown(wait=False, cancel_futures=True)
+        self._publishing.close()
 
     async def answer(self, call: hub.ClientCalls) -> None:
         """Carries one call out and answers it, whatever happens."""
@@ -108,62 +101,15 @@ class Admin:
         self._controller.hub.tell(hub.ToClientRelay(call.connection, call.id, error_to_wire(error)))
 
     async def _carry_out(self, call: hub.ClientCalls) -> verbs.Admin:
-        if call.verb not in self._verbs and call.verb != "delivered":
+        if call.verb not in self._verbs:
             raise ProtocolError(f"no call {shortened(call.verb)}{nearest(call.verb, self._verbs)}")
-        owner = caller_directory(call.identity)
-        if call.verb == "delivered":
-            return await self.delivered(owner, from_raw(call.body, verbs.Delivered))
         kind, do = self._verbs[call.verb]
-        arguments = from_raw(call.body, kind)
-        return await (self.publish(arguments, owner) if isinstance(arguments, verbs.Publish) else do(arguments))
+        return await do(from_raw(call.body, kind), asking_of(call))
 
-    async def publish(self, arguments: verbs.Publish, owner: str = "") -> verbs.Published:
-        """Takes a servable's directory in. ``owner``: the name of the caller's own directory."""
-        await asyncio.to_thread(check_directory, self._controller.site, owner, arguments.path)
-        for alias in arguments.aliases:
-            _check("an alias", alias)
-        found = await self._ingest(Path(arguments.path), owner)
-        row = ServableRow(
-            name=found.manifest.name,
-            version=found.version,
-            manifest_json=to_json(found.manifest),
-            path=str(found.path),
-            created_s=time.time(),
-        )
-        new = await self._controller.storage.do(Store.add_servable, row)
-        for alias in arguments.aliases:
-            await self._controller.storage.do(Store.set_alias, row.name, alias, row.version)
-        return verbs.Published(name=row.name, version=row.version, methods=tuple(found.manifest.methods), new=new)
-
-    async def _ingest(self, path: Path, owner: str) -> Ingested:
-        """Takes a directory in on threads of its own: copying and importing may take minutes."""
-        if not path.is_absolute():
-            raise InvalidInput(
-                f"the path {str(path)!r} is relative, and the daemon runs elsewhere; give the whole path"
-            )
-        if self._ingesting >= MOST_INGESTING:
-            raise Overloaded(f"{self._ingesting} servables are being published", retry_after_s=5.0)
-        self._ingesting += 1
-        try:
-            site = self._controller.site
-            containers = SiteContainers(site, timeout_s=IMPORT_S)
-            work = partial(
-                ingest,
-                path,
-                site.shared_dir,
-                timeout_s=IMPORT_S,
-                stop=self._stopped,
-                prologue=site.environments.prologue,
-                containers=containers,
-                check=partial(check_manifest, site, owner),
-            )
-            return await asyncio.get_running_loop().run_in_executor(self._ingesters, work)
-        finally:
-            self._ingesting -= 1
-
-    async def deploy(self, arguments: verbs.Deploy) -> verbs.Deployed:
+    async def deploy(self, arguments: verbs.Deploy, asking: Asking) -> verbs.Deployed:
         """Serves a version at an endpoint; one that is served there already is replaced, replica by replica."""
-        name, version = await self._controller.storage.do(Store.resolve, arguments.servable)
+        name, version = await self._resolve(arguments.servable, asking)
+        await self._controller.guard.check(asking, "deploy", self._controller.ownership.servable(name), name)
         servable = await self._controller.storage.do(Store.servable, name, version)
         policy, ranks = self._controller.fleet.policy, servable_of(servable).version.ranks
         check_gpus(name, servable_of(servable).manifest.ranks, self._controller.site)
@@ -185,7 +131,7 @@ class Admin:
         if arguments.kill_cancelled_s is not None and not 0 <= arguments.kill_cancelled_s < float("inf"):
             raise InvalidInput(f"kill_cancelled_s is {arguments.kill_cancelled_s}; expected seconds, 0 or more")
         endpoint = arguments.endpoint or name
-        _check("an endpoint", endpoint)
+        checked(partial(check_name, "an endpoint", endpoint))
         row = DeploymentRow(
             name=DeploymentName(endpoint),
             servable=name,
@@ -201,10 +147,14 @@ class Admin:
             max_replicas=arguments.max_replicas,
             hot_replicas=arguments.hot_replicas,
             idle_s=arguments.idle_s,
+            owner=asking.caller.principal,
         )
         before = next(
             (each for each in await self._controller.storage.do(Store.deployments) if each.name == row.name), None
         )
+        if before is not None:  # it stays its owner's; who may not even know of it learns that the name is taken
+            await self._administer(DeploymentName(before.name), asking, f"the deployment at endpoint {endpoint}")
+            row = msgspec.structs.replace(row, owner=before.owner)
         await self._controller.storage.do(Store.put_deployment, row)
         self._controller.serve(row, servable_of(servable))
         await self._controller.wait_for_routes()  # before the answer: whoever gets it may call the endpoint
@@ -213,21 +163,34 @@ class Admin:
             deployment=row.name, endpoint=endpoint, version=version, replicas=row.replicas, unset=unset
         )
 
-    async def undeploy(self, arguments: verbs.Undeploy) -> verbs.Undeployed:
+    async def _resolve(self, reference: str, asking: Asking) -> tuple[str, Digest]:
+        """The version that is meant, of those that the caller may know of."""
+        hidden = self._controller.hidden_servables(asking)
+        name = reference.partition("@")[0]
+        if name in hidden:
+            await self._controller.guard.refuse_hidden(asking, "deploy", name)
+        return await self._controller.storage.do(Store.resolve, reference, hidden)
+
+    async def _administer(self, name: DeploymentName, asking: Asking, called: str) -> None:
+        thing = self._controller.ownership.deployment(name)
+        await self._controller.guard.check(asking, "administer", thing, called)
+
+    async def undeploy(self, arguments: verbs.Undeploy, asking: Asking) -> verbs.Undeployed:
         """Serves no longer at an endpoint."""
-        name = self._deployment(arguments.endpoint)
+        name = await self._deployment(arguments.endpoint, asking)
+        await self._administer(name, asking, f"the deployment at endpoint {arguments.endpoint}")
         await self._controller.storage.do(Store.remove_deployment, name)
         self._controller.unserve(name)
         await self._controller.wait_for_routes()
         return verbs.Undeployed(endpoint=arguments.endpoint)
 
-    async def status(self, arguments: verbs.AskStatus) -> verbs.Status:
-        """Everything there is to see."""
-        return await status_of(self._controller)
+    async def status(self, arguments: verbs.AskStatus, asking: Asking) -> verbs.Status:
+        """Everything there is to see for the caller."""
+        return await status_of(self._controller, asking)
 
-    async def describe(self, arguments: verbs.Describe) -> verbs.Described:
+    async def describe(self, arguments: verbs.Describe, asking: Asking) -> verbs.Described:
         """The methods of what is served at an endpoint: of the version that answers now."""
-        name = self._deployment(arguments.endpoint)
+        name = await self._deployment(arguments.endpoint, asking)
         servable = serving(self._controller.fleet, name, self._controller.servables)
         return verbs.Described(
             endpoint=arguments.endpoint,
@@ -236,28 +199,48 @@ class Admin:
             manifest=msgspec.to_builtins(servable.manifest),
         )
 
-    async def logs(self, arguments: verbs.AskLogs) -> verbs.Logs:
-        """The end of log files."""
-        replicas = [each.replica for each in self._controller.fleet.replicas.values()]
+    async def logs(self, arguments: verbs.AskLogs, asking: Asking) -> verbs.Logs:
+        """The end of log files: of replicas for those who see what they ran, all others for administrators."""
+        controller, name = self._controller, arguments.name
+        administers = controller.guard.administers(asking)
+        if not administers and (name in DAEMON or name in controller.pilots.jobs):
+            await controller.guard.check(asking, "administer", Service(), f"the log of {name}")
+
+        def may_read(log: str) -> bool:
+            return administers or controller.guard.sees(asking, controller.ownership.ran(log))
+
+        replicas = [each.replica for each in controller.fleet.replicas.values()]
         read = partial(
             read_logs,
-            self._controller.site.shared_dir / "logs",
+            controller.site.shared_dir / "logs",
             arguments,
-            writers=[*replicas, *self._controller.pilots.jobs],
-            deployments=list(self._controller.served),
+            writers=[*replicas, *controller.pilots.jobs],
+            deployments=[each for each in controller.served if controller.sees(asking, each)],
+            may_read=may_read,
         )
-        return await asyncio.to_thread(read)
+        try:
+            found = await asyncio.to_thread(read)
+        except NotFound:
+            if name in controller.served or controller.ownership.has_run(name):
+                await controller.guard.refuse_hidden(asking, "see", f"the log of {name}")
+            raise
+        ran = controller.ownership.ran(found.logs[0].name if found.logs else "")
+        thing = controller.ownership.deployment(DeploymentName(name)) if name in controller.served else ran
+        await controller.guard.note(asking, "see", f"the log of {name}", controller.guard.judge(asking, "see", thing))
+        return found
 
-    async def delivered(self, owner: str, arguments: verbs.Delivered) -> verbs.Noted:
+    async def delivered(self, arguments: verbs.Delivered, asking: Asking) -> verbs.Noted:
         """A caller has staged results of its own."""
+        owner = own_directory(asking.asker.identity)
         return verbs.Noted(known=await self._controller.staged.delivered(owner, arguments.paths))
 
-    async def down(self, arguments: verbs.Down) -> verbs.GoingDown:
+    async def down(self, arguments: verbs.Down, asking: Asking) -> verbs.GoingDown:
         """Takes the daemon down. The supervisor is told before the caller, should this process end.
 
         While pilots are drained the daemon is there as ever; the controller goes when none is left.
         """
         controller = self._controller
+        await controller.guard.check(asking, "administer", Service(), "the service")
         controller.bid_farewell(arguments.pilots)
         if arguments.pilots != "drain":
             os.kill(self._supervisor, signal.SIGTERM)
@@ -271,12 +254,19 @@ class Admin:
             trouble=controller.fence.trouble,
         )
 
-    def _deployment(self, endpoint: str) -> DeploymentName:
-        for name, row in self._controller.served.items():
-            if row.endpoint == endpoint:
+    async def _deployment(self, endpoint: str, asking: Asking) -> DeploymentName:
+        """The deployment at an endpoint; one that the caller may not know of is not there."""
+        controller = self._controller
+        known = {row.endpoint: name for name, row in controller.served.items()}
+        name = known.get(EndpointName(endpoint))
+        if name is not None:
+            thing = controller.ownership.deployment(name)
+            decision = controller.guard.judge(asking, "see", thing)
+            await controller.guard.note(asking, "see", endpoint, decision)
+            if decision.allowed:
                 return name
-        known = [row.endpoint for row in self._controller.served.values()]
-        raise UnknownEndpoint(f"no endpoint {shortened(endpoint)}{nearest(endpoint, known)}")
+        seen = [each for each, name in known.items() if controller.sees(asking, name)]
+        raise UnknownEndpoint(f"no endpoint {shortened(endpoint)}{nearest(endpoint, seen)}")
 
 
 def _check_scale(arguments: verbs.Deploy, policy: Policy, ranks: Ranks) -> None:
@@ -308,10 +298,3 @@ def _unset(before: DeploymentRow | None, row: DeploymentRow) -> dict[str, float]
     wanted = {name: getattr(before, name) for name in SETTINGS}
     unset = {name: value for name, value in wanted.items() if value is not None and getattr(row, name) is None}
     return unset if before.replicas == row.replicas else {"replicas": before.replicas, **unset}
-
-
-def _check(what: str, name: str) -> None:
-    try:
-        check_name(what, name)
-    except ValueError as error:
-        raise InvalidInput(str(error)) from error

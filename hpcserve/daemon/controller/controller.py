@@ -28,10 +28,12 @@ from hpcserve.daemon.controller.agents import Agents
 from hpcserve.daemon.controller.books import fleet_of
 from hpcserve.daemon.controller.fates import Fates
 from hpcserve.daemon.controller.fence import Fence, Fenced
+from hpcserve.daemon.controller.guard import Asking, Guard
 from hpcserve.daemon.controller.hub import HubLine
 from hpcserve.daemon.controller.logs import prune_logs
 from hpcserve.daemon.controller.losses import Losses
 from hpcserve.daemon.controller.measuring import Measuring, scale_of
+from hpcserve.daemon.controller.ownership import Ownership
 from hpcserve.daemon.controller.pilots import AT_ONCE, Pilots
 from hpcserve.daemon.controller.plan import Servable, servable_of
 from hpcserve.daemon.controller.rollouts import Rollouts
@@ -92,7 +94,17 @@ class Controller:
         self._rollouts = Rollouts(self.storage, self.fleet)
         self.served: dict[DeploymentName, DeploymentRow] = {}
         self.servables: dict[tuple[DeploymentName, str], Servable] = {}
-        self._telling = Telling(site, self.hub, self.pilots, self.fleet, served=self.served, servables=self.servables)
+        self.guard = Guard(site)
+        self.ownership = Ownership(self.storage, self.fleet, self.served, self.servables)
+        self._telling = Telling(
+            site,
+            self.hub,
+            self.pilots,
+            self.fleet,
+            served=self.served,
+            servables=self.servables,
+            access=self.ownership.deployment,
+        )
         self.agents = Agents(
             storage=self.storage,
             line=self.hub,
@@ -129,6 +141,7 @@ class Controller:
         await asyncio.to_thread(sweep, self.site.shared_dir)
         leftovers.write(self.site.shared_dir, ())
         await self.staged.open(keys.load(self.site.state_dir / SERVICE_KEY).public_z85)
+        await self.ownership.recall()
         for row in await self.storage.do(Store.deployments):
             servable = await self.storage.do(Store.servable, row.servable, row.version)
             self.serve(row, servable_of(servable))
@@ -203,6 +216,7 @@ class Controller:
     async def close(self) -> None:
         """Lets go of everything."""
         self.hub.close()
+        self.guard.close()
         await self.pilots.close()
         await self.storage.close()
 
@@ -220,6 +234,15 @@ class Controller:
         self.served.pop(name, None)
         self.fleet.unwant(name)
         self.change()
+
+    def hidden_servables(self, asking: Asking) -> frozenset[str]:
+        """The names of which a caller may not know."""
+        names = self.ownership.names.items()
+        return frozenset(name for name, servable in names if not self.guard.sees(asking, servable))
+
+    def sees(self, asking: Asking, name: DeploymentName) -> bool:
+        """Whether a caller may know of a deployment."""
+        return self.guard.sees(asking, self.ownership.deployment(name))
 
     def change(self) -> None:
         """Something happened: what follows from it is looked at soon."""
@@ -240,6 +263,7 @@ class Controller:
             self.tell_broker()
             self.tidy()
             await self._rollouts.note()
+            await self.ownership.note()
             await self._prune_logs()
             if self.fleet.is_drained:
                 self.stop.set()
@@ -273,6 +297,7 @@ class Controller:
         live = {*self.pilots.jobs, *self.fleet.replicas, *reported}
         logs = self.site.shared_dir / "logs"
         await asyncio.to_thread(prune_logs, logs, live=live, keep=self.site.pilots.keep_ended)
+        await self.ownership.prune(logs, live.__contains__)
 
     def _is_waiting(self) -> bool:
         """Whether agents that this controller inherited have still to say what they run, and have time to."""

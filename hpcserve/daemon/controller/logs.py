@@ -10,7 +10,7 @@ import codecs
 import logging
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -66,7 +66,14 @@ def _written_s(directory: Path) -> dict[str, float]:
     return written_s
 
 
-def read_logs(directory: Path, arguments: AskLogs, *, writers: Iterable[str], deployments: Iterable[str]) -> Logs:
+def read_logs(
+    directory: Path,
+    arguments: AskLogs,
+    *,
+    writers: Iterable[str],
+    deployments: Iterable[str],
+    may_read: Callable[[str], bool] = lambda log: True,
+) -> Logs:
     """The logs that ``arguments.name`` names: one, or those of a deployment's replicas.
 
     Args:
@@ -74,6 +81,7 @@ def read_logs(directory: Path, arguments: AskLogs, *, writers: Iterable[str], de
         arguments: What is asked for.
         writers: Replicas and pilots: one that has printed nothing has no file yet.
         deployments: Those that are served: one whose replicas have not been started has no log at all.
+        may_read: Whether there is such a log for who asks.
 
     Raises:
         InvalidInput: A mark is none.
@@ -82,6 +90,7 @@ def read_logs(directory: Path, arguments: AskLogs, *, writers: Iterable[str], de
     name = arguments.name
     known = {writer: directory / f"{writer}.log" for writer in writers}
     known |= {path.name.removesuffix(".log"): path for path in directory.glob("*.log")}
+    known = {log: path for log, path in known.items() if may_read(log)}
     wanted = f"daemon-{name}" if name in DAEMON else name
     found = [wanted] if wanted in known else [log for log in sorted(known) if _is_replica_of(log, name)]
     served = set(deployments)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import msgspec
 
+from hpcserve.core.access import Deployment
 from hpcserve.core.fleet import Fleet
 from hpcserve.core.rollout import FleetDeployment, Version
 from hpcserve.core.width import Ranks
+from hpcserve.daemon.access import rule_of
 from hpcserve.errors import DeploymentFailed
 from hpcserve.registry.rows import DeploymentRow, ServableRow
 from hpcserve.servable.manifest import Manifest, default_method, from_json, to_json
@@ -48,11 +50,16 @@ def serving(fleet: Fleet, name: DeploymentName, servables: Servables) -> Servabl
     return servables[name, fleet.serving(name).digest]
 
 
-def routes(fleet: Fleet, served: Mapping[DeploymentName, DeploymentRow], servables: Servables) -> hub.Routes:
+def routes(
+    fleet: Fleet,
+    served: Mapping[DeploymentName, DeploymentRow],
+    servables: Servables,
+    access: Callable[[DeploymentName], Deployment] = lambda name: Deployment(),
+) -> hub.Routes:
     """The broker's whole routing table.
 
     A replica is listed while its process may exist. One of a deployment that is not wanted any more is
-    listed too, under a deployment that no endpoint leads to, so that it can finish.
+    listed too, under a deployment that no endpoint leads to, so that it can finish. ``access``: whose a deployment is.
     """
     homes: dict[DeploymentName, list[ReplicaId]] = {name: [] for name in served}
     for replica in fleet.replicas.values():
@@ -61,7 +68,13 @@ def routes(fleet: Fleet, served: Mapping[DeploymentName, DeploymentRow], servabl
     return hub.Routes(
         {each.endpoint: name for name, each in served.items()},
         tuple(
-            _route(fleet.deployments[name], served[name], serving(fleet, name, servables).manifest, tuple(replicas))
+            _route(
+                fleet.deployments[name],
+                served[name],
+                serving(fleet, name, servables).manifest,
+                tuple(replicas),
+                rule_of(access(name)),
+            )
             if name in served
             else hub.DeploymentRoute(name, {}, "", tuple(replicas))
             for name, replicas in homes.items()
@@ -74,7 +87,11 @@ def routes(fleet: Fleet, served: Mapping[DeploymentName, DeploymentRow], servabl
 
 
 def _route(
-    known: FleetDeployment, row: DeploymentRow, manifest: Manifest, replicas: tuple[ReplicaId, ...]
+    known: FleetDeployment,
+    row: DeploymentRow,
+    manifest: Manifest,
+    replicas: tuple[ReplicaId, ...],
+    access: hub.AccessRule,
 ) -> hub.DeploymentRoute:
     methods = {method: hub.MethodRoute(spec.idempotent) for method, spec in manifest.methods.items()}
     error = None
@@ -88,7 +105,7 @@ def _route(
     tune = Tune(row.objective_ms, row.max_batch_size, row.kill_cancelled_s)
     default = default_method(manifest)
     return hub.DeploymentRoute(
-        known.name, methods, default, replicas, error, tune, row.max_queue_bytes, row.max_queue_s
+        known.name, methods, default, replicas, error, tune, row.max_queue_bytes, row.max_queue_s, access
     )
 
 

@@ -6,9 +6,10 @@ What it says is made in :mod:`hpcserve.daemon.controller.plan`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from hpcserve.config import Site
+from hpcserve.core.access import Deployment
 from hpcserve.core.fleet import Fleet
 from hpcserve.daemon.controller.hub import HubLine
 from hpcserve.daemon.controller.pilots import Pilots
@@ -30,6 +31,7 @@ class Telling:
         fleet: The books.
         served: What is wanted.
         servables: The versions of it.
+        access: Whose a deployment is, and what it serves.
 
     Attributes:
         routed: Set once the broker was told a routing table.
@@ -44,6 +46,7 @@ class Telling:
         *,
         served: Mapping[DeploymentName, DeploymentRow],
         servables: Servables,
+        access: Callable[[DeploymentName], Deployment],
     ) -> None:
         self._site = site
         self._line = line
@@ -51,6 +54,7 @@ class Telling:
         self._fleet = fleet
         self._served = served
         self._servables = servables
+        self._access = access
         self.routed = asyncio.Event()
         self._orders: dict[PilotId, Orders] = {}
         self._routes: hub.Routes | None = None
@@ -84,7 +88,7 @@ class Telling:
 
     def tell_broker(self) -> None:
         """The routing table."""
-        table = routes(self._fleet, self._served, self._servables)
+        table = routes(self._fleet, self._served, self._servables, self._access)
         if table != self._routes:
             self._routes = table
             self._line.tell(table)

@@ -6,10 +6,11 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 
 import hpcserve
+from hpcserve.config import in_words
 from hpcserve.core.capacity import lack_of_room, shared_room
 from hpcserve.core.fleetbook import FleetPilot, FleetReplica
 from hpcserve.core.guesses import credible
@@ -19,6 +20,7 @@ from hpcserve.core.spans import span
 from hpcserve.core.width import Ranks, width
 from hpcserve.daemon import processes
 from hpcserve.daemon.controller.controller import Controller
+from hpcserve.daemon.controller.guard import Asking
 from hpcserve.daemon.controller.plan import failure, serving
 from hpcserve.errors import ServiceUnavailable
 from hpcserve.registry.rows import DeploymentRow, ServableRow
@@ -31,8 +33,15 @@ from hpcserve.wire.admin import DeploymentView, PilotView, ReplicaView, Servable
 _STARTED = time.monotonic()
 
 
-async def status_of(controller: Controller) -> Status:
-    """Everything there is to see. While the broker is away its counts are those of an empty one, recovering."""
+async def status_of(controller: Controller, asking: Asking) -> Status:
+    """What a caller may see. While the broker is away its counts are those of an empty one, recovering.
+
+    Pilots belong to all: who may see nothing else sees them.
+    """
+    all_of_it = controller.guard.administers(asking)
+    seen = [row for row in controller.served.values() if all_of_it or controller.sees(asking, row.name)]
+    hidden = controller.served.keys() - {row.name for row in seen}
+    unnamed = frozenset() if all_of_it else controller.hidden_servables(asking)
     try:
         stats = await controller.hub.stats()
     except ServiceUnavailable:
@@ -55,17 +64,21 @@ async def status_of(controller: Controller) -> Status:
         requeued=stats.requeued,
         held_bytes=stats.held_bytes,
         recovering=stats.recovering,
-        servables=tuple(await _servables(controller)),
-        deployments=tuple(_deployment(controller, each, loads, queues) for each in controller.served.values()),
+        servables=tuple(await _servables(controller, unnamed)),
+        deployments=tuple(_deployment(controller, each, loads, queues, hidden) for each in seen),
         pilots=tuple(_pilot(controller, pilot) for pilot in controller.pilots.jobs),
-        losses=controller.losses.views,
+        losses=tuple(
+            each
+            for each in controller.losses.views
+            if all_of_it or controller.guard.sees(asking, controller.ownership.ran(each.replica))
+        ),
         trouble=controller.fence.trouble,
         staged_results=controller.staged.count,
         staged_bytes=controller.staged.size_bytes,
     )
 
 
-async def _servables(controller: Controller) -> Iterable[ServableView]:
+async def _servables(controller: Controller, hidden: Collection[str]) -> Iterable[ServableView]:
     def read(store: Store) -> list[tuple[ServableRow, dict[str, str]]]:
         return [(row, dict(store.aliases(row.name))) for row in store.servables()]
 
@@ -75,8 +88,11 @@ async def _servables(controller: Controller) -> Iterable[ServableView]:
             version=row.version,
             aliases=tuple(sorted(alias for alias, version in aliases.items() if version == row.version)),
             methods=tuple(from_json(row.manifest_json).methods),
+            owner=controller.ownership.servable(row.name).owner,
+            visible_to=in_words(controller.ownership.servable(row.name).visible_to),
         )
         for row, aliases in await controller.storage.do(read)
+        if row.name not in hidden
     ]
 
 
@@ -85,6 +101,7 @@ def _deployment(
     row: DeploymentRow,
     loads: dict[ReplicaId, hub.ReplicaLoad],
     queues: dict[DeploymentName, hub.DeploymentLoad],
+    hidden: Collection[DeploymentName],
 ) -> DeploymentView:
     """A deployment is ready when so many replicas of the wanted version are; those of others do not count."""
     known = controller.fleet.deployments[row.name]
@@ -109,7 +126,7 @@ def _deployment(
         max_queue_bytes=row.max_queue_bytes,
         max_queue_s=row.max_queue_s,
         state=state,
-        error=_error(controller, known),
+        error=_error(controller, known, hidden),
         traceback=known.traceback,
         queued=queue.queued,
         queued_bytes=queue.queued_bytes,
@@ -126,6 +143,7 @@ def _deployment(
         plan=_plan(controller, known, len(mine), queue.queued),
         image=manifest.environment.image or "",
         image_sha256=manifest.environment.published.sha256 if manifest.environment.published else "",
+        owner=row.owner,
     )
 
 
@@ -180,13 +198,13 @@ def _time_of_day(in_s: float | None) -> str:
     return then.strftime("%H:%M" if then.date() == now.date() else "%a %d %b %H:%M")
 
 
-def _error(controller: Controller, known: FleetDeployment) -> str:
+def _error(controller: Controller, known: FleetDeployment, hidden: Collection[DeploymentName]) -> str:
     """Why a deployment failed, or is not ready yet; and the last thing that went wrong."""
     fleet = controller.fleet
     if known.failed:
         return failure(known)
     alive = [each for each in fleet.replicas.values() if not each.ended]
-    lack = lack_of_room(fleet.policy, known, fleet.deployments.values(), alive)
+    lack = lack_of_room(fleet.policy, known, fleet.deployments.values(), alive, hidden)
     here = sum(each.deployment == known.name for each in alive)
     waits = "" if here >= known.due else _waits(controller)
     return "; ".join(each for each in (lack, waits, known.reason) if each)

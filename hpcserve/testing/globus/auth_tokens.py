@@ -98,22 +98,28 @@ class TokenEndpoint:
         token = self._world.token(form.get("token", ""))
         if token is None or token.resource_server != client.id:
             raise oauth_refusal(401, "invalid_grant", "no active token for this client")
-        wanted = {each.scope for each in self._scopes(form["scope"])} if "scope" in form else None
         offline = form.get("access_type") == "offline"
-        found: dict[Grant, list[str]] = {}
-        missing = []
-        for scope in token.scopes:
-            way = (*token.grant.way, scope)
-            agreed = self._agreed(token, way, offline=offline)
-            needed = self._needed(scope) if wanted is None else wanted
-            missing += [_written((*way, each)) for each in sorted(needed - agreed)]
-            found[Grant(token.grant.client_id, way)] = sorted(agreed if wanted is None else agreed & wanted)
+        agreed = {way: self._agreed(token, way, offline=offline) for way in _ways(token)}
+        everything = set().union(*agreed.values())
+        if "scope" in form:
+            wanted = {each.scope for each in self._scopes(form["scope"])}
+            missing = [_written((*_ways(token)[0], each)) for each in sorted(wanted - everything)]
+        else:
+            wanted = everything
+            missing = [_written((*way, each)) for way in agreed for each in sorted(self._needed(way[-1]) - agreed[way])]
         if missing:
             raise dependent_consent_required(missing)
         return [
             _described(access, refresh)
-            for grant, scopes in found.items()
-            for access, refresh in self._issue(token.sub, client, scopes, token.session, grant=grant, refresh=offline)
+            for way, scopes in agreed.items()
+            for access, refresh in self._issue(
+                token.sub,
+                client,
+                sorted(scopes & wanted),
+                token.session,
+                grant=Grant(token.grant.client_id, way),
+                refresh=offline,
+            )
         ]
 
     # --- what they share --------------------------------------------------------------------------
@@ -176,6 +182,11 @@ class TokenEndpoint:
         if access.resource_server == AUTH and "openid" in access.scopes:
             first["id_token"] = self._signer.id_token(access, client.id, nonce)
         return {**first, "other_tokens": others}
+
+
+def _ways(token: Token) -> list[tuple[str, ...]]:
+    """The way to each of a token's scopes."""
+    return [(*token.grant.way, scope) for scope in token.scopes]
 
 
 def _described(access: Token, refresh: Token | None) -> dict[str, Any]:

@@ -1,10 +1,15 @@
-"""A browser for programs: it goes where a login page sends it, and reads the code that the last page shows."""
+"""A browser for programs: it goes where a login page sends it, and reads the code that the last page shows.
+
+``python -m hpcserve.testing.globus.browser ADDRESS`` prints that code.
+"""
 
 from __future__ import annotations
 
 import html
+import os
 import re
 import ssl
+import sys
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -40,3 +45,18 @@ def log_in(url: str, ca: str) -> str:
         return html.unescape(code[1])
     reason = re.search(r'id="error">([^<]+)<', page)
     raise NotApproved(html.unescape(reason[1]) if reason else page)
+
+
+def main(address: str) -> int:
+    """Print the code for an address; the certificate is that of the environment."""
+    try:
+        code = log_in(address, os.environ.get("GLOBUS_SDK_VERIFY_SSL", ""))
+    except NotApproved as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(f"{code}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hpcserve.testing.globus.movers import Place
+from hpcserve.testing.globus.records import Dependent
+from hpcserve.testing.globus.world import World
 
 Permission = Literal["r", "rw"]
 
@@ -198,24 +200,48 @@ def normal(path: str) -> str:
 
 
 class Collections:
-    """All collections, by id."""
+    """All collections, by id.
 
-    def __init__(self) -> None:
+    Args:
+        world: Where their scopes are registered.
+        directory: Below this lie the files of those that are given no directory.
+    """
+
+    def __init__(self, world: World, directory: Path) -> None:
+        self._world = world
+        self._directory = directory
         self._all: dict[str, Collection] = {}
 
     def __iter__(self) -> Iterator[Collection]:
         return iter(list(self._all.values()))
 
-    def add(self, collection: Collection) -> Collection:
-        """Open one; its directory is made if it is not there."""
-        collection.root.mkdir(parents=True, exist_ok=True)
-        self._all[collection.id] = collection
-        return collection
+    def __getitem__(self, collection_id: str) -> Collection:
+        return self._all[collection_id]
 
     def get(self, collection_id: str) -> Collection | None:
         """The one with this id."""
         return self._all.get(collection_id)
 
-    def remove(self, collection_id: str) -> None:
-        """Close one; its directory stays."""
-        self._all.pop(collection_id, None)
+    def open(
+        self, name: str, owner: str, kind: Kind = Kind.MAPPED, *, root: Path | None = None, host: str | None = None
+    ) -> Collection:
+        """A new collection, with the scopes that a client may ask for.
+
+        Args:
+            name: Shown to people.
+            owner: The identity whose it is.
+            kind: What it is.
+            root: The directory that it shows, made if it is not there.
+            host: The mapped collection that a guest collection lies on.
+        """
+        made = Collection(root or self._directory / name.replace("/", "-"), owner, kind, name, host=host)
+        made.root.mkdir(parents=True, exist_ok=True)
+        self._world.add_scope(made.id, "data_access")
+        needs = [Dependent(made.data_access, optional=True)] if made.needs_data_access else []
+        self._world.add_scope(made.id, "https", needs)
+        self._all[made.id] = made
+        return made
+
+    def close(self, collection_id: str) -> None:
+        """Show one no more; its directory stays."""
+        del self._all[collection_id]

@@ -15,10 +15,11 @@ from hpcserve.testing.globus.groups import Groups
 from hpcserve.testing.globus.http import Service
 from hpcserve.testing.globus.https_collections import HttpsCollections
 from hpcserve.testing.globus.movers import CopyMover, Mover
-from hpcserve.testing.globus.records import Dependent, Person
+from hpcserve.testing.globus.records import Person
 from hpcserve.testing.globus.server import Server
 from hpcserve.testing.globus.steering import Steering
 from hpcserve.testing.globus.transfer import Transfer
+from hpcserve.testing.globus.transfer_orders import transfer_orders
 from hpcserve.testing.globus.world import World
 
 
@@ -34,7 +35,7 @@ class LoopbackGlobus:
         self.directory = directory
         self.world = World()
         self.faults = Faults()
-        self.collections = Collections()
+        self.collections = Collections(self.world, directory / "collections")
         self.transfer = Transfer(self.world, self.collections, mover or CopyMover())
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._server = Server(directory, self._services(), self.faults)
@@ -64,21 +65,8 @@ class LoopbackGlobus:
     def add_collection(
         self, name: str, owner: Person, kind: Kind = Kind.MAPPED, *, root: Path | None = None, host: str | None = None
     ) -> Collection:
-        """Open a collection, with the scopes that a client may ask for.
-
-        Args:
-            name: Shown to people.
-            owner: Whose it is.
-            kind: What it is.
-            root: The directory that it shows; by default one of the stand-in's own.
-            host: The mapped collection that a guest collection lies on.
-        """
-        where = root or self.directory / "collections" / name.replace("/", "-")
-        collection = self.collections.add(Collection(where, owner.id, kind, name, host=host))
-        self.world.add_scope(collection.id, "data_access")
-        needs = [Dependent(collection.data_access, optional=True)] if collection.needs_data_access else []
-        self.world.add_scope(collection.id, "https", needs)
-        return collection
+        """Open a collection, see :meth:`Collections.open`."""
+        return self.collections.open(name, owner.id, kind, root=root, host=host)
 
     def _services(self) -> list[Service]:
         signer = Signer(self.world)
@@ -88,7 +76,7 @@ class LoopbackGlobus:
             Claims(self.world, signer),
             Registry(self.world),
             Groups(self.world),
-            Steering(self.world, self.faults),
+            Steering(self.world, self.faults, transfer_orders(self.world, self.collections, self.transfer.queue)),
             self.transfer,
             HttpsCollections(self.world, self.collections),
         ]

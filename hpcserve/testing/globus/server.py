@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import ssl
 import sys
 import threading
@@ -19,8 +21,7 @@ from hpcserve.testing.globus.tls import make_certificates, server_context
 
 IDLE_S = 60.0
 """How long a connection may say nothing."""
-MOST_UNREAD = 1 << 20
-"""What a service has not read of a request is thrown away up to so many bytes; over that the connection ends."""
+PIECE_BYTES = 1 << 16
 
 
 class Server:
@@ -48,11 +49,12 @@ class Server:
         self._thread.start()
 
     def close(self) -> None:
-        """Answer nobody any more."""
+        """Answer nobody any more, also who is still connected."""
         self._faults.clear()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+        self._server.hang_up()
 
 
 class _Server(ThreadingHTTPServer):
@@ -64,13 +66,31 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self._context = context
         self._services = services
+        self._lock = threading.Lock()
+        self._connections: set[socket.socket] = set()
         self.faults = faults
 
     def get_request(self) -> tuple[Any, Any]:
         """Accept; the handshake is left to the connection's own thread, so that nobody can hold up the others."""
         connection, address = super().get_request()
         connection.settimeout(IDLE_S)
-        return self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), address
+        encrypted = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        with self._lock:
+            self._connections.add(encrypted)
+        return encrypted, address
+
+    def shutdown_request(self, request: Any) -> None:
+        """A connection has ended."""
+        with self._lock:
+            self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def hang_up(self) -> None:
+        """End all connections. Their threads see the end of what is said, and end themselves."""
+        with self._lock:
+            for connection in self._connections:
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say what went wrong in one connection, unless the other side just went away."""
@@ -104,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "hpcserve-stand-in"
     disable_nagle_algorithm = True
-    wbufsize = 1 << 16
+    wbufsize = PIECE_BYTES
     server: _Server
 
     def setup(self) -> None:
@@ -126,9 +146,8 @@ class _Handler(BaseHTTPRequestHandler):
         except Exception:  # noqa: BLE001 (a test sees a defect of the stand-in as what it is)
             traceback.print_exc()
             response = Response(500, {"code": "InternalError", "message": traceback.format_exc()})
+        content.exhaust()
         self._send(response)
-        if not content.exhaust(MOST_UNREAD):
-            self.close_connection = True
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = _answer  # noqa: N815 (so the library finds it)
 
@@ -156,29 +175,49 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Content:
-    """What a request carries, read up to its declared length and no further."""
+    """What a request carries, read to its end and no further, whether its length is said at first or by the piece."""
 
     def __init__(self, source: Content, headers: Any) -> None:
         self._source = source
-        self._left = int(headers.get("content-length") or 0)
         self._chunked = "chunked" in headers.get("transfer-encoding", "").lower()
+        self._left = 0 if self._chunked else int(headers.get("content-length") or 0)
 
     def read(self, size: int = -1, /) -> bytes:
-        if self._chunked:
-            raise Refusal(411, {"code": "LengthRequired", "message": "send a Content-Length"})
-        wanted = self._left if size < 0 else min(size, self._left)
-        piece = self._source.read(wanted)
-        if len(piece) < wanted:
-            raise ConnectionResetError("the request ended early")
-        self._left -= len(piece)
-        return piece
+        pieces = []
+        while size and self._more():
+            wanted = self._left if size < 0 else min(size, self._left)
+            pieces.append(self._exactly(wanted))
+            self._left -= wanted
+            size -= wanted if size > 0 else 0
+        return b"".join(pieces)
 
-    def exhaust(self, most: int) -> bool:
-        """Throw the rest away; False if it is too much."""
-        if self._chunked or self._left > most:
-            return False
-        self.read()
-        return True
+    def exhaust(self) -> None:
+        """Throw the rest away: who still sends does not read an answer."""
+        while self.read(PIECE_BYTES):
+            pass
+
+    def _more(self) -> bool:
+        """Whether there is more, having read how much the next piece is."""
+        if self._chunked and not self._left:
+            size = self._line() or self._line()  # a piece but the first follows the end of a line
+            self._left = int(size.partition(b";")[0], 16)
+            if not self._left:
+                self._chunked = False
+                while self._line():
+                    pass
+        return self._left > 0
+
+    def _line(self) -> bytes:
+        line = b""
+        while not line.endswith(b"\n"):
+            line += self._exactly(1)
+        return line.strip()
+
+    def _exactly(self, size: int) -> bytes:
+        piece = self._source.read(size)
+        if len(piece) < size:
+            raise ConnectionResetError("the request ended early")
+        return piece
 
 
 def _pieces(body: Any) -> tuple[bytes | Iterable[bytes], str]:

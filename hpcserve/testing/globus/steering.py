@@ -5,7 +5,7 @@ Whoever can reach the port can use it, and can sign in as anybody.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hpcserve.testing.globus.faults import Faults
@@ -14,17 +14,24 @@ from hpcserve.testing.globus.records import Client, Person
 from hpcserve.testing.globus.world import World
 
 PREFIX = "/stand-in/"
+Order = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Steering:
-    """Each order is a JSON object; the answer is one too. ``GET /stand-in/asked`` counts what was asked so far."""
+    """Each order is a JSON object; the answer is one too. ``GET /stand-in/asked`` counts what was asked so far.
+
+    Args:
+        world: What the orders change.
+        faults: What they tell to go wrong.
+        more: Orders of others.
+    """
 
     prefixes = (PREFIX,)
 
-    def __init__(self, world: World, faults: Faults) -> None:
+    def __init__(self, world: World, faults: Faults, more: Mapping[str, Order]) -> None:
         self._world = world
         self._faults = faults
-        self._orders: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+        self.orders: dict[str, Order] = {
             "people": self._person,
             "sign-in": self._sign_in,
             "groups": self._group,
@@ -34,6 +41,7 @@ class Steering:
             "withdraw": self._withdraw,
             "settings": self._set,
             "faults": self._fault,
+            **more,
         }
 
     def answer(self, request: Request) -> Response:
@@ -48,9 +56,9 @@ class Steering:
         if (request.method, name) == ("DELETE", "faults"):
             self._faults.clear()
             return Response(200, {})
-        order = self._orders.get(name)
+        order = self.orders.get(name)
         if order is None or request.method != "POST":
-            raise Refusal(404, {"code": "NotFound", "message": f"orders: {', '.join(sorted(self._orders))}"})
+            raise Refusal(404, {"code": "NotFound", "message": f"orders: {', '.join(sorted(self.orders))}"})
         try:
             with self._world.lock:
                 return Response(200, order(request.json()))
@@ -78,10 +86,11 @@ class Steering:
         return {"id": group.id}
 
     def _token(self, order: dict[str, Any]) -> dict[str, Any]:
-        """An access token of ``username`` for a ``client`` and a ``scope``, as after a login."""
+        """An access token of ``username`` for a ``client`` and a ``scope``; ``by``: the linked one that logged in."""
         client: Client = self._world.clients[order["client"]]
         person = self._named(order["username"])
-        token = self._world.token_for(person, client, order["scope"], mfa=order.get("mfa", False))
+        by = self._named(order["by"]) if "by" in order else None
+        token = self._world.token_for(person, client, order["scope"], mfa=order.get("mfa", False), by=by)
         return {"access_token": token.value}
 
     def _expire(self, order: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,6 @@ _DESCRIPTIONS = {
 }
 
 _TASK: dict[str, Any] = {
-    "DATA_TYPE": "task",
     "canceled_by_admin": None,
     "canceled_by_admin_message": None,
     "command": "API 0.10",

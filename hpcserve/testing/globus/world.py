@@ -179,15 +179,15 @@ class World:
         Tokens that came by them are revoked.
         """
         with self.lock:
-            gone = [
-                each
+            gone = {
+                (each.identity, each.client_id, each.way)
                 for each in self.consents
                 if each.identity == identity and client in {"", each.client_id} and (not scope or scope in each.way)
-            ]
-            self.consents = [each for each in self.consents if each not in gone]
+            }
+            self.consents = [each for each in self.consents if (each.identity, each.client_id, each.way) not in gone]
             for token in self.tokens.values():
-                if token.sub == identity:
-                    token.active = token.active and all(self.consented(token, each) for each in token.scopes)
+                ways = {(token.sub, token.grant.client_id, (*token.grant.way, each)) for each in token.scopes}
+                token.active = token.active and not ways & gone
 
     # --- tokens -----------------------------------------------------------------------------------
 
@@ -223,14 +223,20 @@ class World:
             self.tokens[token.value] = token
             return token
 
-    def token_for(self, person: Person, client: Client, scope: str, *, mfa: bool = False) -> Token:
-        """A token as a login would give it, with a session and the consents, without a browser: for tests."""
+    def token_for(
+        self, person: Person, client: Client, scope: str, *, mfa: bool = False, by: Person | None = None
+    ) -> Token:
+        """A token as a login would give it, with a session and the consents, without a browser: for tests.
+
+        ``by``: the linked identity that logged in, where it is another than the person's first.
+        """
         with self.lock:
             amr = ("pwd", "mfa") if mfa else ("pwd",)
-            login = Authentication(person.identity_provider, self.now(), amr)
+            used = by or person
+            login = Authentication(used.identity_provider, self.now(), amr)
             asked = parse(scope)
             self.consent(person.id, client.id, asked)
-            session = Session(str(uuid.uuid4()), {person.id: login})
+            session = Session(str(uuid.uuid4()), {used.id: login})
             return self.issue(person.id, client.id, [each.scope for each in asked], session=session)
 
     def token(self, value: str) -> Token | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.globus.setting import Setting, standing_in
+from tests.integration.globus.transfers import Transfers, between
 
 
 @pytest.fixture
@@ -16,3 +17,8 @@ def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Setting
         for name, value in setting.globus.environment.items():
             monkeypatch.setenv(name, value)
         yield setting
+
+
+@pytest.fixture
+def transfers(setting: Setting) -> Transfers:
+    return between(setting)

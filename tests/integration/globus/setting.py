@@ -56,9 +56,10 @@ class Setting:
         client = self.flow(scopes, offline=offline)
         return client.oauth2_exchange_code_for_tokens(self.code(client, **asked))
 
-    def token(self, **asked: Any) -> str:
+    def token(self, scopes: str = "", *, offline: bool = False, **asked: Any) -> str:
         """An access token for the service."""
-        return str(self.tokens(**asked).by_resource_server[self.service.id]["access_token"])
+        tokens = self.tokens(scopes, offline=offline, **asked)
+        return str(tokens.by_resource_server[self.service.id]["access_token"])
 
 
 @contextlib.contextmanager

@@ -47,10 +47,13 @@ class Desk:
         error: HpcserveError | None = None,
         kill_cancelled_s: float | None = None,
         ends_at: dict[str, float] | None = None,
-        **bounds: float,
+        max_queue_bytes: float = float("inf"),
+        max_queue_s: float = float("inf"),
     ) -> None:
         replicas = tuple(map(ReplicaId, names))
-        deployment = Deployment(NAME, METHODS, "run", replicas, error, kill_cancelled_s=kill_cancelled_s, **bounds)
+        deployment = Deployment(
+            NAME, METHODS, "run", replicas, error, max_queue_bytes, max_queue_s, kill_cancelled_s=kill_cancelled_s
+        )
         self.exchange.route(
             {EndpointName("echo"): NAME},
             [deployment],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from math import inf
 
 import pytest
 
@@ -10,7 +11,17 @@ from hpcserve.auth.keys import to_z85
 from hpcserve.daemon.admission.desk import BROKER_S, CONTROLLER_S, DEFAULT_LIMITS, Desk, Limits
 from hpcserve.types import Epoch, PilotId
 from hpcserve.wire.frames import encode
-from hpcserve.wire.hub import AdmitKey, BrokerUp, Done, EnrolAsk, EnrolVerdict, PilotSecrets, RevokeKey, ToBroker
+from hpcserve.wire.hub import (
+    AdmitKey,
+    BrokerUp,
+    Done,
+    EnrolAsk,
+    EnrolVerdict,
+    Identity,
+    PilotSecrets,
+    RevokeKey,
+    ToBroker,
+)
 from hpcserve.wire.messages import Enrol, Enrolled, ErrorInfo, Hello, Refused, Welcome
 
 ADA, BEN, EVE = (bytes([number]) * 32 for number in range(3))
@@ -18,6 +29,12 @@ HELLO = encode(Hello((1,), "client 1"))
 ENROL = encode(Enrol((1,), "agent 1", PilotId("p1"), "p1.1", "secret", "node1"))
 UP = BrokerUp(Epoch(1))
 SECRETS = PilotSecrets({"p1": hashlib.sha256(b"secret").hexdigest()})
+STRUCK_OFF = ErrorInfo("unauthenticated", "this key was taken out of the service's list")
+
+
+def admit(key: bytes, name: str) -> AdmitKey:
+    """What a broker is told of a key of the list that nobody waits for."""
+    return AdmitKey(key, "client", name, 0, Identity(name, to_z85(key)))
 
 
 class Office:
@@ -25,7 +42,9 @@ class Office:
 
     def __init__(self, *, admitted: tuple[bytes, ...] = (), limits: Limits = DEFAULT_LIMITS, up: bool = True) -> None:
         self.names: dict[bytes, str] = {ADA: "ada", BEN: "ben"}
-        self.desk = Desk(self.names.get, admitted=admitted, software="daemon 1", now=0, limits=limits)
+        self.desk = Desk(
+            self.names.get, admitted=dict.fromkeys(admitted, inf), software="daemon 1", now=0, limits=limits
+        )
         if up:
             self.desk.broker_says(UP)
 
@@ -45,7 +64,7 @@ def test_a_known_key_is_welcome_once_the_broker_knows_it() -> None:
     office = Office()
     office.desk.said(b"c", ADA, [HELLO], 0)
     (ask,) = office.asks()
-    assert ask == AdmitKey(ADA, "client", "ada", 1)
+    assert ask == AdmitKey(ADA, "client", "ada", 1, Identity("ada", to_z85(ADA)))
     assert office.answers() == []
     office.desk.broker_says(Done(1))
     assert office.answers() == [Welcome(1, "daemon 1", "ada")]
@@ -113,7 +132,7 @@ def test_a_new_broker_is_told_every_key() -> None:
         assert isinstance(ask, AdmitKey)
         office.desk.broker_says(Done(ask.ticket))
     office.desk.broker_says(BrokerUp(Epoch(2)))
-    assert office.asks() == [AdmitKey(ADA, "client", "ada"), AdmitKey(BEN, "client", "ben")]
+    assert office.asks() == [admit(ADA, "ada"), admit(BEN, "ben")]
 
 
 def test_a_key_that_is_struck_off_is_put_out() -> None:
@@ -124,7 +143,7 @@ def test_a_key_that_is_struck_off_is_put_out() -> None:
     assert office.asks() == []
     del office.names[ADA]
     office.desk.revoke_strangers()
-    assert office.asks() == [RevokeKey(ADA)]
+    assert office.asks() == [RevokeKey(ADA, STRUCK_OFF)]
     office.desk.revoke_strangers()
     assert office.asks() == []
     office.desk.said(b"c", ADA, [HELLO], 0)
@@ -136,7 +155,7 @@ def test_a_key_that_was_struck_off_while_admission_was_away_is_put_out() -> None
     office.desk.revoke_strangers()
     assert office.asks() == []
     office.desk.broker_says(UP)
-    assert office.asks() == [RevokeKey(EVE), AdmitKey(ADA, "client", "ada")]
+    assert office.asks() == [RevokeKey(EVE, STRUCK_OFF), admit(ADA, "ada")]
 
 
 def test_an_agent_is_the_controllers_to_judge() -> None:

@@ -22,12 +22,17 @@ from hpcserve.servable.manifest import Environment, Manifest
 from hpcserve.types import Counter, SessionId
 from hpcserve.wire import admin
 from hpcserve.wire import messages as wire
-from hpcserve.wire.hub import ResultStaged
+from hpcserve.wire.hub import Asker, Identity, ResultStaged
 
 COLLECTION = "00000000-0000-0000-0000-000000000001"
 SITE = f"""
 mode = "service"
 auth = "globus"
+[globus]
+client_id = "00000000-0000-0000-0000-00000000000a"
+native_client_id = "00000000-0000-0000-0000-00000000000b"
+[access.administer]
+allow = ["user:root@uni.edu"]
 [containers]
 runtime = "apptainer"
 [[staging.collections]]
@@ -54,7 +59,7 @@ def places(site: Site) -> Places:
 
 def session(name: str) -> Session:
     made = Session(SessionId(name.encode()))
-    made.identity, made.resumed = name, True
+    made.identity, made.resumed = Asker(Identity(name), made.id), True
     return made
 
 
@@ -88,6 +93,17 @@ def test_a_reference_leads_nowhere_else(places: Places, site: Site, path: str) -
     for uri in (f"file:{path}", f"globus://{COLLECTION}{path}"):
         with pytest.raises(PermissionDenied, match="outside of what you may name here"):
             places.check(request(uri), session("ada"))
+
+
+def test_who_is_not_known_yet_names_nothing(places: Places) -> None:
+    with pytest.raises(PermissionDenied):
+        places.check(request(f"file:{places.directory}/ada/x.h5"), Session(SessionId(b"nobody")))
+
+
+def test_with_globus_a_directory_is_named_by_the_identitys_id(places: Places) -> None:
+    made = session("ada@uni.edu")
+    made.identity = Asker(Identity("ada@uni.edu", id="00000000-0000-0000-0000-00000000000c"), made.id)
+    assert places.own(made) == "00000000-0000-0000-0000-00000000000c"
 
 
 def test_a_detour_is_refused_before_it_is_looked_at(places: Places) -> None:

@@ -13,9 +13,12 @@ from hpcserve.config import load_site
 from hpcserve.daemon.controller.admin import Admin
 from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.fence import Fence
+from hpcserve.types import SessionId
 from hpcserve.wire import admin as verbs
 from hpcserve.wire import hub
 from hpcserve.wire.frames import raw
+
+ANN = hub.Asker(hub.Identity("ann"), SessionId(b"s"))
 
 
 def carry_out(directory: Path, calls: dict[str, verbs.Admin]) -> None:
@@ -28,7 +31,7 @@ def carry_out(directory: Path, calls: dict[str, verbs.Admin]) -> None:
         )
         admin = Admin(controller, supervisor=0)
         for verb, arguments in calls.items():
-            await admin.answer(hub.ClientCalls(b"c", "ann", 1, verb, raw(arguments)))
+            await admin.answer(hub.ClientCalls(b"c", "ann", 1, verb, raw(arguments), ANN))
         admin.close()
         controller.hub.close()
 

@@ -19,7 +19,7 @@ from hpcserve.types import DeploymentName, PilotId, ReplicaId
 
 P, R = PilotId("pilot-1"), ReplicaId("d-1")
 
-STEPS = ("_carry_out", "_rollouts.note", "_prune_logs")
+STEPS = ("_carry_out", "_rollouts.note", "ownership.note", "_prune_logs")
 
 
 class Busy(Controller):
@@ -34,6 +34,7 @@ class Busy(Controller):
         self._changed = asyncio.Event()
         self._targets = SimpleNamespace(note=lambda: None)  # type: ignore[assignment]
         self._rollouts = SimpleNamespace(note=self._step("_rollouts.note", during))  # type: ignore[assignment]
+        self.ownership = SimpleNamespace(note=self._step("ownership.note", during))  # type: ignore[assignment]
         self._carry_out = self._step("_carry_out", during)  # type: ignore[method-assign]
         self._prune_logs = self._step("_prune_logs", during)  # type: ignore[method-assign]
 

@@ -11,7 +11,7 @@ import msgspec
 from hpcserve.daemon.controller.__main__ import MOST_CALLS, MOST_ENROLMENTS, _listen
 from hpcserve.daemon.controller.admin import Admin
 from hpcserve.daemon.controller.controller import Controller
-from hpcserve.types import ReplicaId
+from hpcserve.types import ReplicaId, SessionId
 from hpcserve.wire import hub
 
 
@@ -46,6 +46,9 @@ class Slow:
         self.heard.append(message.replica)
 
 
+ADA = hub.Asker(hub.Identity("ada"), SessionId(b"s"))
+
+
 def heard(*messages: hub.ToController) -> list[str]:
     async def scenario() -> list[str]:
         slow = Slow(*messages)
@@ -56,7 +59,7 @@ def heard(*messages: hub.ToController) -> list[str]:
 
 
 def call(number: int) -> hub.ClientCalls:
-    return hub.ClientCalls(b"c", "ada", number, "status", msgspec.Raw(b"\x80"))
+    return hub.ClientCalls(b"c", "ada", number, "status", msgspec.Raw(b"\x80"), ADA)
 
 
 def ask(number: int) -> hub.EnrolAsk:

@@ -80,10 +80,24 @@ def test_an_older_database_keeps_its_rows(opened: sa.Engine) -> None:
         "max_replicas": None,
         "hot_replicas": None,
         "idle_s": None,
+        "owner": "",
         "remark": "none",
     }
     with transaction(opened) as connection:
         assert migrate(connection, steps) == len(steps)
+
+
+def test_what_was_published_before_there_were_owners_is_nobodys_and_public(tmp_path: Path) -> None:
+    engine = open_engine(tmp_path / "store.db")
+    with transaction(engine) as connection:
+        migrate(connection, MIGRATIONS[:7])
+        for version in ("a" * 64, "b" * 64):
+            connection.exec_driver_sql(f"INSERT INTO servables VALUES ('digits', '{version}', '{{}}', '/x', 1.0)")
+    engine.dispose()
+    store = Store(tmp_path / "store.db")
+    assert [(row.name, row.owner, row.rules) for row in store.names()] == [("digits", "", ("*",))]
+    assert store.resolve("digits@aaaa") == ("digits", "a" * 64)
+    store.close()
 
 
 def test_a_step_that_fails_leaves_the_older_version(opened: sa.Engine) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hpcserve.errors import ConfigError, Conflict, HpcserveError, StorageFull, UnknownServable
 from hpcserve.registry import engine
-from hpcserve.registry.rows import DeploymentRow, PilotRow, ServableRow, ServedRow, StagedRow
+from hpcserve.registry.rows import DeploymentRow, NameRow, PilotRow, RanRow, ServableRow, ServedRow, StagedRow
 from hpcserve.registry.store import Store
 from hpcserve.types import DeploymentName, Digest, EndpointName, PilotId
 
@@ -54,6 +54,34 @@ def store(place: Path) -> Iterator[Store]:
     opened = Store(place)
     yield opened
     opened.close()
+
+
+def test_the_first_who_publishes_owns_the_name(store: Store) -> None:
+    mine = NameRow.made("digits", "user:ada", ())
+    store.add_servable(servable("digits", A), mine)
+    with pytest.raises(Conflict, match="somebody else has published digits"):
+        store.add_servable(servable("digits", B), NameRow.made("digits", "user:bob", ("*",)))
+    assert store.names() == (mine,)
+    assert store.resolve("digits") == ("digits", A)
+    store.put_name(NameRow.made("digits", "user:ada", ("user:bob",)))
+    assert [row.rules for row in store.names()] == [("user:bob",)]
+
+
+def test_hidden_names_are_unknown(store: Store) -> None:
+    store.add_servable(servable("digits", A))
+    store.add_servable(servable("pi", A))
+    with pytest.raises(UnknownServable, match=r"no servable 'digits' is published; known: pi$"):
+        store.resolve("digits@aaaa", hidden={"digits"})
+    with pytest.raises(UnknownServable, match=r"no servable 'digit' is published; known: pi$"):
+        store.resolve("digit", hidden={"digits"})
+
+
+def test_what_replicas_ran_is_kept_until_it_is_forgotten(store: Store) -> None:
+    rows = [RanRow(replica=f"r-{number}", servable="digits", owner="user:ada") for number in range(3)]
+    store.put_ran(rows)
+    store.put_ran(rows)
+    store.forget_ran(["r-0", "r-9"])
+    assert set(store.ran()) == set(rows[1:])
 
 
 def test_everything_is_there_after_a_restart(place: Path) -> None:

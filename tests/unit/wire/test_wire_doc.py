@@ -29,6 +29,7 @@ PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "wire.md").read_text(
 RAW_TYPES = {"tensors": "[TensorSpec]", "parameters": "map", "body": "map", "items": "[Item]"}
 VERBS = {
     "publish": (admin.Publish, admin.Published),
+    "share": (admin.Share, admin.Shared),
     "deploy": (admin.Deploy, admin.Deployed),
     "undeploy": (admin.Undeploy, admin.Undeployed),
     "status": (admin.AskStatus, admin.Status),

@@ -1,0 +1,40 @@
+"""Between messages and the site file, and what :mod:`hpcserve.core.access` decides by."""
+
+from __future__ import annotations
+
+from hpcserve.config import Site
+from hpcserve.core.access import Caller, Deployment, Policy, Rules, Servable
+from hpcserve.core.sitepaths import caller_directory
+from hpcserve.wire.hub import AccessRule, Identity
+
+
+def policy_of(site: Site) -> Policy:
+    """The site's lists, with what holds where it says nothing."""
+    lists = {name: Rules(each.allowed(site.auth), each.deny) for name, each in site.access.lists().items()}
+    return Policy(**lists)
+
+
+def caller_of(identity: Identity) -> Caller:
+    """What decides of what somebody may do."""
+    return Caller(
+        identity.name,
+        identity.id,
+        identity.domain,
+        None if identity.groups is None else frozenset(identity.groups),
+        frozenset(identity.linked),
+    )
+
+
+def own_directory(identity: Identity) -> str:
+    """The name of the directory with somebody's staged results: with Globus its id, which never changes."""
+    return caller_directory(identity.id or identity.name)
+
+
+def rule_of(deployment: Deployment) -> AccessRule:
+    """As the broker is told."""
+    return AccessRule(deployment.owner, deployment.servable.owner, deployment.servable.visible_to)
+
+
+def deployment_of(rule: AccessRule) -> Deployment:
+    """As the broker was told."""
+    return Deployment(rule.owner, Servable(rule.servable_owner, rule.visible_to))

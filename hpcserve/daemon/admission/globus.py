@@ -1,0 +1,48 @@
+"""What a site's ``[globus]`` means for admission."""
+
+from __future__ import annotations
+
+from hpcserve.auth.globus import Globus, read_secret
+from hpcserve.config import Site
+from hpcserve.core.claims import Rules
+from hpcserve.core.tokens import Ages, Tokens
+from hpcserve.daemon.admission.checks import Checks
+from hpcserve.daemon.admission.logins import Logins
+from hpcserve.daemon.registration import secret_file
+
+THREADS = 16
+"""So many questions to Globus are under way at once."""
+HELLOS = 500.0, 5000.0
+"""How often one identity may say HELLO: per second, and at once; a thousand ranks may share one."""
+
+
+def rules_of(site: Site) -> Rules:
+    """What the site demands of a token."""
+    said = site.globus
+    return Rules(
+        client_id=said.client_id,
+        login_client_id=said.native_client_id,
+        scope=said.service_scope,
+        issuer=said.issuer,
+        policies=said.required_policies,
+        domains=said.domains,
+        groups=said.groups,
+        mfa=said.require_mfa,
+    )
+
+
+def logins_of(site: Site) -> Logins:
+    """The logins of a site that wants some."""
+    rules, said = rules_of(site), site.globus
+    tokens = Tokens(rules, Ages(said.cache_s, said.groups_cache_s), ask_groups=said.ask_groups)
+    return Logins(tokens, rules, keys_per_identity=said.sessions_per_identity, rate=HELLOS)
+
+
+def checks_of(site: Site) -> Checks:
+    """The threads that ask Globus.
+
+    Raises:
+        ConfigError: As :func:`hpcserve.daemon.registration.check_registration`.
+    """
+    rules, secret = rules_of(site), read_secret(secret_file(site))
+    return Checks(lambda: Globus(rules, secret), threads=THREADS)

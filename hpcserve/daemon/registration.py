@@ -1,0 +1,29 @@
+"""The service's registration at Globus: where its client's secret lies, and whether a daemon could use it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hpcserve.auth.globus import read_secret, sdk
+from hpcserve.config import Site, expanded
+from hpcserve.daemon.launch import SERVICE_KEY
+
+SECRET_NAME = "globus.secret"  # noqa: S105 (the name of a file)
+"""The default one, beside the service's key."""
+
+
+def secret_file(site: Site) -> Path:
+    """Where the secret of the service's client is."""
+    named = site.globus.client_secret_file
+    return expanded(named) if named else (site.state_dir / SERVICE_KEY).with_name(SECRET_NAME)
+
+
+def check_registration(site: Site) -> None:
+    """Whether a daemon of this site could ask Globus who somebody is. Globus itself is not asked.
+
+    Raises:
+        ConfigError: The Globus SDK is not installed, or the secret's file is not there or is open to others.
+    """
+    if site.auth == "globus":
+        sdk()
+        read_secret(secret_file(site))

@@ -1,0 +1,198 @@
+"""``python -m hpcserve.testing.globus``: a stand-in for programs of other processes, steered by HTTP."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import globus_sdk
+import pytest
+import requests
+
+from hpcserve.testing.globus.records import TRANSFER_ALL
+
+
+class Process:
+    """A running stand-in and how it is spoken to."""
+
+    def __init__(self, directory: Path, exports: dict[str, str]) -> None:
+        self.directory = directory
+        self.exports = exports
+        self.site: dict[str, Any] = tomllib.loads((directory / "site.toml").read_text())
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.verify = exports["GLOBUS_SDK_VERIFY_SSL"]
+
+    def order(self, name: str, values: dict[str, Any] | None = None, *, method: str = "POST", status: int = 200) -> Any:
+        url = f"{self.exports['GLOBUS_SDK_SERVICE_URL_AUTH']}stand-in/{name}"
+        answer = self._session.request(method, url, json=values, timeout=60)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    def close(self) -> None:
+        self._session.close()
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    directory = tmp_path_factory.mktemp("stand-in") / "globus"
+    argv = [sys.executable, "-m", "hpcserve.testing.globus", str(directory)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        lines = [re.fullmatch(r"export ([A-Z_]+)=(\S+)\n", child.stdout.readline()) for _ in range(4)]
+        process = Process(directory, {line[1]: line[2] for line in lines if line})
+        yield process
+        process.close()
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(60) == 0
+
+
+@pytest.fixture(autouse=True)
+def _environment(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in process.exports.items():
+        monkeypatch.setenv(name, value)
+
+
+def browse(address: str, status: int = 0) -> str:
+    argv = [sys.executable, "-m", "hpcserve.testing.globus.browser", address]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == status, done.stderr
+    return done.stdout or done.stderr
+
+
+def test_a_browser_for_programs_says_why_there_is_no_code(process: Process) -> None:
+    address = f"{process.exports['GLOBUS_SDK_SERVICE_URL_AUTH']}v2/oauth2/authorize?client_id=x"
+    assert browse(address, status=1) == "no client 'x' is registered\n"
+    assert "is no address of a stand-in" in browse("https://auth.globus.org/v2/oauth2/authorize", status=1)
+
+
+def test_a_site_file_and_a_secret_lie_ready(process: Process) -> None:
+    settings = process.site["globus"]
+    secret = Path(settings["client_secret_file"])
+    assert [oct(path.stat().st_mode & 0o777) for path in (secret, process.directory)] == ["0o600", "0o700"]
+    service = globus_sdk.ConfidentialAppAuthClient(settings["client_id"], secret.read_text().strip())
+    native = globus_sdk.NativeAppAuthClient(settings["native_client_id"])
+    native.oauth2_start_flow(requested_scopes=f"openid https://auth.globus.org/scopes/{settings['client_id']}/all")
+    code = browse(native.oauth2_get_authorize_url()).strip()
+    token = native.oauth2_exchange_code_for_tokens(code).by_resource_server[settings["client_id"]]["access_token"]
+    handed = service.oauth2_get_dependent_tokens(token).by_resource_server["groups.api.globus.org"]["access_token"]
+    groups = globus_sdk.GroupsClient(authorizer=globus_sdk.AccessTokenAuthorizer(handed)).get_my_groups()
+    assert [group["id"] for group in groups] == settings["groups"]
+
+
+def test_it_is_steered_by_orders(process: Process) -> None:
+    settings = process.site["globus"]
+    service = globus_sdk.ConfidentialAppAuthClient(
+        settings["client_id"], Path(settings["client_secret_file"]).read_text().strip()
+    )
+
+    def told(token: str) -> Any:
+        return service.oauth2_token_introspect(token, include="identity_set_detail").data
+
+    def token(**more: Any) -> str:
+        order = {"client": settings["native_client_id"], "scope": scope, "username": "ada@lab.example", **more}
+        return str(process.order("tokens", order)["access_token"])
+
+    scope = f"https://auth.globus.org/scopes/{settings['client_id']}/all"
+    ada = process.order("people", {"username": "ada@lab.example"})["id"]
+    process.order("people", {"username": "ada@site.example", "linked": "ada@lab.example", "second_factor": True})
+    assert process.order("sign-in", {"username": "ada@lab.example"}) == {"id": ada}
+    group = process.order("groups", {"name": "new", "members": ["ada@lab.example"]})["id"]
+    assert process.order("groups", {"id": group, "members": []}) == {"id": group}
+    first, second = token(), token()
+    assert {each["username"] for each in told(first)["identity_set_detail"]} == {"ada@lab.example", "ada@site.example"}
+    identities = told(token(by="ada@site.example"))["identity_set_detail"]
+    logins = {each["username"]: each["last_authentication"] for each in identities}
+    assert [logins[name] is None for name in ("ada@lab.example", "ada@site.example")] == [True, False]
+    process.order("revoke", {"token": first})
+    process.order("expire", {"token": second})
+    assert [told(each) for each in (first, second)] == [{"active": False}] * 2
+    process.order("settings", {"lifetime_s": 5, "approving": True})
+    third = told(token())
+    assert third["exp"] - third["iat"] == 5
+    process.order("settings", {"lifetime_s": 172_800})
+    fourth = token()
+    process.order("withdraw", {"username": "ada@lab.example", "scope": scope})
+    assert told(fourth) == {"active": False}
+
+
+def test_faults_are_orders_too(process: Process) -> None:
+    client = globus_sdk.NativeAppAuthClient("x")
+    path = "GET /.well-known/openid-configuration"
+    before = process.order("asked", method="GET").get(path, 0)
+    process.order("faults", {"pattern": path, "drop": ["issuer"]})
+    assert "issuer" not in client.get_openid_configuration().data
+    process.order("faults", {"pattern": path, "stall_s": 600})
+    process.order("faults", {"pattern": path, "status": 404, "times": None})
+    process.order("faults", method="DELETE")
+    assert "issuer" in client.get_openid_configuration().data
+    process.order("faults", {"pattern": path, "status": 404, "times": 1})
+    with pytest.raises(globus_sdk.GlobusAPIError):
+        client.get_openid_configuration()
+    assert process.order("asked", method="GET")[path] == before + 3
+
+
+def test_collections_and_their_troubles_are_orders(process: Process) -> None:
+    scope, person = TRANSFER_ALL, {"username": "eve@lab.example"}
+    process.order("people", person)
+    owner, native = person["username"], process.site["globus"]["native_client_id"]
+    opened = [
+        process.order("collections", {"name": name, "owner": owner, "kind": "personal"}) for name in ("one", "two")
+    ]
+    (Path(opened[0]["root"]) / "a").write_bytes(b"contents")
+    process.order("transfers", {"retry_s": 0.02})
+    process.order("trouble", {"collection": opened[1]["id"], "offline": True})
+    token = process.order("tokens", {**person, "client": native, "scope": scope})["access_token"]
+    client = globus_sdk.TransferClient(authorizer=globus_sdk.AccessTokenAuthorizer(token))
+    assert client.get_endpoint(opened[1]["id"])["gcp_connected"] is False
+    data = globus_sdk.TransferData(opened[0]["id"], opened[1]["id"], verify_checksum=True)
+    data.add_item("/a", "/b")
+    task = client.submit_transfer(data)["task_id"]
+    deadline = time.monotonic() + 60
+    while client.get_task(task)["nice_status"] != "GC_NOT_CONNECTED":
+        assert time.monotonic() < deadline
+    process.order("trouble", {"collection": opened[1]["id"], "offline": False})
+    assert client.task_wait(task, timeout=60, polling_interval=1)
+    assert (Path(opened[1]["root"]) / "b").read_bytes() == b"contents"
+
+
+def test_two_collections_lie_ready(process: Process) -> None:
+    [facility] = process.site["staging"]["collections"]
+    assert Path(facility["prefix"]) == process.directory / "collections" / "facility"
+    assert sorted(each.name for each in Path(facility["prefix"]).parent.iterdir())[:2] == ["facility", "laptop"]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "status"),
+    [
+        ("unheard-of", {}, 404),
+        ("people", {}, 400),
+        ("sign-in", {"username": "nobody"}, 400),
+        ("tokens", {"client": "x"}, 400),
+        ("settings", {"colour": 1}, 400),
+        ("settings", {"lifetime_s": "long"}, 400),
+        ("faults", {"pattern": "("}, 400),
+        ("collections", {"name": "x", "owner": "nobody"}, 400),
+        ("trouble", {"collection": "x"}, 400),
+        ("transfers", {"speed": 1}, 400),
+    ],
+)
+def test_a_wrong_order_is_refused(name: str, values: dict[str, Any], status: int, process: Process) -> None:
+    assert process.order(name, values, status=status)["message"]
+
+
+def test_what_is_not_there_is_not_found(process: Process) -> None:
+    client = globus_sdk.NativeAppAuthClient("x")
+    for path, status in (("/v2/oauth2/nothing", 404), ("/v2/oauth2/token", 405), ("/nothing", 404)):
+        with pytest.raises(globus_sdk.GlobusAPIError) as refused:
+            client.get(path)
+        assert refused.value.http_status == status
+    assert os.environ["GLOBUS_SDK_VERIFY_SSL"].startswith(str(process.directory))
