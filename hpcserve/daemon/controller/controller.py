@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from hpcserve.auth import keys
 from hpcserve.cluster.evidence import evidence
 from hpcserve.cluster.plugins import open_scheduler
 from hpcserve.config import Site
@@ -140,7 +139,7 @@ class Controller:
         await self.storage.open(self.site.state_dir / STORE)
         await asyncio.to_thread(sweep, self.site.shared_dir)
         leftovers.write(self.site.shared_dir, ())
-        await self.staged.open(keys.load(self.site.state_dir / SERVICE_KEY).public_z85)
+        await self.staged.open(self.site.state_dir / SERVICE_KEY)
         await self.ownership.recall()
         for row in await self.storage.do(Store.deployments):
             servable = await self.storage.do(Store.servable, row.servable, row.version)

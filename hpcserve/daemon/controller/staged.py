@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from hpcserve.auth import private
+from hpcserve.auth import keys, private
 from hpcserve.config import Site
 from hpcserve.core.retention import staged_until_s
 from hpcserve.daemon.controller.storage import Storage
@@ -63,10 +63,10 @@ class StagedFiles:
         self.count = 0
         self.size_bytes = 0
 
-    async def open(self, public_key: str) -> None:
-        """Makes the directory, and marks it as this service's. Without it, results travel in their messages."""
+    async def open(self, key: Path) -> None:
+        """Makes the directory, and marks it as that of this ``key``. Without it, results travel in their messages."""
         try:
-            await asyncio.to_thread(_mark, self._directory, public_key)
+            await asyncio.to_thread(_mark, self._directory, key)
         except (OSError, HpcserveError) as error:
             _log.error("no results can be staged: %s", error)
 
@@ -137,7 +137,8 @@ class StagedFiles:
         )
 
 
-def _mark(directory: str, public_key: str) -> None:
+def _mark(directory: str, key: Path) -> None:
+    public_key = keys.load(key).public_z85
     os.makedirs(directory, mode=0o700, exist_ok=True)  # noqa: PTH103 (text, as it stands in results)
     path = Path(directory) / MARK
     if not path.exists() or path.read_text() != public_key:

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from hpcserve.auth import keys
 from hpcserve.config import Site, Staging, load_site
 from hpcserve.core.retention import staged_until_s
 from hpcserve.daemon.controller.staged import LEFT_S, StagedFiles
@@ -38,11 +39,12 @@ def run(site: Site, do: Callable[[StagedFiles], Awaitable[None]], **staging: flo
 
     async def whole() -> None:
         storage = Storage()
-        site.state_dir.mkdir(parents=True, exist_ok=True)
+        key = site.state_dir / "service.key"
+        keys.load_or_create(key)
         await storage.open(site.state_dir / "hpcserve.db")
         changed = msgspec.structs.replace(site, staging=Staging(**staging))  # type: ignore[arg-type]
         files = StagedFiles(changed, storage)
-        await files.open("key")
+        await files.open(key)
         try:
             await do(files)
         finally:
@@ -125,7 +127,7 @@ def test_what_is_no_result_is_left_alone(site: Site, directory: Path, tmp_path: 
     run(site, prune, keep_undelivered_s=1e-6)
     run(site, prune, keep_undelivered_s=1e-6)
     assert kept.exists()
-    assert (directory / MARK).read_text() == "key"
+    assert (directory / MARK).read_text() == keys.load(site.state_dir / "service.key").public_z85
     assert (directory / "ada" / "sub").is_dir()
 
 
