@@ -178,8 +178,16 @@ class Store:
     # --- deployments ----------------------------------------------------------------------------------
 
     def put_deployment(self, row: DeploymentRow) -> None:
-        """Writes a deployment down; one of the same name is replaced."""
+        """Writes a deployment down; one of the same name and owner is replaced.
+
+        Raises:
+            Conflict: It is somebody else's.
+        """
+        table = schema.deployments
         with self._transaction() as connection:
+            owners = connection.execute(sa.select(table.c.owner).where(table.c.name == row.name)).scalars().all()
+            if any(owner != row.owner for owner in owners):
+                raise Conflict(f"somebody else has deployed at {row.name} at the same moment; take another endpoint")
             _put(connection, schema.deployments, {"name": row.name}, row)
 
     def remove_deployment(self, name: DeploymentName) -> bool:

@@ -214,6 +214,9 @@ def test_who_may_do_what_is_said_in_four_lists(tmp_path: Path) -> None:
 def test_with_globus_somebody_administers() -> None:
     with pytest.raises(ValueError, match=r"access.administer.allow: .* write: \[access\] administer = { allow = "):
         config.Access().check("globus")
+    with pytest.raises(ValueError, match="access.call.allow: keeps nobody out while all are administrators"):
+        config.Access(call=config.Rules(allow=("user:ada",)), administer=config.Rules(allow=("*",))).check("globus")
+    config.Access(administer=config.Rules(allow=("*",))).check("globus")
     config.Access(administer=config.Rules(allow=("group:" + "1c2b8c1c-5b2b-11ef-8d5c-0242ac120002",))).check("globus")
 
 

@@ -67,6 +67,15 @@ def test_the_first_who_publishes_owns_the_name(store: Store) -> None:
     assert [row.rules for row in store.names()] == [("user:bob",)]
 
 
+def test_a_deployment_stays_its_owners(store: Store) -> None:
+    mine = msgspec.structs.replace(deployment("echo"), owner="user:ada")
+    store.put_deployment(mine)
+    with pytest.raises(Conflict, match="somebody else has deployed at echo"):
+        store.put_deployment(msgspec.structs.replace(mine, owner="user:bob", replicas=3))
+    store.put_deployment(msgspec.structs.replace(mine, replicas=2))
+    assert [(row.owner, row.replicas) for row in store.deployments()] == [("user:ada", 2)]
+
+
 def test_hidden_names_are_unknown(store: Store) -> None:
     store.add_servable(servable("digits", A))
     store.add_servable(servable("pi", A))
