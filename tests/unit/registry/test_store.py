@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hpcserve.errors import ConfigError, Conflict, HpcserveError, StorageFull, UnknownServable
 from hpcserve.registry import engine
-from hpcserve.registry.rows import DeploymentRow, NameRow, PilotRow, RanRow, ServableRow, ServedRow
+from hpcserve.registry.rows import DeploymentRow, NameRow, PilotRow, RanRow, ServableRow, ServedRow, StagedRow
 from hpcserve.registry.store import Store
 from hpcserve.types import DeploymentName, Digest, EndpointName, PilotId
 
@@ -303,3 +303,21 @@ def test_what_served_is_replaced_and_goes_with_its_deployment(store: Store) -> N
     assert store.served() == ()
     store.put_served(newest)  # by somebody who has not heard of it
     assert store.served() == ()
+
+
+def test_staged_results_are_noted_once_and_delivered_once(place: Path) -> None:
+    first = Store(place)
+    row = StagedRow(owner="ada", name="x.h5", size_bytes=1 << 40, written_s=1.0)
+    first.add_staged([row, msgspec.structs.replace(row, owner="bob", written_s=2.0)])
+    first.add_staged([msgspec.structs.replace(row, written_s=9.0)])
+    assert first.staged_delivered("ada", ["x.h5", "y.h5"], 5.0) == 1
+    assert first.staged_delivered("ada", ["x.h5"], 6.0) == 1
+    first.close()
+    again = Store(place)
+    assert [(each.owner, each.written_s, each.delivered_s) for each in again.staged()] == [
+        ("ada", 1.0, 5.0),
+        ("bob", 2.0, None),
+    ]
+    again.forget_staged([("ada", "x.h5"), ("eve", "x.h5")])
+    assert [each.owner for each in again.staged()] == ["bob"]
+    again.close()
