@@ -31,6 +31,7 @@ from hpcserve.errors import AuthenticationError, HpcserveError, Overloaded, Prot
 from hpcserve.wire.frames import agree, decode_from_anyone, error_to_wire
 from hpcserve.wire.hub import (
     AdmitKey,
+    AskToken,
     BrokerUp,
     Done,
     EnrolAsk,
@@ -40,6 +41,7 @@ from hpcserve.wire.hub import (
     RevokeKey,
     ToAdmission,
     ToBroker,
+    TokenIs,
 )
 from hpcserve.wire.messages import Enrol, Enrolled, FromAdmission, Hello, Refused, Welcome
 
@@ -280,6 +282,9 @@ class Desk:
                 self._replies.append(Reply(waiting.connection, welcome))
         elif isinstance(message, PilotSecrets):
             self._secrets = message.sha256
+        elif isinstance(message, AskToken):
+            token = "" if self._logins is None else self._logins.token(message.token_sha256)
+            self._to_broker.append(TokenIs(message.ticket, token))
         else:
             self._verdict(message)
 
