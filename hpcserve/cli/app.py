@@ -22,6 +22,7 @@ from hpcserve.cli import (
     share,
     site,
     status,
+    transfers,
     undeploy,
     up,
 )
@@ -52,7 +53,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _verb in (up, down, status, publish, share, deploy, undeploy, run, logs, doctor, connect, demo):
+for _verb in (up, down, status, publish, share, deploy, undeploy, run, transfers, logs, doctor, connect, demo):
     app.command(_verb.__name__.rpartition(".")[2])(_verb.command)
 app.add_typer(service.app, name="service", cls=Commands)
 app.add_typer(site.app, name="site", cls=Commands)

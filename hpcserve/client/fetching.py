@@ -16,6 +16,7 @@ from hpcserve.wire.staged import MARK
 
 if TYPE_CHECKING:
     from hpcserve.client.outputs import Outputs
+    from hpcserve.client.sending import Ask
 
 
 class Fetcher(Protocol):
@@ -53,11 +54,18 @@ def is_marked(directory: str, public_key: str) -> bool:
 
 
 class Fetching:
-    """All ways of one client. ``delivered`` is called, by any thread, with the path on the site of what has come."""
+    """All ways of one client.
+
+    Attributes:
+        ways: Which there are.
+        delivered: Called, by any thread, with the path on the site of what has come.
+        ask: An administrative call, from a thread that may wait; None: there is no client yet.
+    """
 
     def __init__(self) -> None:
         self.ways: Sequence[Fetcher] = ()
         self.delivered: Callable[[str], None] = lambda _path: None
+        self.ask: Ask | None = None
 
     def outputs(self, result: wire.Result, *, lazy: bool) -> Outputs:
         """The outputs of a result that is staged.

@@ -51,7 +51,7 @@ SETTINGS = (
 MOST_BYTES = 1 << 62
 """More than this no queue may be allowed: the store's numbers end soon after it."""
 MOST_SAMPLES = (1 << 31) - 1  # what an INTEGER of PostgreSQL holds
-ASKING = frozenset({"status", "whoami", "describe", "logs", "delivered"})
+ASKING = frozenset({"status", "whoami", "describe", "logs", "delivered", "transfers"})
 """The calls that change little. Programs make them many times a second, and would bury the others in the log."""
 
 
@@ -75,6 +75,9 @@ class Admin:
             "logs": (verbs.AskLogs, self.logs),
             "down": (verbs.Down, self.down),
             "delivered": (verbs.Delivered, self.delivered),
+            "deliver": (verbs.Deliver, controller.transferring.deliver),
+            "transfers": (verbs.AskTransfers, controller.transferring.transfers),
+            "cancel-transfer": (verbs.CancelTransfer, controller.transferring.cancel),
         }
 
     def close(self) -> None:

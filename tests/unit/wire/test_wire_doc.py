@@ -38,6 +38,9 @@ VERBS = {
     "logs": (admin.AskLogs, admin.Logs),
     "down": (admin.Down, admin.GoingDown),
     "delivered": (admin.Delivered, admin.Noted),
+    "deliver": (admin.Deliver, admin.TransferList),
+    "transfers": (admin.AskTransfers, admin.TransferList),
+    "cancel-transfer": (admin.CancelTransfer, admin.TransferList),
 }
 
 
