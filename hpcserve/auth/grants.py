@@ -46,7 +46,7 @@ class Grants:
         )
 
     def dependent(self, token: str, *, offline: bool) -> Grant:
-        """For whose token this is. ``offline``: with a refresh token.
+        """For Transfer, on behalf of whose token this is. ``offline``: with a refresh token.
 
         Raises:
             LoginRequired: The token is not good any more, or its owner has not consented to transfers.
@@ -57,6 +57,22 @@ class Grants:
         except self._sdk.GlobusError as error:
             raise self._refused(error, "this service may not transfer files for you yet") from error
         return _grant(answer)
+
+    def https(self, token: str, collection: str, *, data_access: bool) -> Grant:
+        """For the files of a collection by HTTPS, on behalf of whose token this is.
+
+        Raises:
+            LoginRequired: The token is not good any more, or its owner has not consented to that.
+            ServiceUnavailable: Globus Auth gives no answer.
+        """
+        of_collection = f"https://auth.globus.org/scopes/{collection}"
+        scope = f"{of_collection}/https"
+        try:
+            answer = self._client.oauth2_get_dependent_tokens(token, scope=scope)
+        except self._sdk.GlobusError as error:
+            needed = f"{scope}[*{of_collection}/data_access]" if data_access else scope
+            raise self._refused(error, "this service may not fetch files for you yet", needed) from error
+        return _grant(answer, collection)
 
     def refreshed(self, refresh_token: str) -> Grant:
         """A new access token.
@@ -105,10 +121,10 @@ class Grants:
         scopes = [f"{self._rules.scope}[{each}]" for each in scopes]
         return login_required(self._rules, why, scopes=scopes, **wanted)
 
-    def _refused(self, error: Exception, why: str) -> HpcserveError:
+    def _refused(self, error: Exception, why: str, needed: str = TRANSFER_SCOPE) -> HpcserveError:
         """An invalid token and a missing consent want a login; anything else may be over soon."""
         if isinstance(error, self._sdk.AuthAPIError) and error.http_status in (400, 401, 403):
-            return self.login_required(why, [TRANSFER_SCOPE])
+            return self.login_required(why, [needed])
         return self._no_answer(error)
 
     def _no_answer(self, error: Exception) -> ServiceUnavailable:
@@ -118,13 +134,13 @@ class Grants:
         return ServiceUnavailable(f"Globus Auth gives no token for Transfer ({what})", retry_after_s=2.0)
 
 
-def _grant(answer: Any) -> Grant:
+def _grant(answer: Any, server: str = TRANSFER) -> Grant:
     try:
-        told = answer.by_resource_server[TRANSFER]
+        told = answer.by_resource_server[server]
         lasts_s = float(answer.data[0]["expires_in"] if isinstance(answer.data, list) else answer.data["expires_in"])
         return Grant(told["access_token"], lasts_s, told.get("refresh_token") or "")
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ServiceUnavailable(
-            "Globus Auth gives no token for Transfer: the service's scope does not depend on that of Transfer; "
-            "its operator should see to that"
+            f"Globus Auth gives no token for {server}: the service's scope does not depend on its; the operator "
+            "should see to that"
         ) from error

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from hpcserve.client.https import ByHttps
 from hpcserve.errors import TransferFailed
 from hpcserve.wire import messages as wire
 from hpcserve.wire.staged import MARK
@@ -93,11 +94,12 @@ class Fetching:
         )
 
     def _path(self, staged: wire.Staged) -> Path:
-        for way in self.ways:
+        further: list[Fetcher] = [] if self.ask is None else [ByHttps(self.ask)]
+        for way in (*self.ways, *further):
             path = way.fetch(staged)
             if path is not None:
                 return path
         raise TransferFailed(
             f"the result, {staged.size_bytes} bytes, is in {staged.path} on the site, and that is not seen from here; "
-            "call with reply='inline', or where the site's file systems are seen"
+            "call with reply='inline', or where the site's file systems are seen, or with to='globus://COLLECTION/PATH/'"
         )

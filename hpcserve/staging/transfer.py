@@ -146,6 +146,19 @@ class GlobusTransfer(_Speaker):
             self._client.cancel_task(task)
 
 
+class GlobusCollections(_Speaker):
+    """What there is to know of collections.
+
+    Args:
+        token: An access token for Transfer.
+    """
+
+    def https_server(self, collection: str) -> str:
+        """Where its files are had by HTTPS; empty: nowhere."""
+        with self._troubles():
+            return str(self._client.get_endpoint(collection)["https_server"] or "")
+
+
 class GlobusRules(_Speaker):
     """The access rules of guest collections, by a token of who manages them.
 

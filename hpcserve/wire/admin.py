@@ -386,6 +386,20 @@ class TransferList(Admin, frozen=True, kw_only=True):
     transfers: tuple[TransferView, ...]
 
 
+class AskHttps(Admin, frozen=True, kw_only=True):
+    """``https``: where a staged result of the caller's, ``path`` on the site, can be fetched by HTTPS."""
+
+    path: str
+
+
+class ByHttps(Admin, frozen=True, kw_only=True):
+    """A GET of ``url`` with the bearer's ``token``, which is the caller's own for that collection, and for so long."""
+
+    url: str
+    token: str
+    expires_in_s: float
+
+
 class CancelTransfer(Admin, frozen=True, kw_only=True):
     """``cancel-transfer``: what has not arrived yet shall not."""
 

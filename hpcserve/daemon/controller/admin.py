@@ -77,6 +77,7 @@ class Admin:
             "delivered": (verbs.Delivered, self.delivered),
             "deliver": (verbs.Deliver, controller.transferring.deliver),
             "transfers": (verbs.AskTransfers, controller.transferring.transfers),
+            "https": (verbs.AskHttps, controller.transferring.https),
             "cancel-transfer": (verbs.CancelTransfer, controller.transferring.cancel),
         }
 
@@ -249,7 +250,9 @@ class Admin:
     async def delivered(self, arguments: verbs.Delivered, asking: Asking) -> verbs.Noted:
         """A caller has staged results of its own."""
         owner = own_directory(asking.asker.identity)
-        return verbs.Noted(known=await self._controller.staged.delivered(owner, arguments.paths))
+        known = await self._controller.staged.delivered(owner, arguments.paths)
+        await self._controller.transferring.fetched(owner)
+        return verbs.Noted(known=known)
 
     async def down(self, arguments: verbs.Down, asking: Asking) -> verbs.GoingDown:
         """Takes the daemon down. The supervisor is told before the caller, should this process end.

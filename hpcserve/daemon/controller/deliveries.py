@@ -223,9 +223,9 @@ class Deliveries:
         for each in ended:
             await self._ended(each)
         for owner in {each.owner for each in ended}:
-            if self._is_idle(owner):
-                await self._doors.let_out(owner, partial(self._is_idle, owner))
-            if self._is_idle(owner):
+            if self.is_idle(owner):
+                await self._doors.let_out(owner, partial(self.is_idle, owner))
+            if self.is_idle(owner):
                 await self._wallet.done(owner)
 
     async def _store(self, action: Store) -> None:
@@ -233,7 +233,8 @@ class Deliveries:
         if rows:
             await self._storage.do(put_deliveries, rows)
 
-    def _is_idle(self, owner: str) -> bool:
+    def is_idle(self, owner: str) -> bool:
+        """Whether nothing of an owner's is under way."""
         return all(each.ended for each in self.book.deliveries(owner))
 
     async def _ended(self, delivery: Delivery) -> None:

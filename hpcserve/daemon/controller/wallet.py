@@ -101,6 +101,18 @@ class Wallet:
                 await self._keep(owner, purse, grant.refresh_token)
         return purse.token
 
+    async def https(self, owner: str, collection: str, *, data_access: bool) -> Grant:
+        """A token for the files of a collection by HTTPS, which its owner may have.
+
+        Raises:
+            LoginRequired: There is none, until its owner logs in.
+            ServiceUnavailable: There may be one later.
+        """
+        known = await self._ask(self.digest(owner))
+        if not known:
+            raise self._grants.login_required("your login is not known any more", [])
+        return await asyncio.to_thread(self._grants.https, known, collection, data_access=data_access)
+
     async def _grant(self, owner: str, purse: _Purse) -> Grant:
         known = await self._ask(purse.digest) if purse.digest else ""
         if known and not purse.kept:

@@ -60,7 +60,9 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged_service(transfers: Transfers, place: Path) -> AsyncIterator[Stage]:
+async def staged_service(
+    transfers: Transfers, place: Path, *, https: bool = False, scopes: str = ""
+) -> AsyncIterator[Stage]:
     setting = transfers.setting
     (place / "secret").write_text(SECRET)
     (place / "secret").chmod(0o600)
@@ -82,7 +84,7 @@ async def staged_service(transfers: Transfers, place: Path) -> AsyncIterator[Sta
             },
             "staging": {
                 "transfer_wait_s": 0.0,
-                "collections": [{"id": guest.id, "prefix": str(place / "staged"), "kind": "guest"}],
+                "collections": [{"id": guest.id, "prefix": str(place / "staged"), "kind": "guest", "https": https}],
             },
         },
         Site,
@@ -93,7 +95,7 @@ async def staged_service(transfers: Transfers, place: Path) -> AsyncIterator[Sta
     async def ask(digest: str) -> str:
         if digest not in tokens:
             person = setting.world.people[digest.removeprefix("of-")]
-            scope = f"{setting.scope}[{TRANSFER_ALL}]"
+            scope = f"{setting.scope}{scopes or f'[{TRANSFER_ALL} {guest.https_scope}]'}"
             tokens[digest] = setting.world.token_for(person, setting.native, scope).value
         return tokens[digest]
 
@@ -204,7 +206,7 @@ def test_what_is_no_destination_or_too_much_is_said(transfers: Transfers, tmp_pa
 def test_a_service_with_keys_transfers_nothing(transfers: Transfers, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with staged_service(transfers, tmp_path) as stage:
-            without = Transferring(stage.site, None, None)
+            without = Transferring(stage.site, None)
             with pytest.raises(Conflict, match="transfers nothing"):
                 await without.transfers(AskTransfers(), stage.asking(transfers.setting.person))
 

@@ -40,6 +40,7 @@ VERBS = {
     "delivered": (admin.Delivered, admin.Noted),
     "deliver": (admin.Deliver, admin.TransferList),
     "transfers": (admin.AskTransfers, admin.TransferList),
+    "https": (admin.AskHttps, admin.ByHttps),
     "cancel-transfer": (admin.CancelTransfer, admin.TransferList),
 }
 
