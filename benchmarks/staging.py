@@ -2,7 +2,8 @@
 
 Each writes in a process of its own, one after the other, so that the memory of one is not another's; a file counts as
 written when it is on the disk (fsync). ``smooth`` data compress well, ``noise`` hardly; ``noise, plain`` is not
-compressed by either, and there is no promise of it: hashing alone takes as long. What is written at last is 20 GB that never were in memory.
+compressed by either, and there is no promise of it: hashing alone takes as long. What is written at last is 20 GB that
+never were in memory.
 """
 
 from __future__ import annotations
