@@ -71,13 +71,21 @@ class Rules(Section, frozen=True):
 
 
 class Access(Section, frozen=True):
-    """``[access]``: who may call, publish, deploy and administer; ``allow`` and ``deny`` are rules, and a deny wins."""
+    """``[access]``: who may call, publish, deploy and administer; ``allow`` and ``deny`` are rules, and a deny wins.
+
+    ``accounts``: a file that maps identities to accounts of the site.
+    """
 
     call: Rules = Rules()
     publish: Rules = Rules()
     deploy: Rules = Rules()
     administer: Rules = Rules()
     default_visibility: Literal["public", "private"] = PUBLIC
+    accounts: str = ""
+
+    def __post_init__(self) -> None:
+        if self.accounts and not self.accounts.startswith("/"):
+            raise ValueError(f"accounts: expected the whole path of a mapping file, got {self.accounts!r}")
 
     def lists(self) -> dict[str, Rules]:
         """The four lists, by name."""
@@ -95,6 +103,8 @@ class Access(Section, frozen=True):
             raise ValueError(f"access.administer.allow: with auth = {auth!r} nobody is an administrator but {_NAMED}")
 
     def _check_of_keys(self) -> None:
+        if self.accounts:
+            raise ValueError("access.accounts: identities of Globus are mapped by it; with auth = 'keys' none come")
         for name, rules in self.lists().items():
             for rule in (*rules.allow, *rules.deny):
                 if rule.partition(":")[0] in ("id", "domain", "group"):

@@ -29,16 +29,17 @@ KEPT = 8
 """So many that were put aside stay: with the one that grows, at most 144 MiB of each process."""
 MOST_CHARACTERS = 500
 """Of what a caller has written itself: a name, an object."""
-ASKING = frozenset({"call", "see"})
+ASKING = frozenset({"call", "see", "hello"})
 """The actions that change nothing."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One decision.
 
-    ``name`` and ``id`` are the caller's, ``key`` its public CURVE key in Z85, ``session`` and ``request`` what it asked
-    in, ``peer`` the address that it came from where that is known. ``by`` is the rule that decided. All that is not
-    known is empty. In the file stand its ``time``, too, and how many lines of the same caller were ``left_out``.
+    ``name``, ``id`` and ``account`` are the caller's, ``key`` its public CURVE key in Z85, ``session`` and ``request``
+    what it asked in, ``peer`` the address that it came from where that is known. ``by`` is the rule that decided. All
+    that is not known is empty. In the file stand its ``time``, too, and how many lines of the same caller were
+    ``left_out``.
     """
 
     action: str
@@ -48,6 +49,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     name: str = ""
     id: str = ""
+    account: str = ""
     key: str = ""
     token_sha256: str = ""
     session: str = ""

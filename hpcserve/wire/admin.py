@@ -236,6 +236,25 @@ class Status(Admin, frozen=True, kw_only=True):
     trouble: str = ""
 
 
+class WhoAmI(Admin, frozen=True, kw_only=True):
+    """``whoami``: who the service takes the caller for."""
+
+
+class Me(Admin, frozen=True, kw_only=True):
+    """The caller. ``groups``: None, if they cannot be asked for. ``may``: what the site's lists allow.
+
+    ``account``: the one of the site that the caller's identity is mapped to, if any.
+    """
+
+    name: str
+    id: str
+    domain: str
+    groups: tuple[str, ...] | None
+    key: str
+    may: tuple[str, ...]
+    account: str = ""
+
+
 class Describe(Admin, frozen=True, kw_only=True):
     """``describe``: the methods of ``endpoint`` with their inputs and outputs."""
 

@@ -255,7 +255,7 @@ def test_what_is_left_out_has_its_default(tiny: TinyClient) -> None:
 def test_what_a_later_version_adds_is_ignored(tiny: TinyClient) -> None:
     tiny.next_id, id = tiny.next_id + 1, tiny.next_id
     header = ["request", id, "echo", "echo", [["x", "float32", [1], "new"]]]
-    header += [{}, None, 0, 0, None, "inline", 1, [], [], None, "new", {"more": 1}]
+    header += [{}, None, 0, 0, None, "inline", 1, [], [], None, [], "new", {"more": 1}]
     tiny.outstanding[id] = (header, [])
     tiny.send(header, [struct.pack("<f", 7)])
     assert tiny.wait(id)[0][4] is None

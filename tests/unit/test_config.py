@@ -125,6 +125,11 @@ def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None
         ('[access.call]\nallow = ["ada"]\n', r"polaris.toml: access.call.allow: expected .*user:NAME.*got 'ada'$"),
         ('[access]\ncall = { deny = ["user:"] }\n', r"polaris.toml: access.call.deny: expected .*, got 'user:'$"),
         ('[access.call]\nallows = ["*"]\n', r"polaris.toml: access.call: unknown field 'allows'; did you mean 'allow'"),
+        (
+            '[access]\naccounts = "/x"\n',
+            r"access.accounts: identities of Globus are .*; with auth = 'keys' none come",
+        ),
+        ('[access]\naccounts = "x"\n', r"polaris.toml: access.accounts: expected the whole path of .*, got 'x'$"),
         ('[access.see]\nallow = ["*"]\n', r"polaris.toml: access: unknown field 'see'; known: call, publish, deploy"),
         (
             '[access.call]\nallow = ["user:ada"]\n',

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from hpcserve.auth.accounts import Accounts
 from hpcserve.auth.globus import Globus, read_secret
 from hpcserve.config import Site
 from hpcserve.core.claims import Rules
@@ -32,10 +35,15 @@ def rules_of(site: Site) -> Rules:
 
 
 def logins_of(site: Site) -> Logins:
-    """The logins of a site that wants some."""
+    """The logins of a site that wants some.
+
+    Raises:
+        ConfigError: Its mapping of accounts is wrong.
+    """
     rules, said = rules_of(site), site.globus
     tokens = Tokens(rules, Ages(said.cache_s, said.groups_cache_s), ask_groups=said.ask_groups)
-    return Logins(tokens, rules, keys_per_identity=said.sessions_per_identity, rate=HELLOS)
+    account = Accounts(Path(site.access.accounts)).account if site.access.accounts else None
+    return Logins(tokens, rules, keys_per_identity=said.sessions_per_identity, rate=HELLOS, account=account)
 
 
 def checks_of(site: Site) -> Checks:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -95,9 +96,19 @@ class Logins:
         rules: What the site demands.
         keys_per_identity: The most keys that one identity may have in at once.
         rate: How often one identity may say HELLO: per second, and how many at once.
+        account: The site's account of an identity, by its id and user name; empty if it has none.
     """
 
-    def __init__(self, tokens: Tokens, rules: Rules, *, keys_per_identity: int, rate: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        tokens: Tokens,
+        rules: Rules,
+        *,
+        keys_per_identity: int,
+        rate: tuple[float, float],
+        account: Callable[[str, str], str] | None = None,
+    ) -> None:
+        self._account = account
         self._tokens = tokens
         self._rules = rules
         self._most_keys = keys_per_identity
@@ -242,7 +253,7 @@ class Logins:
                 f"{person.name} has {self._most_keys} keys in use, the most that one may have",
                 retry_after_s=10.0,
             )
-        identity = _identity(key, digest, standing)
+        identity = self._identity(key, digest, standing)
         self._bind(key, _Bound(digest, identity, standing.until))
         self._plan(digest, self._tokens.due(digest))
         self._actions.append(LetIn(waiting, identity, max(0.0, standing.ends - now)))
@@ -274,11 +285,24 @@ class Logins:
 
     def _renew(self, keys: set[bytes], digest: Digest, standing: Standing) -> None:
         for key in list(keys):
-            bound, identity = self._bound[key], _identity(key, digest, standing)
+            bound, identity = self._bound[key], self._identity(key, digest, standing)
             bound.until = standing.until
             if identity != bound.identity:
                 self._bind(key, _Bound(digest, identity, standing.until))
                 self._actions.append(Renew(key, identity))
+
+    def _identity(self, key: bytes, digest: Digest, standing: Standing) -> Identity:
+        person = standing.person
+        return Identity(
+            person.name,
+            to_z85(key),
+            person.id,
+            person.domain,
+            standing.groups,
+            person.linked,
+            digest,
+            "" if self._account is None else self._account(person.id, person.name),
+        )
 
     def _bind(self, key: bytes, bound: _Bound) -> None:
         if key in self._bound:
@@ -297,8 +321,3 @@ def _drop(table: dict[T, set[bytes]], of: T, key: bytes) -> None:
     table[of].discard(key)
     if not table[of]:
         del table[of]
-
-
-def _identity(key: bytes, digest: Digest, standing: Standing) -> Identity:
-    person = standing.person
-    return Identity(person.name, to_z85(key), person.id, person.domain, standing.groups, person.linked, digest)

@@ -40,6 +40,7 @@ def record(
         reason="" if error is None else f"{error.code}: {error.message}",
         name=who.name,
         id=who.id,
+        account=who.account,
         key=to_z85(key),
         token_sha256=digest or who.token_sha256,
         peer=peer,

@@ -50,7 +50,7 @@ SETTINGS = (
 MOST_BYTES = 1 << 62
 """More than this no queue may be allowed: the store's numbers end soon after it."""
 MOST_SAMPLES = (1 << 31) - 1  # what an INTEGER of PostgreSQL holds
-ASKING = frozenset({"status", "describe", "logs"})
+ASKING = frozenset({"status", "whoami", "describe", "logs"})
 """The calls that change nothing. Programs make them many times a second, and would bury the others in the log."""
 
 
@@ -69,6 +69,7 @@ class Admin:
             "deploy": (verbs.Deploy, self.deploy),
             "undeploy": (verbs.Undeploy, self.undeploy),
             "status": (verbs.AskStatus, self.status),
+            "whoami": (verbs.WhoAmI, self.whoami),
             "describe": (verbs.Describe, self.describe),
             "logs": (verbs.AskLogs, self.logs),
             "down": (verbs.Down, self.down),
@@ -185,6 +186,19 @@ class Admin:
     async def status(self, arguments: verbs.AskStatus, asking: Asking) -> verbs.Status:
         """Everything there is to see for the caller."""
         return await status_of(self._controller, asking)
+
+    async def whoami(self, arguments: verbs.WhoAmI, asking: Asking) -> verbs.Me:
+        """Who calls, and what the site's lists let him do."""
+        identity = asking.asker.identity
+        return verbs.Me(
+            name=identity.name,
+            id=identity.id,
+            domain=identity.domain,
+            groups=identity.groups,
+            key=identity.key,
+            may=self._controller.guard.listed(asking),
+            account=identity.account,
+        )
 
     async def describe(self, arguments: verbs.Describe, asking: Asking) -> verbs.Described:
         """The methods of what is served at an endpoint: of the version that answers now."""

@@ -13,13 +13,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from hpcserve.config import Site
-from hpcserve.core.access import Action, Caller, Decision, Service, Thing, decide, everybody_administers
+from hpcserve.core.access import Action, Caller, Decision, Servable, Service, Thing, decide, everybody_administers
 from hpcserve.daemon.access import caller_of, policy_of
 from hpcserve.daemon.audit import ASKING, AuditLog, Record, audit_path
 from hpcserve.errors import PermissionDenied
 from hpcserve.wire import hub
 
 MOST_NOTED = 10_000
+_WITHOUT_OWNER: dict[Action, Thing] = {
+    "call": Servable(),
+    "publish": Service(),
+    "deploy": Servable(),
+    "administer": Service(),
+}
 
 
 class Asking(NamedTuple):
@@ -65,6 +71,10 @@ class Guard:
     def administers(self, asking: Asking) -> bool:
         """Whether the caller is an administrator."""
         return self.may(asking, "administer", Service())
+
+    def listed(self, asking: Asking) -> tuple[str, ...]:
+        """What the site's lists let the caller do, as far as it depends on no owner and no visibility."""
+        return tuple(action for action, thing in _WITHOUT_OWNER.items() if self.may(asking, action, thing))
 
     async def check(self, asking: Asking, action: Action, thing: Thing, name: str) -> None:
         """Returns if the caller may do this; the line is written first.
@@ -132,6 +142,7 @@ def _record(asker: hub.Asker, request: int, action: Action, name: str, decision:
         reason=decision.reason,
         name=identity.name,
         id=identity.id,
+        account=identity.account,
         key=identity.key,
         token_sha256=identity.token_sha256,
         session=asker.session.hex(),

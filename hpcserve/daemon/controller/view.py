@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 import hpcserve
 from hpcserve.config import in_words
+from hpcserve.core.access import Service
 from hpcserve.core.capacity import lack_of_room, shared_room
 from hpcserve.core.fleetbook import FleetPilot, FleetReplica
 from hpcserve.core.guesses import credible
@@ -36,8 +37,9 @@ _STARTED = time.monotonic()
 async def status_of(controller: Controller, asking: Asking) -> Status:
     """What a caller may see. While the broker is away its counts are those of an empty one, recovering.
 
-    Pilots belong to all: who may see nothing else sees them.
+    Pilots and processes are everybody's whom any list names.
     """
+    named = controller.guard.sees(asking, Service())
     all_of_it = controller.guard.administers(asking)
     seen = [row for row in controller.served.values() if all_of_it or controller.sees(asking, row.name)]
     hidden = controller.served.keys() - {row.name for row in seen}
@@ -55,7 +57,7 @@ async def status_of(controller: Controller, asking: Asking) -> Status:
         software=f"hpcserve {hpcserve.__version__}",
         epoch=stats.epoch,
         uptime_s=time.monotonic() - _STARTED,
-        processes=processes.running(controller.runtime_dir) | {"controller": os.getpid()},
+        processes=processes.running(controller.runtime_dir) | {"controller": os.getpid()} if named else {},
         sessions=stats.sessions,
         requests=stats.requests,
         answered=stats.answered,
@@ -66,13 +68,13 @@ async def status_of(controller: Controller, asking: Asking) -> Status:
         recovering=stats.recovering,
         servables=tuple(await _servables(controller, unnamed)),
         deployments=tuple(_deployment(controller, each, loads, queues, hidden) for each in seen),
-        pilots=tuple(_pilot(controller, pilot) for pilot in controller.pilots.jobs),
+        pilots=tuple(_pilot(controller, pilot) for pilot in controller.pilots.jobs if named),
         losses=tuple(
             each
             for each in controller.losses.views
             if all_of_it or controller.guard.sees(asking, controller.ownership.ran(each.replica))
         ),
-        trouble=controller.fence.trouble,
+        trouble=controller.fence.trouble if named else "",
     )
 
 

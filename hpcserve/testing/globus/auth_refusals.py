@@ -46,7 +46,7 @@ def calling_client(world: World, request: Request) -> Client:
     """
     name, secret = request.basic()
     client = world.clients.get(name)
-    if client is None or client.secret is None or client.secret != secret:
+    if client is None or client.secret != secret:
         raise oauth_refusal(401, "invalid_client", f"no client {name!r} with this secret")
     return client
 

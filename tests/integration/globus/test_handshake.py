@@ -30,14 +30,15 @@ NewHouse = Callable[..., House]
 def new_house(tmp_path: Path, setting: Setting) -> Iterator[NewHouse]:
     made: list[House] = []
 
-    def make(**fields: Any) -> House:
+    def make(accounts: str = "", **fields: Any) -> House:
         place = tmp_path / f"house{len(made)}"
         secret = private_directory(place / "state" / "keys") / "globus.secret"
         secret.touch(0o600)
         secret.write_text(f"{SECRET}\n")
         fields = {"client_id": setting.service.id, "native_client_id": setting.native.id, "cache_s": CACHE_S} | fields
         lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in fields.items())
-        site = f'auth = "globus"\n[access.administer]\nallow = ["user:root@lab.example"]\n[globus]\n{lines}'
+        access = f'[access]\naccounts = "{accounts}"\nadminister = {{ allow = ["user:root@lab.example"] }}'
+        site = f'auth = "globus"\n{access}\n[globus]\n{lines}'
         made.append(House(place, site=site, environment=setting.globus.environment))
         made[-1].open_hub()
         return made[-1]
@@ -279,3 +280,14 @@ def test_a_restarted_admission_puts_out_those_who_do_not_come_again(house: House
     error = put_out(house, others).error
     assert error is not None
     assert error.code == "unavailable", "its client says HELLO again, and resumes"
+
+
+def test_the_account_of_the_site_comes_with_the_identity(new_house: NewHouse, setting: Setting, tmp_path: Path) -> None:
+    mapping = tmp_path / "accounts.json"
+    rule = {"source": "{username}", "match": r"(.*)@lab\.example", "output": "{0}"}
+    mapping.write_text(json.dumps({"DATA_TYPE": "expression_identity_mapping#1.0.0", "mappings": [rule]}))
+    house = new_house(accounts=str(mapping))
+    assert isinstance(house.hello(new_key_pair(), token=token_of(setting)), Welcome)
+    (admit,) = house.heard
+    assert admit.identity.account == "ada"
+    assert json.loads((house.state / "audit" / "admission.jsonl").read_text())["account"] == "ada"

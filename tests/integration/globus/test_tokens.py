@@ -102,6 +102,13 @@ def test_userinfo_says_what_the_scopes_allow(setting: Setting) -> None:
     assert told("openid") == {"sub"}
     assert told("openid email") == {"sub", "email", "email_verified"}
     assert told("openid profile") > {"sub", "name", "preferred_username", "identity_provider"}
+    with pytest.raises(globus_sdk.AuthAPIError) as refused:
+        told("email")
+    assert refused.value.http_status == 403
+    foreign = globus_sdk.AccessTokenAuthorizer(setting.token())
+    with pytest.raises(globus_sdk.AuthAPIError) as refused:
+        globus_sdk.AuthClient(authorizer=foreign).get_identities(ids=setting.person.id)
+    assert refused.value.http_status == 403
 
 
 # --- renewing --------------------------------------------------------------------------------------
@@ -122,6 +129,15 @@ def test_a_refresh_token_renews_until_it_is_revoked_or_its_consent_is_gone(setti
             client.oauth2_refresh_token(tokens["refresh_token"])
         assert error_of(refused) == (401, "invalid_grant")
         assert not setting.confidential().oauth2_token_introspect(renewed["access_token"])["active"]
+
+
+def test_a_refresh_token_is_its_own_clients(setting: Setting) -> None:
+    stolen = setting.tokens(offline=True).by_resource_server[setting.service.id]["refresh_token"]
+    other = globus_sdk.NativeAppAuthClient(setting.world.add_client("other").id)
+    for thief in (other, setting.confidential()):
+        with pytest.raises(globus_sdk.AuthAPIError) as refused:
+            thief.oauth2_refresh_token(stolen)
+        assert error_of(refused) == (401, "invalid_grant")
 
 
 def test_an_access_token_renews_nothing(setting: Setting) -> None:

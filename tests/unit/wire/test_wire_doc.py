@@ -33,6 +33,7 @@ VERBS = {
     "deploy": (admin.Deploy, admin.Deployed),
     "undeploy": (admin.Undeploy, admin.Undeployed),
     "status": (admin.AskStatus, admin.Status),
+    "whoami": (admin.WhoAmI, admin.Me),
     "describe": (admin.Describe, admin.Described),
     "logs": (admin.AskLogs, admin.Logs),
     "down": (admin.Down, admin.GoingDown),
