@@ -16,6 +16,7 @@ import zmq
 
 import hpcserve
 from hpcserve.auth.keys import KeyPair
+from hpcserve.client.fetching import Fetcher, Seen, is_marked
 from hpcserve.client.successor import Successor
 from hpcserve.client.ways import Door, Reached, Way
 from hpcserve.errors import AuthenticationError, ProtocolError, ServiceUnavailable
@@ -47,7 +48,7 @@ class Connection:
     """A socket of one connection, never reconnected.
 
     ``poller`` tells when the socket or its monitor may have something to read. ``successor`` is known of a connection
-    to a broker, and tells whether another one has taken its place.
+    to a broker, and tells whether another one has taken its place; ``ways`` are those to what it stages.
     """
 
     def __init__(self, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
@@ -60,6 +61,7 @@ class Connection:
         self.poller.register(self.monitor_fd, select.POLLIN)
         self.session_bytes = 0
         self.successor: Successor | None = None
+        self.ways: tuple[Fetcher, ...] = ()
         self._sources = [(socket, zmq.POLLIN)]
 
     def has_message(self) -> bool:
@@ -143,6 +145,7 @@ def dial(
             resumed = _resumed(answer)
             connection.session_bytes = resumed.session_bytes
             connection.successor = Successor(way, resumed.epoch)
+            connection.ways = (Seen(record.staging),) if is_marked(record.staging, record.public_key) else ()
         except BaseException:
             connection.close()
             raise

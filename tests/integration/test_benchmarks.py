@@ -128,6 +128,13 @@ def test_logins_are_all_served_with_one_question_each(root: Path) -> None:
         assert 0 < case["hello_p50_s"] <= case["hello_p99_s"]
 
 
+def test_staging_is_measured_beside_bare_h5py(root: Path) -> None:
+    found = run(root, "staging")
+    assert set(found["ratio"]) == {"smooth", "noise", "noise, plain"}
+    assert found["file_mb"]["smooth"]["hpcserve"] < found["size_mb"] / 2
+    assert found["sparse"]["file_mb"] < 1
+
+
 def test_ranks_are_measured_beside_bare_mpi4py(root: Path) -> None:
     found = run(root, "ranks")
     assert (found["ranks"], found["intervals"]["ratio"]["pairs"]) == (4, 2)

@@ -14,6 +14,7 @@ from hpcserve.core.exchange import Exchange
 from hpcserve.daemon.broker.front import Front
 from hpcserve.daemon.broker.keyring import FRONT, Keyring
 from hpcserve.daemon.broker.sockets import router
+from hpcserve.daemon.broker.staging import Places
 from hpcserve.errors import AuthenticationError, ServiceUnavailable
 from hpcserve.types import Epoch
 from hpcserve.wire import messages as wire
@@ -35,7 +36,7 @@ class Lobby:
         self.exchange = Exchange(LIMITS, time.monotonic())
         socket = router(context, self.own, FRONT.encode(), largest_bytes=1 << 20)
         socket.bind("tcp://127.0.0.1:*")
-        self.front = Front(socket, self.exchange, self.keyring, Epoch(1), most_sessions=2)
+        self.front = Front(socket, self.exchange, self.keyring, Epoch(1), Places("/nowhere"), most_sessions=2)
         self.clients: list[zmq.Socket[bytes]] = []
 
     def admit(self, name: str, id: str = "") -> KeyPair:
