@@ -121,7 +121,7 @@ def test_without_a_gpu_its_benchmark_says_so(root: Path, monkeypatch: pytest.Mon
 def test_staging_is_measured_beside_bare_h5py(root: Path) -> None:
     found = run(root, "staging")
     assert set(found["ratio"]) == {"smooth", "noise", "noise, plain"}
-    assert found["file_mb"]["smooth"]["hpcserve"] < found["size_mb"] / 2
+    assert found["file_mb"]["smooth"]["hpcserve"] < 1.1 * found["file_mb"]["smooth"]["bare"] < found["size_mb"]
     assert found["sparse"]["file_mb"] < 1
 
 
