@@ -113,6 +113,7 @@ def dial(
     *,
     nonce: bytes,
     waits_for: Callable[[], tuple[int, tuple[Counter, ...]]],
+    token: str = "",
 ) -> Connection:
     """Connects to the service's daemon.
 
@@ -122,6 +123,7 @@ def dial(
         keys: The user's own key pair.
         nonce: The 16 bytes that this process chose for its session.
         waits_for: The session's floor and outstanding requests, asked for at the last moment.
+        token: An access token of Globus for the service, where it wants one.
 
     Raises:
         ServiceUnavailable: Nobody answers: try again later.
@@ -130,7 +132,7 @@ def dial(
     """
     with way.reach() as reached:
         record = reached.record
-        say_hello(context, reached, keys)
+        say_hello(context, reached, keys, token=token)
         try:
             connection = _open(context, record, reached.front, keys)
         except AuthenticationError as error:
@@ -156,7 +158,9 @@ def _resumed(answer: object) -> wire.Resumed:
     return answer
 
 
-def say_hello(context: zmq.Context[zmq.Socket[bytes]], reached: Reached, keys: KeyPair) -> wire.Welcome:
+def say_hello(
+    context: zmq.Context[zmq.Socket[bytes]], reached: Reached, keys: KeyPair, *, token: str = ""
+) -> wire.Welcome:
     """Asks admission to let our key in.
 
     Raises:
@@ -165,7 +169,7 @@ def say_hello(context: zmq.Context[zmq.Socket[bytes]], reached: Reached, keys: K
     record = reached.record
     connection = _open_at_last(context, record, reached.admission, keys)
     try:
-        connection.send(encode(wire.Hello(wire.WIRE_VERSIONS, SOFTWARE)))
+        connection.send(encode(wire.Hello(wire.WIRE_VERSIONS, SOFTWARE, token)))
         answer = _answer(connection, decode_from_admission, "admission", record, reached.admission)
     finally:
         connection.close()

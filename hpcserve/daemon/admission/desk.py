@@ -212,8 +212,8 @@ class Desk:
             return self._pilot.take(message.pilot, now)
         if name is not None:
             return self._known.take(key, now)
-        if self._logins is not None and isinstance(message, Hello) and message.token:
-            if self._logins.is_good(message.token, now):
+        if self._logins is not None and isinstance(message, Hello):
+            if (key in self.admitted and not message.token) or self._logins.is_good(message.token, now):
                 return self._known.take(key, now)
             if self._logins.is_asked(message.token):
                 return None if self._strangers.take(now) else 0.0
