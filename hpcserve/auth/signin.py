@@ -48,6 +48,7 @@ def log_in(demand: Demand, service: str, code: Code, *, renews: bool = True) -> 
     import jwt
     from globus_sdk import gare
     from globus_sdk.login_flows import CommandLineLoginFlowManager
+    from globus_sdk.token_storage import MemoryTokenStorage
 
     class Flow(CommandLineLoginFlowManager):
         """The SDK's flow, which prints on standard output and waits where nobody can end it, with our own prompt."""
@@ -58,8 +59,8 @@ def log_in(demand: Demand, service: str, code: Code, *, renews: bool = True) -> 
         def prompt_for_code(self) -> str:
             return code(self._address)
 
-    client = globus_sdk.NativeAppAuthClient(demand.client_id, app_name=APP, **_patience(globus_sdk))
-    storage = globus_sdk.token_storage.MemoryTokenStorage()
+    client = globus_sdk.NativeAppAuthClient(demand.client_id, app_name=APP, **_patience())
+    storage = MemoryTokenStorage()
     settings = globus_sdk.GlobusAppConfig(
         login_flow_manager=Flow,
         token_storage=storage,
@@ -100,11 +101,13 @@ def by_secret(demand: Demand, service: str, client_id: str, secret: str) -> Kept
         HpcserveError: As :func:`log_in`.
     """
     globus_sdk = sdk(WHAT)
-    storage = globus_sdk.token_storage.MemoryTokenStorage()
+    from globus_sdk.token_storage import MemoryTokenStorage
+
+    storage = MemoryTokenStorage()
     settings = globus_sdk.GlobusAppConfig(token_storage=storage, token_validation_error_handler=None)
     needed = {demand.resource_server: demand.scope}
     try:
-        client = globus_sdk.ConfidentialAppAuthClient(client_id, secret, app_name=APP, **_patience(globus_sdk))
+        client = globus_sdk.ConfidentialAppAuthClient(client_id, secret, app_name=APP, **_patience())
         with globus_sdk.ClientApp(APP, login_client=client, scope_requirements=needed, config=settings) as app:
             app.login(force=True)
             kept = _kept(demand, service, client_id, storage.get_token_data_by_resource_server(), by_secret=True)
@@ -130,7 +133,7 @@ def refreshed(kept: Kept) -> Kept | None:
     if kept.refresh_token is None:
         return None
     globus_sdk = sdk(WHAT)
-    client = globus_sdk.NativeAppAuthClient(kept.client_id, app_name=APP, **_patience(globus_sdk))
+    client = globus_sdk.NativeAppAuthClient(kept.client_id, app_name=APP, **_patience())
     try:
         answer = client.oauth2_refresh_token(kept.refresh_token).by_resource_server[kept.resource_server]
         if kept.scope not in answer["scope"].split():
@@ -156,7 +159,7 @@ def revoke(kept: Kept) -> None:
     if kept.by_secret:
         return
     globus_sdk = sdk(WHAT)
-    client = globus_sdk.NativeAppAuthClient(kept.client_id, app_name=APP, **_patience(globus_sdk))
+    client = globus_sdk.NativeAppAuthClient(kept.client_id, app_name=APP, **_patience())
     try:
         for each in (kept.refresh_token, kept.access_token, *kept.others):
             if each:
@@ -241,9 +244,10 @@ def _no_answer(globus_sdk: Any, error: Exception) -> ServiceUnavailable:
     return ServiceUnavailable(f"Globus Auth gives no answer ({what}); try again in a moment", retry_after_s=2.0)
 
 
-def _patience(globus_sdk: Any) -> dict[str, Any]:
-    transport = globus_sdk.transport
+def _patience() -> dict[str, Any]:
+    from globus_sdk.transport import RequestsTransport, RetryConfig
+
     return {
-        "transport": transport.RequestsTransport(http_timeout=TIMEOUT_S),
-        "retry_config": transport.RetryConfig(max_retries=RETRIES, max_sleep=LONGEST_PAUSE_S),
+        "transport": RequestsTransport(http_timeout=TIMEOUT_S),
+        "retry_config": RetryConfig(max_retries=RETRIES, max_sleep=LONGEST_PAUSE_S),
     }

@@ -55,13 +55,6 @@ def command(
 
 
 def _until(kept: Kept | None) -> str:
+    from hpcserve.cli.lasting import lasts
+
     return "" if kept is None else f"; the login {lasts(kept)}"
-
-
-def lasts(kept: Kept) -> str:
-    """Until when a login lasts, for people."""
-    from hpcserve.core.spans import span
-
-    if kept.renews:
-        return "renews itself"
-    return f"ends in {span(kept.left_s)}" if kept.left_s > 0 else "has ended"

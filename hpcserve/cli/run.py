@@ -38,6 +38,7 @@ def command(
 ) -> None:
     """Call an endpoint and show, or write, what it answers."""
     from hpcserve.cli.inputs import from_json, needs_declaration, read_inputs
+    from hpcserve.cli.lasting import warn_if_it_ends
     from hpcserve.cli.outputs import check_items_output, check_output, show, write, write_items
 
     if output is not None:
@@ -49,6 +50,7 @@ def command(
         method = declared(client, target) if needed else _declared_if_told(client, target)
         if needed and method is not None:
             given = from_json(given, method)
+        warn_if_it_ends(client)
         if method is not None and method.stream:
             if output is not None:
                 check_items_output(output)

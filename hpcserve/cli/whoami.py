@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hpcserve.cli.login import SERVICE, lasts
+from hpcserve.cli.login import SERVICE
 from hpcserve.cli.options import open_client, options
 
 
@@ -19,6 +19,7 @@ def command(
     """Say who the service takes you for, and what you may do."""
     import msgspec
 
+    from hpcserve.cli.lasting import lasts
     from hpcserve.wire.admin import Me, WhoAmI
 
     if service is not None:

@@ -13,7 +13,7 @@ from hpcserve.auth.tokens import Kept
 from hpcserve.client.dial import MOST_LOGINS, say_hello
 from hpcserve.client.keys import client_keys
 from hpcserve.client.login import Asks, Login, log_in
-from hpcserve.client.services import Service, find_service
+from hpcserve.client.services import Service, find_service, load_services
 from hpcserve.client.ways import way_to
 from hpcserve.core.demands import demand_of
 from hpcserve.errors import LoginRequired
@@ -32,7 +32,7 @@ class Arrival:
 
     def __init__(self, name: str | None) -> None:
         self.service: Service = find_service(name)
-        self.place = name or self.service.place
+        self.place = config.service_named(name) or load_services().default or self.service.place
         self._way = way_to(self.service)
         self._keys = client_keys()
         self._login = Login()
