@@ -18,10 +18,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks import batching, figures, footprint, gpu, overload, ranks, roundtrip, scaling, startup, streams
+from benchmarks import batching, figures, footprint, gpu, overload, ranks, roundtrip, scaling, staging, startup, streams
 from benchmarks.machine import measured
 
-NAMES = ("roundtrip", "footprint", "startup", "batching", "overload", "streams", "ranks", "gpu")
+NAMES = ("roundtrip", "footprint", "startup", "batching", "overload", "streams", "ranks", "gpu", "staging")
 ON_SLURM = ("pilots", "scaling")
 BY_SSH = "ssh"
 IN_CONTAINERS = "container"
@@ -64,6 +64,7 @@ def _real(pairs: int, repetitions: int, device: str) -> dict[str, Callable[[], d
         "streams": streams.run,
         "gpu": lambda: gpu.run(pairs=pairs, device=device, small=device == "cpu"),
         "ranks": lambda: ranks.run(pairs=pairs),
+        "staging": lambda: staging.run(pairs=pairs),
         "scaling": scaling.run,
         "pilots": lambda: _pilots().run(),
         BY_SSH: lambda: _ssh().run(pairs=pairs),
@@ -80,6 +81,7 @@ def _quick(device: str) -> dict[str, Callable[[], dict[str, Any]]]:
         "overload": lambda: overload.run(seconds=2.0, calm_s=1.5, urgent_s=2.0),
         "streams": lambda: streams.run(items=500, repetitions=2, firsts=3),
         "gpu": lambda: gpu.run(pairs=1, seconds=0.5, device=device, small=True),
+        "staging": lambda: staging.run(pairs=1, size_bytes=8 << 20, sparse_bytes=64 << 20),
         "ranks": lambda: ranks.run(pairs=2, size_mb=2),
         "scaling": lambda: scaling.run(days=1, longer_s=(), kinds=("commands",), offsets_s=(0.0,), starts=0, moves=0),
         "pilots": lambda: _pilots().run(starts=1, drain_s=2.0, losses=1, pairs=1, jobs=100, side_s=0.5),

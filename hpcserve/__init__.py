@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hpcserve.client import AsyncClient, Client, Outputs
     from hpcserve.errors import HpcserveError
     from hpcserve.servable import Batching, SampleError, Tensor, method
+    from hpcserve.wire.reference import Reference
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,7 @@ __all__ = [
     "Client",
     "HpcserveError",
     "Outputs",
+    "Reference",
     "SampleError",
     "Tensor",
     "__version__",
@@ -37,6 +39,7 @@ _HOME = {
     "Client": "hpcserve.client",
     "HpcserveError": "hpcserve.errors",
     "Outputs": "hpcserve.client",
+    "Reference": "hpcserve.wire.reference",
     "SampleError": "hpcserve.servable",
     "Tensor": "hpcserve.servable",
     "method": "hpcserve.servable",

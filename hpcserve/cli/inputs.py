@@ -25,6 +25,7 @@ from hpcserve.errors import ConfigError, InvalidInput
 from hpcserve.wire.dtype_names import BYTES, JSON
 from hpcserve.wire.dtypes import dtype_named
 from hpcserve.wire.jsonvalue import Json
+from hpcserve.wire.reference import Reference
 
 if TYPE_CHECKING:
     from hpcserve.servable.manifest import MethodSpec, TensorDecl
@@ -42,10 +43,10 @@ class JsonText:
 
 
 def read_inputs(options: list[str], *, most_bytes: int) -> dict[str, Any]:
-    """The inputs by name: arrays and :class:`JsonText`. The name ``""`` is the only input of a method.
+    """The inputs by name: arrays, references and :class:`JsonText`. The name ``""`` is the only input of a method.
 
     Args:
-        options: ``FILE`` or ``NAME=FILE``; ``-`` is standard input.
+        options: ``FILE`` or ``NAME=FILE``; ``-`` is standard input, a URI a :class:`Reference`.
         most_bytes: The largest request that the service takes.
 
     Raises:
@@ -103,6 +104,8 @@ def _place(option: str) -> tuple[str, str]:
 
 def _read(name: str, file: str, reader: Reader) -> dict[str, Any]:
     source = named(file)
+    if file.startswith(("file:", "globus:")):
+        return {name: Reference(file)}
     try:
         content = reader.content(file)
         return (

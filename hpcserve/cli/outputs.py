@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import sys
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import typer
@@ -16,9 +17,13 @@ import typer
 from hpcserve.errors import ConfigError
 from hpcserve.wire.dtypes import DTYPES
 
+if TYPE_CHECKING:
+    from hpcserve.client.outputs import Outputs
+
 Array = np.ndarray[Any, Any]
 
-SUFFIXES = (".npy", ".npz", ".json")
+HDF5 = ".h5"
+SUFFIXES = (".npy", ".npz", ".json", HDF5)
 MOST_CHARACTERS = 4000
 """A longer answer is summed up where a person reads it; a file or a pipe gets all of it."""
 FIRST_ELEMENTS = 8
@@ -48,6 +53,34 @@ def check_items_output(output: str) -> None:
     """
     if output != "-" and Path(output).suffix != ".json":
         raise ConfigError(f"--output {output}: the items of a stream are JSON, one a line: write a .json file, or -")
+
+
+def is_hdf5(output: str | None) -> bool:
+    """Whether an output is to be an HDF5 file."""
+    return output is not None and Path(output).suffix == HDF5
+
+
+def write_hdf5(outputs: Outputs, output: str) -> None:
+    """Copies the file that a result came in, once it was found to be whole.
+
+    Raises:
+        ConfigError: The result came in its message, or the file cannot be written.
+        HpcserveError: The file of the result is damaged, or gone.
+    """
+    if outputs.staged is None:
+        raise ConfigError(f"--output {output}: the result came in its message; leave --reply out, or write a .npz")
+    outputs.staged.verify()
+    try:
+        shutil.copyfile(outputs.staged.path, output)
+    except OSError as error:
+        raise ConfigError(f"cannot write {output}: {error.strerror}") from error
+
+
+def show_staged(outputs: Outputs) -> None:
+    """Shows where a result is, and what."""
+    told = {name: f"{value.dtype}{list(value.shape)}" for name, value in outputs.items()}
+    place = None if outputs.staged is None else str(outputs.staged.path)
+    typer.echo(json.dumps({"staged": place, "outputs": told}, ensure_ascii=False))
 
 
 def write(outputs: Mapping[str, Any], output: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,15 @@ from hpcserve.cli.terminal import note
 if TYPE_CHECKING:
     from hpcserve.client import Client
     from hpcserve.servable.manifest import MethodSpec
+
+
+class Reply(StrEnum):
+    """How a result is to come."""
+
+    auto = "auto"
+    inline = "inline"
+    staged = "staged"
+
 
 DESCRIBE_S = 5.0
 """So long a call whose inputs need no declaration waits for it."""
@@ -25,11 +35,18 @@ def command(
     inputs: Annotated[
         list[str] | None,
         typer.Option(
-            "--input", "-i", metavar="[NAME=]FILE", help="x.npy, x.npz, x.json or - (JSON or .npy from standard input)."
+            "--input",
+            "-i",
+            metavar="[NAME=]FILE",
+            help="x.npy, x.npz, x.json, - (JSON or .npy from standard input), or a file of the site: file:/PATH#/NAME.",
         ),
     ] = None,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="FILE", help="y.npy, y.npz, y.json or - (JSON).")
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="y.npy, y.npz, y.json, y.h5 or - (JSON).")
+    ] = None,
+    reply: Annotated[
+        Reply | None,
+        typer.Option(help="How the result comes: in its message, or in a file of the site. [default: auto]"),
     ] = None,
     parameters: Annotated[
         list[str] | None, typer.Option("--param", metavar="K=V", help="A parameter; V is JSON, else text.")
@@ -39,7 +56,16 @@ def command(
     """Call an endpoint and show, or write, what it answers."""
     from hpcserve.cli.inputs import from_json, needs_declaration, read_inputs
     from hpcserve.cli.lasting import warn_if_it_ends
-    from hpcserve.cli.outputs import check_items_output, check_output, show, write, write_items
+    from hpcserve.cli.outputs import (
+        check_items_output,
+        check_output,
+        is_hdf5,
+        show,
+        show_staged,
+        write,
+        write_hdf5,
+        write_items,
+    )
 
     if output is not None:
         check_output(output)
@@ -57,10 +83,15 @@ def command(
             with client.stream(target, given, parameters=values, timeout_s=timeout) as items:
                 write_items(items, output)
             return
-        answer = client.infer(target, given, parameters=values, timeout_s=timeout)
-    if output is None:
+        wanted = reply or (Reply.staged if is_hdf5(output) else Reply.auto)
+        answer = client.infer(target, given, parameters=values, timeout_s=timeout, reply=wanted.value)
+        if is_hdf5(output):
+            write_hdf5(answer, str(output))
+    if output is None and wanted is Reply.staged:
+        show_staged(answer)
+    elif output is None:
         show(answer)
-    else:
+    elif not is_hdf5(output):
         write(answer, output)
 
 

@@ -146,6 +146,8 @@ def _daemon(status: Status) -> Iterator[Text]:
         f"requests: {status.requests}, {status.answered} answered, {status.failed} failed, "
         f"{status.refused} refused, {status.requeued} requeued"
     )
+    if status.staged_results:
+        yield Text(f"staged results: {status.staged_results}, {size(status.staged_bytes)}")
     if status.trouble:
         yield Text(status.trouble, style="red")
     if status.processes:

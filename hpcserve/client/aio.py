@@ -7,9 +7,10 @@ at the socket once more.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -18,7 +19,7 @@ import zmq
 from hpcserve.client import forks
 from hpcserve.client.aio_stream import AsyncStream
 from hpcserve.client.arguments import FOREVER, bound, each_of, seconds, service_named
-from hpcserve.client.call import AdminCall, Inference, Inputs, Pending
+from hpcserve.client.call import AUTO, AdminCall, Inference, Inputs, Pending
 from hpcserve.client.dial import Connection, dial, say_hello_again
 from hpcserve.client.engine import Engine
 from hpcserve.client.keys import client_keys
@@ -29,11 +30,12 @@ from hpcserve.client.renewal import Renewal
 from hpcserve.client.services import Service, find_service
 from hpcserve.client.streaming import WINDOW, Came, Streaming
 from hpcserve.client.ways import way_to
-from hpcserve.errors import HpcserveError, InvalidInput, ProtocolError, ServiceUnavailable
+from hpcserve.errors import Cancelled, HpcserveError, InvalidInput, ProtocolError, ServiceUnavailable
 from hpcserve.types import Counter
-from hpcserve.wire.admin import Admin
+from hpcserve.wire.admin import Admin, Delivered, Noted
 
 ACK_S = 0.02
+TELL_S = 30.0
 LOOK_S = 0.1
 ASKED_S = 10.0  # so long a loop that is busy may let the dialling thread wait
 LONGEST_PAUSE_S = 1.0  # while nobody answers
@@ -65,6 +67,7 @@ class AsyncClient:
         self._due: asyncio.TimerHandle | None = None
         self._due_at = FOREVER
         self._is_fork = False
+        self._landings: set[asyncio.Task[None]] = set()
         forks.watch(self, AsyncClient._forked, self._context)
 
     async def __aenter__(self) -> Self:
@@ -80,6 +83,7 @@ class AsyncClient:
         except BaseException:
             await self._release()
             raise
+        self._engine.fetching.delivered = partial(self._tell_delivered, asyncio.get_running_loop())
         self._task = asyncio.create_task(self._keep(), name="hpcserve-client")
         return self
 
@@ -97,6 +101,9 @@ class AsyncClient:
         self._engine.bye()
         self._resolve()
         self._way.interrupt()
+        for landing in self._landings:
+            landing.cancel()
+        await asyncio.gather(*self._landings, return_exceptions=True)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         self._drop()
@@ -110,9 +117,10 @@ class AsyncClient:
         parameters: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
         priority: int = 0,
+        reply: str = AUTO,
     ) -> Outputs:
         """See :meth:`hpcserve.Client.infer`. Cancelling the task takes the request back."""
-        id, future = self._start(endpoint, inputs, parameters, timeout_s, priority)
+        id, future = self._start(endpoint, inputs, parameters, timeout_s, priority, reply=reply)
         try:
             return await future
         except asyncio.CancelledError:
@@ -127,9 +135,10 @@ class AsyncClient:
         parameters: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
         priority: int = 0,
+        reply: str = AUTO,
     ) -> asyncio.Future[Outputs]:
         """As :meth:`infer`, but sends the request at once and returns its future. ``cancel()`` takes it back."""
-        id, future = self._start(endpoint, inputs, parameters, timeout_s, priority)
+        id, future = self._start(endpoint, inputs, parameters, timeout_s, priority, reply=reply)
         future.add_done_callback(partial(self._take_back, id))
         return future
 
@@ -142,13 +151,14 @@ class AsyncClient:
         parameters: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
         priority: int = 0,
+        reply: str = AUTO,
     ) -> AsyncGenerator[Outputs, None]:
         """See :meth:`hpcserve.Client.map`."""
         most = bound(in_flight)
         calls: deque[tuple[Counter, asyncio.Future[Outputs]]] = deque()
         try:
             for item in each_of(items):
-                calls.append(self._start(endpoint, item, parameters, timeout_s, priority))
+                calls.append(self._start(endpoint, item, parameters, timeout_s, priority, reply=reply))
                 if len(calls) >= most:
                     yield await calls[0][1]
                     calls.popleft()
@@ -199,6 +209,8 @@ class AsyncClient:
         parameters: Mapping[str, Any] | None,
         timeout_s: float | None,
         priority: int,
+        *,
+        reply: str,
     ) -> tuple[Counter, asyncio.Future[Outputs]]:
         self._check_open()
         future: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
@@ -209,11 +221,40 @@ class AsyncClient:
             timeout_s=self.timeout_s if timeout_s is None else timeout_s,
             priority=priority,
             own=True,
-            on_done=_resolver(future),
+            reply=reply,
+            on_done=partial(self._landed, _resolver(future)),
         )
         id = self._engine.infer(call)
         self._sent()
         return id, future
+
+    def _landed(self, resolve: Callable[[Pending], None], call: Inference) -> None:
+        """A call has its answer, which may lie in a file."""
+        if call.staged is None:
+            resolve(call)
+            return
+
+        async def land() -> None:
+            try:
+                await asyncio.to_thread(call.land)
+            except asyncio.CancelledError:
+                call.error = Cancelled("the client was closed before the result was fetched")
+            resolve(call)
+
+        task = asyncio.get_running_loop().create_task(land(), name="hpcserve-staged")
+        self._landings.add(task)
+        task.add_done_callback(self._landings.discard)
+
+    def _tell_delivered(self, loop: asyncio.AbstractEventLoop, path: str) -> None:
+        """The service may remove a file from now on. Nobody waits for its answer; called by any thread."""
+
+        def tell() -> None:
+            if self._task is not None:
+                self._engine.admin(AdminCall("delivered", Delivered(paths=(path,)), Noted, TELL_S))
+                self._sent()
+
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and so is the client
+            loop.call_soon_threadsafe(tell)
 
     def _has_read(self, id: Counter, call: Streaming, item: Came) -> None:
         if call.incoming.read(item.size_bytes) and self._task is not None:

@@ -9,7 +9,7 @@ import functools
 import numbers
 import operator
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -143,6 +143,17 @@ def too_long(parameters: msgspec.Raw) -> InvalidInput:
         f"the parameters take {len(parameters)} bytes: a request's header holds {HALF_HEADER_BYTES}; "
         "send large values as inputs"
     )
+
+
+def one_of(value: Any, what: str, choices: Sequence[str]) -> str:
+    """A word out of several.
+
+    Raises:
+        InvalidInput: It is another one.
+    """
+    if isinstance(value, str) and value in choices:
+        return value
+    raise InvalidInput(f"{what} is {shown(value)}: give one of {', '.join(map(repr, choices))}")
 
 
 def bound(number: Any, what: str = "in_flight", most: float = FOREVER) -> int:

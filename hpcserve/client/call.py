@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -13,14 +13,25 @@ import numpy as np
 from hpcserve.client import arguments
 from hpcserve.client.arguments import FOREVER, HALF_HEADER_BYTES, LONGEST_S
 from hpcserve.client.outputs import Outputs
-from hpcserve.errors import HpcserveError, InvalidInput
+from hpcserve.errors import HpcserveError, InvalidInput, TransferFailed
 from hpcserve.wire import messages as wire
 from hpcserve.wire.admin import Admin
 from hpcserve.wire.frames import enclose, error_from_wire
+from hpcserve.wire.reference import Reference
 from hpcserve.wire.tensor import Frame, pack, unpack
 
+if TYPE_CHECKING:
+    from hpcserve.client.fetching import Fetching
+
+AUTO, INLINE, STAGED = "auto", "inline", "staged"
+REPLIES = (AUTO, INLINE, STAGED)
 Inputs = Any
 """What a caller may give: a mapping from names to arrays, or the only input itself."""
+
+
+def references_in(named: Mapping[str, Any]) -> tuple[str, ...]:
+    """The URIs of the inputs that lie in files, in their order."""
+    return tuple(each.uri for each in named.values() if isinstance(each, Reference))
 
 
 class Pending:
@@ -59,7 +70,20 @@ class Pending:
 class Inference(Pending):
     """A call of a servable's method."""
 
-    __slots__ = ("enclosed", "endpoint", "frames", "method", "parameters", "priority", "refusal", "specs")
+    __slots__ = (
+        "enclosed",
+        "endpoint",
+        "fetching",
+        "frames",
+        "method",
+        "parameters",
+        "priority",
+        "references",
+        "refusal",
+        "reply",
+        "specs",
+        "staged",
+    )
     window: wire.Window | None = None
 
     def __init__(
@@ -71,9 +95,12 @@ class Inference(Pending):
         timeout_s: float | None,
         priority: int,
         own: bool,
+        reply: str = AUTO,
         on_done: Callable[[Any], None] | None = None,
     ) -> None:
         """``own``: copy the inputs, because the caller may change them before the answer is there.
+
+        ``reply``: how the result is to come, one of :data:`REPLIES`.
 
         Raises:
             InvalidInput: An argument is not what it may be; the message names it.
@@ -91,6 +118,10 @@ class Inference(Pending):
         self.parameters = arguments.NOTHING if parameters is None else arguments.encoded(parameters)
         if len(self.specs) + len(self.parameters) > HALF_HEADER_BYTES:
             raise arguments.too_long(self.parameters)
+        self.reply = reply if reply == AUTO else arguments.one_of(reply, "reply", REPLIES)
+        self.references = () if type(inputs) is np.ndarray else references_in(named)
+        self.fetching: Fetching | None = None
+        self.staged: wire.Result | None = None
         self.priority = priority if type(priority) is int and not priority else arguments.whole_priority(priority)
 
     def finish(self, result: wire.Result, frames: Sequence[Frame]) -> None:
@@ -98,6 +129,8 @@ class Inference(Pending):
         try:
             if result.error is not None:
                 self.error = error_from_wire(result.error)
+            elif result.staged is not None:
+                self.staged = result  # reading it takes long: see land()
             else:
                 self.value = Outputs(
                     unpack(result.tensors, frames, writable=True),
@@ -109,6 +142,24 @@ class Inference(Pending):
         except HpcserveError as error:
             self.error = error
         self.frames = self.enclosed = ()
+
+    def land(self) -> None:
+        """Brings here what is in a file, if the result is. It may take long: by no thread that others wait for."""
+        result, self.staged = self.staged, None
+        if result is None or self.fetching is None:
+            return
+        try:
+            self.value = self.fetching.outputs(result, lazy=self.reply == STAGED)
+        except HpcserveError as error:
+            self.error = error
+        except MemoryError as error:
+            self.error = TransferFailed(f"no memory for the result: {error}; call with reply='staged'")
+
+    def outcome(self) -> Any:
+        """The value; or the error is raised."""
+        if self.staged is not None:
+            self.land()
+        return super().outcome()
 
 
 class AdminCall(Pending):

@@ -17,6 +17,7 @@ import zmq
 
 import hpcserve
 from hpcserve.auth.keys import KeyPair
+from hpcserve.client.fetching import Fetcher, Seen, is_marked
 from hpcserve.client.login import Login
 from hpcserve.client.successor import Successor
 from hpcserve.client.ways import Door, Reached, Way
@@ -51,7 +52,8 @@ class Connection:
     """A socket of one connection, never reconnected.
 
     ``poller`` tells when the socket or its monitor may have something to read. ``successor`` is known of a connection
-    to a broker, and tells whether another one has taken its place. ``expires_in_s``: for so long HELLO has let in.
+    to a broker, and tells whether another one has taken its place; ``ways`` are those to what it stages.
+    ``expires_in_s``: for so long HELLO has let in.
     """
 
     def __init__(self, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
@@ -65,6 +67,7 @@ class Connection:
         self.session_bytes = 0
         self.expires_in_s: float | None = None
         self.successor: Successor | None = None
+        self.ways: tuple[Fetcher, ...] = ()
         self._sources = [(socket, zmq.POLLIN)]
 
     def has_message(self) -> bool:
@@ -151,6 +154,7 @@ def dial(
             connection.session_bytes = resumed.session_bytes
             connection.expires_in_s = welcome.expires_in_s
             connection.successor = Successor(way, resumed.epoch)
+            connection.ways = (Seen(record.staging),) if is_marked(record.staging, record.public_key) else ()
         except BaseException:
             connection.close()
             raise

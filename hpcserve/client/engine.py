@@ -16,8 +16,9 @@ from typing import Any
 import zmq
 from zmq.backend import Socket as PlainSocket
 
-from hpcserve.client.call import AdminCall, Inference, Pending
+from hpcserve.client.call import AUTO, INLINE, AdminCall, Inference, Pending
 from hpcserve.client.dial import Connection
+from hpcserve.client.fetching import Fetching
 from hpcserve.client.streaming import Streaming, Streams
 from hpcserve.core.caller import Caller
 from hpcserve.errors import Cancelled, DeadlineExceeded, HpcserveError, InvalidInput, Overloaded, ServiceUnavailable
@@ -58,6 +59,7 @@ class Engine:
         self._burst = 1
         self._heard = 0
         self.session_bytes = NO_LIMIT_YET
+        self.fetching = Fetching()
 
     @property
     def waiting(self) -> int:
@@ -78,6 +80,7 @@ class Engine:
                 f"the inputs of {call.endpoint!r} have {size_bytes} bytes: at most {self.session_bytes} may be on "
                 "their way for one client; send them in parts"
             )
+        call.fetching = self.fetching
         id = self.caller.start(call, call.deadline)
         if self.connection is not None:
             self._send_request(id, call, 0)
@@ -125,6 +128,7 @@ class Engine:
         """The session was resumed; ``told`` is what RESUME said was outstanding: the rest is sent now."""
         self.connection = connection
         self.session_bytes = connection.session_bytes
+        self.fetching.ways = connection.ways
         self._ack_at_bytes = min(ACK_AT_ONCE_BYTES, self.session_bytes // 4)
         self.refused = None
         known = set(told[1])
@@ -298,11 +302,12 @@ class Engine:
             call.priority,
             attempt,
             None,
-            "inline",
+            INLINE if call.reply == AUTO and not self.fetching.ways else call.reply,
             floor,
             acks,
             call.enclosed,
             call.window,
+            call.references,
         )
         self._say(encode(header), () if call.enclosed else call.frames)
 

@@ -44,15 +44,17 @@ class Login:
 
     Args:
         asks: Who is asked where a person has to do something; None: LoginRequired is raised.
+        token: What is said at first, in place of what is kept.
 
     Raises:
         ConfigError: Half of a program's credentials is set.
     """
 
-    def __init__(self, asks: Asks | None = None) -> None:
+    def __init__(self, asks: Asks | None = None, *, token: str = "") -> None:
         self.lock = threading.Lock()
         """Held by whoever says HELLO."""
         self._asks = asks
+        self._given = token
         self._program = config.client_credentials()
         self._said = self._service = ""
 
@@ -62,6 +64,8 @@ class Login:
         Raises:
             ConfigError: The file of the login cannot be used.
         """
+        if self._given:
+            return self._given
         kept = self._load(service)
         if kept is None:
             return ""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from hpcserve.client import arguments
-from hpcserve.client.call import Inference, Inputs
+from hpcserve.client.call import INLINE, Inference, Inputs
 from hpcserve.client.outputs import Outputs
 from hpcserve.core.caller import Caller
 from hpcserve.core.streams import ITEM_BYTES, Incoming, Room
@@ -73,6 +73,7 @@ class Streaming(Inference):
             timeout_s=timeout_s,
             priority=priority,
             own=True,
+            reply=INLINE,
             on_done=on_done,
         )
         self.room = Room(arguments.bound(window, "window", MOST_ITEMS), WINDOW_BYTES)

@@ -7,6 +7,7 @@ in :mod:`hpcserve.client.keeper`.
 from __future__ import annotations
 
 import atexit
+import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future
@@ -18,10 +19,11 @@ import zmq
 from hpcserve.auth.tokens import Kept
 from hpcserve.client import forks
 from hpcserve.client.arguments import bound, each_of, seconds, service_named
-from hpcserve.client.call import AdminCall, Inference, Inputs
+from hpcserve.client.call import AUTO, AdminCall, Inference, Inputs
 from hpcserve.client.future import InferenceFuture
 from hpcserve.client.keeper import Keeper
 from hpcserve.client.keys import client_keys
+from hpcserve.client.landing import Landing
 from hpcserve.client.login import Asks, Login
 from hpcserve.client.outputs import Outputs
 from hpcserve.client.services import Service, find_service
@@ -29,8 +31,11 @@ from hpcserve.client.shared import SharedEngine
 from hpcserve.client.stream import Stream
 from hpcserve.client.streaming import WINDOW, Streaming
 from hpcserve.client.ways import way_to
+from hpcserve.errors import InvalidInput
 from hpcserve.types import Counter
-from hpcserve.wire.admin import Admin
+from hpcserve.wire.admin import Admin, Delivered, Noted
+
+TELL_S = 30.0
 
 T = TypeVar("T")
 
@@ -61,6 +66,8 @@ class Client:
         keys = client_keys()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._shared = SharedEngine()
+        self._landing = Landing()
+        self._shared.engine.fetching.delivered = self._tell_delivered
         forks.watch(self._shared, SharedEngine.forked, self._context)
         self._keeper = Keeper(self._shared, self._context, self._way, keys, self._login)
         try:
@@ -91,6 +98,7 @@ class Client:
         parameters: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
         priority: int = 0,
+        reply: str = AUTO,
     ) -> Outputs:
         """Calls ``endpoint`` (``NAME`` or ``NAME.METHOD``) and waits for the answer.
 
@@ -101,6 +109,9 @@ class Client:
             parameters: JSON-like values for the method.
             timeout_s: The deadline in seconds; default: the client's.
             priority: Higher goes first.
+            reply: How the result is to come. ``auto``: in a file when it is large and the file is seen here;
+                ``inline``: in the message; ``staged``: in a file, and the outputs are left there until they are asked
+                for.
 
         Returns:
             The outputs by name.
@@ -108,7 +119,7 @@ class Client:
         Raises:
             HpcserveError: See :mod:`hpcserve.errors`; an error of the servable has its ``remote_traceback``.
         """
-        call = self._inference(endpoint, inputs, parameters, timeout_s, priority, own=False)
+        call = self._inference(endpoint, inputs, parameters, timeout_s, priority, reply=reply, own=False)
         id = self._shared.start(call)
         try:
             self._shared.wait(call, None)
@@ -126,6 +137,7 @@ class Client:
         parameters: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
         priority: int = 0,
+        reply: str = AUTO,
     ) -> Future[Outputs]:
         """As :meth:`infer`, but returns at once. The inputs are copied."""
         future = InferenceFuture()
@@ -134,12 +146,20 @@ class Client:
             # False: somebody cancelled the future, and nobody wants the answer.
             if not future.set_running_or_notify_cancel():
                 return
+            if call.staged is None:
+                settle(call)
+            else:
+                self._landing.land(call, settle)
+
+        def settle(call: Inference) -> None:
             if call.error is None:
                 future.set_result(call.value)
             else:
                 future.set_exception(call.error)
 
-        call = self._inference(endpoint, inputs, parameters, timeout_s, priority, own=True, on_done=resolve)
+        call = self._inference(
+            endpoint, inputs, parameters, timeout_s, priority, reply=reply, own=True, on_done=resolve
+        )
         id = self._shared.start(call)
         future.arm(partial(self._shared.wait, call), partial(self._shared.cancel, id))
         self._shared.wanted.set()
@@ -154,6 +174,7 @@ class Client:
         parameters: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
         priority: int = 0,
+        reply: str = AUTO,
     ) -> Generator[Outputs, None, None]:
         """Calls ``endpoint`` for each item and yields the outputs in the items' order.
 
@@ -165,7 +186,7 @@ class Client:
         calls: deque[tuple[Counter, Inference]] = deque()
         try:
             for item in each_of(items):
-                call = self._inference(endpoint, item, parameters, timeout_s, priority, own=True)
+                call = self._inference(endpoint, item, parameters, timeout_s, priority, reply=reply, own=True)
                 calls.append((self._shared.start(call), call))
                 if len(calls) >= most:
                     yield self._next_of(calls)
@@ -223,6 +244,7 @@ class Client:
         """Ends the session; calls without an answer fail with Cancelled at once. May be called twice."""
         if not self._shared.close():
             return
+        self._landing.close()
         self._way.interrupt()
         self._login.interrupt()
         self._keeper.join()
@@ -245,13 +267,26 @@ class Client:
         timeout_s: float | None,
         priority: int,
         *,
+        reply: str,
         own: bool,
         on_done: Callable[[Any], None] | None = None,
     ) -> Inference:
         deadline_s = self.timeout_s if timeout_s is None else timeout_s
         return Inference(
-            endpoint, inputs, parameters=parameters, timeout_s=deadline_s, priority=priority, own=own, on_done=on_done
+            endpoint,
+            inputs,
+            parameters=parameters,
+            timeout_s=deadline_s,
+            priority=priority,
+            own=own,
+            reply=reply,
+            on_done=on_done,
         )
+
+    def _tell_delivered(self, path: str) -> None:
+        """The service may remove a file from now on. Nobody waits for its answer."""
+        with contextlib.suppress(InvalidInput):  # it is closed: the file stays for as long as if none had it
+            self._shared.admin(AdminCall("delivered", Delivered(paths=(path,)), Noted, TELL_S))
 
     def _next_of(self, calls: deque[tuple[Counter, Inference]]) -> Outputs:
         call = calls[0][1]

@@ -6,8 +6,9 @@ different versions. Secrets come by standard input alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from hpcserve import bootstrap
 from hpcserve.cluster.containers import Bind, Inside
@@ -17,6 +18,20 @@ SERVABLE = f"{bootstrap.CONTAINED}/servable"
 """A servable's directory, inside."""
 RECORD = f"{bootstrap.CONTAINED}/record/{RECORD_NAME}"
 """The service record, inside."""
+
+STAGED = f"{bootstrap.CONTAINED}/staged"
+"""The directory of staged results, inside; each that references may lead into is beside it."""
+
+
+def seen(directory: str, roots: Sequence[str]) -> dict[str, str]:
+    """Where a container sees the site's directory of staged results, and those that references may lead into.
+
+    The deepest comes first, should one lie in another.
+    """
+    places = {root: f"{bootstrap.CONTAINED}/roots/{number}" for number, root in enumerate(roots)}
+    if directory:
+        places[directory] = STAGED
+    return dict(sorted(places.items(), key=lambda place: -len(place[0].rstrip("/"))))
 
 
 def guest(
@@ -28,6 +43,7 @@ def guest(
     servable: Path | str,
     record_dir: Path | None = None,
     environment: Mapping[str, str],
+    staging: Mapping[str, str] = MappingProxyType({}),
 ) -> Inside:
     """A module of hpcserve, to be run in a container.
 
@@ -40,6 +56,7 @@ def guest(
         servable: The servable's directory.
         record_dir: A directory with the service record and nothing else, if it is to be seen.
         environment: Variables of the program.
+        staging: What :func:`seen` says; only the directory of staged results may be written to.
     """
     home = bootstrap.CONTAINED
     binds = [Bind(str(Path(bootstrap.__file__).resolve().parent), f"{home}/hpcserve"), Bind(str(servable), SERVABLE)]
@@ -47,5 +64,6 @@ def guest(
         binds.append(Bind(packages, bootstrap.PACKAGES))
     if record_dir is not None:
         binds.append(Bind(str(record_dir), str(Path(RECORD).parent)))
+    binds += [Bind(source, target, writable=target == STAGED) for source, target in staging.items()]
     argv = (python, f"{home}/hpcserve/bootstrap.py", module, *arguments)
     return Inside(image=image, argv=argv, binds=tuple(binds), environment=environment)

@@ -23,8 +23,8 @@ OF_MODULES = {"zmq": "pyzmq", "msgspec": "msgspec", "numpy": "numpy"}
 """What a replica cannot do without: modules, and the packages that have them."""
 OF_RANKS = {"mpi4py": "mpi4py"}
 """What a replica of several ranks cannot do without either."""
-# What it can do without, and is gathered with the rest: both are small.
-_OPTIONAL = ("ml_dtypes",)
+# What it can do without, and is gathered with the rest: h5py writes large results.
+_OPTIONAL = ("h5py", "ml_dtypes")
 _TELLS_OF_GPUS = "gpu"  # an extra of hpcserve: NVIDIA's binding, which needs no GPU to be there
 # The versions of the GNU C library for which packages are made, newest first. Source: PEP 600.
 _LIBCS = ((2, 34), (2, 28), (2, 27), (2, 26), (2, 17))

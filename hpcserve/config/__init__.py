@@ -14,9 +14,8 @@ from hpcserve.config.files import site_names, site_text
 from hpcserve.config.globus import Globus
 from hpcserve.config.loading import load_site, read_site, variables_of
 from hpcserve.config.queues import own_queues
-from hpcserve.config.section import Section
+from hpcserve.config.section import MIB, Section
 from hpcserve.config.sections import (
-    MIB,
     RETRY_S,
     Budgets,
     Containers,
@@ -30,12 +29,14 @@ from hpcserve.config.sections import (
     Scheduler,
     Site,
 )
+from hpcserve.config.staging import Collection, Staging
 
 __all__ = [
     "MIB",
     "RETRY_S",
     "Access",
     "Budgets",
+    "Collection",
     "Containers",
     "Daemon",
     "Environments",
@@ -49,6 +50,7 @@ __all__ = [
     "Scheduler",
     "Section",
     "Site",
+    "Staging",
     "cache_dir",
     "check_rule",
     "client_credentials",

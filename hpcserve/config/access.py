@@ -101,6 +101,7 @@ class Access(Section, frozen=True):
             self._check_of_keys()
         elif not self.administer.allow:
             raise ValueError(f"access.administer.allow: with auth = {auth!r} nobody is an administrator but {_NAMED}")
+        self._check_effect(auth)
 
     def _check_of_keys(self) -> None:
         if self.accounts:
@@ -109,14 +110,18 @@ class Access(Section, frozen=True):
             for rule in (*rules.allow, *rules.deny):
                 if rule.partition(":")[0] in ("id", "domain", "group"):
                     raise ValueError(f"access.{name}: {rule!r} names nobody with auth = 'keys'; expected 'user:NAME'")
-        if "*" not in self.administer.allowed("keys") or self.administer.deny:
+
+    def _check_effect(self, auth: str) -> None:
+        """Whether a list, or a visibility, keeps anybody out: administrators may do everything."""
+        if "*" not in self.administer.allowed(auth) or self.administer.deny:
             return
         if self.default_visibility == PRIVATE:
             raise ValueError(
                 f"access.default_visibility: nothing is private while all are administrators; {_NAME_THEM}"
             )
         for name in ("call", "publish", "deploy"):
-            if "*" not in self.lists()[name].allowed("keys"):
+            allow = self.lists()[name].allow
+            if allow and "*" not in allow:
                 raise ValueError(f"access.{name}.allow: keeps nobody out while all are administrators; {_NAME_THEM}")
 
 

@@ -20,6 +20,7 @@ from hpcserve.config.files import with_bases
 from hpcserve.config.queues import beyond
 from hpcserve.config.section import Section
 from hpcserve.config.sections import Queue, Site
+from hpcserve.config.staging import Collection
 from hpcserve.errors import ConfigError
 from hpcserve.sitefile import SiteFile, explained, merged, source_of
 
@@ -130,7 +131,14 @@ def _path(kind: type, value: object) -> object:
 def _fields(table: str) -> list[str]:
     """All that may stand in a table of a site file; "" is the whole file."""
     tables = {each.name: each.type for each in msgspec.structs.fields(Site)}
-    within: dict[str, type[Section]] = {"queues": Queue, "access": Rules}
-    kind = within[table.partition(".")[0]] if "." in table else tables[table] if table else Site
+    kind = _listed(table) or (tables[table] if table else Site)
     own = [each.name for each in msgspec.structs.fields(kind)]
     return own if table else ["base", *own]
+
+
+def _listed(table: str) -> type[Section] | None:
+    """What of a site file stands within another table."""
+    if table.startswith("staging.collections"):
+        return Collection
+    within: dict[str, type[Section]] = {"queues": Queue, "access": Rules}
+    return within[table.partition(".")[0]] if "." in table else None

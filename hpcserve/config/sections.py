@@ -15,18 +15,15 @@ import msgspec
 
 from hpcserve.config.access import Access
 from hpcserve.config.globus import Globus
-from hpcserve.config.section import Section
+from hpcserve.config.section import GIB, MIB, Seconds, Section, SizeBytes
+from hpcserve.config.staging import Staging
 from hpcserve.types import ENROLMENT_WAIT_S
 
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
 MOST_POLL_MAX_S = ENROLMENT_WAIT_S / 2
 """One poll may go without an answer before a requeued pilot's agent gives up."""
-SizeBytes = Annotated[int, msgspec.Meta(gt=0)]
 LAST_PORT = 65535
 Port = Annotated[int, msgspec.Meta(ge=0, le=LAST_PORT)]
 
-MIB = 1 << 20
-GIB = 1 << 30
 RETRY_S = 2.0
 """An agent or a replica that has lost the daemon pauses so long at most before it looks for it again."""
 OF_LAUNCHERS = ("PMI_*", "PMIX_*", "OMPI_*", "SLURM_*", "MPI*", "PALS_*", "FI_*", "UCX_*", "NCCL_*")
@@ -335,7 +332,7 @@ class Site(Section, frozen=True, kw_only=True):
     """One facility's configuration, whole. ``required`` names fields that its users must fill in."""
 
     name: str
-    mode: Literal["personal"] = "personal"
+    mode: Literal["personal", "service"] = "personal"
     auth: Literal["keys", "globus"] = "keys"
     state_dir: Path
     shared_dir: Path
@@ -352,12 +349,22 @@ class Site(Section, frozen=True, kw_only=True):
     mpi: Mpi = Mpi()
     budgets: Budgets = Budgets()
     recovery: Recovery = Recovery()
+    staging: Staging = Staging()
+
+    @property
+    def staging_dir(self) -> str:
+        """Where staged results lie."""
+        return self.staging.directory.rstrip("/") or str(self.shared_dir / "staged")
 
     def __post_init__(self) -> None:
+        if self.mode == "service":
+            self._check_service()
         for field in ("client_id", "native_client_id") if self.auth == "globus" else ():
             if not getattr(self.globus, field):
                 raise ValueError(f"globus.{field}: expected a client's id, since auth is 'globus', got none")
         self.access.check(self.auth)
+        if self.staging.directory and Path(self.staging_dir).is_relative_to(self.state_dir):
+            raise ValueError(f"staging.directory: {self.staging_dir} lies in state_dir, which no replica may see")
         if self.daemon.placement == "job" and self.scheduler.kind == "local":
             raise ValueError("daemon.placement: 'job' needs a batch scheduler, and scheduler.kind is 'local'")
         for section, binds in (("containers", self.containers.binds), ("mpi", self.mpi.binds)):
@@ -369,3 +376,12 @@ class Site(Section, frozen=True, kw_only=True):
         for name, ours in (("state_dir", self.state_dir), ("shared_dir", self.shared_dir)):
             if bound.is_relative_to(ours) or ours.is_relative_to(bound):
                 raise ValueError(f"{field}: {bind!r} would show {name} ({ours}); bind what is needed below it")
+
+    def _check_service(self) -> None:
+        """One user id serves many: what a caller's code may do has to be bounded by more than that id."""
+        if self.containers.runtime == "none":
+            raise ValueError("mode: 'service' needs containers, and containers.runtime is 'none'")
+        if self.auth != "globus":
+            raise ValueError(f"mode: 'service' needs to know its callers: auth = \"globus\", got {self.auth!r}")
+        if self.staging.roots:
+            raise ValueError("staging.roots: in mode 'service' callers name files of their own staging directory only")

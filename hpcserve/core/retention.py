@@ -1,4 +1,4 @@
-"""Which logs have been kept for long enough."""
+"""Which logs, and which staged results, have been kept for long enough."""
 
 from __future__ import annotations
 
@@ -15,3 +15,15 @@ def over(written_s: Mapping[str, float], *, live: Collection[str], keep: int) ->
     """
     ended = sorted(written_s.keys() - set(live), key=lambda writer: (written_s[writer], writer))
     return ended[: max(0, len(ended) - keep)]
+
+
+def staged_until_s(written_s: float, delivered_s: float | None, *, keep_s: float, keep_undelivered_s: float) -> float:
+    """Until when a staged result is kept. One clock for all times.
+
+    Args:
+        written_s: When it was written.
+        delivered_s: When its client had it; None: it has not.
+        keep_s: How long one that was delivered is kept after that.
+        keep_undelivered_s: How long one that was not is kept after it was written.
+    """
+    return written_s + keep_undelivered_s if delivered_s is None else delivered_s + keep_s

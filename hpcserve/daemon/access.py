@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hpcserve.config import Site
 from hpcserve.core.access import Caller, Deployment, Policy, Rules, Servable
+from hpcserve.core.sitepaths import caller_directory
 from hpcserve.wire.hub import AccessRule, Identity
 
 
@@ -22,6 +23,11 @@ def caller_of(identity: Identity) -> Caller:
         None if identity.groups is None else frozenset(identity.groups),
         frozenset(identity.linked),
     )
+
+
+def own_directory(identity: Identity) -> str:
+    """The name of the directory with somebody's staged results: with Globus its id, which never changes."""
+    return caller_directory(identity.id or identity.name)
 
 
 def rule_of(deployment: Deployment) -> AccessRule:

@@ -19,7 +19,7 @@ from hpcserve.cluster.site_findings import Finding
 from hpcserve.config import Containers, Mpi, Site
 from hpcserve.errors import ConfigError, ManifestError
 from hpcserve.servable.manifest import Environment, Image, Manifest
-from hpcserve.wire.launch import ContainerRules, MpiRules
+from hpcserve.wire.launch import ContainerRules, MpiRules, StagingRules
 from hpcserve.wire.messages import WIRE_VERSIONS
 
 
@@ -31,6 +31,20 @@ def rules_of(containers: Containers) -> ContainerRules:
 def mpi_rules_of(mpi: Mpi) -> MpiRules:
     """What agents are told of MPI."""
     return MpiRules(**msgspec.structs.asdict(mpi))
+
+
+def staging_rules_of(site: Site) -> StagingRules:
+    """What agents are told of staging."""
+    staging = site.staging
+    return StagingRules(
+        directory=site.staging_dir,
+        inline_limit_bytes=staging.inline_limit_bytes,
+        compression=staging.compression,
+        chunk_bytes=staging.chunk_bytes,
+        quota_bytes=staging.quota_bytes,
+        roots=staging.roots,
+        reference_bytes=staging.reference_bytes,
+    )
 
 
 def findings(site: Site, images: Images, image: str, python: str, *, ranks: bool) -> Iterator[Finding]:

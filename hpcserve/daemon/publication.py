@@ -68,6 +68,7 @@ class Publication:
             software=f"hpcserve {hpcserve.__version__}",
             front_file=broker.get("front_file", ""),
             back_file=broker.get("back_file", ""),
+            staging=self._site.staging_dir,
         )
         if record == self._record:
             if has_record(self._site.shared_dir, record):

@@ -282,6 +282,7 @@ class Agent:
                 mpi=self._enrolment.mpi,
                 slots=self._enrolment.slots,
                 record=record,
+                staging=self._enrolment.staging,
             ),
             launcher=launcher,
             images=Stages(
@@ -302,4 +303,5 @@ class Agent:
             stop_grace_s=self._enrolment.stop_grace_s,
             clock=self._clock,
             changed=self._mark_dirty,
+            staging=self._enrolment.staging,
         )

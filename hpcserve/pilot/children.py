@@ -38,7 +38,7 @@ from hpcserve.pilot.stages import Stages
 from hpcserve.pilot.watch import Watch
 from hpcserve.servable.manifest import from_json
 from hpcserve.wire.agents import ReplicaSpec, ReplicaStatus
-from hpcserve.wire.launch import GROUP, ReplicaSays, ReplicaStart, decode_says, encode_line
+from hpcserve.wire.launch import GROUP, ReplicaSays, ReplicaStart, StagingRules, decode_says, encode_line
 
 _CHUNK_BYTES = 64 * 1024
 _DRAIN_BYTES = 1024 * 1024
@@ -62,6 +62,7 @@ class Surroundings:
         replicas_per_gpu: So many of them share one GPU.
         clock: Monotonic seconds.
         changed: Called when a replica's status is not what it was.
+        staging: How the site stages results and inputs.
     """
 
     watch: Watch
@@ -77,6 +78,7 @@ class Surroundings:
     stop_grace_s: float
     changed: Callable[[], None]
     clock: Callable[[], float]
+    staging: StagingRules
 
 
 class Child:
@@ -340,6 +342,7 @@ class Child:
             hang_grace_s=spec.hang_grace_s,
             collective_grace_s=from_json(spec.manifest).ranks.grace_s,
             software=f"hpcserve {__version__}",
+            staging=msgspec.structs.replace(self._around.staging, seen=command.seen),
         )
 
     def _feed(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hpcserve.cluster.seam import Launcher
 from hpcserve.pilot.ranks import Place
@@ -15,12 +15,16 @@ REPLICA_MODULE = "hpcserve.replica"
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to run. Where it sees the servable and the service record elsewhere than its agent, it says so."""
+    """What to run. Where it sees the servable and the service record elsewhere than its agent, it says so.
+
+    ``seen``: where it sees the directories of staged results and of references.
+    """
 
     argv: tuple[str, ...]
     environment: dict[str, str]
     servable: str = ""
     record: str = ""
+    seen: dict[str, str] = field(default_factory=dict)
 
 
 def wanted_in_words(ranks: Ranks, bind: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from hpcserve.pilot.command import REPLICA_MODULE, Command, launched, replica_co
 from hpcserve.pilot.ranks import Place
 from hpcserve.servable.manifest import Environment, from_json
 from hpcserve.wire.agents import ReplicaSpec
-from hpcserve.wire.launch import ContainerRules, MpiRules
+from hpcserve.wire.launch import ContainerRules, MpiRules, StagingRules
 from hpcserve.wire.record import ALONE
 
 # No bytecode: the servable's directory is a published version, which nothing changes.
@@ -34,6 +34,7 @@ def any_command(
     rules: ContainerRules,
     mpi: MpiRules,
     record: Path,
+    staging: StagingRules,
 ) -> Command:
     """The command that runs a replica, in a container if its servable has an image.
 
@@ -49,6 +50,7 @@ def any_command(
         rules: How this site runs containers.
         mpi: How it starts MPI ranks.
         record: The service record.
+        staging: How it stages results and inputs.
 
     Raises:
         ManifestError: The manifest is not one, its interpreter is not there, or its image is not the published one.
@@ -60,6 +62,7 @@ def any_command(
             spec.manifest, place, slots=slots, launcher=launcher, inherited=inherited, prologue=prologue, bind=bind
         )
     check_image(environment)
+    seen = guest.seen(staging.directory, staging.roots)
     inside = guest.guest(
         REPLICA_MODULE,
         *wanted_in_words(whole.ranks, bind),
@@ -70,13 +73,14 @@ def any_command(
         servable=spec.servable,
         record_dir=record.parent / ALONE,
         environment=_VARIABLES,
+        staging=seen,
     )
     of_ranks = mpi if len(place.ranks) > 1 else None
     try:
         made = contained(rules, replace(inside, staged=staged), _without_ours(inherited), of_ranks)
     except ConfigError as error:
         raise ManifestError(f"image {environment.image}: {error.message}") from error
-    return Command(launched(launcher, made.argv, place), made.environment, guest.SERVABLE, guest.RECORD)
+    return Command(launched(launcher, made.argv, place), made.environment, guest.SERVABLE, guest.RECORD, seen)
 
 
 def check_image(environment: Environment) -> None:

@@ -7,7 +7,7 @@ by the caller.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -43,6 +43,7 @@ def ingest(
     stop: Event | None = None,
     prologue: Sequence[str] = (),
     containers: Containers | None = None,
+    check: Callable[[Manifest], None] = lambda _manifest: None,
 ) -> Ingested:
     """Takes the servable in ``directory`` into the store below ``shared_dir``.
 
@@ -55,6 +56,7 @@ def ingest(
         stop: When it is set, importing is given up.
         prologue: The site's, for the servable's own interpreter.
         containers: How the site runs servables that have an image; without it they are refused.
+        check: Raises if whoever publishes it may not have what the manifest names; before any of its code is run.
 
     Raises:
         Cancelled: ``stop`` was set.
@@ -66,6 +68,7 @@ def ingest(
     digest, path, new = keep(directory, shared_dir)
     try:
         manifest = read_manifest(path)
+        check(manifest)
         if manifest.environment.kind == "container" and containers is not None:
             environment = containers.published(manifest)
             manifest = msgspec.structs.replace(manifest, environment=environment)

@@ -117,3 +117,13 @@ class PilotRow(Row, frozen=True):
     restarts: int = 0
     nodes: int = 0
     walltime_s: float = 0.0
+
+
+class StagedRow(Row, frozen=True):
+    """A staged result: the file ``name`` in the directory of its caller, ``owner``; when its client had it, if so."""
+
+    owner: str
+    name: str
+    size_bytes: int
+    written_s: float
+    delivered_s: float | None = None

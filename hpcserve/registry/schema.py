@@ -68,6 +68,15 @@ pilots = sa.Table(
 )
 names = sa.Table("names", TABLES, _text("name", key=True), _text("owner"), _text("visible_to"))
 ran = sa.Table("ran", TABLES, _text("replica", key=True), _text("servable"), _text("owner"))
+staged = sa.Table(
+    "staged",
+    TABLES,
+    _text("owner", key=True),
+    _text("name", key=True),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("written_s", sa.DOUBLE_PRECISION, nullable=False),
+    sa.Column("delivered_s", sa.DOUBLE_PRECISION, nullable=True),
+)
 schema = sa.Table("schema", TABLES, sa.Column("version", sa.Integer, primary_key=True))
 
 Migration = Callable[[sa.Connection], None]
@@ -160,7 +169,15 @@ def _step_8(connection: sa.Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-MIGRATIONS: tuple[Migration, ...] = (_step_1, _step_2, _step_3, _step_4, _step_5, _step_6, _step_7, _step_8)
+def _step_9(connection: sa.Connection) -> None:
+    connection.exec_driver_sql(
+        """CREATE TABLE staged (
+            owner TEXT NOT NULL, name TEXT NOT NULL, size_bytes BIGINT NOT NULL, written_s DOUBLE PRECISION NOT NULL,
+            delivered_s DOUBLE PRECISION, PRIMARY KEY (owner, name))"""
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (_step_1, _step_2, _step_3, _step_4, _step_5, _step_6, _step_7, _step_8, _step_9)
 """Step n (counted from 1) leads a database of version n-1 to version n."""
 
 

@@ -16,7 +16,7 @@ from hpcserve.core.spelling import nearest
 from hpcserve.errors import ConfigError, Conflict, UnknownServable
 from hpcserve.registry import schema
 from hpcserve.registry.engine import open_engine, transaction
-from hpcserve.registry.rows import DeploymentRow, NameRow, PilotRow, RanRow, Row, ServableRow, ServedRow
+from hpcserve.registry.rows import DeploymentRow, NameRow, PilotRow, RanRow, Row, ServableRow, ServedRow, StagedRow
 from hpcserve.servable.manifest import check_name
 from hpcserve.types import DeploymentName, Digest, PilotId
 
@@ -178,8 +178,16 @@ class Store:
     # --- deployments ----------------------------------------------------------------------------------
 
     def put_deployment(self, row: DeploymentRow) -> None:
-        """Writes a deployment down; one of the same name is replaced."""
+        """Writes a deployment down; one of the same name and owner is replaced.
+
+        Raises:
+            Conflict: It is somebody else's.
+        """
+        table = schema.deployments
         with self._transaction() as connection:
+            owners = connection.execute(sa.select(table.c.owner).where(table.c.name == row.name)).scalars().all()
+            if any(owner != row.owner for owner in owners):
+                raise Conflict(f"somebody else has deployed at {row.name} at the same moment; take another endpoint")
             _put(connection, schema.deployments, {"name": row.name}, row)
 
     def remove_deployment(self, name: DeploymentName) -> bool:
@@ -275,6 +283,42 @@ class Store:
         with self._transaction() as connection:
             rows = connection.execute(sa.select(table).order_by(table.c.submitted_s, table.c.id))
             return tuple(PilotRow.of(row) for row in rows)
+
+    # --- staged results -------------------------------------------------------------------------------
+
+    def add_staged(self, rows: Iterable[StagedRow]) -> None:
+        """Writes staged results down; one that is known stays as it is."""
+        table = schema.staged
+        with self._transaction() as connection:
+            for row in rows:
+                same = sa.and_(table.c.owner == row.owner, table.c.name == row.name)
+                if connection.execute(sa.select(table.c.name).where(same)).first() is None:
+                    connection.execute(sa.insert(table).values(row.columns()))
+
+    def staged_delivered(self, owner: str, names: Iterable[str], at_s: float) -> int:
+        """Notes that these were delivered, the first time that it is said; returns how many of them are known."""
+        table = schema.staged
+        known = 0
+        with self._transaction() as connection:
+            for name in names:
+                same = sa.and_(table.c.owner == owner, table.c.name == name)
+                known += connection.execute(sa.select(table.c.name).where(same)).first() is not None
+                connection.execute(sa.update(table).where(same, table.c.delivered_s.is_(None)).values(delivered_s=at_s))
+        return known
+
+    def staged(self) -> tuple[StagedRow, ...]:
+        """Every staged result, oldest first."""
+        table = schema.staged
+        with self._transaction() as connection:
+            rows = connection.execute(sa.select(table).order_by(table.c.written_s, table.c.owner, table.c.name))
+            return tuple(StagedRow.of(row) for row in rows)
+
+    def forget_staged(self, keys: Iterable[tuple[str, str]]) -> None:
+        """Removes those of these owners and names."""
+        table = schema.staged
+        with self._transaction() as connection:
+            for owner, name in keys:
+                connection.execute(sa.delete(table).where(table.c.owner == owner, table.c.name == name))
 
     def _transaction(self) -> AbstractContextManager[sa.Connection]:
         return transaction(self._engine)

@@ -104,6 +104,8 @@ def serve(lifeline: Lifeline, mouth: Mouth, laps: Laps, world: World | None) -> 
         version=start.version,
         image=manifest.environment.published.sha256 if manifest.environment.published else "",
         outbox_bytes=start.outbox_bytes,
+        staging=start.staging,
+        servable=manifest.name,
         policy_of=lambda method: policy(executor.batching(method), overlaps=method in executor.launching),
         ready=lambda: mouth.say(_ready(laps)),
         is_broken=lead.is_broken,

@@ -15,6 +15,7 @@ from hpcserve.core.batching import UNBATCHED, Group
 from hpcserve.errors import DeadlineExceeded, HpcserveError, InvalidInput, InvalidOutput, ServableError, UnknownMethod
 from hpcserve.replica.broken import check_device
 from hpcserve.replica.joint import Key, check_samples, joined, key_of, parted
+from hpcserve.replica.staged import Outlet
 from hpcserve.replica.together import of_one_sample, run_together
 from hpcserve.servable.api import SampleError
 from hpcserve.servable.launched import Launched
@@ -22,7 +23,7 @@ from hpcserve.servable.loaded import Loaded
 from hpcserve.servable.manifest import Batching, MethodSpec
 from hpcserve.servable.signature import check_inputs
 from hpcserve.wire.frames import enclose, error_to_wire, from_raw
-from hpcserve.wire.messages import EMPTY_LIST, EMPTY_MAP, ErrorInfo
+from hpcserve.wire.messages import EMPTY_LIST, EMPTY_MAP, ErrorInfo, Staged
 from hpcserve.wire.tensor import Frame, pack, signature, unpack
 
 Tensor = Frame
@@ -59,13 +60,17 @@ class Servable(Protocol):
 
 
 class Outcome(msgspec.Struct, gc=False):
-    """What a request came to: tensors as they travel, or an error. ``items``: as the end of a stream of so many."""
+    """What a request came to: tensors as they travel, or an error.
+
+    ``items``: as the end of a stream of so many. ``staged``: its tensors are in a file.
+    """
 
     tensors: msgspec.Raw
     frames: Sequence[Tensor]
     error: ErrorInfo | None = None
     enclosed: tuple[bytes, ...] = ()
     items: int | None = None
+    staged: Staged | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -105,6 +110,7 @@ class _Batch(NamedTuple):
     parameters: msgspec.Raw
     inputs: list[dict[str, Any] | HpcserveError]
     samples: list[int]
+    outlets: Sequence[Outlet | None]
 
     @property
     def good(self) -> dict[int, dict[str, Any]]:
@@ -144,8 +150,15 @@ class Executor:
         given = bytes(parameters)
         return group if given == _NO_PARAMETERS else (method, known.key, given), known.samples
 
-    def run(self, method: str, specs: msgspec.Raw, frames: Sequence[Tensor], parameters: msgspec.Raw) -> Outcome:
-        """Calls ``method``; whatever goes wrong becomes the outcome's error.
+    def run(
+        self,
+        method: str,
+        specs: msgspec.Raw,
+        frames: Sequence[Tensor],
+        parameters: msgspec.Raw,
+        outlet: Outlet | None = None,
+    ) -> Outcome:
+        """Calls ``method``; whatever goes wrong becomes the outcome's error. ``outlet``: where its outputs may go.
 
         Raises:
             DeviceBroken: A GPU is of no use any more. So do all that call the servable.
@@ -156,7 +169,7 @@ class Executor:
             outputs = self._loaded.run(method, inputs, _parameters(parameters))
             if known.key is not None:
                 check_samples(method, outputs, known.samples)
-            return _outcome(method, outputs, inputs)
+            return _outcome(method, outputs, inputs, outlet)
         except (HpcserveError, MemoryError) as error:
             return self._failed_alone(method, specs, error)
 
@@ -169,7 +182,14 @@ class Executor:
             return failed(error)  # what it names is not there
         return failed(of_one_sample(error))
 
-    def launch(self, method: str, specs: msgspec.Raw, frames: Sequence[Tensor], parameters: msgspec.Raw) -> Flight:
+    def launch(
+        self,
+        method: str,
+        specs: msgspec.Raw,
+        frames: Sequence[Tensor],
+        parameters: msgspec.Raw,
+        outlet: Outlet | None = None,
+    ) -> Flight:
         """Begins what :meth:`run` does; whatever goes wrong is told when it lands."""
         try:
             known = self._declared(method, specs)
@@ -184,7 +204,7 @@ class Executor:
                 outputs = launched.result()
                 if known.key is not None:
                     check_samples(method, outputs, known.samples)
-                return [_outcome(method, outputs, inputs)], 0
+                return [_outcome(method, outputs, inputs, outlet)], 0
             except (HpcserveError, MemoryError) as error:
                 return [self._failed_alone(method, specs, error)], 0
 
@@ -225,21 +245,26 @@ class Executor:
         requests: Sequence[tuple[msgspec.Raw, Sequence[Tensor]]],
         parameters: msgspec.Raw,
         gave_up: Callable[[], bool],
+        outlets: Sequence[Outlet | None] = (),
     ) -> tuple[list[Outcome], int]:
         """Calls ``method`` once for several requests of one group, or more often if that fails.
 
-        ``gave_up`` says whether nobody waits for them any more.
+        ``gave_up`` says whether nobody waits for them any more; ``outlets``: where the outputs of each may go.
 
         Returns:
             The outcome of each; and the fewest samples for which there was no memory, or 0.
         """
-        return self._settled(self._batch(method, requests, parameters), gave_up)
+        return self._settled(self._batch(method, requests, parameters, outlets), gave_up)
 
     def launch_together(
-        self, method: str, requests: Sequence[tuple[msgspec.Raw, Sequence[Tensor]]], parameters: msgspec.Raw
+        self,
+        method: str,
+        requests: Sequence[tuple[msgspec.Raw, Sequence[Tensor]]],
+        parameters: msgspec.Raw,
+        outlets: Sequence[Outlet | None] = (),
     ) -> Flight:
         """Begins what :meth:`run_together` does. If it fails, its parts are run one after the other as it lands."""
-        batch = self._batch(method, requests, parameters)
+        batch = self._batch(method, requests, parameters, outlets)
         together = list(batch.good.values())
         first: Launched | HpcserveError | None = None
         try:
@@ -259,11 +284,15 @@ class Executor:
         return self._launcher.launch(method, inputs, parameters)
 
     def _batch(
-        self, method: str, requests: Sequence[tuple[msgspec.Raw, Sequence[Tensor]]], parameters: msgspec.Raw
+        self,
+        method: str,
+        requests: Sequence[tuple[msgspec.Raw, Sequence[Tensor]]],
+        parameters: msgspec.Raw,
+        outlets: Sequence[Outlet | None],
     ) -> _Batch:
         samples = [self._declared(method, specs).samples for specs, _ in requests]
         inputs = [self._unpacked(method, specs, frames) for specs, frames in requests]
-        return _Batch(method, parameters, inputs, samples)
+        return _Batch(method, parameters, inputs, samples, outlets or [None] * len(requests))
 
     def _settled(
         self, batch: _Batch, gave_up: Callable[[], bool], first: Launched | HpcserveError | None = None
@@ -281,7 +310,10 @@ class Executor:
         good = batch.good
         results, too_many = run_together(list(good.values()), run, [batch.samples[index] for index in good], gave_up)
         found = dict(zip(good, results, strict=True))
-        return [_outcome_of(method, found.get(index, each)) for index, each in enumerate(batch.inputs)], too_many
+        each_with_its_own = enumerate(zip(batch.inputs, batch.outlets, strict=True))
+        return [
+            _outcome_of(method, found.get(index, own), outlet) for index, (own, outlet) in each_with_its_own
+        ], too_many
 
     def _outputs(self, batch: _Batch, requests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         inputs = joined(self._specs[batch.method], requests)
@@ -322,11 +354,11 @@ def _waited_for(first: Launched | HpcserveError) -> dict[str, Any]:
     return first.result()
 
 
-def _outcome_of(method: str, result: dict[str, Any] | HpcserveError) -> Outcome:
+def _outcome_of(method: str, result: dict[str, Any] | HpcserveError, outlet: Outlet | None) -> Outcome:
     if isinstance(result, HpcserveError):
         return failed(result)
     try:
-        return _outcome(method, result, {})
+        return _outcome(method, result, {}, outlet)
     except HpcserveError as error:
         return failed(error)
     except MemoryError as error:
@@ -342,7 +374,10 @@ def _parameters(parameters: msgspec.Raw) -> dict[str, Any]:
     return {} if bytes(parameters) == _NO_PARAMETERS else from_raw(parameters, dict[str, Any])
 
 
-def _outcome(method: str, outputs: dict[str, Any], inputs: dict[str, Any]) -> Outcome:
+def _outcome(method: str, outputs: dict[str, Any], inputs: dict[str, Any], outlet: Outlet | None = None) -> Outcome:
+    staged = None if outlet is None else outlet(method, outputs)
+    if staged is not None:
+        return Outcome(EMPTY_LIST, (), staged=staged)
     described, packed = _packed(method, outputs)
     kept = _own(packed, outputs, inputs)
     return Outcome(described, kept, None, enclose(kept))

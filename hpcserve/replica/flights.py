@@ -18,6 +18,7 @@ from hpcserve.core.batching import UNBATCHED, BatchSize, Group, Inbox, Sizes
 from hpcserve.core.credit import Credit
 from hpcserve.core.overlap import AT_ONCE, launch_in_s, pause_s
 from hpcserve.replica.executor import Executor, Flight, Outcome, late
+from hpcserve.replica.staged import Stager
 from hpcserve.replica.task import Task
 from hpcserve.types import RequestKey
 
@@ -64,14 +65,16 @@ class Flights:
         host: Whose they are.
         executor: What launches them.
         credit: Learns how long they took.
+        stager: Writes large results to files.
     """
 
-    def __init__(self, host: Host, executor: Executor, credit: Credit) -> None:
+    def __init__(self, host: Host, executor: Executor, credit: Credit, stager: Stager) -> None:
         self.count = 0
         """How many are in flight."""
         self._host = host
         self._executor = executor
         self._credit = credit
+        self._stager = stager
         self._flying: deque[_Launched] = deque()
         self._landed_at = 0.0
         self._launch_s = 0.0
@@ -98,10 +101,13 @@ class Flights:
             self._host.flies(tasks, (), _deadline(tasks, at))
         work, method = tasks[0].work, tasks[0].method
         if len(tasks) == 1:
-            flight = self._executor.launch(method, work.tensors, tasks[0].tensors, work.parameters)
+            flight = self._executor.launch(
+                method, work.tensors, tasks[0].tensors, work.parameters, self._stager.outlet(tasks[0].key, work)
+            )
         else:
             requests = [(task.work.tensors, task.tensors) for task in tasks]
-            flight = self._executor.launch_together(method, requests, work.parameters)
+            outlets = [self._stager.outlet(task.key, task.work) for task in tasks]
+            flight = self._executor.launch_together(method, requests, work.parameters, outlets)
         self._launch_s = time.monotonic() - at
         self._flying.append(_Launched(tasks, size, full, flight, at, set()))
         self.count += 1

@@ -19,25 +19,29 @@ from hpcserve.core.batching import UNBATCHED, BatchSize, Group, Inbox, Policy, S
 from hpcserve.core.credit import Credit
 from hpcserve.core.holdings import Holdings
 from hpcserve.core.ledger import NEVER
-from hpcserve.errors import Cancelled, HpcserveError, ProtocolError
+from hpcserve.errors import Cancelled, HpcserveError, InvalidInput, ProtocolError
 from hpcserve.replica.alarm import IDLE_MS, Alarm
 from hpcserve.replica.executor import Executor, Outcome, failed, late, too_large
 from hpcserve.replica.flights import Flights
 from hpcserve.replica.gauge import Gauge
 from hpcserve.replica.link import Link, Tensor
+from hpcserve.replica.references import References
 from hpcserve.replica.says import Says
+from hpcserve.replica.staged import Stager
 from hpcserve.replica.start import Lifeline
 from hpcserve.replica.streams import Streams
 from hpcserve.replica.task import Task
 from hpcserve.types import Epoch, RequestKey
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import MAX_OWN_HEADER_BYTES, decode_to_replica
+from hpcserve.wire.launch import StagingRules
 
 LOOK_EVERY_S = 0.002  # while there is work, the socket is looked at so often
 DRAIN = 256
 TELL_EVERY_S = 1.0
 POLL_S = 0.001
 ASK_EVERY_S = 0.001
+NO_STAGING = StagingRules()
 UNCONNECTED_S = 2.0
 """A replica that has had no connection for so long since its setup is ready all the same: the daemon may be away."""
 
@@ -66,6 +70,8 @@ class Replica:
         image: str,
         outbox_bytes: int,
         policy_of: Callable[[str], Policy],
+        staging: StagingRules = NO_STAGING,
+        servable: str = "",
         ready: Callable[[], None],
         is_broken: Callable[[], bool] = _never,
     ) -> None:
@@ -105,7 +111,16 @@ class Replica:
             image=image,
             budget_bytes=max(1, outbox_bytes // 2),
         )
-        self._flights = Flights(self, executor, self._credit)
+        self._references = References(staging)
+        self._stager = Stager(
+            staging,
+            servable=servable,
+            version=version,
+            replica=replica,
+            image=image,
+            most_inline_bytes=self._largest_bytes,
+        )
+        self._flights = Flights(self, executor, self._credit, self._stager)
         self._says = Says(
             link, self._holdings, self._credit, self._streams, replica=replica, version=version, image=image
         )
@@ -300,8 +315,8 @@ class Replica:
             method = self._executor.method(work.method)
             group, samples = self._executor.group(method, work.tensors, work.parameters)
             task = Task(key, work, method, work.enclosed or tensors, deadline, samples)
-            if work.window is not None and not self._executor.is_stream(method):
-                group = UNBATCHED  # it is not to share a batch: opening it will tell what is wrong
+            if work.references or (work.window is not None and not self._executor.is_stream(method)):
+                group = UNBATCHED  # it is not to share a batch: reading them, or opening it, will tell what is wrong
             self._inbox.push(task, group, samples=samples, priority=work.priority, deadline=deadline, now=now)
 
     def _release(self, keys: Sequence[RequestKey]) -> None:
@@ -348,7 +363,7 @@ class Replica:
         group = self._group
         if group is UNBATCHED:
             (task,), _ = self._inbox.take(group, 1)
-            if self._is_due(task):
+            if self._is_due(task) and self._has_read(task):
                 if task.work.window is None:
                     self._run(task)
                 else:
@@ -382,6 +397,18 @@ class Replica:
             return False
         return True
 
+    def _has_read(self, task: Task) -> bool:
+        """Whether a request has its references' content now; if not, it is answered here."""
+        if not task.work.references:
+            return True
+        try:
+            task.work, task.tensors = self._references.read(task.work, task.tensors)
+        except (HpcserveError, MemoryError) as error:
+            told = error if isinstance(error, HpcserveError) else InvalidInput(f"no memory for its references: {error}")
+            self.finish(task, failed(told), 0)
+            return False
+        return True
+
     def _drop(self, task: Task) -> None:
         # The broker alone reads this: it settles what it told us to release.
         self._holdings.drop(task.key)
@@ -401,7 +428,8 @@ class Replica:
             self._flights.land_all()
         work = task.work
         began = self.begin((task,))
-        outcome = self._executor.run(task.method, work.tensors, task.tensors, work.parameters)
+        outlet = self._stager.outlet(task.key, work) if work.stage else None
+        outcome = self._executor.run(task.method, work.tensors, task.tensors, work.parameters, outlet)
         run_s = self.ran(began)
         if size is not None:
             self._says.has_news = True
@@ -423,7 +451,10 @@ class Replica:
         samples = sum(task.samples for task in tasks)
         began = self.begin(tasks)
         requests = [(task.work.tensors, task.tensors) for task in tasks]
-        outcomes, too_many = self._executor.run_together(tasks[0].method, requests, work.parameters, self.gave_up)
+        outlets = [self._stager.outlet(task.key, task.work) for task in tasks]
+        outcomes, too_many = self._executor.run_together(
+            tasks[0].method, requests, work.parameters, self.gave_up, outlets
+        )
         run_s = self.ran(began)
         if self._is_broken():
             return  # as after a crash the broker has them run one by one: nobody fails for a batch-mate

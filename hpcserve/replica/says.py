@@ -76,6 +76,7 @@ class Says:
             outcome.enclosed,
             outcome.items,
             self._image,
+            outcome.staged,
         )
         self._link.send(encode(header), () if outcome.enclosed else outcome.frames)
 

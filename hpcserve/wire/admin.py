@@ -212,7 +212,10 @@ class ServableView(Admin, frozen=True, kw_only=True):
 
 
 class Status(Admin, frozen=True, kw_only=True):
-    """The daemon as a whole. ``processes``: name to pid. ``trouble``: why no pilot is submitted or cancelled."""
+    """The daemon as a whole. ``processes``: name to pid. ``trouble``: why no pilot is submitted or cancelled.
+
+    ``staged_results`` lie in files, which take ``staged_bytes``, as of a minute ago or less.
+    """
 
     service: str
     site: str
@@ -234,6 +237,8 @@ class Status(Admin, frozen=True, kw_only=True):
     pilots: tuple[PilotView, ...]
     losses: tuple[LossView, ...] = ()
     trouble: str = ""
+    staged_results: int = 0
+    staged_bytes: int = 0
 
 
 class WhoAmI(Admin, frozen=True, kw_only=True):
@@ -316,3 +321,15 @@ class GoingDown(Admin, frozen=True, kw_only=True):
     host: str
     kept: dict[str, str] = {}
     trouble: str = ""
+
+
+class Delivered(Admin, frozen=True, kw_only=True):
+    """``delivered``: the caller has the staged results in these files, ``paths`` on the site; they may be removed."""
+
+    paths: tuple[str, ...]
+
+
+class Noted(Admin, frozen=True, kw_only=True):
+    """``known`` of the paths are files of the caller's."""
+
+    known: int

@@ -11,6 +11,9 @@ BYTES = "BYTES"
 JSON = "JSON"
 """One JSON value, in a frame of UTF-8."""
 
+REFERENCE = "REFERENCE"
+"""A tensor that is not in the message but in a file: its frame is the URI. No method declares it."""
+
 NUMPY_TYPES: dict[str, str] = {
     "bool": "?",
     "int8": "<i1",

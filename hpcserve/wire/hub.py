@@ -228,6 +228,14 @@ class Lacking(Message, frozen=True, tag="lacking"):
     deployment: DeploymentName
 
 
+class ResultStaged(Message, frozen=True, tag="result-staged"):
+    """A result was written to the file ``name`` in the directory of its caller, ``owner``, and is on its way."""
+
+    owner: str
+    name: str
+    size_bytes: int
+
+
 class ReplicaIdle(Message, frozen=True, tag="replica-idle"):
     """A retiring replica holds nothing any more."""
 
@@ -328,6 +336,7 @@ ToController = (
     | Away
     | Lacking
     | ReplicaIdle
+    | ResultStaged
     | Stats
     | EnrolAsk
 )

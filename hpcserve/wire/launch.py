@@ -55,6 +55,23 @@ class MpiRules(msgspec.Struct, frozen=True, kw_only=True):
     environment: tuple[str, ...] = ()
 
 
+class StagingRules(msgspec.Struct, frozen=True, kw_only=True):
+    """How a site stages results and inputs: the fields of ``[staging]`` in its file, with the same meaning.
+
+    ``directory`` is empty where nothing is staged. ``seen``: where a replica in a container sees a directory of the
+    site; what is not named it sees where it is.
+    """
+
+    directory: str = ""
+    inline_limit_bytes: int = 8 << 20
+    compression: str = "gzip"
+    chunk_bytes: int = 1 << 20
+    quota_bytes: int = 0
+    roots: tuple[str, ...] = ()
+    reference_bytes: int = 4 << 30
+    seen: dict[str, str] = {}
+
+
 class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a pilot job's agent must know besides the service record.
 
@@ -80,6 +97,7 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     mpi: MpiRules = MpiRules()
     replicas_per_gpu: int = 1
     prologue: tuple[str, ...] = ()
+    staging: StagingRules = StagingRules()
 
 
 class ReplicaStart(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +125,7 @@ class ReplicaStart(msgspec.Struct, frozen=True, kw_only=True):
     collective_grace_s: float = 5.0
     launch: int = LAUNCH_VERSION
     software: str = ""
+    staging: StagingRules = StagingRules()
 
 
 class ReplicaSays(msgspec.Struct, frozen=True, kw_only=True):

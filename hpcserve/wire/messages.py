@@ -388,6 +388,8 @@ class Work(Message, frozen=True, tag="work"):
 
     ``releases`` lists results that were acknowledged, as :class:`Release` does. ``stage`` is the directory for a staged
     result, ``read_below`` the directories that references may lead into: both as the caller is allowed.
+    ``references``: where the tensors of dtype ``REFERENCE`` are on the site, in their order: ``PATH#DATASET``, quoted
+    as in a URI. What the tensors themselves say of it is not looked at.
     """
 
     epoch: Epoch
@@ -407,6 +409,7 @@ class Work(Message, frozen=True, tag="work"):
     window: Window | None = None
     stage: str = ""
     read_below: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
 
 
 class Release(Message, frozen=True, tag="release"):

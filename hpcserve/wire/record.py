@@ -23,7 +23,7 @@ class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     Addresses are ZeroMQ addresses (``tcp://127.0.0.1:40123``), best first; ``front_file`` and ``back_file`` are the
     paths of the same two sockets on ``host``, or empty. ``public_key`` is the service's CURVE key in Z85. ``format``
-    is 1.
+    is 1. ``staging``: where staged results are, for who sees the site's file systems.
     """
 
     format: int
@@ -39,6 +39,7 @@ class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True):
     software: str
     front_file: str = ""
     back_file: str = ""
+    staging: str = ""
 
     def front_address(self, here: str, may_open: Callable[[str], bool]) -> str:
         """Where a client on the host ``here`` connects to; ``may_open`` says whether it may open a file."""

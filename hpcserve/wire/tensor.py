@@ -18,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hpcserve.errors import InvalidInput, ProtocolError
-from hpcserve.wire.dtype_names import BYTES, JSON, MAX_AXES
+from hpcserve.wire.dtype_names import BYTES, JSON, MAX_AXES, REFERENCE
 from hpcserve.wire.dtypes import Dtype, advice, dtype_named, native_name
 from hpcserve.wire.elements import decode_elements, encode_elements
 from hpcserve.wire.frames import MAX_HEADER_BYTES, MAX_TENSORS, decoder, encode
 from hpcserve.wire.jsonvalue import Json, decode_json, encode_json
 from hpcserve.wire.messages import TensorSpec
+from hpcserve.wire.reference import Reference
 
 __all__ = ["Json", "pack", "signature", "unpack"]
 
@@ -66,7 +67,7 @@ class _Plan(NamedTuple):
 # --- to the wire --------------------------------------------------------------------------------------
 
 
-def pack(tensors: Mapping[str, npt.ArrayLike | Json]) -> tuple[msgspec.Raw, list[Frame]]:
+def pack(tensors: Mapping[str, npt.ArrayLike | Json | Reference]) -> tuple[msgspec.Raw, list[Frame]]:
     """The specs for a header's ``tensors``, and one frame for each tensor.
 
     A frame of a large contiguous array is a view of it: leave the array alone until the frame is sent.
@@ -103,6 +104,8 @@ def _convert(name: str, value: Any) -> tuple[str, tuple[int, ...], Frame]:
     """dtype, shape and frame of what is not an array of a dtype that travels as it is."""
     if isinstance(value, Json):
         return JSON, (), encode_json(name, value.value)
+    if isinstance(value, Reference):
+        return REFERENCE, (), value.uri.encode()
     array = _as_array(name, value)
     if array.dtype.kind in "SUTO":
         return BYTES, array.shape, encode_elements(name, array)

@@ -22,6 +22,7 @@ from hpcserve.auth import keys
 from hpcserve.core.exchange import Limits
 from hpcserve.daemon.broker.broker import Broker
 from hpcserve.daemon.broker.sockets import BACK_HEARTBEAT, bind_file
+from hpcserve.daemon.broker.staging import Places
 from hpcserve.types import DeploymentName, Epoch, ReplicaId
 from hpcserve.wire import hub
 from hpcserve.wire.frames import decoder, encode
@@ -65,7 +66,7 @@ class Desk:
     def __init__(self, directory: Path, context: zmq.Context[zmq.Socket[bytes]], stack: ExitStack) -> None:
         self.keys = keys.new_key_pair()
         self.stack = stack
-        self.broker = Broker(context, self.keys, LIMITS, Epoch(1), outbox_bytes=1 << 20)
+        self.broker = Broker(context, self.keys, LIMITS, Epoch(1), outbox_bytes=1 << 20, places=Places("/nowhere"))
         port = self.broker.back.socket.bind_to_random_port("tcp://127.0.0.1")
         self.address = {"tcp": f"tcp://127.0.0.1:{port}", "file": f"ipc://{directory}/back"}
         bind_file(self.broker.back.socket, f"{directory}/back")

@@ -204,7 +204,7 @@ def test_what_can_never_fit_does_not_leave_the_client(client: Client) -> None:
 
 def test_a_result_that_can_never_be_sent_is_the_servables_error(client: Client) -> None:
     with pytest.raises(InvalidOutput, match=r"budgets\.outbox_bytes"):
-        client.infer("tally.blob", np.int64((256 << 20) + 1), timeout_s=60)
+        client.infer("tally.blob", np.int64((256 << 20) + 1), timeout_s=60, reply="inline")
     assert client.infer("tally.blob", np.int64(3))["blob"].size == 3
 
 

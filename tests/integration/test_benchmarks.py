@@ -118,6 +118,13 @@ def test_without_a_gpu_its_benchmark_says_so(root: Path, monkeypatch: pytest.Mon
     assert "sees no GPU here" in run(root, "gpu")["skipped"]
 
 
+def test_staging_is_measured_beside_bare_h5py(root: Path) -> None:
+    found = run(root, "staging")
+    assert set(found["ratio"]) == {"smooth", "noise", "noise, plain"}
+    assert found["file_mb"]["smooth"]["hpcserve"] < found["size_mb"] / 2
+    assert found["sparse"]["file_mb"] < 1
+
+
 def test_ranks_are_measured_beside_bare_mpi4py(root: Path) -> None:
     found = run(root, "ranks")
     assert (found["ranks"], found["intervals"]["ratio"]["pairs"]) == (4, 2)

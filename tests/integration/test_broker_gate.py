@@ -17,6 +17,7 @@ import zmq
 from hpcserve.auth.keys import new_key_pair, to_z85
 from hpcserve.core.access import Policy, Rules
 from hpcserve.daemon.broker.broker import Broker
+from hpcserve.daemon.broker.staging import Places
 from hpcserve.types import Counter, DeploymentName, EndpointName, Epoch
 from hpcserve.wire import hub
 from hpcserve.wire import messages as wire
@@ -36,7 +37,9 @@ class Stage:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.sockets: list[zmq.Socket[bytes]] = []
         self.keys, self.user = new_key_pair(), new_key_pair()
-        broker = Broker(self.context, self.keys, LIMITS, Epoch(1), outbox_bytes=1 << 20, policy=POLICY)
+        broker = Broker(
+            self.context, self.keys, LIMITS, Epoch(1), places=Places("/nowhere"), outbox_bytes=1 << 20, policy=POLICY
+        )
         broker.front.socket.bind("tcp://127.0.0.1:*")
         self.front = broker.front.socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self.address = f"ipc://{place}/hub"

@@ -26,6 +26,7 @@ PAGES = (
     "docs/how-to/call-from-a-simulation.md",
     "docs/how-to/call-from-python.md",
     "docs/how-to/run-as-a-daemon.md",
+    "docs/how-to/share-a-servable.md",
     "docs/how-to/try-globus-on-a-laptop.md",
     "docs/reference/python.md",
     "docs/tutorials/a-model-too-large-for-one-gpu.md",

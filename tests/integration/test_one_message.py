@@ -86,7 +86,7 @@ def test_a_way_to_reply_that_does_not_exist_is_refused(daemon: Daemon, client: C
         keys = client_keys()
     connection = dial(client._context, client._way, keys, nonce=b"r" * 16, waits_for=lambda: (1, ()))
     try:
-        for number, reply in enumerate(["staged", "stream", "", "inline"], start=1):
+        for number, reply in enumerate(["pigeon", "stream", "", "inline"], start=1):
             request = messages.Request(Counter(number), "echo", "echo", described, reply=reply)
             connection.socket.send_multipart([encode(request), frame])
             assert connection.socket.poll(10_000)

@@ -83,7 +83,21 @@ def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None
         ("[pilots]\nwalltime_s = -1.0\n", r"polaris.toml: pilots.walltime_s: expected .* > 0"),
         ('[pilots]\nslots = "two"\n', r"polaris.toml: pilots.slots: expected `int`, got `str`"),
         ("[pilots]\nslotz = 1\n", r"polaris.toml: pilots: .*slotz"),
-        ("colour = 1\n", r"polaris.toml: unknown field 'colour'; known: base, name, mode, .*recovery$"),
+        ("colour = 1\n", r"polaris.toml: unknown field 'colour'; known: base, name, mode, .*staging$"),
+        ('mode = "service"\n', r"polaris.toml: mode: 'service' needs containers, and containers.runtime is 'none'$"),
+        (
+            'mode = "service"\n[containers]\nruntime = "apptainer"\n',
+            r"polaris.toml: mode: 'service' needs to know its callers: auth = \"globus\", got 'keys'$",
+        ),
+        (
+            'mode = "service"\nauth = "globus"\n[containers]\nruntime = "apptainer"\n[staging]\nroots = ["/data"]\n',
+            r"polaris.toml: staging.roots: in mode 'service' callers name files of their own staging directory only$",
+        ),
+        ('[staging]\nroots = ["/data/../etc"]\n', r"staging.roots: expected a whole path without '..', got .*etc'$"),
+        (
+            '[[staging.collections]]\nid = "scratch"\nprefix = "/s"\nkind = "guest"\n',
+            r"polaris.toml: staging.collections.0..id: expected the UUID of a collection, got 'scratch'$",
+        ),
         ("[pilot]\nslots = 1\n", r"polaris.toml: unknown field 'pilot'; did you mean 'pilots'\?$"),
         ("[pilots]\nslot = 1\n", r"polaris.toml: pilots: unknown field 'slot'; did you mean 'slots'\?$"),
         ("[network]\nfront_port = 70000\n", r"polaris.toml: network.front_port: expected .* <= 65535"),
@@ -200,6 +214,9 @@ def test_who_may_do_what_is_said_in_four_lists(tmp_path: Path) -> None:
 def test_with_globus_somebody_administers() -> None:
     with pytest.raises(ValueError, match=r"access.administer.allow: .* write: \[access\] administer = { allow = "):
         config.Access().check("globus")
+    with pytest.raises(ValueError, match="access.call.allow: keeps nobody out while all are administrators"):
+        config.Access(call=config.Rules(allow=("user:ada",)), administer=config.Rules(allow=("*",))).check("globus")
+    config.Access(administer=config.Rules(allow=("*",))).check("globus")
     config.Access(administer=config.Rules(allow=("group:" + "1c2b8c1c-5b2b-11ef-8d5c-0242ac120002",))).check("globus")
 
 

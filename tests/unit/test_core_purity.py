@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "statistics",
     "types",
     "typing",
+    "urllib.parse",
 }
 ACTS = {"__import__", "breakpoint", "compile", "eval", "exec", "input", "open", "print"}
 

@@ -15,6 +15,7 @@ from hpcserve.daemon.access import policy_of
 from hpcserve.daemon.broker.broker import Broker
 from hpcserve.daemon.broker.front import MOST_SESSIONS
 from hpcserve.daemon.broker.sockets import bind_file
+from hpcserve.daemon.broker.staging import places_of
 from hpcserve.daemon.launch import (
     SERVICE_KEY,
     ChildStart,
@@ -46,6 +47,7 @@ def main() -> int:
             outbox_bytes=site.budgets.outbox_bytes,
             most_sessions=site.globus.sessions_per_identity if site.auth == "globus" else MOST_SESSIONS,
             policy=policy_of(site),
+            places=places_of(site),
         )
         addresses = _bind(broker, site, start)
     except HpcserveError as error:

@@ -21,12 +21,13 @@ from hpcserve.core.ledger import NEVER
 from hpcserve.core.replicas import Replica
 from hpcserve.daemon.broker.keyring import Keyring
 from hpcserve.daemon.broker.sockets import Incoming, Tensor, receive, send, user_of
+from hpcserve.daemon.broker.staging import Places
 from hpcserve.errors import AuthenticationError, Cancelled, DeadlineExceeded, HpcserveError, ProtocolError
 from hpcserve.types import Epoch, ReplicaId
 from hpcserve.wire import messages as wire
 from hpcserve.wire.agents import FromPilot, Report
 from hpcserve.wire.frames import agree, decode_from_pilot, encode, error_to_wire
-from hpcserve.wire.hub import AgentSays
+from hpcserve.wire.hub import AgentSays, ResultStaged
 from hpcserve.wire.monitor import decode_event
 
 LOOK_S, LOOKS = 0.1, 10
@@ -44,11 +45,14 @@ class Answered(msgspec.Struct, gc=False):
 class Back:
     """Reads the pilots' socket."""
 
-    def __init__(self, socket: zmq.Socket[bytes], exchange: Exchange, keyring: Keyring, epoch: Epoch) -> None:
+    def __init__(
+        self, socket: zmq.Socket[bytes], exchange: Exchange, keyring: Keyring, epoch: Epoch, places: Places
+    ) -> None:
         self.socket = socket
+        self._places = places
         self.monitor = socket.get_monitor_socket(int(zmq.Event.DISCONNECTED))
         self.look_at = NEVER
-        self.news: list[AgentSays] = []
+        self.news: list[AgentSays | ResultStaged] = []
         self._exchange = exchange
         self._keyring = keyring
         self._epoch = epoch
@@ -88,6 +92,9 @@ class Back:
             if code == Cancelled.code:
                 self._exchange.dropped(replica, key, credit=credit, now=now)
                 return
+            if header.staged is not None:
+                news = self._places.news(header, self._exchange.sessions)
+                self.news += () if news is None else (news,)
             self._exchange.answered(
                 replica,
                 key,

@@ -21,6 +21,7 @@ from hpcserve.daemon.broker.front import MOST_SESSIONS, Body, Front
 from hpcserve.daemon.broker.hub import CONTROLLER, Hub
 from hpcserve.daemon.broker.keyring import BACK, FRONT, Keyring
 from hpcserve.daemon.broker.sockets import BACK_HEARTBEAT, router, send
+from hpcserve.daemon.broker.staging import Places
 from hpcserve.daemon.broker.watch import Watch
 from hpcserve.types import Epoch
 from hpcserve.wire import messages as wire
@@ -45,6 +46,7 @@ class Broker:
         epoch: Epoch,
         *,
         outbox_bytes: int,
+        places: Places,
         most_sessions: int = MOST_SESSIONS,
         policy: Policy = OPEN,
     ) -> None:
@@ -57,8 +59,8 @@ class Broker:
         from_pilots = max(outbox_bytes, MAX_OWN_HEADER_BYTES)
         front = router(context, keys, FRONT.encode(), largest_bytes=from_clients, most_unread=MOST_UNREAD)
         back = router(context, keys, BACK.encode(), heartbeat=BACK_HEARTBEAT, largest_bytes=from_pilots)
-        self.front = Front(front, self._exchange, keyring, epoch, most_sessions=most_sessions)
-        self.back = Back(back, self._exchange, keyring, epoch)
+        self.front = Front(front, self._exchange, keyring, epoch, places, most_sessions=most_sessions)
+        self.back = Back(back, self._exchange, keyring, epoch, places)
         self.hub = Hub(router(context, None, b""), self._exchange, keyring, epoch, front=self.front, back=self.back)
         self._flush_at = float("inf")
         self._tick_at = now
@@ -156,7 +158,7 @@ class Broker:
         entry = action.entry
         body = entry.body
         assert isinstance(body, Body), "the front put a Body into every request"
-        request = body.request
+        request, places = body.request, self.front.places
         header = wire.Work(
             self._epoch,
             action.seq,
@@ -173,6 +175,9 @@ class Broker:
             action.releases,
             request.enclosed,
             request.window,
+            places.own(entry.session) if request.reply != "inline" and request.window is None else "",
+            places.readable(entry.session) if body.references else (),
+            body.references,
         )
         self.back.send(action.connection, encode(header), body.tensors)
 

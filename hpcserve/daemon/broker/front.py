@@ -16,10 +16,10 @@ from hpcserve.core.exchange import Call as ExchangeCall
 from hpcserve.core.exchange import Exchange
 from hpcserve.core.gate import recall
 from hpcserve.core.sessions import Session
-from hpcserve.core.spelling import shortened
 from hpcserve.daemon.access import caller_of
 from hpcserve.daemon.broker.keyring import Keyring, Peer
 from hpcserve.daemon.broker.sockets import Incoming, Tensor, address_of, receive, send, user_of
+from hpcserve.daemon.broker.staging import Places
 from hpcserve.errors import AuthenticationError, HpcserveError, InvalidInput, Overloaded, ProtocolError
 from hpcserve.types import Epoch, SessionId
 from hpcserve.wire import messages as wire
@@ -31,14 +31,14 @@ LONGEST_MS = 1000 * 3600 * 24 * 3650  # a deadline in ten years is none
 MOST_SESSIONS = 10_000  # of one key, or of one identity, at a time
 FEW = 1000
 MOST_ITEMS = 1 << 16  # of a stream's window
-INLINE = "inline"  # the one way in which a result comes, until there is staging
 
 
 class Body(msgspec.Struct, gc=False):
-    """A request while the exchange holds it: what its replica has to be sent."""
+    """A request while the exchange holds it: what its replica has to be sent, and where its references are."""
 
     request: wire.Request
     tensors: list[Tensor]
+    references: tuple[str, ...] = ()
 
 
 def session_id(key: bytes, nonce: bytes) -> SessionId:
@@ -59,10 +59,12 @@ class Front:
         exchange: Exchange,
         keyring: Keyring,
         epoch: Epoch,
+        places: Places,
         *,
         most_sessions: int = MOST_SESSIONS,
     ) -> None:
         self.socket = socket
+        self.places = places
         self.calls: list[tuple[bytes, Asker, wire.Call]] = []
         self._exchange = exchange
         self._keyring = keyring
@@ -98,11 +100,10 @@ class Front:
             if header.enclosed and (message.tensors or len(header.enclosed) > MAX_TENSORS):
                 raise ProtocolError(f"enclosed has more than {MAX_TENSORS} tensors, or frames follow beside it")
             self._exchange.owe_ack(session, header.floor, header.acks)
-            if header.reply != INLINE:
-                refusal = InvalidInput(
-                    f"reply is {shortened(header.reply)}: this daemon sends results {INLINE!r} alone"
-                )
-                self._exchange.refuse(session, header.id, refusal, now)
+            try:
+                references = self.places.check(header, session)
+            except HpcserveError as error:
+                self._exchange.refuse(session, header.id, error, now)
                 return
             if header.window is not None and not _is_sound(header.window):
                 refusal = InvalidInput(
@@ -117,7 +118,7 @@ class Front:
                 header.id,
                 header.endpoint,
                 header.method,
-                Body(header, message.tensors),
+                Body(header, message.tensors, references),
                 message.size_bytes,
                 header.remaining_ms and min(max(header.remaining_ms, 0), LONGEST_MS),
                 header.priority,

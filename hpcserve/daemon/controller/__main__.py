@@ -157,6 +157,8 @@ async def _hear(controller: Controller, message: Any) -> None:
         controller.absent.hear(message)
     elif isinstance(message, hub.Lacking):
         controller.lacking(message)
+    elif isinstance(message, hub.ResultStaged):
+        await controller.staged.note(message)
     elif isinstance(message, hub.ReplicaIdle):
         controller.replica_idle(message)
     elif isinstance(message, hub.CallsDecided):

@@ -19,6 +19,7 @@ from hpcserve.core.capacity import limit_in_words, most_replicas
 from hpcserve.core.fleetview import Policy
 from hpcserve.core.spelling import nearest, shortened
 from hpcserve.core.width import Ranks, misfit
+from hpcserve.daemon.access import own_directory
 from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.gpus import check_gpus
 from hpcserve.daemon.controller.guard import Asking, asking_of
@@ -50,8 +51,8 @@ SETTINGS = (
 MOST_BYTES = 1 << 62
 """More than this no queue may be allowed: the store's numbers end soon after it."""
 MOST_SAMPLES = (1 << 31) - 1  # what an INTEGER of PostgreSQL holds
-ASKING = frozenset({"status", "whoami", "describe", "logs"})
-"""The calls that change nothing. Programs make them many times a second, and would bury the others in the log."""
+ASKING = frozenset({"status", "whoami", "describe", "logs", "delivered"})
+"""The calls that change little. Programs make them many times a second, and would bury the others in the log."""
 
 
 class Admin:
@@ -73,6 +74,7 @@ class Admin:
             "describe": (verbs.Describe, self.describe),
             "logs": (verbs.AskLogs, self.logs),
             "down": (verbs.Down, self.down),
+            "delivered": (verbs.Delivered, self.delivered),
         }
 
     def close(self) -> None:
@@ -240,6 +242,11 @@ class Admin:
         thing = controller.ownership.deployment(DeploymentName(name)) if name in controller.served else ran
         await controller.guard.note(asking, "see", f"the log of {name}", controller.guard.judge(asking, "see", thing))
         return found
+
+    async def delivered(self, arguments: verbs.Delivered, asking: Asking) -> verbs.Noted:
+        """A caller has staged results of its own."""
+        owner = own_directory(asking.asker.identity)
+        return verbs.Noted(known=await self._controller.staged.delivered(owner, arguments.paths))
 
     async def down(self, arguments: verbs.Down, asking: Asking) -> verbs.GoingDown:
         """Takes the daemon down. The supervisor is told before the caller, should this process end.

@@ -38,10 +38,12 @@ from hpcserve.daemon.controller.plan import Servable, servable_of
 from hpcserve.daemon.controller.rollouts import Rollouts
 from hpcserve.daemon.controller.scheduling import Ears, bucket_of, scheduling_of
 from hpcserve.daemon.controller.shaping import Shaping
+from hpcserve.daemon.controller.staged import StagedFiles
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.daemon.controller.targets import Targets
 from hpcserve.daemon.controller.telling import Telling
 from hpcserve.daemon.farewell import Farewell
+from hpcserve.daemon.launch import SERVICE_KEY
 from hpcserve.daemon.leftovers import LeftBehind
 from hpcserve.errors import ServiceUnavailable
 from hpcserve.registry.rows import DeploymentRow
@@ -85,6 +87,7 @@ class Controller:
         bucket = bucket_of(site)
         shaping = Shaping(site, scheduler, self.fleet, bucket)
         self.pilots = Pilots(site, Fenced(scheduler, fence), self.storage, record, shaping.shaped)
+        self.staged = StagedFiles(site, self.storage)
         self.losses = Losses(site.shared_dir / "logs")
         self._targets = Targets(self.fleet)
         self._rollouts = Rollouts(self.storage, self.fleet)
@@ -136,6 +139,7 @@ class Controller:
         await self.storage.open(self.site.state_dir / STORE)
         await asyncio.to_thread(sweep, self.site.shared_dir)
         leftovers.write(self.site.shared_dir, ())
+        await self.staged.open(self.site.state_dir / SERVICE_KEY)
         await self.ownership.recall()
         for row in await self.storage.do(Store.deployments):
             servable = await self.storage.do(Store.servable, row.servable, row.version)
@@ -177,7 +181,8 @@ class Controller:
 
     async def run(self) -> None:
         """Works until :attr:`stop` is set. Unless they are kept, every pilot has ended then, or had its time to."""
-        works = [asyncio.create_task(each) for each in (self._steer(), self.scheduling.run(), self.measuring.run())]
+        doing = self._steer(), self.scheduling.run(), self.measuring.run(), self.staged.run()
+        works = [asyncio.create_task(each) for each in doing]
         stopping = asyncio.create_task(self.stop.wait())
         await asyncio.wait({*works, stopping}, return_when=asyncio.FIRST_COMPLETED)
         for work in works:

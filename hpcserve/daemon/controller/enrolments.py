@@ -15,7 +15,7 @@ import msgspec
 
 from hpcserve.auth import private
 from hpcserve.config import Site
-from hpcserve.daemon.images import mpi_rules_of, rules_of
+from hpcserve.daemon.images import mpi_rules_of, rules_of, staging_rules_of
 from hpcserve.daemon.launch import ENROLMENTS
 from hpcserve.errors import AuthenticationError
 from hpcserve.registry.rows import PilotRow
@@ -37,6 +37,7 @@ class Enrolments:
         self._pilots = site.pilots
         self._containers = rules_of(site.containers)
         self._mpi = mpi_rules_of(site.mpi)
+        self._staging = staging_rules_of(site)
         self._prologue = site.environments.prologue
         self._place = site.shared_dir / ENROLMENTS
         self._logs = logs
@@ -77,6 +78,7 @@ class Enrolments:
             containers=self._containers,
             mpi=self._mpi,
             prologue=self._prologue,
+            staging=self._staging,
         )
         private.private_directory(self._place)
         private.replace(self._path(row.id, row.restarts), encode_enrolment(enrolment))

@@ -64,9 +64,12 @@ class Ownership:
         return self.names.get(name, UNKNOWN.servable)
 
     def deployment(self, name: DeploymentName) -> Deployment:
-        """Whose a deployment is, and what it serves."""
+        """Whose a deployment is, and what it serves: until another servable takes over there, the one before."""
         row = self._served.get(name)
-        return UNKNOWN if row is None else Deployment(row.owner, self.servable(row.servable))
+        if row is None:
+            return UNKNOWN
+        serving = plan.serving(self._fleet, name, self._servables)
+        return Deployment(row.owner, self.servable(serving.manifest.name))
 
     def has_run(self, replica: str) -> bool:
         """Whether something is known of this replica."""

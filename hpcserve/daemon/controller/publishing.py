@@ -13,6 +13,8 @@ from typing import TypeVar
 
 from hpcserve.config import in_words, visibility
 from hpcserve.core.access import Servable, Service
+from hpcserve.daemon.access import own_directory
+from hpcserve.daemon.controller.callers import check_directory, check_manifest
 from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.guard import Asking
 from hpcserve.daemon.images import SiteContainers
@@ -51,7 +53,9 @@ class Publishing:
             checked(partial(check_name, "an alias", alias))
         rules = self._rules(arguments.visible_to) if arguments.visible_to else None
         await self._may_publish_at_all(asking)
-        found = await self._ingest(Path(arguments.path))
+        owner = own_directory(asking.asker.identity)
+        await asyncio.to_thread(check_directory, controller.site, owner, arguments.path)
+        found = await self._ingest(Path(arguments.path), owner)
         name = found.manifest.name
         known = controller.ownership.names.get(name)
         await controller.guard.check(asking, "publish", Service() if known is None else known, name)
@@ -120,7 +124,7 @@ class Publishing:
         if not guard.may(asking, "publish", Service()):
             await guard.check(asking, "publish", Service(), "a servable")
 
-    async def _ingest(self, path: Path) -> Ingested:
+    async def _ingest(self, path: Path, owner: str) -> Ingested:
         """Takes a directory in on threads of its own: copying and importing may take minutes."""
         if not path.is_absolute():
             raise InvalidInput(
@@ -140,6 +144,7 @@ class Publishing:
                 stop=self._stopped,
                 prologue=site.environments.prologue,
                 containers=containers,
+                check=partial(check_manifest, site, owner),
             )
             return await asyncio.get_running_loop().run_in_executor(self._ingesters, work)
         finally:

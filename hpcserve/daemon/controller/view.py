@@ -75,6 +75,8 @@ async def status_of(controller: Controller, asking: Asking) -> Status:
             if all_of_it or controller.guard.sees(asking, controller.ownership.ran(each.replica))
         ),
         trouble=controller.fence.trouble if named else "",
+        staged_results=controller.staged.count if all_of_it else 0,
+        staged_bytes=controller.staged.size_bytes if all_of_it else 0,
     )
 
 

@@ -80,7 +80,9 @@ class Trouble:
     quota_bytes: int | None = None
     """How much may lie there in all."""
     corrupt: int = 0
-    """How many of the next files get a wrong byte after they were written here; below 0: all."""
+    """How many of the next files get a wrong byte as they are written here, or read by HTTPS; below 0: all."""
+    cut: int = 0
+    """How many of the next files that are read by HTTPS end in the middle."""
     stalled: bool = False
     """Nothing moves, and nobody says so."""
     bytes_per_s: float | None = None
@@ -169,15 +171,19 @@ class Collection:
 
     def spoil(self, path: Path) -> None:
         """Get one byte of a file wrong that was just written here, if told to."""
-        if not self.trouble.corrupt or not (size := path.stat().st_size):
+        if not (size := path.stat().st_size) or not self.goes_wrong():
             return
-        if self.trouble.corrupt > 0:
-            self.trouble.corrupt -= 1
         with open(path, "r+b") as file:
             file.seek(size // 2)
             [byte] = file.read(1)
             file.seek(size // 2)
             file.write(bytes([byte ^ 0xFF]))
+
+    def goes_wrong(self) -> bool:
+        """Whether the file at hand is one of those that are told to; it counts as one."""
+        corrupt = self.trouble.corrupt
+        self.trouble.corrupt -= corrupt > 0
+        return corrupt != 0
 
     def _may(self, caller: Caller, path: str, permission: Permission) -> bool:
         if self.owner in caller.identities:

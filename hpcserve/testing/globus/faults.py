@@ -20,6 +20,19 @@ class _Fault:
     stall_s: float = 0.0
     body: dict[str, Any] | None = None
     drop: tuple[str, ...] = ()
+    after: bool = False
+
+
+@dataclass(frozen=True)
+class Met:
+    """What is wrong with a request: an answer in place of the service's, and what to leave out of that.
+
+    ``after``: the service does what it is asked first.
+    """
+
+    instead: Response | None = None
+    drop: tuple[str, ...] = ()
+    after: bool = False
 
 
 class Faults:
@@ -44,9 +57,14 @@ class Faults:
         times: int | None = 1,
         retry_after_s: int | None = None,
         body: dict[str, Any] | None = None,
+        after: bool = False,
     ) -> None:
-        """Refuse with this status. ``body``: what is said with it, by default a code and a message."""
-        self._add(_Fault(re.compile(pattern), times, status=status, retry_after_s=retry_after_s, body=body))
+        """Refuse with this status. ``body``: what is said with it, by default a code and a message.
+
+        With ``after`` it is done all the same, and only the answer is lost.
+        """
+        told = _Fault(re.compile(pattern), times, status=status, retry_after_s=retry_after_s, body=body, after=after)
+        self._add(told)
 
     def stall(self, pattern: str, seconds: float, *, times: int | None = 1) -> None:
         """Answer only after so many seconds, or when the faults are cleared."""
@@ -65,14 +83,14 @@ class Faults:
 
     # --- the server's side ------------------------------------------------------------------------
 
-    def meet(self, request: Request) -> tuple[Response | None, tuple[str, ...]]:
-        """What is wrong with this request: an answer in place of the service's, and what to leave out of that."""
+    def meet(self, request: Request) -> Met:
+        """What is wrong with this request; it counts as asked."""
         call = f"{request.method} {request.path}"
         with self._changed:
             self.asked[call] += 1
             fault = next((each for each in self._faults if each.pattern.match(call)), None)
             if fault is None:
-                return None, ()
+                return Met()
             if fault.left is not None:
                 fault.left -= 1
                 if not fault.left:
@@ -81,10 +99,10 @@ class Faults:
                 before = self._released
                 self._changed.wait_for(lambda: self._released > before, timeout=fault.stall_s)
         if not fault.status:
-            return None, fault.drop
+            return Met(drop=fault.drop)
         headers = {} if fault.retry_after_s is None else {"retry-after": str(fault.retry_after_s)}
         told_body = fault.body or {"code": "ServiceUnavailable", "message": f"told to answer {fault.status}"}
-        return Response(fault.status, told_body, headers), ()
+        return Met(Response(fault.status, told_body, headers), after=fault.after)
 
     def _add(self, fault: _Fault) -> None:
         with self._changed:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,13 +44,13 @@ class HttpsCollections:
         with _answered(request):
             match request.method:
                 case "GET" | "HEAD":
-                    return _read(request, collection.allow(who, f"/{path}", "r").path)
+                    return _read(request, collection, collection.allow(who, f"/{path}", "r").path)
                 case "PUT":
                     return _write(request, who, collection, f"/{path}")
         raise Refusal(405, {"code": "method_not_allowed", "message": request.method}, {"allow": "GET, HEAD, PUT"})
 
 
-def _read(request: Request, path: Path) -> Response:
+def _read(request: Request, collection: Collection, path: Path) -> Response:
     with open(path, "rb") as file:
         size = file.seek(0, 2)
     start, end, status = 0, size, 200
@@ -70,7 +70,13 @@ def _read(request: Request, path: Path) -> Response:
     }
     if status == 206:
         headers["content-range"] = f"bytes {start}-{end - 1}/{size}"
-    return Response(status, _pieces(path, start, end), headers)
+    pieces = _pieces(path, start, end) if request.method == "GET" else ()
+    if request.method == "GET" and collection.trouble.cut:
+        collection.trouble.cut -= 1
+        pieces = _cut(pieces, (end - start) // 2)
+    elif request.method == "GET" and end > start and collection.goes_wrong():
+        pieces = _spoilt(pieces)
+    return Response(status, pieces, headers)
 
 
 def _pieces(path: Path, start: int, end: int) -> Iterator[bytes]:
@@ -79,6 +85,20 @@ def _pieces(path: Path, start: int, end: int) -> Iterator[bytes]:
         while start < end and (piece := file.read(min(CHUNK_BYTES, end - start))):
             start += len(piece)
             yield piece
+
+
+def _cut(pieces: Iterable[bytes], left: int) -> Iterator[bytes]:
+    for piece in pieces:
+        yield piece[:left]
+        left -= len(piece)
+        if left <= 0:
+            raise ConnectionResetError("told to end in the middle")
+
+
+def _spoilt(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    first, *others = pieces
+    yield bytes([first[0] ^ 0xFF]) + first[1:]
+    yield from others
 
 
 def _write(request: Request, who: Caller, collection: Collection, path: str) -> Response:

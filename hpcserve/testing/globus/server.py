@@ -99,9 +99,15 @@ class _Server(ThreadingHTTPServer):
 
     def answer(self, request: Request) -> Response:
         """What the services say, and what the faults make of it."""
-        instead, dropped = self.faults.meet(request)
-        if instead is not None:
-            return instead
+        met = self.faults.meet(request)
+        if met.instead is not None and not met.after:
+            return met.instead
+        response = self._of_services(request)
+        for key in met.drop:
+            without(response.body, key)
+        return met.instead or response
+
+    def _of_services(self, request: Request) -> Response:
         prefixes = [
             (len(prefix), service)
             for service in self._services
@@ -112,12 +118,9 @@ class _Server(ThreadingHTTPServer):
             return Response(404, {"code": "NotFound", "message": f"nothing at {request.path}"})
         service = max(prefixes, key=lambda each: each[0])[1]
         try:
-            response = service.answer(request)
+            return service.answer(request)
         except Refusal as refusal:
-            response = refusal.response
-        for key in dropped:
-            without(response.body, key)
-        return response
+            return refusal.response
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -117,14 +117,15 @@ class Steering:
         return {}
 
     def _fault(self, order: dict[str, Any]) -> dict[str, Any]:
-        """``pattern``, and what to do: ``status`` (and ``retry_after_s``), ``stall_s``, or ``drop`` of these keys."""
+        """``pattern``, and what to do: ``status`` (with ``retry_after_s``, ``after``), ``stall_s``, or ``drop``."""
         pattern, times = order["pattern"], order.get("times", 1)
         if "stall_s" in order:
             self._faults.stall(pattern, order["stall_s"], times=times)
         elif "drop" in order:
             self._faults.drop(pattern, *order["drop"], times=times)
         else:
-            self._faults.add(pattern, order["status"], times=times, retry_after_s=order.get("retry_after_s"))
+            retry_after_s, after = order.get("retry_after_s"), order.get("after", False)
+            self._faults.add(pattern, order["status"], times=times, retry_after_s=retry_after_s, after=after)
         return {}
 
     def _named(self, name: str) -> Person:

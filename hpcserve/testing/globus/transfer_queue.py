@@ -8,6 +8,7 @@ deadline).
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -238,10 +239,11 @@ class TransferQueue:
             if size:
                 task.recover()
         self._gate(task, sides)
-        rates = [side.trouble.bytes_per_s for side in sides if side.trouble.bytes_per_s is not None]
-        if rates and size:
+        begun = time.monotonic()
+        while (left := _seconds(sides, size) - (time.monotonic() - begun)) > 0:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or not task.unfinished, size / min(rates))
+                self._changed.wait(min(left, LOOKS_EVERY_S))
+            self._gate(task, sides)
 
     def _gate(self, task: Task, sides: list[Collection]) -> None:
         """Go on when the collections let the task go on.
@@ -268,6 +270,12 @@ class TransferQueue:
             task.expire(self._clock())
         if self._closed or not task.unfinished:
             raise _Ended
+
+
+def _seconds(sides: list[Collection], size: int) -> float:
+    """How long so many bytes take at the speed that the slower side is told to have."""
+    rates = [side.trouble.bytes_per_s for side in sides if side.trouble.bytes_per_s is not None]
+    return size / min(rates) if rates else 0.0
 
 
 def _meet(side: Collection) -> None:

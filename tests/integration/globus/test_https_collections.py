@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import pytest
@@ -36,6 +37,11 @@ class Files:
         request.url = f"{self.address}{path}"
         with requests.Session() as session:
             return session.send(request, verify=self.transfers.setting.ca, timeout=60)
+
+    def stream(self, path: str, headers: dict[str, str]) -> requests.Response:
+        bearer = {"Authorization": f"Bearer {self.token}"}
+        ca = self.transfers.setting.ca
+        return requests.get(f"{self.address}{path}", headers=bearer | headers, verify=ca, stream=True, timeout=60)
 
 
 @pytest.mark.parametrize("size", [0, 1, 3_000_000])
@@ -130,6 +136,24 @@ def test_what_cannot_be_done(files: Files) -> None:
 
 
 def test_a_wrong_byte_goes_unseen_by_https(files: Files) -> None:
-    files.transfers.facility.trouble.corrupt = 1
+    trouble = files.transfers.facility.trouble
+    trouble.corrupt = 1
     files.ask("PUT", "/a", data=b"right")
     assert files.ask("GET", "/a").content != b"right"
+    files.ask("PUT", "/a", data=b"right")
+    trouble.corrupt = 1
+    assert files.ask("HEAD", "/a").headers["content-length"] == "5"
+    assert [files.ask("GET", "/a").content == b"right" for _ in range(2)] == [False, True]
+
+
+def test_a_download_that_breaks_off_is_gone_on_with(files: Files) -> None:
+    contents = files.transfers.write("a", 3_000_001)
+    files.transfers.facility.trouble.cut = 2
+    got = b""
+    for _ in range(3):
+        answer = files.stream("/a", {"Range": f"bytes={len(got)}-"})
+        with contextlib.closing(answer), contextlib.suppress(requests.RequestException):
+            for piece in answer.iter_content(1 << 16):
+                got += piece
+        assert contents.startswith(got)
+    assert got == contents

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -23,7 +24,8 @@ from hpcserve.testing.globus.records import TRANSFER_ALL
 class Process:
     """A running stand-in and how it is spoken to."""
 
-    def __init__(self, directory: Path, exports: dict[str, str]) -> None:
+    def __init__(self, directory: Path, exports: dict[str, str], pid: int) -> None:
+        self.pid = pid
         self.directory = directory
         self.exports = exports
         self.site: dict[str, Any] = tomllib.loads((directory / "site.toml").read_text())
@@ -48,7 +50,7 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         lines = [re.fullmatch(r"export ([A-Z_]+)=(\S+)\n", child.stdout.readline()) for _ in range(4)]
-        process = Process(directory, {line[1]: line[2] for line in lines if line})
+        process = Process(directory, {line[1]: line[2] for line in lines if line}, child.pid)
         yield process
         process.close()
         child.send_signal(signal.SIGTERM)
@@ -164,10 +166,30 @@ def test_collections_and_their_troubles_are_orders(process: Process) -> None:
     assert (Path(opened[1]["root"]) / "b").read_bytes() == b"contents"
 
 
+def test_a_disk_that_takes_no_more_is_a_fault_of_the_task(process: Process) -> None:
+    """By the system itself: the stand-in may write no file that is larger."""
+    owner, native = "joe@lab.example", process.site["globus"]["native_client_id"]
+    process.order("people", {"username": owner})
+    home = process.order("collections", {"name": "home", "owner": owner, "kind": "personal"})
+    process.order("transfers", {"retry_s": 0.02})
+    token = process.order("tokens", {"username": owner, "client": native, "scope": TRANSFER_ALL})["access_token"]
+    client = globus_sdk.TransferClient(authorizer=globus_sdk.AccessTokenAuthorizer(token))
+    (Path(home["root"]) / "a").write_bytes(b"1" * 100_000)
+    before = resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
+    try:
+        data = globus_sdk.TransferData(home["id"], home["id"], fail_on_quota_errors=True)
+        data.add_item("/a", "/b")
+        task = client.submit_transfer(data)["task_id"]
+        assert client.task_wait(task, timeout=60, polling_interval=1)
+    finally:
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, before)
+    assert client.get_task(task)["fatal_error"]["code"] == "QUOTA_EXCEEDED"
+
+
 def test_two_collections_lie_ready(process: Process) -> None:
     [facility] = process.site["staging"]["collections"]
     assert Path(facility["prefix"]) == process.directory / "collections" / "facility"
-    assert sorted(each.name for each in Path(facility["prefix"]).parent.iterdir())[:2] == ["facility", "laptop"]
+    assert all((process.directory / "collections" / name).is_dir() for name in ("facility", "laptop"))
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_a_task_says_what_is_wrong_and_goes_on_when_it_is_over(
 
 def test_a_laptop_that_closes_in_the_middle(transfers: Transfers) -> None:
     contents = transfers.write("a", 4 << 20)
-    transfers.laptop.trouble.bytes_per_s = 10 << 20
+    transfers.laptop.trouble.bytes_per_s = 1 << 10
     task = transfers.send(("/a", "/a"), verify_checksum=True)
     transfers.until(task, lambda shown: shown["bytes_transferred"])
     transfers.laptop.trouble.offline = True
@@ -178,6 +178,15 @@ def test_calls_that_are_refused_now_and_then(transfers: Transfers, status: int) 
     assert done["status"] == "SUCCEEDED"
     assert transfers.arrived("a").read_bytes() == contents
     assert len(list(transfers.client().task_list())) == 1
+
+
+def test_a_submission_whose_answer_is_lost_is_not_made_twice(transfers: Transfers) -> None:
+    transfers.write("a")
+    submit = "POST /v0.10/transfer"
+    transfers.setting.globus.faults.add(submit, 502, times=2, after=True)
+    done = transfers.ended(transfers.send(("/a", "/a")))
+    assert transfers.setting.globus.faults.asked[submit] == 3
+    assert [each["task_id"] for each in transfers.client().task_list()] == [done["task_id"]]
 
 
 def test_a_consent_is_asked_for_and_given(transfers: Transfers) -> None:

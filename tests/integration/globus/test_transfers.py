@@ -64,7 +64,7 @@ def test_a_directory_arrives_with_all_below_it_but_links(transfers: Transfers) -
 
 def test_progress_is_seen_on_the_way(transfers: Transfers) -> None:
     transfers.write("a", 8 << 20)
-    transfers.laptop.trouble.bytes_per_s = 1 << 20
+    transfers.laptop.trouble.bytes_per_s = 1 << 10
     task = transfers.send(("/a", "/a"), label="slow")
     seen = transfers.until(task, lambda shown: shown["bytes_transferred"] > 0)
     assert (seen["status"], seen["is_ok"], seen["nice_status"], seen["label"]) == ("ACTIVE", True, "OK", "slow")

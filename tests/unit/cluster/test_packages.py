@@ -18,7 +18,7 @@ def interpreter(*python: int, **packages: str) -> Interpreter:
 
 def test_what_is_gathered_is_what_hpcserve_itself_requires() -> None:
     names = [each.partition("<")[0].partition(">")[0] for each in requirements()]
-    assert names == ["ml_dtypes", "msgspec", "numpy", "nvidia-ml-py", "pyzmq"]
+    assert names == ["h5py", "ml_dtypes", "msgspec", "numpy", "nvidia-ml-py", "pyzmq"]
     assert "nvidia-ml-py" not in dict(least_versions().values()), "an image may do without"
     assert least_versions()["zmq"] == ("pyzmq", "27")
     assert least_versions()["mpi4py"] == ("mpi4py", "4.1")

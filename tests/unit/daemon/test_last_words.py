@@ -20,6 +20,7 @@ from hpcserve.core.sessions import Session
 from hpcserve.daemon.broker.front import Front
 from hpcserve.daemon.broker.keyring import FRONT, Keyring
 from hpcserve.daemon.broker.sockets import router, send
+from hpcserve.daemon.broker.staging import Places
 from hpcserve.types import Counter, DeploymentName, EndpointName, Epoch, ReplicaId
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import encode
@@ -59,7 +60,7 @@ class Service:
         )
         socket = router(self.context, self.own, FRONT.encode(), largest_bytes=1 << 20)
         socket.bind(self.address)
-        self.front = Front(socket, self.exchange, keyring, Epoch(1))
+        self.front = Front(socket, self.exchange, keyring, Epoch(1), Places("/nowhere"))
 
     def client(self) -> zmq.Socket[bytes]:
         """A connection of the client that has resumed its session."""

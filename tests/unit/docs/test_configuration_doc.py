@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import pytest
 
-from hpcserve.config import Queue, Rules, Section, Site, environment
+from hpcserve.config import Collection, Queue, Rules, Section, Site, environment
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "reference" / "configuration.md").read_text(encoding="utf-8")
@@ -19,7 +19,7 @@ SECTIONS = {
     name: kind
     for name, kind in typing.get_type_hints(Site).items()
     if isinstance(kind, type) and issubclass(kind, Section)
-} | {"queues.NAME": Queue, "access.LIST": Rules}
+} | {"queues.NAME": Queue, "access.LIST": Rules, "staging.collections": Collection}
 TABLES = {name.partition(".")[0] for name in SECTIONS}
 
 
@@ -45,6 +45,9 @@ def spelled(name: str, kind: Any) -> str:
             bounds = f" ≥ {meta.ge}"
     if typing.get_origin(kind) is Literal:
         return " or ".join(f'`"{each}"`' for each in typing.get_args(kind))
+    listed = typing.get_args(kind)[:1]
+    if listed and isinstance(listed[0], type) and issubclass(listed[0], Section):
+        return "list of tables"
     noun = {float: "number", int: "integer", str: "text", Path: "path", bool: "true or false"}.get(
         kind, "list of texts"
     )

@@ -22,7 +22,7 @@ from hpcserve.pilot.stages import Stages
 from hpcserve.pilot.watch import Watch
 from hpcserve.types import DeploymentName, PilotId, ReplicaId
 from hpcserve.wire.agents import Orders, ReplicaSpec
-from hpcserve.wire.launch import ContainerRules, MpiRules
+from hpcserve.wire.launch import ContainerRules, MpiRules, StagingRules
 
 R1 = ReplicaId("r1")
 MANIFEST = '{"name": "m", "loader": "python"}'
@@ -63,6 +63,7 @@ def made(tmp_path: Path, *nodes: str) -> Roster:
             memory=MemoryWatch(None),
             changed=lambda: None,
             clock=time.monotonic,
+            staging=StagingRules(),
         ),
         nodes,
     )

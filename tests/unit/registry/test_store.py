@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpcserve.errors import ConfigError, Conflict, HpcserveError, StorageFull, UnknownServable
 from hpcserve.registry import engine
-from hpcserve.registry.rows import DeploymentRow, NameRow, PilotRow, RanRow, ServableRow, ServedRow
+from hpcserve.registry.rows import DeploymentRow, NameRow, PilotRow, RanRow, ServableRow, ServedRow, StagedRow
 from hpcserve.registry.store import Store
 from hpcserve.types import DeploymentName, Digest, EndpointName, PilotId
 
@@ -64,6 +65,15 @@ def test_the_first_who_publishes_owns_the_name(store: Store) -> None:
     assert store.resolve("digits") == ("digits", A)
     store.put_name(NameRow.made("digits", "user:ada", ("user:bob",)))
     assert [row.rules for row in store.names()] == [("user:bob",)]
+
+
+def test_a_deployment_stays_its_owners(store: Store) -> None:
+    mine = msgspec.structs.replace(deployment("echo"), owner="user:ada")
+    store.put_deployment(mine)
+    with pytest.raises(Conflict, match="somebody else has deployed at echo"):
+        store.put_deployment(msgspec.structs.replace(mine, owner="user:bob", replicas=3))
+    store.put_deployment(msgspec.structs.replace(mine, replicas=2))
+    assert [(row.owner, row.replicas) for row in store.deployments()] == [("user:ada", 2)]
 
 
 def test_hidden_names_are_unknown(store: Store) -> None:
@@ -293,3 +303,21 @@ def test_what_served_is_replaced_and_goes_with_its_deployment(store: Store) -> N
     assert store.served() == ()
     store.put_served(newest)  # by somebody who has not heard of it
     assert store.served() == ()
+
+
+def test_staged_results_are_noted_once_and_delivered_once(place: Path) -> None:
+    first = Store(place)
+    row = StagedRow(owner="ada", name="x.h5", size_bytes=1 << 40, written_s=1.0)
+    first.add_staged([row, msgspec.structs.replace(row, owner="bob", written_s=2.0)])
+    first.add_staged([msgspec.structs.replace(row, written_s=9.0)])
+    assert first.staged_delivered("ada", ["x.h5", "y.h5"], 5.0) == 1
+    assert first.staged_delivered("ada", ["x.h5"], 6.0) == 1
+    first.close()
+    again = Store(place)
+    assert [(each.owner, each.written_s, each.delivered_s) for each in again.staged()] == [
+        ("ada", 1.0, 5.0),
+        ("bob", 2.0, None),
+    ]
+    again.forget_staged([("ada", "x.h5"), ("eve", "x.h5")])
+    assert [each.owner for each in again.staged()] == ["bob"]
+    again.close()

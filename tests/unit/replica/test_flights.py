@@ -14,11 +14,13 @@ from hpcserve.core.credit import Credit
 from hpcserve.core.ledger import NEVER
 from hpcserve.replica.executor import Executor, Outcome
 from hpcserve.replica.flights import Flights
+from hpcserve.replica.staged import Stager
 from hpcserve.replica.task import Task
 from hpcserve.servable.loaded import Loaded, Method
 from hpcserve.servable.manifest import MethodSpec, TensorDecl
 from hpcserve.types import Counter, Epoch, SessionId
 from hpcserve.wire import messages as wire
+from hpcserve.wire.launch import StagingRules
 from hpcserve.wire.tensor import pack
 
 
@@ -55,7 +57,9 @@ class Device:
         x, y = (TensorDecl(name=name, dtype="int64", shape=(-1,)) for name in "xy")
         spec = MethodSpec(inputs=(x,), outputs=(y,), batchable=True, launches=True)
         self.loop = Loop()
-        self.flights = Flights(self.loop, Executor(Loaded({"go": Method(spec, self.launch)}), "go"), Credit())
+        self.flights = Flights(
+            self.loop, Executor(Loaded({"go": Method(spec, self.launch)}), "go"), Credit(), Stager(StagingRules())
+        )
         self.given = 0
 
     def launch(self, inputs: Mapping[str, Any], _parameters: Mapping[str, Any]) -> object:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hpcserve.testing.globus.faults import Faults, without
+from hpcserve.testing.globus.faults import Faults, Met, without
 from hpcserve.testing.globus.http import Refusal, Request, Response
 from hpcserve.testing.globus.routes import Routes
 
@@ -61,7 +61,7 @@ def test_the_oldest_fault_comes_first_and_as_often_as_it_was_told() -> None:
     faults.add("GET /", 429, retry_after_s=7)
 
     def met(path: str) -> int | None:
-        instead, _ = faults.meet(Request("GET", path))
+        instead = faults.meet(Request("GET", path)).instead
         return instead.status if instead else None
 
     assert [met("/b"), met("/b"), met("/a"), met("/a"), met("/a")] == [429, None, 502, 502, None]
@@ -71,22 +71,22 @@ def test_the_oldest_fault_comes_first_and_as_often_as_it_was_told() -> None:
 def test_what_a_fault_says() -> None:
     faults = Faults()
     faults.add(".*", 429, retry_after_s=7, body={"code": "Slow"})
-    assert faults.meet(Request("GET", "/"))[0] == Response(429, {"code": "Slow"}, {"retry-after": "7"})
+    assert faults.meet(Request("GET", "/")) == Met(Response(429, {"code": "Slow"}, {"retry-after": "7"}))
 
 
 def test_who_is_stalled_goes_on_when_faults_are_cleared() -> None:
     faults = Faults()
     faults.stall("GET /a", 600)
     answers: list[Any] = []
-    stalled = threading.Thread(target=lambda: answers.append(faults.meet(Request("GET", "/a"))))
+    stalled = threading.Thread(target=lambda: answers.append(faults.meet(Request("GET", "/a"))), daemon=True)
     stalled.start()
     while not faults.asked:
         stalled.join(0.01)
-    assert faults.meet(Request("GET", "/a")) == (None, ())
+    assert faults.meet(Request("GET", "/a")) == Met()
     assert not answers
     faults.clear()
     stalled.join(60)
-    assert answers == [(None, ())]
+    assert answers == [Met()]
 
 
 @pytest.mark.parametrize(

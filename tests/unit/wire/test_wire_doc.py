@@ -20,7 +20,7 @@ from hpcserve.core.exchange import MAX_GAPS, MAX_UNSETTLED
 from hpcserve.errors import BY_CODE, UnknownEndpoint
 from hpcserve.types import Counter, SessionId
 from hpcserve.wire import admin, agents, messages, record, tunnel
-from hpcserve.wire.dtype_names import BYTES, JSON, MAX_AXES, ML_DTYPES, NAMES
+from hpcserve.wire.dtype_names import BYTES, JSON, MAX_AXES, ML_DTYPES, NAMES, REFERENCE
 from hpcserve.wire.dtypes import DTYPES
 from hpcserve.wire.frames import ENCLOSED_BYTES, MAX_HEADER_BYTES, MAX_TENSORS, enclose, encode, error_to_wire
 from hpcserve.wire.tensor import pack
@@ -37,6 +37,7 @@ VERBS = {
     "describe": (admin.Describe, admin.Described),
     "logs": (admin.AskLogs, admin.Logs),
     "down": (admin.Down, admin.GoingDown),
+    "delivered": (admin.Delivered, admin.Noted),
 }
 
 
@@ -144,6 +145,7 @@ def test_every_dtype_has_its_size() -> None:
     sizes = {name: str(dtype.itemsize) for name, dtype in DTYPES.items()}
     sizes |= {name: str(size_bytes) for name, size_bytes in ML_DTYPES.items()} | {BYTES: "any", JSON: "any"}
     assert set(sizes) == NAMES
+    sizes[REFERENCE] = "any"
     found: dict[str, str] = {}
     for names, listed, _ in rows(section("Tensors", 2)):
         one_each = names.replace("`", "").split()

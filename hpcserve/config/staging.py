@@ -1,0 +1,64 @@
+"""``[staging]``: where large results lie, for how long, and which collections and paths a site has."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+import msgspec
+
+from hpcserve.config.section import MIB, Seconds, Section, SizeBytes
+
+_COLLECTION_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+class Collection(Section, frozen=True):
+    """``[[staging.collections]]``: what lies below ``prefix`` on the site lies on the Globus collection ``id``.
+
+    ``kind``: ``mapped`` to the accounts of the site's users, a ``guest`` collection of the service, or the user's
+    ``personal`` one. ``https``: files can be had from it by HTTPS too.
+    """
+
+    id: str
+    prefix: str
+    kind: Literal["mapped", "guest", "personal"]
+    https: bool = False
+
+    def __post_init__(self) -> None:
+        if not _COLLECTION_ID.fullmatch(self.id):
+            raise ValueError(f"id: expected the UUID of a collection, got {self.id!r}")
+        _check_path("prefix", self.prefix)
+
+
+class Staging(Section, frozen=True):
+    """``[staging]``: results over ``inline_limit_bytes`` are written to HDF5 files below ``directory``.
+
+    A file is removed ``keep_s`` after its delivery, or ``keep_undelivered_s`` after it was written. Those of one caller
+    take at most ``quota_bytes``; 0: no limit. References may lead to files below ``roots``, and read at most
+    ``reference_bytes``.
+    """
+
+    directory: str = ""
+    inline_limit_bytes: SizeBytes = 8 * MIB
+    compression: Literal["gzip", "none"] = "gzip"
+    chunk_bytes: Annotated[int, msgspec.Meta(ge=4096)] = MIB
+    keep_s: Seconds = 24 * 3600.0
+    keep_undelivered_s: Seconds = 7 * 24 * 3600.0
+    quota_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    roots: tuple[str, ...] = ()
+    reference_bytes: SizeBytes = 4096 * MIB
+    collections: tuple[Collection, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.directory:
+            _check_path("directory", self.directory)
+        for root in self.roots:
+            _check_path("roots", root)
+        ids = [each.id for each in self.collections]
+        if len(set(ids)) < len(ids):
+            raise ValueError("collections: expected each id once")
+
+
+def _check_path(field: str, path: str) -> None:
+    if not path.startswith("/") or ".." in path.split("/"):
+        raise ValueError(f"{field}: expected a whole path without '..', got {path!r}")

@@ -1,0 +1,191 @@
+"""Staged results on the disk: noted when they pass, removed when their time is up, never before their delivery.
+
+What is on the disk is the truth, and the store remembers what the disk does not tell: whether a file was delivered. A
+file that nobody has told of, such as that of a replica that died before it could, is kept like one that was never
+fetched. Nothing is opened or removed through a symbolic link: a servable's code may write into these directories.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from hpcserve.auth import keys, private
+from hpcserve.config import Site
+from hpcserve.core.retention import staged_until_s
+from hpcserve.daemon.controller.storage import Storage
+from hpcserve.errors import HpcserveError
+from hpcserve.registry.rows import StagedRow
+from hpcserve.registry.store import Store
+from hpcserve.wire.hub import ResultStaged
+from hpcserve.wire.staged import MARK, PARTIAL
+
+_log = logging.getLogger(__name__)
+
+SHORTEST_LOOK_S, LONGEST_LOOK_S = 0.25, 60.0
+LEFT_S = 3600.0
+"""A file that is being written grows; one that has not for so long is left of a replica that was killed."""
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Found(NamedTuple):
+    """A file on the disk: whose it is, its name, how many bytes it takes, when it was written last."""
+
+    owner: str
+    name: str
+    size_bytes: int
+    written_s: float
+
+
+class StagedFiles:
+    """All staged results of a site.
+
+    Args:
+        site: The site.
+        storage: The store.
+
+    Attributes:
+        count: How many there were when they were looked at last.
+        size_bytes: What they take.
+    """
+
+    def __init__(self, site: Site, storage: Storage) -> None:
+        self._staging = site.staging
+        self._directory = site.staging_dir
+        self._storage = storage
+        self.count = 0
+        self.size_bytes = 0
+
+    async def open(self, key: Path) -> None:
+        """Makes the directory, and marks it as that of this ``key``. Without it, results travel in their messages."""
+        try:
+            await asyncio.to_thread(_mark, self._directory, key)
+        except (OSError, HpcserveError) as error:
+            _log.error("no results can be staged: %s", error)
+
+    async def note(self, message: ResultStaged) -> None:
+        """A result is on its way to its client."""
+        row = StagedRow(owner=message.owner, name=message.name, size_bytes=message.size_bytes, written_s=time.time())
+        try:
+            await self._storage.do(Store.add_staged, (row,))
+        except HpcserveError as error:  # it is found on the disk later
+            _log.warning("staged result %s/%s is not noted: %s", row.owner, row.name, error)
+
+    async def delivered(self, owner: str, paths: Iterable[str]) -> int:
+        """A caller has these results; returns how many of them are the caller's."""
+        names = [name for path in paths if (name := self._own(owner, path))]
+        return await self._storage.do(Store.staged_delivered, owner, names, time.time()) if names else 0
+
+    def _own(self, owner: str, path: str) -> str:
+        """The name of a caller's file; empty if it is another's."""
+        above, _, name = path.rpartition("/")
+        return name if above == f"{self._directory}/{owner}" else ""
+
+    async def run(self) -> None:
+        """Removes what has been kept for long enough, again and again."""
+        soonest_s = min(self._staging.keep_s, self._staging.keep_undelivered_s)
+        while True:
+            try:
+                await self.prune()
+            except HpcserveError as error:
+                _log.warning("which staged results are to be removed is not known: %s", error)
+            await asyncio.sleep(min(LONGEST_LOOK_S, max(SHORTEST_LOOK_S, soonest_s / 4)))
+
+    async def prune(self) -> None:
+        """Removes what has been kept for long enough.
+
+        Raises:
+            HpcserveError: The store cannot be read or written.
+        """
+        found = await asyncio.to_thread(lambda: list(_listed(self._directory)))
+        rows = {(row.owner, row.name): row for row in await self._storage.do(Store.staged)}
+        there = {(each.owner, each.name): each for each in found if not each.name.endswith(PARTIAL)}
+        new = [
+            StagedRow(owner=each.owner, name=each.name, size_bytes=each.size_bytes, written_s=each.written_s)
+            for key, each in there.items()
+            if key not in rows
+        ]
+        if new:
+            await self._storage.do(Store.add_staged, new)
+        now = time.time()
+        over = [key for key, row in rows.items() if key in there and self._until_s(row) <= now]
+        left = [
+            (each.owner, each.name) for each in found if each.name.endswith(PARTIAL) and each.written_s + LEFT_S < now
+        ]
+        if over or left:
+            await asyncio.to_thread(_remove, self._directory, [*over, *left])
+        # One that was noted a moment ago may not have been there when the disk was looked at.
+        gone = [key for key, row in rows.items() if key not in there and row.written_s + LEFT_S < now]
+        if over or gone:
+            await self._storage.do(Store.forget_staged, [*over, *gone])
+        kept = [each for key, each in there.items() if key not in set(over)]
+        self.count, self.size_bytes = len(kept), sum(each.size_bytes for each in kept)
+
+    def _until_s(self, row: StagedRow) -> float:
+        return staged_until_s(
+            row.written_s,
+            row.delivered_s,
+            keep_s=self._staging.keep_s,
+            keep_undelivered_s=self._staging.keep_undelivered_s,
+        )
+
+
+def _mark(directory: str, key: Path) -> None:
+    public_key = keys.load(key).public_z85
+    os.makedirs(directory, mode=0o700, exist_ok=True)  # noqa: PTH103 (text, as it stands in results)
+    path = Path(directory) / MARK
+    if not path.exists() or path.read_text() != public_key:
+        private.replace(path, public_key.encode())
+
+
+def _listed(directory: str) -> Iterator[Found]:
+    """All files of all callers."""
+    try:
+        above = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        with os.scandir(above) as callers:
+            owners = [each.name for each in callers if each.is_dir(follow_symlinks=False)]
+        for owner in owners:
+            with contextlib.suppress(OSError), _opened(above, owner) as own, os.scandir(own) as files:
+                yield from _files(owner, files)
+    finally:
+        os.close(above)
+
+
+def _files(owner: str, files: Iterable[os.DirEntry[str]]) -> Iterator[Found]:
+    for each in files:
+        with contextlib.suppress(FileNotFoundError):  # it has just been removed
+            told = each.stat(follow_symlinks=False)
+            if stat.S_ISREG(told.st_mode):
+                yield Found(owner, each.name, told.st_blocks * 512, told.st_mtime)
+
+
+def _remove(directory: str, keys: Iterable[tuple[str, str]]) -> None:
+    with _opened(None, directory, follow=True) as above:
+        for owner, name in keys:
+            try:
+                with _opened(above, owner) as own:
+                    os.unlink(name, dir_fd=own)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                _log.warning("staged result %s/%s cannot be removed: %s", owner, name, error)
+
+
+@contextlib.contextmanager
+def _opened(above: int | None, name: str, *, follow: bool = False) -> Iterator[int]:
+    flags = _DIRECTORY & ~os.O_NOFOLLOW if follow else _DIRECTORY
+    descriptor = os.open(name, flags, dir_fd=above)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

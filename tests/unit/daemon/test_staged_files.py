@@ -1,0 +1,150 @@
+"""Staged results are kept until they are delivered, and some time longer; then they are removed, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from hpcserve.auth import keys
+from hpcserve.config import Site, Staging, load_site
+from hpcserve.core.retention import staged_until_s
+from hpcserve.daemon.controller.staged import LEFT_S, StagedFiles
+from hpcserve.daemon.controller.storage import Storage
+from hpcserve.wire.hub import ResultStaged
+from hpcserve.wire.staged import MARK
+
+HOUR_S, DAY_S = 3600.0, 86400.0
+Run = Callable[[Callable[[StagedFiles], Awaitable[None]]], None]
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    monkeypatch.setenv("HPCSERVE_HOME", str(tmp_path))
+    return load_site("local")
+
+
+@pytest.fixture
+def directory(site: Site) -> Path:
+    return Path(site.staging_dir)
+
+
+def run(site: Site, do: Callable[[StagedFiles], Awaitable[None]], **staging: float) -> None:
+    """Does something with the staged files of a controller, which ends then: each is a new one."""
+
+    async def whole() -> None:
+        storage = Storage()
+        key = site.state_dir / "service.key"
+        keys.load_or_create(key)
+        await storage.open(site.state_dir / "hpcserve.db")
+        changed = msgspec.structs.replace(site, staging=Staging(**staging))  # type: ignore[arg-type]
+        files = StagedFiles(changed, storage)
+        await files.open(key)
+        try:
+            await do(files)
+        finally:
+            await storage.close()
+
+    asyncio.run(whole())
+
+
+def staged(directory: Path, owner: str, name: str, *, age_s: float = 0.0) -> Path:
+    path = directory / owner / name
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.write_bytes(b"x" * 5000)
+    os.utime(path, (time.time() - age_s,) * 2)
+    return path
+
+
+def prune(files: StagedFiles) -> Awaitable[None]:
+    return files.prune()
+
+
+def test_until_when_one_is_kept() -> None:
+    keep = {"keep_s": 10.0, "keep_undelivered_s": 100.0}
+    assert staged_until_s(5.0, None, **keep) == 105.0
+    assert staged_until_s(5.0, 50.0, **keep) == 60.0
+    assert staged_until_s(5.0, 104.0, **keep) == 114.0
+
+
+def test_one_that_was_delivered_is_removed_after_a_while_and_others_stay(site: Site, directory: Path) -> None:
+    path, other = staged(directory, "ada", "x.h5"), staged(directory, "ada", "y.h5")
+
+    async def deliver(files: StagedFiles) -> None:
+        await files.note(ResultStaged("ada", "x.h5", 5000))
+        await files.note(ResultStaged("ada", "y.h5", 5000))
+        assert await files.delivered("ada", [str(path)]) == 1
+        await files.prune()
+        assert (files.count, files.size_bytes) == (2, 2 * 8192)
+
+    run(site, deliver, keep_s=HOUR_S)
+    assert path.exists()
+    run(site, prune, keep_s=1e-6)  # another controller: the store remembers
+    assert not path.exists()
+    assert other.exists()
+
+    async def count(files: StagedFiles) -> None:
+        await files.prune()
+        assert files.count == 1
+
+    run(site, count)
+
+
+def test_one_that_nobody_fetched_is_removed_long_after_it_was_written(site: Site, directory: Path) -> None:
+    old, new = staged(directory, "ada", "old.h5", age_s=DAY_S), staged(directory, "ada", "new.h5")
+    run(site, prune, keep_undelivered_s=2 * DAY_S)  # nobody has told of either: a replica died before it could
+    assert old.exists()
+    run(site, prune, keep_undelivered_s=HOUR_S)
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_nobody_delivers_what_is_another_callers(site: Site, directory: Path) -> None:
+    path = staged(directory, "bob", "x.h5")
+
+    async def deliver(files: StagedFiles) -> None:
+        await files.note(ResultStaged("bob", "x.h5", 5000))
+        for named in (str(path), f"{directory}/ada/../bob/x.h5", "/etc/passwd", "x.h5", ""):
+            assert await files.delivered("ada", [named]) == 0
+
+    run(site, deliver)
+    run(site, prune, keep_s=1e-6)
+    assert path.exists()
+
+
+def test_what_is_no_result_is_left_alone(site: Site, directory: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    kept = staged(outside, "", "x.h5", age_s=DAY_S)
+    (directory / "ada").mkdir(parents=True)
+    (directory / "linked").symlink_to(outside)
+    (directory / "ada" / "link.h5").symlink_to(kept)
+    (directory / "ada" / "sub").mkdir()
+    run(site, prune, keep_undelivered_s=1e-6)
+    run(site, prune, keep_undelivered_s=1e-6)
+    assert kept.exists()
+    assert (directory / MARK).read_text() == keys.load(site.state_dir / "service.key").public_z85
+    assert (directory / "ada" / "sub").is_dir()
+
+
+def test_what_a_killed_replica_left_half_written_is_removed(site: Site, directory: Path) -> None:
+    writing = staged(directory, "ada", ".x.h5.partial")
+    left = staged(directory, "ada", ".y.h5.partial", age_s=LEFT_S + 60)
+    run(site, prune)
+    assert writing.exists()
+    assert not left.exists()
+
+
+def test_a_directory_that_cannot_be_made_stops_nothing(site: Site, directory: Path) -> None:
+    directory.parent.mkdir(parents=True)
+    directory.write_text("in the way")
+
+    async def look(files: StagedFiles) -> None:
+        await files.prune()
+        assert files.count == 0
+
+    run(site, look)
