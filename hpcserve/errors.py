@@ -111,7 +111,8 @@ class LoginRequired(AuthenticationError):
     """The service wants a login, or another one than the caller has: run ``hpcserve login``.
 
     ``detail`` is a document of Globus's authentication requirements (``code`` and ``authorization_parameters``), with
-    ``client_id``, the client that users log in by, and ``scope``, that of the service.
+    ``client_id``, the client that users log in by, ``scope``, that of the service, and ``resource_server``, the
+    service's own client.
     """
 
     code = "login_required"

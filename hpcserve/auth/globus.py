@@ -28,8 +28,8 @@ GROUPS = "groups.api.globus.org"
 GROUPS_SCOPE = f"urn:globus:auth:scope:{GROUPS}:view_my_groups_and_memberships"
 
 
-def sdk() -> ModuleType:
-    """The Globus SDK.
+def sdk(what: str = "auth = 'globus'") -> ModuleType:
+    """The Globus SDK, which ``what`` needs.
 
     Raises:
         ConfigError: It is not installed.
@@ -37,7 +37,7 @@ def sdk() -> ModuleType:
     try:
         import globus_sdk
     except ImportError as error:
-        raise ConfigError(f"auth = 'globus' needs the Globus SDK: pip install 'hpcserve[globus]' ({error})") from error
+        raise ConfigError(f"{what} needs the Globus SDK: pip install 'hpcserve[globus]' ({error})") from error
     return globus_sdk
 
 

@@ -15,6 +15,8 @@ from hpcserve.cli import (
     deploy,
     doctor,
     down,
+    login,
+    logout,
     logs,
     publish,
     run,
@@ -25,6 +27,7 @@ from hpcserve.cli import (
     transfers,
     undeploy,
     up,
+    whoami,
 )
 from hpcserve.cli.exits import EPILOG
 from hpcserve.cli.options import options
@@ -53,7 +56,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _verb in (up, down, status, publish, share, deploy, undeploy, run, transfers, logs, doctor, connect, demo):
+CALLING = (status, publish, share, deploy, undeploy, run, transfers, logs, login, logout, whoami)
+for _verb in (up, down, *CALLING, doctor, connect, demo):
     app.command(_verb.__name__.rpartition(".")[2])(_verb.command)
 app.add_typer(service.app, name="service", cls=Commands)
 app.add_typer(site.app, name="site", cls=Commands)

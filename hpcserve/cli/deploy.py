@@ -176,12 +176,15 @@ def wait_ready(client: Client, deployed: Deployed, *, timeout_s: float | None = 
         NotFound: Somebody took the deployment back, or deployed another version.
         DeadlineExceeded: It takes longer than ``timeout_s``.
     """
+    from hpcserve.cli.lasting import warn_if_it_ends
     from hpcserve.errors import DeadlineExceeded, DeploymentFailed, NotFound
     from hpcserve.wire.admin import AskStatus, Status
 
     until = float("inf") if timeout_s is None else time.monotonic() + timeout_s
+    has_told = False
     while True:
         status = client.call("status", AskStatus(), Status)
+        has_told = has_told or warn_if_it_ends(client, status)
         found = next((each for each in status.deployments if each.deployment == deployed.deployment), None)
         if found is None or found.version != deployed.version:
             raise NotFound(

@@ -40,12 +40,13 @@ def open_client(ctx: typer.Context) -> Client:
     Raises:
         HpcserveError: As :class:`hpcserve.client.Client`.
     """
+    from hpcserve.cli.asking import terminal
     from hpcserve.client import Client
     from hpcserve.client.services import find_service
-    from hpcserve.errors import AuthenticationError, ServiceUnavailable
+    from hpcserve.errors import AuthenticationError, LoginRequired, ServiceUnavailable
 
     try:
-        return Client(options(ctx).service)
+        return Client(options(ctx).service, asks=terminal())
     except ServiceUnavailable as error:
         pid = _without_record(options(ctx).service)
         if pid is not None:
@@ -60,6 +61,8 @@ def open_client(ctx: typer.Context) -> Client:
         raise ServiceUnavailable(
             f"{error}; or call the one of site {' or '.join(sites)}: export HPCSERVE_SITE={sites[0]}"
         ) from error
+    except LoginRequired:
+        raise
     except AuthenticationError as error:
         keys = _missing_keys(options(ctx).service)
         if keys is None:

@@ -21,12 +21,14 @@ from hpcserve.client import forks
 from hpcserve.client.aio_stream import AsyncStream
 from hpcserve.client.arguments import FOREVER, bound, each_of, seconds, service_named
 from hpcserve.client.call import AUTO, AdminCall, Inference, Inputs, Pending
-from hpcserve.client.dial import Connection, dial
+from hpcserve.client.dial import Connection, dial, say_hello_again
 from hpcserve.client.engine import Engine
 from hpcserve.client.keys import client_keys
 from hpcserve.client.landing import SENT_AT_ONCE
+from hpcserve.client.login import Login
 from hpcserve.client.outputs import Outputs
 from hpcserve.client.pauses import Pauses
+from hpcserve.client.renewal import Renewal
 from hpcserve.client.sending import Sending
 from hpcserve.client.services import Service, find_service
 from hpcserve.client.streaming import WINDOW, Came, Streaming
@@ -58,7 +60,9 @@ class AsyncClient:
         self.timeout_s = timeout_s
         self._way = way_to(find_service(service_named(service)))
         self._keys = client_keys()
+        self._login = Login()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._renewal = Renewal(partial(say_hello_again, self._context, self._way, self._keys, self._login))
         self._engine = Engine()
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
@@ -448,7 +452,15 @@ class AsyncClient:
             return told[-1]
 
         dialling = asyncio.ensure_future(
-            asyncio.to_thread(dial, self._context, self._way, self._keys, nonce=self._engine.nonce, waits_for=waits_for)
+            asyncio.to_thread(
+                dial,
+                self._context,
+                self._way,
+                self._keys,
+                nonce=self._engine.nonce,
+                waits_for=waits_for,
+                login=self._login,
+            )
         )
         try:
             while not (await asyncio.wait((dialling,), timeout=LOOK_S))[0]:
@@ -462,6 +474,7 @@ class AsyncClient:
             raise
         connection = dialling.result()
         self._engine.connected(connection, told[-1])
+        self._renewal.welcomed(connection.expires_in_s)
         loop.add_reader(connection.socket_fd, self._read)
         loop.add_reader(connection.monitor_fd, self._watch, connection)
         self._watched = connection
@@ -475,6 +488,8 @@ class AsyncClient:
 
     async def _release(self) -> None:
         """Gives back what only an open client needs."""
+        self._way.interrupt()
+        await asyncio.to_thread(self._renewal.stop)
         self._context.destroy(linger=0)
         await asyncio.to_thread(self._way.close)
 

@@ -1,6 +1,7 @@
 """From a service to a connection: read the record, HELLO at admission, RESUME at the broker.
 
-One call of :func:`dial` is one try; it blocks for a few seconds at most and never hangs: a peer with
+One call of :func:`dial` is one try; it blocks for a few seconds at most and never hangs, unless a person is asked to
+log in: a peer with
 the wrong key is told by the socket's monitor, a silent one by the time. When to try again is not decided here.
 """
 
@@ -17,9 +18,10 @@ import zmq
 import hpcserve
 from hpcserve.auth.keys import KeyPair
 from hpcserve.client.fetching import Fetcher, Seen, is_marked
+from hpcserve.client.login import Login
 from hpcserve.client.successor import Successor
 from hpcserve.client.ways import Door, Reached, Way
-from hpcserve.errors import AuthenticationError, ProtocolError, ServiceUnavailable
+from hpcserve.errors import AuthenticationError, LoginRequired, ProtocolError, ServiceUnavailable
 from hpcserve.types import Counter
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import decode_from_admission, decode_to_client, encode, error_from_wire
@@ -30,6 +32,8 @@ from hpcserve.wire.record import ServiceRecord
 # noticed by its connection: see Successor.
 KEEPALIVE_S, KEEPALIVE_TRIES = 5, 3
 SOFTWARE = f"hpcserve {hpcserve.__version__}"
+
+MOST_LOGINS = 4  # a service may ask for a login, then for a second factor, and so on, but not for ever
 
 # libzmq does not say why a handshake was cut: the peer died, or could not read what a wrong key had sealed.
 CUT_TRIES, CUT_PAUSE_S = 4, 0.4
@@ -49,6 +53,7 @@ class Connection:
 
     ``poller`` tells when the socket or its monitor may have something to read. ``successor`` is known of a connection
     to a broker, and tells whether another one has taken its place; ``ways`` are those to what it stages.
+    ``expires_in_s``: for so long HELLO has let in.
     """
 
     def __init__(self, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
@@ -60,6 +65,7 @@ class Connection:
         self.poller.register(self.socket_fd, select.POLLIN)
         self.poller.register(self.monitor_fd, select.POLLIN)
         self.session_bytes = 0
+        self.expires_in_s: float | None = None
         self.successor: Successor | None = None
         self.ways: tuple[Fetcher, ...] = ()
         self._sources = [(socket, zmq.POLLIN)]
@@ -113,7 +119,7 @@ def dial(
     *,
     nonce: bytes,
     waits_for: Callable[[], tuple[int, tuple[Counter, ...]]],
-    token: str = "",
+    login: Login | None = None,
 ) -> Connection:
     """Connects to the service's daemon.
 
@@ -123,16 +129,18 @@ def dial(
         keys: The user's own key pair.
         nonce: The 16 bytes that this process chose for its session.
         waits_for: The session's floor and outstanding requests, asked for at the last moment.
-        token: An access token of Globus for the service, where it wants one.
+        login: The client's login, if it has one.
 
     Raises:
         ServiceUnavailable: Nobody answers: try again later.
         AuthenticationError: The daemon has another key, or does not know ours.
+        LoginRequired: It wants a login that nobody has made.
         VersionMismatch: The two sides are too far apart.
     """
-    with way.reach() as reached:
+    login = login or Login()
+    with login.lock, way.reach() as reached:
         record = reached.record
-        say_hello(context, reached, keys, token=token)
+        welcome = enter(context, reached, keys, login)
         try:
             connection = _open(context, record, reached.front, keys)
         except AuthenticationError as error:
@@ -144,6 +152,7 @@ def dial(
             answer = _answer(connection, decode_to_client, "the daemon's data socket", record, reached.front)
             resumed = _resumed(answer)
             connection.session_bytes = resumed.session_bytes
+            connection.expires_in_s = welcome.expires_in_s
             connection.successor = Successor(way, resumed.epoch)
             connection.ways = (Seen(record.staging),) if is_marked(record.staging, record.public_key) else ()
         except BaseException:
@@ -156,6 +165,38 @@ def _resumed(answer: object) -> wire.Resumed:
     if not isinstance(answer, wire.Resumed):
         raise ProtocolError(f"expected RESUMED from the daemon, got {type(answer).__name__}")
     return answer
+
+
+def enter(context: zmq.Context[zmq.Socket[bytes]], reached: Reached, keys: KeyPair, login: Login) -> wire.Welcome:
+    """Says HELLO, with a token where the service wants one; each that it refuses is followed by a better one.
+
+    Raises:
+        HpcserveError: As :func:`dial`.
+    """
+    service = reached.record.public_key
+    token = login.token(service)
+    for _ in range(MOST_LOGINS):
+        try:
+            return say_hello(context, reached, keys, token=token)
+        except LoginRequired as refused:
+            token = login.after(service, refused)
+    return say_hello(context, reached, keys, token=token)
+
+
+def say_hello_again(context: zmq.Context[zmq.Socket[bytes]], way: Way, keys: KeyPair, login: Login) -> float | None:
+    """Says HELLO with a newer token, beside a connection that stays.
+
+    Returns:
+        For how many seconds that lets in; None: for ever.
+
+    Raises:
+        HpcserveError: As :func:`dial`; LoginRequired if there is no newer one.
+    """
+    with login.lock, way.reach() as reached:
+        token = login.newer(reached.record.public_key)
+        if token is None:
+            raise LoginRequired("the login ends and does not renew itself; log in: hpcserve login")
+        return say_hello(context, reached, keys, token=token).expires_in_s
 
 
 def say_hello(

@@ -10,12 +10,15 @@ import select
 import threading
 import time
 from concurrent.futures import Future, wait
+from functools import partial
 
 import zmq
 
 from hpcserve.auth.keys import KeyPair
-from hpcserve.client.dial import Connection, dial
+from hpcserve.client.dial import Connection, dial, say_hello_again
+from hpcserve.client.login import Login
 from hpcserve.client.pauses import Pauses
+from hpcserve.client.renewal import Renewal
 from hpcserve.client.shared import LOOK_S, SharedEngine
 from hpcserve.client.ways import Way
 from hpcserve.errors import HpcserveError, ProtocolError, ServiceUnavailable
@@ -38,14 +41,19 @@ class Keeper:
         context: Where the sockets are made.
         way: How to get to the daemon.
         keys: The user's own key pair.
+        login: The client's login.
     """
 
-    def __init__(self, shared: SharedEngine, context: zmq.Context[zmq.Socket[bytes]], way: Way, keys: KeyPair) -> None:
+    def __init__(
+        self, shared: SharedEngine, context: zmq.Context[zmq.Socket[bytes]], way: Way, keys: KeyPair, login: Login
+    ) -> None:
         self._shared = shared
         self._engine = shared.engine
         self._context = context
         self._way = way
         self._keys = keys
+        self._login = login
+        self._renewal = Renewal(partial(say_hello_again, context, way, keys, login))
         self._thread = threading.Thread(target=self._keep, name="hpcserve-client", daemon=True)
         self._dialling: threading.Thread | None = None
 
@@ -64,6 +72,7 @@ class Keeper:
             self._thread.join()
         elif self._dialling is not None:
             self._dialling.join()
+        self._renewal.stop()
 
     def _keep(self) -> None:
         pauses = Pauses(LONGEST_FAILED_S)
@@ -189,7 +198,9 @@ class Keeper:
                 told.append(self._engine.waits_for())
             return told[-1]
 
-        connection = dial(self._context, self._way, self._keys, nonce=self._engine.nonce, waits_for=waits_for)
+        connection = dial(
+            self._context, self._way, self._keys, nonce=self._engine.nonce, waits_for=waits_for, login=self._login
+        )
         return connection, told[-1]
 
     def _connected(self, connection: Connection, told: _Told) -> None:
@@ -199,5 +210,6 @@ class Keeper:
                     connection.close()
                 return
             self._engine.connected(connection, told)
+            self._renewal.welcomed(connection.expires_in_s)
             self._engine.drain()
         self._shared.resolve()

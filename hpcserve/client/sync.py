@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 
 import zmq
 
+from hpcserve.auth.tokens import Kept
 from hpcserve.client import forks
 from hpcserve.client.arguments import bound, each_of, seconds, service_named
 from hpcserve.client.call import AUTO, AdminCall, Inference, Inputs
@@ -22,6 +23,7 @@ from hpcserve.client.future import InferenceFuture
 from hpcserve.client.keeper import Keeper
 from hpcserve.client.keys import client_keys
 from hpcserve.client.landing import Landing
+from hpcserve.client.login import Asks, Login
 from hpcserve.client.outputs import Outputs
 from hpcserve.client.sending import Sending, Transfer
 from hpcserve.client.services import Service, find_service
@@ -45,17 +47,22 @@ class Client:
         service: A name from ``hpcserve service list``, an address ``ssh://login``, or a Service; default:
             ``HPCSERVE_SERVICE``, the one in use, or the daemon of the default site on this machine.
         timeout_s: The deadline of a call that names none, in seconds; None: without end.
+        asks: Who is asked where the service wants somebody to log in; None: LoginRequired is raised.
 
     Raises:
         NotFound: No service has this name.
         ServiceUnavailable: No daemon answers.
         AuthenticationError: The daemon is not the one that was pinned, or does not know our key.
+        LoginRequired: The service wants a login: ``hpcserve login``.
     """
 
-    def __init__(self, service: str | Service | None = None, *, timeout_s: float | None = 60.0) -> None:
+    def __init__(
+        self, service: str | Service | None = None, *, timeout_s: float | None = 60.0, asks: Asks | None = None
+    ) -> None:
         seconds(timeout_s)
         self.timeout_s = timeout_s
         self._way = way_to(find_service(service_named(service)))
+        self._login = Login(asks)
         keys = client_keys()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._shared = SharedEngine()
@@ -63,7 +70,7 @@ class Client:
         self._shared.engine.fetching.delivered = self._tell_delivered
         self._shared.engine.fetching.ask = self.call
         forks.watch(self._shared, SharedEngine.forked, self._context)
-        self._keeper = Keeper(self._shared, self._context, self._way, keys)
+        self._keeper = Keeper(self._shared, self._context, self._way, keys, self._login)
         try:
             self._keeper.start()
         except BaseException:
@@ -76,6 +83,11 @@ class Client:
     def session_bytes(self) -> int:
         """How many bytes of requests may be on their way at once: the largest request has no more."""
         return self._shared.engine.session_bytes
+
+    @property
+    def login(self) -> Kept | None:
+        """The login with Globus by which it came in, as it is kept now; None: it needed none."""
+        return self._login.kept
 
     # --- the public calls -----------------------------------------------------------------------------
 
@@ -258,6 +270,7 @@ class Client:
             return
         self._landing.close()
         self._way.interrupt()
+        self._login.interrupt()
         self._keeper.join()
         atexit.unregister(self.close)
         self._release()

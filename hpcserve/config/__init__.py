@@ -1,7 +1,15 @@
 """Where settings come from: command line, environment, site file, default, in this order."""
 
 from hpcserve.config.access import Access, Rules, check_rule, in_words, visibility
-from hpcserve.config.environment import cache_dir, expanded, home, runtime_dir, service_named, site_named
+from hpcserve.config.environment import (
+    cache_dir,
+    client_credentials,
+    expanded,
+    home,
+    runtime_dir,
+    service_named,
+    site_named,
+)
 from hpcserve.config.files import site_names, site_text
 from hpcserve.config.globus import Globus
 from hpcserve.config.loading import load_site, read_site, variables_of
@@ -45,6 +53,7 @@ __all__ = [
     "Staging",
     "cache_dir",
     "check_rule",
+    "client_credentials",
     "expanded",
     "home",
     "in_words",

@@ -65,6 +65,22 @@ def service_named(option: str | None) -> str | None:
     return option or os.environ.get("HPCSERVE_SERVICE") or None
 
 
+def client_credentials() -> tuple[str, str] | None:
+    """By what a program logs in: ``$HPCSERVE_CLIENT_ID`` and ``$HPCSERVE_CLIENT_SECRET``; None: a person does.
+
+    Raises:
+        ConfigError: Only one of them is set.
+    """
+    id, secret = os.environ.get("HPCSERVE_CLIENT_ID", ""), os.environ.get("HPCSERVE_CLIENT_SECRET", "")
+    if bool(id) != bool(secret):
+        there, missing = ("ID", "SECRET") if id else ("SECRET", "ID")
+        raise ConfigError(
+            f"HPCSERVE_CLIENT_{there} is set and HPCSERVE_CLIENT_{missing} is not; set both, for a program that logs "
+            "in by itself, or neither"
+        )
+    return (id, secret) if id else None
+
+
 def filled_in(path: str, field: str) -> str:
     """The path with the values of the variables that it names, such as ``$SCRATCH`` or ``${SCRATCH}``."""
 

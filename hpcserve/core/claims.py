@@ -165,6 +165,7 @@ def login_required(rules: Rules, why: str, *, scopes: Iterable[str] = (), **want
         "authorization_parameters": {"session_message": why, "required_scopes": scopes, **wanted},
         "client_id": rules.login_client_id,
         "scope": rules.scope,
+        "resource_server": rules.client_id,
     }
     return LoginRequired(f"{why}; log in: hpcserve login", detail=detail)
 

@@ -247,7 +247,8 @@ def transferring_of(
     """
     if site.auth != "globus" or not site.staging.collections:
         return Transferring(site, None)
-    grants = Grants(rules_of(site), read_secret(secret_file(site)))
+    mapped = [each.id for each in site.staging.collections if each.kind == "mapped"]
+    grants = Grants(rules_of(site), read_secret(secret_file(site)), mapped)
     wallet = Wallet(grants, Seal(site.state_dir / SEAL_KEY), storage, ask)
     doors = Doors(site.staging_dir, collections_of(site), grants.own)
     deliveries = Deliveries(

@@ -14,6 +14,7 @@ import zmq
 from hpcserve.auth.keys import KeyPair
 from hpcserve.client.call import Inference
 from hpcserve.client.dial import FAILED, UP, Connection, dial, say_hello
+from hpcserve.client.login import Login
 from hpcserve.client.services import Service
 from hpcserve.client.ways import way_to
 from hpcserve.types import Counter
@@ -41,7 +42,8 @@ class WireSession:
         """HELLO and RESUME, with what is outstanding."""
         floor = min(self.outstanding, default=Counter(self.sent + 1))
         waits_for = lambda: (floor, self.outstanding)  # noqa: E731
-        self.connection = dial(self.context, self.way, self.keys, nonce=self.nonce, waits_for=waits_for, token=token)
+        login = Login(token=token)
+        self.connection = dial(self.context, self.way, self.keys, nonce=self.nonce, waits_for=waits_for, login=login)
         return self.connection
 
     def hello(self, token: str) -> wire.Welcome:

@@ -1,0 +1,50 @@
+"""Asking the person at the terminal for the code of a login. All of it on standard error: the output is for results."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import threading
+
+from hpcserve.errors import AuthenticationError, Cancelled
+
+LOOK_S = 0.2
+MOST_BYTES = 4096
+
+
+class Terminal:
+    """The person at the terminal, as :class:`hpcserve.client.login.Asks`. Whoever waits can be interrupted."""
+
+    def __init__(self) -> None:
+        self._over = threading.Event()
+
+    def code(self, address: str, why: str, scope: str) -> str:
+        """See :meth:`hpcserve.client.login.Asks.code`.
+
+        Raises:
+            AuthenticationError: The person has given none.
+            Cancelled: Nobody wants it any more.
+        """
+        sys.stderr.write(
+            f"{why}\n\nOpen this address in a browser, on any machine, and log in there:\n\n{address}\n\n"
+            f"It gives this service the right to {scope}. Look whether the page says so.\nPaste the code: "
+        )
+        sys.stderr.flush()
+        while not self._over.is_set():
+            if select.select([sys.stdin], [], [], LOOK_S)[0]:
+                code = os.read(sys.stdin.fileno(), MOST_BYTES).decode("utf-8", "replace").strip()
+                if not code or not code.isprintable():
+                    raise AuthenticationError("no code was pasted, so nobody is logged in; again: hpcserve login")
+                sys.stderr.write("\n")
+                return code
+        raise Cancelled("nobody waits for the login any more")
+
+    def interrupt(self) -> None:
+        """See :meth:`hpcserve.client.login.Asks.interrupt`."""
+        self._over.set()
+
+
+def terminal() -> Terminal | None:
+    """The person, if there is one: what comes from a pipe is data, and nobody reads what goes to a file."""
+    return Terminal() if sys.stdin.isatty() and sys.stderr.isatty() else None

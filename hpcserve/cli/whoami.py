@@ -1,0 +1,47 @@
+"""``hpcserve whoami``: who the service takes the caller for, and how long the login lasts."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hpcserve.cli.login import SERVICE
+from hpcserve.cli.options import open_client, options
+
+
+def command(
+    ctx: typer.Context,
+    *,
+    service: SERVICE = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Say who the service takes you for, and what you may do."""
+    import msgspec
+
+    from hpcserve.cli.lasting import lasts
+    from hpcserve.wire.admin import Me, WhoAmI
+
+    if service is not None:
+        options(ctx).service = service
+    with open_client(ctx) as client:
+        me = client.call("whoami", WhoAmI(), Me)
+        kept = client.login
+    if as_json:
+        told = msgspec.to_builtins(me)
+        told["login"] = None if kept is None else {"left_s": round(kept.left_s, 1), "renews": kept.renews}
+        typer.echo(msgspec.json.encode(told).decode())
+        return
+    lines = {
+        "name": me.name,
+        "identity": me.id,
+        "domain": me.domain,
+        "groups": "not known" if me.groups is None else ", ".join(me.groups),
+        "account": me.account,
+        "key": me.key,
+        "may": ", ".join(me.may) or "nothing",
+        "login": "" if kept is None else lasts(kept),
+    }
+    for name, value in lines.items():
+        if value:
+            typer.echo(f"{name:9} {value}")

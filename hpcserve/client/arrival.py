@@ -1,0 +1,106 @@
+"""One HELLO after the other, without a session: what ``hpcserve login`` and ``logout`` need of a service."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+import zmq
+
+from hpcserve import config
+from hpcserve.auth import tokens
+from hpcserve.auth.tokens import Kept
+from hpcserve.client.dial import MOST_LOGINS, say_hello
+from hpcserve.client.keys import client_keys
+from hpcserve.client.login import Asks, Login, log_in
+from hpcserve.client.services import Service, find_service, load_services
+from hpcserve.client.ways import way_to
+from hpcserve.core.demands import demand_of
+from hpcserve.errors import LoginRequired
+from hpcserve.wire.messages import Welcome
+
+
+class Arrival:
+    """At the door of a service, with or without a login. Use it in a ``with`` statement.
+
+    Args:
+        name: See :class:`hpcserve.Client`.
+
+    Raises:
+        HpcserveError: As :class:`hpcserve.Client`.
+    """
+
+    def __init__(self, name: str | None) -> None:
+        self.service: Service = find_service(name)
+        self.place = config.service_named(name) or load_services().default or self.service.place
+        self._way = way_to(self.service)
+        self._keys = client_keys()
+        self._login = Login()
+        program = config.client_credentials()
+        self._program = program[0] if program else ""
+        self._key = ""
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._way.interrupt()
+        self._context.destroy(linger=0)
+        self._way.close()
+
+    @property
+    def is_program(self) -> bool:
+        """Whether it is a program that logs in, by its secret."""
+        return bool(self._program)
+
+    def kept(self) -> Kept | None:
+        """The login at this service, after the first HELLO."""
+        return tokens.load(self._key, self._program) if self._key else None
+
+    def try_kept(self) -> Welcome | LoginRequired | None:
+        """What the service says to the login that there is; None: there is none.
+
+        Raises:
+            HpcserveError: As :class:`hpcserve.Client`; LoginRequired is returned.
+        """
+        with self._way.reach() as reached:
+            self._key = reached.record.public_key
+            token = self._login.token(self._key)
+            return self._hello(token) if token else None
+
+    def demanded(self) -> Welcome | LoginRequired:
+        """What the service says to somebody without a login.
+
+        Raises:
+            HpcserveError: As :meth:`try_kept`.
+        """
+        return self._hello("")
+
+    def log_in(self, refused: LoginRequired, asks: Asks | None, *, renews: bool, same_owner: bool) -> Welcome:
+        """Logs in, again if the service then wants more.
+
+        Raises:
+            HpcserveError: As :meth:`hpcserve.client.login.Login.after`.
+        """
+        for _ in range(MOST_LOGINS):
+            demand = demand_of(refused)
+            if asks is None or self.is_program:
+                token = self._login.after(self._key, refused, same_owner=same_owner)
+            else:
+                token = log_in(demand, self._key, asks, renews=renews, same_owner=same_owner).access_token
+            answer = self._hello(token)
+            if isinstance(answer, Welcome):
+                return answer
+            refused = answer
+        raise refused
+
+    def _hello(self, token: str) -> Welcome | LoginRequired:
+        with self._way.reach() as reached:
+            self._key = reached.record.public_key
+            try:
+                return say_hello(self._context, reached, self._keys, token=token)
+            except LoginRequired as error:
+                return error

@@ -1,0 +1,114 @@
+"""The login that a service asks for, read from its LoginRequired, and what of it a client goes along with.
+
+What a service says is not trusted: one that has gone bad could ask for a token of something else, with which it could
+act as the user there. So it gets a token of one scope that looks like a service's own, and of nothing that Globus
+itself offers or that reads a collection's files. Whether that scope is *this* service's, nothing in the document
+proves: Globus's page shows the user what they consent to, and :mod:`hpcserve.auth.signin` lets one service have it.
+
+Source: https://globus-sdk-python.readthedocs.io/en/stable/authorization/gare.html
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from hpcserve.errors import AuthenticationError, LoginRequired
+
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_SCOPE = re.compile(r"https://auth\.globus\.org/scopes/([A-Za-z0-9.-]+)/([A-Za-z0-9_.:-]+)")
+OF_COLLECTIONS = frozenset({"data_access", "https", "manage_collections"})
+"""Names of scopes by which somebody's files are reached."""
+MOST_CHARACTERS = 2000
+
+
+class Parameters(msgspec.Struct, frozen=True):
+    """What the login has to be like, by Globus's names."""
+
+    session_message: str | None = None
+    session_required_identities: list[str] | None = None
+    session_required_policies: list[str] | None = None
+    session_required_single_domain: list[str] | None = None
+    session_required_mfa: bool | None = None
+    required_scopes: list[str] | None = None
+    prompt: str | None = None
+
+
+class Demand(msgspec.Struct, frozen=True):
+    """The login that one service asks for.
+
+    Attributes:
+        client_id: The client at Globus by which its users log in.
+        scope: That of the service.
+        resource_server: The service's own client, for which the token must be.
+        authorization_parameters: What more the login has to be.
+    """
+
+    client_id: str
+    scope: str
+    resource_server: str
+    authorization_parameters: Parameters = Parameters()
+
+    @property
+    def needs_person(self) -> bool:
+        """Whether somebody has to do something: a token that is merely newer would not do."""
+        wanted = self.authorization_parameters
+        told = (
+            wanted.session_required_identities,
+            wanted.session_required_policies,
+            wanted.session_required_single_domain,
+            wanted.session_required_mfa,
+            wanted.prompt,
+        )
+        return any(told) or any(each != self.scope for each in wanted.required_scopes or ())
+
+
+def demand_of(refused: LoginRequired) -> Demand:
+    """What a service asks for.
+
+    Raises:
+        AuthenticationError: It cannot be understood, or is nothing that a service should ask for.
+    """
+    try:
+        demand = msgspec.convert(_with_parameters(refused.detail), Demand)
+    except msgspec.ValidationError as error:
+        raise AuthenticationError(f"the service asks for a login that cannot be understood ({error})") from error
+    found = _SCOPE.fullmatch(demand.scope)
+    if found is None or len(demand.scope) > MOST_CHARACTERS or found[2] in OF_COLLECTIONS:
+        raise _too_much(demand.scope)
+    if not _UUID.fullmatch(demand.client_id) or not _UUID.fullmatch(demand.resource_server):
+        raise AuthenticationError("the service asks for a login by a client whose id is no UUID")
+    if _UUID.fullmatch(found[1]) and found[1] != demand.resource_server:
+        raise _too_much(demand.scope)
+    for each in demand.authorization_parameters.required_scopes or ():
+        rest = each.removeprefix(demand.scope)
+        if rest == each or len(each) > MOST_CHARACTERS or (rest and not _is_in_brackets(rest)):
+            raise _too_much(each)
+    return demand
+
+
+def _with_parameters(detail: dict[str, Any]) -> dict[str, Any]:
+    """A ``prompt`` that Globus does not know is left out, since the page would refuse it."""
+    parameters = detail.get("authorization_parameters")
+    if isinstance(parameters, dict) and parameters.get("prompt") != "login":
+        parameters = {name: value for name, value in parameters.items() if name != "prompt"}
+    return {**detail, "authorization_parameters": {} if parameters is None else parameters}
+
+
+def _is_in_brackets(text: str) -> bool:
+    """Whether all of it is one pair of brackets: what follows the last one would be a scope of its own."""
+    depth = 0
+    for place, character in enumerate(text):
+        depth += (character == "[") - (character == "]")
+        if depth < 0 or (depth == 0 and place < len(text) - 1):
+            return False
+    return depth == 0 and text.startswith("[")
+
+
+def _too_much(scope: str) -> AuthenticationError:
+    return AuthenticationError(
+        f"the service asks for a token of {scope[:MOST_CHARACTERS]!r}, which is not a service's own scope; with it, "
+        "whoever runs the service could act as you elsewhere. Nobody is logged in; ask its operator"
+    )

@@ -1,0 +1,318 @@
+"""Logging in as a user does, at a daemon with ``auth = "globus"``. Globus is the loopback stand-in, over TLS."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpcserve import Client, examples
+from hpcserve.client.services import Service
+from hpcserve.errors import LoginRequired
+from hpcserve.testing.globus.browser import log_in
+from hpcserve.testing.globus.records import Token
+from tests.acceptance.newcomer import User, until, user_in
+from tests.acceptance.typist import Typist
+from tests.integration.globus.setting import SECRET, Setting, standing_in
+
+TOKEN = "POST /v2/oauth2/token$"
+POLICY = "11111111-2222-3333-4444-555555555555"
+CACHE_S = 2
+X = np.ones(1, np.float32)
+SITE = """
+base = "local"
+auth = "globus"
+
+[globus]
+client_id = "{service}"
+client_secret_file = "{secret}"
+native_client_id = "{native}"
+cache_s = {cache}
+
+[access]
+call = {{ allow = ["*"] }}
+publish = {{ allow = ["*"] }}
+deploy = {{ allow = ["*"] }}
+administer = {{ allow = ["*"] }}
+"""
+
+
+class House:
+    """A service with an endpoint ``echo``, a stand-in, and people who come to it."""
+
+    def __init__(self, place: Path, globus: Setting, ops: User, homes: contextlib.ExitStack) -> None:
+        self.globus, self.ops, self._homes, self._place = globus, ops, homes, place
+        self.x = place / "x.npy"
+        np.save(self.x, X)
+        self.call = ("run", "echo.echo", "--input", f"x={self.x}")
+        self._many = 0
+
+    def user(self, **environment: str) -> User:
+        """Somebody new, who has named the service."""
+        self._many += 1
+        user = self._homes.enter_context(user_in(self._place / f"user{self._many}"))
+        user.environment |= self.globus.globus.environment | environment
+        user.ok("service", "add", "lab", self.ops.record)
+        user.ok("service", "use", "lab")
+        return user
+
+    def types(self, user: User, *arguments: str | Path) -> Typist:
+        return Typist(user, self.globus.ca, *arguments)
+
+    def logged_in(self, *options: str) -> User:
+        user = self.user()
+        with self.types(user, "login", *options) as typist:
+            typist.logs_in().ends()
+        return user
+
+    @contextlib.contextmanager
+    def client(self, user: User) -> Iterator[Client]:
+        """A client in this process, with a person's files."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HPCSERVE_HOME", str(user.home))
+            with Client(Service(self.ops.record)) as client:
+                yield client
+
+    def tokens(self, user: User) -> list[Token]:
+        """The tokens that somebody keeps, as the stand-in knows them."""
+        (path,) = (user.home / "logins").glob("*.json")
+        kept = json.loads(path.read_text())
+        values = [kept["access_token"], kept.get("refresh_token", ""), *kept.get("others", ())]
+        return [self.globus.world.tokens[each] for each in values if each]
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    place = tmp_path_factory.mktemp("house")
+    with contextlib.ExitStack() as homes:
+        globus = homes.enter_context(standing_in(place / "globus"))
+        secret = place / "secret"
+        secret.touch(0o600)
+        secret.write_text(f"{SECRET}\n")
+        ops = homes.enter_context(user_in(place / "ops"))
+        ops.environment |= globus.globus.environment
+        (ops.home / "sites").mkdir(mode=0o700, parents=True)
+        ops.home.chmod(0o700)
+        site = SITE.format(service=globus.service.id, secret=secret, native=globus.native.id, cache=CACHE_S)
+        (ops.home / "sites" / "local.toml").write_text(site)
+        ops.ok("up", "--detach")
+        made = House(place, globus, ops, homes)
+        with made.types(ops, "login") as typist:
+            typist.logs_in().ends()
+        ops.ok("publish", examples.path("echo"))
+        ops.ok("deploy", "echo", "--endpoint", "echo")
+        yield made
+        ops.ok("down")
+
+
+@pytest.fixture(autouse=True)
+def _well(house: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """All is well at the beginning of each test, and in this process the SDK speaks to the stand-in."""
+    world = house.globus.world
+    world.sign_in(house.globus.person)
+    for name, value in house.globus.globus.environment.items():
+        monkeypatch.setenv(name, value)
+    lifetime_s = world.lifetime_s
+    yield
+    world.lifetime_s = lifetime_s
+    house.globus.globus.faults.clear()
+
+
+def test_somebody_logs_in_calls_and_logs_out(house: House) -> None:
+    user = house.user()
+    assert "hpcserve login" in user.fails(4, *house.call)
+    with house.types(user, "login") as typist:
+        typist.logs_in()
+        assert typist.ends() == "you are ada@lab.example at lab; the login renews itself\n"
+    assert "you are ada@lab.example at lab" in user.ok("login"), "and nobody is asked again"
+    user.ok(*house.call)
+    told = json.loads(user.ok("whoami", "--json"))
+    assert (told["name"], told["id"], told["domain"]) == (
+        "ada@lab.example",
+        house.globus.person.id,
+        "lab.example",
+    )
+    assert told["login"]["renews"]
+    assert "administer" in user.ok("whoami", "lab")
+    tokens = house.tokens(user)
+    assert user.ok("logout") == "you are logged out\n"
+    assert not any(token.active for token in tokens)
+    assert not list((user.home / "logins").iterdir())
+    assert "hpcserve login" in user.fails(4, *house.call)
+    assert user.ok("logout") == "nobody was logged in\n"
+
+
+def test_a_call_at_a_terminal_logs_in_and_goes_on(house: House) -> None:
+    with house.types(house.user(), *house.call) as typist:
+        typist.logs_in()
+        assert typist.ends() != ""
+        assert house.globus.scope in typist.seen, "what is consented to is said"
+
+
+def test_the_files_are_the_users_alone_and_nothing_of_a_token_is_shown(house: House) -> None:
+    user = house.logged_in()
+    (path,) = (user.home / "logins").glob("*.json")
+    assert oct(path.stat().st_mode & 0o777) == "0o600"
+    assert oct(path.parent.stat().st_mode & 0o777) == "0o700"
+    path.chmod(0o644)
+    assert "chmod 600" in user.fails(2, *house.call)
+    path.chmod(0o600)
+    token = json.loads(path.read_text())["access_token"]
+    path.write_text(path.read_text()[:-30])
+    told = user.fails(2, "--debug", *house.call)
+    assert "hpcserve logout, hpcserve login" in told
+    assert token not in told
+    assert "may still be good" in user.fails(3, "logout")
+    with house.types(user, "login") as typist:
+        typist.logs_in().ends()
+
+
+def test_a_revoked_token_is_replaced_while_a_client_goes_on(house: House) -> None:
+    user = house.logged_in()
+    with house.client(user) as client:
+        client.infer("echo.echo", X)
+        before = house.tokens(user)[0]
+        house.globus.world.revoke(before.value)
+        until(lambda: client.infer("echo.echo", X) and house.tokens(user)[0] != before)
+        client.infer("echo.echo", X)
+
+
+def test_a_login_is_renewed_before_it_ends_and_no_call_is_lost(house: House) -> None:
+    house.globus.world.lifetime_s = 4
+    user = house.logged_in()
+    with house.client(user) as client:
+        connection = client._shared.engine.connection
+        began = time.monotonic()
+        while time.monotonic() - began < 10:
+            client.infer("echo.echo", X)
+        assert client._shared.engine.connection is connection, "the connection stays"
+
+
+def test_where_nothing_mends_it_calls_fail_and_say_what_to_do(house: House) -> None:
+    user = house.logged_in()
+    with house.client(user) as client:
+        client.infer("echo.echo", X)
+        for token in house.tokens(user):
+            house.globus.world.revoke(token.value)
+
+        def refused() -> bool:
+            with contextlib.suppress(LoginRequired):
+                client.infer("echo.echo", X)
+                return False
+            return True
+
+        until(refused)
+        with pytest.raises(LoginRequired, match="hpcserve login") as raised:
+            client.infer("echo.echo", X)
+        assert raised.value.detail["scope"] == house.globus.scope
+        with house.types(user, "login") as typist:
+            typist.logs_in().ends()
+        client.infer("echo.echo", X)
+
+
+def test_globus_is_away_for_a_while(house: House) -> None:
+    user, faults = house.user(), house.globus.globus.faults
+    with house.types(user, "login") as typist:
+        address = typist.address()
+        faults.add(TOKEN, 503, times=None)
+        typist.types("anything")
+        typist.ends(3)
+        assert address.startswith("https://localhost")
+        assert "Globus Auth gives no answer (HTTP 503)" in typist.seen
+    faults.clear()
+    faults.add(TOKEN, 429, retry_after_s=1)
+    with house.types(user, "login") as typist:
+        typist.logs_in().ends()
+
+
+@pytest.mark.parametrize(("typed", "said"), [("not-the-code", "does not take the code"), ("", "no code was pasted")])
+def test_a_wrong_code(house: House, typed: str, said: str) -> None:
+    user = house.user()
+    with house.types(user, "login") as typist:
+        typist.address()
+        typist.types(typed).ends(4)
+        assert said in typist.seen
+    assert "nobody was logged in" in user.ok("logout")
+
+
+@pytest.mark.parametrize("arguments", [("login",), None])
+def test_ctrl_c_at_the_prompt(house: House, arguments: tuple[str, ...] | None) -> None:
+    with house.types(house.user(), *(arguments or house.call)) as typist:
+        typist.address()
+        typist.interrupts().ends(130)
+        assert "Traceback" not in typist.seen
+
+
+def test_without_a_terminal(house: House) -> None:
+    told = house.user().fails(4, "login")
+    assert "terminal" in told
+    assert "HPCSERVE_CLIENT_SECRET" in told
+
+
+def test_two_log_in_at_once(house: House) -> None:
+    user = house.user()
+    with house.types(user, "login") as first, house.types(user, "login") as second:
+        codes = [log_in(typist.address(), house.globus.ca) for typist in (first, second)]
+        for typist, code in zip((first, second), codes, strict=True):
+            typist.types(code)
+        first.ends()
+        second.ends()
+    user.ok(*house.call)
+
+
+def test_a_program_logs_in_by_its_secret(house: House) -> None:
+    world = house.globus.world
+    program = world.add_client("nightly", secret="of-the-program")
+    user = house.user(HPCSERVE_CLIENT_ID=program.id, HPCSERVE_CLIENT_SECRET="of-the-program")
+    user.ok(*house.call)
+    assert json.loads(user.ok("whoami", "--json"))["name"] == f"{program.id}@clients.auth.globus.org"
+    for token in house.tokens(user):
+        world.revoke(token.value)
+    user.ok("login", "--force")
+    user.ok(*house.call)
+    user.environment["HPCSERVE_CLIENT_SECRET"] = "wrong"
+    (path,) = (user.home / "logins").glob("*.json")
+    path.unlink()
+    assert "HPCSERVE_CLIENT_SECRET" in user.fails(4, *house.call)
+    del user.environment["HPCSERVE_CLIENT_SECRET"]
+    assert "HPCSERVE_CLIENT_SECRET is not" in user.fails(2, *house.call)
+
+
+def test_without_the_globus_sdk(house: House, tmp_path: Path) -> None:
+    (tmp_path / "globus_sdk.py").write_text("raise ImportError('blocked')\n")
+    user = house.user(PYTHONPATH=str(tmp_path))
+    with house.types(user, "login") as typist:
+        typist.ends(2)
+        assert "pip install 'hpcserve[globus]'" in typist.seen
+
+
+def test_a_disk_that_is_full_leaves_no_login_behind(house: House, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n")
+    user = house.user()
+    user.fails(4, *house.call)
+    user.environment["PYTHONPATH"] = str(tmp_path)
+    known = set(house.globus.world.tokens)
+    with house.types(user, "login") as typist:
+        typist.logs_in().ends(8)
+    fresh = [token for value, token in house.globus.world.tokens.items() if value not in known]
+    assert fresh
+    assert not any(token.active for token in fresh)
+
+
+def test_a_clock_that_is_wrong_does_no_harm(house: House) -> None:
+    house.globus.world.ahead_s = 50.0
+    try:
+        house.logged_in().ok(*house.call)
+    finally:
+        house.globus.world.ahead_s = 0.0
+
+
+def test_a_login_that_does_not_renew_itself_says_so(house: House) -> None:
+    user = house.logged_in("--once")
+    assert "ends in 1 d 23 h" in user.ok("whoami")
+    assert json.loads(user.ok("whoami", "--json"))["login"]["renews"] is False
