@@ -18,10 +18,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks import batching, figures, footprint, gpu, overload, ranks, roundtrip, scaling, staging, startup, streams
+from benchmarks import (
+    auth,
+    batching,
+    figures,
+    footprint,
+    gpu,
+    overload,
+    ranks,
+    roundtrip,
+    scaling,
+    staging,
+    startup,
+    streams,
+)
 from benchmarks.machine import measured
 
-NAMES = ("roundtrip", "footprint", "startup", "batching", "overload", "streams", "ranks", "gpu", "staging")
+NAMES = ("roundtrip", "footprint", "startup", "batching", "overload", "streams", "ranks", "gpu", "staging", "auth")
 ON_SLURM = ("pilots", "scaling")
 BY_SSH = "ssh"
 IN_CONTAINERS = "container"
@@ -64,6 +77,7 @@ def _real(pairs: int, repetitions: int, device: str) -> dict[str, Callable[[], d
         "streams": streams.run,
         "gpu": lambda: gpu.run(pairs=pairs, device=device, small=device == "cpu"),
         "ranks": lambda: ranks.run(pairs=pairs),
+        "auth": lambda: auth.run(pairs=pairs),
         "staging": lambda: staging.run(pairs=pairs),
         "scaling": scaling.run,
         "pilots": lambda: _pilots().run(),
@@ -83,6 +97,7 @@ def _quick(device: str) -> dict[str, Callable[[], dict[str, Any]]]:
         "gpu": lambda: gpu.run(pairs=1, seconds=0.5, device=device, small=True),
         "staging": lambda: staging.run(pairs=1, size_bytes=8 << 20, sparse_bytes=64 << 20),
         "ranks": lambda: ranks.run(pairs=2, size_mb=2),
+        "auth": lambda: auth.run(pairs=1, n=100, clients=20, people=(1, 20)),
         "scaling": lambda: scaling.run(days=1, longer_s=(), kinds=("commands",), offsets_s=(0.0,), starts=0, moves=0),
         "pilots": lambda: _pilots().run(starts=1, drain_s=2.0, losses=1, pairs=1, jobs=100, side_s=0.5),
         BY_SSH: lambda: _ssh().run(pairs=2, n=20, large_n=1, starts=1),

@@ -12,16 +12,19 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import msgspec
 import zmq
 
 from hpcserve.client.call import Inference
 from hpcserve.client.dial import dial
 from hpcserve.client.keys import client_keys
+from hpcserve.client.login import Login
 from hpcserve.client.services import find_service
 from hpcserve.client.ways import way_to
 from hpcserve.types import Counter
 from hpcserve.wire import messages as wire
-from hpcserve.wire.frames import decode_to_client, encode
+from hpcserve.wire.admin import Admin
+from hpcserve.wire.frames import decode_to_client, encode, error_from_wire
 
 PATIENCE_S = 30.0
 
@@ -56,12 +59,21 @@ class Stream(NamedTuple):
 
 
 class RawClient:
-    """One connection to the service of this home."""
+    """One connection to the service of this home.
 
-    def __init__(self) -> None:
+    Args:
+        token: Of Globus, where the service wants one.
+    """
+
+    def __init__(self, token: str = "") -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._connection = dial(
-            self._context, way_to(find_service(None)), client_keys(), nonce=os.urandom(16), waits_for=lambda: (1, ())
+            self._context,
+            way_to(find_service(None)),
+            client_keys(),
+            nonce=os.urandom(16),
+            waits_for=lambda: (1, ()),
+            login=Login(token=token),
         )
         self._next = 1
         self._acks: list[Counter] = []
@@ -92,6 +104,43 @@ class RawClient:
             pause_s = min(min(due) - (time.perf_counter() - began), 0.1)
             self._connection.poller.poll(max(0.0, pause_s) * 1000)
         return found
+
+    def call(self, verb: str, body: Admin) -> None:
+        """An administrative call; returns when it is done.
+
+        Raises:
+            HpcserveError: It was refused.
+        """
+        self._connection.socket.send(encode(wire.Call(self._next, verb, msgspec.Raw(msgspec.msgpack.encode(body)))))
+        self._next += 1
+        while True:
+            self._connection.socket.poll(int(PATIENCE_S * 1000))
+            answer = decode_to_client(self._connection.socket.recv_multipart()[0])
+            if isinstance(answer, wire.Refused):
+                raise error_from_wire(answer.error)
+            if isinstance(answer, wire.Answer):
+                if answer.error is not None:
+                    raise error_from_wire(answer.error)
+                return
+
+    def loop(self, call: Inference, total: int, window: int) -> None:
+        """So many requests, ``window`` outstanding; returns when all are answered.
+
+        Raises:
+            RuntimeError: Some were refused.
+        """
+        stream, found, sent = Stream(call, lambda now_s: 1.0, PATIENCE_S), list[Answer](), 0
+        began = time.perf_counter()
+        while len(found) < total:
+            while sent < total and len(self._open) < window:
+                self._send(stream, 0.0)
+                sent += 1
+            self._connection.socket.poll(int(PATIENCE_S * 1000))
+            while self._connection.has_message():
+                self._take(began, found)
+        refused = [each.error for each in found if each.error]
+        if refused:
+            raise RuntimeError(f"{len(refused)} of {total} requests failed: {refused[0]}")
 
     def _send(self, stream: Stream, due_s: float) -> None:
         call, id = stream.call, Counter(self._next)

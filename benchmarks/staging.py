@@ -2,7 +2,8 @@
 
 Each writes in a process of its own, one after the other, so that the memory of one is not another's; a file counts as
 written when it is on the disk (fsync). ``smooth`` data compress well, ``noise`` hardly; ``noise, plain`` is not
-compressed by either. What is written at last is 20 GB that never were in memory.
+compressed by either, and there is no promise of it: hashing alone takes as long. What is written at last is 20 GB that
+never were in memory.
 """
 
 from __future__ import annotations
@@ -73,14 +74,16 @@ def run(*, pairs: int, size_bytes: int = 1 << 30, sparse_bytes: int = 20 << 30) 
         sparse = _written(place, "hpcserve", "sparse", "gzip", sparse_bytes)
     over_mb = max(sparse["over_mb"], *(each["hpcserve"] for each in found["over_mb"].values()))
     ratio = {case: each["median"] for case, each in intervals.items()}
-    reached = {"ratio": min(ratio.values()) >= LEAST, "most_over_mb": over_mb < MOST_OVER_MB}
+    least = min(ratio[case] for case, compression in CASES.items() if compression == "gzip")
+    reached = {"least_ratio": least >= LEAST, "most_over_mb": over_mb < MOST_OVER_MB}
     return {
         **found,
         "ratio": ratio,
+        "least_ratio": least,
         "most_over_mb": round(over_mb, 1),
         "sparse": {"size_mb": round(sparse_bytes / 1e6), **{name: round(each, 1) for name, each in sparse.items()}},
         "intervals": {"ratio": intervals},
-        "targets": {"ratio": f">= {LEAST:g}", "most_over_mb": f"< {MOST_OVER_MB:g}"},
+        "targets": {"least_ratio": f">= {LEAST:g}", "most_over_mb": f"< {MOST_OVER_MB:g}"},
         "reached": reached,
     }
 

@@ -24,6 +24,7 @@ class Reply(StrEnum):
     staged = "staged"
 
 
+SHOW_S = 1.0
 DESCRIBE_S = 5.0
 """So long a call whose inputs need no declaration waits for it."""
 
@@ -48,6 +49,13 @@ def command(
         Reply | None,
         typer.Option(help="How the result comes: in its message, or in a file of the site. [default: auto]"),
     ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="Where Globus brings the result: globus://COLLECTION/DIRECTORY/."),
+    ] = None,
+    keep_login: Annotated[
+        bool, typer.Option("--keep-login", help="With --to: let the service keep a login of yours until it is there.")
+    ] = False,
     parameters: Annotated[
         list[str] | None, typer.Option("--param", metavar="K=V", help="A parameter; V is JSON, else text.")
     ] = None,
@@ -69,6 +77,8 @@ def command(
 
     if output is not None:
         check_output(output)
+    if to is not None and output is not None:
+        raise typer.BadParameter("with --to the result goes to a collection, and to no file", param_hint="--output")
     values = _parameters(parameters or [])
     with open_client(ctx) as client:
         given = read_inputs(inputs or [], most_bytes=client.session_bytes)
@@ -83,6 +93,9 @@ def command(
             with client.stream(target, given, parameters=values, timeout_s=timeout) as items:
                 write_items(items, output)
             return
+        if to is not None:
+            _send(client, target, given, values, timeout, to=to, keep_login=keep_login)
+            return
         wanted = reply or (Reply.staged if is_hdf5(output) else Reply.auto)
         answer = client.infer(target, given, parameters=values, timeout_s=timeout, reply=wanted.value)
         if is_hdf5(output):
@@ -93,6 +106,32 @@ def command(
         show(answer)
     elif not is_hdf5(output):
         write(answer, output)
+
+
+def _send(
+    client: Client,
+    target: str,
+    given: Any,
+    parameters: dict[str, Any],
+    timeout_s: float,
+    *,
+    to: str,
+    keep_login: bool,
+) -> None:
+    """Calls, and says in one line on standard error how far the result is, until it is there."""
+    from concurrent.futures import wait
+
+    from hpcserve.cli.transfers import progress
+
+    future = client.submit(target, given, parameters=parameters, timeout_s=timeout_s, to=to, keep_login=keep_login)
+    said = ""
+    while wait([future], SHOW_S).not_done:
+        now = "" if future.transfer is None else progress(future.transfer)
+        if now and now != said:
+            note(now)
+            said = now
+    sent = future.result().sent
+    typer.echo(json.dumps({"sent": None if sent is None else sent.uri, "size_bytes": sent and sent.size_bytes}))
 
 
 def _declared_if_told(client: Client, target: str) -> MethodSpec | None:

@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -23,10 +24,12 @@ from hpcserve.client.call import AUTO, AdminCall, Inference, Inputs, Pending
 from hpcserve.client.dial import Connection, dial, say_hello_again
 from hpcserve.client.engine import Engine
 from hpcserve.client.keys import client_keys
+from hpcserve.client.landing import SENT_AT_ONCE
 from hpcserve.client.login import Login
 from hpcserve.client.outputs import Outputs
 from hpcserve.client.pauses import Pauses
 from hpcserve.client.renewal import Renewal
+from hpcserve.client.sending import Sending
 from hpcserve.client.services import Service, find_service
 from hpcserve.client.streaming import WINDOW, Came, Streaming
 from hpcserve.client.ways import way_to
@@ -68,6 +71,7 @@ class AsyncClient:
         self._due_at = FOREVER
         self._is_fork = False
         self._landings: set[asyncio.Task[None]] = set()
+        self._looking: ThreadPoolExecutor | None = None
         forks.watch(self, AsyncClient._forked, self._context)
 
     async def __aenter__(self) -> Self:
@@ -84,6 +88,7 @@ class AsyncClient:
             await self._release()
             raise
         self._engine.fetching.delivered = partial(self._tell_delivered, asyncio.get_running_loop())
+        self._engine.fetching.ask = partial(self._ask, asyncio.get_running_loop())
         self._task = asyncio.create_task(self._keep(), name="hpcserve-client")
         return self
 
@@ -104,6 +109,8 @@ class AsyncClient:
         for landing in self._landings:
             landing.cancel()
         await asyncio.gather(*self._landings, return_exceptions=True)
+        if self._looking is not None:
+            self._looking.shutdown(wait=False, cancel_futures=True)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         self._drop()
@@ -118,9 +125,12 @@ class AsyncClient:
         timeout_s: float | None = None,
         priority: int = 0,
         reply: str = AUTO,
+        to: str | None = None,
+        keep_login: bool = False,
     ) -> Outputs:
         """See :meth:`hpcserve.Client.infer`. Cancelling the task takes the request back."""
-        id, future = self._start(endpoint, inputs, parameters, timeout_s, priority, reply=reply)
+        sending = None if to is None else Sending(to, keep_login=keep_login)
+        id, future = self._start(endpoint, inputs, parameters, timeout_s, priority, reply=reply, sending=sending)
         try:
             return await future
         except asyncio.CancelledError:
@@ -136,9 +146,12 @@ class AsyncClient:
         timeout_s: float | None = None,
         priority: int = 0,
         reply: str = AUTO,
+        to: str | None = None,
+        keep_login: bool = False,
     ) -> asyncio.Future[Outputs]:
         """As :meth:`infer`, but sends the request at once and returns its future. ``cancel()`` takes it back."""
-        id, future = self._start(endpoint, inputs, parameters, timeout_s, priority, reply=reply)
+        sending = None if to is None else Sending(to, keep_login=keep_login)
+        id, future = self._start(endpoint, inputs, parameters, timeout_s, priority, reply=reply, sending=sending)
         future.add_done_callback(partial(self._take_back, id))
         return future
 
@@ -211,6 +224,7 @@ class AsyncClient:
         priority: int,
         *,
         reply: str,
+        sending: Sending | None = None,
     ) -> tuple[Counter, asyncio.Future[Outputs]]:
         self._check_open()
         future: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
@@ -222,6 +236,7 @@ class AsyncClient:
             priority=priority,
             own=True,
             reply=reply,
+            sending=sending,
             on_done=partial(self._landed, _resolver(future)),
         )
         id = self._engine.infer(call)
@@ -236,7 +251,10 @@ class AsyncClient:
 
         async def land() -> None:
             try:
-                await asyncio.to_thread(call.land)
+                if call.sending is None:
+                    await asyncio.to_thread(call.land)
+                else:  # it may look on for hours, and not in a thread that others wait for
+                    await asyncio.get_running_loop().run_in_executor(self._lookers(), call.land)
             except asyncio.CancelledError:
                 call.error = Cancelled("the client was closed before the result was fetched")
             resolve(call)
@@ -244,6 +262,15 @@ class AsyncClient:
         task = asyncio.get_running_loop().create_task(land(), name="hpcserve-staged")
         self._landings.add(task)
         task.add_done_callback(self._landings.discard)
+
+    def _lookers(self) -> ThreadPoolExecutor:
+        if self._looking is None:
+            self._looking = ThreadPoolExecutor(SENT_AT_ONCE, thread_name_prefix="hpcserve-staged")
+        return self._looking
+
+    def _ask(self, loop: asyncio.AbstractEventLoop, verb: str, arguments: Admin, answer: type[T]) -> T:
+        """A call, for another thread."""
+        return asyncio.run_coroutine_threadsafe(self.call(verb, arguments, answer), loop).result()
 
     def _tell_delivered(self, loop: asyncio.AbstractEventLoop, path: str) -> None:
         """The service may remove a file from now on. Nobody waits for its answer; called by any thread."""

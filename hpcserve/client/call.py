@@ -22,6 +22,7 @@ from hpcserve.wire.tensor import Frame, pack, unpack
 
 if TYPE_CHECKING:
     from hpcserve.client.fetching import Fetching
+    from hpcserve.client.sending import Sending
 
 AUTO, INLINE, STAGED = "auto", "inline", "staged"
 REPLIES = (AUTO, INLINE, STAGED)
@@ -81,6 +82,7 @@ class Inference(Pending):
         "references",
         "refusal",
         "reply",
+        "sending",
         "specs",
         "staged",
     )
@@ -96,11 +98,12 @@ class Inference(Pending):
         priority: int,
         own: bool,
         reply: str = AUTO,
+        sending: Sending | None = None,
         on_done: Callable[[Any], None] | None = None,
     ) -> None:
         """``own``: copy the inputs, because the caller may change them before the answer is there.
 
-        ``reply``: how the result is to come, one of :data:`REPLIES`.
+        ``reply``: how the result is to come, one of :data:`REPLIES`. ``sending``: it is brought to a collection.
 
         Raises:
             InvalidInput: An argument is not what it may be; the message names it.
@@ -119,6 +122,9 @@ class Inference(Pending):
         if len(self.specs) + len(self.parameters) > HALF_HEADER_BYTES:
             raise arguments.too_long(self.parameters)
         self.reply = reply if reply == AUTO else arguments.one_of(reply, "reply", REPLIES)
+        if sending is not None:
+            self.reply = STAGED
+        self.sending = sending
         self.references = () if type(inputs) is np.ndarray else references_in(named)
         self.fetching: Fetching | None = None
         self.staged: wire.Result | None = None
@@ -149,7 +155,10 @@ class Inference(Pending):
         if result is None or self.fetching is None:
             return
         try:
-            self.value = self.fetching.outputs(result, lazy=self.reply == STAGED)
+            if self.sending is not None and self.fetching.ask is not None:
+                self.value = self.sending.send(result, self.fetching.ask)
+            else:
+                self.value = self.fetching.outputs(result, lazy=self.reply == STAGED)
         except HpcserveError as error:
             self.error = error
         except MemoryError as error:

@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from hpcserve.client.https import ByHttps
 from hpcserve.errors import TransferFailed
 from hpcserve.wire import messages as wire
 from hpcserve.wire.staged import MARK
 
 if TYPE_CHECKING:
     from hpcserve.client.outputs import Outputs
+    from hpcserve.client.sending import Ask
 
 
 class Fetcher(Protocol):
@@ -53,11 +55,18 @@ def is_marked(directory: str, public_key: str) -> bool:
 
 
 class Fetching:
-    """All ways of one client. ``delivered`` is called, by any thread, with the path on the site of what has come."""
+    """All ways of one client.
+
+    Attributes:
+        ways: Which there are.
+        delivered: Called, by any thread, with the path on the site of what has come.
+        ask: An administrative call, from a thread that may wait; None: there is no client yet.
+    """
 
     def __init__(self) -> None:
         self.ways: Sequence[Fetcher] = ()
         self.delivered: Callable[[str], None] = lambda _path: None
+        self.ask: Ask | None = None
 
     def outputs(self, result: wire.Result, *, lazy: bool) -> Outputs:
         """The outputs of a result that is staged.
@@ -85,11 +94,12 @@ class Fetching:
         )
 
     def _path(self, staged: wire.Staged) -> Path:
-        for way in self.ways:
+        further: list[Fetcher] = [] if self.ask is None else [ByHttps(self.ask)]
+        for way in (*self.ways, *further):
             path = way.fetch(staged)
             if path is not None:
                 return path
         raise TransferFailed(
             f"the result, {staged.size_bytes} bytes, is in {staged.path} on the site, and that is not seen from here; "
-            "call with reply='inline', or where the site's file systems are seen"
+            "call with reply='inline', or where the site's file systems are seen, or with to='globus://COLLECTION/PATH/'"
         )

@@ -5,15 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 from hpcserve.client.outputs import Outputs
 
+if TYPE_CHECKING:
+    from hpcserve.client.sending import Transfer
+
 
 class InferenceFuture(Future[Outputs]):
-    """A future whose waiter reads the socket itself. ``cancel()`` takes the request back, running or not."""
+    """A future whose waiter reads the socket itself. ``cancel()`` takes the request back, running or not.
+
+    Attributes:
+        transfer: Of a result that is brought to a collection: how far that is. None: it has not begun.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.transfer: Transfer | None = None
         self._read: Callable[[float | None], None] | None = None
         self._take_back: Callable[[], bool] | None = None
 

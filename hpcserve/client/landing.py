@@ -10,6 +10,8 @@ from hpcserve.client.call import Inference
 from hpcserve.errors import Cancelled
 
 AT_ONCE = 2
+SENT_AT_ONCE = 256
+"""These only look on."""
 
 
 class Landing:
@@ -17,15 +19,17 @@ class Landing:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: dict[bool, ThreadPoolExecutor] = {}
         self._closed = False
 
     def land(self, call: Inference, settle: Callable[[Inference], None]) -> None:
         """Brings a call's result here and calls ``settle``, which is called in any case."""
         with self._lock:
-            threads = self._threads
+            is_sent = call.sending is not None
+            threads = self._threads.get(is_sent)
             if threads is None and not self._closed:
-                threads = self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="hpcserve-staged")
+                many = SENT_AT_ONCE if is_sent else AT_ONCE
+                threads = self._threads[is_sent] = ThreadPoolExecutor(many, thread_name_prefix="hpcserve-staged")
         if threads is None or self._closed:
             _give_up(call)
             settle(call)
@@ -41,8 +45,8 @@ class Landing:
     def close(self) -> None:
         """What has not begun is given up."""
         with self._lock:
-            self._closed, threads = True, self._threads
-        if threads is not None:
+            self._closed, pools = True, list(self._threads.values())
+        for threads in pools:
             threads.shutdown(wait=False, cancel_futures=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hpcserve.client.sending import SentFile
     from hpcserve.client.staged import StagedFile
 
 
@@ -19,6 +20,7 @@ class Outputs(dict[str, Any]):
         run_s: How long the servable computed, in seconds.
         image: The sha256 of the container image that it was computed in; empty: it was in none.
         staged: The file that the result came in; None: it came in its message.
+        sent: Where the result was brought to; None: it came here.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class Outputs(dict[str, Any]):
         run_s: float,
         image: str,
         staged: StagedFile | None = None,
+        sent: SentFile | None = None,
     ) -> None:
         super().__init__(tensors)
         self.replica = replica
@@ -37,3 +40,4 @@ class Outputs(dict[str, Any]):
         self.run_s = run_s
         self.image = image
         self.staged = staged
+        self.sent = sent

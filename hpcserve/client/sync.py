@@ -10,7 +10,6 @@ import atexit
 import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
-from concurrent.futures import Future
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -26,6 +25,7 @@ from hpcserve.client.keys import client_keys
 from hpcserve.client.landing import Landing
 from hpcserve.client.login import Asks, Login
 from hpcserve.client.outputs import Outputs
+from hpcserve.client.sending import Sending, Transfer
 from hpcserve.client.services import Service, find_service
 from hpcserve.client.shared import SharedEngine
 from hpcserve.client.stream import Stream
@@ -68,6 +68,7 @@ class Client:
         self._shared = SharedEngine()
         self._landing = Landing()
         self._shared.engine.fetching.delivered = self._tell_delivered
+        self._shared.engine.fetching.ask = self.call
         forks.watch(self._shared, SharedEngine.forked, self._context)
         self._keeper = Keeper(self._shared, self._context, self._way, keys, self._login)
         try:
@@ -99,6 +100,8 @@ class Client:
         timeout_s: float | None = None,
         priority: int = 0,
         reply: str = AUTO,
+        to: str | None = None,
+        keep_login: bool = False,
     ) -> Outputs:
         """Calls ``endpoint`` (``NAME`` or ``NAME.METHOD``) and waits for the answer.
 
@@ -112,6 +115,9 @@ class Client:
             reply: How the result is to come. ``auto``: in a file when it is large and the file is seen here;
                 ``inline``: in the message; ``staged``: in a file, and the outputs are left there until they are asked
                 for.
+            to: Where the result is to be brought by Globus Transfer: ``globus://COLLECTION/DIRECTORY/``. It has arrived
+                when this returns, and ``.sent`` of the outputs says where. ``timeout_s`` is the time to compute it.
+            keep_login: Let the service keep a login of yours, encrypted, until it has arrived.
 
         Returns:
             The outputs by name.
@@ -119,7 +125,10 @@ class Client:
         Raises:
             HpcserveError: See :mod:`hpcserve.errors`; an error of the servable has its ``remote_traceback``.
         """
-        call = self._inference(endpoint, inputs, parameters, timeout_s, priority, reply=reply, own=False)
+        sending = None if to is None else Sending(to, keep_login=keep_login)
+        call = self._inference(
+            endpoint, inputs, parameters, timeout_s, priority, reply=reply, sending=sending, own=False
+        )
         id = self._shared.start(call)
         try:
             self._shared.wait(call, None)
@@ -138,9 +147,16 @@ class Client:
         timeout_s: float | None = None,
         priority: int = 0,
         reply: str = AUTO,
-    ) -> Future[Outputs]:
-        """As :meth:`infer`, but returns at once. The inputs are copied."""
+        to: str | None = None,
+        keep_login: bool = False,
+    ) -> InferenceFuture:
+        """As :meth:`infer`, but returns at once. The inputs are copied. ``.transfer`` says how far a result is."""
         future = InferenceFuture()
+
+        def progress(transfer: Transfer) -> None:
+            future.transfer = transfer
+
+        sending = None if to is None else Sending(to, keep_login=keep_login, seen=progress)
 
         def resolve(call: Inference) -> None:
             # False: somebody cancelled the future, and nobody wants the answer.
@@ -158,7 +174,15 @@ class Client:
                 future.set_exception(call.error)
 
         call = self._inference(
-            endpoint, inputs, parameters, timeout_s, priority, reply=reply, own=True, on_done=resolve
+            endpoint,
+            inputs,
+            parameters,
+            timeout_s,
+            priority,
+            reply=reply,
+            sending=sending,
+            own=True,
+            on_done=resolve,
         )
         id = self._shared.start(call)
         future.arm(partial(self._shared.wait, call), partial(self._shared.cancel, id))
@@ -269,6 +293,7 @@ class Client:
         *,
         reply: str,
         own: bool,
+        sending: Sending | None = None,
         on_done: Callable[[Any], None] | None = None,
     ) -> Inference:
         deadline_s = self.timeout_s if timeout_s is None else timeout_s
@@ -280,6 +305,7 @@ class Client:
             priority=priority,
             own=own,
             reply=reply,
+            sending=sending,
             on_done=on_done,
         )
 

@@ -36,6 +36,11 @@ class Staging(Section, frozen=True):
     A file is removed ``keep_s`` after its delivery, or ``keep_undelivered_s`` after it was written. Those of one caller
     take at most ``quota_bytes``; 0: no limit. References may lead to files below ``roots``, and read at most
     ``reference_bytes``.
+
+    Up to ``https_limit_bytes`` a result is fetched by HTTPS from a collection that has that. Each user has
+    ``transfers_per_user`` transfer tasks at once, of at most ``transfer_files`` files and ``transfer_bytes``, and a
+    result waits ``transfer_wait_s`` for more. Globus has ``transfer_deadline_s`` for a task; what nobody's coming back
+    mends, such as a destination that is not writable, it may try again for ``transfer_faults_s``.
     """
 
     directory: str = ""
@@ -47,6 +52,13 @@ class Staging(Section, frozen=True):
     quota_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
     roots: tuple[str, ...] = ()
     reference_bytes: SizeBytes = 4096 * MIB
+    https_limit_bytes: SizeBytes = 256 * MIB
+    transfers_per_user: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3
+    transfer_files: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1000
+    transfer_bytes: SizeBytes = 1024 * 1024 * MIB
+    transfer_wait_s: Annotated[float, msgspec.Meta(ge=0)] = 2.0
+    transfer_deadline_s: Annotated[float, msgspec.Meta(ge=60)] = 24 * 3600.0
+    transfer_faults_s: Seconds = 600.0
     collections: tuple[Collection, ...] = ()
 
     def __post_init__(self) -> None:

@@ -77,6 +77,26 @@ staged = sa.Table(
     sa.Column("written_s", sa.DOUBLE_PRECISION, nullable=False),
     sa.Column("delivered_s", sa.DOUBLE_PRECISION, nullable=True),
 )
+deliveries = sa.Table(
+    "deliveries",
+    TABLES,
+    _text("id", key=True),
+    _text("owner"),
+    _text("name"),
+    _text("source_collection"),
+    _text("source_path"),
+    _text("target_collection"),
+    _text("target_path"),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("asked_s", sa.DOUBLE_PRECISION, nullable=False),
+    _text("state"),
+    _text("submission"),
+    _text("task"),
+    _text("why"),
+    sa.Column("ended_s", sa.DOUBLE_PRECISION, nullable=True),
+    _text("token_sha256"),
+)
+kept_logins = sa.Table("kept_logins", TABLES, _text("owner", key=True), _text("sealed"))
 schema = sa.Table("schema", TABLES, sa.Column("version", sa.Integer, primary_key=True))
 
 Migration = Callable[[sa.Connection], None]
@@ -177,7 +197,34 @@ def _step_9(connection: sa.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (_step_1, _step_2, _step_3, _step_4, _step_5, _step_6, _step_7, _step_8, _step_9)
+_STEP_10 = (
+    """CREATE TABLE deliveries (
+        id TEXT NOT NULL, owner TEXT NOT NULL, name TEXT NOT NULL, source_collection TEXT NOT NULL,
+        source_path TEXT NOT NULL, target_collection TEXT NOT NULL, target_path TEXT NOT NULL,
+        size_bytes BIGINT NOT NULL, asked_s DOUBLE PRECISION NOT NULL, state TEXT NOT NULL, submission TEXT NOT NULL,
+        task TEXT NOT NULL, why TEXT NOT NULL, ended_s DOUBLE PRECISION, token_sha256 TEXT NOT NULL,
+        PRIMARY KEY (id))""",
+    "CREATE TABLE kept_logins (owner TEXT NOT NULL, sealed TEXT NOT NULL, PRIMARY KEY (owner))",
+)
+
+
+def _step_10(connection: sa.Connection) -> None:
+    for statement in _STEP_10:
+        connection.exec_driver_sql(statement)
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    _step_1,
+    _step_2,
+    _step_3,
+    _step_4,
+    _step_5,
+    _step_6,
+    _step_7,
+    _step_8,
+    _step_9,
+    _step_10,
+)
 """Step n (counted from 1) leads a database of version n-1 to version n."""
 
 

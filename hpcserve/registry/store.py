@@ -42,7 +42,7 @@ class Store:
     def __init__(self, place: str | Path) -> None:
         self._engine = open_engine(place)
         try:
-            with self._transaction() as connection:
+            with self.transaction() as connection:
                 schema.migrate(connection)
         except BaseException:
             self._engine.dispose()
@@ -67,7 +67,7 @@ class Store:
         Raises:
             Conflict: The name has become somebody else's meanwhile.
         """
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             if name is not None:
                 table = schema.names
                 owners = connection.execute(sa.select(table.c.owner).where(table.c.name == name.name)).scalars().all()
@@ -81,7 +81,7 @@ class Store:
     def servables(self) -> tuple[ServableRow, ...]:
         """Every version, by name and time."""
         table = schema.servables
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = connection.execute(sa.select(table).order_by(table.c.name, table.c.created_s))
             return tuple(ServableRow.of(row) for row in rows)
 
@@ -92,7 +92,7 @@ class Store:
             UnknownServable: There is none.
         """
         table = schema.servables
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             row = connection.execute(
                 sa.select(table).where(table.c.name == name, table.c.version == version)
             ).one_or_none()
@@ -103,18 +103,18 @@ class Store:
     def version(self, version: Digest) -> ServableRow | None:
         """The servable of which this is a version, if it is published."""
         table = schema.servables
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             row = connection.execute(sa.select(table).where(table.c.version == version)).first()
         return None if row is None else ServableRow.of(row)
 
     def put_name(self, row: NameRow) -> None:
         """Writes down whose a servable's name is, and who sees it."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             _put(connection, schema.names, {"name": row.name}, row)
 
     def names(self) -> tuple[NameRow, ...]:
         """Every name under which something was published."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return tuple(NameRow.of(row) for row in connection.execute(sa.select(schema.names)))
 
     def set_alias(self, name: str, alias: str, version: Digest) -> None:
@@ -129,13 +129,13 @@ class Store:
         except ValueError as error:
             raise ConfigError(str(error)) from error
         self.servable(name, version)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             _set_alias(connection, name, alias, version)
 
     def aliases(self, name: str) -> dict[str, Digest]:
         """The versions of ``name`` that have an alias, by alias."""
         table = schema.aliases
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = connection.execute(sa.select(table).where(table.c.servable == name).order_by(table.c.alias))
             return {row.alias: Digest(row.version) for row in rows}
 
@@ -167,7 +167,7 @@ class Store:
 
     def _versions(self, name: str, hidden: Collection[str]) -> list[Digest]:
         table = schema.servables
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             published = connection.execute(sa.select(table.c.name, table.c.version)).all()
         versions = [Digest(version) for servable, version in published if servable == name and name not in hidden]
         if not versions:
@@ -184,7 +184,7 @@ class Store:
             Conflict: It is somebody else's.
         """
         table = schema.deployments
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             owners = connection.execute(sa.select(table.c.owner).where(table.c.name == row.name)).scalars().all()
             if any(owner != row.owner for owner in owners):
                 raise Conflict(f"somebody else has deployed at {row.name} at the same moment; take another endpoint")
@@ -193,44 +193,44 @@ class Store:
     def remove_deployment(self, name: DeploymentName) -> bool:
         """Forgets a deployment, and what served in it. False if there was none."""
         table = schema.deployments
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute(sa.delete(schema.served).where(schema.served.c.name == name))
             return connection.execute(sa.delete(table).where(table.c.name == name)).rowcount > 0
 
     def deployments(self) -> tuple[DeploymentRow, ...]:
         """Every deployment, oldest first."""
         table = schema.deployments
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = connection.execute(sa.select(table).order_by(table.c.created_s, table.c.name))
             return tuple(DeploymentRow.of(row) for row in rows)
 
     def put_served(self, row: ServedRow) -> None:
         """Writes down which version of a deployment serves, unless that was taken back meanwhile."""
         deployments = schema.deployments
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             known = sa.select(deployments.c.name).where(deployments.c.name == row.name)
             if connection.execute(known).first() is not None:
                 _put(connection, schema.served, {"name": row.name}, row)
 
     def served(self) -> tuple[ServedRow, ...]:
         """What served last in each deployment in which something did."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return tuple(ServedRow.of(row) for row in connection.execute(sa.select(schema.served)))
 
     def put_ran(self, rows: Iterable[RanRow]) -> None:
         """Writes down what replicas run."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             for row in rows:
                 _put(connection, schema.ran, {"replica": row.replica}, row)
 
     def ran(self) -> tuple[RanRow, ...]:
         """What replicas ran."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return tuple(RanRow.of(row) for row in connection.execute(sa.select(schema.ran)))
 
     def forget_ran(self, replicas: Iterable[str]) -> None:
         """Removes what these ran: nothing is left of them."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             for replica in replicas:
                 connection.execute(sa.delete(schema.ran).where(schema.ran.c.replica == replica))
 
@@ -238,7 +238,7 @@ class Store:
 
     def put_pilot(self, row: PilotRow) -> None:
         """Writes a pilot down, before it is submitted and after each change; the same id is replaced."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             _put(connection, schema.pilots, {"id": row.id}, row)
 
     def update_pilot(
@@ -263,7 +263,7 @@ class Store:
         }
         changes = {name: value for name, value in given.items() if value is not None}
         table = schema.pilots
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             if not changes:
                 return connection.execute(sa.select(table.c.id).where(table.c.id == pilot)).first() is not None
             return connection.execute(sa.update(table).where(table.c.id == pilot).values(changes)).rowcount > 0
@@ -272,7 +272,7 @@ class Store:
         """Removes the pilots in this state but for those ``keep`` that ended last; returns how many."""
         table = schema.pilots
         here = sa.select(table.c.id).where(table.c.state == state)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             kept = connection.execute(here.order_by(table.c.ended_s.desc(), table.c.id.desc()).limit(keep)).scalars()
             over = sa.and_(table.c.state == state, table.c.id.not_in(kept.all()))
             return connection.execute(sa.delete(table).where(over)).rowcount
@@ -280,7 +280,7 @@ class Store:
     def pilots(self) -> tuple[PilotRow, ...]:
         """Every pilot, ended ones included, oldest first."""
         table = schema.pilots
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = connection.execute(sa.select(table).order_by(table.c.submitted_s, table.c.id))
             return tuple(PilotRow.of(row) for row in rows)
 
@@ -289,7 +289,7 @@ class Store:
     def add_staged(self, rows: Iterable[StagedRow]) -> None:
         """Writes staged results down; one that is known stays as it is."""
         table = schema.staged
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             for row in rows:
                 same = sa.and_(table.c.owner == row.owner, table.c.name == row.name)
                 if connection.execute(sa.select(table.c.name).where(same)).first() is None:
@@ -299,7 +299,7 @@ class Store:
         """Notes that these were delivered, the first time that it is said; returns how many of them are known."""
         table = schema.staged
         known = 0
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             for name in names:
                 same = sa.and_(table.c.owner == owner, table.c.name == name)
                 known += connection.execute(sa.select(table.c.name).where(same)).first() is not None
@@ -309,18 +309,19 @@ class Store:
     def staged(self) -> tuple[StagedRow, ...]:
         """Every staged result, oldest first."""
         table = schema.staged
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = connection.execute(sa.select(table).order_by(table.c.written_s, table.c.owner, table.c.name))
             return tuple(StagedRow.of(row) for row in rows)
 
     def forget_staged(self, keys: Iterable[tuple[str, str]]) -> None:
         """Removes those of these owners and names."""
         table = schema.staged
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             for owner, name in keys:
                 connection.execute(sa.delete(table).where(table.c.owner == owner, table.c.name == name))
 
-    def _transaction(self) -> AbstractContextManager[sa.Connection]:
+    def transaction(self) -> AbstractContextManager[sa.Connection]:
+        """For the statements of one change, all or none."""
         return transaction(self._engine)
 
 

@@ -202,7 +202,7 @@ class Gain:
 class Packed(NamedTuple):
     """A chunk as it is to lie in the file; None: it need not. ``left_out``: the filter mask."""
 
-    content: bytes | None
+    content: bytes | memoryview | None
     left_out: int
     tried: bool
 
@@ -217,13 +217,13 @@ def pack(block: Array, chunk: tuple[int, ...], *, compress: bool) -> Packed:
         block = whole
     octets = block.reshape(-1).view(np.uint8)
     if not compress:
-        return Packed(octets.tobytes(), ALL_FILTERS, tried=False)
+        return Packed(octets.data, ALL_FILTERS, tried=False)
     if block.itemsize > 1:
         octets = np.ascontiguousarray(octets.reshape(-1, block.itemsize).T)
     packed = zlib.compress(octets.data, LEVEL)
     if len(packed) <= GAIN * block.nbytes:
         return Packed(packed, NO_FILTER_LEFT_OUT, tried=True)
-    return Packed(block.tobytes(), ALL_FILTERS, tried=True)
+    return Packed(block.reshape(-1).view(np.uint8).data, ALL_FILTERS, tried=True)
 
 
 def _block(array: Array, offset: tuple[int, ...], shape: tuple[int, ...]) -> Array:

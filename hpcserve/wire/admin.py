@@ -333,3 +333,74 @@ class Noted(Admin, frozen=True, kw_only=True):
     """``known`` of the paths are files of the caller's."""
 
     known: int
+
+
+class Deliver(Admin, frozen=True, kw_only=True):
+    """``deliver``: bring the caller's staged results, ``paths`` on the site, to ``to``: ``globus://COLLECTION/PATH``.
+
+    A path that ends with a slash is a directory. With ``keep_login`` the caller agrees that the service keeps a login,
+    encrypted, until all of the caller's have arrived.
+    """
+
+    paths: tuple[str, ...]
+    to: str
+    keep_login: bool = False
+
+
+class AskTransfers(Admin, frozen=True, kw_only=True):
+    """``transfers``: these, or all of the caller's; of ``everybody``, for administrators."""
+
+    ids: tuple[str, ...] = ()
+    everybody: bool = False
+
+
+class TransferView(Admin, frozen=True, kw_only=True):
+    """One file on its way to ``to``. Times are seconds since 1970.
+
+    ``state``: ``waiting``, ``prepared``, ``active``, ``inactive``, ``cancelling``, ``succeeded``, ``failed`` or
+    ``cancelled``; ``why``: what it waits for, or why it failed. ``login``: the login that it waits for, as the detail
+    of the error ``login_required``. Files may share a Globus task: the last six say what that has done, of how much.
+    """
+
+    id: str
+    owner: str
+    path: str
+    to: str
+    state: str
+    size_bytes: int
+    asked_s: float
+    ended_s: float | None = None
+    why: str = ""
+    login: dict[str, Any] | None = None
+    task: str = ""
+    task_bytes: int = 0
+    task_bytes_in_all: int = 0
+    task_files: int = 0
+    task_files_in_all: int = 0
+    bytes_per_s: float = 0.0
+
+
+class TransferList(Admin, frozen=True, kw_only=True):
+    """In the order in which they were asked for."""
+
+    transfers: tuple[TransferView, ...]
+
+
+class AskHttps(Admin, frozen=True, kw_only=True):
+    """``https``: where a staged result of the caller's, ``path`` on the site, can be fetched by HTTPS."""
+
+    path: str
+
+
+class ByHttps(Admin, frozen=True, kw_only=True):
+    """A GET of ``url`` with the bearer's ``token``, which is the caller's own for that collection, and for so long."""
+
+    url: str
+    token: str
+    expires_in_s: float
+
+
+class CancelTransfer(Admin, frozen=True, kw_only=True):
+    """``cancel-transfer``: what has not arrived yet shall not."""
+
+    id: str

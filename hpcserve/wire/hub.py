@@ -292,6 +292,23 @@ class Stats(Message, frozen=True, tag="stats"):
     deployments: tuple[DeploymentLoad, ...]
 
 
+# --- controller to admission and back, through the broker -------------------------------------------------
+
+
+class AskToken(Message, frozen=True, tag="ask-token"):
+    """Which token has this SHA-256, in hex? The controller gets one for Transfer by it, on behalf of its owner."""
+
+    ticket: int
+    token_sha256: str
+
+
+class TokenIs(Message, frozen=True, tag="token-is"):
+    """Admission's answer. Empty: nobody who is in came with such a token. It is in memory alone."""
+
+    ticket: int
+    token: str = ""
+
+
 # --- admission to controller and back, through the broker ----------------------------------------------
 
 
@@ -324,6 +341,8 @@ ToBroker = (
     | EnrolVerdict
     | PilotSecrets
     | DecisionsNoted
+    | AskToken
+    | TokenIs
 )
 ToController = (
     BrokerUp
@@ -339,5 +358,6 @@ ToController = (
     | ResultStaged
     | Stats
     | EnrolAsk
+    | TokenIs
 )
-ToAdmission = BrokerUp | Done | EnrolVerdict | PilotSecrets
+ToAdmission = BrokerUp | Done | EnrolVerdict | PilotSecrets | AskToken

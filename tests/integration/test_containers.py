@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hpcserve import Client
+from hpcserve import Client, Reference
 from hpcserve.cluster.gather import run_pip
 from hpcserve.cluster.packages import gathering
 from hpcserve.config import Containers, Mpi, Site
@@ -126,6 +126,17 @@ def test_it_sees_its_files_and_nothing_of_the_service(equipped: Daemon, client: 
         assert seen(client, boxed, path)["there"] is False
     assert seen(client, boxed, Path("/opt/hpcserve/record/service.json"))["there"] is True
     assert [each.name for each in (equipped.shared / "record").iterdir()] == ["service.json"]
+
+
+def test_it_writes_large_results_to_a_file_of_the_site(equipped: Daemon, client: Client, boxed: str) -> None:
+    outputs = client.infer(f"{boxed}.double", np.arange(2_000_000, dtype=np.float64))
+    assert outputs.staged is not None
+    assert outputs.staged.path.is_relative_to(equipped.shared / "staged")
+    assert outputs["y"][-1] == 2 * 1_999_999
+    with outputs.staged.open() as file:
+        assert file.attrs["image"] == outputs.image != ""
+    total = client.infer(f"{boxed}.double", Reference(f"file:{outputs.staged.path}#/y"), timeout_s=60)
+    assert total["y"][1] == 4.0
 
 
 def test_no_grandchild_outlives_a_container_that_is_killed(equipped: Daemon, client: Client, boxed: str) -> None:

@@ -77,7 +77,8 @@ def test_clients_and_replicas_go_over_and_the_old_one_ends_when_it_goes_on(
         endpoint = daemon.deploy(client, SERVABLES / "spans")
         replicas = daemon.replica_pids(client, endpoint)
         old = status(client)
-        futures = [client.submit(f"{endpoint}.run", np.int64(n), parameters=parameters) for n in range(2)]
+        futures: list[Future[Outputs]] = []
+        futures += [client.submit(f"{endpoint}.run", np.int64(n), parameters=parameters) for n in range(2)]
         other = stack.enter_context(in_a_loop(daemon))
         futures += [other.submit(f"{endpoint}.run", np.int64(n), parameters) for n in (2, 3)]
         by_ssh = stack.enter_context(from_a_laptop(daemon, tmp_path))

@@ -31,6 +31,7 @@ from hpcserve.errors import AuthenticationError, HpcserveError, Overloaded, Prot
 from hpcserve.wire.frames import agree, decode_from_anyone, error_to_wire
 from hpcserve.wire.hub import (
     AdmitKey,
+    AskToken,
     BrokerUp,
     Done,
     EnrolAsk,
@@ -40,6 +41,7 @@ from hpcserve.wire.hub import (
     RevokeKey,
     ToAdmission,
     ToBroker,
+    TokenIs,
 )
 from hpcserve.wire.messages import Enrol, Enrolled, FromAdmission, Hello, Refused, Welcome
 
@@ -210,8 +212,8 @@ class Desk:
             return self._pilot.take(message.pilot, now)
         if name is not None:
             return self._known.take(key, now)
-        if self._logins is not None and isinstance(message, Hello) and message.token:
-            if self._logins.is_good(message.token, now):
+        if self._logins is not None and isinstance(message, Hello):
+            if (key in self.admitted and not message.token) or self._logins.is_good(message.token, now):
                 return self._known.take(key, now)
             if self._logins.is_asked(message.token):
                 return None if self._strangers.take(now) else 0.0
@@ -280,6 +282,9 @@ class Desk:
                 self._replies.append(Reply(waiting.connection, welcome))
         elif isinstance(message, PilotSecrets):
             self._secrets = message.sha256
+        elif isinstance(message, AskToken):
+            token = "" if self._logins is None else self._logins.token(message.token_sha256)
+            self._to_broker.append(TokenIs(message.ticket, token))
         else:
             self._verdict(message)
 

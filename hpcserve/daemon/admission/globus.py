@@ -7,31 +7,15 @@ from pathlib import Path
 from hpcserve.auth.accounts import Accounts
 from hpcserve.auth.globus import Globus, read_secret
 from hpcserve.config import Site
-from hpcserve.core.claims import Rules
 from hpcserve.core.tokens import Ages, Tokens
 from hpcserve.daemon.admission.checks import Checks
 from hpcserve.daemon.admission.logins import Logins
-from hpcserve.daemon.registration import secret_file
+from hpcserve.daemon.registration import rules_of, secret_file
 
 THREADS = 16
 """So many questions to Globus are under way at once."""
 HELLOS = 500.0, 5000.0
 """How often one identity may say HELLO: per second, and at once; a thousand ranks may share one."""
-
-
-def rules_of(site: Site) -> Rules:
-    """What the site demands of a token."""
-    said = site.globus
-    return Rules(
-        client_id=said.client_id,
-        login_client_id=said.native_client_id,
-        scope=said.service_scope,
-        issuer=said.issuer,
-        policies=said.required_policies,
-        domains=said.domains,
-        groups=said.groups,
-        mfa=said.require_mfa,
-    )
 
 
 def logins_of(site: Site) -> Logins:

@@ -129,6 +129,11 @@ class Logins:
         """Whether the token is known, and lets in."""
         return isinstance(self._tokens.standing(digest_of(token), now), Standing)
 
+    def token(self, digest: str) -> str:
+        """The token of this SHA-256 by which a key is in; empty: none is."""
+        known = Digest(digest)
+        return self._secrets.get(known, "") if known in self._users else ""
+
     def is_asked(self, token: str) -> bool:
         """Whether Globus is being asked about the token."""
         return self._tokens.is_asked(digest_of(token))

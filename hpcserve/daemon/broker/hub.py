@@ -69,6 +69,8 @@ class Hub:
             hub.EnrolAsk: lambda sender, message: self.tell(CONTROLLER, message),
             hub.EnrolVerdict: lambda sender, message: self.tell(ADMISSION, message),
             hub.PilotSecrets: self._pilots,
+            hub.AskToken: lambda sender, message: self.tell(ADMISSION, message),
+            hub.TokenIs: lambda sender, message: self.tell(CONTROLLER, message),
             hub.DecisionsNoted: lambda sender, message: self._decisions.noted(message.number),
         }
 

@@ -51,7 +51,7 @@ SETTINGS = (
 MOST_BYTES = 1 << 62
 """More than this no queue may be allowed: the store's numbers end soon after it."""
 MOST_SAMPLES = (1 << 31) - 1  # what an INTEGER of PostgreSQL holds
-ASKING = frozenset({"status", "whoami", "describe", "logs", "delivered"})
+ASKING = frozenset({"status", "whoami", "describe", "logs", "delivered", "transfers"})
 """The calls that change little. Programs make them many times a second, and would bury the others in the log."""
 
 
@@ -75,6 +75,10 @@ class Admin:
             "logs": (verbs.AskLogs, self.logs),
             "down": (verbs.Down, self.down),
             "delivered": (verbs.Delivered, self.delivered),
+            "deliver": (verbs.Deliver, controller.transferring.deliver),
+            "transfers": (verbs.AskTransfers, controller.transferring.transfers),
+            "https": (verbs.AskHttps, controller.transferring.https),
+            "cancel-transfer": (verbs.CancelTransfer, controller.transferring.cancel),
         }
 
     def close(self) -> None:
@@ -246,7 +250,9 @@ class Admin:
     async def delivered(self, arguments: verbs.Delivered, asking: Asking) -> verbs.Noted:
         """A caller has staged results of its own."""
         owner = own_directory(asking.asker.identity)
-        return verbs.Noted(known=await self._controller.staged.delivered(owner, arguments.paths))
+        known = await self._controller.staged.delivered(owner, arguments.paths)
+        await self._controller.transferring.fetched(owner)
+        return verbs.Noted(known=known)
 
     async def down(self, arguments: verbs.Down, asking: Asking) -> verbs.GoingDown:
         """Takes the daemon down. The supervisor is told before the caller, should this process end.

@@ -42,6 +42,7 @@ from hpcserve.daemon.controller.staged import StagedFiles
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.daemon.controller.targets import Targets
 from hpcserve.daemon.controller.telling import Telling
+from hpcserve.daemon.controller.transferring import transferring_of
 from hpcserve.daemon.farewell import Farewell
 from hpcserve.daemon.launch import SERVICE_KEY
 from hpcserve.daemon.leftovers import LeftBehind
@@ -87,13 +88,15 @@ class Controller:
         bucket = bucket_of(site)
         shaping = Shaping(site, scheduler, self.fleet, bucket)
         self.pilots = Pilots(site, Fenced(scheduler, fence), self.storage, record, shaping.shaped)
-        self.staged = StagedFiles(site, self.storage)
+        self.transferring = transferring_of(site, self.storage, self.hub.token, self._delivered)
+        self.staged = StagedFiles(site, self.storage, self.transferring.holds)
         self.losses = Losses(site.shared_dir / "logs")
         self._targets = Targets(self.fleet)
         self._rollouts = Rollouts(self.storage, self.fleet)
         self.served: dict[DeploymentName, DeploymentRow] = {}
         self.servables: dict[tuple[DeploymentName, str], Servable] = {}
         self.guard = Guard(site)
+        self.transferring.administers = self.guard.administers
         self.ownership = Ownership(self.storage, self.fleet, self.served, self.servables)
         self._telling = Telling(
             site,
@@ -140,6 +143,7 @@ class Controller:
         await asyncio.to_thread(sweep, self.site.shared_dir)
         leftovers.write(self.site.shared_dir, ())
         await self.staged.open(self.site.state_dir / SERVICE_KEY)
+        await self.transferring.open()
         await self.ownership.recall()
         for row in await self.storage.do(Store.deployments):
             servable = await self.storage.do(Store.servable, row.servable, row.version)
@@ -179,9 +183,12 @@ class Controller:
             self.fleet.is_draining = True
         self.change()
 
+    async def _delivered(self, owner: str, name: str) -> None:
+        await self.staged.delivered(owner, (f"{self.site.staging_dir}/{owner}/{name}",))
+
     async def run(self) -> None:
         """Works until :attr:`stop` is set. Unless they are kept, every pilot has ended then, or had its time to."""
-        doing = self._steer(), self.scheduling.run(), self.measuring.run(), self.staged.run()
+        doing = self._steer(), self.scheduling.run(), self.measuring.run(), self.staged.run(), self.transferring.run()
         works = [asyncio.create_task(each) for each in doing]
         stopping = asyncio.create_task(self.stop.wait())
         await asyncio.wait({*works, stopping}, return_when=asyncio.FIRST_COMPLETED)

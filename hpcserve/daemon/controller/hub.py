@@ -20,6 +20,7 @@ from hpcserve.wire.messages import Message
 _log = logging.getLogger(__name__)
 
 STATS_S = 2.0
+TOKEN_S = 5.0
 
 
 class HubLine:
@@ -37,10 +38,11 @@ class HubLine:
         self._socket.connect(hub_address(str(runtime_dir)))
         self._decode = decoder(hub.ToController)
         self._stats: dict[int, asyncio.Future[hub.Stats]] = {}
+        self._tokens: dict[int, asyncio.Future[str]] = {}
         self._ticket = 0
 
     async def messages(self) -> AsyncIterator[Any]:
-        """Everything that the broker says, but for the statistics that somebody waits for."""
+        """Everything that the broker says, but for the statistics and tokens that somebody waits for."""
         while True:
             frames = await self._socket.recv_multipart()
             try:
@@ -52,6 +54,10 @@ class HubLine:
                 waiting = self._stats.pop(message.ticket, None)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(message)
+            elif isinstance(message, hub.TokenIs):
+                asking = self._tokens.pop(message.ticket, None)
+                if asking is not None and not asking.done():
+                    asking.set_result(message.token)
             else:
                 yield message
 
@@ -80,6 +86,25 @@ class HubLine:
         except TimeoutError as error:
             self._stats.pop(self._ticket, None)
             raise ServiceUnavailable("the broker does not answer; it is being restarted", retry_after_s=1.0) from error
+
+    async def token(self, token_sha256: str) -> str:
+        """The token of this SHA-256 by which somebody is in; empty: nobody is.
+
+        Raises:
+            ServiceUnavailable: Admission does not answer.
+        """
+        self._ticket += 1
+        ticket = self._ticket
+        waiting: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._tokens[ticket] = waiting
+        self.tell(hub.AskToken(ticket, token_sha256))
+        try:
+            async with asyncio.timeout(TOKEN_S):
+                return await waiting
+        except TimeoutError as error:
+            raise ServiceUnavailable("admission does not answer; it is being restarted", retry_after_s=1.0) from error
+        finally:
+            self._tokens.pop(ticket, None)
 
     def close(self) -> None:
         """Closes the line."""

@@ -13,7 +13,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,16 +50,20 @@ class StagedFiles:
     Args:
         site: The site.
         storage: The store.
+        held: Whether a file, by its owner and name, is on its way to somewhere and must stay.
 
     Attributes:
         count: How many there were when they were looked at last.
         size_bytes: What they take.
     """
 
-    def __init__(self, site: Site, storage: Storage) -> None:
+    def __init__(
+        self, site: Site, storage: Storage, held: Callable[[str, str], bool] = lambda _owner, _name: False
+    ) -> None:
         self._staging = site.staging
         self._directory = site.staging_dir
         self._storage = storage
+        self._held = held
         self.count = 0
         self.size_bytes = 0
 
@@ -115,7 +119,7 @@ class StagedFiles:
         if new:
             await self._storage.do(Store.add_staged, new)
         now = time.time()
-        over = [key for key, row in rows.items() if key in there and self._until_s(row) <= now]
+        over = [key for key, row in rows.items() if key in there and self._until_s(row) <= now and not self._held(*key)]
         left = [
             (each.owner, each.name) for each in found if each.name.endswith(PARTIAL) and each.written_s + LEFT_S < now
         ]

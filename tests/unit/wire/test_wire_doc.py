@@ -38,6 +38,10 @@ VERBS = {
     "logs": (admin.AskLogs, admin.Logs),
     "down": (admin.Down, admin.GoingDown),
     "delivered": (admin.Delivered, admin.Noted),
+    "deliver": (admin.Deliver, admin.TransferList),
+    "transfers": (admin.AskTransfers, admin.TransferList),
+    "https": (admin.AskHttps, admin.ByHttps),
+    "cancel-transfer": (admin.CancelTransfer, admin.TransferList),
 }
 
 

@@ -1,0 +1,125 @@
+"""``hpcserve transfers``: results on their way to collections."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpcserve.cli.options import open_client
+from hpcserve.core.spans import span
+from hpcserve.core.transfers import ENDED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from hpcserve.client import Client
+    from hpcserve.client.sending import Transfer
+    from hpcserve.wire.admin import TransferView
+
+WATCH_S = 1.0
+UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def command(
+    ctx: typer.Context,
+    *,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again each second, until all have ended.")] = False,
+    cancel: Annotated[
+        str | None, typer.Option(metavar="ID", help="Have one not arrive; those with it in a task start anew.")
+    ] = None,
+    everybody: Annotated[bool, typer.Option("--everybody", help="Of all users; for administrators.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object; with --watch, one a line.")] = False,
+) -> None:
+    """Show the transfers of your results: what has moved, how fast, and what they wait for."""
+    from hpcserve.wire.admin import CancelTransfer, TransferList
+
+    with open_client(ctx) as client:
+        if cancel is not None:
+            done = client.call("cancel-transfer", CancelTransfer(id=cancel), TransferList)
+            typer.echo(f"transfer {cancel}: {done.transfers[0].state}")
+            return
+        while True:
+            found = _ask(client, everybody=everybody)
+            _show(found, json=json, lines=watch)
+            if not watch or all(each.state in ENDED for each in found):
+                return
+            time.sleep(WATCH_S)
+
+
+def _ask(client: Client, *, everybody: bool) -> tuple[TransferView, ...]:
+    from hpcserve.wire.admin import AskTransfers, TransferList
+
+    return client.call("transfers", AskTransfers(everybody=everybody), TransferList).transfers
+
+
+def _show(found: Sequence[TransferView], *, json: bool, lines: bool) -> None:
+    if json:
+        import msgspec
+
+        encoded = msgspec.json.encode({"transfers": found})
+        typer.echo(encoded if lines else msgspec.json.format(encoded, indent=2))
+        return
+    from hpcserve.cli.terminal import show
+
+    if not found:
+        typer.echo("no transfers")
+        return
+    show(*_drawn(found))
+
+
+def _drawn(found: Sequence[TransferView]) -> Iterator[RenderableType]:
+    yield _table(found)
+    for each in found:
+        if each.why:
+            yield f"{each.id}: {each.why}"
+
+
+def _table(found: Sequence[TransferView]) -> Table:
+    from hpcserve.cli.terminal import table
+
+    made = table("transfer", "to", "state", "moved", "files", "rate", "left", folded=("to",))
+    for each in found:
+        made.add_row(
+            each.id,
+            each.to,
+            each.state,
+            _moved(each),
+            f"{each.task_files}/{each.task_files_in_all}" if each.task and each.state not in ENDED else "",
+            f"{amount(each.bytes_per_s)}/s" if each.bytes_per_s else "",
+            _left(each),
+        )
+    return made
+
+
+def _moved(each: TransferView) -> str:
+    if each.state in ENDED or not each.task:
+        return amount(each.size_bytes)
+    return f"{amount(each.task_bytes)} of {amount(each.task_bytes_in_all)}"
+
+
+def _left(each: TransferView) -> str:
+    from hpcserve.client.sending import transfer_of
+
+    eta_s = transfer_of(each).eta_s
+    return "" if eta_s is None or each.state != "active" else span(eta_s)
+
+
+def progress(transfer: Transfer) -> str:
+    """How far a transfer is, in one line."""
+    moved = f", {amount(transfer.size_bytes)} of {amount(transfer.in_all_bytes)}" if transfer.task else ""
+    why = f": {transfer.why}" if transfer.why else ""
+    return f"transfer {transfer.id} to {transfer.to} is {transfer.state}{moved}{why}"
+
+
+def amount(size_bytes: float) -> str:
+    """So many bytes, in words."""
+    unit = 0
+    while size_bytes >= 999.5 and unit < len(UNITS) - 1:
+        size_bytes /= 1000
+        unit += 1
+    return f"{size_bytes:.0f} {UNITS[unit]}" if not unit or size_bytes >= 99.5 else f"{size_bytes:.1f} {UNITS[unit]}"

@@ -1,0 +1,218 @@
+"""Has the service bring a staged result to a collection, and looks on until it has arrived.
+
+The service goes on without us. That a file arrived as it was is seen to by Globus, which compares checksums; where its
+new place is on this machine, it is compared once more with what the replica said of each data set.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from hpcserve.core.destinations import destination
+from hpcserve.core.transfers import ENDED, End
+from hpcserve.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    HpcserveError,
+    LoginRequired,
+    Overloaded,
+    ServiceUnavailable,
+    TransferFailed,
+)
+from hpcserve.wire import messages as wire
+from hpcserve.wire.admin import Admin, AskTransfers, Deliver, TransferList, TransferView
+
+if TYPE_CHECKING:
+    from hpcserve.client.outputs import Outputs
+
+T = TypeVar("T")
+
+SHORTEST_LOOK_S, LONGEST_LOOK_S = 0.2, 2.0
+AWAY_S = 600.0
+"""A daemon that is being restarted has come back by then."""
+LOGIN_S = 30.0
+"""A login that renews itself has done so by then; another one is asked for."""
+
+
+class Ask(Protocol):
+    """An administrative call, from a thread that may wait."""
+
+    def __call__(self, verb: str, arguments: Admin, answer: type[T]) -> T:
+        """See :meth:`hpcserve.Client.call`."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A result on its way to a collection, as it was seen last.
+
+    Files that travel together are one task of Globus: what has moved, and of how much, is said of all of them.
+
+    Attributes:
+        id: What ``hpcserve transfers`` calls it.
+        to: The URI of the file where it will be.
+        state: ``waiting``, ``prepared``, ``active``, ``inactive``, ``cancelling``, ``succeeded``, ``failed``,
+            ``cancelled``.
+        why: What it waits for, or why it failed.
+        task: The id of Globus's task, when there is one.
+        size_bytes: What has moved, in bytes.
+        in_all_bytes: Of how many.
+        files: How many files have moved.
+        in_all_files: Of how many.
+        bytes_per_s: How fast.
+    """
+
+    id: str
+    to: str
+    state: str
+    why: str = ""
+    task: str = ""
+    size_bytes: int = 0
+    in_all_bytes: int = 0
+    files: int = 0
+    in_all_files: int = 0
+    bytes_per_s: float = 0.0
+
+    @property
+    def eta_s(self) -> float | None:
+        """For how long it will still move, in seconds; None: not known."""
+        left = self.in_all_bytes - self.size_bytes
+        return max(0.0, left / self.bytes_per_s) if self.bytes_per_s > 0 else None
+
+
+class SentFile:
+    """A result that is on a collection now.
+
+    Attributes:
+        uri: Where: ``globus://COLLECTION/PATH``.
+        size_bytes: Its size.
+        path: Where it is seen here; None: it is not.
+        transfer: How it came there.
+    """
+
+    def __init__(self, transfer: Transfer, size_bytes: int, path: Path | None) -> None:
+        self.uri = transfer.to
+        self.size_bytes = size_bytes
+        self.path = path
+        self.transfer = transfer
+
+    def __repr__(self) -> str:
+        return f"<SentFile {self.uri}, {self.size_bytes} bytes>"
+
+
+class Sending:
+    """Sends one result.
+
+    Args:
+        to: Where: ``globus://COLLECTION/DIRECTORY/``.
+        keep_login: Whether the service may keep a login until it has arrived.
+        seen: Told of each look.
+    """
+
+    def __init__(self, to: str, *, keep_login: bool = False, seen: Callable[[Transfer], None] = lambda _: None) -> None:
+        destination(to, "checked")
+        self._to = to
+        self._keep_login = keep_login
+        self._seen = seen
+
+    def send(self, result: wire.Result, ask: Ask) -> Outputs:
+        """Waits until a result has arrived. The outputs are empty, unless their new place is on this machine.
+
+        Raises:
+            TransferFailed: It does not arrive; or it arrived, and is not what it was.
+            LoginRequired: The service needs another login for that; it goes on after it.
+        """
+        from hpcserve.client.outputs import Outputs
+        from hpcserve.client.staged import StagedFile
+
+        assert result.staged is not None, "asked for what is staged"
+        transfer = self._arrive(result.staged, ask)
+        end = destination(transfer.to, "")
+        path = seen_here(end)
+        values: dict[str, Any] = {}
+        if path is not None:
+            file = StagedFile(path, result.staged, lambda _path: None)
+            file.verify()
+            values = file.arrays()
+        return Outputs(
+            values,
+            replica=result.replica,
+            version=result.version,
+            run_s=result.run_us / 1e6,
+            image=result.image,
+            sent=SentFile(transfer, result.staged.size_bytes, path),
+        )
+
+    def _arrive(self, staged: wire.Staged, ask: Ask) -> Transfer:
+        view = _asked(ask, "deliver", Deliver(paths=(staged.path,), to=self._to, keep_login=self._keep_login))
+        pause_s, wants_login = SHORTEST_LOOK_S, 0.0
+        while True:
+            transfer = transfer_of(view)
+            self._seen(transfer)
+            if view.state in ENDED:
+                return _arrived(transfer)
+            waits = view.login is not None or view.state == "inactive"
+            wants_login = wants_login + pause_s if waits else 0.0
+            if wants_login > LOGIN_S:
+                raise LoginRequired(
+                    f"transfer {view.id} waits for a login ({view.why}); it goes on after: hpcserve login",
+                    detail=view.login,
+                )
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.3, LONGEST_LOOK_S)
+            view = _asked(ask, "transfers", AskTransfers(ids=(view.id,)))
+
+
+def transfer_of(view: TransferView) -> Transfer:
+    """What the service says of a transfer."""
+    return Transfer(
+        id=view.id,
+        to=view.to,
+        state=view.state,
+        why=view.why,
+        task=view.task,
+        size_bytes=view.task_bytes,
+        in_all_bytes=view.task_bytes_in_all,
+        files=view.task_files,
+        in_all_files=view.task_files_in_all,
+        bytes_per_s=view.bytes_per_s,
+    )
+
+
+def seen_here(end: End) -> Path | None:
+    """Where a file of this machine's own Globus Connect Personal is; None: it is elsewhere, or not to be seen."""
+    try:
+        from globus_sdk import LocalGlobusConnectPersonal
+
+        if LocalGlobusConnectPersonal().endpoint_id != end.collection:
+            return None
+    except (ImportError, OSError, ValueError):
+        return None
+    path = Path.home() / end.path[3:] if end.path.startswith("/~/") else Path(end.path)
+    return path if os.access(path, os.R_OK) else None
+
+
+def _asked(ask: Ask, verb: str, arguments: Admin) -> TransferView:
+    """Asks again while the daemon is away: both calls may be made twice."""
+    until = time.monotonic() + AWAY_S
+    while True:
+        try:
+            return ask(verb, arguments, TransferList).transfers[0]
+        except (DeadlineExceeded, Overloaded, ServiceUnavailable):
+            if time.monotonic() > until:
+                raise
+        time.sleep(LONGEST_LOOK_S)
+
+
+def _arrived(transfer: Transfer) -> Transfer:
+    if transfer.state == "succeeded":
+        return transfer
+    error: type[HpcserveError] = Cancelled if transfer.state == "cancelled" else TransferFailed
+    raise error(
+        f"transfer {transfer.id} to {transfer.to} has {transfer.state}: {transfer.why}; the result is still on the "
+        "site for a time"
+    )

@@ -1,0 +1,50 @@
+"""Where a result is to go: ``globus://COLLECTION/PATH``. Pure.
+
+A path that ends with ``/`` is a directory, in which the file keeps its name; any other is the file's own.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import quote, unquote, urlsplit
+
+from hpcserve.core.spelling import shortened
+from hpcserve.core.transfers import End
+from hpcserve.errors import InvalidInput
+
+LONGEST = 4096
+_HEX = frozenset("0123456789abcdef")
+
+
+def destination(uri: str, name: str) -> End:
+    """The end of a transfer that ``uri`` means for a file of this name.
+
+    Raises:
+        InvalidInput: It is none.
+    """
+    told = f"to={shortened(uri)}"
+    if len(uri) > LONGEST:
+        raise InvalidInput(f"{told}: longer than {LONGEST} characters")
+    try:
+        split = urlsplit(uri)
+    except ValueError as error:
+        raise InvalidInput(f"{told}: {error}") from error
+    if split.scheme != "globus" or not _is_uuid(split.netloc.lower()):
+        raise InvalidInput(f"{told}: expected globus://COLLECTION/DIRECTORY/, COLLECTION being the collection's UUID")
+    if split.query or split.fragment:
+        raise InvalidInput(f"{told}: a ? in a path is written %3F, a # %23")
+    path = unquote(split.path) or "/"
+    if ".." in path.split("/") or not path.isprintable():
+        raise InvalidInput(
+            f"{told}: the path goes up by '..', or has what cannot be printed in it; give the path itself"
+        )
+    return End(split.netloc.lower(), f"{path}{name}" if path.endswith("/") else path)
+
+
+def uri_of(end: End) -> str:
+    """The URI of a file on a collection."""
+    return f"globus://{end.collection}/{quote(end.path.lstrip('/'))}"
+
+
+def _is_uuid(text: str) -> bool:
+    parts = text.split("-")
+    return [len(each) for each in parts] == [8, 4, 4, 4, 12] and all(_HEX.issuperset(each) for each in parts)

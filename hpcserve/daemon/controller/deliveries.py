@@ -1,0 +1,244 @@
+"""Brings staged results to the collections of their owners: carries out what :mod:`hpcserve.core.transfers` decides.
+
+Each step runs in a thread, with a token of the owner's; the store is written before a step that it tells of is begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Protocol
+
+from hpcserve.core.transfers import (
+    Action,
+    Cancel,
+    Delivery,
+    Forget,
+    Limits,
+    Look,
+    Prepare,
+    Store,
+    Submit,
+    Transfers,
+    Trouble,
+)
+from hpcserve.daemon.controller.storage import Storage
+from hpcserve.errors import HpcserveError, LoginRequired
+from hpcserve.registry.deliveries import DeliveryRow, deliveries, forget_deliveries, put_deliveries
+from hpcserve.staging.transfer import Carrier, StepFailed
+
+_log = logging.getLogger(__name__)
+
+STEP_S = 120.0
+"""No step takes longer: the SDK gives up before."""
+Step = Prepare | Submit | Look | Cancel
+
+
+class Purse(Protocol):
+    """Where tokens for Transfer come from."""
+
+    async def token(self, owner: str) -> str:
+        """An access token; raises LoginRequired or a retryable error."""
+
+    def digest(self, owner: str) -> str:
+        """The SHA-256 of the token by which the owner was in last."""
+
+    def refused(self, owner: str, trouble: Trouble) -> Trouble:
+        """Transfer wants another login; returns which one."""
+
+    async def done(self, owner: str) -> None:
+        """No more tokens are needed for the owner at present."""
+
+
+class Doorkeeper(Protocol):
+    """Lets owners at their own files on collections where that needs a rule."""
+
+    async def let_in(self, owner: str, collection: str) -> None:
+        """The owner can read its staged results on this collection from now on."""
+
+    async def let_out(self, owner: str, is_idle: Callable[[], bool]) -> None:
+        """The owner's rules are taken back, if still nothing of the owner's is under way."""
+
+
+class Deliveries:
+    """All deliveries of a service.
+
+    Args:
+        limits: What the site sets.
+        storage: Where they are written down.
+        wallet: Where tokens come from.
+        doors: What lets owners at their files.
+        carrier: Makes, of a token, what speaks to Globus.
+        delivered: Told of each file that has arrived.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        storage: Storage,
+        wallet: Purse,
+        doors: Doorkeeper,
+        *,
+        carrier: Callable[[str], Carrier],
+        delivered: Callable[[Delivery], Awaitable[object]],
+    ) -> None:
+        self._limits = limits
+        self._storage = storage
+        self._wallet = wallet
+        self._doors = doors
+        self._carrier = carrier
+        self._delivered = delivered
+        self.book = Transfers(limits)
+        self._changed = asyncio.Event()
+        # Seconds since 1970 that go on evenly, whoever sets the clock.
+        self._since_1970 = time.time() - time.monotonic()
+
+    def now(self) -> float:
+        """Seconds since 1970, by a clock that nobody sets."""
+        return self._since_1970 + time.monotonic()
+
+    async def open(self, seen: Callable[[str, str], object]) -> None:
+        """Takes up what was asked for before. ``seen`` is told by which token each owner was in last."""
+        rows = await self._storage.do(deliveries)
+        for row in rows:
+            seen(row.owner, row.token_sha256)
+        self.book = Transfers(self._limits, [row.delivery for row in rows])
+
+    async def ask(self, wanted: Iterable[Delivery]) -> None:
+        """Files are to go somewhere.
+
+        Raises:
+            HpcserveError: It cannot be written down, and none is brought there.
+        """
+        new = [each for each in wanted if self.book.ask(each)]
+        try:
+            await self._store(Store(tuple(new)))
+        except HpcserveError:
+            for each in new:
+                self.book.withdraw(each.id)
+            raise
+        self._changed.set()
+
+    async def cancel(self, id: str) -> None:
+        """A delivery is not wanted any more.
+
+        Raises:
+            NotFound: There is none.
+            TransferFailed: It has ended.
+        """
+        await self._carry_out(self.book.cancel(id, self.now()))
+        self._changed.set()
+
+    def logged_in(self, owner: str) -> None:
+        """An owner came with another token."""
+        self.book.logged_in(owner, self.now())
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Works until it is cancelled."""
+        async with asyncio.TaskGroup() as steps:
+            while True:
+                for step in await self._carry_out(self.book.tick(self.now())):
+                    steps.create_task(self._take(step))
+                self._changed.clear()
+                left_s = self.book.due - self.now()
+                if left_s > 0:
+                    await self._wait(left_s)
+
+    async def _wait(self, left_s: float) -> None:
+        try:
+            async with asyncio.timeout(min(left_s, 3600.0)):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    async def _take(self, step: Step) -> None:
+        """Takes a step and all that follow from it."""
+        steps = [step]
+        while steps:
+            actions = await self._outcome(steps.pop(0))
+            steps += await self._carry_out(actions)
+        self._changed.set()
+
+    async def _outcome(self, step: Step) -> list[Action]:
+        try:
+            return await self._try(step)
+        except StepFailed as error:
+            trouble = error.trouble
+            if trouble.kind == "login":
+                trouble = self._wallet.refused(step.owner, trouble)
+        except LoginRequired as error:
+            trouble = Trouble("login", error.message, detail=error.detail)
+        except HpcserveError as error:
+            trouble = Trouble("again", error.message, error.retry_after_s or 0.0)
+        except TimeoutError:
+            trouble = Trouble("again", "Globus Transfer gives no answer in time")
+        return self.book.failed(step.shipment, trouble, self.now())
+
+    async def _try(self, step: Step) -> list[Action]:
+        carrier = self._carrier(await self._wallet.token(step.owner))
+        async with asyncio.timeout(STEP_S):
+            if isinstance(step, Prepare):
+                submission = await asyncio.to_thread(carrier.submission_id)
+                return self.book.prepared(step.shipment, submission, self.now())
+            if isinstance(step, Submit):
+                items = [(each.source, each.target) for each in step.deliveries]
+                for collection in {source.collection for source, _ in items}:
+                    await self._doors.let_in(step.owner, collection)
+                task = await asyncio.to_thread(carrier.submit, step.submission, items)
+                _log.info("transfer task %s of %s: %d files", task, step.owner, len(items))
+                return self.book.submitted(step.shipment, task, self.now())
+            if isinstance(step, Cancel):
+                await asyncio.to_thread(carrier.cancel, step.task)
+                return self.book.cancelled(step.shipment, self.now())
+            progress = await asyncio.to_thread(carrier.look, step.task)
+            return self.book.looked(step.shipment, progress, self.now())
+
+    async def _carry_out(self, actions: Iterable[Action]) -> list[Step]:
+        """Writes down what is to be, and returns the steps; those behind what cannot be written are not taken."""
+        steps: list[Step] = []
+        trouble: Trouble | None = None
+        for action in actions:
+            if isinstance(action, Store | Forget):
+                try:
+                    await self._write(action)
+                except HpcserveError as error:
+                    _log.warning("deliveries are not written down: %s", error)
+                    trouble = Trouble("again", error.message, error.retry_after_s or 0.0)
+            elif trouble is not None:
+                self.book.failed(action.shipment, trouble, self.now())
+            else:
+                steps.append(action)
+        return steps
+
+    async def _write(self, action: Store | Forget) -> None:
+        if isinstance(action, Forget):
+            await self._storage.do(forget_deliveries, action.ids)
+            return
+        await self._store(action)
+        ended = [each for each in action.deliveries if each.ended]
+        for each in ended:
+            await self._ended(each)
+        for owner in {each.owner for each in ended}:
+            if self.is_idle(owner):
+                await self._doors.let_out(owner, partial(self.is_idle, owner))
+            if self.is_idle(owner):
+                await self._wallet.done(owner)
+
+    async def _store(self, action: Store) -> None:
+        rows = [DeliveryRow.made(each, self._wallet.digest(each.owner)) for each in action.deliveries]
+        if rows:
+            await self._storage.do(put_deliveries, rows)
+
+    def is_idle(self, owner: str) -> bool:
+        """Whether nothing of an owner's is under way."""
+        return all(each.ended for each in self.book.deliveries(owner))
+
+    async def _ended(self, delivery: Delivery) -> None:
+        if delivery.state == "succeeded":
+            await self._delivered(delivery)
+        else:
+            _log.warning("delivery %s of %s has %s: %s", delivery.id, delivery.owner, delivery.state, delivery.why)

@@ -1,0 +1,96 @@
+"""Access rules on the service's guest collections: each caller may read its own staged results while some travel.
+
+A rule names the caller's own directory and nothing above it. It is there from before a transfer is submitted until the
+last of its owner's has ended. At Globus an owner's directory has the name of his identity.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from hpcserve.auth.grants import Grant
+from hpcserve.core.destinations import destination
+from hpcserve.core.sitepaths import Collection, globus_uri
+from hpcserve.errors import HpcserveError
+from hpcserve.staging.transfer import GlobusRules, StepFailed
+
+_log = logging.getLogger(__name__)
+
+EARLY_S = 60.0
+
+
+class Doors:
+    """The rules of all owners.
+
+    Args:
+        directory: Where staged results are.
+        collections: The site's.
+        grant: A token of the service's own, for Transfer.
+        rules: Makes, of a token, what changes rules.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        collections: Sequence[Collection],
+        grant: Callable[[], Grant],
+        rules: Callable[[str], GlobusRules] = GlobusRules,
+    ) -> None:
+        self._directory = directory
+        self._guests = [each for each in collections if each.kind == "guest"]
+        self._grant = grant
+        self._rules = rules
+        self._token, self._until = "", 0.0
+        self._open: dict[str, set[str]] = {}
+        self._one_at_a_time = asyncio.Lock()
+
+    async def let_in(self, owner: str, collection: str) -> None:
+        """Where the collection is a guest collection of the service, the owner can read its own directory there.
+
+        Raises:
+            HpcserveError: The service has no token.
+            StepFailed: Globus does not take the rule.
+        """
+        place = self._place(owner, collection)
+        async with self._one_at_a_time:
+            if not place or collection in self._open.get(owner, ()):
+                return
+            rules = await self._speaker()
+            await asyncio.to_thread(rules.add, collection, place, owner)
+            self._open.setdefault(owner, set()).add(collection)
+
+    async def let_out(self, owner: str, is_idle: Callable[[], bool]) -> None:
+        """The owner's rules are taken back, unless something new is under way by now.
+
+        One that cannot be taken back is told of; it lets nobody see more than his own.
+        """
+        async with self._one_at_a_time:
+            if is_idle():
+                await self._take_back(owner)
+
+    async def _take_back(self, owner: str) -> None:
+        self._open.pop(owner, None)
+        for each in self._guests:
+            place = self._place(owner, each.id)
+            if not place:
+                continue
+            try:
+                rules = await self._speaker()
+                await asyncio.to_thread(rules.remove, each.id, place, owner)
+            except (HpcserveError, StepFailed) as error:
+                _log.warning("the access rule for %s on %s is not removed: %s", place, each.id, error)
+
+    def _place(self, owner: str, collection: str) -> str:
+        """The owner's directory on a guest collection; empty: no rule is needed, or none can be made."""
+        own = [each for each in self._guests if each.id == collection]
+        uri = globus_uri(f"{self._directory}/{owner}", own)
+        return destination(uri, "").path if uri else ""
+
+    async def _speaker(self) -> GlobusRules:
+        if not self._token or self._until <= time.monotonic():
+            grant = await asyncio.to_thread(self._grant)
+            self._token, self._until = grant.access_token, time.monotonic() + grant.expires_in_s - EARLY_S
+        return self._rules(self._token)

@@ -1,0 +1,274 @@
+"""The calls about transfers: to ask for one, to look at them, to cancel one. Each caller has to do with its own."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import stat
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+from urllib.parse import quote
+
+from hpcserve.auth.globus import read_secret
+from hpcserve.auth.grants import Grants
+from hpcserve.auth.sealed import Seal
+from hpcserve.config import Site
+from hpcserve.core.destinations import destination, uri_of
+from hpcserve.core.sitepaths import Collection, globus_uri
+from hpcserve.core.spelling import shortened
+from hpcserve.core.transfers import Delivery, End, Limits
+from hpcserve.daemon.access import own_directory
+from hpcserve.daemon.controller.deliveries import Deliveries
+from hpcserve.daemon.controller.doors import Doors
+from hpcserve.daemon.controller.guard import Asking
+from hpcserve.daemon.controller.storage import Storage
+from hpcserve.daemon.controller.wallet import Wallet
+from hpcserve.daemon.registration import rules_of, secret_file
+from hpcserve.errors import Conflict, InvalidInput, NotFound, PermissionDenied, ServiceUnavailable, StagedFileGone
+from hpcserve.staging.transfer import GlobusCollections, GlobusTransfer, StepFailed
+from hpcserve.wire import admin as verbs
+
+MOST_PATHS = 1000
+SEAL_KEY = "logins.key"
+
+
+class Service(NamedTuple):
+    """What does the work."""
+
+    deliveries: Deliveries
+    wallet: Wallet
+    doors: Doors
+
+
+class Transferring:
+    """Answers the calls.
+
+    Args:
+        site: Its collections, and where staged results are.
+        service: What does the work; None: this service does no transfers.
+
+    Attributes:
+        administers: Whether a caller is an administrator.
+    """
+
+    def __init__(self, site: Site, service: Service | None) -> None:
+        self.administers: Callable[[Asking], bool] = lambda _asking: False
+        self._directory = site.staging_dir
+        self._collections = collections_of(site)
+        self._https_limit = site.staging.https_limit_bytes
+        self._service = service
+
+    async def open(self) -> None:
+        """Takes up what was asked for before.
+
+        Raises:
+            HpcserveError: The store cannot be read.
+        """
+        if self._service is not None:
+            await self._service.wallet.open()
+            await self._service.deliveries.open(self._service.wallet.seen)
+
+    async def run(self) -> None:
+        """Works until it is cancelled."""
+        if self._service is not None:
+            await self._service.deliveries.run()
+        await asyncio.Event().wait()
+
+    def holds(self, owner: str, name: str) -> bool:
+        """Whether a staged file is still to be delivered, and must stay."""
+        return self._service is not None and self._service.deliveries.book.holds(owner, name)
+
+    async def deliver(self, arguments: verbs.Deliver, asking: Asking) -> verbs.TransferList:
+        """Staged results of the caller's are to go to a collection."""
+        service, owner = self._seen(asking)
+        if not 1 <= len(arguments.paths) <= MOST_PATHS:
+            raise InvalidInput(f"paths has {len(arguments.paths)} entries; expected from 1 to {MOST_PATHS}")
+        if len(arguments.paths) > 1 and not arguments.to.endswith("/"):
+            raise InvalidInput(
+                f"to={shortened(arguments.to)}: several files go to a directory; let it end with a slash"
+            )
+        wanted = [await self._delivery(service, owner, path, arguments.to) for path in arguments.paths]
+        if arguments.keep_login:
+            service.wallet.may_keep(owner)
+        await service.deliveries.ask(wanted)
+        return self._listed(service.deliveries, [each.id for each in wanted])
+
+    async def transfers(self, arguments: verbs.AskTransfers, asking: Asking) -> verbs.TransferList:
+        """Those of the caller, or of everybody."""
+        service, owner = self._seen(asking)
+        everybody = arguments.everybody
+        if everybody and not self.administers(asking):
+            raise PermissionDenied("only administrators see everybody's transfers; leave that away to see yours")
+        shown = [each.id for each in service.deliveries.book.deliveries(None if everybody else owner)]
+        if arguments.ids:
+            unknown = [each for each in arguments.ids if each not in shown]
+            if unknown:
+                raise NotFound(f"no transfer {shortened(unknown[0])}; see: hpcserve transfers")
+            shown = list(arguments.ids)
+        return self._listed(service.deliveries, shown)
+
+    async def cancel(self, arguments: verbs.CancelTransfer, asking: Asking) -> verbs.TransferList:
+        """One is not wanted any more."""
+        service, owner = self._seen(asking)
+        found = service.deliveries.book.get(arguments.id)
+        if found is None or (found.owner != owner and not self.administers(asking)):
+            raise NotFound(f"no transfer {shortened(arguments.id)}; see: hpcserve transfers")
+        await service.deliveries.cancel(found.id)
+        return self._listed(service.deliveries, [found.id])
+
+    async def https(self, arguments: verbs.AskHttps, asking: Asking) -> verbs.ByHttps:
+        """Where a staged result of the caller's can be fetched, and with which token of the caller's."""
+        service, owner = self._seen(asking)
+        size = (await self._stat(owner, arguments.path)).st_size
+        source = globus_uri(arguments.path, [each for each in self._collections if each.https])
+        if source is None or size > self._https_limit:
+            raise Conflict(
+                f"{arguments.path} cannot be fetched by HTTPS: it is on no collection that has that, or larger than "
+                f"staging.https_limit_bytes ({self._https_limit}); have it brought to a collection"
+            )
+        end = destination(source, "")
+        mapped = any(each.id == end.collection and each.kind == "mapped" for each in self._collections)
+        grant = await service.wallet.https(owner, end.collection, data_access=mapped)
+        try:
+            await service.doors.let_in(owner, end.collection)
+            speaker = GlobusCollections(await service.wallet.token(owner))
+            server = await asyncio.to_thread(speaker.https_server, end.collection)
+        except StepFailed as error:
+            raise ServiceUnavailable(error.trouble.why, retry_after_s=error.trouble.retry_after_s or 2.0) from error
+        if not server:
+            raise Conflict(f"collection {end.collection} has no HTTPS; take https = true out of the site file")
+        url = f"{server.rstrip('/')}{quote(end.path)}"
+        return verbs.ByHttps(url=url, token=grant.access_token, expires_in_s=grant.expires_in_s)
+
+    async def fetched(self, owner: str) -> None:
+        """A caller has a result: an access rule that was made for that is not needed any more."""
+        if self._service is not None:
+            await self._service.doors.let_out(owner, partial(self._service.deliveries.is_idle, owner))
+
+    def _seen(self, asking: Asking) -> tuple[Service, str]:
+        """The caller's own directory. Whoever comes with a new token lets go on what waits for that."""
+        if self._service is None:
+            raise Conflict("this service transfers nothing: its site file has auth = 'keys', or no staging.collections")
+        identity = asking.asker.identity
+        owner = own_directory(identity)
+        if self._service.wallet.seen(owner, identity.token_sha256):
+            self._service.deliveries.logged_in(owner)
+        return self._service, owner
+
+    async def _stat(self, owner: str, path: str) -> os.stat_result:
+        """Whether a path is that of a file of the caller's."""
+        above, _, name = path.rpartition("/")
+        if above != f"{self._directory}/{owner}" or not name or name.startswith("."):
+            raise PermissionDenied(f"{shortened(path)} is no staged result of yours")
+        try:
+            found = await asyncio.to_thread(os.lstat, path)
+        except FileNotFoundError as error:
+            raise StagedFileGone(f"{path} is gone: staged results are kept for a time; call again") from error
+        if not stat.S_ISREG(found.st_mode):
+            raise PermissionDenied(f"{path} is no file")
+        return found
+
+    async def _delivery(self, service: Service, owner: str, path: str, to: str) -> Delivery:
+        """One file of the caller's, and where it goes."""
+        found = await self._stat(owner, path)
+        name = path.rpartition("/")[2]
+        source = globus_uri(path, self._collections)
+        if source is None:
+            raise Conflict(
+                f"{self._directory} is on none of the site's staging.collections; fetch the result otherwise"
+            )
+        target = destination(to, name)
+        return Delivery(
+            delivery_id(owner, name, target),
+            owner,
+            name,
+            destination(source, ""),
+            target,
+            found.st_size,
+            service.deliveries.now(),
+        )
+
+    def _listed(self, deliveries: Deliveries, ids: Sequence[str]) -> verbs.TransferList:
+        return verbs.TransferList(transfers=tuple(self._view(deliveries, each) for each in ids))
+
+    def _view(self, deliveries: Deliveries, id: str) -> verbs.TransferView:
+        delivery = deliveries.book.get(id)
+        assert delivery is not None, "listed a moment ago"
+        progress, in_all, files = deliveries.book.progress(id)
+        return verbs.TransferView(
+            id=id,
+            owner=delivery.owner,
+            path=f"{self._directory}/{delivery.owner}/{delivery.name}",
+            to=uri_of(delivery.target),
+            state=delivery.state,
+            size_bytes=delivery.size_bytes,
+            asked_s=delivery.asked_s,
+            ended_s=delivery.ended_s,
+            why=delivery.why,
+            login=deliveries.book.login(id),
+            task=delivery.task,
+            task_bytes=0 if progress is None else progress.size_bytes,
+            task_bytes_in_all=in_all,
+            task_files=0 if progress is None else progress.files,
+            task_files_in_all=files,
+            bytes_per_s=0.0 if progress is None else progress.bytes_per_s,
+        )
+
+
+def delivery_id(owner: str, name: str, target: End) -> str:
+    """The id of a delivery: of the same file to the same place always the same, so that asking again is harmless."""
+    words = "\0".join((owner, name, *target))
+    return hashlib.sha256(words.encode()).hexdigest()[:16]
+
+
+def collections_of(site: Site) -> list[Collection]:
+    """The collections of a site."""
+    return [Collection(each.id, each.prefix, each.kind, each.https) for each in site.staging.collections]
+
+
+def transferring_of(
+    site: Site,
+    storage: Storage,
+    ask: Callable[[str], Awaitable[str]],
+    delivered: Callable[[str, str], Awaitable[object]],
+) -> Transferring:
+    """What a site's service does about transfers: nothing, unless it is at Globus and has collections.
+
+    Args:
+        site: The site.
+        storage: The store.
+        ask: Gives the token of a SHA-256 by which somebody is in; empty: nobody is.
+        delivered: Told of each file that has arrived, by its owner and name.
+
+    Raises:
+        ConfigError: The secret of the service cannot be read, or the Globus SDK is not installed.
+    """
+    if site.auth != "globus" or not site.staging.collections:
+        return Transferring(site, None)
+    grants = Grants(rules_of(site), read_secret(secret_file(site)))
+    wallet = Wallet(grants, Seal(site.state_dir / SEAL_KEY), storage, ask)
+    doors = Doors(site.staging_dir, collections_of(site), grants.own)
+    deliveries = Deliveries(
+        limits_of(site),
+        storage,
+        wallet,
+        doors,
+        carrier=lambda token: GlobusTransfer(token, deadline_s=site.staging.transfer_deadline_s),
+        delivered=lambda each: delivered(each.owner, each.name),
+    )
+    return Transferring(site, Service(deliveries, wallet, doors))
+
+
+def limits_of(site: Site) -> Limits:
+    """What the site sets."""
+    said = site.staging
+    return Limits(
+        tasks_per_owner=said.transfers_per_user,
+        batch_files=said.transfer_files,
+        batch_bytes=said.transfer_bytes,
+        batch_wait_s=said.transfer_wait_s,
+        faults_s=said.transfer_faults_s,
+        give_up_s=said.keep_undelivered_s,
+    )

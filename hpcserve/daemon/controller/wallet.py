@@ -1,0 +1,157 @@
+"""Tokens for Transfer of those whose results are delivered: in memory, and with their consent a login that lasts.
+
+A token is got when one is needed: by the login that is kept, or by the token with which its owner is in. A kept login
+is a refresh token in the store, encrypted; when nothing of its owner's is to be delivered any more, it is revoked and
+removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from hpcserve.auth.grants import TRANSFER_SCOPE, Grant, Grants
+from hpcserve.auth.sealed import Seal
+from hpcserve.core.transfers import Trouble
+from hpcserve.daemon.controller.storage import Storage
+from hpcserve.errors import HpcserveError, LoginRequired
+from hpcserve.registry.deliveries import KeptLogin, forget_login, keep_login, kept_logins
+
+_log = logging.getLogger(__name__)
+
+EARLY_S = 60.0
+"""A token that ends so soon is not used any more."""
+
+
+@dataclass
+class _Purse:
+    digest: str = ""
+    offline: bool = False
+    token: str = ""
+    until: float = 0.0
+    kept: str = ""
+
+
+class Wallet:
+    """The tokens of all owners.
+
+    Args:
+        grants: Who gets them.
+        seal: What encrypts those that are kept.
+        storage: Where they are kept.
+        ask: What gives the token of a digest; empty: nobody is in by it.
+    """
+
+    def __init__(self, grants: Grants, seal: Seal, storage: Storage, ask: Callable[[str], Awaitable[str]]) -> None:
+        self._grants = grants
+        self._seal = seal
+        self._storage = storage
+        self._ask = ask
+        self._purses: dict[str, _Purse] = {}
+
+    async def open(self) -> None:
+        """Takes up what is kept."""
+        for row in await self._storage.do(kept_logins):
+            self._purses[row.owner] = _Purse(kept=row.sealed)
+
+    def seen(self, owner: str, digest: str) -> bool:
+        """An owner is in by this token; whether that is a new one."""
+        purse = self._purses.setdefault(owner, _Purse())
+        new = bool(digest) and digest != purse.digest
+        if new:
+            purse.digest, purse.token, purse.until = digest, "", 0.0
+        return new
+
+    def digest(self, owner: str) -> str:
+        """The SHA-256 of the token by which an owner was in last."""
+        return self._purses.get(owner, _Purse()).digest
+
+    def may_keep(self, owner: str) -> None:
+        """The owner agrees that the login is kept until everything is delivered."""
+        purse = self._purses.setdefault(owner, _Purse())
+        if not purse.offline and not purse.kept:
+            purse.offline, purse.token, purse.until = True, "", 0.0
+
+    def refused(self, owner: str, trouble: Trouble) -> Trouble:
+        """Transfer wants another login of this owner's; returns which one that means at this service."""
+        purse = self._purses.get(owner)
+        if purse is not None:
+            purse.token = ""
+        wanted = dict((trouble.detail or {}).get("authorization_parameters", {}))
+        scopes = wanted.pop("required_scopes", None) or [TRANSFER_SCOPE]
+        wanted.pop("session_message", None)
+        detail = self._grants.login_required(trouble.why, scopes, **wanted).detail
+        return trouble._replace(detail=detail)
+
+    async def token(self, owner: str) -> str:
+        """An access token for Transfer.
+
+        Raises:
+            LoginRequired: There is none, until its owner logs in.
+            ServiceUnavailable: There may be one later.
+        """
+        purse = self._purses.setdefault(owner, _Purse())
+        if not purse.token or purse.until <= time.monotonic():
+            grant = await self._grant(owner, purse)
+            purse.token, purse.until = grant.access_token, time.monotonic() + grant.expires_in_s - EARLY_S
+            if grant.refresh_token:
+                await self._keep(owner, purse, grant.refresh_token)
+        return purse.token
+
+    async def https(self, owner: str, collection: str, *, data_access: bool) -> Grant:
+        """A token for the files of a collection by HTTPS, which its owner may have.
+
+        Raises:
+            LoginRequired: There is none, until its owner logs in.
+            ServiceUnavailable: There may be one later.
+        """
+        known = await self._ask(self.digest(owner))
+        if not known:
+            raise self._grants.login_required("your login is not known any more", [])
+        return await asyncio.to_thread(self._grants.https, known, collection, data_access=data_access)
+
+    async def _grant(self, owner: str, purse: _Purse) -> Grant:
+        known = await self._ask(purse.digest) if purse.digest else ""
+        if known and not purse.kept:
+            return await asyncio.to_thread(self._grants.dependent, known, offline=purse.offline)
+        if purse.kept:
+            refresh_token = await asyncio.to_thread(self._seal.opened, purse.kept)
+            try:
+                if refresh_token:
+                    return await asyncio.to_thread(self._grants.refreshed, refresh_token)
+            except LoginRequired:
+                await self._drop(owner, purse)
+                if not known:
+                    raise
+        if known:
+            return await asyncio.to_thread(self._grants.dependent, known, offline=purse.offline)
+        raise self._grants.login_required("nobody is logged in on whose behalf files could be transferred", [])
+
+    async def _keep(self, owner: str, purse: _Purse, refresh_token: str) -> None:
+        try:
+            purse.kept = await asyncio.to_thread(self._seal.sealed, refresh_token)
+            await self._storage.do(keep_login, KeptLogin(owner=owner, sealed=purse.kept))
+        except HpcserveError as error:
+            _log.warning("the login of %s cannot be kept: %s", owner, error)
+
+    async def done(self, owner: str) -> None:
+        """Nothing of this owner's is to be delivered any more: no login is kept."""
+        purse = self._purses.get(owner)
+        if purse is None:
+            return
+        purse.offline = False
+        if purse.kept:
+            refresh_token = await asyncio.to_thread(self._seal.opened, purse.kept)
+            try:
+                if refresh_token:
+                    await asyncio.to_thread(self._grants.revoke, refresh_token)
+            except HpcserveError as error:
+                _log.warning("the kept login of %s is removed, but not revoked: %s", owner, error)
+            await self._drop(owner, purse)
+
+    async def _drop(self, owner: str, purse: _Purse) -> None:
+        purse.kept = ""
+        await self._storage.do(forget_login, owner)

@@ -1,0 +1,84 @@
+"""Fetches a file by HTTPS: piece by piece, and from where it was cut off when the connection breaks. Blocks.
+
+Whether what has come is whole, :mod:`hpcserve.staging.hdf5` finds out.
+"""
+
+from __future__ import annotations
+
+import http.client
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from hpcserve.errors import AuthenticationError, ServiceUnavailable, StagedFileGone, TransferFailed
+
+PIECE_BYTES = 1 << 20
+TIMEOUT_S = 30.0
+TRIES = 6
+"""In a row that bring nothing."""
+PAUSE_S = 0.5
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """A token goes to the server that it is for, and to none that this names."""
+
+    def redirect_request(self, *_: object) -> None:
+        """Nowhere."""
+
+
+_OPENER = urllib.request.build_opener(_Stay)
+
+
+def download(url: str, token: str, path: Path) -> None:
+    """Fetches what is left of a file; what ``path`` has already is its beginning.
+
+    Raises:
+        AuthenticationError: The token does not do, or not any more.
+        StagedFileGone: There is no such file any more.
+        TransferFailed: The server refuses, or the disk does.
+        ServiceUnavailable: The connection broke again and again.
+    """
+    if not url.startswith("https://"):
+        raise TransferFailed(f"{url}: results are fetched by HTTPS alone")
+    failures = 0
+    while True:
+        before = path.stat().st_size if path.exists() else 0
+        try:
+            if _fetch(url, token, path, before):
+                return
+            what = "the connection ended early"
+        except urllib.error.HTTPError as error:
+            if error.code == 416:  # all of it is here
+                return
+            if error.code in (401, 403):
+                raise AuthenticationError(f"{url}: HTTP {error.code}") from error
+            if error.code == 404:
+                raise StagedFileGone(f"{url} is gone: staged results are kept for a time; call again") from error
+            if error.code != 429 and error.code < 500:
+                raise TransferFailed(f"{url}: HTTP {error.code}") from error
+            what = f"HTTP {error.code}"
+        except (http.client.HTTPException, urllib.error.URLError, ConnectionError, TimeoutError) as error:
+            what = f"{type(error).__name__}: {error}"
+        except OSError as error:
+            raise TransferFailed(f"cannot write {path}: {error.strerror}") from error
+        moved = path.exists() and path.stat().st_size > before
+        failures = 0 if moved else failures + 1
+        if failures >= TRIES:
+            raise ServiceUnavailable(f"{url} cannot be fetched: {what}", retry_after_s=10.0)
+        time.sleep(PAUSE_S * 2**failures)
+
+
+def _fetch(url: str, token: str, path: Path, start: int) -> bool:
+    """Appends what comes; whether that was all."""
+    headers = {"Authorization": f"Bearer {token}", **({"Range": f"bytes={start}-"} if start else {})}
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 (https alone, looked at before)
+    with _OPENER.open(request, timeout=TIMEOUT_S) as answer:
+        again = start and answer.status != 206  # a server that knows no ranges sends all of it
+        told = answer.headers.get("Content-Length")
+        came = 0
+        with open(path, "wb" if again else "ab") as file:
+            while piece := answer.read(PIECE_BYTES):
+                came += len(piece)
+                file.write(piece)
+        return told is None or came >= int(told)

@@ -1,0 +1,249 @@
+"""Globus Transfer, by the Globus SDK: one step at a time, on behalf of whom the token is. Blocks.
+
+Decides nothing: what is done when is :mod:`hpcserve.core.transfers`'s. It tells apart what may go well later, what
+wants a login, and what never will. Checksums are always verified.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hpcserve.core.transfers import End, Progress, Trouble
+from hpcserve.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
+
+TIMEOUT_S = 20.0
+TOO_MANY_PAUSE_S = 30.0
+"""An owner has too many tasks at Globus, of whatever program: some of them have to end first."""
+RESOURCE_SERVER = "transfer.api.globus.org"
+SCOPE = f"urn:globus:auth:scope:{RESOURCE_SERVER}:all"
+_FINE = ("", "OK", "Queued")
+
+
+class StepFailed(Exception):
+    """A step did not succeed; ``trouble`` says why, and what helps."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(trouble.why)
+        self.trouble = trouble
+
+
+class Carrier(Protocol):
+    """What brings files from one collection to another, for one owner. Each raises :class:`StepFailed`."""
+
+    def submission_id(self) -> str:
+        """An id with which one task can be submitted, once."""
+
+    def submit(self, submission: str, items: Sequence[tuple[End, End]]) -> str:
+        """Submits these files, all between the same two collections; the task's id, if it was submitted before too."""
+
+    def look(self, task: str) -> Progress:
+        """What there is to know of a task."""
+
+    def cancel(self, task: str) -> None:
+        """Ends a task, unless it has ended."""
+
+
+class _Speaker:
+    """Speaks to Transfer with one token."""
+
+    def __init__(self, token: str) -> None:
+        self._sdk = _sdk()
+        self._client = self._sdk.TransferClient(
+            authorizer=self._sdk.AccessTokenAuthorizer(token),
+            transport=self._sdk.transport.RequestsTransport(http_timeout=TIMEOUT_S),
+            retry_config=self._sdk.transport.RetryConfig(max_retries=0),  # who asks tries again, when it is time
+        )
+
+    @contextmanager
+    def _troubles(self) -> Iterator[None]:
+        """Turns the SDK's errors, and answers of a shape that nobody promised, into a trouble."""
+        try:
+            yield
+        except self._sdk.GlobusAPIError as error:
+            raise StepFailed(self._trouble(error)) from error
+        except self._sdk.GlobusError as error:
+            raise StepFailed(Trouble("again", f"Globus Transfer gives no answer ({type(error).__name__})")) from error
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise StepFailed(Trouble("again", f"Globus Transfer answers strangely ({error!r})")) from error
+
+    def _trouble(self, error: Any) -> Trouble:
+        why = f"Globus Transfer: {error.code}: {error.message}"
+        asked = _gare(error)
+        if asked is not None:
+            return Trouble("login", why, detail=asked)
+        if error.http_status == 401:
+            return Trouble("login", f"{why}; log in again, for instance with: hpcserve login")
+        if error.http_status == 409 and error.code == "TooManyPendingJobs":
+            return Trouble("again", why, TOO_MANY_PAUSE_S)
+        if error.http_status == 429 or error.http_status >= 500:
+            return Trouble("again", why, _retry_after_s(error))
+        return Trouble("fatal", why)
+
+
+class GlobusTransfer(_Speaker):
+    """Globus Transfer on behalf of one identity.
+
+    Args:
+        token: An access token of theirs, for Transfer.
+        deadline_s: Globus tries for so long to bring a task to its end.
+
+    Raises:
+        ConfigError: The Globus SDK is not installed.
+    """
+
+    def __init__(self, token: str, *, deadline_s: float) -> None:
+        super().__init__(token)
+        self._deadline_s = deadline_s
+
+    def submission_id(self) -> str:
+        """An id with which one task can be submitted."""
+        with self._troubles():
+            return str(self._client.get_submission_id()["value"])
+
+    def submit(self, submission: str, items: Sequence[tuple[End, End]]) -> str:
+        """The task's id; the same for the same submission id, however often it is said."""
+        (source, target), label = items[0], f"hpcserve {submission}"
+        data = self._sdk.TransferData(
+            source.collection,
+            target.collection,
+            label=label,
+            submission_id=submission,
+            sync_level="checksum",
+            verify_checksum=True,
+            fail_on_quota_errors=True,
+            notify_on_succeeded=False,
+            deadline=datetime.now(UTC) + timedelta(seconds=self._deadline_s),
+        )
+        for start, end in items:
+            data.add_item(start.path, end.path)
+        with self._troubles():
+            try:
+                return str(self._client.submit_transfer(data)["task_id"])
+            except self._sdk.TransferAPIError as error:
+                if error.http_status != 400 or "submission" not in str(error.message).lower():
+                    raise
+                # An id that is too old to be used may have been used when it was not.
+                found = self._client.task_list(query_params={"filter": f"type:TRANSFER/label:{label}"}).data
+                if found["DATA"]:
+                    return str(found["DATA"][0]["task_id"])
+                raise StepFailed(Trouble("stale", str(error.message))) from error
+
+    def look(self, task: str) -> Progress:
+        """What Globus says of a task."""
+        with self._troubles():
+            return progress_of(self._client.get_task(task).data)
+
+    def cancel(self, task: str) -> None:
+        """Ends a task; one that has ended stays as it is."""
+        with self._troubles():
+            self._client.cancel_task(task)
+
+
+class GlobusCollections(_Speaker):
+    """What there is to know of collections.
+
+    Args:
+        token: An access token for Transfer.
+    """
+
+    def https_server(self, collection: str) -> str:
+        """Where its files are had by HTTPS; empty: nowhere."""
+        with self._troubles():
+            return str(self._client.get_endpoint(collection)["https_server"] or "")
+
+
+class GlobusRules(_Speaker):
+    """The access rules of guest collections, by a token of who manages them.
+
+    Args:
+        token: An access token for Transfer.
+    """
+
+    def add(self, collection: str, path: str, identity: str) -> str:
+        """Lets an identity read what lies below a directory, and nothing else; the rule's id, if it was there too."""
+        below = f"{path.rstrip('/')}/"
+        with self._troubles():
+            known = self._find(collection, below, identity)
+            if known:
+                return known
+            rule = {
+                "DATA_TYPE": "access",
+                "principal_type": "identity",
+                "principal": identity,
+                "path": below,
+                "permissions": "r",
+            }
+            return str(self._client.add_endpoint_acl_rule(collection, rule)["access_id"])
+
+    def remove(self, collection: str, path: str, identity: str) -> None:
+        """Takes that back; if there is no such rule, all is well."""
+        with self._troubles():
+            known = self._find(collection, f"{path.rstrip('/')}/", identity)
+            if known:
+                self._client.delete_endpoint_acl_rule(collection, known)
+
+    def _find(self, collection: str, path: str, identity: str) -> str:
+        for rule in self._client.endpoint_acl_list(collection)["DATA"]:
+            if (rule["principal_type"], rule["principal"], rule["path"]) == ("identity", identity, path):
+                return str(rule["id"])
+        return ""
+
+
+def progress_of(task: dict[str, Any]) -> Progress:
+    """A task's document in few words."""
+    fatal = task.get("fatal_error") or {}
+    fault, details = fatal.get("code") or "", fatal.get("description") or ""
+    if not fault and task.get("nice_status") not in (None, *_FINE):
+        fault = task["nice_status"]
+        details = task.get("nice_status_details") or task.get("nice_status_short_description") or ""
+    return Progress(
+        status=task["status"],
+        size_bytes=int(task.get("bytes_transferred") or 0),
+        files=int(task.get("files_transferred") or 0) + int(task.get("files_skipped") or 0),
+        bytes_per_s=float(task.get("effective_bytes_per_second") or 0.0),
+        fault=fault,
+        details=details or _ended(task),
+        cancelled=task["status"] == "FAILED" and bool(task.get("subtasks_canceled")),
+    )
+
+
+def _ended(task: dict[str, Any]) -> str:
+    """Why a task ended that tells of no error."""
+    if task["status"] != "FAILED":
+        return task.get("nice_status_details") or ""
+    if task.get("subtasks_canceled"):
+        return "the task was cancelled"
+    return "the task was over its deadline" if task.get("subtasks_expired") else "the task failed"
+
+
+def _gare(error: Any) -> dict[str, Any] | None:
+    """What login Globus wants, if it wants one."""
+    from globus_sdk import gare
+
+    asked = gare.to_gare(error)
+    if asked is None:
+        return None
+    told: dict[str, Any] = asked.to_dict()
+    return {"code": told["code"], "authorization_parameters": told["authorization_parameters"]}
+
+
+def _retry_after_s(error: Any) -> float:
+    try:
+        return max(0.0, float(error.headers.get("Retry-After", 0)))
+    except (TypeError, ValueError):  # a date: then our own pauses do
+        return 0.0
+
+
+def _sdk() -> ModuleType:
+    try:
+        import globus_sdk
+    except ImportError as error:
+        raise ConfigError(f"transfers need the Globus SDK: pip install 'hpcserve[globus]' ({error})") from error
+    return globus_sdk

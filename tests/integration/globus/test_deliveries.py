@@ -1,0 +1,261 @@
+"""Deliveries on good and bad days: a real store, the real globus_sdk, the loopback stand-in."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import ParamSpec
+
+import pytest
+
+from hpcserve.core.claims import Rules
+from hpcserve.core.transfers import Delivery, End
+from hpcserve.testing.globus.records import TRANSFER_ALL
+from tests.integration.globus.delivering import DIGEST, LIMITS, Service
+from tests.integration.globus.transfers import Transfers
+
+P = ParamSpec("P")
+
+
+def in_a_loop(test: Callable[P, Coroutine[None, None, None]]) -> Callable[P, None]:
+    """Runs a test in an event loop of its own."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        asyncio.run(test(*args, **kwargs))
+
+    return run
+
+
+@pytest.fixture
+def rules(transfers: Transfers) -> Rules:
+    setting = transfers.setting
+    return Rules(
+        client_id=setting.service.id,
+        login_client_id=setting.native.id,
+        scope=setting.scope,
+        issuer=setting.world.issuer,
+    )
+
+
+def token(transfers: Transfers, *, offline: bool = False) -> str:
+    """Of a login in which Ada consents that the service transfers for her, from the facility too."""
+    scope = f"{transfers.setting.scope}[{TRANSFER_ALL}[*{transfers.facility.data_access}]]"
+    return transfers.setting.token(scope, offline=offline)
+
+
+def delivery(transfers: Transfers, name: str, size: int = 2000) -> Delivery:
+    transfers.write(f"/staged/ada/{name}", size)
+    source = End(transfers.facility.id, f"/staged/ada/{name}")
+    return Delivery(f"id-{name}", "ada", name, source, End(transfers.laptop.id, f"/in/{name}"), size, time.time())
+
+
+def tasks(transfers: Transfers) -> int:
+    return len(transfers.client().task_list().data["DATA"])
+
+
+async def served(service: Service, *wanted: Delivery) -> list[Delivery]:
+    await service.deliveries.ask(wanted)
+    return await service.ended()
+
+
+def states(found: list[Delivery]) -> list[str]:
+    return [each.state for each in found]
+
+
+@in_a_loop
+async def test_results_arrive_in_one_task(transfers: Transfers, rules: Rules, tmp_path: Path) -> None:
+    wanted = [delivery(transfers, f"{number}.h5") for number in range(5)]
+    async with Service(tmp_path, rules, token(transfers)) as service:
+        service.log_in(service.token)
+        assert states(await served(service, *wanted)) == ["succeeded"] * 5
+        await service.until(lambda: sorted(service.arrived) == [f"{number}.h5" for number in range(5)])
+    assert tasks(transfers) == 1
+    for each in wanted:
+        assert (
+            transfers.arrived(each.target.path).read_bytes()
+            == (transfers.facility.root / each.source.path.lstrip("/")).read_bytes()
+        )
+
+
+@pytest.mark.parametrize("where", ["after-prepare", "before-submit", "after-submit", "after-look"])
+@in_a_loop
+async def test_killed_anywhere_there_is_one_task_and_none_is_forgotten(
+    transfers: Transfers, rules: Rules, tmp_path: Path, where: str
+) -> None:
+    (tmp_path / "login").write_text(f"{rules.client_id} {rules.scope} {token(transfers)}")
+    async with Service(tmp_path, rules, "") as service:  # nobody is in: it is written down, and waits
+        service.wallet.seen("ada", DIGEST)
+        await service.deliveries.ask([delivery(transfers, "a.h5")])
+        await service.until(lambda: service.deliveries.book.deliveries()[0].why)
+    for expected in (-signal.SIGKILL, 0):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.integration.globus.delivering", str(tmp_path)),
+            where if expected else "nowhere",
+            env=dict(os.environ),
+        )
+        assert await asyncio.wait_for(process.wait(), 60.0) == expected
+    assert tasks(transfers) == 1
+    assert transfers.arrived("/in/a.h5").exists()
+
+
+@pytest.mark.parametrize("status", [429, 502, 503])
+@in_a_loop
+async def test_a_busy_globus_delays_and_does_no_more(
+    transfers: Transfers, rules: Rules, tmp_path: Path, status: int
+) -> None:
+    faults = transfers.setting.globus.faults
+    for pattern in ("GET /v0.10/submission_id", "POST /v0.10/transfer", "GET /v0.10/task/", "POST /v2/oauth2/token"):
+        faults.add(pattern, status, times=2)
+    async with Service(tmp_path, rules, token(transfers)) as service:
+        service.log_in(service.token)
+        assert states(await served(service, delivery(transfers, "a.h5"))) == ["succeeded"]
+    assert tasks(transfers) == 1
+
+
+@in_a_loop
+async def test_a_consent_is_asked_for_and_it_goes_on_after_it(
+    transfers: Transfers, rules: Rules, tmp_path: Path
+) -> None:
+    plain = transfers.setting.token(f"{transfers.setting.scope}[{TRANSFER_ALL}]")
+    async with Service(tmp_path, rules, plain) as service:
+        service.log_in(plain)
+        await service.deliveries.ask([delivery(transfers, "a.h5")])
+        await service.until(lambda: service.deliveries.book.login("id-a.h5"))
+        asked = service.deliveries.book.login("id-a.h5")
+        assert asked is not None
+        scopes = asked["authorization_parameters"]["required_scopes"]
+        again = transfers.setting.token(scopes[0])
+        service.wallet.seen("ada", "of-another")
+        service.log_in(again)
+        assert states(await service.ended()) == ["succeeded"]
+
+
+@in_a_loop
+async def test_without_any_consent_to_transfers_a_login_is_asked_for(
+    transfers: Transfers, rules: Rules, tmp_path: Path
+) -> None:
+    async with Service(tmp_path, rules, transfers.setting.token()) as service:
+        service.log_in(service.token)
+        await service.deliveries.ask([delivery(transfers, "a.h5")])
+        await service.until(lambda: service.deliveries.book.login("id-a.h5"))
+        asked = service.deliveries.book.login("id-a.h5")
+        assert asked is not None
+        assert asked["authorization_parameters"]["required_scopes"] == [f"{rules.scope}[{TRANSFER_ALL}]"]
+        assert asked["client_id"] == transfers.setting.native.id
+
+
+@in_a_loop
+async def test_tokens_expire_in_the_middle(transfers: Transfers, rules: Rules, tmp_path: Path) -> None:
+    transfers.laptop.trouble.stalled = True
+    world = transfers.setting.world
+    async with Service(tmp_path, rules, token(transfers)) as service:
+        service.log_in(service.token)
+        await service.deliveries.ask([delivery(transfers, "a.h5")])
+        await service.until(lambda: service.deliveries.book.deliveries()[0].state == "active")
+        for each in list(world.tokens.values()):
+            world.expire(each.value)
+        await service.until(lambda: service.deliveries.book.deliveries()[0].state == "inactive")
+        transfers.laptop.trouble.stalled = False
+        service.wallet.seen("ada", "of-another")
+        service.log_in(token(transfers))
+        assert states(await service.ended()) == ["succeeded"]
+    assert tasks(transfers) == 1
+
+
+@in_a_loop
+async def test_a_kept_login_outlives_the_daemon_and_is_revoked_at_the_end(
+    transfers: Transfers, rules: Rules, tmp_path: Path
+) -> None:
+    world = transfers.setting.world
+    transfers.laptop.trouble.offline = True
+    async with Service(tmp_path, rules, token(transfers, offline=True)) as service:
+        service.log_in(service.token)
+        service.wallet.may_keep("ada")
+        await service.deliveries.ask([delivery(transfers, "a.h5")])
+        await service.until(lambda: service.deliveries.book.deliveries()[0].state == "active")
+    kept = [each for each in world.tokens.values() if each.refresh and each.client_id == transfers.setting.service.id]
+    assert kept
+    stored = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
+    assert not any(each.value.encode() in stored for each in world.tokens.values())
+    assert (tmp_path / "seal.key").stat().st_mode & 0o777 == 0o600
+    transfers.laptop.trouble.offline = False
+    async with Service(tmp_path, rules, "") as service:  # Ada is away
+        assert states(await service.ended()) == ["succeeded"]
+        await service.until(lambda: not any(world.tokens[each.value].active for each in kept))
+
+
+@in_a_loop
+async def test_without_consent_no_login_is_kept(transfers: Transfers, rules: Rules, tmp_path: Path) -> None:
+    async with Service(tmp_path, rules, token(transfers, offline=True)) as service:
+        service.log_in(service.token)
+        await served(service, delivery(transfers, "a.h5"))
+    tokens = transfers.setting.world.tokens.values()
+    assert not any(each.refresh and each.client_id == transfers.setting.service.id for each in tokens)
+
+
+@in_a_loop
+async def test_a_full_destination_and_one_that_spoils_files(transfers: Transfers, rules: Rules, tmp_path: Path) -> None:
+    transfers.laptop.trouble.quota_bytes = 10
+    async with Service(tmp_path, rules, token(transfers)) as service:
+        service.log_in(service.token)
+        (full,) = await served(service, delivery(transfers, "a.h5"))
+        transfers.laptop.trouble.quota_bytes, transfers.laptop.trouble.corrupt = None, -1
+        _, spoilt = await served(service, delivery(transfers, "b.h5"))
+    assert [(each.state, each.why.split(": ")[:2]) for each in (full, spoilt)] == [
+        ("failed", ["Globus Transfer", "QUOTA_EXCEEDED"]),
+        ("failed", ["Globus Transfer", "VERIFY_CHECKSUM"]),
+    ]
+
+
+@in_a_loop
+async def test_an_unwritable_destination_is_given_up_after_a_time(
+    transfers: Transfers, rules: Rules, tmp_path: Path
+) -> None:
+    transfers.laptop.trouble.read_only = True
+    async with Service(tmp_path, rules, token(transfers), limits=LIMITS._replace(faults_s=0.2)) as service:
+        service.log_in(service.token)
+        (found,) = await served(service, delivery(transfers, "a.h5"))
+    assert (found.state, "PERMISSION_DENIED" in found.why) == ("failed", True)
+
+
+@in_a_loop
+async def test_a_destination_that_is_not_there(transfers: Transfers, rules: Rules, tmp_path: Path) -> None:
+    wanted = delivery(transfers, "a.h5")
+    nowhere = Delivery(
+        "id", "ada", wanted.name, wanted.source, End("5f2a1c1e-0000-4000-8000-000000000000", "/a"), 1, time.time()
+    )
+    async with Service(tmp_path, rules, token(transfers)) as service:
+        service.log_in(service.token)
+        (found,) = await served(service, nowhere)
+    assert (found.state, "Globus Transfer: " in found.why) == ("failed", True)
+
+
+@in_a_loop
+async def test_an_offline_laptop_is_waited_for(transfers: Transfers, rules: Rules, tmp_path: Path) -> None:
+    transfers.laptop.trouble.offline = True
+    async with Service(tmp_path, rules, token(transfers)) as service:
+        service.log_in(service.token)
+        await service.deliveries.ask([delivery(transfers, "a.h5")])
+        await service.until(lambda: "GC_NOT_CONNECTED" in service.deliveries.book.deliveries()[0].why)
+        transfers.laptop.trouble.offline = False
+        assert states(await service.ended()) == ["succeeded"]
+
+
+@in_a_loop
+async def test_one_is_cancelled(transfers: Transfers, rules: Rules, tmp_path: Path) -> None:
+    transfers.laptop.trouble.stalled = True
+    async with Service(tmp_path, rules, token(transfers)) as service:
+        service.log_in(service.token)
+        await service.deliveries.ask([delivery(transfers, name) for name in ("a.h5", "b.h5")])
+        await service.until(lambda: service.deliveries.book.deliveries()[0].state == "active")
+        await service.deliveries.cancel("id-a.h5")
+        await service.until(lambda: service.deliveries.book.deliveries()[0].ended)
+        transfers.laptop.trouble.stalled = False
+        assert states(await service.ended()) == ["cancelled", "succeeded"]

@@ -1,0 +1,213 @@
+"""The calls about transfers, on a service whose results lie on a guest collection: whose files may go where."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from hpcserve.config import Site
+from hpcserve.daemon.controller.guard import Asking, asking_of
+from hpcserve.daemon.controller.storage import Storage
+from hpcserve.daemon.controller.transferring import Transferring, transferring_of
+from hpcserve.errors import Conflict, InvalidInput, NotFound, PermissionDenied, StagedFileGone
+from hpcserve.testing.globus.collections import Collection, Kind
+from hpcserve.testing.globus.records import TRANSFER_ALL, Person
+from hpcserve.types import SessionId
+from hpcserve.wire import hub
+from hpcserve.wire.admin import AskTransfers, CancelTransfer, Deliver, TransferView
+from tests.integration.globus.delivering import WITHIN_S
+from tests.integration.globus.setting import SECRET
+from tests.integration.globus.transfers import Transfers
+
+
+@dataclass
+class Stage:
+    """A service and its callers. ``guest`` shows the directory of staged results; it is the service's."""
+
+    transfers: Transfers
+    site: Site
+    guest: Collection
+    transferring: Transferring
+    arrived: list[tuple[str, str]]
+
+    def staged(self, person: Person, name: str = "r.h5") -> str:
+        """A staged result of somebody's."""
+        directory = Path(self.site.staging_dir) / person.id
+        directory.mkdir(exist_ok=True)
+        (directory / name).write_bytes(b"result of " + person.id.encode())
+        return str(directory / name)
+
+    def asking(self, person: Person) -> Asking:
+        """Somebody calls."""
+        identity = hub.Identity(person.username, id=person.id, token_sha256=f"of-{person.id}")
+        call = hub.ClientCalls(b"", person.username, 1, "", msgspec.Raw(), hub.Asker(identity, SessionId(b"s")))
+        return asking_of(call)
+
+    async def deliver(self, person: Person, *paths: str, to: str = "") -> Sequence[TransferView]:
+        """Somebody wants files on the laptop."""
+        uri = to or f"globus://{self.transfers.laptop.id}/in/"
+        return (await self.transferring.deliver(Deliver(paths=paths, to=uri), self.asking(person))).transfers
+
+    async def look(self, person: Person) -> Sequence[TransferView]:
+        """What somebody sees."""
+        return (await self.transferring.transfers(AskTransfers(), self.asking(person))).transfers
+
+
+@asynccontextmanager
+async def staged_service(
+    transfers: Transfers, place: Path, *, https: bool = False, scopes: str = ""
+) -> AsyncIterator[Stage]:
+    setting = transfers.setting
+    (place / "secret").write_text(SECRET)
+    (place / "secret").chmod(0o600)
+    (place / "staged").mkdir()
+    guest = setting.globus.collections.open(
+        "results", setting.service.id, Kind.GUEST, root=place / "staged", host=transfers.facility.id
+    )
+    site = msgspec.convert(
+        {
+            "name": "lab",
+            "auth": "globus",
+            "access": {"administer": {"allow": ["user:ops@lab.example"]}},
+            "state_dir": place / "state",
+            "shared_dir": place,
+            "globus": {
+                "client_id": setting.service.id,
+                "client_secret_file": str(place / "secret"),
+                "native_client_id": setting.native.id,
+            },
+            "staging": {
+                "transfer_wait_s": 0.0,
+                "collections": [{"id": guest.id, "prefix": str(place / "staged"), "kind": "guest", "https": https}],
+            },
+        },
+        Site,
+        dec_hook=lambda _kind, value: value,
+    )
+    tokens: dict[str, str] = {}
+
+    async def ask(digest: str) -> str:
+        if digest not in tokens:
+            person = setting.world.people[digest.removeprefix("of-")]
+            scope = f"{setting.scope}{scopes or f'[{TRANSFER_ALL} {guest.https_scope}]'}"
+            tokens[digest] = setting.world.token_for(person, setting.native, scope).value
+        return tokens[digest]
+
+    arrived: list[tuple[str, str]] = []
+
+    async def delivered(owner: str, name: str) -> None:
+        arrived.append((owner, name))
+
+    storage = Storage()
+    (place / "state").mkdir(mode=0o700)
+    await storage.open(place / "state" / "store.db")
+    transferring = transferring_of(site, storage, ask, delivered)
+    await transferring.open()
+    running = asyncio.create_task(transferring.run())
+    try:
+        yield Stage(transfers, site, guest, transferring, arrived)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await storage.close()
+
+
+def test_a_result_arrives_and_the_rule_that_let_it_goes(transfers: Transfers, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with staged_service(transfers, tmp_path) as stage:
+            ada = transfers.setting.person
+            transfers.laptop.trouble.offline = True
+            (view,) = await stage.deliver(ada, stage.staged(ada))
+            assert view.to == f"globus://{transfers.laptop.id}/in/r.h5"
+            async with asyncio.timeout(WITHIN_S):
+                while not (await stage.look(ada))[0].task:
+                    await asyncio.sleep(0.02)
+                [rule] = stage.guest.rules.values()
+                assert (rule.principal, rule.path, rule.permissions) == (ada.id, f"/{ada.id}/", "r")
+                assert stage.transferring.holds(ada.id, "r.h5")
+                transfers.laptop.trouble.offline = False
+                while not stage.arrived or stage.guest.rules:
+                    await asyncio.sleep(0.02)
+            assert stage.arrived == [(ada.id, "r.h5")]
+            assert not stage.transferring.holds(ada.id, "r.h5")
+            [again] = await stage.deliver(ada, stage.staged(ada))
+            assert (again.id, again.state) == (view.id, "succeeded")
+        assert transfers.arrived("/in/r.h5").read_bytes() == b"result of " + ada.id.encode()
+
+    asyncio.run(scenario())
+
+
+def test_nobody_has_to_do_with_what_is_another_s(transfers: Transfers, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        ada, bob = transfers.setting.person, transfers.setting.world.add_person("bob@lab.example")
+        async with staged_service(transfers, tmp_path) as stage:
+            transfers.laptop.trouble.offline = True
+            stage.staged(bob)
+            [view] = await stage.deliver(ada, stage.staged(ada))
+            outside = tmp_path / "outside"
+            outside.write_text("secret")
+            (Path(stage.site.staging_dir) / bob.id / "link.h5").symlink_to(outside)
+            own = f"{stage.site.staging_dir}/{bob.id}"
+            for path in (
+                stage.staged(ada),
+                f"{own}/../{ada.id}/r.h5",
+                f"{own}/./r.h5",
+                f"{own}//r.h5",
+                f"{own}/.service",
+                f"{own}/",
+                f"{own}/link.h5",
+                own,
+                str(outside),
+                "/etc/passwd",
+                "r.h5",
+                "",
+            ):
+                with pytest.raises(PermissionDenied):
+                    await stage.deliver(bob, path)
+            with pytest.raises(StagedFileGone):
+                await stage.deliver(bob, f"{own}/none.h5")
+            assert await stage.look(bob) == ()
+            with pytest.raises(NotFound):
+                await stage.transferring.cancel(CancelTransfer(id=view.id), stage.asking(bob))
+            with pytest.raises(NotFound):
+                await stage.transferring.transfers(AskTransfers(ids=(view.id,)), stage.asking(bob))
+            with pytest.raises(PermissionDenied):
+                await stage.transferring.transfers(AskTransfers(everybody=True), stage.asking(bob))
+            stage.transferring.administers = lambda _asking: True
+            seen = await stage.transferring.transfers(AskTransfers(everybody=True), stage.asking(bob))
+            assert [each.id for each in seen.transfers] == [view.id]
+            done = await stage.transferring.cancel(CancelTransfer(id=view.id), stage.asking(ada))
+            assert done.transfers[0].state in ("cancelling", "cancelled")
+
+    asyncio.run(scenario())
+
+
+def test_what_is_no_destination_or_too_much_is_said(transfers: Transfers, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        ada = transfers.setting.person
+        async with staged_service(transfers, tmp_path) as stage:
+            both = stage.staged(ada), stage.staged(ada, "s.h5")
+            with pytest.raises(InvalidInput, match="slash"):
+                await stage.deliver(ada, *both, to=f"globus://{transfers.laptop.id}/in/one.h5")
+            with pytest.raises(InvalidInput, match="UUID"):
+                await stage.deliver(ada, *both, to="globus://laptop/in/")
+            with pytest.raises(InvalidInput, match="from 1 to"):
+                await stage.deliver(ada)
+
+    asyncio.run(scenario())
+
+
+def test_a_service_with_keys_transfers_nothing(transfers: Transfers, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with staged_service(transfers, tmp_path) as stage:
+            without = Transferring(stage.site, None)
+            with pytest.raises(Conflict, match="transfers nothing"):
+                await without.transfers(AskTransfers(), stage.asking(transfers.setting.person))
+
+    asyncio.run(scenario())

@@ -1,0 +1,50 @@
+"""Where a result is to go, by the caller's words."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpcserve.core.destinations import destination, uri_of
+from hpcserve.core.transfers import End
+from hpcserve.errors import InvalidInput
+
+ID = "1c9d3f0e-8d2b-4c53-9f7e-2f1f6e0d0a11"
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        (f"globus://{ID}/data/", "/data/r.h5"),
+        (f"globus://{ID}/data/mine.h5", "/data/mine.h5"),
+        (f"globus://{ID}", "/r.h5"),
+        (f"globus://{ID}/~/", "/~/r.h5"),
+        (f"globus://{ID}/a%20b/%23/", "/a b/#/r.h5"),
+    ],
+)
+def test_a_directory_keeps_the_name_and_a_file_has_its_own(uri: str, path: str) -> None:
+    end = destination(uri, "r.h5")
+    assert end == End(ID, path)
+    assert destination(uri_of(end), "other") == end
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "",
+        "/home/ann/",
+        "globus:///data/",
+        "globus://laptop/data/",
+        f"https://{ID}/data/",
+        f"globus://{ID}/a/../b/",
+        f"globus://{ID}/a/%2e%2e/b/",
+        f"globus://{ID}/a?b",
+        f"globus://{ID}/a#b",
+        f"globus://{ID}/a%00b",
+        f"globus://{ID}/a%0ab",
+        f"globus://{ID}/" + "a" * 5000,
+        "globus://[/",
+    ],
+)
+def test_what_is_no_destination_is_said(uri: str) -> None:
+    with pytest.raises(InvalidInput, match="to="):
+        destination(uri, "r.h5")

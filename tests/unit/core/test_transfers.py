@@ -1,0 +1,411 @@
+"""When transfer tasks are submitted, and what becomes of deliveries: by tables, and by a Globus that dies with us."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpcserve.core import transfers as core
+from hpcserve.core.transfers import Delivery, End, Limits, Progress, Transfers, Trouble
+from hpcserve.errors import NotFound, TransferFailed
+
+LIMITS = Limits(tasks_per_owner=2, batch_files=3, batch_wait_s=1.0, faults_s=100.0, give_up_s=1000.0)
+
+
+def delivery(number: int, *, owner: str = "ann", size: int = 10, at: float = 0.0, to: str = "laptop") -> Delivery:
+    source = End("site", f"/{owner}/{number}.h5")
+    return Delivery(str(number), owner, f"{number}.h5", source, End(to, f"/in/{number}.h5"), size, at)
+
+
+def begun(*deliveries: Delivery, limits: Limits = LIMITS, now: float = 5.0) -> tuple[Transfers, list[core.Action]]:
+    transfers = Transfers(limits)
+    for each in deliveries:
+        assert transfers.ask(each) == [core.Store((each,))]
+    return transfers, transfers.tick(now)
+
+
+def submitted(*deliveries: Delivery, limits: Limits = LIMITS) -> Transfers:
+    transfers, actions = begun(*deliveries, limits=limits)
+    assert [type(each) for each in actions] == [core.Prepare]
+    transfers.prepared(1, "sub", 5.0)
+    transfers.submitted(1, "task", 5.0)
+    return transfers
+
+
+def states(transfers: Transfers) -> list[str]:
+    return [each.state for each in transfers.deliveries()]
+
+
+def test_a_batch_waits_a_moment_for_more() -> None:
+    transfers, actions = begun(delivery(1), now=0.5)
+    assert actions == []
+    assert transfers.due == 1.0
+    transfers.ask(delivery(2, at=0.9))
+    assert transfers.tick(1.0) == [core.Prepare(1, "ann")]
+    stored, submit = transfers.prepared(1, "sub", 1.1)
+    assert isinstance(stored, core.Store)
+    assert [(each.state, each.submission) for each in stored.deliveries] == [("prepared", "sub")] * 2
+    assert submit == core.Submit(1, "ann", "sub", stored.deliveries)
+
+
+def test_a_full_batch_waits_for_nobody() -> None:
+    _, actions = begun(*(delivery(number) for number in range(4)), now=0.1)
+    assert actions == [core.Prepare(1, "ann")]
+
+
+def test_an_owner_has_so_many_tasks_and_the_rest_wait_in_order() -> None:
+    transfers, actions = begun(*(delivery(number, at=number / 100) for number in range(8)), delivery(9, owner="bob"))
+    assert actions == [core.Prepare(1, "ann"), core.Prepare(2, "ann"), core.Prepare(3, "bob")]
+    transfers.prepared(2, "sub-2", 6.0)
+    transfers.submitted(2, "task-2", 6.0)
+    assert transfers.tick(6.0) == [core.Look(2, "ann", "task-2")]
+    transfers.looked(2, Progress("SUCCEEDED"), 7.0)
+    assert states(transfers)[:8] == ["waiting"] * 3 + ["succeeded"] * 3 + ["waiting"] * 2
+    assert transfers.tick(7.0) == [core.Prepare(4, "ann")]
+    _, submit = transfers.prepared(4, "sub-4", 7.0)
+    assert isinstance(submit, core.Submit)
+    assert [each.id for each in submit.deliveries] == ["6", "7"]
+
+
+def test_a_task_has_files_of_one_owner_for_one_collection() -> None:
+    _, actions = begun(delivery(1), delivery(2, to="tape"), delivery(3, owner="bob"))
+    assert len(actions) == 3
+
+
+def test_two_files_for_one_path_do_not_travel_together() -> None:
+    other = replace(delivery(2), target=delivery(1).target)
+    transfers, actions = begun(delivery(1), other)
+    assert len(actions) == 2
+    assert isinstance(transfers.prepared(1, "sub", 5.0)[1], core.Submit)
+
+
+def test_a_batch_has_so_many_bytes() -> None:
+    limits = LIMITS._replace(batch_bytes=25)
+    _, actions = begun(delivery(1), delivery(2), delivery(3), limits=limits)
+    assert len(actions) == 2
+
+
+def test_the_same_is_asked_for_once_unless_it_failed() -> None:
+    transfers = submitted(delivery(1))
+    assert transfers.ask(delivery(1)) == []
+    transfers.looked(1, Progress("FAILED", fault="PERMISSION_DENIED", details="no"), 6.0)
+    assert states(transfers) == ["failed"]
+    assert transfers.ask(delivery(1, at=7.0)) == [core.Store((delivery(1, at=7.0),))]
+
+
+@pytest.mark.parametrize("status", ["FAILED", "INACTIVE", "ACTIVE"])
+def test_only_a_task_that_succeeded_has_delivered(status: str) -> None:
+    transfers = submitted(delivery(1))
+    transfers.looked(1, Progress(status), 6.0)
+    assert states(transfers) != ["succeeded"]
+    assert transfers.holds("ann", "1.h5") is (status != "FAILED")
+
+
+def test_a_file_is_held_until_it_was_delivered() -> None:
+    transfers = submitted(delivery(1))
+    assert transfers.holds("ann", "1.h5")
+    assert not transfers.holds("bob", "1.h5")
+    transfers.looked(1, Progress("SUCCEEDED"), 6.0)
+    assert not transfers.holds("ann", "1.h5")
+
+
+def test_a_failed_task_says_why_in_the_words_of_globus() -> None:
+    transfers = submitted(delivery(1))
+    transfers.looked(1, Progress("FAILED", fault="NO_SPACE", details="disk full"), 6.0)
+    assert transfers.deliveries()[0].why == "Globus Transfer: NO_SPACE: disk full"
+
+
+def test_what_nobody_mends_is_cancelled_after_a_time() -> None:
+    transfers = submitted(delivery(1))
+    faulty = Progress("ACTIVE", fault="PERMISSION_DENIED", details="read-only")
+    for now in (6.0, 50.0, 105.0):
+        transfers.looked(1, faulty, now)
+        assert states(transfers) == ["active"]
+    transfers.looked(1, faulty, 106.0)
+    assert transfers.tick(106.0) == [core.Cancel(1, "ann", "task")]
+    transfers.cancelled(1, 106.0)
+    assert transfers.tick(106.0) == [core.Look(1, "ann", "task")]
+    transfers.looked(1, Progress("FAILED", cancelled=True), 107.0)
+    assert (states(transfers), transfers.deliveries()[0].why) == (
+        ["failed"],
+        "Globus Transfer: PERMISSION_DENIED: read-only",
+    )
+
+
+def test_a_fault_that_goes_away_is_forgiven() -> None:
+    transfers = submitted(delivery(1))
+    for now in range(6, 500, 60):
+        transfers.looked(1, Progress("ACTIVE", fault="FILE_NOT_FOUND"), now)
+        transfers.looked(1, Progress("ACTIVE"), now + 30)
+    assert states(transfers) == ["active"]
+
+
+def test_an_offline_laptop_is_waited_for_and_said() -> None:
+    transfers = submitted(delivery(1))
+    for now in range(6, 900, 100):
+        transfers.looked(1, Progress("ACTIVE", fault="GC_NOT_CONNECTED", details="gc not connected"), now)
+    assert states(transfers) == ["active"]
+    assert transfers.deliveries()[0].why == "GC_NOT_CONNECTED: gc not connected"
+
+
+def test_expired_credentials_wait_for_a_login_and_go_on_after_it() -> None:
+    transfers = submitted(delivery(1))
+    transfers.looked(1, Progress("INACTIVE"), 6.0)
+    assert states(transfers) == ["inactive"]
+    assert "hpcserve login" in transfers.deliveries()[0].why
+    transfers.tick(7.0)
+    transfers.looked(1, Progress("ACTIVE", size_bytes=5), 7.0)
+    assert (states(transfers), transfers.deliveries()[0].why) == (["active"], "")
+
+
+def test_a_login_that_is_wanted_is_tried_at_once_when_it_has_come() -> None:
+    transfers, _ = begun(delivery(1))
+    transfers.failed(1, Trouble("login", "consent", detail={"code": "ConsentRequired"}), 6.0)
+    for _ in range(12):
+        now = transfers.due
+        transfers.tick(now)
+        transfers.failed(1, Trouble("login", "consent", detail={"code": "ConsentRequired"}), now)
+    assert transfers.login("1") == {"code": "ConsentRequired"}
+    later = now + 20.0
+    transfers.logged_in("bob", later)
+    assert transfers.tick(later) == []
+    transfers.logged_in("ann", later)
+    assert transfers.tick(later) == [core.Prepare(1, "ann")]
+    transfers.prepared(1, "sub", 20.0)
+    assert transfers.login("1") is None
+
+
+def test_pauses_grow_and_what_globus_asks_for_is_kept() -> None:
+    transfers, _ = begun(delivery(1))
+    pauses = []
+    now = 5.0
+    for _ in range(5):
+        transfers.failed(1, Trouble("again", "503"), now)
+        pauses.append(transfers.due - now)
+        now = transfers.due
+        transfers.tick(now)
+    assert pauses == sorted(pauses)
+    assert pauses[0] == LIMITS.shortest_pause_s
+    transfers.failed(1, Trouble("again", "429", retry_after_s=77.0), now)
+    assert transfers.tick(now + 76.9) == []
+    assert transfers.tick(now + 77.0) == [core.Prepare(1, "ann")]
+
+
+def test_refusals_are_borne_for_a_time_only() -> None:
+    transfers, _ = begun(delivery(1))
+    transfers.failed(1, Trouble("again", "HTTP 503: maintenance"), 6.0)
+    transfers.failed(1, Trouble("again", "HTTP 503: maintenance"), 105.9)
+    assert states(transfers) == ["waiting"]
+    transfers.failed(1, Trouble("again", "HTTP 503: maintenance"), 106.0)
+    assert (states(transfers), transfers.deliveries()[0].why) == (["failed"], "HTTP 503: maintenance")
+
+
+def test_a_task_under_way_is_not_given_up_because_globus_does_not_answer() -> None:
+    transfers = submitted(delivery(1))
+    for now in range(6, 900, 100):
+        transfers.failed(1, Trouble("again", "HTTP 503"), now)
+    assert states(transfers) == ["active"]
+    transfers.failed(1, Trouble("again", "HTTP 503"), 1000.0)
+    assert states(transfers) == ["failed"]
+
+
+def test_a_submission_id_that_is_too_old_is_replaced() -> None:
+    transfers, _ = begun(delivery(1))
+    transfers.prepared(1, "old", 5.0)
+    transfers.failed(1, Trouble("stale", "expired"), 6.0)
+    assert transfers.tick(6.0) == [core.Prepare(1, "ann")]
+    _, submit = transfers.prepared(1, "new", 6.0)
+    assert isinstance(submit, core.Submit)
+    assert submit.submission == "new"
+
+
+def test_one_of_two_is_cancelled_and_the_other_starts_anew() -> None:
+    transfers = submitted(delivery(1), delivery(2))
+    transfers.cancel("1", 6.0)
+    assert transfers.tick(6.0) == [core.Cancel(1, "ann", "task")]
+    transfers.cancelled(1, 6.0)
+    transfers.tick(6.0)
+    transfers.looked(1, Progress("FAILED", cancelled=True), 7.0)
+    assert states(transfers) == ["cancelled", "waiting"]
+    assert transfers.tick(8.0) == [core.Prepare(2, "ann")]
+
+
+def test_a_task_that_succeeded_before_it_could_be_cancelled_has_delivered() -> None:
+    transfers = submitted(delivery(1))
+    transfers.cancel("1", 6.0)
+    transfers.tick(6.0)
+    transfers.cancelled(1, 6.0)
+    transfers.looked(1, Progress("SUCCEEDED"), 7.0)
+    assert states(transfers) == ["succeeded"]
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_what_was_not_submitted_is_cancelled_without_globus(*, busy: bool) -> None:
+    transfers, _ = begun(delivery(1), delivery(2))
+    if not busy:
+        transfers.failed(1, Trouble("again", "503"), 5.0)
+    transfers.cancel("1", 6.0)
+    if busy:
+        *_, submit = transfers.prepared(1, "sub", 6.0)
+        assert isinstance(submit, core.Submit)
+        assert [each.id for each in submit.deliveries] == ["2"]
+    assert states(transfers)[0] == "cancelled"
+
+
+def test_what_cannot_be_cancelled_is_said() -> None:
+    transfers = submitted(delivery(1))
+    with pytest.raises(NotFound, match="hpcserve transfers"):
+        transfers.cancel("2", 6.0)
+    transfers.looked(1, Progress("SUCCEEDED"), 6.0)
+    with pytest.raises(TransferFailed, match="succeeded already"):
+        transfers.cancel("1", 7.0)
+
+
+def test_somebody_else_cancels_the_task() -> None:
+    transfers = submitted(delivery(1))
+    transfers.looked(1, Progress("FAILED", cancelled=True), 6.0)
+    assert states(transfers) == ["cancelled"]
+
+
+def test_what_ended_long_ago_is_forgotten() -> None:
+    transfers = submitted(delivery(1))
+    transfers.looked(1, Progress("SUCCEEDED"), 6.0)
+    assert transfers.tick(6.0 + LIMITS.forget_s) == []
+    assert transfers.tick(6.1 + LIMITS.forget_s) == [core.Forget(("1",))]
+    assert transfers.deliveries() == []
+
+
+def test_progress_is_that_of_the_whole_task() -> None:
+    transfers = submitted(delivery(1), delivery(2))
+    transfers.looked(1, Progress("ACTIVE", size_bytes=7, files=1, bytes_per_s=3.0), 6.0)
+    assert transfers.progress("2") == (Progress("ACTIVE", size_bytes=7, files=1, bytes_per_s=3.0), 20, 2)
+
+
+# --- killed between any two actions -------------------------------------------------------------------
+
+
+class Died(Exception):
+    pass
+
+
+class World:
+    """A store and a Globus, which both outlive the daemon, and a daemon that dies after so many steps."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Delivery] = {}
+        self.ids = 0
+        self.tasks: dict[str, tuple[str, ...]] = {}
+        self.looks: dict[str, int] = {}
+        self.cancelled: set[str] = set()
+        self.now = 0.0
+        self.steps_left: int | None = None
+        self.trouble: Callable[[], Trouble | None] = lambda: None
+
+    def step(self) -> None:
+        if self.steps_left is not None:
+            if not self.steps_left:
+                raise Died
+            self.steps_left -= 1
+
+    def run(self, transfers: Transfers, wanted: Callable[[], bool]) -> None:
+        for _ in range(10_000):
+            if wanted():
+                return
+            self.carry_out(transfers, transfers.tick(self.now))
+            self.now = max(self.now + 0.01, min(transfers.due, self.now + 50.0))
+        raise AssertionError(f"no end: {self.rows}")
+
+    def carry_out(self, transfers: Transfers, actions: list[core.Action]) -> None:
+        for action in actions:
+            self.step()
+            if isinstance(action, core.Store):
+                self.rows |= {each.id: each for each in action.deliveries}
+            elif isinstance(action, core.Forget):
+                for id in action.ids:
+                    self.rows.pop(id)
+            else:
+                self.ask_globus(transfers, action)
+
+    def ask_globus(self, transfers: Transfers, action: core.Prepare | core.Submit | core.Look | core.Cancel) -> None:
+        trouble = self.trouble()
+        if trouble is not None:
+            self.carry_out(transfers, transfers.failed(action.shipment, trouble, self.now))
+            return
+        if isinstance(action, core.Prepare):
+            self.ids += 1
+            answer = transfers.prepared(action.shipment, f"sub-{self.ids}", self.now)
+        elif isinstance(action, core.Submit):
+            assert all(self.rows[each.id].submission == action.submission for each in action.deliveries), "not stored"
+            self.tasks.setdefault(action.submission, tuple(each.id for each in action.deliveries))
+            self.step()  # killed after Globus took it, and before its answer came
+            answer = transfers.submitted(action.shipment, f"task-{action.submission}", self.now)
+        elif isinstance(action, core.Cancel):
+            self.cancelled.add(action.task)
+            answer = transfers.cancelled(action.shipment, self.now)
+        else:
+            self.looks[action.task] = self.looks.get(action.task, 0) + 1
+            status = "SUCCEEDED" if self.looks[action.task] > 2 else "ACTIVE"
+            if action.task in self.cancelled:
+                status = "FAILED"
+            answer = transfers.looked(
+                action.shipment, Progress(status, cancelled=action.task in self.cancelled), self.now
+            )
+        self.carry_out(transfers, answer)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    lives=st.lists(st.integers(0, 25), max_size=8),
+    files=st.integers(1, 7),
+    owners=st.integers(1, 2),
+    troubles=st.lists(st.sampled_from(["", "", "again", "login"]), max_size=30),
+)
+def test_killed_anywhere_it_submits_each_once_and_forgets_none(
+    lives: list[int], files: int, owners: int, troubles: list[str]
+) -> None:
+    world = World()
+    left = list(troubles)
+
+    def trouble() -> Trouble | None:
+        kind = left.pop() if left else ""
+        return Trouble(kind, "told to") if kind else None  # type: ignore[arg-type]  # of the kinds above
+
+    world.trouble = trouble
+    asked = [delivery(number, owner="ann" if number % owners else "bob") for number in range(files)]
+    for each in asked:
+        world.rows[each.id] = each
+    for steps in [*lives, None]:
+        world.steps_left = steps
+        transfers = Transfers(LIMITS, world.rows.values())
+        try:
+            world.run(transfers, lambda: all(each.ended for each in world.rows.values()))
+        except Died:
+            continue
+    assert {each.state for each in world.rows.values()} == {"succeeded"}
+    submitted = [id for members in world.tasks.values() for id in members]
+    assert sorted(submitted) == sorted(each.id for each in asked)
+
+
+@settings(deadline=None, max_examples=100)
+@given(lives=st.lists(st.integers(0, 25), max_size=6), when=st.integers(0, 12), files=st.integers(1, 4))
+def test_killed_anywhere_what_is_cancelled_ends(lives: list[int], when: int, files: int) -> None:
+    world = World()
+    for number in range(files):
+        world.rows[str(number)] = delivery(number)
+    wanted = False
+    for steps in [when, *lives, None]:
+        world.steps_left = steps
+        transfers = Transfers(LIMITS, world.rows.values())
+        try:
+            if steps != when and not wanted and not world.rows["0"].ended:
+                world.carry_out(transfers, transfers.cancel("0", world.now))
+                wanted = True
+            world.run(transfers, lambda: all(each.ended for each in world.rows.values()))
+        except Died:
+            continue
+    assert all(each.state in ("succeeded", "cancelled") for each in world.rows.values())
+    assert all(each.state == "succeeded" for each in world.rows.values() if each.id != "0")
