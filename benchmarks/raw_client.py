@@ -18,6 +18,7 @@ import zmq
 from hpcserve.client.call import Inference
 from hpcserve.client.dial import dial
 from hpcserve.client.keys import client_keys
+from hpcserve.client.login import Login
 from hpcserve.client.services import find_service
 from hpcserve.client.ways import way_to
 from hpcserve.types import Counter
@@ -72,7 +73,7 @@ class RawClient:
             client_keys(),
             nonce=os.urandom(16),
             waits_for=lambda: (1, ()),
-            token=token,
+            login=Login(token=token),
         )
         self._next = 1
         self._acks: list[Counter] = []

@@ -85,8 +85,9 @@ class Arrival:
         Raises:
             HpcserveError: As :meth:`hpcserve.client.login.Login.after`.
         """
+        demand = None
         for _ in range(MOST_LOGINS):
-            demand = demand_of(refused)
+            demand = demand_of(refused).after(demand)
             if asks is None or self.is_program:
                 token = self._login.after(self._key, refused, same_owner=same_owner)
             else:

@@ -56,6 +56,8 @@ class Login:
         self._asks = asks
         self._given = token
         self._program = config.client_credentials()
+        self._asked: Demand | None = None
+        """What a person was asked to log in for since the last HELLO that was the first."""
         self._said = self._service = ""
 
     def token(self, service: str) -> str:
@@ -64,6 +66,7 @@ class Login:
         Raises:
             ConfigError: The file of the login cannot be used.
         """
+        self._asked = None
         if self._given:
             return self._given
         kept = self._load(service)
@@ -108,7 +111,8 @@ class Login:
                 return self._to_say(renewed)
         if self._asks is None:
             raise refused
-        return self._to_say(log_in(demand, service, self._asks, same_owner=same_owner))
+        self._asked = demand.after(self._asked)
+        return self._to_say(log_in(self._asked, service, self._asks, same_owner=same_owner))
 
     def newer(self, service: str) -> str | None:
         """A token that lasts longer than the one that was said; None if there is none, now."""

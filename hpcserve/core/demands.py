@@ -14,6 +14,7 @@ import re
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from hpcserve.errors import AuthenticationError, LoginRequired
 
@@ -63,6 +64,28 @@ class Demand(msgspec.Struct, frozen=True):
             wanted.prompt,
         )
         return any(told) or any(each != self.scope for each in wanted.required_scopes or ())
+
+    def after(self, before: Demand | None) -> Demand:
+        """This one, and what was asked for before: a service says one thing at a time."""
+        if before is None or before.scope != self.scope:
+            return self
+        old, new = before.authorization_parameters, self.authorization_parameters
+        both = Parameters(
+            session_message=new.session_message,
+            session_required_identities=_joined(old.session_required_identities, new.session_required_identities),
+            session_required_policies=_joined(old.session_required_policies, new.session_required_policies),
+            session_required_single_domain=_joined(
+                old.session_required_single_domain, new.session_required_single_domain
+            ),
+            session_required_mfa=old.session_required_mfa or new.session_required_mfa,
+            required_scopes=_joined(old.required_scopes, new.required_scopes),
+            prompt=new.prompt or old.prompt,
+        )
+        return replace(self, authorization_parameters=both)
+
+
+def _joined(old: list[str] | None, new: list[str] | None) -> list[str] | None:
+    return list(dict.fromkeys((old or []) + (new or []))) or None
 
 
 def demand_of(refused: LoginRequired) -> Demand:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import time
@@ -11,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpcserve import Client, examples
+from hpcserve import AsyncClient, Client, examples
 from hpcserve.client.services import Service
 from hpcserve.errors import LoginRequired
 from hpcserve.testing.globus.browser import log_in
-from hpcserve.testing.globus.records import Token
+from hpcserve.testing.globus.records import Person, Policy, Token
 from tests.acceptance.newcomer import User, until, user_in
 from tests.acceptance.typist import Typist
 from tests.integration.globus.setting import SECRET, Setting, standing_in
@@ -51,6 +52,8 @@ class House:
         np.save(self.x, X)
         self.call = ("run", "echo.echo", "--input", f"x={self.x}")
         self._many = 0
+        self._people: dict[Path, Person] = {}
+        """Whoever has a home: others would be logged out with them."""
 
     def user(self, **environment: str) -> User:
         """Somebody new, who has named the service."""
@@ -61,7 +64,17 @@ class House:
         user.ok("service", "use", "lab")
         return user
 
+    def person(self, user: User) -> Person:
+        """Whose home it is."""
+        name = f"{user.home.name}@lab.example"
+        return self._people.setdefault(user.home, self.globus.world.find_person(name) or self._new(name))
+
+    def _new(self, name: str) -> Person:
+        return self.globus.world.add_person(name, second_factor=True)
+
     def types(self, user: User, *arguments: str | Path) -> Typist:
+        """They sit at their terminal, and at the browser."""
+        self.globus.world.sign_in(self.person(user))
         return Typist(user, self.globus.ca, *arguments)
 
     def logged_in(self, *options: str) -> User:
@@ -114,7 +127,6 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 def _well(house: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """All is well at the beginning of each test, and in this process the SDK speaks to the stand-in."""
     world = house.globus.world
-    world.sign_in(house.globus.person)
     for name, value in house.globus.globus.environment.items():
         monkeypatch.setenv(name, value)
     lifetime_s = world.lifetime_s
@@ -128,15 +140,12 @@ def test_somebody_logs_in_calls_and_logs_out(house: House) -> None:
     assert "hpcserve login" in user.fails(4, *house.call)
     with house.types(user, "login") as typist:
         typist.logs_in()
-        assert typist.ends() == "you are ada@lab.example at lab; the login renews itself\n"
-    assert "you are ada@lab.example at lab" in user.ok("login"), "and nobody is asked again"
+        name = house.person(user).username
+        assert typist.ends() == f"you are {name} at lab; the login renews itself\n"
+    assert f"you are {name} at lab" in user.ok("login"), "and nobody is asked again"
     user.ok(*house.call)
     told = json.loads(user.ok("whoami", "--json"))
-    assert (told["name"], told["id"], told["domain"]) == (
-        "ada@lab.example",
-        house.globus.person.id,
-        "lab.example",
-    )
+    assert (told["name"], told["id"], told["domain"]) == (name, house.person(user).id, "lab.example")
     assert told["login"]["renews"]
     assert "administer" in user.ok("whoami", "lab")
     tokens = house.tokens(user)
@@ -185,12 +194,17 @@ def test_a_revoked_token_is_replaced_while_a_client_goes_on(house: House) -> Non
 def test_a_login_is_renewed_before_it_ends_and_no_call_is_lost(house: House) -> None:
     house.globus.world.lifetime_s = 4
     user = house.logged_in()
+    first = house.tokens(user)[0]
+
+    async def play(client: Client) -> None:
+        async with AsyncClient(Service(house.ops.record)) as other:
+            connections = client._shared.engine.connection, other._engine.connection
+            while first.expires > time.time() - 2 or house.tokens(user)[0] == first:
+                await asyncio.gather(asyncio.to_thread(client.infer, "echo.echo", X), other.infer("echo.echo", X))
+            assert (client._shared.engine.connection, other._engine.connection) == connections, "they stay"
+
     with house.client(user) as client:
-        connection = client._shared.engine.connection
-        began = time.monotonic()
-        while time.monotonic() - began < 10:
-            client.infer("echo.echo", X)
-        assert client._shared.engine.connection is connection, "the connection stays"
+        asyncio.run(play(client))
 
 
 def test_where_nothing_mends_it_calls_fail_and_say_what_to_do(house: House) -> None:
@@ -316,3 +330,65 @@ def test_a_login_that_does_not_renew_itself_says_so(house: House) -> None:
     user = house.logged_in("--once")
     assert "ends in 1 d 23 h" in user.ok("whoami")
     assert json.loads(user.ok("whoami", "--json"))["login"]["renews"] is False
+
+
+def test_a_login_that_is_ended_in_the_middle_of_a_call_is_made_again_and_the_call_goes_on(house: House) -> None:
+    user = house.logged_in()
+    house.ops.ok("deploy", "echo", "--endpoint", "later", "--replicas", "0")
+    with house.types(user, "run", "later.echo", "--input", f"x={house.x}", "--timeout", "300") as typist:
+        until(lambda: _waits(house, "later"), 60)
+        for token in house.tokens(user):
+            house.globus.world.revoke(token.value)
+        typist.logs_in()
+        house.ops.ok("deploy", "echo", "--endpoint", "later", "--replicas", "1")
+        assert typist.ends() != ""
+        assert "the token is not valid" in typist.seen
+    house.ops.ok("undeploy", "later")
+
+
+def _waits(house: House, endpoint: str) -> bool:
+    (found,) = (each for each in house.ops.status()["deployments"] if endpoint in each["endpoints"])
+    return bool(found["queued"])
+
+
+@pytest.fixture(scope="module")
+def strict(house: House, tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
+    """Another service of the same registration, with a policy (two factors), for identities of the facility."""
+    place = tmp_path_factory.mktemp("strict")
+    with user_in(place / "ops") as ops:
+        ops.environment |= house.globus.globus.environment
+        (ops.home / "sites").mkdir(mode=0o700, parents=True)
+        ops.home.chmod(0o700)
+        more = f'domains = ["facility.example"]\nrequired_policies = ["{POLICY}"]\n[access]'
+        site = (house.ops.home / "sites" / "local.toml").read_text().replace("[access]", more)
+        (ops.home / "sites" / "local.toml").write_text(site)
+        house.globus.world.add_policy(Policy(POLICY, "two factors", required_mfa=True))
+        ops.ok("up", "--detach")
+        yield ops
+        ops.ok("down")
+
+
+def test_a_service_that_asks_for_the_login_of_another_one_does_not_get_it(house: House, strict: User) -> None:
+    user = house.logged_in()
+    user.ok("service", "add", "strict", strict.record)
+    with house.types(user, "login", "strict") as typist:
+        typist.ends(4)
+        assert "hpcserve login --same-owner" in typist.seen
+    with house.types(user, "--service", "strict", "status") as typist:
+        typist.ends(4)
+    assert len(list((user.home / "logins").iterdir())) == 1
+    user.ok(*house.call)
+
+
+def test_a_service_that_wants_more_gets_it(house: House, strict: User) -> None:
+    world = house.globus.world
+    staff = world.add_person("ada@facility.example", second_factor=True)
+    user = house.user()
+    world.link(house.person(user), staff)
+    user.ok("service", "add", "strict", strict.record)
+    with house.types(user, "login", "strict") as typist:
+        for _ in range(3):
+            typist.logs_in()
+        assert typist.ends() == "you are ada@facility.example at strict; the login renews itself\n"
+        assert typist.seen.count("Paste the code") == 3, "a policy, then another identity, and still the policy"
+    assert "ada@facility.example" in user.ok("--service", "strict", "whoami")

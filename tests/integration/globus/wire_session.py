@@ -42,8 +42,9 @@ class WireSession:
         """HELLO and RESUME, with what is outstanding."""
         floor = min(self.outstanding, default=Counter(self.sent + 1))
         waits_for = lambda: (floor, self.outstanding)  # noqa: E731
-        login = Login(token=token)
-        self.connection = dial(self.context, self.way, self.keys, nonce=self.nonce, waits_for=waits_for, login=login)
+        self.connection = dial(
+            self.context, self.way, self.keys, nonce=self.nonce, waits_for=waits_for, login=Login(token=token)
+        )
         return self.connection
 
     def hello(self, token: str) -> wire.Welcome:
