@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -13,7 +14,8 @@ import h5py
 import numpy as np
 import pytest
 
-from hpcserve import examples
+from hpcserve import AsyncClient, Client, examples
+from hpcserve.client.services import Service
 from hpcserve.testing.globus.collections import Collection, Kind
 from hpcserve.testing.globus.records import GROUPS_VIEW, TRANSFER_ALL, Dependent
 from tests.acceptance.newcomer import User, until, user_in
@@ -111,6 +113,22 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
         ada.ok("down")
 
 
+async def both_clients(lab: Lab) -> None:
+    """The same from Python."""
+    to = f"globus://{lab.laptop.id}/results/"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HPCSERVE_HOME", *lab.globus.globus.environment):
+            patch.setenv(name, lab.ada.environment[name])
+        with Client(Service(lab.ada.record)) as client:
+            future = client.submit("echo.echo", X, to=to)
+            sent = (await asyncio.to_thread(future.result, 90.0)).sent
+            assert sent is not None
+            assert future.transfer == sent.transfer
+        async with AsyncClient(Service(lab.ada.record)) as other:
+            async with asyncio.timeout(90.0):
+                assert (await other.infer("echo.echo", X, to=to)).sent is not None
+
+
 def test_a_result_reaches_the_laptop_after_the_consents_that_it_needs(lab: Lab) -> None:
     with Typist(lab.ada, lab.globus.ca, *lab.call) as typist:
         told = json.loads(typist.logs_in().ends())
@@ -123,6 +141,8 @@ def test_a_result_reaches_the_laptop_after_the_consents_that_it_needs(lab: Lab) 
     lab.ada.ok(*lab.call)
     assert [each["state"] for each in lab.transfers()] == ["succeeded"] * 2
     assert lab.ada.ok("transfers").count("succeeded") == 2
+    asyncio.run(both_clients(lab))
+    assert len(lab.arrived()) == 4
 
 
 def test_a_delivery_outlives_its_client_and_the_controller(lab: Lab) -> None:

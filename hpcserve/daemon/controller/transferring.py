@@ -18,6 +18,7 @@ from hpcserve.config import Site
 from hpcserve.core.destinations import destination, uri_of
 from hpcserve.core.sitepaths import Collection, globus_uri
 from hpcserve.core.spelling import shortened
+from hpcserve.core.tiers import tier
 from hpcserve.core.transfers import Delivery, End, Limits
 from hpcserve.daemon.access import own_directory
 from hpcserve.daemon.controller.deliveries import Deliveries
@@ -123,7 +124,10 @@ class Transferring:
         service, owner = self._seen(asking)
         size = (await self._stat(owner, arguments.path)).st_size
         source = globus_uri(arguments.path, [each for each in self._collections if each.https])
-        if source is None or size > self._https_limit:
+        way = tier(
+            size, https=source is not None, https_limit_bytes=self._https_limit, destination=False, visible=False
+        )
+        if way != "https" or source is None:
             raise Conflict(
                 f"{arguments.path} cannot be fetched by HTTPS: it is on no collection that has that, or larger than "
                 f"staging.https_limit_bytes ({self._https_limit}); have it brought to a collection"
