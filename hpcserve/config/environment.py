@@ -71,14 +71,14 @@ def client_credentials() -> tuple[str, str] | None:
     Raises:
         ConfigError: Only one of them is set.
     """
-    id, secret = os.environ.get("HPCSERVE_CLIENT_ID", ""), os.environ.get("HPCSERVE_CLIENT_SECRET", "")
+    id, secret = os.environ.get("HPCSERVE_CLIENT_ID"), os.environ.get("HPCSERVE_CLIENT_SECRET")
     if bool(id) != bool(secret):
         there, missing = ("ID", "SECRET") if id else ("SECRET", "ID")
         raise ConfigError(
             f"HPCSERVE_CLIENT_{there} is set and HPCSERVE_CLIENT_{missing} is not; set both, for a program that logs "
             "in by itself, or neither"
         )
-    return (id, secret) if id else None
+    return (id, secret) if id and secret else None
 
 
 def filled_in(path: str, field: str) -> str:

@@ -273,14 +273,40 @@ def test_what_the_program_says_of_itself_imports_nothing_heavy(option: str) -> N
 
 
 def test_every_commands_help_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
-    for word in ["up", "down", "status", "publish", "deploy", "undeploy", "run", "logs", "demo"]:
+    for word in [
+        "up",
+        "down",
+        "status",
+        "publish",
+        "deploy",
+        "undeploy",
+        "run",
+        "logs",
+        "login",
+        "logout",
+        "whoami",
+        "demo",
+    ]:
         assert main([word, "--help"]) == 0
         assert capsys.readouterr().out.startswith(f"Usage: hpcserve {word}")
 
 
 def test_the_reference_describes_every_option(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (root / "docs" / "reference" / "cli.md").read_text()
-    alone = ["up", "down", "status", "publish", "deploy", "undeploy", "run", "logs", "demo"]
+    alone = [
+        "up",
+        "down",
+        "status",
+        "publish",
+        "deploy",
+        "undeploy",
+        "run",
+        "logs",
+        "login",
+        "logout",
+        "whoami",
+        "demo",
+    ]
     for words in (*alone, "service add", "site check"):
         main([*words.split(), "--help"])
         for option in set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}:
