@@ -5,8 +5,9 @@ variables that are named, and nothing else of its node; its processes end with t
 network is the node's.
 
 Profile ``mpi`` is for one of several ranks, each of which a launcher starts in a container of its own. They are to
-find one another: they see the node's processes, its shared memory and ``/tmp``, in which MPI libraries meet, and the
-variables by which the launcher tells each which one it is. Without these every rank would take itself for the only one.
+find one another: they see the node's processes and its shared memory, in which MPI libraries meet, the directory that
+PMIx has for them, and the variables by which the launcher tells each which one it is. Without these every rank would
+take itself for the only one. Their ``/tmp`` is their own.
 Their processes do not end with their container, so each rank is told what is outside of it, and sees to that itself
 (:mod:`hpcserve.replica.sweep`).
 
@@ -73,6 +74,13 @@ done
 """
 _TELL_OUTSIDE = f"""export APPTAINERENV_{OUTSIDE}="$(readlink /proc/self/ns/mnt)"
 """
+# Open MPI's mpiexec and Slurm's pmix keep there what they share with ranks (Open MPI 5: /tmp/ompi.PID). A launcher
+# that named all of /tmp would show what others have there.
+_MEET = f"""case ${{PMIX_SERVER_TMPDIR-}} in
+    /|{WORKDIR}|{WORKDIR}/|*[,:]*) ;;
+    /*) [ ! -d "$PMIX_SERVER_TMPDIR" ] || export APPTAINER_BIND="$PMIX_SERVER_TMPDIR" ;;
+esac
+"""
 # Source: apptainer-exec(1), of 1.4: with --cleanenv, of all variables those named APPTAINERENV_* come in.
 _FORWARD = """for name in $names; do
     if eval "[ -n \\"\\${$name+set}\\" ]"; then eval "export APPTAINERENV_$name=\\"\\$$name\\""; fi
@@ -81,7 +89,7 @@ exec "$@"
 """
 _STRICT = ("--containall", "--cleanenv", "--no-home", "--no-eval")
 _STRICT_BUT_IPC = ("--contain", "--pid", "--cleanenv", "--no-home", "--no-eval")
-_OF_MPI = ("--cleanenv", "--no-home", "--no-mount=cwd,tmp", "--no-eval")
+_OF_MPI = ("--cleanenv", "--no-home", "--no-mount=cwd,tmp", f"--scratch={WORKDIR}", "--no-eval")
 # Another pilot's agent may have removed the copy since, and of a replica's nodes one may never have had it.
 _STAGED = """copy=$1 image=$2; shift 2
 if [ ! -r "$copy" ]; then
@@ -193,7 +201,7 @@ def _apptainer(rules: ContainerRules, inside: Inside, inherited: Mapping[str, st
     command = rules.command or "apptainer"
     argv = [command, "--silent", "exec", *_isolated(rules, mpi), *_gpu(rules), "--pwd", WORKDIR]
     shared = _SHARED if rules.host_ipc and mpi is None else ()
-    for bind in (*shared, *_binds(rules, inside, mpi, WORKDIR, SHARED_MEMORY)):
+    for bind in (*shared, *_binds(rules, inside, mpi, SHARED_MEMORY)):
         argv += ["--mount", _mount(bind)]
     image = inside.staged or inside.image
     script, words = (_STAGED, [inside.staged, inside.image]) if inside.staged else ("", [])
@@ -204,7 +212,7 @@ def _apptainer(rules: ContainerRules, inside: Inside, inherited: Mapping[str, st
     if mpi is None:
         script += _NAMES + _FORWARD
     else:
-        script += _TELL_OUTSIDE + _NAMES + _MATCHING + _FORWARD
+        script += _TELL_OUTSIDE + _MEET + _NAMES + _MATCHING + _FORWARD
         words.append(" ".join(mpi.environment))
     kept = {name: value for name, value in inherited.items() if name in _KEPT or not name.startswith(_OF_RUNTIME)}
     given = {f"APPTAINERENV_{name}": value for name, value in inside.environment.items()}

@@ -167,9 +167,10 @@ class SiteContainers:
         return msgspec.structs.replace(environment, published=found)
 
     def command(
-        self, environment: Environment, module: str, *arguments: str, servable: Path
+        self, manifest: Manifest, module: str, *arguments: str, servable: Path
     ) -> tuple[list[str], dict[str, str]]:
-        """The command that runs a module of ours in the image, and its environment."""
+        """The command that runs a module of ours in the servable's image, and its environment."""
+        environment, rules = manifest.environment, self._rules
         inside = guest.guest(
             module,
             *arguments,
@@ -179,5 +180,7 @@ class SiteContainers:
             servable=servable,
             environment={},
         )
-        made = contained(self._rules, inside, os.environ)
+        if manifest.ranks.size > 1:  # one process, but its code may import an MPI that the site binds
+            rules = msgspec.structs.replace(rules, binds=(*self._mpi.binds, *rules.binds))
+        made = contained(rules, inside, os.environ)
         return list(made.argv), made.environment

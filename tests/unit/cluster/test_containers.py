@@ -128,7 +128,7 @@ def test_podman_hpc_gets_the_same_in_its_own_words() -> None:
         contained(ContainerRules(runtime="podman-hpc", signature_key="/k"), INSIDE, {})
 
 
-@pytest.mark.parametrize("runtime", ["none", "shifter"])
+@pytest.mark.parametrize("runtime", ["none", "docker"])
 def test_a_site_without_a_runtime_says_so(runtime: str) -> None:
     with pytest.raises(ConfigError, match=f"containers.runtime: '{runtime}' runs no containers here"):
         contained(ContainerRules(runtime=runtime), INSIDE, {})
@@ -174,9 +174,8 @@ def test_ranks_see_where_they_meet_and_who_they_are() -> None:
     *_, names, patterns = made.argv[: made.argv.index("apptainer")]
     assert (names, patterns) == (f"{DEVICES} LICENSE", "PMI_* MPI* FI_ONE")
     assert made.argv[made.argv.index("apptainer") :] == (
-        *("apptainer", "--silent", "exec", "--cleanenv", "--no-home", "--no-mount=cwd,tmp", "--no-eval"),
-        *("--pwd", "/tmp"),
-        *("--mount", "type=bind,source=/tmp,destination=/tmp"),
+        *("apptainer", "--silent", "exec", "--cleanenv", "--no-home", "--no-mount=cwd,tmp", "--scratch=/tmp"),
+        *("--no-eval", "--pwd", "/tmp"),
         *("--mount", "type=bind,source=/dev/shm,destination=/dev/shm"),
         *("--mount", "type=bind,source=/opt/cray,destination=/opt/cray,ro"),
         *("--mount", "type=bind,source=/var/spool/slurmd,destination=/var/spool/slurmd"),
@@ -208,6 +207,23 @@ def test_the_variables_of_the_node_come_in_by_name_or_pattern(tmp_path: Path, mp
     always = {"A": node["A"], "CUDA_VISIBLE_DEVICES": "0,1", "PYTHONUNBUFFERED": "1"}
     of_ranks = {"PMI_RANK": "3", "MPIR": "", "FI_ONE": "1", OUTSIDE: os.readlink("/proc/self/ns/mnt")}
     assert inside == always | ({} if mpi is None else of_ranks)
+
+
+@pytest.mark.parametrize(
+    ("named", "bound"),
+    [("{}/ompi.7", True), ("", False), ("/tmp", False), ("/tmp/", False), ("/", False), ("{}/gone", False)],
+)
+def test_ranks_see_what_pmix_shares_with_them_and_no_more(tmp_path: Path, named: str, *, bound: bool) -> None:
+    """The script is run by the node's own shell, with a stand-in for the runtime that tells what it is given."""
+    runtime = tmp_path / "tells"
+    runtime.write_text('#!/bin/sh\necho "${APPTAINER_BIND-none}"\n')
+    runtime.chmod(0o755)
+    (tmp_path / "ompi.7").mkdir()
+    directory = named.format(tmp_path)
+    made = contained(ContainerRules(runtime="apptainer", command=str(runtime)), INSIDE, {"APPTAINER_BIND": "/"}, MPI)
+    node = {"PATH": os.environ["PATH"], "PMIX_SERVER_TMPDIR": directory}
+    said = subprocess.run(made.argv, env=node | made.environment, capture_output=True, text=True, check=True).stdout
+    assert said.strip() == (directory if bound else "none")
 
 
 def test_podman_hpc_s_ranks_share_the_node_too() -> None:
