@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from hpcserve.cluster.capabilities import SYS_RESOURCE, VARIABLE
 from hpcserve.errors import ConfigError
 from hpcserve.wire.launch import GROUP, OUTSIDE, ContainerRules, MpiRules
 
@@ -60,6 +61,13 @@ _VERIFY = """runtime=$1 key=$2 image=$3; shift 3
     echo "image $image: not signed by the key $key, as containers.signature_key of the site wants it" >&2
     exit 65
 }
+"""
+# As hpcserve.cluster.capabilities says: the seventh digit of CapPrm from the right has its lowest bit for this one.
+_CAPABILITIES = f"""if [ -z "${{{VARIABLE}-}}" ] && [ "$(id -u)" = 0 ] && [ -r /proc/self/status ]; then
+    while read -r word value; do
+        case $word$value in CapPrm:*[02468ace]??????) export {VARIABLE}={SYS_RESOURCE} ;; esac
+    done </proc/self/status
+fi
 """
 _NAMES = """names=$1; shift
 """
@@ -210,9 +218,9 @@ def _apptainer(rules: ContainerRules, inside: Inside, inherited: Mapping[str, st
         words += [command, rules.signature_key, image]
     words.append(" ".join((*OF_DEVICES, *rules.environment)))
     if mpi is None:
-        script += _NAMES + _FORWARD
+        script += _CAPABILITIES + _NAMES + _FORWARD
     else:
-        script += _TELL_OUTSIDE + _MEET + _NAMES + _MATCHING + _FORWARD
+        script += _CAPABILITIES + _TELL_OUTSIDE + _MEET + _NAMES + _MATCHING + _FORWARD
         words.append(" ".join(mpi.environment))
     kept = {name: value for name, value in inherited.items() if name in _KEPT or not name.startswith(_OF_RUNTIME)}
     given = {f"APPTAINERENV_{name}": value for name, value in inside.environment.items()}
