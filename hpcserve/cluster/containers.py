@@ -57,7 +57,8 @@ _REFUSALS = {
     NOT_SIGNED: re.compile(r"(?m)^(image .*: not signed by .*)$"),
 }
 _VERIFY = """runtime=$1 key=$2 image=$3; shift 3
-"$runtime" verify --key "$key" "$image" </dev/null >&2 || {
+said=$("$runtime" --silent verify --key "$key" "$image" </dev/null 2>&1) || {
+    echo "$said" >&2
     echo "image $image: not signed by the key $key, as containers.signature_key of the site wants it" >&2
     exit 65
 }
