@@ -87,12 +87,16 @@ def _build(
     from hpcserve.cli.terminal import note
     from hpcserve.cluster.building import Builder
     from hpcserve.daemon.images import plan_of
+    from hpcserve.errors import ConfigError
     from hpcserve.registry.manifest_file import read_manifest
 
     stops = Stops()
     site = config.load_site(None)
     place = config.expanded(str(directory))
     manifest = read_manifest(place)
+    if site.containers.runtime != "apptainer":
+        runtime = site.containers.runtime
+        raise ConfigError(f"containers.runtime: {runtime!r} builds no images: that needs a site with 'apptainer'")
     command = site.containers.command or site.containers.runtime
     # What is built here is signed by nobody yet.
     images = _images(replace(site, containers=replace(site.containers, signature_key="")))

@@ -106,6 +106,8 @@ if [ ! -r "$copy" ]; then
     for word; do shift; [ "$word" != "$copy" ] || word=$image; set -- "$@" "$word"; done
 fi
 """
+# Source: podman-run(1), of 4.9: an image is named by a transport and a path. This is what `podman save` writes.
+_ARCHIVE = "docker-archive:"
 _GPU = {
     ("apptainer", "nv"): ("--nv",),
     ("apptainer", "rocm"): ("--rocm",),
@@ -229,24 +231,31 @@ def _apptainer(rules: ContainerRules, inside: Inside, inherited: Mapping[str, st
 
 
 def _podman(rules: ContainerRules, inside: Inside, inherited: Mapping[str, str], mpi: MpiRules | None) -> Contained:
-    """Source: podman-run(1), and https://docs.nersc.gov/development/containers/podman-hpc/overview/ for ``--gpu``."""
+    """Source: podman-run(1), and https://docs.nersc.gov/development/containers/podman-hpc/overview/ for ``--gpu``.
+
+    Not run for real yet: a test has a stand-in that reads these options, and runs the image by Apptainer.
+    """
     if rules.signature_key:
         raise ConfigError("containers.signature_key: podman-hpc verifies no such signature; remove it")
     argv = [rules.command or "podman-hpc", "run", "--rm", "--interactive", "--network=host", "--read-only"]
-    argv += [f"--tmpfs={WORKDIR}"] if mpi is None else ["--pid=host"]
-    argv += [f"--workdir={WORKDIR}", "--entrypoint=", *_gpu(rules)]
+    argv += ["--pid=host"] if mpi is not None else []
+    argv += [f"--tmpfs={WORKDIR}", f"--workdir={WORKDIR}", "--entrypoint=", *_gpu(rules)]
     if mpi is not None or rules.host_ipc:
         argv.append("--ipc=host")  # with it comes shared memory
-    for bind in _binds(rules, inside, mpi, *(() if mpi is None else (WORKDIR,))):
+    for bind in _binds(rules, inside, mpi):
         argv += ["--mount", _mount(bind)]
     # Without a value, that of the node is taken, where there is one; of a name with a * at its end, all that match.
     for name in (*OF_DEVICES, *rules.environment, *((GROUP, *mpi.environment) if mpi else ()), *inside.environment):
         argv += ["--env", name]
-    return Contained((*argv, inside.image, *inside.argv), {**inherited, **inside.environment})
+    return Contained((*argv, f"{_ARCHIVE}{inside.image}", *inside.argv), {**inherited, **inside.environment})
 
 
 _Made = Callable[[ContainerRules, Inside, Mapping[str, str], MpiRules | None], Contained]
 _RUNTIMES: Mapping[str, _Made] = MappingProxyType({"apptainer": _apptainer, "podman-hpc": _podman})
+
+
+RUNTIMES = frozenset(_RUNTIMES)
+"""Those that we know how to call."""
 
 
 def _gpu(rules: ContainerRules) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from typing import TypeVar
 import msgspec
 
 from hpcserve import bootstrap
-from hpcserve.cluster.containers import NOT_SIGNED, Bind, Inside, contained, site_binds
+from hpcserve.cluster.containers import NOT_SIGNED, RUNTIMES, Bind, Inside, contained, site_binds
 from hpcserve.cluster.guest import guest
 from hpcserve.cluster.image_check import PROBE, Libraries
 from hpcserve.cluster.packages import LEAST_PYTHON, least_versions, needed
@@ -215,10 +215,10 @@ class Images:
 
     def _check_site(self, mpi: MpiRules | None) -> None:
         command = self._rules.command or self._rules.runtime
-        if self._rules.runtime != "apptainer":
+        if self._rules.runtime not in RUNTIMES:
             raise ConfigError(
-                f"containers.runtime: {self._rules.runtime!r} runs no servables in this version; the site needs "
-                "'apptainer' for those with an image"
+                f"containers.runtime: {self._rules.runtime!r} runs no servables; the site needs 'apptainer' for those "
+                "with an image"
             )
         if shutil.which(command) is None:
             setting = "command" if self._rules.command else "runtime"

@@ -96,7 +96,7 @@ def test_a_module_that_is_gone_fails_the_deployment_in_words(client: Client, dae
     endpoint = daemon.deploy(client, servable)
     told(client, endpoint)
     (modules / "brief" / "1.0").unlink()
-    assert "module load brief/1.0 failed, what it said stands above" in why_not_again(client, daemon, endpoint)
+    assert "module load brief/1.0 failed; see what it said, and correct" in why_not_again(client, daemon, endpoint)
 
 
 def test_a_package_that_is_gone_fails_the_deployment_in_words(client: Client, daemon: Daemon, tmp_path: Path) -> None:

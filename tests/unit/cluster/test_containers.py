@@ -121,7 +121,7 @@ def test_podman_hpc_gets_the_same_in_its_own_words() -> None:
         *("--mount", "type=bind,source=/data,destination=/data,ro"),
         *("--mount", "type=bind,source=/versions/1,destination=/opt/hpcserve/servable,ro"),
         *names,
-        *("/images/a.sif", "python3", "-m", "x"),
+        *("docker-archive:/images/a.sif", "python3", "-m", "x"),
     )
     assert made.environment == {"PATH": "/bin", "PYTHONUNBUFFERED": "1"}
     with pytest.raises(ConfigError, match=r"containers\.signature_key: podman-hpc verifies"):
@@ -229,5 +229,5 @@ def test_ranks_see_what_pmix_shares_with_them_and_no_more(tmp_path: Path, named:
 def test_podman_hpc_s_ranks_share_the_node_too() -> None:
     argv = contained(ContainerRules(runtime="podman-hpc"), INSIDE, {}, MPI).argv
     assert argv[argv.index(GROUP) - 1] == "--env", "by which what a rank leaves behind is found"
-    assert {"--pid=host", "--ipc=host", "type=bind,source=/tmp,destination=/tmp", "PMI_*", "MPI*"} <= set(argv)
-    assert "--tmpfs=/tmp" not in argv
+    assert {"--pid=host", "--ipc=host", "--tmpfs=/tmp", "PMI_*", "MPI*"} <= set(argv)
+    assert "type=bind,source=/tmp,destination=/tmp" not in argv
