@@ -286,6 +286,7 @@ class Agent:
             launcher=launcher,
             images=Stages(
                 self._enrolment.containers,
+                pilot=incarnation,
                 launcher=launcher,
                 own=nodes[0],
                 watch=self._watch,

@@ -228,6 +228,8 @@ class Child:
     def tick(self, now: float) -> None:
         """Does what has become due."""
         if self._can_start:
+            self._image.look_again()
+        if self._can_start:
             self._start_late(now)
         if self._setup_due_s is not None and now >= self._setup_due_s:
             self._given_up = f"setup and warm-up did not finish within {self._spec.setup_timeout_s:g} s"

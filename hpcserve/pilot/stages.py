@@ -18,6 +18,7 @@ import msgspec
 from hpcserve.cluster.processes import exit_in_words, reap, signal_group, spawn
 from hpcserve.cluster.seam import Launcher
 from hpcserve.core.imagecopies import groups
+from hpcserve.pilot.nodecopies import FRESH_S
 from hpcserve.pilot.stageplan import STAGE_MODULE, Plan, Told, decode_told, encode_plan
 from hpcserve.pilot.watch import Watch
 from hpcserve.servable.manifest import from_json
@@ -30,6 +31,8 @@ _LEAST_BYTES_PER_S = 10e6  # of a busy file system
 _KILL_S = 10.0
 _MOST_TRIES = 2  # for several nodes together; then each by itself
 _CHUNK_BYTES = 64 * 1024
+SURE_S = FRESH_S / 2
+"""So long after it was found a copy is known to be there, and stays until a container that starts then has it open."""
 CLEAN_S = 5.0
 """So long the end of a pilot waits until its copies are removed."""
 
@@ -50,6 +53,8 @@ class Wish:
     node: str
     image: _Image
     told: Told | None = None
+    told_s: float = 0.0
+    """When, on the agent's clock."""
 
     @property
     def told_cause(self) -> str:
@@ -80,6 +85,7 @@ class Stages:
 
     Args:
         rules: Where copies are kept.
+        pilot: What its marks at copies are called: no other pilot's are called so.
         launcher: How processes are started on other nodes.
         own: The agent's own node.
         watch: The agent's.
@@ -92,6 +98,7 @@ class Stages:
         self,
         rules: ContainerRules,
         *,
+        pilot: str,
         launcher: Launcher,
         own: str,
         watch: Watch,
@@ -100,6 +107,7 @@ class Stages:
         environment: Mapping[str, str],
     ) -> None:
         self._rules = rules
+        self._pilot = pilot
         self._launcher = launcher
         self._own = own
         self._watch = watch
@@ -108,7 +116,8 @@ class Stages:
         self._environment = environment
         self._wishes: list[Wish] = []
         self._runs: list[_Run] = []
-        self._there: dict[tuple[str, str], Told] = {}
+        self._found: dict[tuple[str, str], Wish] = {}
+        self._without: set[tuple[str, str]] = set()
         self._tries: dict[str, int] = {}
         self._used: dict[str, None] = {}
         self._alone = ""
@@ -135,6 +144,8 @@ class Stages:
     def want(self, manifest: str, node: str) -> Wish | None:
         """The image of a servable is wanted on a node; None where it has none, or none is copied.
 
+        A copy that was there a while ago is looked for again: another pilot may have removed it.
+
         Raises:
             ManifestError: The manifest is not one.
         """
@@ -142,10 +153,12 @@ class Stages:
         if image is None:
             return None
         self._used[image.sha256] = None
-        wish = Wish(node, image, self._there.get((image.sha256, node)))
-        if wish.told is None:
-            self._wishes.append(wish)
-        return wish
+        return self._wish(image, node)
+
+    def renewed(self, wish: Wish) -> Wish:
+        """The wish itself, or another one if its copy was found so long ago that it may be gone."""
+        is_old = wish.told is not None and wish.told.outcome == "staged" and not self._is_sure(wish.told_s)
+        return self._wish(wish.image, wish.node) if is_old else wish
 
     def tick(self, nodes: Sequence[str], using: Collection[str]) -> None:
         """Starts what is missing, and notes what has ended.
@@ -184,8 +197,26 @@ class Stages:
         nothing = _Image("", "", 0)
         others = tuple(node for node in nodes if node != self._own)
         for group in ((self._own,), others) if others else ((self._own,),):
-            plan = Plan(nodes=group, remove=used, directory=self._rules.stage_dir, limit_bytes=self._rules.stage_bytes)
+            plan = Plan(
+                pilot=self._pilot,
+                nodes=group,
+                remove=used,
+                directory=self._rules.stage_dir,
+                limit_bytes=self._rules.stage_bytes,
+            )
             self._spawn(nothing, group, plan, CLEAN_S)
+
+    def _wish(self, image: _Image, node: str) -> Wish:
+        found = self._found.get((image.sha256, node))
+        if found is not None and self._is_sure(found.told_s):
+            return found
+        wish = Wish(node, image)
+        self._wishes.append(wish)
+        return wish
+
+    def _is_sure(self, told_s: float) -> bool:
+        """Whether a copy is still there that was there at that time."""
+        return self._clock() - told_s <= SURE_S
 
     def _image(self, manifest: str) -> _Image | None:
         if not self._rules.stage_dir or self._rules.runtime != "apptainer":
@@ -211,6 +242,7 @@ class Stages:
 
     def _start(self, image: _Image, group: tuple[str, ...], using: Iterable[str]) -> None:
         plan = Plan(
+            pilot=self._pilot,
             nodes=group,
             image=image.path,
             sha256=image.sha256,
@@ -219,7 +251,8 @@ class Stages:
             directory=self._rules.stage_dir,
             limit_bytes=self._rules.stage_bytes,
         )
-        _log.info("image %s is copied to %s", image.path, ", ".join(group))
+        if any((image.sha256, node) not in self._found for node in group):  # else it is looked for again
+            _log.info("image %s is copied to %s", image.path, ", ".join(group))
         try:
             self._spawn(image, group, plan, _LEAST_S + image.size_bytes / _LEAST_BYTES_PER_S)
         except OSError as error:
@@ -279,18 +312,24 @@ class Stages:
             _log.warning("each node reads images from the shared file system by itself: %s", told.alone)
         for sha256 in told.removed:
             _log.info("node %s: the copy of %s was removed to make room", told.node, sha256)
-            self._there.pop((sha256, told.node), None)
+            self._found.pop((sha256, told.node), None)
+        copy = (image.sha256, told.node)
         if told.outcome == "staged":
-            self._there[image.sha256, told.node] = told
-            _log.info("image %s is on %s: %s", image.path, told.node, told.path)
+            if copy not in self._found:
+                _log.info("image %s is on %s: %s", image.path, told.node, told.path)
+            self._found[copy] = Wish(told.node, image, told, self._clock())
+            self._without.discard(copy)
         else:
-            _log.warning("image %s is not copied to %s: %s", image.path, told.node, told.why)
+            if copy not in self._without:
+                _log.warning("image %s is not copied to %s: %s", image.path, told.node, told.why)
+            self._found.pop(copy, None)
+            self._without.add(copy)
         for wish in self._wishes:
             if (wish.image, wish.node) == (image, told.node) and wish.told is None:
                 self._tell(wish, told)
 
     def _tell(self, wish: Wish, told: Told) -> None:
-        wish.told = told
+        wish.told, wish.told_s = told, self._clock()
         self._changed()
 
     def _look(self, run: _Run, nodes: Sequence[str]) -> None:
