@@ -74,7 +74,7 @@ def ready(client: Client, name: str, replicas: int) -> tuple[admin.ReplicaView, 
         found = deployment(client, name).replicas
         return found if [each.state for each in found] == ["ready"] * replicas else None
 
-    return until(all_ready, f"{name} has {replicas}: {deployment(client, name).error}", 60.0) or ()
+    return until(all_ready, lambda: f"{name} has {replicas}: {deployment(client, name).error}", 60.0) or ()
 
 
 def test_replicas_start_from_one_copy_and_without_room_from_the_image(
