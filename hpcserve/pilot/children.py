@@ -33,6 +33,7 @@ from hpcserve.pilot.logs import CappedLog
 from hpcserve.pilot.memory import MemoryWatch
 from hpcserve.pilot.outcome import NOT_STOPPED, Outcome, Stop, hopeless, outcome
 from hpcserve.pilot.ownimage import OwnImage
+from hpcserve.pilot.pipes import pipe, read
 from hpcserve.pilot.ranks import Place
 from hpcserve.pilot.stages import Stages
 from hpcserve.pilot.watch import Watch
@@ -40,7 +41,6 @@ from hpcserve.servable.manifest import from_json
 from hpcserve.wire.agents import ReplicaSpec, ReplicaStatus
 from hpcserve.wire.launch import GROUP, ReplicaSays, ReplicaStart, decode_says, encode_line
 
-_CHUNK_BYTES = 64 * 1024
 _DRAIN_BYTES = 1024 * 1024
 _SAYS_BYTES = 1024 * 1024
 _LAST_LINES = 30
@@ -300,13 +300,13 @@ class Child:
         if self._image.cause:
             self._log.write(f"[{self._image.cause}]\n".encode())
         with ExitStack() as theirs, ExitStack() as ours:
-            stdin, to_stdin = _pipe(theirs, ours)
-            self._output, output = _pipe(ours, theirs)
-            self._errors, errors = _pipe(ours, theirs)
+            stdin, to_stdin = pipe(theirs, ours)
+            self._output, output = pipe(ours, theirs)
+            self._errors, errors = pipe(ours, theirs)
             self._unsent = memoryview(encode_line(self._instructions(command)))
-            environment = (
-                {**command.environment, GROUP: self._public_key.hex()} if self._several else command.environment
-            )
+            environment = command.environment
+            if self._several:
+                environment = {**environment, GROUP: self._public_key.hex()}
             try:
                 argv = leashed(command.argv) if self._elsewhere and around.launcher.dies_whole else command.argv
                 self._pid = spawn(argv, environment=environment, stdin=stdin, stdout=output, stderr=errors)
@@ -381,7 +381,7 @@ class Child:
             self._stdin = None
 
     def _read_errors(self) -> bytes | None:
-        chunk = _read(self._errors)
+        chunk = read(self._errors)
         if chunk:
             self._log.write(chunk)
             if self._several and self._said is None and not self._stopped:
@@ -399,7 +399,7 @@ class Child:
 
     def _read_output(self) -> bytes | None:
         """Looks for the replica's report; whatever else stands on its standard output goes to the log."""
-        chunk = _read(self._output)
+        chunk = read(self._output)
         if chunk:
             *lines, self._printed_part = (self._printed_part + chunk).split(b"\n")
             for line in lines:
@@ -436,27 +436,11 @@ class Child:
     def _read_the_rest(self) -> None:
         """Takes what the pipes still hold. A grandchild that left the process group may keep them open."""
         watch = self._around.watch
-        for read in (self._read_errors, self._read_output):
+        for reads in (self._read_errors, self._read_output):
             taken = 0
-            while taken < _DRAIN_BYTES and (chunk := read()):
+            while taken < _DRAIN_BYTES and (chunk := reads()):
                 taken += len(chunk)
         self._close_input()
         for mine in (self._output, self._errors):
             watch.remove(mine)
             os.close(mine)
-
-
-def _pipe(reads: ExitStack, writes: ExitStack) -> tuple[int, int]:
-    """A pipe whose two ends are closed by the two stacks."""
-    read, write = os.pipe()
-    reads.callback(os.close, read)
-    writes.callback(os.close, write)
-    return read, write
-
-
-def _read(descriptor: int) -> bytes | None:
-    """A piece of what is there: nothing at the end of file, None when there is nothing now."""
-    try:
-        return os.read(descriptor, _CHUNK_BYTES)
-    except BlockingIOError:
-        return None

@@ -7,19 +7,18 @@ the agent never waits for a file. Which nodes go together is decided in :mod:`hp
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import msgspec
-
-from hpcserve.cluster.processes import exit_in_words, reap, signal_group, spawn
+from hpcserve.cluster.hostlist import named
+from hpcserve.cluster.processes import exit_in_words
 from hpcserve.cluster.seam import Launcher
 from hpcserve.core.imagecopies import groups
 from hpcserve.pilot.nodecopies import FRESH_S
-from hpcserve.pilot.stageplan import STAGE_MODULE, Plan, Told, decode_told, encode_plan
+from hpcserve.pilot.stageplan import STAGE_MODULE, Plan, Told, encode_plan
+from hpcserve.pilot.stageprocess import StageProcess
 from hpcserve.pilot.watch import Watch
 from hpcserve.servable.manifest import from_json
 from hpcserve.wire.launch import ContainerRules
@@ -29,8 +28,8 @@ _log = logging.getLogger(__name__)
 _LEAST_S = 120.0
 _LEAST_BYTES_PER_S = 10e6  # of a busy file system
 _KILL_S = 10.0
+_LOST = "the node is lost"
 _MOST_TRIES = 2  # for several nodes together; then each by itself
-_CHUNK_BYTES = 64 * 1024
 SURE_S = FRESH_S / 2
 """So long after it was found a copy is known to be there, and stays until a container that starts then has it open."""
 CLEAN_S = 5.0
@@ -72,11 +71,9 @@ class _Run:
 
     image: _Image
     nodes: tuple[str, ...]
-    pid: int
-    output: int
+    process: StageProcess
     due_s: float
-    part: bytes = b""
-    told: dict[str, Told] = field(default_factory=dict)
+    told: dict[str, Told]
     given_up: str = ""
 
 
@@ -171,7 +168,7 @@ class Stages:
             self._look(run, nodes)
         for wish in self._wishes:
             if wish.node not in nodes:
-                self._tell(wish, _shared(wish.node, "the node is lost"))
+                self._tell(wish, _shared(wish.node, _LOST))
         self._wishes = [wish for wish in self._wishes if wish.told is None]
         for image in dict.fromkeys(wish.image for wish in self._wishes):
             self._start_for(image, nodes, using)
@@ -261,49 +258,20 @@ class Stages:
 
     def _spawn(self, image: _Image, group: tuple[str, ...], plan: Plan, within_s: float) -> None:
         argv: tuple[str, ...] = (sys.executable, "-m", STAGE_MODULE, encode_plan(plan))
+        environment = self._environment
         if len(group) > 1:
             argv = self._launcher.group(argv, group, 1)
         elif group[0] != self._own:
             argv = self._launcher.command(argv, group[0])
-        output, theirs = os.pipe()
-        try:
-            with open(os.devnull, "rb") as nothing:
-                pid = spawn(
-                    argv,
-                    environment=self._environment,
-                    stdin=nothing.fileno(),
-                    stdout=theirs,
-                    stderr=sys.stderr.fileno(),
-                )
-        except OSError:
-            os.close(output)
-            raise
-        finally:
-            os.close(theirs)
-        os.set_blocking(output, False)
-        run = _Run(image, group, pid, output, self._clock() + within_s)
-        self._runs.append(run)
-        self._watch.add(output, lambda: self._read(run))
+        told: dict[str, Told] = {}
 
-    def _read(self, run: _Run) -> bytes:
-        """Takes what there is of the lines that the processes of a run have written."""
-        try:
-            chunk = os.read(run.output, _CHUNK_BYTES)
-        except BlockingIOError:
-            return b""
-        if not chunk:
-            self._watch.remove(run.output)
-        *lines, run.part = (run.part + chunk).split(b"\n")
-        for line in lines:
-            try:
-                told = decode_told(line)
-            except msgspec.MsgspecError:
-                _log.warning("while an image is copied: %s", line.decode(errors="replace"))
-                continue
-            run.told[told.node] = told
-            if run.image.sha256:
-                self._hear(run.image, told)
-        return chunk
+        def hear(each: Told) -> None:
+            told[each.node] = each
+            if image.sha256:
+                self._hear(image, each)
+
+        process = StageProcess(argv, environment, watch=self._watch, told=hear)
+        self._runs.append(_Run(image, group, process, self._clock() + within_s, told))
 
     def _hear(self, image: _Image, told: Told) -> None:
         """What became of an image on a node."""
@@ -334,10 +302,8 @@ class Stages:
 
     def _look(self, run: _Run, nodes: Sequence[str]) -> None:
         """Whether a run has ended, or has to."""
-        code = reap(run.pid)
+        code = run.process.end()
         if code is not None:
-            while self._read(run):
-                pass
             self._end(run, code)
         elif self._clock() >= run.due_s:
             self._give_up(run, "it took too long")
@@ -346,14 +312,12 @@ class Stages:
 
     def _give_up(self, run: _Run, why: str) -> None:
         """A launcher has its processes ended on SIGTERM; if it does not, it is killed."""
-        signal_group(run.pid, signal.SIGKILL if run.given_up else signal.SIGTERM)
+        run.process.signal(signal.SIGKILL if run.given_up else signal.SIGTERM)
         run.given_up = run.given_up or why
         run.due_s = self._clock() + _KILL_S
 
     def _end(self, run: _Run, code: int) -> None:
         self._runs.remove(run)
-        self._watch.remove(run.output)
-        os.close(run.output)
         silent = [node for node in run.nodes if node not in run.told]
         if not silent or not run.image.sha256:
             return
@@ -363,6 +327,10 @@ class Stages:
             return
         self._tries[run.image.sha256] = self._tries.get(run.image.sha256, 0) + 1
         _log.warning("image %s did not come to %s: %s; again", run.image.path, ", ".join(silent), why)
+        # Those that are left begin without these: the launcher would refuse all of them at once.
+        end = self._launcher.ended(code, run.process.complaints.decode(errors="replace"))
+        for node in named(silent, end.lost_nodes):
+            self._hear(run.image, _shared(node, _LOST))
 
 
 def _shared(node: str, why: str) -> Told:

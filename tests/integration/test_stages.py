@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hpcserve.pilot.watch import Watch
 from hpcserve.wire.launch import ContainerRules, MpiRules
 from tests.integration.agent_rig import ROOT
 from tests.integration.daemon_tree import until
+from tests.integration.test_image_copies import locked, waiting_for
 
 NODES = ("a", "b", "c")
 
@@ -199,6 +201,29 @@ def test_a_node_that_is_lost_gets_none_and_the_others_do(rig: Rig) -> None:
     assert (lost.told is not None and lost.told.why) == "the node is lost"
     assert rig.told(kept) == ["staged"]
     rig.end()
+
+
+def test_a_node_that_fails_meanwhile_is_named_and_the_others_begin_again_together(
+    rig: Rig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The agent has not heard yet that it is lost; a step with it would be refused at once."""
+    caplog.set_level("INFO")
+    kept, also, lost = (rig.want(node) for node in NODES)
+    lock = rig.local / f"hpcserve-{os.geteuid()}" / ".lock"
+
+    def after_a_turn(condition: Callable[[], object]) -> object:
+        rig.turn()
+        return condition()
+
+    with locked(lock):  # so that it takes as long as this one wants
+        until(lambda: after_a_turn(lambda: waiting_for(lock)), "they have begun", 60.0)
+        (tmp_path / "c.down").touch()
+        until(lambda: after_a_turn(lambda: lost.told), "it is known of c", 60.0)
+    assert rig.told(kept, also, lost) == ["staged", "staged", "shared"]
+    rig.end()
+    assert (lost.told is not None and lost.told.why) == "the node is lost"
+    begun = [record.getMessage().rpartition(" is copied to ")[2] for record in caplog.records]
+    assert begun.index("a, b, c") < begun.index("a, b")
 
 
 def test_a_replica_of_several_nodes_starts_when_it_is_known_of_all(rig: Rig) -> None:
