@@ -39,7 +39,7 @@ from hpcserve.pilot.stages import Stages
 from hpcserve.pilot.watch import Watch
 from hpcserve.servable.manifest import from_json
 from hpcserve.wire.agents import ReplicaSpec, ReplicaStatus
-from hpcserve.wire.launch import GROUP, ReplicaSays, ReplicaStart, decode_says, encode_line
+from hpcserve.wire.launch import GROUP, NO_TOPOLOGY_FILE, ReplicaSays, ReplicaStart, decode_says, encode_line
 
 _DRAIN_BYTES = 1024 * 1024
 _SAYS_BYTES = 1024 * 1024
@@ -306,7 +306,7 @@ class Child:
             self._unsent = memoryview(encode_line(self._instructions(command)))
             environment = command.environment
             if self._several:
-                environment = {**environment, GROUP: self._public_key.hex()}
+                environment = {**NO_TOPOLOGY_FILE, **environment, GROUP: self._public_key.hex()}
             try:
                 argv = leashed(command.argv) if self._elsewhere and around.launcher.dies_whole else command.argv
                 self._pid = spawn(argv, environment=environment, stdin=stdin, stdout=output, stderr=errors)

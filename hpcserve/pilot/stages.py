@@ -21,7 +21,7 @@ from hpcserve.pilot.stageplan import STAGE_MODULE, Plan, Told, encode_plan
 from hpcserve.pilot.stageprocess import StageProcess
 from hpcserve.pilot.watch import Watch
 from hpcserve.servable.manifest import from_json
-from hpcserve.wire.launch import ContainerRules
+from hpcserve.wire.launch import NO_TOPOLOGY_FILE, ContainerRules
 
 _log = logging.getLogger(__name__)
 
@@ -260,6 +260,7 @@ class Stages:
         argv: tuple[str, ...] = (sys.executable, "-m", STAGE_MODULE, encode_plan(plan))
         environment = self._environment
         if len(group) > 1:
+            environment = {**NO_TOPOLOGY_FILE, **environment}
             argv = self._launcher.group(argv, group, 1)
         elif group[0] != self._own:
             argv = self._launcher.command(argv, group[0])
