@@ -20,6 +20,7 @@ from hpcserve.pilot.watch import Watch
 from hpcserve.wire.launch import ContainerRules, MpiRules
 from tests.integration.agent_rig import ROOT
 from tests.integration.daemon_tree import until
+from tests.integration.test_agent_groups import descendants
 from tests.integration.test_image_copies import locked, waiting_for
 
 NODES = ("a", "b", "c")
@@ -217,6 +218,8 @@ def test_a_node_that_fails_meanwhile_is_named_and_the_others_begin_again_togethe
 
     with locked(lock):  # so that it takes as long as this one wants
         until(lambda: after_a_turn(lambda: waiting_for(lock)), "they have begun", 60.0)
+        began_with = [Path(f"/proc/{pid}/environ").read_bytes() for pid in descendants(os.getpid())]
+        assert any(b"HWLOC_XMLFILE=unavailable" in each for each in began_with), "mpiexec is to leave no file behind"
         (tmp_path / "c.down").touch()
         until(lambda: after_a_turn(lambda: lost.told), "it is known of c", 60.0)
     assert rig.told(kept, also, lost) == ["staged", "staged", "shared"]
