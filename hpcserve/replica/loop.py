@@ -443,11 +443,13 @@ class Replica:
         self._alarm.watch(deadline)
 
     def begin(self, tasks: Sequence[Task]) -> float:
-        """Something is run from now on; returns when that is."""
+        """Something is run from now on; returns when that is. What is late by then, as a stream's end, is no hang."""
         self._running, self._gave_up = tasks, False
         self._says.runs(tasks)
-        self._alarm.watch(tasks[0].deadline if len(tasks) == 1 else min(task.deadline for task in tasks))
-        return time.monotonic()
+        deadline = tasks[0].deadline if len(tasks) == 1 else min(task.deadline for task in tasks)
+        began = time.monotonic()
+        self._alarm.watch(max(began, deadline))
+        return began
 
     def ran(self, began: float) -> float:
         """How long something ran that is over now."""
