@@ -9,8 +9,9 @@ from contextlib import contextmanager
 
 from hpcserve.errors import HpcserveError
 from hpcserve.replica.broken import EXIT_BROKEN, DeviceBroken
-from hpcserve.replica.collective import Collective, Guard
+from hpcserve.replica.collective import Collective
 from hpcserve.replica.executor import Servable
+from hpcserve.replica.guard import Guard
 from hpcserve.replica.mpi import World
 from hpcserve.replica.parallel import DataParallel
 from hpcserve.replica.ranks import Answers, begin
