@@ -63,9 +63,9 @@ class Lead:
         self._collective = Collective(loaded, self._world, self._guard)
         return self._collective
 
-    def is_broken(self) -> bool:
-        """Whether the ranks can compute nothing more together."""
-        return self._collective is not None and self._collective.broken is not None
+    def why_broken(self) -> HpcserveError | None:
+        """Why the ranks can compute nothing more together; None where they can."""
+        return None if self._collective is None else self._collective.broken
 
 
 @contextmanager

@@ -151,6 +151,16 @@ def test_of_several_requests_none_fails_for_another_that_broke_the_group(lost: G
     assert not lost.results.keys() & set(sent), "the broker has them run one by one elsewhere"
 
 
+@pytest.mark.parametrize("who", [0, 1], ids=["the others wait for rank 0", "rank 0 waits"])
+def test_a_batch_that_had_no_memory_and_broke_the_group_is_told_of(lost: Group, who: int) -> None:
+    lost.joins("crowded", 5, share=5)
+    with lost.held():
+        sent = [lost.send("crowded", x=np.array(each)) for each in ([1, 2], [3, -1 - who], [4])]
+    lost.last_words()
+    assert lost.fits == [wire.Fits("v1", "crowded", (("x", "int64", ()),), 2)]
+    assert not lost.results.keys() & set(sent), "the broker has them run one by one elsewhere"
+
+
 def test_no_stream_and_no_request_is_told_the_error_of_another_that_broke_the_group(lost: Group) -> None:
     stream = lost.send("counts", {}, x=np.arange(1_000_000), window=wire.Window(1 << 30, 1 << 40))
     while stream not in lost.items:

@@ -113,6 +113,16 @@ class Chorus:
         comm.Barrier()
         return x
 
+    @method(inputs=X, outputs=Y, batchable=True)
+    def crowded(self, x, comm):
+        """With a sample of -1 rank 0 has no memory, with -2 rank 1."""
+        self.noted("crowded", x)
+        time.sleep(PAUSE_S)
+        if x.min() == -1 - self.rank:
+            raise MemoryError("no room")
+        comm.Barrier()
+        return x
+
     @method(inputs=X, outputs=Y)
     def counts(self, x, comm, *, parameters):
         for number in range(parameters.get("most", {}).get(str(self.rank), len(x))):
