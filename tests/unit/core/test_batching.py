@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Hashable
 from statistics import median
 from typing import NamedTuple
 
@@ -169,7 +170,8 @@ def test_out_of_memory_is_remembered() -> None:
 def test_what_others_had_no_memory_for_is_not_tried_again() -> None:
     sizes = Sizes(lambda method: Policy(None, 256))
     before = sizes.of(A)
-    for fits in ({A[:2]: 12, B[:2]: 3}, {}):
+    found: dict[tuple[str, Hashable], int] = {A[:2]: 12, B[:2]: 3}
+    for fits in (found, {}):
         sizes.fit(fits)
         for group, most in ((A, 12), (B, 3)):
             size = sizes.of(group)
