@@ -107,7 +107,7 @@ def serve(lifeline: Lifeline, mouth: Mouth, laps: Laps, world: World | None) -> 
         outbox_bytes=start.outbox_bytes,
         policy_of=lambda method: policy(executor.batching(method), overlaps=method in executor.launching),
         ready=lambda: mouth.say(_ready(laps)),
-        is_broken=lead.is_broken,
+        why_broken=lead.why_broken,
     )
     watch.ask = replica.gave_up
     lead.on_lost(lambda error: _break(replica, error, context, world))
@@ -123,7 +123,7 @@ def serve(lifeline: Lifeline, mouth: Mouth, laps: Laps, world: World | None) -> 
     except DeviceBroken as error:
         _broken(error, world)
     alarm.rest()
-    if lead.is_broken():
+    if lead.why_broken() is not None:
         _leave(context, world)
     code = _tear_down(servable)
     context.destroy(linger=LINGER_MS)

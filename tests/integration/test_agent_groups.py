@@ -67,14 +67,17 @@ def descendants(pid: int) -> set[int]:
 
 @pytest.mark.parametrize("launcher", ["process", "mpiexec"])
 def test_the_ranks_of_a_group_know_their_slots_and_end_in_order(
-    daemon: FakeDaemon, start: Start, launcher: str
+    daemon: FakeDaemon, start: Start, monkeypatch: pytest.MonkeyPatch, launcher: str
 ) -> None:
+    for name in ("PMI_RANK", "PMI_FD", "OMPI_COMM_WORLD_RANK", "PALS_RANKID", "OMPI_MCA_btl"):
+        monkeypatch.setenv(name, "7")  # as if another launcher had started the agent
     pilot = start(launcher=launcher)
     daemon.tell(pilot.orders(pilot.group("r1", "ready", size=3)))
     daemon.wait_for("r1", "ready")
     ranks = pilot.ranks_of("r1", 3)
     assert [(rank["rank"], rank["size"], rank["told"]) for rank in ranks] == [(n, 3, str(n)) for n in range(3)]
     assert {tuple(rank["argv"][-4:]) for rank in ranks} == {("--node-slots", "4", "--ranks", "0:1:2")}
+    assert [rank["of_others"] for rank in ranks] == [{"OMPI_MCA_btl": "7"}] * 3
     assert {rank["start"]["collective_grace_s"] for rank in ranks} == {7.5}, "as its manifest says"
     daemon.tell(pilot.orders())
     assert daemon.wait_for("r1", "exited").cause == "stopped as ordered (exit code 0)"
