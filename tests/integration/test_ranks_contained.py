@@ -117,7 +117,7 @@ def sleepers(daemon: Daemon) -> list[str]:
 def spawned(daemon: Daemon, client: Client, endpoint: str) -> list[int]:
     """The ranks' process ids, once each has started two that would outlive it."""
     pids = client.infer(f"{endpoint}.spawn", {}, timeout_s=PATIENCE_S)["pids"]
-    until(lambda: len(sleepers(daemon)) == 4, f"what the servable has started runs: {daemon.commands()}")
+    until(lambda: len(sleepers(daemon)) == 4, lambda: f"what the servable has started runs: {daemon.commands()}")
     return [int(each) for each in pids]
 
 
@@ -138,7 +138,7 @@ def test_nothing_outlives_a_rank_whose_container_is_killed(
 ) -> None:
     before = replica(client, boxed)
     os.kill(spawned(daemon, client, boxed)[rank], signal.SIGKILL)
-    until(lambda: not sleepers(daemon), f"nothing is left of it: {daemon.commands()}", PATIENCE_S)
+    until(lambda: not sleepers(daemon), lambda: f"nothing is left of it: {daemon.commands()}", PATIENCE_S)
     assert total(client, boxed) == [0, 3, 6]
     assert replica(client, boxed) != before
 
@@ -148,7 +148,7 @@ def test_nothing_outlives_an_agent_that_is_killed(daemon: Daemon, client: Client
     ranks = spawned(daemon, client, boxed)
     (agent,) = [pid for pid in daemon.processes() if command_of(pid).startswith(AGENT)]
     os.kill(agent, signal.SIGKILL)
-    until(lambda: not sleepers(daemon), f"nothing is left of it: {daemon.commands()}", PATIENCE_S)
+    until(lambda: not sleepers(daemon), lambda: f"nothing is left of it: {daemon.commands()}", PATIENCE_S)
     until(lambda: not set(ranks) & set(daemon.processes()), "no rank is left", PATIENCE_S)
     assert total(client, boxed) == [0, 3, 6]
 
@@ -181,5 +181,5 @@ def test_a_rank_that_hangs_is_ended_after_the_deadline(client: Client, boxed: st
 def test_the_end_of_a_deployment_leaves_nothing(daemon: Daemon, client: Client, boxed: str) -> None:
     ranks = spawned(daemon, client, boxed)
     client.call("undeploy", admin.Undeploy(endpoint=boxed), admin.Undeployed)
-    until(lambda: not sleepers(daemon), f"nothing is left of it: {daemon.commands()}", PATIENCE_S)
+    until(lambda: not sleepers(daemon), lambda: f"nothing is left of it: {daemon.commands()}", PATIENCE_S)
     until(lambda: not set(ranks) & set(daemon.processes()), "no rank is left", PATIENCE_S)
