@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 10.0
 TOO_MANY_PAUSE_S = 30.0
 """An owner has too many tasks at Globus, of whatever program: some of them have to end first."""
 RESOURCE_SERVER = "transfer.api.globus.org"
