@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hpcserve.core.transfers import End, Progress, Trouble
+from hpcserve.core.delivery import End, Progress, Trouble
 from hpcserve.errors import ConfigError
 
 if TYPE_CHECKING:

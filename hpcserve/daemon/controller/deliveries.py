@@ -13,19 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
 
-from hpcserve.core.transfers import (
-    Action,
-    Cancel,
-    Delivery,
-    Forget,
-    Limits,
-    Look,
-    Prepare,
-    Store,
-    Submit,
-    Transfers,
-    Trouble,
-)
+from hpcserve.core.delivery import Action, Cancel, Delivery, Forget, Limits, Look, Prepare, Store, Submit, Trouble
+from hpcserve.core.transfers import Transfers
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.errors import HpcserveError, LoginRequired
 from hpcserve.registry.deliveries import DeliveryRow, deliveries, forget_deliveries, put_deliveries

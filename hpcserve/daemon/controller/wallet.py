@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from hpcserve.auth.grants import TRANSFER_SCOPE, Grant, Grants
 from hpcserve.auth.sealed import Seal
-from hpcserve.core.transfers import Trouble
+from hpcserve.core.delivery import Trouble
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.errors import HpcserveError, LoginRequired
 from hpcserve.registry.deliveries import KeptLogin, forget_login, keep_login, kept_logins

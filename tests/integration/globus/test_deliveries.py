@@ -15,7 +15,7 @@ from typing import ParamSpec
 import pytest
 
 from hpcserve.core.claims import Rules
-from hpcserve.core.transfers import Delivery, End
+from hpcserve.core.delivery import Delivery, End
 from hpcserve.testing.globus.records import TRANSFER_ALL
 from tests.integration.globus.delivering import DIGEST, LIMITS, Service
 from tests.integration.globus.transfers import Transfers
