@@ -332,18 +332,41 @@ def test_a_login_that_does_not_renew_itself_says_so(house: House) -> None:
     assert json.loads(user.ok("whoami", "--json"))["login"]["renews"] is False
 
 
-def test_a_login_that_is_ended_in_the_middle_of_a_call_is_made_again_and_the_call_goes_on(house: House) -> None:
-    user = house.logged_in()
+@pytest.fixture
+def later(house: House) -> Iterator[str]:
+    """An endpoint that answers nothing until it has replicas."""
     house.ops.ok("deploy", "echo", "--endpoint", "later", "--replicas", "0")
-    with house.types(user, "run", "later.echo", "--input", f"x={house.x}", "--timeout", "300") as typist:
-        until(lambda: _waits(house, "later"), 60)
+    yield "later"
+    house.ops.ok("undeploy", "later")
+
+
+@contextlib.contextmanager
+def ended_in_the_middle(house: House, endpoint: str) -> Iterator[Typist]:
+    """A call that waits, by somebody whose login is ended meanwhile."""
+    user = house.logged_in()
+    call = ("run", f"{endpoint}.echo", "--input", f"x={house.x}", "--timeout", "300")
+    with house.types(user, *call) as typist:
+        until(lambda: _waits(house, endpoint), 60)
         for token in house.tokens(user):
             house.globus.world.revoke(token.value)
+        yield typist
+
+
+def test_a_login_that_is_ended_in_the_middle_of_a_call_is_made_again_and_the_call_goes_on(
+    house: House, later: str
+) -> None:
+    with ended_in_the_middle(house, later) as typist:
         typist.logs_in()
-        house.ops.ok("deploy", "echo", "--endpoint", "later", "--replicas", "1")
+        house.ops.ok("deploy", "echo", "--endpoint", later, "--replicas", "1")
         assert typist.ends() != ""
         assert "the token is not valid" in typist.seen
-    house.ops.ok("undeploy", "later")
+
+
+def test_ctrl_c_at_the_prompt_in_the_middle_of_a_call(house: House, later: str) -> None:
+    with ended_in_the_middle(house, later) as typist:
+        typist.address()
+        typist.interrupts().ends(130)
+        assert "Traceback" not in typist.seen
 
 
 def _waits(house: House, endpoint: str) -> bool:
