@@ -6,6 +6,7 @@ needed any more. Tokens are neither stored nor logged here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from hpcserve.auth.globus import LONGEST_PAUSE_S, RETRIES, TIMEOUT_S, sdk
@@ -30,12 +31,15 @@ class Grants:
     Args:
         rules: The client's id, and what a login is asked for with.
         secret: The client's secret.
+        mapped: The mapped collections of the site, where Transfer must be let act for a user.
 
     Raises:
         ConfigError: The Globus SDK is not installed.
     """
 
-    def __init__(self, rules: Rules, secret: str) -> None:
+    def __init__(self, rules: Rules, secret: str, mapped: Sequence[str] = ()) -> None:
+        optional = " ".join(f"*https://auth.globus.org/scopes/{each}/data_access" for each in mapped)
+        self._transfer = f"{TRANSFER_SCOPE}[{optional}]" if optional else TRANSFER_SCOPE
         self._rules = rules
         self._sdk = sdk()
         self._client = self._sdk.ConfidentialAppAuthClient(
@@ -121,10 +125,10 @@ class Grants:
         scopes = [f"{self._rules.scope}[{each}]" for each in scopes]
         return login_required(self._rules, why, scopes=scopes, **wanted)
 
-    def _refused(self, error: Exception, why: str, needed: str = TRANSFER_SCOPE) -> HpcserveError:
+    def _refused(self, error: Exception, why: str, needed: str = "") -> HpcserveError:
         """An invalid token and a missing consent want a login; anything else may be over soon."""
         if isinstance(error, self._sdk.AuthAPIError) and error.http_status in (400, 401, 403):
-            return self.login_required(why, [needed])
+            return self.login_required(why, [needed or self._transfer])
         return self._no_answer(error)
 
     def _no_answer(self, error: Exception) -> ServiceUnavailable:

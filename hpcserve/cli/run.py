@@ -13,6 +13,7 @@ from hpcserve.cli.terminal import note
 
 if TYPE_CHECKING:
     from hpcserve.client import Client
+    from hpcserve.client.sending import Transfer
     from hpcserve.servable.manifest import MethodSpec
 
 
@@ -94,7 +95,7 @@ def command(
                 write_items(items, output)
             return
         if to is not None:
-            _send(client, target, given, values, timeout, to=to, keep_login=keep_login)
+            _send(ctx, client, target, given, parameters=values, timeout_s=timeout, to=to, keep_login=keep_login)
             return
         wanted = reply or (Reply.staged if is_hdf5(output) else Reply.auto)
         answer = client.infer(target, given, parameters=values, timeout_s=timeout, reply=wanted.value)
@@ -109,29 +110,44 @@ def command(
 
 
 def _send(
+    ctx: typer.Context,
     client: Client,
     target: str,
     given: Any,
+    *,
     parameters: dict[str, Any],
     timeout_s: float,
-    *,
     to: str,
     keep_login: bool,
 ) -> None:
     """Calls, and says in one line on standard error how far the result is, until it is there."""
     from concurrent.futures import wait
 
-    from hpcserve.cli.transfers import progress
+    from hpcserve.cli.transfers import follow_with_logins, progress
+    from hpcserve.errors import LoginRequired
 
     future = client.submit(target, given, parameters=parameters, timeout_s=timeout_s, to=to, keep_login=keep_login)
     said = ""
-    while wait([future], SHOW_S).not_done:
-        now = "" if future.transfer is None else progress(future.transfer)
+
+    def show(transfer: Transfer | None) -> None:
+        nonlocal said
+        now = "" if transfer is None else progress(transfer)
         if now and now != said:
             note(now)
             said = now
-    sent = future.result().sent
-    typer.echo(json.dumps({"sent": None if sent is None else sent.uri, "size_bytes": sent and sent.size_bytes}))
+
+    while wait([future], SHOW_S).not_done:
+        show(future.transfer)
+    try:
+        arrived = future.result().sent
+        transfer = None if arrived is None else arrived.transfer
+    except LoginRequired as wanted:
+        transfer = future.transfer
+        if transfer is None:
+            raise
+        transfer = follow_with_logins(ctx, client, transfer.id, wanted, show)
+    show(transfer)
+    typer.echo(json.dumps({"sent": None if transfer is None else transfer.to}))
 
 
 def _declared_if_told(client: Client, target: str) -> MethodSpec | None:

@@ -12,16 +12,18 @@ from hpcserve.core.spans import span
 from hpcserve.core.transfers import ENDED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from rich.console import RenderableType
     from rich.table import Table
 
     from hpcserve.client import Client
     from hpcserve.client.sending import Transfer
+    from hpcserve.errors import LoginRequired
     from hpcserve.wire.admin import TransferView
 
 WATCH_S = 1.0
+MOST_LOGINS = 5
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -33,6 +35,7 @@ def command(
         str | None, typer.Option(metavar="ID", help="Have one not arrive; those with it in a task start anew.")
     ] = None,
     everybody: Annotated[bool, typer.Option("--everybody", help="Of all users; for administrators.")] = False,
+    login: Annotated[bool, typer.Option("--login", help="Log in as one needs it that waits for that.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object; with --watch, one a line.")] = False,
 ) -> None:
     """Show the transfers of your results: what has moved, how fast, and what they wait for."""
@@ -43,6 +46,8 @@ def command(
             done = client.call("cancel-transfer", CancelTransfer(id=cancel), TransferList)
             typer.echo(f"transfer {cancel}: {done.transfers[0].state}")
             return
+        if login:
+            _log_in(ctx, client)
         while True:
             found = _ask(client, everybody=everybody)
             _show(found, json=json, lines=watch)
@@ -107,6 +112,42 @@ def _left(each: TransferView) -> str:
 
     eta_s = transfer_of(each).eta_s
     return "" if eta_s is None or each.state != "active" else span(eta_s)
+
+
+def _log_in(ctx: typer.Context, client: Client) -> None:
+    """Once for each login that is waited for, since one may be followed by another."""
+    from hpcserve.cli.consent import log_in_for
+    from hpcserve.cli.terminal import note
+    from hpcserve.errors import LoginRequired
+
+    wanted = next((each for each in _ask(client, everybody=False) if each.login is not None), None)
+    if wanted is None:
+        note("no transfer waits for a login")
+        return
+    log_in_for(ctx, LoginRequired(wanted.why, detail=wanted.login))
+
+
+def follow_with_logins(
+    ctx: typer.Context, client: Client, id: str, wanted: LoginRequired, show: Callable[[Transfer], None]
+) -> Transfer:
+    """Looks on until a transfer has arrived, with all the logins that it takes.
+
+    Raises:
+        HpcserveError: It does not arrive, or nobody is there to log in.
+    """
+    from hpcserve.cli.consent import log_in_for
+    from hpcserve.client.sending import follow
+    from hpcserve.errors import LoginRequired
+    from hpcserve.wire.admin import AskTransfers, TransferList
+
+    for _ in range(MOST_LOGINS):
+        log_in_for(ctx, wanted)
+        try:
+            view = client.call("transfers", AskTransfers(ids=(id,)), TransferList).transfers[0]
+            return follow(view, client.call, show)
+        except LoginRequired as error:
+            wanted = error
+    raise wanted
 
 
 def progress(transfer: Transfer) -> str:

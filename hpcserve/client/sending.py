@@ -35,7 +35,7 @@ T = TypeVar("T")
 SHORTEST_LOOK_S, LONGEST_LOOK_S = 0.2, 2.0
 AWAY_S = 600.0
 """A daemon that is being restarted has come back by then."""
-LOGIN_S = 30.0
+LOGIN_S = 5.0
 """A login that renews itself has done so by then; another one is asked for."""
 
 
@@ -149,22 +149,31 @@ class Sending:
 
     def _arrive(self, staged: wire.Staged, ask: Ask) -> Transfer:
         view = _asked(ask, "deliver", Deliver(paths=(staged.path,), to=self._to, keep_login=self._keep_login))
-        pause_s, wants_login = SHORTEST_LOOK_S, 0.0
-        while True:
-            transfer = transfer_of(view)
-            self._seen(transfer)
-            if view.state in ENDED:
-                return _arrived(transfer)
-            waits = view.login is not None or view.state == "inactive"
-            wants_login = wants_login + pause_s if waits else 0.0
-            if wants_login > LOGIN_S:
-                raise LoginRequired(
-                    f"transfer {view.id} waits for a login ({view.why}); it goes on after: hpcserve login",
-                    detail=view.login,
-                )
-            time.sleep(pause_s)
-            pause_s = min(pause_s * 1.3, LONGEST_LOOK_S)
-            view = _asked(ask, "transfers", AskTransfers(ids=(view.id,)))
+        return follow(view, ask, self._seen)
+
+
+def follow(view: TransferView, ask: Ask, seen: Callable[[Transfer], None]) -> Transfer:
+    """Looks on until a transfer has arrived.
+
+    Raises:
+        TransferFailed: It does not arrive.
+        LoginRequired: The service needs another login for that; it goes on after it.
+    """
+    pause_s, waits_s = SHORTEST_LOOK_S, 0.0
+    while True:
+        transfer = transfer_of(view)
+        seen(transfer)
+        if view.state in ENDED:
+            return _arrived(transfer)
+        waits_s = waits_s + pause_s if view.login is not None or view.state == "inactive" else 0.0
+        if waits_s > LOGIN_S:
+            raise LoginRequired(
+                f"transfer {view.id} waits for a login ({view.why}); it goes on after: hpcserve transfers --login",
+                detail=view.login,
+            )
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 1.3, LONGEST_LOOK_S)
+        view = _asked(ask, "transfers", AskTransfers(ids=(view.id,)))
 
 
 def transfer_of(view: TransferView) -> Transfer:

@@ -1,8 +1,9 @@
-"""Slurm's short form of several nodes' names, written out. Pure."""
+"""Names of nodes: Slurm's short form of several, written out; and which of ours are meant. Pure."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 # Source: the hostlist expressions of slurm.conf(5), as slurmctld and srun print them: one pair of brackets a name.
 _NAME = re.compile(r"([^,\[\]]+)(?:\[([^\]]*)\])?([^,\[\]]*)")
@@ -25,3 +26,9 @@ def _numbers(text: str) -> list[str]:
         else:
             listed.append(part)
     return listed
+
+
+def named(nodes: Iterable[str], hosts: Iterable[str]) -> list[str]:
+    """Those of the nodes that are among these hosts, with or without a domain."""
+    short = {host.partition(".")[0] for host in hosts}
+    return [node for node in nodes if node.partition(".")[0] in short]

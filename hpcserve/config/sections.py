@@ -5,6 +5,7 @@ Where the values come from is decided in :mod:`hpcserve.config.loading`.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from hpcserve.config.access import Access
+from hpcserve.config.environment import runtime_dir, stage_copies
 from hpcserve.config.globus import Globus
 from hpcserve.config.section import GIB, MIB, Seconds, Section, SizeBytes
 from hpcserve.config.staging import Staging
@@ -24,6 +26,7 @@ MOST_POLL_MAX_S = ENROLMENT_WAIT_S / 2
 LAST_PORT = 65535
 Port = Annotated[int, msgspec.Meta(ge=0, le=LAST_PORT)]
 
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (nothing is written there)
 RETRY_S = 2.0
 """An agent or a replica that has lost the daemon pauses so long at most before it looks for it again."""
 OF_LAUNCHERS = ("PMI_*", "PMIX_*", "OMPI_*", "SLURM_*", "MPI*", "PALS_*", "FI_*", "UCX_*", "NCCL_*")
@@ -243,7 +246,7 @@ class Containers(Section, frozen=True):
     later pilots too.
     """
 
-    runtime: Literal["none", "apptainer", "podman-hpc", "shifter"] = "none"
+    runtime: Literal["none", "apptainer", "podman-hpc"] = "none"
     command: str = ""
     gpu: Literal["", "nv", "rocm"] = ""
     binds: tuple[str, ...] = ()
@@ -367,15 +370,38 @@ class Site(Section, frozen=True, kw_only=True):
             raise ValueError(f"staging.directory: {self.staging_dir} lies in state_dir, which no replica may see")
         if self.daemon.placement == "job" and self.scheduler.kind == "local":
             raise ValueError("daemon.placement: 'job' needs a batch scheduler, and scheduler.kind is 'local'")
+        if self.containers.runtime != "none":
+            self._check_shared_memory()
         for section, binds in (("containers", self.containers.binds), ("mpi", self.mpi.binds)):
             for bind in binds:
                 self._check_bind(f"{section}.binds", bind)
 
+    def _check_shared_memory(self) -> None:
+        """Containers of ranks see all of a node's shared memory."""
+        stage = (("containers.stage_dir", Path(self.containers.stage_dir)),) if self.containers.stage_dir else ()
+        for field, ours in (*self._own(), *stage):
+            if _shows(SHARED_MEMORY, ours):
+                raise ValueError(
+                    f"{field}: {str(ours)!r} lies in {SHARED_MEMORY}, which the ranks of a replica see in their "
+                    "containers; name a directory elsewhere, such as one below /tmp"
+                )
+
     def _check_bind(self, field: str, bind: str) -> None:
-        bound = Path(bind.partition(":")[0])
-        for name, ours in (("state_dir", self.state_dir), ("shared_dir", self.shared_dir)):
-            if bound.is_relative_to(ours) or ours.is_relative_to(bound):
+        source, *rest = bind.split(":")
+        for name, ours in (*self._own(), ("the daemon's sockets", runtime_dir(self.state_dir))):
+            if _shows(Path(source), ours) or _shows(ours, Path(source)):
                 raise ValueError(f"{field}: {bind!r} would show {name} ({ours}); bind what is needed below it")
+        stage_dir = self.containers.stage_dir
+        if stage_dir and rest[1:] == ["rw"]:
+            copies = stage_copies(Path(stage_dir))
+            if _shows(Path(source), copies) or _shows(copies, Path(source)):
+                raise ValueError(
+                    f"{field}: {bind!r} would let servables write to the copies of images in containers.stage_dir "
+                    f"({copies}); bind it read-only or what is needed below it, or name another stage_dir"
+                )
+
+    def _own(self) -> tuple[tuple[str, Path], ...]:
+        return (("state_dir", self.state_dir), ("shared_dir", self.shared_dir))
 
     def _check_service(self) -> None:
         """One user id serves many: what a caller's code may do has to be bounded by more than that id."""
@@ -385,3 +411,8 @@ class Site(Section, frozen=True, kw_only=True):
             raise ValueError(f"mode: 'service' needs to know its callers: auth = \"globus\", got {self.auth!r}")
         if self.staging.roots:
             raise ValueError("staging.roots: in mode 'service' callers name files of their own staging directory only")
+
+
+def _shows(bound: Path, ours: Path) -> bool:
+    """Whether who sees one directory sees the other; as they are written, and where links of this host lead."""
+    return ours.is_relative_to(bound) or Path(os.path.realpath(ours)).is_relative_to(os.path.realpath(bound))

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -77,6 +77,11 @@ class Policy(NamedTuple):
         """How much of the objective one batch may take."""
         share = SHARE_OVERLAPPED if self.overlaps else SHARE
         return math.inf if self.objective_s is None else share * self.objective_s
+
+
+def half(samples: int) -> int:
+    """How many samples a batch may have, after one of so many had no memory."""
+    return max(1, samples // 2)
 
 
 class BatchSize:
@@ -152,7 +157,11 @@ class BatchSize:
 
     def out_of_memory(self, samples: int) -> None:
         """A batch of so many samples did not fit into memory: from now on it is half of that at most."""
-        self._fits = min(self._fits, max(1, samples // 2))
+        self.fit(half(samples))
+
+    def fit(self, samples: int) -> None:
+        """There is memory for so many samples at most."""
+        self._fits = min(self._fits, samples)
         self.most = int(min(self.policy.max_samples, self._fits))
         self.limit = min(self.limit, self.most)
 
@@ -188,6 +197,7 @@ class Sizes:
         self._objective_s: float | None = None
         self._max_samples: int | None = None
         self._sizes: dict[tuple[str, Hashable], BatchSize] = {}
+        self._fits: dict[tuple[str, Hashable], int] = {}
         self._last: tuple[Group, BatchSize] | None = None
 
     def __iter__(self) -> Iterator[tuple[tuple[str, Hashable], BatchSize]]:
@@ -199,6 +209,13 @@ class Sizes:
         self._objective_s, self._max_samples = objective_s, max_samples
         for (method, _), size in self._sizes.items():
             size.tune(self._policy(method))
+
+    def fit(self, fits: Mapping[tuple[str, Hashable], int]) -> None:
+        """For so many samples of each of these kinds there is memory, as others have found."""
+        self._fits = dict(fits)
+        for kind, samples in fits.items():
+            if kind in self._sizes:
+                self._sizes[kind].fit(samples)
 
     def _policy(self, method: str) -> Policy:
         policy = self._policy_of(method)
@@ -216,6 +233,8 @@ class Sizes:
             if len(self._sizes) >= MOST_KINDS:
                 del self._sizes[next(iter(self._sizes))]  # that of which none was met for the longest time
             size = BatchSize(self._policy(group[0]))
+            if kind in self._fits:
+                size.fit(self._fits[kind])
         self._sizes[kind] = size
         self._last = group, size
         return size

@@ -106,10 +106,14 @@ class Recovery(Dispatch):
         """Streams that have begun are known as such at once: one that is parked may send no item for long."""
         for key, count in zip(unfinished, yielded):  # noqa: B905 - an older replica names none
             entry = replica.entries.get(key)
-            if count and entry is not None and entry.state in (State.RUNNING, State.HELD):
+            if not count or entry is None:
+                continue
+            if entry.state in (State.RUNNING, State.HELD):
                 relay = self.relays.setdefault(key, Relay())
                 relay.next = max(relay.next, count)
                 entry.suspect = False
+            else:  # nobody has asked for it yet, or does any more
+                entry.begun = True
 
     def _unlist(self, entry: Entry) -> None:
         """Its replica does not hold this request: it never took it, or it may have run it."""
@@ -289,24 +293,23 @@ class Recovery(Dispatch):
     def _watch(self, replica: Replica) -> None:
         """Looks at the oldest request of a replica: is it long overdue, or was it perhaps lost on the way?
 
-        The oldest is the one that runs. Those behind it may be overdue for no other reason than that they wait.
+        The oldest is the one that runs, or a stream: they take turns with it, until the replica lets go of them, though
+        their client may wait no more. Those behind it may be overdue for no other reason than that they wait.
         """
-        may_run = (each for each in replica.entries.values() if _may_run(each))
-        oldest = next((each for each in may_run if each.key not in self.relays), None)
+        may_run = [each for each in replica.entries.values() if _may_run(each)]
+        oldest = next((each for each in may_run if not self._takes_turns(each)), None)
         if oldest is None:
             return
-        overdue_s = self._now - oldest.deadline
-        if self.relays:
-            overdue_s = min(overdue_s, self._stream_overdue_s(replica))
+        # Of the streams the one that has the most time may be what runs, and all else waits for it.
+        overdue_s = min(self._now - each.deadline for each in may_run if each is oldest or self._takes_turns(each))
         if overdue_s > self.limits.hang_grace_s:
             self._doom(replica, act.ReportHung(replica.id, overdue_s))
         if self._now - max(oldest.given_at, replica.asked_at) > self.limits.census_s:
             self._census(replica)
 
-    def _stream_overdue_s(self, replica: Replica) -> float:
-        """How long the stream is overdue that has the most time: it may be what runs, and the others wait for it."""
-        streams = (each for each in replica.entries.values() if each.key in self.relays and UNFINISHED[each.state])
-        return min((self._now - each.deadline for each in streams), default=NEVER)
+    def _takes_turns(self, entry: Entry) -> bool:
+        """Whether it is a stream that has begun."""
+        return entry.begun or entry.key in self.relays
 
     def _check_recovered(self) -> None:
         """Ends the recovery when every known replica has reported, or the grace since they are known is over."""

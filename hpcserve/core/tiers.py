@@ -7,9 +7,7 @@ from typing import Literal
 Tier = Literal["path", "https", "transfer"]
 
 
-def tier(
-    size_bytes: int, *, visible: bool, https: bool, https_limit_bytes: int, destination: bool, collection: bool
-) -> Tier | None:
+def tier(size_bytes: int, *, visible: bool, https: bool, https_limit_bytes: int, destination: bool) -> Tier | None:
     """The way of one result; None: there is none.
 
     Args:
@@ -18,10 +16,9 @@ def tier(
         https: Whether the file lies on a collection that can be read by HTTPS.
         https_limit_bytes: Up to so many bytes that is done.
         destination: Whether the client named a collection that it is to go to.
-        collection: Whether the file lies on a collection at all.
     """
     if destination:
-        return "transfer" if collection else None
+        return "transfer"
     if visible:
         return "path"
     if https and size_bytes <= https_limit_bytes:

@@ -393,7 +393,7 @@ class Transfers:
         inactive = progress.status == "INACTIVE"
         why = f"{progress.fault}: {progress.details}" if progress.fault else progress.details
         if inactive:
-            why = f"log in again, for instance with: hpcserve login ({progress.details or 'credentials have expired'})"
+            why = f"log in again: hpcserve transfers --login ({progress.details or 'credentials have expired'})"
         changes = self._change(shipment.ids, state="inactive" if inactive else "active", why=why)
         return [changes] if changes.deliveries else []
 

@@ -25,6 +25,7 @@ from hpcserve.errors import ConfigError, VersionMismatch
 from hpcserve.pilot import mps
 from hpcserve.pilot.children import Surroundings
 from hpcserve.pilot.contained import any_command
+from hpcserve.pilot.inherited import inherited
 from hpcserve.pilot.link import Ears, Link
 from hpcserve.pilot.memory import MemoryWatch, counter_file
 from hpcserve.pilot.outcome import Stop
@@ -265,17 +266,18 @@ class Agent:
                 f"pilots.launcher: {self._enrolment.launcher!r} starts replicas on the agent's own node alone, and "
                 f"this job has {len(nodes)}; take 'srun' or 'mpiexec', or pilots.nodes = 1"
             )
-        rules, inherited, incarnation = self._enrolment.containers, dict(os.environ), self._enrolment.incarnation
+        rules, incarnation = self._enrolment.containers, self._enrolment.incarnation
+        of_replicas = own = inherited(os.environ)
         if self._enrolment.mps:
             self._mps = mps.Mps(launcher, nodes, incarnation)
             rules = mps.seen_in(rules, incarnation)
-            inherited |= mps.variables(incarnation)
+            of_replicas = {**own, **mps.variables(incarnation)}
         return Surroundings(
             watch=self._watch,
             command=partial(
                 any_command,
                 launcher=launcher,
-                inherited=inherited,
+                inherited=of_replicas,
                 prologue=self._enrolment.prologue,
                 bind=self._enrolment.bind,
                 rules=rules,
@@ -287,12 +289,13 @@ class Agent:
             launcher=launcher,
             images=Stages(
                 self._enrolment.containers,
+                pilot=incarnation,
                 launcher=launcher,
                 own=nodes[0],
                 watch=self._watch,
                 clock=self._clock,
                 changed=self._mark_dirty,
-                environment=dict(os.environ),
+                environment=own,
             ),
             memory=MemoryWatch(counter_file()),
             record=record,

@@ -1,8 +1,4 @@
-"""One replica as a process: started, fed, listened to, stopped, reaped. When to start or stop it, others say.
-
-The replica's secret key reaches it through its standard input, never by its arguments or environment. That
-pipe stays open for as long as the agent lives: its end of file tells the replica that the agent is gone.
-What the replica prints is read in bounded pieces, one a turn, so no replica can crowd out another.
+"""The life of one replica: it waits for its image, starts, is ready, stops, ends. When to start or stop it, others say.
 
 A replica on another node, and one of several ranks, is reached through its launcher's process. A SIGTERM to that one
 kills the replica, so it is the end of its input that asks it to end; and a SIGKILL would leave it running there, so
@@ -11,11 +7,8 @@ that comes last.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +17,6 @@ import zmq
 from zmq.utils import z85
 
 from hpcserve import __version__
-from hpcserve.cluster.processes import reap, signal_group, spawn
 from hpcserve.cluster.seam import LAUNCHER_KILL_S, Launcher
 from hpcserve.errors import ConfigError, HpcserveError
 from hpcserve.pilot.command import Command
@@ -34,15 +26,13 @@ from hpcserve.pilot.memory import MemoryWatch
 from hpcserve.pilot.outcome import NOT_STOPPED, Outcome, Stop, hopeless, outcome
 from hpcserve.pilot.ownimage import OwnImage
 from hpcserve.pilot.ranks import Place
+from hpcserve.pilot.replicaprocess import ReplicaProcess
 from hpcserve.pilot.stages import Stages
 from hpcserve.pilot.watch import Watch
 from hpcserve.servable.manifest import from_json
 from hpcserve.wire.agents import ReplicaSpec, ReplicaStatus
-from hpcserve.wire.launch import GROUP, ReplicaSays, ReplicaStart, StagingRules, decode_says, encode_line
+from hpcserve.wire.launch import GROUP, NO_TOPOLOGY_FILE, ReplicaSays, ReplicaStart, StagingRules
 
-_CHUNK_BYTES = 64 * 1024
-_DRAIN_BYTES = 1024 * 1024
-_SAYS_BYTES = 1024 * 1024
 _LAST_LINES = 30
 _LEFT = (0, -signal.SIGTERM, 128 + signal.SIGTERM)  # how a replica ends that was sent a SIGTERM, whoever sent it
 JUDGE_S = 1.0
@@ -103,7 +93,6 @@ class Child:
         self._around = around
         self._log = CappedLog(around.log_dir / f"{spec.replica}.log", around.log_bytes)
         self._said: ReplicaSays | None = None
-        self._printed_part = b""
         self._stopped = NOT_STOPPED
         self._given_up = ""
         self._contained = False
@@ -113,13 +102,12 @@ class Child:
         self._kill_due_s: float | None = None
         self._force_due_s: float | None = None
         self._judge_due_s: float | None = None
-        self._raw_code: int | None = None
         self._exit_code: int | None = None
         self._end: Outcome | None = None
         public, secret = zmq.curve_keypair()
         self._public_key = z85.decode(public)
         self._secret_key = z85.decode(secret)
-        self._pid: int | None = None
+        self._process: ReplicaProcess | None = None
         self._image = OwnImage(around.images, spec.manifest, place.nodes, now)
         if self._image.settled:
             self._start(now)
@@ -132,7 +120,7 @@ class Child:
     @property
     def started(self) -> bool:
         """Whether it has, or had, a process: before, it waits for its image."""
-        return self._pid is not None
+        return self._process is not None
 
     @property
     def ended(self) -> bool:
@@ -179,7 +167,7 @@ class Child:
             self._spec.replica,
             "ready" if self._ready else "starting",
             self._public_key,
-            pid=self._pid,
+            pid=self._process.pid if self._process is not None else None,
             cause=self._image.cause,
             deployment=self._spec.deployment,
             version=self._spec.version,
@@ -195,17 +183,18 @@ class Child:
             return
         self._stopped = why
         self._setup_due_s = None
-        if not self.started:
+        process = self._process
+        if process is None:
             self._never_start(Outcome("exited", f"{why.cause} (it had not been started)", kind=why.kind))
             return
-        if self._raw_code is not None:
+        if process.code is not None:
             return
         if not self._elsewhere:
-            self._signal(signal.SIGTERM)
+            process.signal(signal.SIGTERM)
         elif self._ready:
-            self._close_input()
+            process.close_input()
         else:  # it does not look at its input yet, and what it does cannot be lost
-            self._kill()
+            self._kill(process)
             return
         self._kill_due_s = now + self._around.stop_grace_s
 
@@ -215,10 +204,10 @@ class Child:
             return
         self._stopped = self._stopped or why
         self._setup_due_s = None
-        if not self.started:
+        if self._process is None:
             self._never_start(Outcome("exited", f"{why.cause} (it had not been started)", kind=why.kind))
-        elif self._raw_code is None:
-            self._kill()
+        elif self._process.code is None:
+            self._kill(self._process)
 
     def abandon(self, why: Stop) -> None:
         """Its node is taken for lost, which it may not be: it is killed, and counts as lost with it."""
@@ -230,30 +219,32 @@ class Child:
     def tick(self, now: float) -> None:
         """Does what has become due."""
         if self._can_start:
+            self._image.look_again()
+        if self._can_start:
             self._start_late(now)
         if self._setup_due_s is not None and now >= self._setup_due_s:
             self._given_up = f"setup and warm-up did not finish within {self._spec.setup_timeout_s:g} s"
             self.kill(Stop(self._given_up))
         if self._kill_due_s is not None and now >= self._kill_due_s:
             self.kill(self._stopped)
-        if self._force_due_s is not None and now >= self._force_due_s:
+        if self._force_due_s is not None and now >= self._force_due_s and self._process is not None:
             self._force_due_s = None
-            self._signal(signal.SIGKILL)
+            self._process.signal(signal.SIGKILL)
 
     def reap(self, now: float) -> None:
         """Notes its end, once its process is gone."""
-        if self.ended or self._pid is None:
+        process = self._process
+        if self.ended or process is None:
             return
-        if self._raw_code is None:
-            self._raw_code = reap(self._pid)
-            if self._raw_code is None:
-                return
-            self._read_the_rest()
+        was_there = process.code is None
+        if not process.reap() or process.code is None:
+            return
+        if was_there:
             self._setup_due_s = self._kill_due_s = self._force_due_s = None
-            if self._raw_code in _LEFT and not self._stopped:
+            if process.code in _LEFT and not self._stopped:
                 self._judge_due_s = now + JUDGE_S
         if self._stopped or self._judge_due_s is None or now >= self._judge_due_s:
-            self._judge(self._raw_code)
+            self._judge(process.code)
 
     def _judge(self, raw_code: int) -> None:
         self._judge_due_s = None
@@ -299,33 +290,28 @@ class Child:
         self._contained = bool(command.servable)
         if self._image.cause:
             self._log.write(f"[{self._image.cause}]\n".encode())
-        with ExitStack() as theirs, ExitStack() as ours:
-            stdin, to_stdin = _pipe(theirs, ours)
-            self._output, output = _pipe(ours, theirs)
-            self._errors, errors = _pipe(ours, theirs)
-            self._unsent = memoryview(encode_line(self._instructions(command)))
-            environment = (
-                {**command.environment, GROUP: self._public_key.hex()} if self._several else command.environment
+        environment = command.environment
+        if self._several:
+            environment = {**NO_TOPOLOGY_FILE, **environment, GROUP: self._public_key.hex()}
+        try:
+            self._process = ReplicaProcess(
+                leashed(command.argv) if self._elsewhere and around.launcher.dies_whole else command.argv,
+                environment,
+                self._instructions(command),
+                log=self._log,
+                watch=around.watch,
+                said=self._hear,
+                complained=self._look_for_refusal,
             )
-            try:
-                argv = leashed(command.argv) if self._elsewhere and around.launcher.dies_whole else command.argv
-                self._pid = spawn(argv, environment=environment, stdin=stdin, stdout=output, stderr=errors)
-            except FileNotFoundError as error:
-                if not self._several:
-                    raise
-                raise ConfigError(
-                    f"there is no command {command.argv[0]!r} on {self.place.nodes[0]} to start MPI ranks; install it, "
-                    "load its module in pilots.setup, or correct mpi.command of the site file"
-                ) from error
-            ours.pop_all()
+        except FileNotFoundError as error:
+            if not self._several:
+                raise
+            raise ConfigError(
+                f"there is no command {command.argv[0]!r} on {self.place.nodes[0]} to start MPI ranks; install it, "
+                "load its module in pilots.setup, or correct mpi.command of the site file"
+            ) from error
         self._began_s = now
         self._setup_due_s = now + self._spec.setup_timeout_s
-        self._stdin: int | None = to_stdin
-        for mine in (to_stdin, self._output, self._errors):
-            os.set_blocking(mine, False)
-        around.watch.add(self._output, self._read_output)
-        around.watch.add(self._errors, self._read_errors)
-        around.watch.add(to_stdin, self._feed, events=zmq.POLLOUT)
 
     def _instructions(self, command: Command) -> ReplicaStart:
         spec = self._spec
@@ -345,85 +331,33 @@ class Child:
             staging=msgspec.structs.replace(self._around.staging, seen=command.seen),
         )
 
-    def _feed(self) -> None:
-        """Writes what fits of the instructions; afterwards the pipe just stays open."""
-        if self._stdin is None:
-            return
-        try:
-            self._unsent = self._unsent[os.write(self._stdin, self._unsent) :]
-        except BlockingIOError:
-            return
-        except BrokenPipeError:  # it has closed its input or died; reaping tells which
-            self._unsent = memoryview(b"")
-        if not self._unsent:
-            self._around.watch.remove(self._stdin)
-
     @property
     def _ready(self) -> bool:
         return self._said is not None and self._said.state == "ready"
 
-    def _kill(self) -> None:
+    def _kill(self, process: ReplicaProcess) -> None:
         self._kill_due_s = None
         if not self._elsewhere:
-            self._signal(signal.SIGKILL)
+            process.signal(signal.SIGKILL)
         elif self._force_due_s is None:
             self._force_due_s = self._around.clock() + LAUNCHER_KILL_S
-            self._signal(signal.SIGTERM)
-            self._close_input()  # should the launcher die without having done it
+            process.signal(signal.SIGTERM)
+            process.close_input()  # should the launcher die without having done it
 
-    def _signal(self, number: int) -> None:
-        if self._pid is not None:
-            signal_group(self._pid, number)
-
-    def _close_input(self) -> None:
-        if self._stdin is not None:
-            self._around.watch.remove(self._stdin)
-            os.close(self._stdin)
-            self._stdin = None
-
-    def _read_errors(self) -> bytes | None:
-        chunk = _read(self._errors)
-        if chunk:
-            self._log.write(chunk)
-            if self._several and self._said is None and not self._stopped:
-                self._look_for_refusal(whole=chunk.endswith(b"\n"))
-        elif chunk is not None:
-            self._around.watch.remove(self._errors)
-        return chunk
-
-    def _look_for_refusal(self, *, whole: bool) -> None:
+    def _look_for_refusal(self, written: bytes) -> None:
         """One rank that ends before MPI knows of it is waited for by the others until somebody ends them."""
-        why = hopeless(self._log.tail(_LAST_LINES) + "\n" * whole, contained=self._contained)
+        if not self._several or self._said is not None or self._stopped:
+            return
+        why = hopeless(self._log.tail(_LAST_LINES) + "\n" * written.endswith(b"\n"), contained=self._contained)
         if why:
             self._given_up = why
             self.kill(Stop(why))
 
-    def _read_output(self) -> bytes | None:
-        """Looks for the replica's report; whatever else stands on its standard output goes to the log."""
-        chunk = _read(self._output)
-        if chunk:
-            *lines, self._printed_part = (self._printed_part + chunk).split(b"\n")
-            for line in lines:
-                self._hear(line)
-        elif chunk is not None:
-            self._around.watch.remove(self._output)
-        if self._printed_part and (chunk == b"" or self._said is not None or len(self._printed_part) > _SAYS_BYTES):
-            self._log.write(self._printed_part)
-            self._printed_part = b""
-        return chunk
-
-    def _hear(self, line: bytes) -> None:
-        said = None
-        if self._said is None:
-            with contextlib.suppress(msgspec.MsgspecError):
-                said = decode_says(line)
-        if said is None:
-            self._log.write(line + b"\n")
-            return
+    def _hear(self, said: ReplicaSays) -> None:
         self._said = said
         self._setup_due_s = None
         self._phases = self._whole(said.phases)
-        if self._said.state == "failed":  # it ends by itself, soon or else
+        if said.state == "failed":  # it ends by itself, soon or else
             self._kill_due_s = self._kill_due_s or self._around.clock() + self._around.stop_grace_s
         self._around.changed()
 
@@ -433,31 +367,3 @@ class Child:
             return {}
         rest_s = self._around.clock() - self._began_s - sum(phases.values())
         return {**self._image.phase, **phases, "start": max(0.0, rest_s) + phases.get("start", 0.0)}
-
-    def _read_the_rest(self) -> None:
-        """Takes what the pipes still hold. A grandchild that left the process group may keep them open."""
-        watch = self._around.watch
-        for read in (self._read_errors, self._read_output):
-            taken = 0
-            while taken < _DRAIN_BYTES and (chunk := read()):
-                taken += len(chunk)
-        self._close_input()
-        for mine in (self._output, self._errors):
-            watch.remove(mine)
-            os.close(mine)
-
-
-def _pipe(reads: ExitStack, writes: ExitStack) -> tuple[int, int]:
-    """A pipe whose two ends are closed by the two stacks."""
-    read, write = os.pipe()
-    reads.callback(os.close, read)
-    writes.callback(os.close, write)
-    return read, write
-
-
-def _read(descriptor: int) -> bytes | None:
-    """A piece of what is there: nothing at the end of file, None when there is nothing now."""
-    try:
-        return os.read(descriptor, _CHUNK_BYTES)
-    except BlockingIOError:
-        return None

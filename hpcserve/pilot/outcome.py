@@ -5,7 +5,6 @@ What follows from it is decided by the controller.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from hpcserve.bootstrap import UNFIT
@@ -13,13 +12,13 @@ from hpcserve.cluster.containers import NOT_SIGNED, NOT_STARTED, refused
 from hpcserve.cluster.processes import exit_in_words
 from hpcserve.cluster.seam import LaunchEnd
 from hpcserve.servable.environment import unfit
+from hpcserve.servable.shortage import ends_in_shortage
 from hpcserve.types import LossKind
 from hpcserve.wire.launch import ReplicaSays
 
 EVIDENCE_BYTES = 2048
 _EVIDENCE_LINES = 8
 _SIGKILL = -9
-_MEMORY_ERROR = re.compile(r"(.* failed: )?([\w.]+\.)?(_Array)?MemoryError(:|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +98,7 @@ def _kind(end: LaunchEnd, said: ReplicaSays | None, last_lines: str, *, out_of_m
     if end.exit_code == _SIGKILL:
         return "out of memory" if out_of_memory else "crashed"
     final = said.cause if said is not None and said.state == "failed" else _last_lines(last_lines)
-    return "out of memory" if _is_memory_error(final) else "crashed"
-
-
-def _is_memory_error(text: str) -> bool:
-    """Whether its last line is the one with which Python tells of a MemoryError; numpy's own is one."""
-    return _MEMORY_ERROR.match(text.strip().rpartition("\n")[2]) is not None
+    return "out of memory" if ends_in_shortage(final) else "crashed"
 
 
 def _in_words(end: LaunchEnd, kind: LossKind) -> str:

@@ -22,6 +22,8 @@ class OwnImage:
     """
 
     def __init__(self, images: Stages, manifest: str, nodes: Sequence[str], now: float) -> None:
+        self._images = images
+        self._looked_again = False
         self.sha256 = images.image_of(manifest)
         """Of the image that is copied for it; empty if none is."""
         wishes = (images.want(manifest, node) for node in nodes)
@@ -34,6 +36,12 @@ class OwnImage:
     def settled(self) -> bool:
         """Whether it is known of each node what came of it."""
         return all(wish.told is not None for wish in self._wishes)
+
+    def look_again(self) -> None:
+        """Has copies looked for once more that were found long before those of other nodes: they may be gone."""
+        if not self._looked_again:
+            self._looked_again = True
+            self._wishes = tuple(map(self._images.renewed, self._wishes))
 
     @property
     def cause(self) -> str:

@@ -120,7 +120,7 @@ def never(need: Need, nodes: int, slots: int) -> str:
         return ""
     return (
         f"it takes {need}, and this pilot has {_many(nodes, 'node')} of {_many(slots, 'slot')}: lower [ranks] of its "
-        "servable, or raise pilots.nodes or pilots.slots of the site"
+        "servable, or raise pilots.nodes or pilots.slots of the site file"
     )
 
 

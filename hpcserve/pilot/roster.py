@@ -13,6 +13,7 @@ import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from hpcserve.cluster.hostlist import named
 from hpcserve.errors import HpcserveError
 from hpcserve.pilot.children import Child, Surroundings
 from hpcserve.pilot.outcome import Stop
@@ -220,10 +221,9 @@ class Roster:
         """What its launcher has named; else the one of its nodes of which nothing shows that it still is there."""
         alive = {self._nodes[0]}.union(*(each.place.nodes for each in self._staying if each.started))
         suspects = [node for node in child.place.nodes if node not in alive or len(child.place.nodes) == 1]
-        told = {_short(node) for node in child.lost_nodes}
-        named = [node for node in child.place.nodes if _short(node) in told]
+        told = named(child.place.nodes, child.lost_nodes)
         # A launcher that names another host alone has not reached that one, whatever it is.
-        lost = named or (suspects if len(suspects) == 1 and not told else [])
+        lost = told or (suspects if len(suspects) == 1 and not child.lost_nodes else [])
         for node in set(lost) - self._lost:
             _log.warning("node %s is lost: nothing will be started there", node)
             self._lost.add(node)
@@ -247,8 +247,3 @@ class Roster:
             self._around.changed()
         while len(self._over) > MOST_OVER:
             del self._over[next(iter(self._over))]
-
-
-def _short(node: str) -> str:
-    """A host's name as one that knows its domain says it."""
-    return node.partition(".")[0]

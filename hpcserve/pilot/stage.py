@@ -43,9 +43,13 @@ def _node(plan: Plan) -> str:
     return next((name for name in names if name in plan.nodes), host)
 
 
+def _copies(plan: Plan) -> NodeCopies:
+    return NodeCopies(Path(plan.directory), plan.limit_bytes, plan.pilot)
+
+
 def _removed(plan: Plan, node: str) -> Told:
     try:
-        copies = NodeCopies(Path(plan.directory), plan.limit_bytes)
+        copies = _copies(plan)
         with copies.locked():
             return Told(node=node, outcome="shared", removed=copies.remove(plan.remove))
     except (OSError, HpcserveError) as error:
@@ -56,7 +60,7 @@ def _alone(plan: Plan, node: str, *, alone: str = "") -> Told:
     """This node reads the image itself."""
     removed: tuple[str, ...] = ()
     try:
-        copies = NodeCopies(Path(plan.directory), plan.limit_bytes)
+        copies = _copies(plan)
         if not copies.holds(plan.sha256, plan.size_bytes):
             with copies.locked():
                 # Another one may have copied it while this one waited.
@@ -130,7 +134,7 @@ class _Share:
 
     def _begin(self) -> None:
         plan = self._plan
-        copies = NodeCopies(Path(plan.directory), plan.limit_bytes)
+        copies = _copies(plan)
         self._copies = copies
         if copies.holds(plan.sha256, plan.size_bytes):
             self.told = self._tell("staged")
@@ -166,13 +170,8 @@ class _Share:
         plan, copies = self._plan, self._copies
         if copies is None or not copies.holds(plan.sha256, plan.size_bytes):
             yield from pieces(plan.image, sha256=plan.sha256, size_bytes=plan.size_bytes)
-            return
-        path = copies.path(plan.sha256)
-        try:
-            yield from pieces(str(path), sha256=plan.sha256, size_bytes=plan.size_bytes)
-        except ManifestError as error:
-            path.unlink(missing_ok=True)
-            raise HpcserveError(f"the copy {path} was damaged; it is removed") from error
+        else:
+            yield from copies.pieces(plan.sha256, plan.size_bytes)
 
     def _tell(self, outcome: str, why: str = "") -> Told:
         path = str(self._copies.path(self._plan.sha256)) if outcome == "staged" and self._copies is not None else ""

@@ -14,10 +14,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     ``image`` is the file on the shared file system, of which the servable was published with this ``sha256`` and size;
     of several ``nodes`` the first one reads it. ``directory`` is the site's ``stage_dir``, in which all copies may have
-    ``limit_bytes``; ``using`` names by their sha256 the images that the agent's replicas run from. ``remove``: these
-    copies are to go, and nothing is copied.
+    ``limit_bytes``; ``using`` names by their sha256 the images that the agent's replicas run from, and ``pilot`` is its
+    pilot's, which marks what it wants. ``remove``: these copies are to go, and nothing is copied.
     """
 
+    pilot: str
     nodes: tuple[str, ...]
     directory: str
     limit_bytes: int

@@ -7,29 +7,31 @@ the agent never waits for a file. Which nodes go together is decided in :mod:`hp
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import msgspec
-
-from hpcserve.cluster.processes import exit_in_words, reap, signal_group, spawn
+from hpcserve.cluster.hostlist import named
+from hpcserve.cluster.processes import exit_in_words
 from hpcserve.cluster.seam import Launcher
 from hpcserve.core.imagecopies import groups
-from hpcserve.pilot.stageplan import STAGE_MODULE, Plan, Told, decode_told, encode_plan
+from hpcserve.pilot.nodecopies import FRESH_S
+from hpcserve.pilot.stageplan import STAGE_MODULE, Plan, Told, encode_plan
+from hpcserve.pilot.stageprocess import StageProcess
 from hpcserve.pilot.watch import Watch
 from hpcserve.servable.manifest import from_json
-from hpcserve.wire.launch import ContainerRules
+from hpcserve.wire.launch import NO_TOPOLOGY_FILE, ContainerRules
 
 _log = logging.getLogger(__name__)
 
 _LEAST_S = 120.0
 _LEAST_BYTES_PER_S = 10e6  # of a busy file system
 _KILL_S = 10.0
+_LOST = "the node is lost"
 _MOST_TRIES = 2  # for several nodes together; then each by itself
-_CHUNK_BYTES = 64 * 1024
+SURE_S = FRESH_S / 2
+"""So long after it was found a copy is known to be there, and stays until a container that starts then has it open."""
 CLEAN_S = 5.0
 """So long the end of a pilot waits until its copies are removed."""
 
@@ -50,6 +52,8 @@ class Wish:
     node: str
     image: _Image
     told: Told | None = None
+    told_s: float = 0.0
+    """When, on the agent's clock."""
 
     @property
     def told_cause(self) -> str:
@@ -67,11 +71,9 @@ class _Run:
 
     image: _Image
     nodes: tuple[str, ...]
-    pid: int
-    output: int
+    process: StageProcess
     due_s: float
-    part: bytes = b""
-    told: dict[str, Told] = field(default_factory=dict)
+    told: dict[str, Told]
     given_up: str = ""
 
 
@@ -80,6 +82,7 @@ class Stages:
 
     Args:
         rules: Where copies are kept.
+        pilot: What its marks at copies are called: no other pilot's are called so.
         launcher: How processes are started on other nodes.
         own: The agent's own node.
         watch: The agent's.
@@ -92,6 +95,7 @@ class Stages:
         self,
         rules: ContainerRules,
         *,
+        pilot: str,
         launcher: Launcher,
         own: str,
         watch: Watch,
@@ -100,6 +104,7 @@ class Stages:
         environment: Mapping[str, str],
     ) -> None:
         self._rules = rules
+        self._pilot = pilot
         self._launcher = launcher
         self._own = own
         self._watch = watch
@@ -108,7 +113,8 @@ class Stages:
         self._environment = environment
         self._wishes: list[Wish] = []
         self._runs: list[_Run] = []
-        self._there: dict[tuple[str, str], Told] = {}
+        self._found: dict[tuple[str, str], Wish] = {}
+        self._without: set[tuple[str, str]] = set()
         self._tries: dict[str, int] = {}
         self._used: dict[str, None] = {}
         self._alone = ""
@@ -135,6 +141,8 @@ class Stages:
     def want(self, manifest: str, node: str) -> Wish | None:
         """The image of a servable is wanted on a node; None where it has none, or none is copied.
 
+        A copy that was there a while ago is looked for again: another pilot may have removed it.
+
         Raises:
             ManifestError: The manifest is not one.
         """
@@ -142,10 +150,12 @@ class Stages:
         if image is None:
             return None
         self._used[image.sha256] = None
-        wish = Wish(node, image, self._there.get((image.sha256, node)))
-        if wish.told is None:
-            self._wishes.append(wish)
-        return wish
+        return self._wish(image, node)
+
+    def renewed(self, wish: Wish) -> Wish:
+        """The wish itself, or another one if its copy was found so long ago that it may be gone."""
+        is_old = wish.told is not None and wish.told.outcome == "staged" and not self._is_sure(wish.told_s)
+        return self._wish(wish.image, wish.node) if is_old else wish
 
     def tick(self, nodes: Sequence[str], using: Collection[str]) -> None:
         """Starts what is missing, and notes what has ended.
@@ -158,7 +168,7 @@ class Stages:
             self._look(run, nodes)
         for wish in self._wishes:
             if wish.node not in nodes:
-                self._tell(wish, _shared(wish.node, "the node is lost"))
+                self._tell(wish, _shared(wish.node, _LOST))
         self._wishes = [wish for wish in self._wishes if wish.told is None]
         for image in dict.fromkeys(wish.image for wish in self._wishes):
             self._start_for(image, nodes, using)
@@ -184,8 +194,26 @@ class Stages:
         nothing = _Image("", "", 0)
         others = tuple(node for node in nodes if node != self._own)
         for group in ((self._own,), others) if others else ((self._own,),):
-            plan = Plan(nodes=group, remove=used, directory=self._rules.stage_dir, limit_bytes=self._rules.stage_bytes)
+            plan = Plan(
+                pilot=self._pilot,
+                nodes=group,
+                remove=used,
+                directory=self._rules.stage_dir,
+                limit_bytes=self._rules.stage_bytes,
+            )
             self._spawn(nothing, group, plan, CLEAN_S)
+
+    def _wish(self, image: _Image, node: str) -> Wish:
+        found = self._found.get((image.sha256, node))
+        if found is not None and self._is_sure(found.told_s):
+            return found
+        wish = Wish(node, image)
+        self._wishes.append(wish)
+        return wish
+
+    def _is_sure(self, told_s: float) -> bool:
+        """Whether a copy is still there that was there at that time."""
+        return self._clock() - told_s <= SURE_S
 
     def _image(self, manifest: str) -> _Image | None:
         if not self._rules.stage_dir or self._rules.runtime != "apptainer":
@@ -211,6 +239,7 @@ class Stages:
 
     def _start(self, image: _Image, group: tuple[str, ...], using: Iterable[str]) -> None:
         plan = Plan(
+            pilot=self._pilot,
             nodes=group,
             image=image.path,
             sha256=image.sha256,
@@ -219,7 +248,8 @@ class Stages:
             directory=self._rules.stage_dir,
             limit_bytes=self._rules.stage_bytes,
         )
-        _log.info("image %s is copied to %s", image.path, ", ".join(group))
+        if any((image.sha256, node) not in self._found for node in group):  # else it is looked for again
+            _log.info("image %s is copied to %s", image.path, ", ".join(group))
         try:
             self._spawn(image, group, plan, _LEAST_S + image.size_bytes / _LEAST_BYTES_PER_S)
         except OSError as error:
@@ -228,49 +258,21 @@ class Stages:
 
     def _spawn(self, image: _Image, group: tuple[str, ...], plan: Plan, within_s: float) -> None:
         argv: tuple[str, ...] = (sys.executable, "-m", STAGE_MODULE, encode_plan(plan))
+        environment = self._environment
         if len(group) > 1:
+            environment = {**NO_TOPOLOGY_FILE, **environment}
             argv = self._launcher.group(argv, group, 1)
         elif group[0] != self._own:
             argv = self._launcher.command(argv, group[0])
-        output, theirs = os.pipe()
-        try:
-            with open(os.devnull, "rb") as nothing:
-                pid = spawn(
-                    argv,
-                    environment=self._environment,
-                    stdin=nothing.fileno(),
-                    stdout=theirs,
-                    stderr=sys.stderr.fileno(),
-                )
-        except OSError:
-            os.close(output)
-            raise
-        finally:
-            os.close(theirs)
-        os.set_blocking(output, False)
-        run = _Run(image, group, pid, output, self._clock() + within_s)
-        self._runs.append(run)
-        self._watch.add(output, lambda: self._read(run))
+        told: dict[str, Told] = {}
 
-    def _read(self, run: _Run) -> bytes:
-        """Takes what there is of the lines that the processes of a run have written."""
-        try:
-            chunk = os.read(run.output, _CHUNK_BYTES)
-        except BlockingIOError:
-            return b""
-        if not chunk:
-            self._watch.remove(run.output)
-        *lines, run.part = (run.part + chunk).split(b"\n")
-        for line in lines:
-            try:
-                told = decode_told(line)
-            except msgspec.MsgspecError:
-                _log.warning("while an image is copied: %s", line.decode(errors="replace"))
-                continue
-            run.told[told.node] = told
-            if run.image.sha256:
-                self._hear(run.image, told)
-        return chunk
+        def hear(each: Told) -> None:
+            told[each.node] = each
+            if image.sha256:
+                self._hear(image, each)
+
+        process = StageProcess(argv, environment, watch=self._watch, told=hear)
+        self._runs.append(_Run(image, group, process, self._clock() + within_s, told))
 
     def _hear(self, image: _Image, told: Told) -> None:
         """What became of an image on a node."""
@@ -279,26 +281,30 @@ class Stages:
             _log.warning("each node reads images from the shared file system by itself: %s", told.alone)
         for sha256 in told.removed:
             _log.info("node %s: the copy of %s was removed to make room", told.node, sha256)
-            self._there.pop((sha256, told.node), None)
+            self._found.pop((sha256, told.node), None)
+        copy = (image.sha256, told.node)
         if told.outcome == "staged":
-            self._there[image.sha256, told.node] = told
-            _log.info("image %s is on %s: %s", image.path, told.node, told.path)
+            if copy not in self._found:
+                _log.info("image %s is on %s: %s", image.path, told.node, told.path)
+            self._found[copy] = Wish(told.node, image, told, self._clock())
+            self._without.discard(copy)
         else:
-            _log.warning("image %s is not copied to %s: %s", image.path, told.node, told.why)
+            if copy not in self._without:
+                _log.warning("image %s is not copied to %s: %s", image.path, told.node, told.why)
+            self._found.pop(copy, None)
+            self._without.add(copy)
         for wish in self._wishes:
             if (wish.image, wish.node) == (image, told.node) and wish.told is None:
                 self._tell(wish, told)
 
     def _tell(self, wish: Wish, told: Told) -> None:
-        wish.told = told
+        wish.told, wish.told_s = told, self._clock()
         self._changed()
 
     def _look(self, run: _Run, nodes: Sequence[str]) -> None:
         """Whether a run has ended, or has to."""
-        code = reap(run.pid)
+        code = run.process.end()
         if code is not None:
-            while self._read(run):
-                pass
             self._end(run, code)
         elif self._clock() >= run.due_s:
             self._give_up(run, "it took too long")
@@ -307,14 +313,12 @@ class Stages:
 
     def _give_up(self, run: _Run, why: str) -> None:
         """A launcher has its processes ended on SIGTERM; if it does not, it is killed."""
-        signal_group(run.pid, signal.SIGKILL if run.given_up else signal.SIGTERM)
+        run.process.signal(signal.SIGKILL if run.given_up else signal.SIGTERM)
         run.given_up = run.given_up or why
         run.due_s = self._clock() + _KILL_S
 
     def _end(self, run: _Run, code: int) -> None:
         self._runs.remove(run)
-        self._watch.remove(run.output)
-        os.close(run.output)
         silent = [node for node in run.nodes if node not in run.told]
         if not silent or not run.image.sha256:
             return
@@ -324,6 +328,10 @@ class Stages:
             return
         self._tries[run.image.sha256] = self._tries.get(run.image.sha256, 0) + 1
         _log.warning("image %s did not come to %s: %s; again", run.image.path, ", ".join(silent), why)
+        # Those that are left begin without these: the launcher would refuse all of them at once.
+        end = self._launcher.ended(code, run.process.complaints.decode(errors="replace"))
+        for node in named(silent, end.lost_nodes):
+            self._hear(run.image, _shared(node, _LOST))
 
 
 def _shared(node: str, why: str) -> Told:

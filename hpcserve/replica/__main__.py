@@ -28,7 +28,7 @@ from hpcserve.replica.loop import Replica
 from hpcserve.replica.mpi import World, alone
 from hpcserve.replica.nvml import Gpus, open_nvml
 from hpcserve.replica.place import take_place
-from hpcserve.replica.rank import rank_of
+from hpcserve.replica.rank import forget_launcher, rank_of
 from hpcserve.replica.sigterm import on_sigterm
 from hpcserve.replica.start import Lifeline, Mouth, print_whole_lines
 from hpcserve.replica.sweep import sweep_at_end
@@ -53,6 +53,7 @@ def main() -> int:
     """Loads the servable, warms it up, serves, tears it down; or follows rank 0, which does."""
     laps = Laps()
     sweep_at_end(os.environ)
+    forget_launcher(os.environ)
     rank = rank_of(sys.argv[1:], os.environ)
     lifeline, mouth = Lifeline(), Mouth()
     die_with_parent()
@@ -108,7 +109,7 @@ def serve(lifeline: Lifeline, mouth: Mouth, laps: Laps, world: World | None) -> 
         servable=manifest.name,
         policy_of=lambda method: policy(executor.batching(method), overlaps=method in executor.launching),
         ready=lambda: mouth.say(_ready(laps)),
-        is_broken=lead.is_broken,
+        why_broken=lead.why_broken,
     )
     watch.ask = replica.gave_up
     lead.on_lost(lambda error: _break(replica, error, context, world))
@@ -124,7 +125,7 @@ def serve(lifeline: Lifeline, mouth: Mouth, laps: Laps, world: World | None) -> 
     except DeviceBroken as error:
         _broken(error, world)
     alarm.rest()
-    if lead.is_broken():
+    if lead.why_broken() is not None:
         _leave(context, world)
     code = _tear_down(servable)
     context.destroy(linger=LINGER_MS)

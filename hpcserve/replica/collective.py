@@ -2,18 +2,21 @@
 
 The ranks wait for each other within the servable's own communication. If one raises, others may wait for it for ever:
 after a short grace the group is lost. It answers the request with the error, and ends, since nobody can call a rank
-back from there. Rank 0 itself may be the one that waits: then a thread notices, which is awake during calls alone.
+back from there. Rank 0 itself may be the one that waits: :mod:`hpcserve.replica.guard` notices.
+
+A rank may also send, and return, while the one that was to receive has raised. The next call would receive that. So
+where some ranks raise and others return, the group answers the request and ends; where all raise, it goes on with
+another communicator.
 """
 
 from __future__ import annotations
 
 import sys
-import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from hpcserve.errors import HpcserveError, ServableError
+from hpcserve.errors import HpcserveError, InvalidOutput, ServableError
+from hpcserve.replica.guard import Guard
 from hpcserve.replica.mpi import World
 from hpcserve.replica.ranks import RESERVE_BYTES, Answers, end, reserve
 from hpcserve.servable.loaded import Loaded
@@ -22,75 +25,14 @@ from hpcserve.servable.yields import Yields
 from hpcserve.wire.dtype_names import JSON
 from hpcserve.wire.frames import encode, raw
 from hpcserve.wire.jsonvalue import Json
-from hpcserve.wire.ranks import Close, Done, Next, Order
+from hpcserve.wire.ranks import Close, Done, Next, Renew
 from hpcserve.wire.ranks import Whole as WholeCall
 from hpcserve.wire.tensor import pack
 
-LOOK_S = 0.05
-IDLE_S = 1.0
+MOST_RENEWED = 1000
+"""A process has so many communicators for failed calls, which are not freed: MPICH (4.3) can make some 2000 in all."""
 
 T = TypeVar("T")
-
-
-class Guard:
-    """Looks after rank 0's main thread while it takes part in a call.
-
-    Args:
-        grace_s: How long the others may take to return once a rank has failed.
-        may_look: Whether a second thread may use MPI. If not, only the request's deadline ends what waits for ever.
-
-    Attributes:
-        lost: Called with the error, in a thread of its own, when the main thread will not return: to end the process.
-    """
-
-    def __init__(self, grace_s: float, *, may_look: bool = True) -> None:
-        self.grace_s = grace_s
-        self._may_look = may_look
-        self.lost: Callable[[HpcserveError], object] = lambda error: None
-        self._call: Answers | None = None
-        self._turn = threading.Lock()
-        self._wanted = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def watch(self, answers: Answers) -> None:
-        """The main thread takes part from now on in what these are the answers to."""
-        self._call = answers
-        if not self._may_look:
-            return
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._look, name="guard", daemon=True)
-            self._thread.start()
-        if not self._wanted.is_set():
-            self._wanted.set()
-
-    def done(self) -> None:
-        """It has returned. Does not return itself where that is too late."""
-        with self._turn:
-            self._call = None
-
-    def _look(self) -> None:
-        while True:
-            self._wanted.wait()
-            idle_s = 0.0
-            while idle_s < IDLE_S:
-                time.sleep(LOOK_S)
-                idle_s = 0.0 if self._look_at(self._call) else idle_s + LOOK_S
-            self._wanted.clear()
-            if self._call is not None:  # it began meanwhile
-                self._wanted.set()
-
-    def _look_at(self, answers: Answers | None) -> bool:
-        if answers is None:
-            return False
-        answers.poll()
-        if time.monotonic() <= answers.troubled_at + self.grace_s:
-            return True
-        with self._turn:
-            if self._call is answers:
-                error = answers.error() or ServableError("another rank failed")
-                sys.stderr.write(f"rank 0 still waits {self.grace_s:g} s after another rank failed: {error.message}\n")
-                self.lost(error)
-        return True
 
 
 class Collective:
@@ -110,7 +52,9 @@ class Collective:
         self._loaded = loaded
         self._world = world
         self._guard = guard
-        self._streams = 0
+        self._opened = 0
+        self._streams: set[int] = set()
+        self._renewed = 0
 
     @property
     def methods(self) -> dict[str, MethodSpec]:
@@ -126,8 +70,8 @@ class Collective:
     def stream(self, method: str, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> CollectiveItems:
         """As :meth:`hpcserve.servable.loaded.Loaded.stream`, on all ranks."""
         self._check(method, parameters, stream=True)
-        self._streams += 1
-        number = self._streams
+        self._opened += 1
+        number = self._opened
         answers = self._call(method, inputs, parameters, number)
         try:
             items = self._take_part(method, answers, lambda: self._loaded.stream(method, inputs, parameters))
@@ -135,6 +79,7 @@ class Collective:
             if self.broken is None:
                 self._step(method, Close(number), lambda: None)  # others may have begun it
             raise
+        self._streams.add(number)
         return CollectiveItems(self, method, number, items)
 
     def teardown(self) -> None:
@@ -152,24 +97,25 @@ class Collective:
         ended[0] = outputs is None
         if len(set(ended.values())) > 1:
             first = {over: min(rank for rank in ended if ended[rank] == over) for over in (True, False)}
-            raise ServableError(
-                f"method {method!r}: its stream ended on rank {first[True]} and not on rank {first[False]}; all ranks "
-                "of a collective servable must yield as often"
-            )
+            told = f"method {method!r}: its stream ended on rank {first[True]} and not on rank {first[False]}"
+            failure = ServableError(f"{told}; all ranks of a collective servable must yield as often")
+            self._end(failure, told)
+            raise failure
         return outputs
 
     def close(self, method: str, number: int, items: Yields) -> None:
         """Ends such a stream."""
+        self._streams.discard(number)
         if self.broken is None:
             self._step(method, Close(number), items.close)
 
-    def _step(self, method: str, order: Order, mine: Callable[[], T]) -> tuple[T, Answers]:
+    def _step(self, method: str, order: Next | Close, mine: Callable[[], T]) -> tuple[T, Answers]:
         """Has all ranks do what an order says, rank 0 by ``mine``."""
         if self.broken is not None:
             raise self.broken
         self._world.tell_all(encode(order))
         answers = Answers(self._world, range(1, self._world.size))
-        return self._take_part(method, answers, mine), answers
+        return self._take_part(method, answers, mine, order.stream), answers
 
     def _check(self, method: str, parameters: Mapping[str, Any], *, stream: bool) -> None:
         """What rank 0 alone would refuse need not bother the others."""
@@ -193,8 +139,8 @@ class Collective:
             self._world.broadcast(frame)
         return Answers(self._world, range(1, self._world.size))
 
-    def _take_part(self, method: str, answers: Answers, mine: Callable[[], T]) -> T:
-        """Rank 0's part of a call, and what it comes to."""
+    def _take_part(self, method: str, answers: Answers, mine: Callable[[], T], stream: int | None = None) -> T:
+        """Rank 0's part of a call, which may be a step of a ``stream``, and what it comes to."""
         failure: HpcserveError | None = None
         self._guard.watch(answers)
         try:
@@ -209,17 +155,40 @@ class Collective:
         if failure is not None:
             answers.trouble()
         whole = answers.wait(self._guard.grace_s)
+        raised = _raised(failure, answers)
         failure = failure or answers.error()
         if failure is None:
             return found
         if not whole:
-            self.broken = failure
-            missing = ", ".join(map(str, answers.missing))
-            sys.stderr.write(
-                f"ranks {missing} are still in method {method!r} {self._guard.grace_s:g} s after another one failed: "
-                f"the group ends; {failure.message}\n"
-            )
+            late = f"{self._guard.grace_s:g} s after another one failed"
+            self._end(failure, f"ranks {', '.join(map(str, answers.missing))} are still in method {method!r} {late}")
+        elif raised:
+            self._clear(method, failure, raised, stream)
         raise failure
+
+    def _clear(self, method: str, failure: HpcserveError, raised: list[int], stream: int | None) -> None:
+        """Sees to it that no later call receives what a failed one has sent: a rank need not wait for who receives."""
+        if len(raised) < self._world.size:
+            named = f"rank{'s' if len(raised) > 1 else ''} {', '.join(map(str, raised))}"
+            self._end(failure, f"{named} raised in method {method!r} and the others returned: let all raise, or none")
+        elif self._streams - {stream}:
+            self._end(failure, f"method {method!r} raised on all ranks while a stream was open")
+        elif self._renewed >= MOST_RENEWED:
+            self._end(failure, f"methods have raised on all ranks {MOST_RENEWED} times")
+        else:
+            self._renewed += 1
+            self._world.tell_all(encode(Renew()))
+            self._world.renew()
+
+    def _end(self, failure: HpcserveError, why: str) -> None:
+        self.broken = failure
+        sys.stderr.write(f"{why}: the group ends; {failure.message}\n")
+
+
+def _raised(failure: HpcserveError | None, answers: Answers) -> list[int]:
+    """On which ranks the method has raised. Where what it returned is not as declared, it has not."""
+    ranks = [0] if failure is not None and not isinstance(failure, InvalidOutput) else []
+    return ranks + [rank for rank, told in answers.failures.items() if told.code != InvalidOutput.code]
 
 
 class CollectiveItems:

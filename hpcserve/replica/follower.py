@@ -36,6 +36,7 @@ from hpcserve.wire.ranks import (
     Next,
     Order,
     Piece,
+    Renew,
     Share,
     Whole,
 )
@@ -87,6 +88,8 @@ class Follower:
             self._give(order)
         elif isinstance(order, Drop):
             self._portion = {}
+        elif isinstance(order, Renew):
+            self._world.renew()
         elif isinstance(order, Whole):
             return self._take_part(order)
         elif isinstance(order, Next):

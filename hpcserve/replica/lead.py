@@ -9,8 +9,9 @@ from contextlib import contextmanager
 
 from hpcserve.errors import HpcserveError
 from hpcserve.replica.broken import EXIT_BROKEN, DeviceBroken
-from hpcserve.replica.collective import Collective, Guard
+from hpcserve.replica.collective import Collective
 from hpcserve.replica.executor import Servable
+from hpcserve.replica.guard import Guard
 from hpcserve.replica.mpi import World
 from hpcserve.replica.parallel import DataParallel
 from hpcserve.replica.ranks import Answers, begin
@@ -62,9 +63,9 @@ class Lead:
         self._collective = Collective(loaded, self._world, self._guard)
         return self._collective
 
-    def is_broken(self) -> bool:
-        """Whether the ranks can compute nothing more together."""
-        return self._collective is not None and self._collective.broken is not None
+    def why_broken(self) -> HpcserveError | None:
+        """Why the ranks can compute nothing more together; None where they can."""
+        return None if self._collective is None else self._collective.broken
 
 
 @contextmanager

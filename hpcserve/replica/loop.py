@@ -31,6 +31,7 @@ from hpcserve.replica.staged import Stager
 from hpcserve.replica.start import Lifeline
 from hpcserve.replica.streams import Streams
 from hpcserve.replica.task import Task
+from hpcserve.replica.together import lacks_memory
 from hpcserve.types import Epoch, RequestKey
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import MAX_OWN_HEADER_BYTES, decode_to_replica
@@ -46,15 +47,15 @@ UNCONNECTED_S = 2.0
 """A replica that has had no connection for so long since its setup is ready all the same: the daemon may be away."""
 
 
-def _never() -> bool:
-    return False
+def _never() -> None:
+    """The ranks of a replica that has only one."""
 
 
 class Replica:
     """One running copy of a deployment, seen from its rank 0.
 
     ``ready`` is called once, when the broker can give it work: whoever it takes over from gets none from then on.
-    ``is_broken``: whether its ranks can compute nothing more; then it ends.
+    ``why_broken``: why its ranks can compute nothing more, if they cannot; then it ends.
     """
 
     def __init__(
@@ -73,10 +74,11 @@ class Replica:
         staging: StagingRules = NO_STAGING,
         servable: str = "",
         ready: Callable[[], None],
-        is_broken: Callable[[], bool] = _never,
+        why_broken: Callable[[], HpcserveError | None] = _never,
     ) -> None:
         self._ready = ready
-        self._is_broken = is_broken
+        self._why_broken = why_broken
+        self._version = version
         self._ready_at = time.monotonic() + UNCONNECTED_S
         self._stopping = False
         self._wake_read, self._wake_write = os.pipe()
@@ -160,6 +162,9 @@ class Replica:
             if self._is_broken():
                 return
 
+    def _is_broken(self) -> bool:
+        return self._why_broken() is not None
+
     def fail(self, error: HpcserveError) -> None:
         """What runs now fails, said by another thread in place of this one, which will never return from it.
 
@@ -168,7 +173,9 @@ class Replica:
         """
         with self._asking:
             self._lost = True
-            if len(self._running) == 1 and not self._streams.has_begun(self._running[0].key):
+            if len(self._running) > 1:
+                self._lose_batch(self._running, error)
+            elif len(self._running) == 1 and not self._streams.has_begun(self._running[0].key):
                 self.finish(self._running[0], failed(error), 0)
 
     def gave_up(self) -> bool:
@@ -297,6 +304,8 @@ class Replica:
         elif type(message) is wire.Tune:
             objective_s = None if message.objective_ms is None else message.objective_ms / 1000
             self._sizes.tune(objective_s, message.max_batch_size)
+            fits = (each for each in message.fits if each.version == self._version)
+            self._sizes.fit({(each.method, each.inputs): each.samples for each in fits})
             self._says.says_runs = message.kill_cancelled_s is not None
         elif type(message) is wire.WhoAreYou:
             self._send_inventory()
@@ -456,8 +465,10 @@ class Replica:
             tasks[0].method, requests, work.parameters, self.gave_up, outlets
         )
         run_s = self.ran(began)
-        if self._is_broken():
-            return  # as after a crash the broker has them run one by one: nobody fails for a batch-mate
+        broken = self._why_broken()
+        if broken is not None:
+            self._lose_batch(tasks, broken)
+            return
         self._says.has_news = True
         if too_many:
             size.out_of_memory(too_many)
@@ -467,6 +478,11 @@ class Replica:
         for task, outcome in zip(tasks, outcomes, strict=True):
             self.finish(task, outcome, int(run_s * 1e6))
 
+    def _lose_batch(self, tasks: Sequence[Task], error: HpcserveError) -> None:
+        """The ranks are lost for it. As after a crash the broker has them run one by one: nobody fails for a mate."""
+        if lacks_memory(error):
+            self._says.out_of_memory(self._group, sum(task.samples for task in tasks))
+
     def flies(self, tasks: Sequence[Task], behind: Sequence[Task], deadline: float) -> None:
         """What was launched is computed now, until ``deadline``; what is ``behind`` it waits for the device."""
         self._running, self._gave_up = (*tasks, *behind), False
@@ -474,11 +490,13 @@ class Replica:
         self._alarm.watch(deadline)
 
     def begin(self, tasks: Sequence[Task]) -> float:
-        """Something is run from now on; returns when that is."""
+        """Something is run from now on; returns when that is. What is late by then, as a stream's end, is no hang."""
         self._running, self._gave_up = tasks, False
         self._says.runs(tasks)
-        self._alarm.watch(tasks[0].deadline if len(tasks) == 1 else min(task.deadline for task in tasks))
-        return time.monotonic()
+        deadline = tasks[0].deadline if len(tasks) == 1 else min(task.deadline for task in tasks)
+        began = time.monotonic()
+        self._alarm.watch(max(began, deadline))
+        return began
 
     def ran(self, began: float) -> float:
         """How long something ran that is over now."""

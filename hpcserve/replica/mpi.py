@@ -54,7 +54,7 @@ class World:
         place: What the agent and the launcher have told of this one.
 
     Attributes:
-        comm: The servable's own communicator.
+        comm: The servable's own communicator, as of now.
         has_threads: Whether two threads may use MPI at a time.
         devices: What the others have last told rank 0 of the GPUs that they see, by rank.
 
@@ -108,6 +108,13 @@ class World:
         message = bytearray(status.Get_count(self._mpi.BYTE))
         self._own.Recv([message, self._mpi.BYTE], status.source, tag)
         return bytes(message)
+
+    def renew(self) -> None:
+        """Gives the servable another communicator; all ranks do, at a time.
+
+        The old one is never freed: MPICH (4.3) gives its number to a later one, which then receives what lies in it.
+        """
+        self.comm = self._own.Dup()
 
     # --- tensors --------------------------------------------------------------------------------------
 

@@ -6,8 +6,10 @@ ranks which slots they hold, in one command line for all of them; which of them 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+
+from hpcserve.wire.launch import NO_TOPOLOGY_FILE
 
 RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "PALS_RANKID", "SLURM_PROCID")
 """Where launchers say which rank a process is; the first that is there counts."""
@@ -60,6 +62,13 @@ def rank_of(arguments: Sequence[str], environment: Mapping[str, str]) -> Rank:
     held = ranks[rank] if rank is not None and rank < len(ranks) else ranks[0]
     gpus, bind = int(options.get("--gpus-per-rank", "0")), options.get("--bind", "none")
     return Rank(rank, len(ranks), held, node_slots, gpus, bind)
+
+
+def forget_launcher(environment: MutableMapping[str, str]) -> None:
+    """Removes what the agent has told the launcher alone: the servable's libraries would look for that file."""
+    for name, value in NO_TOPOLOGY_FILE.items():
+        if environment.get(name) == value:
+            del environment[name]
 
 
 def _told(environment: Mapping[str, str]) -> int | None:

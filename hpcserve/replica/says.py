@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hpcserve.core.batching import Sizes
+from hpcserve.core.batching import UNBATCHED, Group, Sizes, half
 from hpcserve.core.credit import INBOX_BYTES, Credit
 from hpcserve.core.holdings import Holdings
 from hpcserve.replica.executor import Outcome
@@ -126,6 +126,13 @@ class Says:
         if devices != self._devices:
             self._devices = devices
             self._link.send(encode(wire.Devices(devices)))
+
+    def out_of_memory(self, group: Group, samples: int) -> None:
+        """The ranks are lost for a batch of so many samples: that is not to happen to the next replica."""
+        assert group is not UNBATCHED, "it was a batch"
+        method, key, _ = group
+        assert isinstance(key, tuple), "it was made by key_of"
+        self._link.send(encode(wire.OutOfMemory(wire.Fits(self._version, method, key, half(samples)))))
 
     def learned(self, sizes: Sizes) -> None:
         """What the batches have taught, when there were some since it was last told."""

@@ -264,7 +264,7 @@ class Streams:
         self._host.finish(stream.task, outcome, int(stream.run_s * 1e6), stream.out.next)
 
     def _close(self, stream: Open) -> None:
-        """Ends the generator; what it has in ``finally`` runs, under the deadline of its request."""
+        """Ends the generator; what it has in ``finally`` runs: until its deadline, if that is not over."""
         stream.is_open = False
         del self._open[stream.task.key]
         self.opened = min(MOST_OPENED, len(self._open))

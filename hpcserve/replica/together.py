@@ -13,14 +13,12 @@ from typing import Any
 from hpcserve.errors import HpcserveError, ServableError
 from hpcserve.replica.broken import check_device, origins
 from hpcserve.servable.api import SampleError
+from hpcserve.servable.shortage import is_shortage
 
 Array = Any
 Request = Mapping[str, Array]
 Result = dict[str, Array] | HpcserveError
 Run = Callable[[Sequence[Request]], list[dict[str, Array]]]
-OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "_ArrayMemoryError")
-"""The names of the exceptions of Python, of torch and of numpy; to import torch only for its name would be dear."""
-
 MOST_NAMED = 3
 """After so many named samples the batch is halved: to run it once for each of a thousand would take too long."""
 
@@ -74,7 +72,7 @@ def run_together(
         found, fewer = run_together(requests[part], run, samples[part], gave_up, named=named)
         results += found
         too_many = min(too_many or fewer, fewer or too_many)
-    if not too_many and type(failure.__cause__).__name__ in OUT_OF_MEMORY and not _out_of_memory(results):
+    if not too_many and lacks_memory(failure) and not any(map(_lacks_memory_alone, results)):
         too_many = sum(samples)
     return results, too_many
 
@@ -85,9 +83,14 @@ def _let_go(failure: HpcserveError) -> None:
         error.__traceback__ = None
 
 
-def _out_of_memory(results: Sequence[Result]) -> bool:
-    """Whether a request had no memory by itself."""
-    return any(isinstance(each, HpcserveError) and type(each.__cause__).__name__ in OUT_OF_MEMORY for each in results)
+def lacks_memory(failure: HpcserveError) -> bool:
+    """Whether a call failed since there was no memory."""
+    cause = failure.__cause__
+    return cause is not None and is_shortage(type(cause).__name__, str(cause))
+
+
+def _lacks_memory_alone(result: Result) -> bool:
+    return isinstance(result, HpcserveError) and lacks_memory(result)
 
 
 def of_one_sample(failure: HpcserveError, start: int = 0) -> HpcserveError:

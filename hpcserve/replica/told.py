@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hpcserve.errors import BY_CODE, HpcserveError
-from hpcserve.replica.together import OUT_OF_MEMORY
+from hpcserve.replica.together import lacks_memory
 from hpcserve.servable.api import SampleError
 from hpcserve.wire.ranks import Failure
 
@@ -17,7 +17,7 @@ def failure_of(error: HpcserveError) -> Failure:
         error.remote_traceback,
         fault="" if cause is None else str(cause),
         sample=cause.index if isinstance(cause, SampleError) else None,
-        out_of_memory=type(cause).__name__ in OUT_OF_MEMORY,
+        out_of_memory=lacks_memory(error),
     )
 
 

@@ -59,7 +59,7 @@ class Context:
     def comm(self) -> Any:
         """The communicator of the replica's ranks, an ``mpi4py.MPI.Intracomm`` of the servable's own.
 
-        A method that has an argument ``comm`` gets it too.
+        A method that has an argument ``comm`` gets it too. After a call that raised on all ranks it is another one.
 
         Raises:
             ServableError: mpi4py is not there.

@@ -79,7 +79,7 @@ class _Speaker:
         if asked is not None:
             return Trouble("login", why, detail=asked)
         if error.http_status == 401:
-            return Trouble("login", f"{why}; log in again, for instance with: hpcserve login")
+            return Trouble("login", f"{why}; log in again: hpcserve transfers --login")
         if error.http_status == 409 and error.code == "TooManyPendingJobs":
             return Trouble("again", why, TOO_MANY_PAUSE_S)
         if error.http_status == 429 or error.http_status >= 500:

@@ -7,7 +7,19 @@ and replicas share the broker's socket, so what comes in there is one of either'
 from __future__ import annotations
 
 from hpcserve.types import DeploymentName, LossKind, PilotId, ReplicaId
-from hpcserve.wire.messages import Credit, Devices, Inventory, Items, Learned, Message, Refused, Result, Runs, WhoAreYou
+from hpcserve.wire.messages import (
+    Credit,
+    Devices,
+    Inventory,
+    Items,
+    Learned,
+    Message,
+    OutOfMemory,
+    Refused,
+    Result,
+    Runs,
+    WhoAreYou,
+)
 
 
 class ReplicaSpec(Message, frozen=True):
@@ -92,5 +104,5 @@ class Orders(Message, frozen=True, tag="orders"):
     lost_nodes: tuple[str, ...] = ()
 
 
-FromPilot = Result | Items | Inventory | Credit | Learned | Devices | Runs | Report
+FromPilot = Result | Items | Inventory | Credit | Learned | OutOfMemory | Devices | Runs | Report
 ToAgent = Orders | WhoAreYou | Refused

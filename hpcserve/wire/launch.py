@@ -22,6 +22,12 @@ LAUNCH_VERSION = 2
 """Of :class:`ReplicaStart` and :class:`ReplicaSays`: counts up when one side no longer understands the other."""
 GROUP = "HPCSERVE_GROUP"
 """The variable that names a replica of several ranks, for each start another, so that what it leaves can be found."""
+NO_TOPOLOGY_FILE = {"HWLOC_XMLFILE": "unavailable"}
+"""The variable with which Hydra writes no file of the node's processors for its ranks.
+
+It would be ``/tmp/hydra_hwloc_xmlfile_…``, wherever TMPDIR is, and stay there when Hydra is killed. Each rank looks for
+itself then. Seen in MPICH 4.3.
+"""
 OUTSIDE = "HPCSERVE_OUTSIDE"
 """The variable that tells a rank in a container the mount namespace of who started the container."""
 

@@ -357,15 +357,36 @@ class Devices(Message, frozen=True, tag="devices"):
     devices: tuple[DeviceUse, ...]
 
 
+class Fits(Message, frozen=True):
+    """There is memory for so many samples of one method and one kind of inputs in a batch, and not for twice as many.
+
+    ``inputs``: name, dtype and axes of each, without the first axis, by name; of a padded axis the octave of its
+    length, as a negative number. ``version``: of the servable.
+    """
+
+    version: str
+    method: str
+    inputs: tuple[tuple[str, str, tuple[int, ...]], ...]
+    samples: int
+
+
+class OutOfMemory(Message, frozen=True, tag="out-of-memory"):
+    """A batch had no memory, and the ranks of the replica are lost for it: those that come after it are to know."""
+
+    fits: Fits
+
+
 class Tune(Message, frozen=True, tag="tune"):
     """What the deployment wants of batches: a request's time at the replica, and most samples of one; nil: no wish.
 
     With ``kill_cancelled_s`` the replica says what it runs: it is killed when nobody has waited so long for that.
+    ``fits``: what replicas that were lost for it have found.
     """
 
     objective_ms: float | None = None
     max_batch_size: int | None = None
     kill_cancelled_s: float | None = None
+    fits: tuple[Fits, ...] = ()
 
 
 class Runs(Message, frozen=True, tag="runs"):

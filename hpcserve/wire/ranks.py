@@ -83,11 +83,15 @@ class Close(Message, frozen=True, tag="close"):
     stream: int
 
 
+class Renew(Message, frozen=True, tag="renew"):
+    """A call has failed on all ranks: all make another communicator for the servable, together."""
+
+
 class End(Message, frozen=True, tag="end"):
     """The replica ends in order."""
 
 
-Order = Begin | Share | Gather | Drop | Go | Whole | Next | Close | End
+Order = Begin | Share | Gather | Drop | Go | Whole | Next | Close | Renew | End
 
 
 class Done(Message, frozen=True, tag="done"):

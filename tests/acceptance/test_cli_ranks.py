@@ -127,7 +127,8 @@ def test_what_ranks_need_and_is_not_there_is_told_in_words(user: User, tmp_path:
         assert b"mpi.command: no command '/no/such/mpiexec' in PATH; load its module" in done.stdout
     told = user.fails(1, "deploy", "choir")
     assert "there is no command '/no/such/mpiexec' on " in told
-    assert "mpi.command of the site file" in told
+    assert "mpi.command of the site file; deploy it again afterwards" in told
+    assert "correct the servable" not in told
     user.ok("down")
     at(user, tmp_path, MPIEXEC)
     user.ok("up", "--detach")

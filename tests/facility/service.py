@@ -108,7 +108,7 @@ class Facility:
     def end(self) -> None:
         """Takes the daemon down, whatever state it is in; no job of it is left."""
         self.cli("down", check=False)
-        until(lambda: not self.jobs(), f"no job is left: {self.jobs()}", PATIENCE_S)
+        until(lambda: not self.jobs(), lambda: f"no job is left: {self.jobs()}", PATIENCE_S)
 
     def kill(self, process: str) -> None:
         """SIGKILL to one of the daemon's processes, or to all of them by the name ``all``."""
@@ -174,6 +174,6 @@ class Facility:
         """Waits until so many replicas are ready."""
         until(
             lambda: sum(each.state == "ready" for each in deployment(client, endpoint).replicas) >= replicas,
-            f"{replicas} replicas of {endpoint} are ready; {deployment(client, endpoint).error}",
+            lambda: f"{replicas} replicas of {endpoint} are ready; {deployment(client, endpoint).error}; {self.told()}",
             PATIENCE_S,
         )

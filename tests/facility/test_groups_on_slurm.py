@@ -54,7 +54,7 @@ def replica_of(facility: Facility, client: Client, endpoint: str, *, other_than:
         ready = [each.replica for each in deployment(client, endpoint).replicas if each.state == "ready"]
         return next((each for each in ready if each != other_than), "")
 
-    until(found, f"another than {other_than} is ready: {facility.told()}", LONG_S)
+    until(found, lambda: f"another than {other_than} is ready: {facility.told()}", LONG_S)
     return found()
 
 
@@ -119,7 +119,7 @@ def replicas_on(box: Box, node: str) -> list[str]:
 def started(box: Box, client: Client, endpoint: str) -> list[int]:
     """The process ids of the ranks, once each has started two others."""
     pids = client.infer(f"{endpoint}.start", np.arange(4), timeout_s=LONG_S)["pid"].tolist()
-    until(lambda: len(sleepers(box)) == 8, f"all of these run: {sleepers(box)}")
+    until(lambda: len(sleepers(box)) == 8, lambda: f"all of these run: {sleepers(box)}")
     return [int(each) for each in pids]
 
 
@@ -201,7 +201,9 @@ def test_ten_thousand_requests_of_four_ranks_in_containers_outlive_a_node(
             load.run(REQUESTS)
             replica_of(facility, client, endpoint, other_than=first)
             assert nodes[3] not in where(client, endpoint).values()
-            until(lambda: losses(client).get(first) == "node failed", f"Slurm says why: {losses(client)}", LONG_S)
+            until(
+                lambda: losses(client).get(first) == "node failed", lambda: f"Slurm says why: {losses(client)}", LONG_S
+            )
         finally:
             box.power_on(nodes[3])
         assert load.answered + len(load.unknown) == REQUESTS
@@ -226,14 +228,20 @@ def test_nothing_of_ranks_in_containers_is_left_on_any_node(
         first, nodes = replica_of(facility, client, endpoint), where(client, endpoint)
         pids = started(box, client, endpoint)
         box.run(nodes[3], ["kill", "-KILL", str(pids[3])])
-        until(lambda: not sleepers(box), f"nothing is left of a container that was killed: {sleepers(box)}", LONG_S)
+        until(
+            lambda: not sleepers(box),
+            lambda: f"nothing is left of a container that was killed: {sleepers(box)}",
+            LONG_S,
+        )
         replica_of(facility, client, endpoint, other_than=first)
 
         started(box, client, endpoint)
         host = status(client).pilots[0].host
         agent = box.run(host, ["pgrep", "--full", f"^{sys.executable} -P -m hpcserve.pilot "]).stdout.split()
         box.run(host, ["kill", "-KILL", *agent])
-        until(lambda: not sleepers(box), f"nothing is left of an agent that was killed: {sleepers(box)}", LONG_S)
+        until(
+            lambda: not sleepers(box), lambda: f"nothing is left of an agent that was killed: {sleepers(box)}", LONG_S
+        )
         right(asked(client, endpoint, 1))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from hpcserve import Client
+from hpcserve.pilot.stageplan import STAGE_MODULE
 from tests.facility.box.cluster import Box
 from tests.facility.conftest import NewFacility
 from tests.facility.service import PATIENCE_S, SERVABLES, Facility, deployment, status, until
@@ -30,10 +32,6 @@ from hpcserve import Tensor, method
 def run(n):
     time.sleep(0.1)
     return os.uname().nodename
-"""
-STOP = """
-until pids=$(pgrep -f hpcserve[.]pilot[.]stage); do sleep 0.01; done
-kill -STOP $pids
 """
 
 
@@ -81,6 +79,25 @@ def copies(box: Box, node: str) -> list[str]:
     return sorted(line.rpartition("/")[2] for line in listed.stdout.splitlines())
 
 
+@contextmanager
+def held_up(box: Box, node: str, image: Path) -> Iterator[None]:
+    """Where the node would have its copy is a pipe: who looks what is there waits for somebody who writes to it."""
+    place = f"{box.directory}/private/hpcserve-0"
+    pipe = f"{place}/{hashlib.sha256(image.read_bytes()).hexdigest()}.sif"
+    box.run(node, ["mkdir", "-m", "700", "-p", place])
+    box.run(node, ["rm", "-f", pipe])  # a copy may be left: a pilot that is cancelled removes none on other nodes
+    box.run(node, ["mkfifo", pipe])
+    try:
+        yield
+    finally:
+        box.run(node, ["rm", "-f", pipe])
+
+
+def copying(box: Box, node: str) -> str:
+    """The ids of the processes that bring images to a node."""
+    return box.run(node, ["pgrep", "--full", f"{STAGE_MODULE} "], check=False).stdout
+
+
 def answering(client: Client, endpoint: str, nodes: int) -> set[str]:
     """The nodes whose replicas answer, once there are so many."""
     seen: set[str] = set()
@@ -90,7 +107,7 @@ def answering(client: Client, endpoint: str, nodes: int) -> set[str]:
         seen.update(each.result(PATIENCE_S)["node"].item().decode() for each in asked)
         return len(seen) >= nodes
 
-    until(all_told, f"replicas on {nodes} nodes answer: {seen}", PATIENCE_S)
+    until(all_told, lambda: f"replicas on {nodes} nodes answer: {seen}", PATIENCE_S)
     return seen
 
 
@@ -142,10 +159,9 @@ def test_a_node_that_dies_meanwhile_is_left_out(
     box: Box, new_facility: NewFacility, image: Path, image_dir: Path, tmp_path: Path
 ) -> None:
     facility = facility_for(new_facility, box, image_dir)
-    stopper = box.spawn("node4", ["sh", "-c", STOP])
-    with facility.client() as client:
+    with held_up(box, "node4", image), facility.client() as client:
         endpoint = facility.want(client, servable(tmp_path / "boxed", image), replicas=4)
-        until(lambda: stopper.poll() == 0, "node4 has begun, and stands still", PATIENCE_S)
+        until(lambda: copying(box, "node4"), "node4 has begun, and stands still", PATIENCE_S)
         until(lambda: "is being copied to node2" in facility.told(), "it is told what they wait for")
         box.power_off("node4")
         try:

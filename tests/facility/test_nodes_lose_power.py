@@ -37,7 +37,7 @@ def test_power_loss_of_a_node_with_200_requests_in_flight(box: Box, new_facility
         until(lambda: replica not in {each.replica for each in status(client).deployments[0].replicas}, "it is noticed")
         assert time.monotonic() - off_s <= NOTICED_S
         all_answered(futures)
-        until(lambda: losses(client).get(replica) == "node failed", f"Slurm says why: {losses(client)}", LONG_S)
+        until(lambda: losses(client).get(replica) == "node failed", lambda: f"Slurm says why: {losses(client)}", LONG_S)
         assert "[this replica was lost: node failed" in facility.cli("logs", replica)
     box.power_on(pilot.host)
 

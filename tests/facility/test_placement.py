@@ -33,7 +33,7 @@ def job_of(said: str) -> str:
 
 def answers(facility: Facility) -> tuple[str, set[str]]:
     """The host of the daemon that a request was answered by, and its pilots."""
-    until((facility.shared / "service.json").exists, f"a daemon is there; {facility.jobs()}", WITHIN_S)
+    until((facility.shared / "service.json").exists, lambda: f"a daemon is there; {facility.jobs()}", WITHIN_S)
     with facility.client() as client:
         facility.wait_ready(client, "tally")
         log = {"log": str(facility.home / "log")}
@@ -56,20 +56,20 @@ def test_a_daemon_in_a_job_serves_hands_over_and_is_taken_over(box: Box, new_fac
 
     # As Slurm warns it before the end of its walltime.
     box.run(LOGIN, ["scancel", "--batch", "--signal=USR1", first])
-    until(lambda: first not in facility.jobs(), f"job {first} ends: {facility.jobs()}", WITHIN_S)
+    until(lambda: first not in facility.jobs(), lambda: f"job {first} ends: {facility.jobs()}", WITHIN_S)
     assert answers(facility)[1] == pilots, "the next daemon has taken them over"
     second = job_of(facility.cli("up", "--detach"))
     assert second != first
 
     box.run(LOGIN, ["scancel", second])
-    until(lambda: second not in facility.jobs(), f"job {second} ends: {facility.jobs()}", WITHIN_S)
+    until(lambda: second not in facility.jobs(), lambda: f"job {second} ends: {facility.jobs()}", WITHIN_S)
     assert facility.jobs(), "its pilot goes on"
     third = job_of(facility.cli("up", "--detach"))
     assert third not in (first, second)
     assert answers(facility)[1] == pilots
 
     facility.cli("down")
-    until(lambda: not facility.jobs(), f"no job is left: {facility.jobs()}", WITHIN_S)
+    until(lambda: not facility.jobs(), lambda: f"no job is left: {facility.jobs()}", WITHIN_S)
 
 
 @contextlib.contextmanager

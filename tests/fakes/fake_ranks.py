@@ -25,6 +25,7 @@ facts = {
     "size": world.size,
     "node": os.uname().nodename,
     "told": os.environ.get("PMI_RANK"),
+    "of_others": {name: value for name, value in os.environ.items() if name.startswith(("OMPI_", "PALS_"))},
     "start": start,
 }
 if what in ("deaf", "stuck"):

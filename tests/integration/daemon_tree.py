@@ -33,15 +33,21 @@ SITE = {
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], what: str, within_s: float = PATIENCE_S) -> T:
-    """Waits for a condition to hold, and returns what it gave."""
+def until(condition: Callable[[], T], what: str | Callable[[], str], within_s: float = PATIENCE_S) -> T:
+    """Waits for a condition to hold, and returns what it gave.
+
+    Args:
+        condition: What is to hold.
+        what: How it is called should it not; a function is called at the end of the wait, and may say how things are.
+        within_s: So long it is waited for.
+    """
     deadline = time.monotonic() + within_s
     while True:
         found = condition()
         if found:
             return found
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {within_s:g} s: {what}")
+            raise AssertionError(f"not within {within_s:g} s: {what if isinstance(what, str) else what()}")
         time.sleep(0.02)
 
 
@@ -149,7 +155,7 @@ class Daemon:
             process.send_signal(signal.SIGINT)
         code = process.wait(PATIENCE_S)
         self._close_pipes()
-        until(lambda: not self.processes(), f"no process of it is left: {self.commands()}")
+        until(lambda: not self.processes(), lambda: f"no process of it is left: {self.commands()}")
         return code
 
     def end(self) -> None:

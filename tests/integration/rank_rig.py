@@ -35,7 +35,9 @@ PATIENCE_S = 60.0
 GRACE_S = 0.5
 SESSION = SessionId(bytes(32))
 
-_decode = decoder(wire.Inventory | wire.Result | wire.Items | wire.Credit | wire.Learned | wire.Runs | wire.Devices)
+_decode = decoder(
+    wire.Inventory | wire.Result | wire.Items | wire.Credit | wire.Learned | wire.OutOfMemory | wire.Runs | wire.Devices
+)
 
 
 def group_command(size: int, *, of: int | None = None) -> list[str]:
@@ -86,6 +88,7 @@ class Group:
         self.results: dict[int, tuple[wire.Result, list[bytes]]] = {}
         self.items: dict[int, list[dict[str, Any]]] = {}
         self.limits: dict[str, int] = {}
+        self.fits: list[wire.Fits] = []
         self.inventories = 0
         self.devices: tuple[wire.DeviceUse, ...] = ()
         self.start = self._start(SERVABLES / servable, record, hang_grace_s)
@@ -179,6 +182,8 @@ class Group:
             self.inventories += 1
         elif isinstance(message, wire.Learned):
             self.limits.update({each.method: each.limit for each in message.kinds})
+        elif isinstance(message, wire.OutOfMemory):
+            self.fits.append(message.fits)
         elif isinstance(message, wire.Devices):
             self.devices = message.devices
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,11 +18,25 @@ from zmq.utils import z85
 from hpcserve.cluster.processes import start_time
 from hpcserve.cluster.seam import LAUNCHER_KILL_S
 from hpcserve.types import ReplicaId
-from hpcserve.wire.launch import MpiRules
+from hpcserve.wire.launch import NO_TOPOLOGY_FILE, MpiRules
 from tests.integration.agent_rig import ROOT, FakeDaemon, Pilot, gone
 
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
 Start = Callable[..., Pilot]
+ASK_FOR_FILE = """
+import os, socket
+
+launcher = socket.socket(fileno=int(os.environ["PMI_FD"]))
+
+def asked(words):
+    launcher.sendall(words.encode() + b"\\n")
+    return launcher.recv(4096).decode().strip()
+
+asked("cmd=init pmi_version=1 pmi_subversion=1")
+name = asked("cmd=get_my_kvsname").partition("kvsname=")[2]
+print(asked(f"cmd=get kvsname={name} key=PMI_hwloc_xmlfile").partition("value=")[2])
+asked("cmd=finalize")
+"""
 
 
 @pytest.fixture
@@ -52,14 +67,17 @@ def descendants(pid: int) -> set[int]:
 
 @pytest.mark.parametrize("launcher", ["process", "mpiexec"])
 def test_the_ranks_of_a_group_know_their_slots_and_end_in_order(
-    daemon: FakeDaemon, start: Start, launcher: str
+    daemon: FakeDaemon, start: Start, monkeypatch: pytest.MonkeyPatch, launcher: str
 ) -> None:
+    for name in ("PMI_RANK", "PMI_FD", "OMPI_COMM_WORLD_RANK", "PALS_RANKID", "OMPI_MCA_btl"):
+        monkeypatch.setenv(name, "7")  # as if another launcher had started the agent
     pilot = start(launcher=launcher)
     daemon.tell(pilot.orders(pilot.group("r1", "ready", size=3)))
     daemon.wait_for("r1", "ready")
     ranks = pilot.ranks_of("r1", 3)
     assert [(rank["rank"], rank["size"], rank["told"]) for rank in ranks] == [(n, 3, str(n)) for n in range(3)]
     assert {tuple(rank["argv"][-4:]) for rank in ranks} == {("--node-slots", "4", "--ranks", "0:1:2")}
+    assert [rank["of_others"] for rank in ranks] == [{"OMPI_MCA_btl": "7"}] * 3
     assert {rank["start"]["collective_grace_s"] for rank in ranks} == {7.5}, "as its manifest says"
     daemon.tell(pilot.orders())
     assert daemon.wait_for("r1", "exited").cause == "stopped as ordered (exit code 0)"
@@ -83,6 +101,22 @@ def test_the_secret_key_is_in_no_process_s_arguments_or_environment(daemon: Fake
         assert b"mpiexec" in seen or b"fake_ranks" in seen or b"hydra" in seen, "it could be read"
         for written in (told.encode(), secret, z85.encode(secret), secret.hex().encode()):
             assert written not in seen
+
+
+def test_the_launcher_of_a_group_is_told_to_write_no_file(daemon: FakeDaemon, start: Start) -> None:
+    pilot = start()
+    daemon.tell(pilot.orders(pilot.group("r1", "ready", size=2)))
+    status = daemon.wait_for("r1", "ready")
+    seen = Path(f"/proc/{status.pid}/environ").read_bytes()
+    assert all(f"{name}={value}".encode() in seen for name, value in NO_TOPOLOGY_FILE.items())
+
+
+@pytest.mark.parametrize("variables", [{}, NO_TOPOLOGY_FILE], ids=["as it is", "as told"])
+def test_mpiexec_writes_a_file_of_the_processors_unless_it_is_told_not_to(variables: dict[str, str]) -> None:
+    """A rank that asks where it is, in PMI's own words; it would be left by an mpiexec that is killed."""
+    ask = [str(MPIEXEC), "-n", "1", sys.executable, "-c", ASK_FOR_FILE]
+    done = subprocess.run(ask, env={**os.environ, **variables}, capture_output=True, text=True, check=True, timeout=60)
+    assert bool(done.stdout.strip()) == (not variables)
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,16 @@ Nodes are processes of this machine, each with mounts of its own.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import random
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,7 @@ def plan(tmp_path: Path, content: bytes) -> Plan:
     image = tmp_path / "shared" / "net.sif"
     image.write_bytes(content)
     return Plan(
+        pilot="p",
         nodes=("a",),
         image=str(image),
         sha256=hashlib.sha256(content).hexdigest(),
@@ -113,16 +117,11 @@ def test_one_of_several_at_once_copies_and_the_next_goes_on_when_it_is_killed(
     started.extend(subprocess.Popen(command(changed(plan, image=str(fifo))), stdout=subprocess.PIPE) for _ in range(3))
     part = copies(plan) / f"{plan.sha256}.part"
 
-    def waiting() -> int:
-        """How many processes wait for a lock; source: proc_locks(5)."""
-        waits = [line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" in line]
-        return len({process.pid for process in started} & {int(words[5]) for words in waits})
-
     with fifo.open("wb") as first:
         first.write(content[: PIECE_BYTES + 1])
         first.flush()
         until(lambda: part.exists() and part.stat().st_size, "it has begun to write")
-        until(lambda: waiting() == 2, "the others wait")
+        until(lambda: waiting_for(copies(plan) / ".lock") == 2, "the others wait")
         (writer,) = [each for each in started if str(part) in opened_by(each)]
         (tmp_path / "new").rename(fifo)  # the next one is not to read what this one has left
         writer.kill()
@@ -131,7 +130,26 @@ def test_one_of_several_at_once_copies_and_the_next_goes_on_when_it_is_killed(
         second.write(content)
     # A third one that opened the FIFO would wait for ever.
     assert {told_of(each).outcome for each in started if each is not writer} == {"staged"}
-    assert sorted(path.name for path in copies(plan).iterdir()) == [".lock", f"{plan.sha256}.sif"]
+    assert sorted(path.name for path in copies(plan).iterdir()) == [
+        ".lock",
+        f"{plan.sha256}.p.wanted",
+        f"{plan.sha256}.sif",
+    ]
+
+
+def waiting_for(locked: Path) -> int:
+    """How many processes wait for the lock of a file; source: proc_locks(5)."""
+    waits = [line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" in line]
+    return sum(words[6].endswith(f":{locked.stat().st_ino}") for words in waits)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keeps the lock of a file, as another pilot's process would."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def opened_by(process: subprocess.Popen[bytes]) -> list[str]:
@@ -157,7 +175,7 @@ def test_another_image_than_the_published_one_is_refused(plan: Plan, content: by
 def test_what_was_wanted_longest_ago_makes_room_unless_it_is_in_use(plan: Plan) -> None:
     names = [letter * 64 for letter in "bcdef"]
     older, listed, opened, fresh, newer = (copy_of(plan, name, used_s=LONG_AGO_S + n) for n, name in enumerate(names))
-    fresh.touch()
+    mark(plan, names[3])
     limit_bytes = 5 * plan.size_bytes
     with opened.open("rb"):
         found = told(plan, limit_bytes=limit_bytes, using=(names[1],))
@@ -167,6 +185,44 @@ def test_what_was_wanted_longest_ago_makes_room_unless_it_is_in_use(plan: Plan) 
     assert (none.outcome, none.removed) == ("shared", ())
     assert "containers.stage_dir: no room for 17 MB" in none.why
     assert "of the 84 MB of stage_bytes images have 84 MB" in none.why
+
+
+def mark(plan: Plan, sha256: str, *, pilot: str = "q", wanted_s: int | None = None) -> None:
+    """A pilot has wanted it then, or now."""
+    path = copies(plan) / f"{sha256}.{pilot}.wanted"
+    path.touch()
+    if wanted_s is not None:
+        os.utime(path, (wanted_s, wanted_s))
+
+
+def test_the_end_of_a_pilot_leaves_what_another_one_is_about_to_start_from(plan: Plan) -> None:
+    """Its own marks don't count, and no old ones."""
+    wanted, forgotten = copy_of(plan, "b" * 64), copy_of(plan, "c" * 64)
+    for sha256 in ("b" * 64, "c" * 64):
+        mark(plan, sha256, pilot="p")
+    mark(plan, "b" * 64)
+    mark(plan, "c" * 64, wanted_s=LONG_AGO_S)
+    assert told(plan, remove=("b" * 64, "c" * 64)).removed == ("c" * 64,)
+    assert (wanted.exists(), forgotten.exists()) == (True, False)
+    assert [path.name for path in copies(plan).glob("*.wanted")] == [f"{'b' * 64}.q.wanted"]
+    assert told(plan, remove=("b" * 64,), pilot="q").removed == ("b" * 64,), "who wanted it last removes it"
+
+
+@pytest.mark.parametrize("how", [{"remove": ("b" * 64,)}, {"limit_bytes": SIZE_BYTES}], ids=["its end", "room"])
+def test_a_copy_that_is_wanted_just_when_it_would_go_stays(
+    plan: Plan, how: Any, started: list[subprocess.Popen[bytes]]
+) -> None:
+    copy = copy_of(plan, "b" * 64)
+    one, other = socket.socketpair()
+    with one, other:
+        with copy.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            socket.send_fds(one, [b"-"], [file.fileno()])  # while it is on its way, no process has the file open
+        started.append(subprocess.Popen(command(changed(plan, **how)), stdout=subprocess.PIPE))
+        until(lambda: waiting_for(copy) == 1, "it is about to go")
+        mark(plan, "b" * 64)
+    told_of(started[0])
+    assert copy.exists()
 
 
 def test_the_end_of_a_pilot_removes_its_copies_and_no_open_one(plan: Plan) -> None:
@@ -287,10 +343,30 @@ def test_an_image_that_cannot_be_read_is_told_on_all_nodes(plan: Plan, tmp_path:
 def test_a_damaged_copy_of_the_reader_is_removed(plan: Plan, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     damaged = copy_of(changed(plan, directory=str(tmp_path / "a")))
-    found = all_told(changed(plan, nodes=("a", "b")), tmp_path)
+    two = changed(plan, nodes=("a", "b"))
+    found = all_told(two, tmp_path)
     assert {each.outcome for each in found.values()} == {"shared"}
     assert "was damaged; it is removed" in found["b"].why
     assert not damaged.exists()
+    assert {each.outcome for each in all_told(two, tmp_path).values()} == {"staged"}, "the next time they get it"
+
+
+@pytest.mark.usefixtures("own_mounts_possible")
+def test_a_damaged_copy_is_removed_by_who_has_the_lock_and_nothing_in_its_place(
+    plan: Plan, content: bytes, tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    (tmp_path / "a").mkdir()
+    damaged = copy_of(changed(plan, directory=str(tmp_path / "a")))
+    lock, new = damaged.with_name(".lock"), damaged.with_name("new")
+    with locked(lock):
+        argv = on_nodes(changed(plan, nodes=("a", "b")), tmp_path)
+        started.append(subprocess.Popen(argv, stdout=subprocess.PIPE))
+        until(lambda: waiting_for(lock) == 1, "it has seen that it is damaged")
+        assert damaged.exists()
+        new.write_bytes(content)
+        new.rename(damaged)
+    started[0].communicate(timeout=PATIENCE_S)
+    assert arrived(plan, tmp_path, "a")
 
 
 @pytest.mark.usefixtures("own_mounts_possible")

@@ -77,12 +77,45 @@ def test_a_rank_without_room_for_the_input_fails_the_request_alone(group: Group)
     assert group.call("total", x=large)["y"][-1] == 10
 
 
-@pytest.mark.parametrize("who", [[0, 1, 2, 3], [2], [0], [1, 3]])
-def test_ranks_that_raise_while_nobody_waits_for_them_fail_the_request_alone(group: Group, who: list[int]) -> None:
-    with pytest.raises(ServableError, match=f"ValueError: rank {who[0]} cannot") as raised:
-        group.call("troubled", {"raise": who}, x=X)
+def test_a_call_that_raises_on_all_ranks_fails_alone(group: Group) -> None:
+    with pytest.raises(ServableError, match="ValueError: rank 0 cannot") as raised:
+        group.call("troubled", {"raise": [0, 1, 2, 3]}, x=X)
     assert "chorus.py" in str(raised.value.remote_traceback)
     assert group.call("total", x=X)["y"].tolist() == (10 * X).tolist()
+
+
+def test_what_a_call_that_raised_on_all_ranks_has_sent_no_later_one_receives(group: Group) -> None:
+    for factor in range(1, 4):
+        with pytest.raises(ServableError, match="ValueError: rank 0 cannot"):
+            group.call("sums", {"raise": [0], "then": [1, 2, 3]}, x=100 * X)
+        assert group.call("sums", x=factor * X)["y"].tolist() == (10 * factor * X).tolist()
+    assert [each["y"].tolist() for each in group.stream("sums_each", x=X)] == [[10 * each] for each in X]
+
+
+@pytest.mark.parametrize(
+    ("method", "who", "told"),
+    [
+        ("sums", [0], "ranks 1, 2, 3 have sent what rank 0 has not received"),
+        ("spreads", [1], "rank 0 has sent what rank 1 has not received"),
+    ],
+)
+def test_a_call_that_raises_on_some_ranks_is_answered_and_ends_the_group(
+    lost: Group, method: str, who: list[int], told: str
+) -> None:
+    with lost.held():
+        breaks = lost.send(method, {"raise": who}, x=X)
+        after = lost.send(method, x=X)
+    with pytest.raises(ServableError, match=f"ValueError: rank {who[0]} cannot"):
+        lost.result(breaks)
+    lost.last_words()
+    assert after not in lost.results, told
+    assert f"rank {who[0]} raised in method '{method}' and the others returned" in lost.log.read_text()
+
+
+def test_a_stream_that_raises_on_some_ranks_is_answered_and_ends_the_group(lost: Group) -> None:
+    with pytest.raises(ServableError, match="ValueError: rank 0 cannot"):
+        lost.stream("sums_each", {"raise": [0]}, x=X)
+    lost.gone()
 
 
 def test_a_stream_that_fails_on_all_ranks_leaves_them_well(group: Group) -> None:
@@ -115,6 +148,16 @@ def test_of_several_requests_none_fails_for_another_that_broke_the_group(lost: G
         sent = [lost.send("troubled_batch", x=np.array(each)) for each in ([1, 2], [3, -1], [4])]
     lost.last_words()
     assert lost.noted("troubled_batch")[before:] == [5]
+    assert not lost.results.keys() & set(sent), "the broker has them run one by one elsewhere"
+
+
+@pytest.mark.parametrize("who", [0, 1], ids=["the others wait for rank 0", "rank 0 waits"])
+def test_a_batch_that_had_no_memory_and_broke_the_group_is_told_of(lost: Group, who: int) -> None:
+    lost.joins("crowded", 5, share=5)
+    with lost.held():
+        sent = [lost.send("crowded", x=np.array(each)) for each in ([1, 2], [3, -1 - who], [4])]
+    lost.last_words()
+    assert lost.fits == [wire.Fits("v1", "crowded", (("x", "int64", ()),), 2)]
     assert not lost.results.keys() & set(sent), "the broker has them run one by one elsewhere"
 
 
@@ -151,11 +194,11 @@ def test_a_rank_that_is_told_to_end_does_within_mpi_too(lost: Group, told: int) 
     lost.gone()
 
 
-def test_a_stream_that_does_not_end_on_all_ranks_at_once_fails(group: Group) -> None:
+def test_a_stream_that_does_not_end_on_all_ranks_at_once_fails_and_ends_the_group(lost: Group) -> None:
     most = {str(rank): 2 if rank == 3 else 1 for rank in range(4)}
     with pytest.raises(ServableError, match="its stream ended on rank 0 and not on rank 3"):
-        group.stream("lengths", {"most": most}, x=X)
-    assert group.call("total", x=X)["y"].tolist() == (10 * X).tolist()
+        lost.stream("lengths", {"most": most}, x=X)
+    lost.gone()
 
 
 def test_an_orderly_end_tears_every_rank_down(tmp_path: Path) -> None:

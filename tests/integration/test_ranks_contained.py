@@ -56,6 +56,17 @@ class Model:
         comm.Allreduce(x * (self.rank + 1), whole)
         return whole
 
+    @method(inputs={}, outputs={"seen": Tensor("JSON", ())})
+    def look(self, comm, *, parameters):
+        def seen():
+            return sorted(os.listdir("/tmp")), [path for path in parameters["paths"] if os.path.exists(path)]
+
+        comm.Barrier()
+        first = seen()
+        open(f"/tmp/of-rank-{self.rank}", "x").close()
+        comm.Barrier()
+        return comm.allgather([first, seen()])
+
     @method(inputs={}, outputs={"pids": Tensor("int64", [-1])})
     def spawn(self, comm):
         # One is still a child, in a session of its own; the other has left its parent too.
@@ -106,8 +117,19 @@ def sleepers(daemon: Daemon) -> list[str]:
 def spawned(daemon: Daemon, client: Client, endpoint: str) -> list[int]:
     """The ranks' process ids, once each has started two that would outlive it."""
     pids = client.infer(f"{endpoint}.spawn", {}, timeout_s=PATIENCE_S)["pids"]
-    until(lambda: len(sleepers(daemon)) == 4, f"what the servable has started runs: {daemon.commands()}")
+    until(lambda: len(sleepers(daemon)) == 4, lambda: f"what the servable has started runs: {daemon.commands()}")
     return [int(each) for each in pids]
+
+
+def test_each_rank_has_a_tmp_of_its_own_and_sees_nothing_of_the_service(
+    daemon: Daemon, client: Client, boxed: str, tmp_path: Path
+) -> None:
+    """Here the daemon's directories lie below /tmp, and so may those of its sockets."""
+    paths = [str(each) for each in (daemon.state, daemon.shared, daemon.home, tmp_path)]
+    assert all(map(os.path.exists, paths))
+    assert Path("/tmp") in daemon.state.parents
+    seen = client.infer(f"{boxed}.look", {}, parameters={"paths": paths}, timeout_s=PATIENCE_S)["seen"]
+    assert seen == [[[[], []], [[f"of-rank-{rank}"], []]] for rank in (0, 1)]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -116,7 +138,7 @@ def test_nothing_outlives_a_rank_whose_container_is_killed(
 ) -> None:
     before = replica(client, boxed)
     os.kill(spawned(daemon, client, boxed)[rank], signal.SIGKILL)
-    until(lambda: not sleepers(daemon), f"nothing is left of it: {daemon.commands()}", PATIENCE_S)
+    until(lambda: not sleepers(daemon), lambda: f"nothing is left of it: {daemon.commands()}", PATIENCE_S)
     assert total(client, boxed) == [0, 3, 6]
     assert replica(client, boxed) != before
 
@@ -126,7 +148,7 @@ def test_nothing_outlives_an_agent_that_is_killed(daemon: Daemon, client: Client
     ranks = spawned(daemon, client, boxed)
     (agent,) = [pid for pid in daemon.processes() if command_of(pid).startswith(AGENT)]
     os.kill(agent, signal.SIGKILL)
-    until(lambda: not sleepers(daemon), f"nothing is left of it: {daemon.commands()}", PATIENCE_S)
+    until(lambda: not sleepers(daemon), lambda: f"nothing is left of it: {daemon.commands()}", PATIENCE_S)
     until(lambda: not set(ranks) & set(daemon.processes()), "no rank is left", PATIENCE_S)
     assert total(client, boxed) == [0, 3, 6]
 
@@ -159,5 +181,5 @@ def test_a_rank_that_hangs_is_ended_after_the_deadline(client: Client, boxed: st
 def test_the_end_of_a_deployment_leaves_nothing(daemon: Daemon, client: Client, boxed: str) -> None:
     ranks = spawned(daemon, client, boxed)
     client.call("undeploy", admin.Undeploy(endpoint=boxed), admin.Undeployed)
-    until(lambda: not sleepers(daemon), f"nothing is left of it: {daemon.commands()}", PATIENCE_S)
+    until(lambda: not sleepers(daemon), lambda: f"nothing is left of it: {daemon.commands()}", PATIENCE_S)
     until(lambda: not set(ranks) & set(daemon.processes()), "no rank is left", PATIENCE_S)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcserve.wire.launch import GROUP
+from hpcserve.wire.launch import GROUP, NO_TOPOLOGY_FILE
 from tests.integration.agent_rig import gone
 from tests.integration.rank_rig import Group
 
@@ -34,6 +34,7 @@ class Model:
         told = ["sh", "-c", "sleep 600 >/dev/null & echo $!"]  # it leaves its parent, too
         self._note(int(subprocess.run(told, start_new_session=True, stdout=subprocess.PIPE).stdout))
         (Path(os.environ["NOTES"]) / f"setup-{context.rank}").write_text(str(os.getpid()))
+        (Path(os.environ["NOTES"]) / f"sees-{context.rank}").write_text(os.environ.get("HWLOC_XMLFILE", "none"))
 
     def _note(self, pid):
         (Path(os.environ["NOTES"]) / f"helper-{pid}").touch()
@@ -48,7 +49,7 @@ class Model:
 def group(tmp_path: Path) -> Iterator[Group]:
     (tmp_path / "servable.toml").write_text(SERVABLE)
     (tmp_path / "model.py").write_text(CODE)
-    made = Group(str(tmp_path), tmp_path, size=2, variables={GROUP: uuid.uuid4().hex})
+    made = Group(str(tmp_path), tmp_path, size=2, variables={GROUP: uuid.uuid4().hex, **NO_TOPOLOGY_FILE})
     yield made
     made.close()
 
@@ -58,6 +59,8 @@ def test_what_a_servable_has_started_ends_with_its_ranks_and_so_does_their_launc
     group.ready()
     helpers = [int(each.name.partition("-")[2]) for each in group.notes.glob("helper-*")]
     assert len(helpers) == 10, "each rank has started five"
+    seen = [each.read_text() for each in group.notes.glob("sees-*")]
+    assert seen == ["none", "none"], "what is for the launcher alone is not there any more"
     match how:
         case "in order":
             assert group.end() == 0

@@ -42,7 +42,7 @@ def test_a_busy_daemon_ends_with_everything(new_daemon: NewDaemon, tmp_path: Pat
     with busy(daemon, tmp_path / "log"):
         daemon.process.send_signal(number)
         daemon.process.wait(20)
-        until(lambda: not daemon.processes(), f"all have ended: {daemon.commands()}", within_s=15)
+        until(lambda: not daemon.processes(), lambda: f"all have ended: {daemon.commands()}", within_s=15)
         assert daemon.process.returncode == (0 if number != signal.SIGKILL else -signal.SIGKILL)
         assert daemon.record.exists() == (number == signal.SIGKILL)
         with pytest.raises(ServiceUnavailable):
@@ -94,7 +94,7 @@ def test_what_dies_while_the_daemon_goes_down_does_not_keep_it_up(
         if victim != "agent":
             os.kill(agent, signal.SIGCONT)
         assert daemon.process.wait(20) == 0
-        until(lambda: not daemon.processes(), f"all have ended: {daemon.commands()}", within_s=5)
+        until(lambda: not daemon.processes(), lambda: f"all have ended: {daemon.commands()}", within_s=5)
         assert not daemon.record.exists()
 
 
@@ -116,7 +116,7 @@ def test_a_drain_outlives_its_controller(new_daemon: NewDaemon, tmp_path: Path) 
         (gates / "all").touch()
         assert int(call.result(60.0)["n"]) == 7
         assert daemon.process.wait(60) == 0
-    until(lambda: not daemon.processes(), f"all have ended: {daemon.commands()}")
+    until(lambda: not daemon.processes(), lambda: f"all have ended: {daemon.commands()}")
     with daemon.up().client() as client:
         daemon.replica_pids(client, "tally")
 
@@ -134,7 +134,7 @@ def test_without_a_supervisor_the_daemon_ends_by_lifelines_and_the_pilot_by_itse
         until(lambda: not any(started(daemon, name) for name in PROCESSES), "the lifelines have ended", within_s=5)
         assert is_alive(agent)
         os.kill(agent, signal.SIGCONT)
-        until(lambda: not daemon.processes(), f"all have ended: {daemon.commands()}", within_s=15)
+        until(lambda: not daemon.processes(), lambda: f"all have ended: {daemon.commands()}", within_s=15)
     daemon.up()
 
 
@@ -173,7 +173,7 @@ def test_a_start_that_is_ended_leaves_nothing_and_can_be_repeated(
     until(lambda: STAGES[stage](daemon), stage)
     os.kill(process.pid, number)
     process.wait(20)
-    until(lambda: not daemon.processes(), f"all have ended: {daemon.commands()}", within_s=10)
+    until(lambda: not daemon.processes(), lambda: f"all have ended: {daemon.commands()}", within_s=10)
     if stage in ("at once", "with a broker", "with a record"):
         daemon.up()
         daemon.client().close()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import pytest
 from hpcserve.cluster.launchers import SrunLauncher
 from hpcserve.errors import ManifestError
 from hpcserve.pilot.ownimage import OwnImage
-from hpcserve.pilot.stages import Stages, Wish
+from hpcserve.pilot.stages import SURE_S, Stages, Wish
 from hpcserve.pilot.watch import Watch
 from hpcserve.wire.launch import ContainerRules, MpiRules
 from tests.integration.agent_rig import ROOT
 from tests.integration.daemon_tree import until
+from tests.integration.test_agent_groups import descendants
+from tests.integration.test_image_copies import locked, waiting_for
 
 NODES = ("a", "b", "c")
 
@@ -32,12 +35,14 @@ class Rig:
         self.image = place / "net.sif"
         self.image.write_bytes(b"an image")
         self.watch = Watch()
+        self.later_s = 0.0
         self.stages = Stages(
             ContainerRules(runtime="apptainer", stage_dir=str(self.local), stage_bytes=10**9, **rules),
+            pilot="p",
             launcher=SrunLauncher(MpiRules()),
             own="a",
             watch=self.watch,
-            clock=time.monotonic,
+            clock=lambda: time.monotonic() + self.later_s,
             changed=lambda: None,
             environment=dict(os.environ),
         )
@@ -104,9 +109,75 @@ def test_nodes_that_do_not_come_together_copy_by_themselves(rig: Rig, caplog: py
     assert caplog.text.count("each node reads images from the shared file system by itself") == 1
     again = rig.want("b")
     assert again.told is not None, "it is remembered"
+    caplog.clear()
+    rig.later_s += SURE_S + 1
+    assert rig.told(rig.want("b")) == ["staged"]
+    rig.end()
+    assert not caplog.text, "it was only looked for"
     rig.stages.clean(NODES)
     rig.end()
     assert not rig.copies
+
+
+def test_a_copy_that_is_gone_is_made_anew_for_the_next_replica(rig: Rig) -> None:
+    first = rig.want("a")
+    assert rig.told(first) == ["staged"]
+    rig.end()
+    (copy,) = rig.copies
+    copy.unlink()
+    rig.later_s += SURE_S + 1
+    again = rig.want("a")
+    assert again.told is None, "nobody knows whether it still is there"
+    assert rig.told(again) == ["staged"]
+    rig.end()
+    assert rig.copies == [copy]
+
+
+def test_each_replica_tries_again_what_failed_and_the_log_tells_it_once(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert rig.told(rig.want("a")) == ["staged"]
+    rig.end()
+    (copy,) = rig.copies
+    copy.parent.chmod(0o770)
+    rig.later_s += SURE_S + 1
+    for _ in range(2):
+        assert rig.told(rig.want("a")) == ["shared"], "what was known of it is not true any more"
+        rig.end()
+    assert caplog.text.count(f"image {rig.image} is not copied to a: containers.stage_dir:") == 1
+    copy.parent.chmod(0o700)
+    assert rig.told(rig.want("a")) == ["staged"]
+    rig.end()
+
+
+def test_a_copy_that_had_to_wait_for_those_of_other_nodes_is_looked_for_again(rig: Rig) -> None:
+    own = OwnImage(rig.stages, rig.manifest, ("a", "b"), 1.0)
+
+    def settled() -> bool:
+        rig.turn("a")
+        return own.settled
+
+    until(settled, "it is known of both", 60.0)
+    own.look_again()
+    assert own.settled, "not of one that was just found"
+    rig.end()
+    for copy in rig.copies:
+        copy.unlink()
+    late = OwnImage(rig.stages, rig.manifest, ("a",), 1.0)
+    rig.later_s += SURE_S + 1
+    late.look_again()
+    assert not late.settled
+
+    def there() -> bool:
+        rig.turn("a")
+        return late.settled
+
+    until(there, "it is made anew", 60.0)
+    rig.end()
+    assert late.path(2.0) == str(rig.copies[0])
+    rig.later_s += SURE_S + 1
+    late.look_again()
+    assert late.settled, "it starts, however long that took"
 
 
 def test_the_end_of_the_pilot_ends_the_copying(rig: Rig) -> None:
@@ -131,6 +202,31 @@ def test_a_node_that_is_lost_gets_none_and_the_others_do(rig: Rig) -> None:
     assert (lost.told is not None and lost.told.why) == "the node is lost"
     assert rig.told(kept) == ["staged"]
     rig.end()
+
+
+def test_a_node_that_fails_meanwhile_is_named_and_the_others_begin_again_together(
+    rig: Rig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The agent has not heard yet that it is lost; a step with it would be refused at once."""
+    caplog.set_level("INFO")
+    kept, also, lost = (rig.want(node) for node in NODES)
+    lock = rig.local / f"hpcserve-{os.geteuid()}" / ".lock"
+
+    def after_a_turn(condition: Callable[[], object]) -> object:
+        rig.turn()
+        return condition()
+
+    with locked(lock):  # so that it takes as long as this one wants
+        until(lambda: after_a_turn(lambda: waiting_for(lock)), "they have begun", 60.0)
+        began_with = [Path(f"/proc/{pid}/environ").read_bytes() for pid in descendants(os.getpid())]
+        assert any(b"HWLOC_XMLFILE=unavailable" in each for each in began_with), "mpiexec is to leave no file behind"
+        (tmp_path / "c.down").touch()
+        until(lambda: after_a_turn(lambda: lost.told), "it is known of c", 60.0)
+    assert rig.told(kept, also, lost) == ["staged", "staged", "shared"]
+    rig.end()
+    assert (lost.told is not None and lost.told.why) == "the node is lost"
+    begun = [record.getMessage().rpartition(" is copied to ")[2] for record in caplog.records]
+    assert begun.index("a, b, c") < begun.index("a, b")
 
 
 def test_a_replica_of_several_nodes_starts_when_it_is_known_of_all(rig: Rig) -> None:

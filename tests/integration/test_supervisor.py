@@ -108,7 +108,7 @@ class House:
         return found
 
     def nobody_left(self) -> None:
-        until(lambda: not self.left(), f"all processes have ended; left: {self.left()}")
+        until(lambda: not self.left(), lambda: f"all processes have ended; left: {self.left()}")
 
 
 def told_by(ready: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from hpcserve.core.exchange import Exchange
 from hpcserve.core.ledger import NEVER
 from hpcserve.core.replicas import Replica
 from hpcserve.daemon.broker.keyring import Keyring
+from hpcserve.daemon.broker.shortages import Shortages
 from hpcserve.daemon.broker.sockets import Incoming, Tensor, receive, send, user_of
 from hpcserve.daemon.broker.staging import Places
 from hpcserve.errors import AuthenticationError, Cancelled, DeadlineExceeded, HpcserveError, ProtocolError
@@ -64,6 +65,7 @@ class Back:
         self.devices: dict[ReplicaId, tuple[wire.DeviceUse, ...]] = {}
         self._tunes: dict[ReplicaId, wire.Tune] = {}
         self._tuned: dict[ReplicaId, tuple[bytes, wire.Tune]] = {}
+        self._shortages = Shortages()
 
     def handle(self) -> bool:
         """Takes one message; False when there is none."""
@@ -122,6 +124,8 @@ class Back:
             self._exchange.runs(replica, header.keys)
         elif type(header) is wire.Learned:
             self.learned[replica.id] = header.kinds
+        elif type(header) is wire.OutOfMemory:
+            self._shortages.note(replica.lane.name, header.fits)
         elif type(header) is wire.Devices:
             self.devices[replica.id] = header.devices
 
@@ -182,6 +186,7 @@ class Back:
         replica, tune = self._exchange.replicas.get(id), self._tunes.get(id)
         if replica is None or replica.connection is None or tune is None:
             return
+        tune = self._shortages.told_with(tune, replica.lane.name)
         told = replica.connection, tune
         if self._tuned.get(id) != told:
             self._tuned[id] = told

@@ -88,15 +88,14 @@ class Controller:
         bucket = bucket_of(site)
         shaping = Shaping(site, scheduler, self.fleet, bucket)
         self.pilots = Pilots(site, Fenced(scheduler, fence), self.storage, record, shaping.shaped)
-        self.transferring = transferring_of(site, self.storage, self.hub.token, self._delivered)
+        self.guard = Guard(site)
+        self.transferring = transferring_of(site, self.guard, self.storage, self.hub.token, self._delivered)
         self.staged = StagedFiles(site, self.storage, self.transferring.holds)
         self.losses = Losses(site.shared_dir / "logs")
         self._targets = Targets(self.fleet)
         self._rollouts = Rollouts(self.storage, self.fleet)
         self.served: dict[DeploymentName, DeploymentRow] = {}
         self.servables: dict[tuple[DeploymentName, str], Servable] = {}
-        self.guard = Guard(site)
-        self.transferring.administers = self.guard.administers
         self.ownership = Ownership(self.storage, self.fleet, self.served, self.servables)
         self._telling = Telling(
             site,

@@ -62,6 +62,10 @@ class Doors:
             await asyncio.to_thread(rules.add, collection, place, owner)
             self._open.setdefault(owner, set()).add(collection)
 
+    def is_open(self, owner: str) -> bool:
+        """Whether a rule was made for the owner, as far as this controller knows."""
+        return owner in self._open
+
     async def let_out(self, owner: str, is_idle: Callable[[], bool]) -> None:
         """The owner's rules are taken back, unless something new is under way by now.
 

@@ -97,7 +97,7 @@ class Guard:
         """Writes down that somebody asked for what he may not know of."""
         await self.note(asking, action, name, Decision(allowed=False, by="visible_to", reason="it is not visible"))
 
-    async def note(self, asking: Asking, action: Action, name: str, decision: Decision) -> None:
+    async def note(self, asking: Asking, action: str, name: str, decision: Decision) -> None:
         """Writes a decision down, unless it is one that only repeats another."""
         if action in ASKING and decision.allowed:
             key = (asking.asker.session, action, name, decision)
@@ -132,7 +132,7 @@ class Guard:
         self._writer.shutdown()
 
 
-def _record(asker: hub.Asker, request: int, action: Action, name: str, decision: Decision) -> Record:
+def _record(asker: hub.Asker, request: int, action: str, name: str, decision: Decision) -> Record:
     identity = asker.identity
     return Record(
         action=action,

@@ -24,6 +24,8 @@ from hpcserve.wire.messages import Tune
 MOST_CAUSE = 200
 """Of how a replica ended the broker is told so many characters: a failed setup's words may be very many."""
 
+_OF_SITE = "site file"  # so do all say of it who find it at fault, and what is to be changed
+
 
 class Servable(NamedTuple):
     """A published version, and where its files are."""
@@ -117,7 +119,11 @@ def failure(known: FleetDeployment) -> str:
             "or deploy it again when pilot jobs start again"
         )
     goes_on = f"; version {known.fallback.digest[:12]} goes on serving" if known.fallback is not None else ""
-    return f"{known.reason}; correct the servable, publish and deploy it again{goes_on}"
+    if _OF_SITE in known.reason:
+        to_do = "deploy it again afterwards (if the site file was changed, after hpcserve down and up)"
+    else:
+        to_do = "correct the servable, publish and deploy it again"
+    return f"{known.reason}; {to_do}{goes_on}"
 
 
 def orders(

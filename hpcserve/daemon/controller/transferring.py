@@ -15,14 +15,16 @@ from hpcserve.auth.globus import read_secret
 from hpcserve.auth.grants import Grants
 from hpcserve.auth.sealed import Seal
 from hpcserve.config import Site
+from hpcserve.core.access import Decision
 from hpcserve.core.destinations import destination, uri_of
 from hpcserve.core.sitepaths import Collection, globus_uri
 from hpcserve.core.spelling import shortened
+from hpcserve.core.tiers import tier
 from hpcserve.core.transfers import Delivery, End, Limits
 from hpcserve.daemon.access import own_directory
 from hpcserve.daemon.controller.deliveries import Deliveries
 from hpcserve.daemon.controller.doors import Doors
-from hpcserve.daemon.controller.guard import Asking
+from hpcserve.daemon.controller.guard import Asking, Guard
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.daemon.controller.wallet import Wallet
 from hpcserve.daemon.registration import rules_of, secret_file
@@ -31,6 +33,7 @@ from hpcserve.staging.transfer import GlobusCollections, GlobusTransfer, StepFai
 from hpcserve.wire import admin as verbs
 
 MOST_PATHS = 1000
+OWN = Decision(allowed=True, by="owner")
 SEAL_KEY = "logins.key"
 
 
@@ -47,14 +50,12 @@ class Transferring:
 
     Args:
         site: Its collections, and where staged results are.
+        guard: Who is an administrator; it writes down what was decided.
         service: What does the work; None: this service does no transfers.
-
-    Attributes:
-        administers: Whether a caller is an administrator.
     """
 
-    def __init__(self, site: Site, service: Service | None) -> None:
-        self.administers: Callable[[Asking], bool] = lambda _asking: False
+    def __init__(self, site: Site, guard: Guard, service: Service | None) -> None:
+        self._guard = guard
         self._directory = site.staging_dir
         self._collections = collections_of(site)
         self._https_limit = site.staging.https_limit_bytes
@@ -89,7 +90,12 @@ class Transferring:
             raise InvalidInput(
                 f"to={shortened(arguments.to)}: several files go to a directory; let it end with a slash"
             )
-        wanted = [await self._delivery(service, owner, path, arguments.to) for path in arguments.paths]
+        wanted = []
+        for path in arguments.paths:
+            found = await self._own(asking, "deliver", owner, path)
+            wanted.append(self._delivery(service, owner, path, arguments.to, found.st_size))
+        for each in wanted:
+            await self._guard.note(asking, "deliver", f"{each.name} to {uri_of(each.target)}", OWN)
         if arguments.keep_login:
             service.wallet.may_keep(owner)
         await service.deliveries.ask(wanted)
@@ -99,7 +105,7 @@ class Transferring:
         """Those of the caller, or of everybody."""
         service, owner = self._seen(asking)
         everybody = arguments.everybody
-        if everybody and not self.administers(asking):
+        if everybody and not self._guard.administers(asking):
             raise PermissionDenied("only administrators see everybody's transfers; leave that away to see yours")
         shown = [each.id for each in service.deliveries.book.deliveries(None if everybody else owner)]
         if arguments.ids:
@@ -113,17 +119,21 @@ class Transferring:
         """One is not wanted any more."""
         service, owner = self._seen(asking)
         found = service.deliveries.book.get(arguments.id)
-        if found is None or (found.owner != owner and not self.administers(asking)):
+        if found is None or (found.owner != owner and not self._guard.administers(asking)):
             raise NotFound(f"no transfer {shortened(arguments.id)}; see: hpcserve transfers")
+        await self._guard.note(asking, "cancel-transfer", found.id, OWN)
         await service.deliveries.cancel(found.id)
         return self._listed(service.deliveries, [found.id])
 
     async def https(self, arguments: verbs.AskHttps, asking: Asking) -> verbs.ByHttps:
         """Where a staged result of the caller's can be fetched, and with which token of the caller's."""
         service, owner = self._seen(asking)
-        size = (await self._stat(owner, arguments.path)).st_size
+        size = (await self._own(asking, "fetch", owner, arguments.path)).st_size
         source = globus_uri(arguments.path, [each for each in self._collections if each.https])
-        if source is None or size > self._https_limit:
+        way = tier(
+            size, https=source is not None, https_limit_bytes=self._https_limit, destination=False, visible=False
+        )
+        if way != "https" or source is None:
             raise Conflict(
                 f"{arguments.path} cannot be fetched by HTTPS: it is on no collection that has that, or larger than "
                 f"staging.https_limit_bytes ({self._https_limit}); have it brought to a collection"
@@ -139,12 +149,13 @@ class Transferring:
             raise ServiceUnavailable(error.trouble.why, retry_after_s=error.trouble.retry_after_s or 2.0) from error
         if not server:
             raise Conflict(f"collection {end.collection} has no HTTPS; take https = true out of the site file")
+        await self._guard.note(asking, "fetch", arguments.path, OWN)
         url = f"{server.rstrip('/')}{quote(end.path)}"
         return verbs.ByHttps(url=url, token=grant.access_token, expires_in_s=grant.expires_in_s)
 
     async def fetched(self, owner: str) -> None:
         """A caller has a result: an access rule that was made for that is not needed any more."""
-        if self._service is not None:
+        if self._service is not None and self._service.doors.is_open(owner):
             await self._service.doors.let_out(owner, partial(self._service.deliveries.is_idle, owner))
 
     def _seen(self, asking: Asking) -> tuple[Service, str]:
@@ -156,6 +167,15 @@ class Transferring:
         if self._service.wallet.seen(owner, identity.token_sha256):
             self._service.deliveries.logged_in(owner)
         return self._service, owner
+
+    async def _own(self, asking: Asking, action: str, owner: str, path: str) -> os.stat_result:
+        """As :meth:`_stat`; what is another's is written down."""
+        try:
+            return await self._stat(owner, path)
+        except PermissionDenied as error:
+            decision = Decision(allowed=False, by="owner", reason=error.message)
+            await self._guard.note(asking, action, path, decision)
+            raise
 
     async def _stat(self, owner: str, path: str) -> os.stat_result:
         """Whether a path is that of a file of the caller's."""
@@ -170,9 +190,8 @@ class Transferring:
             raise PermissionDenied(f"{path} is no file")
         return found
 
-    async def _delivery(self, service: Service, owner: str, path: str, to: str) -> Delivery:
+    def _delivery(self, service: Service, owner: str, path: str, to: str, size_bytes: int) -> Delivery:
         """One file of the caller's, and where it goes."""
-        found = await self._stat(owner, path)
         name = path.rpartition("/")[2]
         source = globus_uri(path, self._collections)
         if source is None:
@@ -186,7 +205,7 @@ class Transferring:
             name,
             destination(source, ""),
             target,
-            found.st_size,
+            size_bytes,
             service.deliveries.now(),
         )
 
@@ -230,6 +249,7 @@ def collections_of(site: Site) -> list[Collection]:
 
 def transferring_of(
     site: Site,
+    guard: Guard,
     storage: Storage,
     ask: Callable[[str], Awaitable[str]],
     delivered: Callable[[str, str], Awaitable[object]],
@@ -238,6 +258,7 @@ def transferring_of(
 
     Args:
         site: The site.
+        guard: Who may do what.
         storage: The store.
         ask: Gives the token of a SHA-256 by which somebody is in; empty: nobody is.
         delivered: Told of each file that has arrived, by its owner and name.
@@ -246,8 +267,9 @@ def transferring_of(
         ConfigError: The secret of the service cannot be read, or the Globus SDK is not installed.
     """
     if site.auth != "globus" or not site.staging.collections:
-        return Transferring(site, None)
-    grants = Grants(rules_of(site), read_secret(secret_file(site)))
+        return Transferring(site, guard, None)
+    mapped = [each.id for each in site.staging.collections if each.kind == "mapped"]
+    grants = Grants(rules_of(site), read_secret(secret_file(site)), mapped)
     wallet = Wallet(grants, Seal(site.state_dir / SEAL_KEY), storage, ask)
     doors = Doors(site.staging_dir, collections_of(site), grants.own)
     deliveries = Deliveries(
@@ -258,7 +280,7 @@ def transferring_of(
         carrier=lambda token: GlobusTransfer(token, deadline_s=site.staging.transfer_deadline_s),
         delivered=lambda each: delivered(each.owner, each.name),
     )
-    return Transferring(site, Service(deliveries, wallet, doors))
+    return Transferring(site, guard, Service(deliveries, wallet, doors))
 
 
 def limits_of(site: Site) -> Limits:

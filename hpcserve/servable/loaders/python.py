@@ -169,10 +169,17 @@ def _check_plain(function: Callable[..., object]) -> None:
         raise ManifestError(f"{where}: a method must be a plain function or a generator function, without async")
 
 
+def _with_communicator(function: Callable[..., object], context: Context) -> Callable[..., object]:
+    """The function, called with the communicator that there is then: of several ranks it is another after a failure."""
+    if context.size == 1:
+        return partial(function, comm=context.comm)
+    return lambda **arguments: function(comm=context.comm, **arguments)
+
+
 def _caller(function: Callable[..., object], spec: MethodSpec, context: Context) -> Function:
     _check_plain(function)
     if takes_comm(function, spec):
-        function = partial(function, comm=context.comm)
+        function = _with_communicator(function, context)
     if spec.parameters:
         return lambda inputs, parameters: function(**inputs, parameters=dict(parameters))
 

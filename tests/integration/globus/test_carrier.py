@@ -102,7 +102,7 @@ def test_an_expired_token_wants_a_login(transfers: Transfers) -> None:
     world.expire(token.value)
     with pytest.raises(StepFailed) as caught:
         GlobusTransfer(token.value, deadline_s=60.0).submission_id()
-    assert (caught.value.trouble.kind, "hpcserve login" in caught.value.trouble.why) == ("login", True)
+    assert (caught.value.trouble.kind, "hpcserve transfers --login" in caught.value.trouble.why) == ("login", True)
 
 
 def test_an_offline_laptop_is_waited_for(transfers: Transfers) -> None:

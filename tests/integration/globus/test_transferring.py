@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ import msgspec
 import pytest
 
 from hpcserve.config import Site
-from hpcserve.daemon.controller.guard import Asking, asking_of
+from hpcserve.daemon.audit import audit_path
+from hpcserve.daemon.controller.guard import Asking, Guard, asking_of
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.daemon.controller.transferring import Transferring, transferring_of
 from hpcserve.errors import Conflict, InvalidInput, NotFound, PermissionDenied, StagedFileGone
@@ -107,7 +109,8 @@ async def staged_service(
     storage = Storage()
     (place / "state").mkdir(mode=0o700)
     await storage.open(place / "state" / "store.db")
-    transferring = transferring_of(site, storage, ask, delivered)
+    guard = Guard(site)
+    transferring = transferring_of(site, guard, storage, ask, delivered)
     await transferring.open()
     running = asyncio.create_task(transferring.run())
     try:
@@ -116,6 +119,7 @@ async def staged_service(
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await storage.close()
+        guard.close()
 
 
 def test_a_result_arrives_and_the_rule_that_let_it_goes(transfers: Transfers, tmp_path: Path) -> None:
@@ -179,11 +183,16 @@ def test_nobody_has_to_do_with_what_is_another_s(transfers: Transfers, tmp_path:
                 await stage.transferring.transfers(AskTransfers(ids=(view.id,)), stage.asking(bob))
             with pytest.raises(PermissionDenied):
                 await stage.transferring.transfers(AskTransfers(everybody=True), stage.asking(bob))
-            stage.transferring.administers = lambda _asking: True
-            seen = await stage.transferring.transfers(AskTransfers(everybody=True), stage.asking(bob))
+            ops = transfers.setting.world.add_person("ops@lab.example")
+            seen = await stage.transferring.transfers(AskTransfers(everybody=True), stage.asking(ops))
             assert [each.id for each in seen.transfers] == [view.id]
             done = await stage.transferring.cancel(CancelTransfer(id=view.id), stage.asking(ada))
             assert done.transfers[0].state in ("cancelling", "cancelled")
+        lines = [json.loads(each) for each in audit_path(stage.site.state_dir, "controller").read_text().splitlines()]
+        noted = [(each["name"], each["action"], each["allowed"]) for each in lines]
+        assert noted[0] == (ada.username, "deliver", True)
+        assert noted.count((bob.username, "deliver", False)) == 12
+        assert noted[-1] == (ada.username, "cancel-transfer", True)
 
     asyncio.run(scenario())
 
@@ -206,7 +215,7 @@ def test_what_is_no_destination_or_too_much_is_said(transfers: Transfers, tmp_pa
 def test_a_service_with_keys_transfers_nothing(transfers: Transfers, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with staged_service(transfers, tmp_path) as stage:
-            without = Transferring(stage.site, None)
+            without = Transferring(stage.site, Guard(stage.site), None)
             with pytest.raises(Conflict, match="transfers nothing"):
                 await without.transfers(AskTransfers(), stage.asking(transfers.setting.person))
 

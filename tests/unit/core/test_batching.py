@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Hashable
 from statistics import median
 from typing import NamedTuple
 
@@ -164,6 +165,24 @@ def test_out_of_memory_is_remembered() -> None:
     assert size.limit == 32
     size.out_of_memory(1)
     assert size.limit == 1
+
+
+def test_what_others_had_no_memory_for_is_not_tried_again() -> None:
+    sizes = Sizes(lambda method: Policy(None, 256))
+    before = sizes.of(A)
+    found: dict[tuple[str, Hashable], int] = {A[:2]: 12, B[:2]: 3}
+    for fits in (found, {}):
+        sizes.fit(fits)
+        for group, most in ((A, 12), (B, 3)):
+            size = sizes.of(group)
+            for _ in range(5):
+                size.ran(size.limit, 1e-3, full=True)
+            assert size.limit == most
+    assert sizes.of(A) is before
+    free = sizes.of(("go", "third", b""))
+    for _ in range(5):
+        free.ran(free.limit, 1e-3, full=True)
+    assert free.limit > 12
 
 
 def test_sizes_follow_what_the_deployment_says() -> None:

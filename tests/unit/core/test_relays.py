@@ -8,7 +8,7 @@ from hpcserve.core import actions as act
 from hpcserve.core.ledger import State
 from hpcserve.core.sessions import Session
 from hpcserve.errors import OutcomeUnknown, PoisonRequest, StreamInterrupted
-from hpcserve.types import Counter, RequestKey
+from hpcserve.types import Counter, RequestKey, SessionId
 from tests.unit.core.exchange_desk import NAME, Desk
 
 
@@ -346,6 +346,42 @@ def test_a_call_behind_a_stream_is_not_overdue_by_itself(single: Desk) -> None:
     items(single, "c", stream, 0)
     single.exchange.tick(100.0)
     assert single.took(act.ReportHung) == []  # the stream, which has no deadline, may be what runs
+
+
+def hung(desk: Desk, now: float) -> list[float]:
+    """How long what runs is overdue at each replica that is to be killed for it."""
+    desk.now = now
+    desk.exchange.tick(now)
+    return [each.overdue_s for each in desk.took(act.ReportHung)]
+
+
+def test_a_stream_that_its_client_has_given_up_is_not_what_runs(single: Desk) -> None:
+    session, other = single.client(), single.client("d")
+    stream = single.ask(session, 1, remaining_ms=3000)
+    single.ask(other, 1, remaining_ms=60_000)
+    items(single, "c", stream, 0)
+    single.now = 3.0
+    single.ack(session, 1, 1)
+    assert single.states(session) == {1: State.ABANDONED}
+    assert hung(single, 60.0) == [], "the replica lets go of it when it has ended the other"
+    assert hung(single, 66.0) == [6.0], "that one hangs"
+
+
+def test_of_a_stream_that_was_given_up_under_an_earlier_broker_the_same_is_known(desk: Desk) -> None:
+    desk.client("c", 2)
+    keys = (SessionId(b"c"), Counter(1)), (SessionId(b"c"), Counter(2))
+    desk.inventory("a", unfinished=keys, remaining_ms=(3000, 60_000), yielded=(5, 0))
+    assert hung(desk, 60.0) == []
+    assert hung(desk, 66.0) == [6.0]
+
+
+def test_of_a_stream_whose_client_is_away_the_same_is_known(desk: Desk) -> None:
+    desk.now = 1.0
+    desk.client("c", 2)
+    keys = (SessionId(b"d"), Counter(1)), (SessionId(b"c"), Counter(2))
+    desk.inventory("a", unfinished=keys, remaining_ms=(3000, 60_000), yielded=(5, 0))
+    assert hung(desk, 60.0) == []
+    assert hung(desk, 67.0) == [6.0]
 
 
 def counted(desk: Desk) -> tuple[int, int]:

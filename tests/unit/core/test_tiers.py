@@ -10,21 +10,16 @@ LIMIT = 100
 
 
 @pytest.mark.parametrize(
-    ("size", "visible", "https", "destination", "collection", "expected"),
+    ("size", "visible", "https", "destination", "expected"),
     [
-        (10, True, True, False, True, "path"),
-        (10**12, True, False, False, False, "path"),
-        (LIMIT, False, True, False, True, "https"),
-        (LIMIT + 1, False, True, False, True, None),
-        (10, False, False, False, True, None),
-        (10, True, True, True, True, "transfer"),
-        (10, True, True, True, False, None),
+        (10, True, True, False, "path"),
+        (10**12, True, False, False, "path"),
+        (LIMIT, False, True, False, "https"),
+        (LIMIT + 1, False, True, False, None),
+        (10, False, False, False, None),
+        (10, True, True, True, "transfer"),
     ],
 )
-def test_the_way_of_a_result(
-    *, size: int, visible: bool, https: bool, destination: bool, collection: bool, expected: str | None
-) -> None:
-    found = tier(
-        size, visible=visible, https=https, https_limit_bytes=LIMIT, destination=destination, collection=collection
-    )
+def test_the_way_of_a_result(*, size: int, visible: bool, https: bool, destination: bool, expected: str | None) -> None:
+    found = tier(size, visible=visible, https=https, https_limit_bytes=LIMIT, destination=destination)
     assert found == expected

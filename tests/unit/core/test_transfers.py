@@ -156,7 +156,7 @@ def test_expired_credentials_wait_for_a_login_and_go_on_after_it() -> None:
     transfers = submitted(delivery(1))
     transfers.looked(1, Progress("INACTIVE"), 6.0)
     assert states(transfers) == ["inactive"]
-    assert "hpcserve login" in transfers.deliveries()[0].why
+    assert "hpcserve transfers --login" in transfers.deliveries()[0].why
     transfers.tick(7.0)
     transfers.looked(1, Progress("ACTIVE", size_bytes=5), 7.0)
     assert (states(transfers), transfers.deliveries()[0].why) == (["active"], "")

@@ -10,9 +10,9 @@ from tests.unit.core.untried import Never
 V1, V2 = Version("0123456789abcdef"), Version("fedcba9876543210")
 
 
-def made(*, pilots_ended: bool = False, served: Version = V1) -> FleetDeployment:
+def made(*, reason: str = "it broke", pilots_ended: bool = False, served: Version = V1) -> FleetDeployment:
     deployment = FleetDeployment(name=DeploymentName("d"), version=V1, replicas=1, restarts=Never(), served=served)
-    deployment.fail("it broke", "", pilots_ended=pilots_ended)
+    deployment.fail(reason, "", pilots_ended=pilots_ended)
     return deployment
 
 
@@ -23,6 +23,13 @@ def test_a_servable_that_cannot_start_is_to_be_corrected() -> None:
 def test_a_servable_is_not_to_be_corrected_because_pilots_end() -> None:
     assert failure(made(pilots_ended=True)) == (
         "it broke; correct the site file (then hpcserve down and up), or deploy it again when pilot jobs start again"
+    )
+
+
+def test_a_servable_is_not_to_be_corrected_where_the_site_is_at_fault() -> None:
+    assert failure(made(reason="there is no command 'mpiexec'; correct mpi.command of the site file")) == (
+        "there is no command 'mpiexec'; correct mpi.command of the site file; deploy it again afterwards (if the site "
+        "file was changed, after hpcserve down and up)"
     )
 
 

@@ -20,6 +20,7 @@ from hpcserve.wire.hub import ResultStaged
 from hpcserve.wire.staged import MARK
 
 HOUR_S, DAY_S = 3600.0, 86400.0
+NONE: frozenset[tuple[str, str]] = frozenset()
 Run = Callable[[Callable[[StagedFiles], Awaitable[None]]], None]
 
 
@@ -34,7 +35,9 @@ def directory(site: Site) -> Path:
     return Path(site.staging_dir)
 
 
-def run(site: Site, do: Callable[[StagedFiles], Awaitable[None]], **staging: float) -> None:
+def run(
+    site: Site, do: Callable[[StagedFiles], Awaitable[None]], held: frozenset[tuple[str, str]] = NONE, **staging: float
+) -> None:
     """Does something with the staged files of a controller, which ends then: each is a new one."""
 
     async def whole() -> None:
@@ -43,7 +46,7 @@ def run(site: Site, do: Callable[[StagedFiles], Awaitable[None]], **staging: flo
         keys.load_or_create(key)
         await storage.open(site.state_dir / "hpcserve.db")
         changed = msgspec.structs.replace(site, staging=Staging(**staging))  # type: ignore[arg-type]
-        files = StagedFiles(changed, storage)
+        files = StagedFiles(changed, storage, lambda owner, name: (owner, name) in held)
         await files.open(key)
         try:
             await do(files)
@@ -102,6 +105,15 @@ def test_one_that_nobody_fetched_is_removed_long_after_it_was_written(site: Site
     run(site, prune, keep_undelivered_s=HOUR_S)
     assert not old.exists()
     assert new.exists()
+
+
+def test_one_that_is_on_its_way_stays_however_old_it_is(site: Site, directory: Path) -> None:
+    path, other = (staged(directory, "ada", name, age_s=DAY_S) for name in ("x.h5", "y.h5"))
+    run(site, prune)
+    run(site, prune, frozenset({("ada", "x.h5")}), keep_undelivered_s=HOUR_S)
+    assert (path.exists(), other.exists()) == (True, False)
+    run(site, prune, keep_undelivered_s=HOUR_S)
+    assert not path.exists()
 
 
 def test_nobody_delivers_what_is_another_callers(site: Site, directory: Path) -> None:

@@ -41,6 +41,7 @@ def made(tmp_path: Path, *nodes: str) -> Roster:
     watch, launcher = Watch(), ProcessLauncher(MpiRules())
     images = Stages(
         ContainerRules(),
+        pilot="p",
         launcher=launcher,
         own=nodes[0],
         watch=watch,

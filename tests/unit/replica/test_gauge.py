@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hpcserve.replica.gauge import READ_EVERY_S, Gauge, OfAllRanks
+from hpcserve.replica.gauge import FRESH_S, READ_EVERY_S, Gauge, OfAllRanks
 from hpcserve.wire.messages import DeviceUse
 
 USE = DeviceUse("NVIDIA H200", "GPU-1", 1, 2, 3)
@@ -60,6 +60,23 @@ def test_rank_0_tells_of_all_that_the_ranks_see() -> None:
     del told[1]
     assert Gauge(OfAllRanks(None, told), clock).read() == (other,), "rank 0 alone has none"
     assert Gauge(OfAllRanks(None, {}), clock).due_at == math.inf
+
+
+def test_how_busy_another_rank_s_are_is_told_for_a_while_after_its_last_answer() -> None:
+    clock = Clock()
+    other = DeviceUse("NVIDIA H200", "GPU-2", 4, 8, 99)
+    told: dict[int, tuple[DeviceUse, ...]] = {1: (other,)}
+    gauge = Gauge(OfAllRanks(Devices(clock, 0.0), told, clock), clock)
+
+    def busy_after(pause_s: float) -> list[tuple[int, int | None]]:
+        clock.now += pause_s
+        return [(use.used_bytes, use.busy_percent) for use in gauge.read()]
+
+    assert busy_after(0.0) == busy_after(FRESH_S - 1.0) == [(1, 3), (4, 99)]
+    assert busy_after(1.0) == busy_after(1000.0) == [(1, 3), (4, None)], "it computes nothing since, or only that call"
+    told[1] = (DeviceUse(other.name, other.id, 4, 8, 99),)
+    assert busy_after(0.0) == [(1, 3), (4, 99)], "the same figures, told anew"
+    assert busy_after(FRESH_S) == [(1, 3), (4, None)]
 
 
 def test_without_devices_nothing_is_ever_due() -> None:

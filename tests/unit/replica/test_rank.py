@@ -6,8 +6,9 @@ import pytest
 
 from hpcserve.pilot.command import wanted_in_words
 from hpcserve.pilot.ranks import Place
-from hpcserve.replica.rank import RANK_VARIABLES, Rank, rank_of
+from hpcserve.replica.rank import RANK_VARIABLES, Rank, forget_launcher, rank_of
 from hpcserve.servable.manifest import Ranks
+from hpcserve.wire.launch import NO_TOPOLOGY_FILE
 
 
 @pytest.mark.parametrize(
@@ -51,3 +52,12 @@ def test_the_agent_s_words_are_understood(ranks: tuple[tuple[int, ...], ...]) ->
         place = rank_of(Place(("here",), ranks).arguments(4), {"PMI_RANK": str(rank)})
         assert (place.gpus, place.bind) == (0, "none")
         assert (place.rank, place.size, place.held, place.node_slots) == (rank, len(ranks), held, 4)
+
+
+def test_a_servable_does_not_see_what_only_its_launcher_is_told() -> None:
+    environment = {**NO_TOPOLOGY_FILE, "HOME": "/home/a"}
+    forget_launcher(environment)
+    assert environment == {"HOME": "/home/a"}
+    of_the_site = {"HWLOC_XMLFILE": "/etc/node.xml"}
+    forget_launcher(of_the_site)
+    assert of_the_site == {"HWLOC_XMLFILE": "/etc/node.xml"}

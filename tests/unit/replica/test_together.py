@@ -129,6 +129,23 @@ def test_out_of_memory_halves_until_it_fits(room: int) -> None:
     assert room < too_many <= 2 * room + 1
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+)
+def test_a_lack_of_memory_that_a_library_tells_in_words_is_one(fault: Exception) -> None:
+    def run(requests: Sequence[Request]) -> list[dict[str, Any]]:
+        if len(requests) > 2:
+            raise ServableError("failed") from fault
+        return [{} for _ in requests]
+
+    assert run_together(requests_of(*[1] * 8), run, [1] * 8) == ([{}] * 8, 4)
+
+
 def test_what_a_failed_call_had_in_its_hands_is_free_before_the_halves_run() -> None:
     held: list[weakref.ref[np.ndarray[Any, Any]]] = []
 

@@ -46,9 +46,16 @@ def test_a_sample_keeps_its_place_in_the_batch_and_its_words() -> None:
     assert bad.message == "sample 1 of the request: odd"
 
 
-@pytest.mark.parametrize("name", ["MemoryError", "OutOfMemoryError", "_ArrayMemoryError"])
-def test_a_lack_of_memory_stays_one(name: str) -> None:
-    failure = told(ServableError("x failed"), type(name, (Exception,), {})("no room"))
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        *((name, "no room") for name in ("MemoryError", "OutOfMemoryError", "_ArrayMemoryError")),
+        ("AcceleratorError", "CUDA error: out of memory"),
+        ("RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_a_lack_of_memory_stays_one(name: str, words: str) -> None:
+    failure = told(ServableError("x failed"), type(name, (Exception,), {})(words))
     assert failure.out_of_memory
 
     def run(batch: Sequence[object]) -> list[dict[str, object]]:

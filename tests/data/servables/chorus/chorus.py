@@ -73,12 +73,53 @@ class Chorus:
             comm.Barrier()
         return x
 
+    def breaks(self, who, parameters):
+        if self.rank in parameters.get(who, ()):
+            raise ValueError(f"rank {self.rank} cannot")
+
+    @method(inputs=X, outputs=Y)
+    def sums(self, x, comm, *, parameters):
+        """The sum is rank 0's alone: the others have sent, and go on. Those of "raise" take no part."""
+        assert comm is self.context.comm
+        self.breaks("raise", parameters)
+        whole = np.empty_like(x)
+        comm.Reduce(x * (self.rank + 1), whole, root=0)
+        self.breaks("then", parameters)
+        return whole
+
+    @method(inputs=X, outputs=Y)
+    def spreads(self, x, comm, *, parameters):
+        """Rank 0 has sent, and goes on."""
+        self.breaks("raise", parameters)
+        mine = x if self.rank == 0 else np.empty_like(x)
+        comm.Bcast(mine, root=0)
+        return mine
+
+    @method(inputs=X, outputs=Y)
+    def sums_each(self, x, comm, *, parameters):
+        for number, each in enumerate(x):
+            if number == 2:
+                self.breaks("raise", parameters)
+            whole = np.empty(1, np.int64)
+            comm.Reduce(np.array([each * (self.rank + 1)]), whole, root=0)
+            yield whole
+
     @method(inputs=X, outputs=Y, batchable=True)
     def troubled_batch(self, x, comm):
         self.noted("troubled_batch", x)
         time.sleep(PAUSE_S)
         if (x < 0).any() and self.rank == 1:
             raise ValueError("a negative one")
+        comm.Barrier()
+        return x
+
+    @method(inputs=X, outputs=Y, batchable=True)
+    def crowded(self, x, comm):
+        """With a sample of -1 rank 0 has no memory, with -2 rank 1."""
+        self.noted("crowded", x)
+        time.sleep(PAUSE_S)
+        if x.min() == -1 - self.rank:
+            raise MemoryError("no room")
         comm.Barrier()
         return x
 

@@ -1,0 +1,26 @@
+"""A login that a transfer waits for, at the terminal."""
+
+from __future__ import annotations
+
+import typer
+
+from hpcserve.cli.options import options
+from hpcserve.errors import LoginRequired
+
+
+def log_in_for(ctx: typer.Context, wanted: LoginRequired) -> None:
+    """Has the person log in as a transfer needs it; open clients of theirs are in by that login, too.
+
+    Raises:
+        LoginRequired: There is no terminal, or the service did not say which login it needs.
+        HpcserveError: As for ``hpcserve login``.
+    """
+    from hpcserve.cli.asking import terminal
+    from hpcserve.client.arrival import Arrival
+
+    asks = terminal()
+    if asks is None or wanted.detail is None:
+        raise wanted
+    with Arrival(options(ctx).service) as arrival:
+        arrival.try_kept()
+        arrival.log_in(wanted, asks, renews=True, same_owner=False)

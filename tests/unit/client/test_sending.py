@@ -1,0 +1,104 @@
+"""Looking on while a result is brought to a collection. What the service says is written down here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import h5py
+import numpy as np
+import pytest
+
+from hpcserve.client import sending
+from hpcserve.client.sending import Ask, Sending, Transfer
+from hpcserve.errors import Cancelled, InvalidInput, LoginRequired, ServiceUnavailable, TransferFailed
+from hpcserve.types import Counter, SessionId
+from hpcserve.wire import messages as wire
+from hpcserve.wire.admin import AskTransfers, Deliver, TransferList, TransferView
+
+LAPTOP = "6c54cade-bde5-45c1-bdea-f4bd71dba2cc"
+X = np.arange(5.0)
+TENSOR = wire.StagedTensor("y", "float64", X.shape, "/y", hashlib.sha256(X.tobytes()).hexdigest())
+RESULT = wire.Result(SessionId(b"s"), Counter(1), staged=wire.Staged("/staged/ada/r.h5", 100, (TENSOR,)))
+
+
+def view(state: str, *, path: str = "/in/r.h5", **more: Any) -> TransferView:
+    return TransferView(
+        id="t", owner="ada", path="", to=f"globus://{LAPTOP}{path}", state=state, size_bytes=100, asked_s=0.0, **more
+    )
+
+
+def service(answers: Iterable[TransferView | Exception]) -> tuple[Ask, list[Any]]:
+    """What is asked, and what it answers, one after the other."""
+    left, asked = list(answers), []
+
+    def ask(_verb: str, arguments: Any, _kind: type[Any]) -> TransferList:
+        asked.append(arguments)
+        answer = left.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return TransferList(transfers=(answer,))
+
+    return cast("Ask", ask), asked
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sending, "SHORTEST_LOOK_S", 0.001)
+    monkeypatch.setattr(sending, "LONGEST_LOOK_S", 0.001)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def test_it_is_asked_for_once_and_looked_at_until_it_has_arrived() -> None:
+    moving = view("active", task="g", task_bytes=40, task_bytes_in_all=100, bytes_per_s=30.0, task_files_in_all=1)
+    ask, asked = service([view("waiting"), moving, ServiceUnavailable("restarted"), view("succeeded")])
+    seen: list[Transfer] = []
+    outputs = Sending(f"globus://{LAPTOP}/in/", keep_login=True, seen=seen.append).send(RESULT, ask)
+    assert asked[0] == Deliver(paths=("/staged/ada/r.h5",), to=f"globus://{LAPTOP}/in/", keep_login=True)
+    assert asked[1:] == [AskTransfers(ids=("t",))] * 3
+    assert [each.state for each in seen] == ["waiting", "active", "succeeded"]
+    assert (seen[0].eta_s, seen[1].eta_s) == (None, 2.0)
+    assert outputs.sent is not None
+    assert (dict(outputs), outputs.sent.uri, outputs.sent.path) == ({}, f"globus://{LAPTOP}/in/r.h5", None)
+
+
+def test_where_it_does_not_arrive_it_is_said_why() -> None:
+    for state, error in (("failed", TransferFailed), ("cancelled", Cancelled)):
+        ask, _ = service([view(state, why="Globus Transfer: QUOTA_EXCEEDED: full")])
+        with pytest.raises(error, match="QUOTA_EXCEEDED: full; the result is still on the site"):
+            Sending(f"globus://{LAPTOP}/in/").send(RESULT, ask)
+
+
+def test_a_login_that_does_not_come_by_itself_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "LOGIN_S", 0.003)
+    detail = {"code": "ConsentRequired"}
+    soon = [view("inactive"), view("active"), view("succeeded")]
+    Sending(f"globus://{LAPTOP}/in/").send(RESULT, service(soon)[0])
+    ask, _ = service([view("waiting", login=detail, why="consent")] * 10)
+    with pytest.raises(LoginRequired, match="hpcserve transfers --login") as caught:
+        Sending(f"globus://{LAPTOP}/in/").send(RESULT, ask)
+    assert caught.value.detail == detail
+
+
+@pytest.mark.parametrize("place", ["/~/in/r.h5", "{home}/in/r.h5"])
+def test_on_this_machine_it_is_compared_once_more(tmp_path: Path, place: str) -> None:
+    known = tmp_path / ".globusonline" / "lta"
+    known.mkdir(parents=True)
+    (known / "client-id.txt").write_text(f"{LAPTOP}\n")
+    (tmp_path / "in").mkdir()
+    arrived = view("succeeded", path=place.format(home=tmp_path))
+    with h5py.File(tmp_path / "in" / "r.h5", "w") as file:
+        file["y"] = X
+    outputs = Sending(f"globus://{LAPTOP}/in/").send(RESULT, service([arrived])[0])
+    assert np.array_equal(outputs["y"], X)
+    with h5py.File(tmp_path / "in" / "r.h5", "w") as file:
+        file["y"] = X + 1
+    with pytest.raises(TransferFailed):
+        Sending(f"globus://{LAPTOP}/in/").send(RESULT, service([arrived])[0])
+
+
+def test_what_is_no_destination_is_said_before_anything_is_called() -> None:
+    with pytest.raises(InvalidInput, match="to="):
+        Sending("laptop:/in/")
