@@ -192,6 +192,17 @@ async def test_a_kept_login_outlives_the_daemon_and_is_revoked_at_the_end(
 
 
 @in_a_loop
+async def test_two_programs_of_one_owner_are_no_new_login_each_time(
+    transfers: Transfers, rules: Rules, tmp_path: Path
+) -> None:
+    async with Service(tmp_path, rules, token(transfers)) as service:
+        told = [service.wallet.seen("ada", digest) for digest in (DIGEST, "of-another", DIGEST, "of-another")]
+        assert told == [True, True, False, False]
+        # The other one has gone meanwhile: the first still is in.
+        assert states(await served(service, delivery(transfers, "a.h5"))) == ["succeeded"]
+
+
+@in_a_loop
 async def test_without_consent_no_login_is_kept(transfers: Transfers, rules: Rules, tmp_path: Path) -> None:
     async with Service(tmp_path, rules, token(transfers, offline=True)) as service:
         service.log_in(service.token)
