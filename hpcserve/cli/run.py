@@ -123,7 +123,7 @@ def _send(
     """Calls, and says in one line on standard error how far the result is, until it is there."""
     from concurrent.futures import wait
 
-    from hpcserve.cli.transfers import follow_with_logins, progress
+    from hpcserve.cli.transfers import progress, with_logins
     from hpcserve.errors import LoginRequired
 
     future = client.submit(target, given, parameters=parameters, timeout_s=timeout_s, to=to, keep_login=keep_login)
@@ -145,7 +145,8 @@ def _send(
         transfer = future.transfer
         if transfer is None:
             raise
-        transfer = follow_with_logins(ctx, client, transfer.id, wanted, show)
+        arrived = with_logins(ctx, wanted, lambda: future.go_on(show)).sent
+        transfer = None if arrived is None else arrived.transfer
     show(transfer)
     typer.echo(json.dumps({"sent": None if transfer is None else transfer.to}))
 

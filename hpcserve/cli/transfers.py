@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from hpcserve.client.sending import Transfer
     from hpcserve.errors import LoginRequired
     from hpcserve.wire.admin import TransferView
+
+T = TypeVar("T")
 
 WATCH_S = 1.0
 MOST_LOGINS = 5
@@ -127,24 +129,19 @@ def _log_in(ctx: typer.Context, client: Client) -> None:
     log_in_for(ctx, LoginRequired(wanted.why, detail=wanted.login))
 
 
-def follow_with_logins(
-    ctx: typer.Context, client: Client, id: str, wanted: LoginRequired, show: Callable[[Transfer], None]
-) -> Transfer:
-    """Looks on until a transfer has arrived, with all the logins that it takes.
+def with_logins(ctx: typer.Context, wanted: LoginRequired, go_on: Callable[[], T]) -> T:
+    """What ``go_on`` comes to, with all the logins that it takes.
 
     Raises:
-        HpcserveError: It does not arrive, or nobody is there to log in.
+        HpcserveError: As ``go_on``, or nobody is there to log in.
     """
     from hpcserve.cli.consent import log_in_for
-    from hpcserve.client.sending import follow
     from hpcserve.errors import LoginRequired
-    from hpcserve.wire.admin import AskTransfers, TransferList
 
     for _ in range(MOST_LOGINS):
         log_in_for(ctx, wanted)
         try:
-            view = client.call("transfers", AskTransfers(ids=(id,)), TransferList).transfers[0]
-            return follow(view, client.call, show)
+            return go_on()
         except LoginRequired as error:
             wanted = error
     raise wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import Self
 
@@ -16,8 +17,10 @@ from hpcserve.client.login import Asks, Login, log_in
 from hpcserve.client.services import Service, find_service, load_services
 from hpcserve.client.ways import way_to
 from hpcserve.core.demands import demand_of
-from hpcserve.errors import AuthenticationError, LoginRequired
+from hpcserve.errors import AuthenticationError, LoginRequired, ServiceUnavailable
 from hpcserve.wire.messages import Welcome
+
+PATIENCE_S, PAUSE_S = 5.0, 0.5
 
 
 class Arrival:
@@ -99,6 +102,17 @@ class Arrival:
         raise refused
 
     def _hello(self, token: str) -> Welcome | LoginRequired:
+        """Asks again for a while where Globus does not answer the service: whoever has logged in is not sent away."""
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return self._hello_once(token)
+            except ServiceUnavailable:
+                if not token or time.monotonic() > until:
+                    raise
+            time.sleep(PAUSE_S)
+
+    def _hello_once(self, token: str) -> Welcome | LoginRequired:
         with self._way.reach() as reached:
             if token and reached.record.public_key != self._key:
                 raise AuthenticationError(f"the service at {self.place} has another key than a moment ago; try again")

@@ -8,9 +8,10 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from hpcserve.client.outputs import Outputs
+from hpcserve.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from hpcserve.client.sending import Transfer
+    from hpcserve.client.sending import Sending, Transfer
 
 
 class InferenceFuture(Future[Outputs]):
@@ -23,12 +24,28 @@ class InferenceFuture(Future[Outputs]):
     def __init__(self) -> None:
         super().__init__()
         self.transfer: Transfer | None = None
+        self._sending: Sending | None = None
         self._read: Callable[[float | None], None] | None = None
         self._take_back: Callable[[], bool] | None = None
 
-    def arm(self, read: Callable[[float | None], None], take_back: Callable[[], bool]) -> None:
-        """The request is on its way: how to wait for it, and how to take it back."""
-        self._read, self._take_back = read, take_back
+    def arm(
+        self, read: Callable[[float | None], None], take_back: Callable[[], bool], sending: Sending | None = None
+    ) -> None:
+        """The request is on its way: how to wait for it, how to take it back, and what sends its result."""
+        self._read, self._take_back, self._sending = read, take_back, sending
+
+    def go_on(self, seen: Callable[[Transfer], None] = lambda _: None) -> Outputs:
+        """Where ``result()`` has raised LoginRequired for a transfer: waits for it, after that login.
+
+        Args:
+            seen: Called with each look at the transfer.
+
+        Raises:
+            HpcserveError: As ``result()``.
+        """
+        if self._sending is None:
+            raise InvalidInput("the result was to be sent nowhere: there is nothing to go on with")
+        return self._sending.go_on(seen)
 
     def result(self, timeout: float | None = None) -> Outputs:
         """See :meth:`concurrent.futures.Future.result`."""

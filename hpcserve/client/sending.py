@@ -19,6 +19,7 @@ from hpcserve.errors import (
     Cancelled,
     DeadlineExceeded,
     HpcserveError,
+    InvalidInput,
     LoginRequired,
     Overloaded,
     ServiceUnavailable,
@@ -118,6 +119,7 @@ class Sending:
         self._to = to
         self._keep_login = keep_login
         self._seen = seen
+        self._begun: tuple[wire.Result, Ask] | None = None
 
     def send(self, result: wire.Result, ask: Ask) -> Outputs:
         """Waits until a result has arrived. The outputs are empty, unless their new place is on this machine.
@@ -126,11 +128,26 @@ class Sending:
             TransferFailed: It does not arrive; or it arrived, and is not what it was.
             LoginRequired: The service needs another login for that; it goes on after it.
         """
+        self._begun = result, ask
+        return self._send(result, ask, self._seen)
+
+    def go_on(self, seen: Callable[[Transfer], None]) -> Outputs:
+        """Goes on after the login that :meth:`send` has raised as an error. What is asked for twice is sent once.
+
+        Raises:
+            HpcserveError: As :meth:`send`.
+        """
+        if self._begun is None:
+            raise InvalidInput("nothing was to be sent yet: there is no result to go on with")
+        return self._send(*self._begun, seen)
+
+    def _send(self, result: wire.Result, ask: Ask, seen: Callable[[Transfer], None]) -> Outputs:
         from hpcserve.client.outputs import Outputs
         from hpcserve.client.staged import StagedFile
 
         assert result.staged is not None, "asked for what is staged"
-        transfer = self._arrive(result.staged, ask)
+        asked = Deliver(paths=(result.staged.path,), to=self._to, keep_login=self._keep_login)
+        transfer = follow(_asked(ask, "deliver", asked), ask, seen)
         end = destination(transfer.to, "")
         path = seen_here(end)
         values: dict[str, Any] = {}
@@ -146,10 +163,6 @@ class Sending:
             image=result.image,
             sent=SentFile(transfer, result.staged.size_bytes, path),
         )
-
-    def _arrive(self, staged: wire.Staged, ask: Ask) -> Transfer:
-        view = _asked(ask, "deliver", Deliver(paths=(staged.path,), to=self._to, keep_login=self._keep_login))
-        return follow(view, ask, self._seen)
 
 
 def follow(view: TransferView, ask: Ask, seen: Callable[[Transfer], None]) -> Transfer:

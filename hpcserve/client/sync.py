@@ -185,7 +185,7 @@ class Client:
             on_done=resolve,
         )
         id = self._shared.start(call)
-        future.arm(partial(self._shared.wait, call), partial(self._shared.cancel, id))
+        future.arm(partial(self._shared.wait, call), partial(self._shared.cancel, id), sending)
         self._shared.wanted.set()
         return future
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from hpcserve import AsyncClient, Client, examples
@@ -19,111 +18,21 @@ from hpcserve.client.services import Service
 from hpcserve.cluster.slurm_text import QUEUE_FORMAT
 from hpcserve.errors import LoginRequired
 from hpcserve.testing.globus.browser import log_in
-from hpcserve.testing.globus.records import Person, Policy, Token
+from hpcserve.testing.globus.records import Policy
+from tests.acceptance.house import House, X, house_in
 from tests.acceptance.newcomer import User, until, user_in
 from tests.acceptance.typist import Typist
-from tests.integration.globus.setting import SECRET, Setting, standing_in
 
 TOKEN = "POST /v2/oauth2/token$"
 POLICY = "11111111-2222-3333-4444-555555555555"
-CACHE_S = 2
-X = np.ones(1, np.float32)
-SITE = """
-base = "local"
-auth = "globus"
-
-[globus]
-client_id = "{service}"
-client_secret_file = "{secret}"
-native_client_id = "{native}"
-cache_s = {cache}
-
-[access]
-call = {{ allow = ["*"] }}
-publish = {{ allow = ["*"] }}
-deploy = {{ allow = ["*"] }}
-administer = {{ allow = ["*"] }}
-"""
-
-
-class House:
-    """A service with an endpoint ``echo``, a stand-in, and people who come to it."""
-
-    def __init__(self, place: Path, globus: Setting, ops: User, homes: contextlib.ExitStack) -> None:
-        self.globus, self.ops, self._homes, self._place = globus, ops, homes, place
-        self.x = place / "x.npy"
-        np.save(self.x, X)
-        self.call = ("run", "echo.echo", "--input", f"x={self.x}")
-        self._many = 0
-        self._people: dict[Path, Person] = {}
-        """Whoever has a home: others would be logged out with them."""
-
-    def user(self, **environment: str) -> User:
-        """Somebody new, who has named the service."""
-        self._many += 1
-        user = self._homes.enter_context(user_in(self._place / f"user{self._many}"))
-        user.environment |= self.globus.globus.environment | environment
-        user.ok("service", "add", "lab", self.ops.record)
-        user.ok("service", "use", "lab")
-        return user
-
-    def person(self, user: User) -> Person:
-        """Whose home it is."""
-        name = f"{user.home.name}@lab.example"
-        return self._people.setdefault(user.home, self.globus.world.find_person(name) or self._new(name))
-
-    def _new(self, name: str) -> Person:
-        return self.globus.world.add_person(name, second_factor=True)
-
-    def types(self, user: User, *arguments: str | Path) -> Typist:
-        """They sit at their terminal, and at the browser."""
-        self.globus.world.sign_in(self.person(user))
-        return Typist(user, self.globus.ca, *arguments)
-
-    def logged_in(self, *options: str) -> User:
-        user = self.user()
-        with self.types(user, "login", *options) as typist:
-            typist.logs_in().ends()
-        return user
-
-    @contextlib.contextmanager
-    def client(self, user: User) -> Iterator[Client]:
-        """A client in this process, with a person's files."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("HPCSERVE_HOME", str(user.home))
-            with Client(Service(self.ops.record)) as client:
-                yield client
-
-    def tokens(self, user: User) -> list[Token]:
-        """The tokens that somebody keeps, as the stand-in knows them."""
-        (path,) = (user.home / "logins").glob("*.json")
-        kept = json.loads(path.read_text())
-        values = [kept["access_token"], kept.get("refresh_token", ""), *kept.get("others", ())]
-        return [self.globus.world.tokens[each] for each in values if each]
 
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    place = tmp_path_factory.mktemp("house")
-    with contextlib.ExitStack() as homes:
-        globus = homes.enter_context(standing_in(place / "globus"))
-        secret = place / "secret"
-        secret.touch(0o600)
-        secret.write_text(f"{SECRET}\n")
-        ops = homes.enter_context(user_in(place / "ops"))
-        ops.environment |= globus.globus.environment
-        (ops.home / "sites").mkdir(mode=0o700, parents=True)
-        ops.home.chmod(0o700)
-        site = SITE.format(service=globus.service.id, secret=secret, native=globus.native.id, cache=CACHE_S)
-        (ops.home / "sites" / "local.toml").write_text(site)
-        ops.ok("up", "--detach")
-        made = House(place, globus, ops, homes)
-        with made.types(ops, "login") as typist:
-            typist.logs_in().ends()
-        ops.ok("publish", examples.path("echo"))
-        ops.ok("deploy", "echo", "--endpoint", "echo")
+    with house_in(tmp_path_factory.mktemp("house")) as made:
+        made.ops.ok("publish", examples.path("echo"))
+        made.ops.ok("deploy", "echo", "--endpoint", "echo")
         yield made
-        ops.ok("down")
 
 
 @pytest.fixture(autouse=True)

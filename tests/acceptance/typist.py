@@ -77,6 +77,7 @@ class Typist:
         until = time.monotonic() + PATIENCE_S
         while self._look(until):
             pass
+        assert time.monotonic() < until, f"it does not end: {self.seen}"
         output, _ = self.process.communicate(timeout=PATIENCE_S)
         assert self.process.returncode == code, f"{self.process.returncode}: {output}{self.seen}"
         return output

@@ -21,6 +21,15 @@ class _Fault:
     body: dict[str, Any] | None = None
     drop: tuple[str, ...] = ()
     after: bool = False
+    every: int = 1
+    met: int = 0
+
+    def applies(self, call: str) -> bool:
+        """Whether it is this request's turn; it counts as met."""
+        if not self.pattern.match(call):
+            return False
+        self.met += 1
+        return self.met % self.every == 0
 
 
 @dataclass(frozen=True)
@@ -58,13 +67,14 @@ class Faults:
         retry_after_s: int | None = None,
         body: dict[str, Any] | None = None,
         after: bool = False,
+        every: int = 1,
     ) -> None:
         """Refuse with this status. ``body``: what is said with it, by default a code and a message.
 
-        With ``after`` it is done all the same, and only the answer is lost.
+        With ``after`` it is done all the same, and only the answer is lost. ``every``: only each so-manieth request
+        that matches.
         """
-        told = _Fault(re.compile(pattern), times, status=status, retry_after_s=retry_after_s, body=body, after=after)
-        self._add(told)
+        self._add(_Fault(re.compile(pattern), times, status, retry_after_s, body=body, after=after, every=every))
 
     def stall(self, pattern: str, seconds: float, *, times: int | None = 1) -> None:
         """Answer only after so many seconds, or when the faults are cleared."""
@@ -88,7 +98,7 @@ class Faults:
         call = f"{request.method} {request.path}"
         with self._changed:
             self.asked[call] += 1
-            fault = next((each for each in self._faults if each.pattern.match(call)), None)
+            fault = next((each for each in self._faults if each.applies(call)), None)
             if fault is None:
                 return Met()
             if fault.left is not None:

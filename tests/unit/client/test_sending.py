@@ -76,10 +76,24 @@ def test_a_login_that_does_not_come_by_itself_is_asked_for(monkeypatch: pytest.M
     detail = {"code": "ConsentRequired"}
     soon = [view("inactive"), view("active"), view("succeeded")]
     Sending(f"globus://{LAPTOP}/in/").send(RESULT, service(soon)[0])
-    ask, _ = service([view("waiting", login=detail, why="consent")] * 10)
+    waits = view("waiting", login=detail, why="consent")
+    now, first = service([waits] * 10)
+
+    def ask(*arguments: Any) -> Any:
+        return now(*arguments)
+
+    sent = Sending(f"globus://{LAPTOP}/in/")
+    with pytest.raises(InvalidInput):
+        sent.go_on(lambda _: None)
     with pytest.raises(LoginRequired, match="hpcserve transfers --login") as caught:
-        Sending(f"globus://{LAPTOP}/in/").send(RESULT, ask)
+        sent.send(RESULT, cast("Ask", ask))
     assert caught.value.detail == detail
+    now, then = service([view("active"), view("succeeded")])
+    seen: list[str] = []
+    outputs = sent.go_on(lambda transfer: seen.append(transfer.state))
+    assert outputs.sent is not None
+    assert then[0] == first[0], "what is asked for twice is sent once"
+    assert seen == ["active", "succeeded"]
 
 
 @pytest.mark.parametrize("place", ["/~/in/r.h5", "{home}/in/r.h5"])
