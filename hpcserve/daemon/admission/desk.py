@@ -60,11 +60,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     ``known``: each key that is authorised; a thousand ranks may share one. ``stranger``: each other key.
     ``strangers``: all of these together. ``pilot``: each pilot, by its secret. ``enrols``: all other ENROLs together.
+    With Globus a key is known by its token, or by having been let in; ``returning``: each identity that is in, with
+    tokens that are not known yet. ``companions``: all who come with a token that is being asked about, together.
     """
 
     known: tuple[float, float] = (500.0, 5000.0)
     stranger: tuple[float, float] = (2.0, 10.0)
     strangers: tuple[float, float] = (100.0, 500.0)
+    returning: tuple[float, float] = (5.0, 50.0)
+    companions: tuple[float, float] = (500.0, 5000.0)
     pilot: tuple[float, float] = (2.0, 10.0)
     enrols: tuple[float, float] = (100.0, 500.0)
     askers: int = 10_000
@@ -128,6 +132,8 @@ class Desk:
         self._known = Buckets(*limits.known, limits.askers)
         self._stranger = Buckets(*limits.stranger, limits.askers)
         self._strangers = Bucket(*limits.strangers, now)
+        self._returning = Buckets(*limits.returning, limits.askers)
+        self._companions = Bucket(*limits.companions, now)
         self._pilot = Buckets(*limits.pilot, limits.askers)
         self._enrols = Bucket(*limits.enrols, now)
         self._secrets: Mapping[str, str] = {}
@@ -213,10 +219,17 @@ class Desk:
         if name is not None:
             return self._known.take(key, now)
         if self._logins is not None and isinstance(message, Hello):
-            if (key in self.admitted and not message.token) or self._logins.is_good(message.token, now):
+            is_in, is_asked = key in self.admitted, self._logins.is_asked(message.token)
+            if (is_in and (is_asked or not message.token)) or self._logins.is_good(message.token, now):
                 return self._known.take(key, now)
-            if self._logins.is_asked(message.token):
-                return None if self._strangers.take(now) else 0.0
+            if is_in:
+                identity = self.admitted[key]
+                return self._returning.take(key if identity is None else identity.id, now)
+            if is_asked:
+                return None if self._companions.take(now) else 0.0
+        return self._ration_of_stranger(key, message, now)
+
+    def _ration_of_stranger(self, key: bytes, message: object, now: float) -> float | None:
         wait_s = self._stranger.take(key, now)
         if wait_s == 0 and not isinstance(message, Enrol) and self._strangers.take(now):
             return None
@@ -230,7 +243,7 @@ class Desk:
     def _hello(self, waiting: Waiting, name: str | None, message: Hello, now: float) -> None:
         key, waiting = waiting.key, waiting._replace(version=self._agree(message))
         if self._logins is not None:
-            self._logins.hello(waiting, message.token, now)
+            self._logins.hello(waiting, message.token, now, is_in=key in self.admitted)
             self._follow(self._logins, now)
             return
         if name is None:

@@ -281,6 +281,43 @@ def test_a_flood_of_new_tokens_is_bounded_and_those_who_are_in_are_not_affected(
     assert isinstance(office.hello("ada-1"), Welcome)
 
 
+def test_who_is_in_renews_and_comes_with_another_token_while_strangers_ask_all_they_may() -> None:
+    office = Office(limits=Limits(strangers=(1.0, 2 * MOST_ASKED), askers=100_000))
+    office.hello("ada-1")
+    for number in range(10_000, 10_000 + 3 * MOST_ASKED):
+        office.say(f"forged-{number}", number.to_bytes(32, "big"), b"flood")
+    assert {(question.first, question.until) for question, _ in office.desk.take_questions()} == {(False, WAIT_S)}
+    office.say("ada-2")
+    ((question, token),) = office.desk.take_questions()
+    assert (question.first, token) == (True, "ada-2")
+    office.answer(question, token)
+    office.settle()
+    assert isinstance(office.answers()[-1], Welcome)
+    while not (asked := office.desk.take_questions()):
+        office.now = office.desk.due
+        office.desk.tick(office.now)
+    ((question, token),) = asked
+    assert (question.first, question.until, token) == (True, inf, "ada-2"), "a renewal never gives up its place"
+
+
+def test_who_is_in_cannot_ask_about_tokens_without_end() -> None:
+    office = Office(limits=Limits(returning=(1.0, 5.0)))
+    office.hello("ada-1")
+    for number in range(50):
+        office.say(f"forged-{number}")
+    assert len(office.desk.take_questions()) == 5
+    overloaded = [each for each in office.answers() if isinstance(each, Refused)]
+    assert {each.error.code for each in overloaded} == {"overloaded"}
+    assert isinstance(office.hello("ada-1"), Welcome)
+
+
+def test_many_who_share_a_new_token_ask_once() -> None:
+    office = Office(limits=Limits(strangers=(1.0, 1.0)))
+    for number in range(200):
+        office.say("ada-1", number.to_bytes(32, "big"), number.to_bytes(2, "big"))
+    assert len(office.desk.take_questions()) == 1
+
+
 def test_questions_without_end_are_not_put() -> None:
     office = Office(limits=Limits(strangers=(1e6, 1e6), askers=100_000))
     for number in range(MOST_ASKED + 10):
