@@ -59,10 +59,11 @@ class Person:
 
     Attributes:
         id: Of the identity.
-        name: Its user name, ``name@domain``.
+        name: Its user name, ``name@domain``, in lower case.
         domain: That of the identity provider of this session.
         linked: Ids of all identities of the same owner, this one included.
         expires_at: When the token ends.
+        linked_names: The user names of these identities, in lower case.
     """
 
     id: str
@@ -70,6 +71,7 @@ class Person:
     domain: str
     linked: tuple[str, ...]
     expires_at: float
+    linked_names: tuple[str, ...] = ()
 
 
 class _Login(NamedTuple):
@@ -102,13 +104,15 @@ def judge(answer: object, rules: Rules, now: float) -> Person:
     if rules.scope not in _text(told, "scope").split():
         raise login_required(rules, f"the token lacks the scope {rules.scope}")
     _check_policies(told, rules)
-    login = _chosen(told, rules)
+    login, identities = _chosen(told, rules), _identities(told)
+    names = {_text(each, "username").lower() for each in identities.values()}
     return Person(
         id=login.id,
         name=login.name,
         domain=login.domain,
-        linked=tuple(sorted({login.id, *_identities(told)})),
+        linked=tuple(sorted({login.id, *identities})),
         expires_at=expires_at,
+        linked_names=tuple(sorted({login.name, *names})),
     )
 
 
@@ -250,7 +254,7 @@ def _logins(told: Mapping[str, Any]) -> Iterator[_Login]:
         domain = _domain(username)
         factors = login.get("amr")
         mfa = login.get("acr") == MFA or (isinstance(factors, list) and "mfa" in factors)
-        yield _Login(id, username, domain, _number(login, "auth_time"), mfa=mfa)
+        yield _Login(id, username.lower(), domain, _number(login, "auth_time"), mfa=mfa)
 
 
 def _identities(told: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

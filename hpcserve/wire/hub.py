@@ -35,7 +35,8 @@ class Identity(Message, frozen=True):
     ``name`` is what people call it: of the list of keys, or Globus's user name. The rest is Globus's: ``id`` of the
     identity, ``domain`` of the session's identity provider, ``groups`` by their ids (None: they could not be asked
     for), ``linked`` identities by their ids, and the SHA-256 of the token, in hex. ``key``: the CURVE key in Z85.
-    ``account``: the one of the site that the identity is mapped to, if any.
+    ``account``: the one of the site that the identity is mapped to, if any. ``linked_names``: the user names of the
+    linked identities.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Identity(Message, frozen=True):
     linked: tuple[str, ...] = ()
     token_sha256: str = ""
     account: str = ""
+    linked_names: tuple[str, ...] = ()
 
 
 class AdmitKey(Message, frozen=True, tag="admit"):

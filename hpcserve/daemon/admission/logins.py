@@ -305,6 +305,7 @@ class Logins:
             person.linked,
             digest,
             "" if self._account is None else self._account(person.id, person.name),
+            person.linked_names,
         )
 
     def _bind(self, key: bytes, bound: _Bound) -> None:

@@ -86,8 +86,27 @@ def wanted(error: HpcserveError) -> dict[str, Any]:
 
 def test_who_has_all_that_is_demanded_is_let_in() -> None:
     assert judge(GOOD, RULES, NOW) == Person(
-        id=ADA, name="ada@lab.gov", domain="lab.gov", linked=(ADA_HOME, ADA), expires_at=NOW + 3600
+        id=ADA,
+        name="ada@lab.gov",
+        domain="lab.gov",
+        linked=(ADA_HOME, ADA),
+        expires_at=NOW + 3600,
+        linked_names=("ada@home.org", "ada@lab.gov"),
     )
+
+
+def test_user_names_are_in_lower_case() -> None:
+    spelled = [
+        {"sub": ADA, "username": "Ada@Lab.gov", "identity_provider": IDP},
+        {"sub": ADA_HOME, "username": "ADA@home.org", "identity_provider": HOME_IDP},
+    ]
+    person = judge(changed("identity_set_detail", spelled), RULES, NOW)
+    assert (person.name, person.linked_names) == ("ada@lab.gov", ("ada@home.org", "ada@lab.gov"))
+
+
+def test_a_linked_identity_without_a_name_lets_nobody_in() -> None:
+    unnamed = [*GOOD["identity_set_detail"], {"sub": "x", "identity_provider": HOME_IDP}]
+    assert refusal(changed("identity_set_detail", unnamed)).code == "unauthenticated"
 
 
 @pytest.mark.parametrize(

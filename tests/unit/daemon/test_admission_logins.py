@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 
 import pytest
 
 from hpcserve.auth.keys import to_z85
+from hpcserve.core.access import Policy, Servable, decide
+from hpcserve.core.access import Rules as AccessRules
 from hpcserve.core.claims import Person, Rules
 from hpcserve.core.tokens import Ages, Checked, Question, Tokens
+from hpcserve.daemon.access import caller_of
 from hpcserve.daemon.admission.desk import DEFAULT_LIMITS, Desk, Limits
 from hpcserve.daemon.admission.logins import MOST_ASKED, WAIT_S, Logins, digest_of
 from hpcserve.daemon.audit import Record
@@ -121,6 +125,17 @@ def test_a_good_token_lets_its_key_in() -> None:
     (line,) = office.records()
     assert (line.action, line.allowed, line.by, line.name) == ("hello", True, "globus", "ada@lab.gov")
     assert (line.token_sha256, line.key, line.peer) == (digest, to_z85(KEY), "10.0.0.1")
+
+
+def test_a_deny_of_a_linked_identity_reaches_who_decides() -> None:
+    office = Office()
+    names = ("ada@lab.gov", "mal@evil.org")
+    office.known["ada-1"] = Checked(replace(person("ada"), linked_names=names), 3600.0)
+    office.hello("ada-1")
+    identity = office.keys[KEY]
+    assert identity is not None
+    policy = Policy(call=AccessRules(("*",), ("user:mal@evil.org",)))
+    assert not decide(policy, caller_of(identity), "call", Servable()).allowed
 
 
 def test_no_list_of_keys_lets_in_without_a_token() -> None:
