@@ -25,8 +25,8 @@ from hpcserve.auth.keys import to_z85
 from hpcserve.core.ratelimit import Bucket, Buckets
 from hpcserve.core.tokens import Checked, Question
 from hpcserve.daemon.admission.logins import LetIn, Logins, Refuse, Renew, Waiting, digest_of
-from hpcserve.daemon.admission.records import HELLO, PUT_OUT, record
-from hpcserve.daemon.audit import Record
+from hpcserve.daemon.admission.records import HELLO, record
+from hpcserve.daemon.audit import PUT_OUT, Record
 from hpcserve.errors import AuthenticationError, HpcserveError, Overloaded, ProtocolError, ServiceUnavailable
 from hpcserve.wire.frames import agree, decode_from_anyone, error_to_wire
 from hpcserve.wire.hub import (
@@ -161,7 +161,8 @@ class Desk:
                 raise message
         except HpcserveError as error:
             self._refuse(connection, error)
-            if isinstance(message, Hello):
+            known = name is not None or key in self.admitted
+            if isinstance(message, Hello) and (known or not isinstance(error, Overloaded)):
                 digest = digest_of(message.token) if message.token else ""
                 self._record(HELLO, key, None, error, digest=digest, peer=peer)
 
