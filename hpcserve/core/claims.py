@@ -95,8 +95,11 @@ def judge(answer: object, rules: Rules, now: float) -> Person:
     Raises:
         LoginRequired: Another login is wanted; ``detail`` says which.
         AuthenticationError: The token is not for this service, or the answer lacks something.
+        ServiceUnavailable: It is no answer of Globus Auth at all, but a page of something that stands before it.
     """
-    told = _map(answer, "an introspection")
+    if not isinstance(answer, Mapping):
+        raise _no_answer("Globus Auth")
+    told = answer
     if told.get("active") is not True:
         raise login_required(rules, "the token is not valid: it has expired, was revoked, or is not Globus's")
     _check_origin(told, rules)
@@ -139,10 +142,11 @@ def memberships(answer: object) -> tuple[str, ...]:
     """The ids of the groups that somebody is an active member of, by what Globus Groups answered.
 
     Raises:
-        AuthenticationError: It is no such answer.
+        AuthenticationError: One of the groups lacks something.
+        ServiceUnavailable: It is no answer of Globus Groups at all.
     """
     if not isinstance(answer, list):
-        raise _malformed("a list of groups", answer)
+        raise _no_answer("Globus Groups")
     found = set()
     for each in answer:
         group = _map(each, "a group")
@@ -295,6 +299,11 @@ def _number(of: Mapping[str, Any], name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
         raise _malformed(name, value)
     return float(value)
+
+
+def _no_answer(who: str) -> ServiceUnavailable:
+    """Closed, and says nothing about the token: who is in may come again."""
+    return ServiceUnavailable(f"{who} gives no answer that could be read; try again in a moment", retry_after_s=2.0)
 
 
 def _malformed(what: str, value: object) -> AuthenticationError:
