@@ -274,6 +274,16 @@ def test_the_secret_must_be_ours_alone(new_house: NewHouse) -> None:
         assert told in house.start()["error"]["message"]
 
 
+def test_nobody_is_let_in_by_an_auth_whose_certificate_is_not_looked_at(new_house: NewHouse) -> None:
+    house = new_house()
+    house.process.terminate()
+    house.process.communicate()
+    for value in ("false", "0"):
+        house.environment["GLOBUS_SDK_VERIFY_SSL"] = value
+        assert "GLOBUS_SDK_VERIFY_SSL" in house.start()["error"]["message"]
+        house.process.communicate()
+
+
 def test_a_restarted_admission_puts_out_those_who_do_not_come_again(house: House, setting: Setting) -> None:
     keys, others, token = new_key_pair(), new_key_pair(), token_of(setting)
     assert isinstance(house.hello(keys, token=token), Welcome)
