@@ -104,6 +104,7 @@ class ReplicaLife:
         replica.ended = True
         replica.crashed = not asked and not replica.unwanted and not lost
         replica.cause = replica.cause or words.cause
+        replica.lasting = words.lasting
         if asked or replica.unwanted:
             return
         if lost and pilot.phase == "leaving":

@@ -15,7 +15,7 @@ import zmq
 
 from hpcserve import __version__
 from hpcserve.core.batching import Policy
-from hpcserve.errors import HpcserveError, VersionMismatch
+from hpcserve.errors import ConfigError, HpcserveError, ManifestError, VersionMismatch
 from hpcserve.replica.alarm import Alarm
 from hpcserve.replica.broken import EXIT_BROKEN, DeviceBroken
 from hpcserve.replica.executor import Executor, Servable
@@ -65,8 +65,8 @@ def main() -> int:
             return serve(lifeline, mouth, laps, None)
         print_whole_lines()
         world = World(rank)
-    except HpcserveError as error:
-        mouth.say(ReplicaSays(state="failed", cause=error.message))
+    except HpcserveError as error:  # its GPUs, its MPI: they are as the site has made them
+        mouth.say(ReplicaSays(state="failed", cause=error.message, lasting=True))
         return EXIT_SETUP_FAILED
     with whole_or_none(world):
         return follow(world) if world.rank else serve(lifeline, mouth, laps, world)
@@ -220,7 +220,8 @@ def _load(manifest: Manifest, context: Context, laps: Laps) -> Loaded:
 
 def _give_up(mouth: Mouth, error: HpcserveError, world: World | None) -> int:
     """The setup has failed: the agent is told, and of several ranks none goes on."""
-    mouth.say(ReplicaSays(state="failed", cause=error.message, traceback=error.remote_traceback or ""))
+    lasting = isinstance(error, (ConfigError, ManifestError, VersionMismatch))
+    mouth.say(ReplicaSays(state="failed", cause=error.message, traceback=error.remote_traceback or "", lasting=lasting))
     if world is not None:
         world.abort(EXIT_SETUP_FAILED)
     return EXIT_SETUP_FAILED
