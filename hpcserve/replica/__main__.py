@@ -85,7 +85,7 @@ def serve(lifeline: Lifeline, mouth: Mouth, laps: Laps, world: World | None) -> 
     lead.on_lost(lambda error: _give_up(mouth, error, world))
     try:
         lead.begin(start)
-        loaded = _load(manifest, _context(start, manifest, world, watch), laps)
+        loaded = _load(manifest, _context(start, manifest, world, watch), laps, "rank 0: " if world is not None else "")
         servable = lead.whole(loaded)
         if manifest.warmup:
             warm_up(servable, manifest, Path(start.servable))
@@ -212,8 +212,12 @@ def _context(start: ReplicaStart, manifest: Manifest, world: World | None, watch
     )
 
 
-def _load(manifest: Manifest, context: Context, laps: Laps) -> Loaded:
-    loaded = loader_named(manifest.loader).load(manifest, context)
+def _load(manifest: Manifest, context: Context, laps: Laps, who: str) -> Loaded:
+    try:
+        loaded = loader_named(manifest.loader).load(manifest, context)
+    except HpcserveError as error:
+        error.message = who + error.message
+        raise
     laps.end("load", apart=loaded.import_s, of="import")
     return loaded
 
