@@ -75,7 +75,7 @@ def _build(
     *,
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The servable's directory, with servable.toml.")],
     mirror: Annotated[str, typer.Option(metavar="URL", help="A Debian mirror; default: that of apt here.")] = "",
-) -> None:
+) -> int:
     """Build the image that the servable in DIR names, of what its [environment.build] says."""
     import os
     from functools import partial
@@ -83,20 +83,31 @@ def _build(
     from msgspec.structs import replace
 
     from hpcserve import config
+    from hpcserve.cli.stopping import Stopped, Stops
     from hpcserve.cli.terminal import note
     from hpcserve.cluster.building import Builder
     from hpcserve.daemon.images import plan_of
+    from hpcserve.errors import ConfigError
     from hpcserve.registry.manifest_file import read_manifest
 
+    stops = Stops()
     site = config.load_site(None)
     place = config.expanded(str(directory))
     manifest = read_manifest(place)
+    if site.containers.runtime != "apptainer":
+        runtime = site.containers.runtime
+        raise ConfigError(f"containers.runtime: {runtime!r} builds no images: that needs a site with 'apptainer'")
     command = site.containers.command or site.containers.runtime
     # What is built here is signed by nobody yet.
     images = _images(replace(site, containers=replace(site.containers, signature_key="")))
     builder = Builder(images, command=command, cache=config.cache_dir(), environment=os.environ, tell=note)
-    new = builder.build(plan_of(manifest, place, partial(builder.standard, mirror)))
+    try:
+        with stops.work():
+            new = builder.build(plan_of(manifest, place, partial(builder.standard, mirror)))
+    except Stopped:
+        return stops.exit_code()
     typer.echo(f"{'built' if new else 'there already:'} {manifest.environment.image}")
+    return OK
 
 
 def _images(site: Site) -> Images:

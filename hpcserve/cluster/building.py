@@ -1,7 +1,8 @@
 """Builds images with Apptainer: a servable's own, and those of hpcserve's own on which it can stand.
 
 Nothing is built twice: an image tells by a label what it was made of, packages are kept by what was asked for, and
-images of our own by their definition files and what was asked for. What is not finished has another name.
+images of our own by their definition files and what was asked for. Of several that want the same one makes it, and the
+others wait.
 """
 
 from __future__ import annotations
@@ -9,11 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
+import stat
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -21,6 +21,8 @@ from pathlib import Path
 
 import msgspec
 
+from hpcserve.cluster import build_run
+from hpcserve.cluster.build_places import alone, scratch
 from hpcserve.cluster.definition import LABEL, Content, definition
 from hpcserve.cluster.gather import gather_into, gather_prefix
 from hpcserve.cluster.images import Images, Interpreter
@@ -29,9 +31,7 @@ from hpcserve.cluster.packages import requirements
 from hpcserve.errors import ConfigError, ManifestError
 
 TIMEOUT_S = 3600.0
-SHOWN_LINES = 12
-# The fastest to make and to load of what mksquashfs(1) knows.
-_COMPRESSION = ("--mksquashfs-args", "-comp zstd -Xcompression-level 3")
+BLOCK_BYTES = 1 << 20
 _PYTHON = "python3"
 """The interpreter of the images that are made here."""
 
@@ -91,7 +91,14 @@ class Builder:
         Raises:
             ManifestError: The base cannot be used, a file is missing, or a command fails.
             ConfigError: Packages cannot be had, or files not be written.
+            StorageFull: There is no room.
         """
+        if plan.image.is_dir():
+            raise ManifestError(f"environment.image: {plan.image} is a directory; give the path of a file")
+        with self._alone(plan.image):
+            return self._build(plan)
+
+    def _build(self, plan: Plan) -> bool:
         base = self._images.file(str(plan.base))
         found = self._images.python(str(plan.base), plan.python)
         ours = requirements(ranks=plan.ranks and "mpi4py" not in found.packages)
@@ -107,16 +114,16 @@ class Builder:
         if plan.image.exists() and self._label(plan.image) == content.key:
             return False
         packages = self._packages(wanted, plan.base, plan.python, found)
-        with _scratch(self._cache) as scratch:
+        with scratch(self._cache) as place:
             # Names of our own: a definition file has no way to write a space in a path.
-            (scratch / "packages").symlink_to(packages)
-            copies = [(f"{scratch}/packages/*", f"{found.purelib}/")]
+            (place / "packages").symlink_to(packages)
+            copies = [(f"{place}/packages/*", f"{found.purelib}/")]
             for number, (source, target) in enumerate(plan.files):
-                copies.append((_linked(scratch / str(number), source), target))
-            (scratch / "base.sif").symlink_to(plan.base)
-            text = definition(str(scratch / "base.sif"), key=content.key, copies=copies, post=plan.post)
-            (scratch / "image.def").write_text(text)
-            self._apptainer(plan.image, scratch / "image.def")
+                copies.append((_linked(place / str(number), source), target))
+            (place / "base.sif").symlink_to(plan.base)
+            text = definition(str(place / "base.sif"), key=content.key, copies=copies, post=plan.post)
+            (place / "image.def").write_text(text)
+            self._apptainer(plan.image, place / "image.def")
         return True
 
     def standard(self, mirror: str, wanted: Sequence[str]) -> Path:
@@ -135,28 +142,30 @@ class Builder:
         for index, name in enumerate(BOTTOM):
             key = hashlib.sha256("\n".join(texts[: index + 1]).encode()).hexdigest()[:12]
             image = self._own(name.removesuffix(".def"), key)
-            if not image.exists():
-                argument = f"mirror={mirror or apt_mirror()}" if below is None else f"base={below}"
-                self._make(image, name, argument)
+            with self._alone(image):
+                if not image.exists():
+                    argument = f"mirror={mirror or apt_mirror()}" if below is None else f"base={below}"
+                    self._make(image, name, argument)
             below = image
         assert below is not None, "there are two"
         for layer in layers(wanted):
             key = layer.key(key, _shipped(layer.definition))
             image = self._own(layer.name, key)
-            if not image.exists():
-                self._put_over(below, layer, image)
+            with self._alone(image):
+                if not image.exists():
+                    self._put_over(below, layer, image)
             below = image
         return below
 
     def _put_over(self, below: Path, layer: Layer, image: Path) -> None:
         found = self._images.python(str(below), _PYTHON)
-        with _scratch(self._cache) as scratch:
-            (scratch / "base.sif").symlink_to(below)
-            (scratch / "packages").symlink_to(self._packages(layer.packages, below, _PYTHON, found))
-            arguments = [f"base={scratch}/base.sif", f"packages={scratch}/packages", f"purelib={found.purelib}"]
+        with scratch(self._cache) as place:
+            (place / "base.sif").symlink_to(below)
+            (place / "packages").symlink_to(self._packages(layer.packages, below, _PYTHON, found))
+            arguments = [f"base={place}/base.sif", f"packages={place}/packages", f"purelib={found.purelib}"]
             if layer.prefix:
-                (scratch / "prefix").symlink_to(self._prefix(layer.prefix, found))
-                arguments.append(f"prefix={scratch}/prefix")
+                (place / "prefix").symlink_to(self._prefix(layer.prefix, found))
+                arguments.append(f"prefix={place}/prefix")
             self._make(image, layer.definition, *arguments)
 
     def _own(self, name: str, key: str) -> Path:
@@ -166,19 +175,21 @@ class Builder:
     def _make(self, image: Path, name: str, *arguments: str) -> None:
         """An image of a definition file that we ship."""
         options = [word for argument in arguments for word in ("--build-arg", argument)]
-        with _scratch(self._cache) as scratch:
-            (scratch / name).write_text(_shipped(name))
-            self._apptainer(image, scratch / name, *options)
+        with scratch(self._cache) as place:
+            (place / name).write_text(_shipped(name))
+            self._apptainer(image, place / name, *options)
 
     def _packages(self, wanted: Sequence[str], base: Path, python: str, found: Interpreter) -> Path:
         target = self._place(wanted, found)
         compiled = partial(self._images.compile, str(base), python)
-        gather_into(target, wanted, found.python, found.machine, found.libc, compiled=compiled)
+        with self._alone(target):
+            gather_into(target, wanted, found.python, found.machine, found.libc, compiled=compiled)
         return target
 
     def _prefix(self, wanted: str, found: Interpreter) -> Path:
         target = self._place([wanted], found, what="prefix")
-        gather_prefix(target, wanted, found.python, found.machine, found.libc)
+        with self._alone(target):
+            gather_prefix(target, wanted, found.python, found.machine, found.libc)
         return target
 
     def _place(self, wanted: Sequence[str], found: Interpreter, *, what: str = "packages") -> Path:
@@ -201,35 +212,11 @@ class Builder:
         return str(said.get(LABEL, ""))
 
     def _apptainer(self, image: Path, definition_file: Path, *options: str) -> None:
-        """Builds under another name, and tells each step that Apptainer tells."""
         self._tell(f"building {image}")
-        part = image.with_name(f".{image.stem}.{os.getpid()}.sif")
-        argv = [self._command, "build", "--force", *_COMPRESSION, *options, str(part), str(definition_file)]
-        try:
-            image.parent.mkdir(parents=True, exist_ok=True)
-            last = self._followed(argv)
-            if last:
-                raise ManifestError(f"image {image} was not built: {last[-1]}", remote_traceback="\n".join(last))
-            part.replace(image)
-        except OSError as error:
-            raise ConfigError(f"cannot write {image}: {error}") from error
-        finally:
-            part.unlink(missing_ok=True)
+        build_run.build(self._command, image, definition_file, options, environment=self._environment, tell=self._tell)
 
-    def _followed(self, argv: Sequence[str]) -> list[str]:
-        """Runs a command to its end; where it fails, the last lines that it printed."""
-        last: list[str] = []
-        with subprocess.Popen(
-            argv, env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        ) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                said = line.decode(errors="replace").strip()
-                if said.startswith("INFO:"):
-                    self._tell(said.removeprefix("INFO:").strip())
-                elif said:
-                    last = [*last, said][-SHOWN_LINES:]
-        return (last or ["it said nothing"]) if process.returncode else []
+    def _alone(self, made: Path) -> AbstractContextManager[None]:
+        return alone(self._cache, made, self._tell)
 
 
 def _shipped(name: str) -> str:
@@ -258,20 +245,6 @@ def apt_mirror() -> str:
     )
 
 
-@contextmanager
-def _scratch(cache: Path) -> Iterator[Path]:
-    """A directory without a space in its path, removed afterwards."""
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix="hpcserve-build-", dir=None if " " in str(cache) else cache))
-    except OSError as error:
-        raise ConfigError(f"cannot write to {cache}: {error}") from error
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
 def _linked(directory: Path, source: Path) -> str:
     """Where a link to a file lies under the file's own name, alone: a target may be the directory to put it into."""
     directory.mkdir()
@@ -280,13 +253,26 @@ def _linked(directory: Path, source: Path) -> str:
 
 
 def _digest(source: Path) -> str:
-    """Of a file, or of all that is below a directory."""
-    digest = hashlib.sha256()
+    """Of a file, or of all that is below a directory: names, modes, where links lead, and what is in the files."""
     if not source.exists():
         raise ManifestError(f"environment.build.files: there is no {source}")
-    below = sorted(source.rglob("*")) if source.is_dir() else [source]
+    digest = hashlib.sha256()
+    below = [source, *sorted(source.rglob("*"))] if source.is_dir() else [source]
     for each in below:
-        digest.update(f"{each.relative_to(source)}\0{each.is_dir()}\0".encode())
-        if each.is_file():
-            digest.update(hashlib.sha256(each.read_bytes()).digest())
+        # What the manifest names is copied itself, where it is a link; links below it stay links.
+        linked = each != source and each.is_symlink()
+        mode = (each.lstat() if linked else each.stat()).st_mode
+        digest.update(f"{each.relative_to(source)}\0{mode:o}\0".encode(errors="surrogateescape"))
+        if linked:
+            digest.update(os.fsencode(each.readlink()) + b"\0")
+        elif stat.S_ISREG(mode):
+            digest.update(_digest_of_file(each))
     return digest.hexdigest()
+
+
+def _digest_of_file(file: Path) -> bytes:
+    digest = hashlib.sha256()
+    with file.open("rb", buffering=0) as content:
+        while block := content.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.digest()

@@ -5,8 +5,9 @@ variables that are named, and nothing else of its node; its processes end with t
 network is the node's.
 
 Profile ``mpi`` is for one of several ranks, each of which a launcher starts in a container of its own. They are to
-find one another: they see the node's processes, its shared memory and ``/tmp``, in which MPI libraries meet, and the
-variables by which the launcher tells each which one it is. Without these every rank would take itself for the only one.
+find one another: they see the node's processes and its shared memory, in which MPI libraries meet, the directory that
+PMIx has for them, and the variables by which the launcher tells each which one it is. Without these every rank would
+take itself for the only one. Their ``/tmp`` is their own.
 Their processes do not end with their container, so each rank is told what is outside of it, and sees to that itself
 (:mod:`hpcserve.replica.sweep`).
 
@@ -24,6 +25,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from hpcserve.cluster.capabilities import SYS_RESOURCE, VARIABLE
 from hpcserve.errors import ConfigError
 from hpcserve.wire.launch import GROUP, OUTSIDE, ContainerRules, MpiRules
 
@@ -55,10 +57,18 @@ _REFUSALS = {
     NOT_SIGNED: re.compile(r"(?m)^(image .*: not signed by .*)$"),
 }
 _VERIFY = """runtime=$1 key=$2 image=$3; shift 3
-"$runtime" verify --key "$key" "$image" </dev/null >&2 || {
+said=$("$runtime" --silent verify --key "$key" "$image" </dev/null 2>&1) || {
+    echo "$said" >&2
     echo "image $image: not signed by the key $key, as containers.signature_key of the site wants it" >&2
     exit 65
 }
+"""
+# As hpcserve.cluster.capabilities says: the seventh digit of CapPrm from the right has its lowest bit for this one.
+_CAPABILITIES = f"""if [ -z "${{{VARIABLE}-}}" ] && [ "$(id -u)" = 0 ] && [ -r /proc/self/status ]; then
+    while read -r word value; do
+        case $word$value in CapPrm:*[02468ace]??????) export {VARIABLE}={SYS_RESOURCE} ;; esac
+    done </proc/self/status
+fi
 """
 _NAMES = """names=$1; shift
 """
@@ -73,6 +83,13 @@ done
 """
 _TELL_OUTSIDE = f"""export APPTAINERENV_{OUTSIDE}="$(readlink /proc/self/ns/mnt)"
 """
+# Open MPI's mpiexec and Slurm's pmix keep there what they share with ranks (Open MPI 5: /tmp/ompi.PID). A launcher
+# that named all of /tmp would show what others have there.
+_MEET = f"""case ${{PMIX_SERVER_TMPDIR-}} in
+    /|{WORKDIR}|{WORKDIR}/|*[,:]*) ;;
+    /*) [ ! -d "$PMIX_SERVER_TMPDIR" ] || export APPTAINER_BIND="$PMIX_SERVER_TMPDIR" ;;
+esac
+"""
 # Source: apptainer-exec(1), of 1.4: with --cleanenv, of all variables those named APPTAINERENV_* come in.
 _FORWARD = """for name in $names; do
     if eval "[ -n \\"\\${$name+set}\\" ]"; then eval "export APPTAINERENV_$name=\\"\\$$name\\""; fi
@@ -81,7 +98,7 @@ exec "$@"
 """
 _STRICT = ("--containall", "--cleanenv", "--no-home", "--no-eval")
 _STRICT_BUT_IPC = ("--contain", "--pid", "--cleanenv", "--no-home", "--no-eval")
-_OF_MPI = ("--cleanenv", "--no-home", "--no-mount=cwd,tmp", "--no-eval")
+_OF_MPI = ("--cleanenv", "--no-home", "--no-mount=cwd,tmp", f"--scratch={WORKDIR}", "--no-eval")
 # Another pilot's agent may have removed the copy since, and of a replica's nodes one may never have had it.
 _STAGED = """copy=$1 image=$2; shift 2
 if [ ! -r "$copy" ]; then
@@ -89,6 +106,8 @@ if [ ! -r "$copy" ]; then
     for word; do shift; [ "$word" != "$copy" ] || word=$image; set -- "$@" "$word"; done
 fi
 """
+# Source: podman-run(1), of 4.9: an image is named by a transport and a path. This is what `podman save` writes.
+_ARCHIVE = "docker-archive:"
 _GPU = {
     ("apptainer", "nv"): ("--nv",),
     ("apptainer", "rocm"): ("--rocm",),
@@ -193,7 +212,7 @@ def _apptainer(rules: ContainerRules, inside: Inside, inherited: Mapping[str, st
     command = rules.command or "apptainer"
     argv = [command, "--silent", "exec", *_isolated(rules, mpi), *_gpu(rules), "--pwd", WORKDIR]
     shared = _SHARED if rules.host_ipc and mpi is None else ()
-    for bind in (*shared, *_binds(rules, inside, mpi, WORKDIR, SHARED_MEMORY)):
+    for bind in (*shared, *_binds(rules, inside, mpi, SHARED_MEMORY)):
         argv += ["--mount", _mount(bind)]
     image = inside.staged or inside.image
     script, words = (_STAGED, [inside.staged, inside.image]) if inside.staged else ("", [])
@@ -202,9 +221,9 @@ def _apptainer(rules: ContainerRules, inside: Inside, inherited: Mapping[str, st
         words += [command, rules.signature_key, image]
     words.append(" ".join((*OF_DEVICES, *rules.environment)))
     if mpi is None:
-        script += _NAMES + _FORWARD
+        script += _CAPABILITIES + _NAMES + _FORWARD
     else:
-        script += _TELL_OUTSIDE + _NAMES + _MATCHING + _FORWARD
+        script += _CAPABILITIES + _TELL_OUTSIDE + _MEET + _NAMES + _MATCHING + _FORWARD
         words.append(" ".join(mpi.environment))
     kept = {name: value for name, value in inherited.items() if name in _KEPT or not name.startswith(_OF_RUNTIME)}
     given = {f"APPTAINERENV_{name}": value for name, value in inside.environment.items()}
@@ -212,24 +231,31 @@ def _apptainer(rules: ContainerRules, inside: Inside, inherited: Mapping[str, st
 
 
 def _podman(rules: ContainerRules, inside: Inside, inherited: Mapping[str, str], mpi: MpiRules | None) -> Contained:
-    """Source: podman-run(1), and https://docs.nersc.gov/development/containers/podman-hpc/overview/ for ``--gpu``."""
+    """Source: podman-run(1), and https://docs.nersc.gov/development/containers/podman-hpc/overview/ for ``--gpu``.
+
+    Not run for real yet: a test has a stand-in that reads these options, and runs the image by Apptainer.
+    """
     if rules.signature_key:
         raise ConfigError("containers.signature_key: podman-hpc verifies no such signature; remove it")
     argv = [rules.command or "podman-hpc", "run", "--rm", "--interactive", "--network=host", "--read-only"]
-    argv += [f"--tmpfs={WORKDIR}"] if mpi is None else ["--pid=host"]
-    argv += [f"--workdir={WORKDIR}", "--entrypoint=", *_gpu(rules)]
+    argv += ["--pid=host"] if mpi is not None else []
+    argv += [f"--tmpfs={WORKDIR}", f"--workdir={WORKDIR}", "--entrypoint=", *_gpu(rules)]
     if mpi is not None or rules.host_ipc:
         argv.append("--ipc=host")  # with it comes shared memory
-    for bind in _binds(rules, inside, mpi, *(() if mpi is None else (WORKDIR,))):
+    for bind in _binds(rules, inside, mpi):
         argv += ["--mount", _mount(bind)]
     # Without a value, that of the node is taken, where there is one; of a name with a * at its end, all that match.
     for name in (*OF_DEVICES, *rules.environment, *((GROUP, *mpi.environment) if mpi else ()), *inside.environment):
         argv += ["--env", name]
-    return Contained((*argv, inside.image, *inside.argv), {**inherited, **inside.environment})
+    return Contained((*argv, f"{_ARCHIVE}{inside.image}", *inside.argv), {**inherited, **inside.environment})
 
 
 _Made = Callable[[ContainerRules, Inside, Mapping[str, str], MpiRules | None], Contained]
 _RUNTIMES: Mapping[str, _Made] = MappingProxyType({"apptainer": _apptainer, "podman-hpc": _podman})
+
+
+RUNTIMES = frozenset(_RUNTIMES)
+"""Those that we know how to call."""
 
 
 def _gpu(rules: ContainerRules) -> tuple[str, ...]:

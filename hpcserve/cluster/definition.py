@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-RECIPE = 2
+RECIPE = 3
 """Counts up when the same plan makes another image."""
 LABEL = "hpcserve.build"
 """The label by which an image tells what it was made of."""

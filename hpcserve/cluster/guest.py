@@ -25,7 +25,7 @@ def guest(
     image: str,
     python: str,
     packages: str,
-    servable: Path | str,
+    servable: Path | str | None = None,
     record_dir: Path | None = None,
     environment: Mapping[str, str],
 ) -> Inside:
@@ -37,12 +37,14 @@ def guest(
         image: The image's path.
         python: The image's interpreter.
         packages: The directory with what the image's Python lacks, or empty.
-        servable: The servable's directory.
+        servable: The servable's directory, if one is to be seen.
         record_dir: A directory with the service record and nothing else, if it is to be seen.
         environment: Variables of the program.
     """
     home = bootstrap.CONTAINED
-    binds = [Bind(str(Path(bootstrap.__file__).resolve().parent), f"{home}/hpcserve"), Bind(str(servable), SERVABLE)]
+    binds = [Bind(str(Path(bootstrap.__file__).resolve().parent), f"{home}/hpcserve")]
+    if servable is not None:
+        binds.append(Bind(str(servable), SERVABLE))
     if packages:
         binds.append(Bind(packages, bootstrap.PACKAGES))
     if record_dir is not None:

@@ -12,9 +12,11 @@ import msgspec
 from hpcserve.cluster.site_findings import Finding
 
 # For any Python that an image may have. MPI_Get_library_version may be called before MPI_Init (MPI 3.1, §8.1.1); so may
-# the functions of CUDA and HIP that tell a version, and those that look for a driver.
+# the functions of CUDA and HIP that tell a version, and that of CUDA which looks for a driver. HIP has none: only
+# hipInit tells whether the driver will do. Source: the HIP Runtime API, "Initialization"; AMD's driver is at
+# /dev/kfd, and tells its own version, where it is not the kernel's, in /sys/module/amdgpu/version.
 PROBE = r"""
-import ctypes, glob, json, sys
+import ctypes, glob, json, os, sys
 
 def library(*names):
     for name in names:
@@ -38,30 +40,44 @@ if mpi is not None:
     mpi.MPI_Get_library_version(said, ctypes.byref(length))
 cuda = library("libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so")
 hip = library("libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so.5", "libamdhip64.so")
+kfd = ""
+if os.path.exists("/dev/kfd"):
+    kfd = "open" if os.access("/dev/kfd", os.R_OK | os.W_OK) else "closed"
+amdgpu = ""
+if os.path.exists("/sys/module/amdgpu/version"):
+    with open("/sys/module/amdgpu/version") as file:
+        amdgpu = file.read().strip()
 print(json.dumps({
     "mpi": said.value.decode(errors="replace").strip().split("\n")[0],
     "cuda": version(cuda, "cudaRuntimeGetVersion"),
     "cuda_driver": version(library("libcuda.so.1"), "cuDriverGetVersion"),
     "hip": version(hip, "hipRuntimeGetVersion"),
-    "hip_driver": version(hip, "hipDriverGetVersion"),
+    "hip_error": hip.hipInit(0) if hip is not None and kfd == "open" else 0,
+    "kfd": kfd,
+    "amdgpu": amdgpu,
 }))
 """
 
 
+_NO_DEVICE = 100  # hipErrorNoDevice. Source: the HIP Runtime API, hipError_t
 _FAMILIES = {"mpich": "MPICH", "openmpi": "Open MPI"}
 
 
 class Libraries(msgspec.Struct, frozen=True, kw_only=True):
     """What an image has. A version is a number as its library tells it, and 0 where there is none.
 
-    ``mpi``: the first line of what its MPI calls itself, or empty.
+    ``mpi``: the first line of what its MPI calls itself, or empty. ``hip_error``: what HIP answers that is to begin, 0
+    if it can or was not asked. ``kfd``: whether AMD's driver is ``open`` to this user, ``closed``, or not there; and
+    ``amdgpu`` its version, if it tells one.
     """
 
     mpi: str
     cuda: int
     cuda_driver: int
     hip: int
-    hip_driver: int
+    hip_error: int = 0
+    kfd: str = ""
+    amdgpu: str = ""
 
 
 def libraries(found: Libraries, gpu: str, family: str = "", *, ranks: bool = False) -> Iterator[Finding]:
@@ -78,8 +94,8 @@ def libraries(found: Libraries, gpu: str, family: str = "", *, ranks: bool = Fal
         yield Finding("MPI", "failed", told)
     else:
         yield Finding("MPI", "ok", _told(found.mpi)) if found.mpi else Finding("MPI", "skipped", "none in the image")
-    yield _gpu("CUDA", found.cuda, found.cuda_driver, wanted=gpu == "nv")
-    yield _gpu("ROCm", found.hip, found.hip_driver, wanted=gpu == "rocm")
+    yield _nvidia(found.cuda, found.cuda_driver, wanted=gpu == "nv")
+    yield _rocm(found, wanted=gpu == "rocm")
 
 
 def unfit_for_ranks(found: Libraries, family: str) -> str:
@@ -115,19 +131,52 @@ def _told(mpi: str) -> str:
     return f"{name} ({mpi})" if name else mpi
 
 
-def _gpu(name: str, runtime: int, driver: int, *, wanted: bool) -> Finding:
-    if not runtime:
+def _nvidia(runtime: int, driver: int, *, wanted: bool) -> Finding:
+    has = f"the image has {_cuda(runtime)}"
+    told = _unused("CUDA", has if runtime else "", driver=driver > 0, setting="" if wanted else "nv")
+    if told is not None:
+        return told
+    if runtime // 1000 > driver // 1000:
+        newest = _cuda(driver)
+        return Finding(
+            "CUDA", "failed", f"{has}, and this host's driver runs {newest}: make it with {newest} or earlier"
+        )
+    return Finding("CUDA", "ok", has)
+
+
+def _rocm(found: Libraries, *, wanted: bool) -> Finding:
+    has = f"the image has ROCm {found.hip // 10_000_000}.{found.hip // 100_000 % 100}"
+    told = _unused("ROCm", has if found.hip else "", driver=bool(found.kfd), setting="" if wanted else "rocm")
+    if told is not None:
+        return told
+    driver = f"this host's driver (amdgpu {found.amdgpu or 'of its kernel'})"
+    if found.kfd == "closed":
+        why = f"{has}, and you may not open /dev/kfd of {driver}: ask for its group, render or video"
+        return Finding("ROCm", "failed", why)
+    if found.hip_error == _NO_DEVICE:
+        return Finding("ROCm", "skipped", f"{has}; {driver} shows no GPU: try on a compute node")
+    if found.hip_error:
+        why = f"{has}, which does not begin with {driver}: HIP's error {found.hip_error}; make it with the ROCm of that"
+        return Finding("ROCm", "failed", f"{why} driver")
+    return Finding("ROCm", "ok", f"{has}, and begins with {driver}")
+
+
+def _unused(name: str, has: str, *, driver: bool, setting: str) -> Finding | None:
+    """What is to be said where an image's libraries meet no driver; None where they do.
+
+    Args:
+        name: Of the libraries.
+        has: Which ones the image has, in words; empty: none.
+        driver: Whether this host has one.
+        setting: The site would have to set ``containers.gpu`` to it; empty: it has.
+    """
+    if not has:
         return Finding(name, "skipped", "none in the image")
-    has = f"the image has {_cuda(runtime) if name == 'CUDA' else runtime}"
-    if not wanted:
-        setting = "nv" if name == "CUDA" else "rocm"
+    if setting:
         return Finding(name, "warning", f"{has}, and containers see no such GPU: set containers.gpu = {setting!r}")
     if not driver:
         return Finding(name, "skipped", f"{has}; this host has no driver to compare it with: try on a compute node")
-    if name == "CUDA" and runtime // 1000 > driver // 1000:
-        told = f"{has}, and this host's driver runs {_cuda(driver)}: make the image with {_cuda(driver)} or earlier"
-        return Finding(name, "failed", told)
-    return Finding(name, "ok", has)
+    return None
 
 
 def _cuda(number: int) -> str:

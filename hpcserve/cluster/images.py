@@ -20,7 +20,8 @@ from typing import TypeVar
 import msgspec
 
 from hpcserve import bootstrap
-from hpcserve.cluster.containers import NOT_SIGNED, Bind, Inside, contained, site_binds
+from hpcserve.cluster.containers import NOT_SIGNED, RUNTIMES, Bind, Inside, contained, site_binds
+from hpcserve.cluster.guest import guest
 from hpcserve.cluster.image_check import PROBE, Libraries
 from hpcserve.cluster.packages import LEAST_PYTHON, least_versions, needed
 from hpcserve.errors import ConfigError, ManifestError
@@ -30,6 +31,7 @@ T = TypeVar("T")
 COMPILE_S = 3600.0
 """So long all modules of a large framework may take, on a slow file system."""
 
+REPORTS = "hpcserve.replica.reports"
 BLOCK_BYTES = 1 << 20
 SHOWN_CHARACTERS = 400
 
@@ -49,6 +51,7 @@ for name in sys.argv[1:]:
 print(json.dumps(found))
 """
 
+_NO_KEY = "Failed to load key material"
 # What Apptainer 1.4 says, and what it means. None has a code of its own.
 _SAYS = (
     (r"executable file not found", "has no {python}; name its interpreter by environment.python"),
@@ -79,6 +82,17 @@ class ImageFile:
     sha256: str
     size_bytes: int
     mtime_ns: int
+
+
+class Runtime(msgspec.Struct, frozen=True, kw_only=True):
+    """What hpcserve's code says of itself in an image: :mod:`hpcserve.replica.reports`.
+
+    ``packages``: the versions of the modules that were imported.
+    """
+
+    software: str
+    wire: tuple[int, ...]
+    packages: dict[str, str]
 
 
 class Images:
@@ -130,7 +144,7 @@ class Images:
             ConfigError: The site's own part is wrong: its runtime, its key, what it binds.
             ManifestError: The image does not run, has no such interpreter, or one that cannot run a replica.
         """
-        found = self._ask(image, (python, "-c", _PROBE, *least_versions()), Interpreter)
+        found = self._ask(Inside(image=image, argv=(python, "-c", _PROBE, *least_versions())), Interpreter)
         check_versions(image, found, ranks=ranks)
         return found
 
@@ -140,7 +154,23 @@ class Images:
         Raises:
             HpcserveError: As :meth:`python`.
         """
-        return self._ask(image, (python, "-c", PROBE), Libraries, mpi)
+        return self._ask(Inside(image=image, argv=(python, "-c", PROBE)), Libraries, mpi)
+
+    def runtime(self, image: str, python: str, packages: str, mpi: MpiRules | None = None) -> Runtime:
+        """What hpcserve's own code says of itself, once all that a replica needs was imported in the image.
+
+        Args:
+            image: The path of the image.
+            python: What the interpreter is called there.
+            packages: The directory with what it lacks, or empty.
+            mpi: How the site starts ranks, if replicas of several are to run there.
+
+        Raises:
+            HpcserveError: As :meth:`python`; or something cannot be imported.
+        """
+        modules = tuple(needed(ranks=mpi is not None))
+        inside = guest(REPORTS, *modules, image=image, python=python, packages=packages, environment={})
+        return self._ask(inside, Runtime, mpi)
 
     def compile(self, image: str, python: str, directory: Path) -> None:
         """Has the image's Python compile all modules below a directory.
@@ -156,26 +186,45 @@ class Images:
         # What does not compile is no module for this Python; whoever needs it is told then.
         self._run(Inside(image=image, argv=argv, binds=binds), timeout_s=COMPILE_S)
 
-    def _ask(self, image: str, argv: tuple[str, ...], kind: type[T], mpi: MpiRules | None = None) -> T:
+    def _ask(self, inside: Inside, kind: type[T], mpi: MpiRules | None = None) -> T:
         """The answer of a program in the image: one line of JSON."""
         self._check_site(mpi)
-        code, answer, said = self._run(Inside(image=image, argv=argv), mpi=mpi)
+        image = inside.image
+        code, answer, said = self._run(inside, mpi=mpi)
         if code == NOT_SIGNED and self._rules.signature_key:
-            raise ManifestError(f"image {image} is not signed by the site's key, {self._rules.signature_key}: {said}")
+            raise self._unsigned(image, said)
         try:
             return msgspec.json.decode(answer, type=kind)
         except msgspec.MsgspecError as error:
-            raise ManifestError(f"image {image} {_meaning(said, argv[0])}: {said or f'exit code {code}'}") from error
+            if code == bootstrap.UNFIT and bootstrap.SAYS in said:
+                raise ManifestError(f"image {image}: {said.partition(bootstrap.SAYS)[2]}") from error
+            meaning = _meaning(said, inside.argv[0])
+            raise ManifestError(f"image {image} {meaning}: {said or f'exit code {code}'}") from error
+
+    def _unsigned(self, image: str, said: str) -> ConfigError | ManifestError:
+        key = self._rules.signature_key
+        why = said.partition(f"image {image}: ")[0].strip()
+        if _NO_KEY in why:
+            return ConfigError(
+                f"containers.signature_key: {key} is no public key that Apptainer reads ({why}); correct the site file"
+            )
+        return ManifestError(
+            f"image {image} is not signed by the site's key, {key} ({why}); whoever has the private key signs it by: "
+            f"apptainer sign --key PRIVATE_KEY {image}"
+        )
 
     def _check_site(self, mpi: MpiRules | None) -> None:
         command = self._rules.command or self._rules.runtime
-        if self._rules.runtime != "apptainer":
+        if self._rules.runtime not in RUNTIMES:
             raise ConfigError(
-                f"containers.runtime: {self._rules.runtime!r} runs no servables in this version; the site needs "
-                "'apptainer' for those with an image"
+                f"containers.runtime: {self._rules.runtime!r} runs no servables; the site needs 'apptainer' for those "
+                "with an image"
             )
         if shutil.which(command) is None:
-            raise ConfigError(f"containers.runtime: no command {command!r} here; load its module, or correct the site")
+            setting = "command" if self._rules.command else "runtime"
+            raise ConfigError(
+                f"containers.{setting}: no command {command!r} here; load its module, or correct the site"
+            )
         key = self._rules.signature_key
         if key and not os.access(key, os.R_OK):
             raise ConfigError(f"containers.signature_key: cannot read {key}; correct the site file")

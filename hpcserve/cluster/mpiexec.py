@@ -4,7 +4,8 @@ Hydra (MPICH, Intel MPI, MVAPICH) and PALS understand the same few options; Open
 standard input to rank 0, and the output of all. A SIGTERM to it reaches all ranks, which may live on; its own death
 kills them.
 
-Source: mpiexec(1) of MPICH 4.3, of Open MPI 4.1, and of Cray PALS 1.2; only the first was run here.
+Source: mpiexec(1) of MPICH 4.3, of Open MPI 4.1 and 5.0, and of Cray PALS 1.2; MPICH was run here, and Open MPI 5.0 on
+one node.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def across(mpi: MpiRules, argv: tuple[str, ...], nodes: tuple[str, ...], per_nod
 def here(mpi: MpiRules, argv: tuple[str, ...], node: str, ranks: int) -> tuple[str, ...]:
     """Runs ``argv`` so often on the node where it is called, whatever a scheduler's variables say of others."""
     if mpi.family == "openmpi":
-        return (*_head(mpi, (node,), ranks, "--mca", "plm", "isolated", "--mca", "ras", "^slurm,tm"), *argv)
+        return (*_head(mpi, (node,), ranks, "--mca", "plm", "^slurm,tm", "--mca", "ras", "^slurm,tm"), *argv)
     return (*_head(mpi, ("localhost",), ranks, "--launcher", "fork"), *argv)
 
 

@@ -227,13 +227,41 @@ def _judged(subject: str, place: Path, free_bytes: int, least_bytes: int) -> Fin
 
 
 def containers(site: Site) -> Iterator[Finding]:
-    """Whether the container runtime's command is there."""
+    """Whether the container runtime's command is there, and what the site file names for it."""
     runtime = site.containers.runtime
     if runtime == "none":
         return
     command = site.containers.command
     setting = "containers.command" if command else "containers.runtime"
     yield _found("containers", setting, command or runtime, "correct the site file")
+    yield from _lacking_for_containers(site)
+
+
+def _lacking_for_containers(site: Site) -> Iterator[Finding]:
+    for section, binds in (("containers", site.containers.binds), ("mpi", site.mpi.binds)):
+        for source in (bind.partition(":")[0] for bind in binds):
+            if not Path(source).exists():
+                told = f"{section}.binds: there is no {source} on this host; make it, or correct the site file"
+                yield Finding("containers", "failed", told)
+    key = site.containers.signature_key
+    if key and (why := _no_key(Path(key))):
+        yield Finding("containers", "failed", f"containers.signature_key: {key} {why}; correct the site file")
+    stage_dir = Path(site.containers.stage_dir) if site.containers.stage_dir else None
+    if stage_dir is not None and not (stage_dir.is_dir() and os.access(stage_dir, os.W_OK | os.X_OK)):
+        told = f"containers.stage_dir: {stage_dir} is no directory on this host that you may write to"
+        if site.scheduler.kind == "local":
+            yield Finding("containers", "failed", f"{told}; make it, or correct the site file")
+        else:
+            yield Finding("containers", "warning", f"{told}; nodes without it read images from where they lie")
+
+
+def _no_key(key: Path) -> str:
+    """What keeps a file from being a public key; empty if nothing does. Source: RFC 7468, section 13."""
+    try:
+        text = key.read_text(errors="replace")
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return "" if "-----BEGIN PUBLIC KEY-----" in text else "is no public key in PEM, as Apptainer reads them"
 
 
 def mpi(site: Site) -> Iterator[Finding]:

@@ -94,3 +94,8 @@ def runtime_dir(state_dir: Path) -> Path:
     digest = hashlib.sha256(os.fsencode(state_dir)).hexdigest()[:16]
     base = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")  # noqa: S108 (made 0700, ownership checked)
     return base / f"hpcserve-{os.getuid()}-{digest}"
+
+
+def stage_copies(stage_dir: Path) -> Path:
+    """Where the copies of a user's images are on a node, below ``containers.stage_dir``."""
+    return stage_dir / f"hpcserve-{os.geteuid()}"

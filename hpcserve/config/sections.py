@@ -5,6 +5,7 @@ Where the values come from is decided in :mod:`hpcserve.config.loading`.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from hpcserve.config.environment import runtime_dir, stage_copies
 from hpcserve.types import ENROLMENT_WAIT_S
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -22,6 +24,7 @@ SizeBytes = Annotated[int, msgspec.Meta(gt=0)]
 LAST_PORT = 65535
 Port = Annotated[int, msgspec.Meta(ge=0, le=LAST_PORT)]
 
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (nothing is written there)
 MIB = 1 << 20
 GIB = 1 << 30
 RETRY_S = 2.0
@@ -247,7 +250,7 @@ class Containers(Section, frozen=True):
     later pilots too.
     """
 
-    runtime: Literal["none", "apptainer", "podman-hpc", "shifter"] = "none"
+    runtime: Literal["none", "apptainer", "podman-hpc"] = "none"
     command: str = ""
     gpu: Literal["", "nv", "rocm"] = ""
     binds: tuple[str, ...] = ()
@@ -355,12 +358,40 @@ class Site(Section, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.daemon.placement == "job" and self.scheduler.kind == "local":
             raise ValueError("daemon.placement: 'job' needs a batch scheduler, and scheduler.kind is 'local'")
+        if self.containers.runtime != "none":
+            self._check_shared_memory()
         for section, binds in (("containers", self.containers.binds), ("mpi", self.mpi.binds)):
             for bind in binds:
                 self._check_bind(f"{section}.binds", bind)
 
+    def _check_shared_memory(self) -> None:
+        """Containers of ranks see all of a node's shared memory."""
+        stage = (("containers.stage_dir", Path(self.containers.stage_dir)),) if self.containers.stage_dir else ()
+        for field, ours in (*self._own(), *stage):
+            if _shows(SHARED_MEMORY, ours):
+                raise ValueError(
+                    f"{field}: {str(ours)!r} lies in {SHARED_MEMORY}, which the ranks of a replica see in their "
+                    "containers; name a directory elsewhere, such as one below /tmp"
+                )
+
     def _check_bind(self, field: str, bind: str) -> None:
-        bound = Path(bind.partition(":")[0])
-        for name, ours in (("state_dir", self.state_dir), ("shared_dir", self.shared_dir)):
-            if bound.is_relative_to(ours) or ours.is_relative_to(bound):
+        source, *rest = bind.split(":")
+        for name, ours in (*self._own(), ("the daemon's sockets", runtime_dir(self.state_dir))):
+            if _shows(Path(source), ours) or _shows(ours, Path(source)):
                 raise ValueError(f"{field}: {bind!r} would show {name} ({ours}); bind what is needed below it")
+        stage_dir = self.containers.stage_dir
+        if stage_dir and rest[1:] == ["rw"]:
+            copies = stage_copies(Path(stage_dir))
+            if _shows(Path(source), copies) or _shows(copies, Path(source)):
+                raise ValueError(
+                    f"{field}: {bind!r} would let servables write to the copies of images in containers.stage_dir "
+                    f"({copies}); bind it read-only or what is needed below it, or name another stage_dir"
+                )
+
+    def _own(self) -> tuple[tuple[str, Path], ...]:
+        return (("state_dir", self.state_dir), ("shared_dir", self.shared_dir))
+
+
+def _shows(bound: Path, ours: Path) -> bool:
+    """Whether who sees one directory sees the other; as they are written, and where links of this host lead."""
+    return ours.is_relative_to(bound) or Path(os.path.realpath(ours)).is_relative_to(os.path.realpath(bound))

@@ -13,7 +13,7 @@ from hpcserve.cluster import guest
 from hpcserve.cluster.building import Plan
 from hpcserve.cluster.containers import contained
 from hpcserve.cluster.image_check import libraries, unfit_for_ranks
-from hpcserve.cluster.images import Images, Interpreter
+from hpcserve.cluster.images import Images, Interpreter, Runtime
 from hpcserve.cluster.packages import needed, runtime_dir
 from hpcserve.cluster.site_findings import Finding
 from hpcserve.config import Containers, Mpi, Site
@@ -45,20 +45,44 @@ def findings(site: Site, images: Images, image: str, python: str, *, ranks: bool
     key = site.containers.signature_key
     yield Finding("signature", "ok" if key else "skipped", f"by {key}" if key else "the site wants none")
     yield Finding("Python", "ok", f"{_version(found)} for {found.machine}")
-    missing = _missing(found, ranks=ranks)
-    named = needed(ranks=ranks)
-    has = ", ".join(f"{named[module]} {version}" for module, version in found.packages.items() if module in named)
-    if not missing:
-        yield Finding("packages", "ok", has)
-    elif (packages := _gathered(site.shared_dir, image, found, ranks=ranks)).is_dir():
-        yield Finding("packages", "ok", f"{', '.join(missing)} of {packages}{' beside ' if has else ''}{has}")
-    else:
-        told = f"{', '.join(missing)} missing; gather them by: {_gathers(image, ranks=ranks)}"
-        yield Finding("packages", "failed", told)
-    ours = f"hpcserve {__version__}, wire protocol {', '.join(map(str, WIRE_VERSIONS))}"
-    yield Finding("runtime", "ok", f"{ours}, is bound into its containers")
+    yield from _of_the_runtime(site, images, image, python, found, ranks=ranks)
     there = images.libraries(image, python, mpi_rules_of(site.mpi) if ranks else None)
     yield from libraries(there, site.containers.gpu, site.mpi.family, ranks=ranks)
+
+
+def _of_the_runtime(
+    site: Site, images: Images, image: str, python: str, found: Interpreter, *, ranks: bool
+) -> Iterator[Finding]:
+    """Whether a replica can start: its own code runs in the image, with the packages that are bound into it."""
+    missing = _missing(found, ranks=ranks)
+    packages = _gathered(site.shared_dir, image, found, ranks=ranks) if missing else None
+    if packages is not None and not packages.is_dir():
+        told = f"{', '.join(missing)} missing; gather them by: {_gathers(image, ranks=ranks)}"
+        yield Finding("packages", "failed", told)
+        return
+    try:
+        inside = images.runtime(image, python, str(packages or ""), mpi_rules_of(site.mpi) if ranks else None)
+    except ManifestError as error:
+        again = f"; if {packages} is not whole, remove it, and: {_gathers(image, ranks=ranks)}" if packages else ""
+        yield Finding("runtime", "failed", f"{error.message}{again}")
+        return
+    named = needed(ranks=ranks)
+    has = ", ".join(f"{named[module]} {version}" for module, version in inside.packages.items())
+    yield Finding("packages", "ok", f"{has}; {', '.join(missing)} of {packages}" if packages else has)
+    yield runtime_finding(inside)
+
+
+def runtime_finding(inside: Runtime) -> Finding:
+    """Whether hpcserve in an image is this one."""
+    theirs, ours = _software(inside.software, inside.wire), _software(__version__, WIRE_VERSIONS)
+    if theirs != ours:
+        told = f"in the image runs {theirs}, and this is {ours}: hpcserve was replaced meanwhile; try again"
+        return Finding("runtime", "failed", told)
+    return Finding("runtime", "ok", f"{theirs}, runs in it")
+
+
+def _software(version: str, wire: Sequence[int]) -> str:
+    return f"hpcserve {version}, wire protocol {', '.join(map(str, wire))}"
 
 
 def _version(found: Interpreter) -> str:
@@ -167,9 +191,10 @@ class SiteContainers:
         return msgspec.structs.replace(environment, published=found)
 
     def command(
-        self, environment: Environment, module: str, *arguments: str, servable: Path
+        self, manifest: Manifest, module: str, *arguments: str, servable: Path
     ) -> tuple[list[str], dict[str, str]]:
-        """The command that runs a module of ours in the image, and its environment."""
+        """The command that runs a module of ours in the servable's image, and its environment."""
+        environment, rules = manifest.environment, self._rules
         inside = guest.guest(
             module,
             *arguments,
@@ -179,5 +204,7 @@ class SiteContainers:
             servable=servable,
             environment={},
         )
-        made = contained(self._rules, inside, os.environ)
+        if manifest.ranks.size > 1:  # one process, but its code may import an MPI that the site binds
+            rules = msgspec.structs.replace(rules, binds=(*self._mpi.binds, *rules.binds))
+        made = contained(rules, inside, os.environ)
         return list(made.argv), made.environment

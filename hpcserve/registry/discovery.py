@@ -43,9 +43,9 @@ class Containers(Protocol):
         """
 
     def command(
-        self, environment: Environment, module: str, *arguments: str, servable: Path
+        self, manifest: Manifest, module: str, *arguments: str, servable: Path
     ) -> tuple[list[str], dict[str, str]]:
-        """The command that runs a module of ours in the image, and its environment."""
+        """The command that runs a module of ours in the servable's image, and its environment."""
 
     @property
     def servable(self) -> str:
@@ -79,7 +79,7 @@ def resolve_methods(
     stop = stop or Event()
     environment, module = manifest.environment, "hpcserve.servable.inspect"
     if environment.kind == "container" and containers is not None:
-        argv, variables = containers.command(environment, module, containers.servable, servable=directory)
+        argv, variables = containers.command(manifest, module, containers.servable, servable=directory)
     else:
         argv = argv_for(environment, module, str(directory), prologue=prologue)
         variables = variables_for(environment, os.environ)

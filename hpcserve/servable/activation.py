@@ -59,9 +59,9 @@ in the site file"
         _hpcserve_step="module load $_hpcserve_word"
         type module >/dev/null 2>&1 || _hpcserve_refuse "$HOSTNAME has no module command, which environment.modules \\
 needs; if it has one, start it by a line of environments.prologue in the site file, such as 'source DIR/init/bash'"
-        module load "$_hpcserve_word" || _hpcserve_refuse "on $HOSTNAME $_hpcserve_step failed, what it said stands \\
-above; correct environment.modules (module avail lists what there is), or let the site file's environments.prologue \\
-say where it is: 'module use DIR'"
+        module load "$_hpcserve_word" || _hpcserve_refuse "on $HOSTNAME $_hpcserve_step failed; see what it said, \\
+and correct environment.modules (module avail lists what there is), or let the site file's \\
+environments.prologue say where it is: 'module use DIR'"
         ;;
     conda)
         _hpcserve_step="activating $_hpcserve_word"

@@ -257,7 +257,8 @@ class Environment(Declaration, frozen=True):
         if not directory and self.path is not None:
             raise ValueError(f'path {self.path!r} has no meaning with kind = "{self.kind}"; use "venv" or "conda"')
         if self.kind == "container" and not str(self.image).startswith("/"):
-            raise ValueError(f'image {self.image!r}: kind = "container" needs the whole path of an image\'s file')
+            got = f"got {self.image!r}" if self.image else "and there is none"
+            raise ValueError(f'image: kind = "container" needs the whole path of an image\'s file, {got}')
         if self.kind != "container" and (self.image is not None or self.build is not None):
             field = "build" if self.image is None else "image"
             raise ValueError(f'{field}: has no meaning with kind = "{self.kind}"; use kind = "container"')

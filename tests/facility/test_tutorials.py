@@ -73,8 +73,6 @@ def test_a_torch_model_in_containers_has_a_gpu_for_each_replica_or_rank(
     for name, directory in (("XDG_CACHE_HOME", ".cache"), ("XDG_CONFIG_HOME", ".config")):
         monkeypatch.setenv(name, os.environ.get(name, str(Path.home() / directory)))
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name, value in images.builder_environment().items():
-        monkeypatch.setenv(name, value)
 
     def on_processors(block: Block) -> bool:
         return block.mark != "only" or block.value == "nodes without GPUs"

@@ -19,6 +19,7 @@ import pytest
 
 from hpcserve import config
 from hpcserve.cluster.building import Builder
+from hpcserve.cluster.capabilities import without_missing
 from hpcserve.cluster.definition import definition
 from hpcserve.cluster.gather import gather, gather_into, gather_prefix
 from hpcserve.cluster.images import Images
@@ -35,7 +36,6 @@ DIRECTORIES = ("tmp", "proc", "sys", "dev", "etc", "root", "var/tmp", "home")
 THIS = (sys.version_info[:2], platform.machine(), platform.libc_ver()[1])
 """The Python of our images, their machine and their C library."""
 ZSTD = ("--mksquashfs-args", "-comp zstd -Xcompression-level 3")
-_SYS_RESOURCE = 24  # <linux/capability.h>
 _LEFT_OUT = ("test", "tests", "site-packages", "dist-packages", "idlelib", "lib2to3", "config-*", "*.a")
 
 
@@ -57,10 +57,8 @@ def build(image: Path, source: Path) -> Path:
 
 
 def builder_environment() -> dict[str, str]:
-    """For ``apptainer build``: where root itself lacks a capability, commands inside are not to ask for it."""
-    mask = re.search(r"(?m)^CapBnd:\s*(\S+)", Path("/proc/self/status").read_text())
-    lacks = os.geteuid() == 0 and mask is not None and not int(mask[1], 16) >> _SYS_RESOURCE & 1
-    return {**os.environ, **({"APPTAINER_DROP_CAPS": "CAP_SYS_RESOURCE"} if lacks else {})}
+    """For ``apptainer build``, called here and not by hpcserve."""
+    return without_missing(os.environ)
 
 
 def signed(image: Path, copy: Path, key: Path) -> Path:
@@ -162,9 +160,9 @@ def mpi(python_image: Path, cache: Path) -> Path:
 def standard(*layers: str) -> Path:
     """The image that servables stand on where they name these layers; in the user's cache, made by who comes first."""
     site = Containers(runtime="apptainer")
-    looking = Images(rules_of(site), builder_environment(), timeout_s=120.0)
+    looking = Images(rules_of(site), os.environ, timeout_s=120.0)
     cache = config.cache_dir()
-    builder = Builder(looking, command="apptainer", cache=cache, environment=builder_environment(), tell=print)
+    builder = Builder(looking, command="apptainer", cache=cache, environment=os.environ, tell=print)
     (cache / "tests").mkdir(parents=True, exist_ok=True)
     with (cache / "tests" / "standard.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

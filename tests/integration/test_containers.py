@@ -15,15 +15,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zmq
+from msgspec.structs import replace
 
-from hpcserve import Client
+from hpcserve import Client, __version__
 from hpcserve.cluster.gather import run_pip
+from hpcserve.cluster.images import Runtime
 from hpcserve.cluster.packages import gathering
 from hpcserve.config import Containers, Mpi, Site
-from hpcserve.daemon.images import SiteContainers
+from hpcserve.daemon.images import SiteContainers, runtime_finding
 from hpcserve.errors import ConfigError, HpcserveError, ManifestError
 from hpcserve.servable.manifest import Environment, Manifest, Ranks
 from hpcserve.wire import admin
+from hpcserve.wire.messages import WIRE_VERSIONS
 from tests.integration import images
 from tests.integration.daemon_tree import Daemon, deployment, is_alive, until
 
@@ -190,6 +194,8 @@ def test_an_image_that_cannot_serve_is_told_at_publication(
 ) -> None:
     text = tmp_path / "text.sif"
     text.write_text("no image\n")
+    garbage = tmp_path / "garbage.pem"
+    garbage.write_text("garbage\n")
     bare = images.cached("bare", image_dir, python=False)
     size = python_image.stat().st_size
     _, public, other = keys
@@ -203,10 +209,19 @@ def test_an_image_that_cannot_serve_is_told_at_publication(
         (bare, {}, "has no python3; name its interpreter by environment.python"),
         (python_image, {"python": "python9"}, "has no python9"),
         (python_image, {}, r"lacks pyzmq, msgspec, numpy; gather them once.*hpcserve container runtime"),
-        (python_image, {"signature_key": str(public)}, f"is not signed by the site's key, {public}"),
+        (
+            python_image,
+            {"signature_key": str(public)},
+            rf"not signed by the site's key, {public} \(Failed to .*: signature not found .*\); .*: apptainer sign ",
+        ),
+        (
+            python_image,
+            {"signature_key": str(garbage)},
+            r"containers.signature_key: .* is no public key .*PEM decoding",
+        ),
         (python_image, {"signature_key": "/nowhere.pub"}, "containers.signature_key: cannot read /nowhere.pub"),
         (python_image, {"binds": ("/nowhere",)}, "containers.binds: there is no /nowhere on this host"),
-        (python_image, {"command": "/nowhere/apptainer"}, "containers.runtime: no command '/nowhere/apptainer' here"),
+        (python_image, {"command": "/nowhere/apptainer"}, "containers.command: no command '/nowhere/apptainer' here"),
         (python_image, {"runtime": "none"}, "containers.runtime: 'none' runs no servables"),
     ]
     for image, containers, told in cases:
@@ -316,13 +331,43 @@ def test_packages_are_gathered_by_the_command_line(equipped: Daemon, python_imag
     assert f"image {tmp_path}/nowhere.sif" in " ".join(done.stderr.split())
 
 
+@pytest.mark.parametrize("left", [(), ("zmq", "numpy")])
+def test_packages_that_are_not_whole_are_found_by_the_check(
+    equipped: Daemon, python_image: Path, tmp_path: Path, left: tuple[str, ...]
+) -> None:
+    """The directory is there; of what should be in it nothing is, or something without its inside."""
+    (gathered,) = (equipped.shared / "runtimes").iterdir()
+    away = gathered.rename(tmp_path / "away")
+    gathered.mkdir()
+    for name in left:
+        (gathered / name).mkdir()
+    try:
+        done = cli(equipped, "container", "check", str(python_image))
+    finally:
+        shutil.rmtree(gathered)
+        away.rename(gathered)
+    (failed,) = (line for line in done.stdout.splitlines() if line.startswith("failed"))
+    assert done.returncode == 1
+    assert failed.startswith(f"failed   runtime: image {python_image}")
+    assert f"if {gathered} is not whole, remove it, and: hpcserve container runtime {python_image}" in failed
+
+
+def test_a_runtime_of_another_version_is_found_by_the_check() -> None:
+    inside = Runtime(software=__version__, wire=WIRE_VERSIONS, packages={})
+    assert runtime_finding(inside).outcome == "ok"
+    for other in (replace(inside, software="0.0.1"), replace(inside, wire=(*WIRE_VERSIONS, 99))):
+        assert runtime_finding(other).outcome == "failed"
+
+
 def test_an_image_is_checked_by_the_command_line(equipped: Daemon, python_image: Path, image_dir: Path) -> None:
     done = cli(equipped, "container", "check", str(python_image))
     found = dict(line.split(": ", 1) for line in done.stdout.splitlines())
     assert done.returncode == 0, done.stdout
     version = ".".join(map(str, sys.version_info[:3]))
     assert found["ok       Python"].startswith(f"{version} for ")
-    assert found["ok       packages"].startswith("pyzmq, msgspec, numpy of ")
+    assert found["ok       packages"].startswith(f"pyzmq {zmq.__version__}, msgspec ")
+    assert "; pyzmq, msgspec, numpy of " in found["ok       packages"]
+    assert found["ok       runtime"] == f"hpcserve {__version__}, wire protocol {WIRE_VERSIONS[0]}, runs in it"
     assert found["skipped  MPI"] == found["skipped  CUDA"] == found["skipped  ROCm"] == "none in the image"
     done = cli(equipped, "container", "check", str(images.cached("bare", image_dir, python=False)))
     assert done.returncode == 1

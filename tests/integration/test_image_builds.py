@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +16,11 @@ from hpcserve import config
 from hpcserve.daemon.images import SiteContainers
 from hpcserve.registry.manifest_file import read_manifest
 from tests.integration import images
+from tests.integration.daemon_tree import until
 
 pytestmark = pytest.mark.timeout(600)
 
+COMMAND = (sys.executable, "-m", "hpcserve.cli.main", "container", "build")
 SITE = '[containers]\nruntime = "apptainer"\n'
 
 
@@ -24,13 +28,16 @@ def build(
     place: Path, *options: str, cache: Path | None = None, site_file: str = SITE
 ) -> subprocess.CompletedProcess[str]:
     """Builds the image of the servable in a directory, beside which a site file lies."""
-    site = place.parent / "site.toml"
-    site.write_text(site_file)
-    variables = images.builder_environment() | {"HPCSERVE_SITE": str(site)}
-    if cache is not None:
-        variables["XDG_CACHE_HOME"] = str(cache)
-    argv = [sys.executable, "-m", "hpcserve.cli.main", "container", "build", str(place), *options]
-    return subprocess.run(argv, env=variables, capture_output=True, text=True, check=False)
+    (place.parent / "site.toml").write_text(site_file)
+    return subprocess.run(
+        [*COMMAND, str(place), *options], env=variables(place, cache), capture_output=True, text=True, check=False
+    )
+
+
+def variables(place: Path, cache: Path | None) -> dict[str, str]:
+    """Of a build of the servable there, whose site file lies beside it."""
+    told = os.environ | {"HPCSERVE_SITE": str(place.parent / "site.toml")}
+    return told if cache is None else told | {"XDG_CACHE_HOME": str(cache)}
 
 
 def servable(place: Path, image: Path, build: str) -> Path:
@@ -94,6 +101,78 @@ def test_an_image_is_built_of_what_the_manifest_says_and_not_twice(
     assert sorted(each.name for each in tmp_path.iterdir()) == ["an image.sif", "built", "site.toml"]
 
 
+def processes(command: str) -> list[str]:
+    """The processes with this command line."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (entry / "cmdline").read_bytes().replace(b"\0", b" ").strip() == command.encode():
+                found.append(entry.name)
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_build_that_is_ended_leaves_nothing(
+    python_image: Path, image_dir: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    sleeper = f"sleep 6{os.getpid()}"
+    image, temporary = tmp_path / "images" / "x.sif", tmp_path / "temporary"
+    place = servable(tmp_path / "ended", image, f'base = "{python_image}"\npost = ["{sleeper}"]\n')
+    (tmp_path / "site.toml").write_text(SITE)
+    with (
+        (tmp_path / "said").open("w") as said,
+        subprocess.Popen(
+            [*COMMAND, str(place)],
+            env=variables(place, image_dir) | {"TMPDIR": str(temporary)},
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            until(lambda: bool(processes(sleeper)) or process.poll() is not None, "it builds", 120.0)
+            assert [each.name[:14] for each in temporary.iterdir()] == ["hpcserve-build"]
+            process.send_signal(number)
+            assert process.wait(60.0) == 128 + number, (tmp_path / "said").read_text()
+        finally:
+            process.kill()
+    until(lambda: not processes(sleeper), "what ran inside is gone")
+    assert list(temporary.iterdir()) == []
+    assert list(image.parent.iterdir()) == []
+    assert not list((image_dir / "hpcserve").glob(f"hpcserve-build-*-{process.pid}-*"))
+
+
+def test_of_two_builds_of_one_image_at_once_the_second_waits(
+    python_image: Path, image_dir: Path, tmp_path: Path
+) -> None:
+    place = servable(tmp_path / "twice", tmp_path / "x.sif", f'base = "{python_image}"\npost = ["sleep 1"]\n')
+    (tmp_path / "site.toml").write_text(SITE)
+    two = [
+        subprocess.Popen(
+            [*COMMAND, str(place)],
+            env=variables(place, image_dir),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=240.0) for process in two]
+    assert [process.returncode for process in two] == [0, 0], said
+    assert sorted(out.partition(":")[0].split()[0] for out, _ in said) == ["built", "there"], said
+    assert sum("waiting for another process" in " ".join(err.split()) for _, err in said) == 1, said
+
+
+def test_a_disk_that_is_full_is_told_in_a_line(python_image: Path, image_dir: Path, tmp_path: Path) -> None:
+    image = tmp_path / "x.sif"
+    post = '["true && cat /etc/passwd >/dev/full"]'
+    done = build(servable(tmp_path / "full", image, f'base = "{python_image}"\npost = {post}\n'), cache=image_dir)
+    assert done.returncode == 8
+    assert f"image {image} was not built: no room where it is written, or in " in told(done)
+    assert "No space left on device" in told(done)
+    assert "+ cat" not in told(done)
+
+
 def test_files_keep_their_names_in_a_directory_and_no_signature_is_asked_for(
     python_image: Path, image_dir: Path, tmp_path: Path, keys: tuple[Path, Path, Path]
 ) -> None:
@@ -127,11 +206,14 @@ def test_what_cannot_be_built_is_told(python_image: Path, tmp_path: Path) -> Non
     base = f'base = "{python_image}"\n'
     for text, why in (
         (base + 'files = ["nowhere:/opt/x"]\n', f"environment.build.files: there is no {tmp_path}/built/nowhere"),
+        (base + 'post = ["true", "false"]\n', f"image {image} was not built"),
         ('base = "/nowhere.sif"\n', "image /nowhere.sif: No such file or directory"),
     ):
         done = build(servable(tmp_path / "built", image, text))
         assert done.returncode != 0
         assert why in told(done)
+    done = build(servable(tmp_path / "built", tmp_path, base))
+    assert f"environment.image: {tmp_path} is a directory; give the path of a file" in told(done)
     plain = servable(tmp_path / "built", image, "")
     (plain / "servable.toml").write_text('name = "built"\nloader = "python"\nentry = "model:run"\n')
     assert "nothing to build" in told(build(plain))

@@ -6,6 +6,7 @@ The image and the packages are kept in the user's cache.
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ def other() -> tuple[Path, Interpreter]:
     images.need_apptainer()
     release = next(name for name, python in RELEASES.items() if python != sys.version_info[:2])
     image = debian.image(release, PACKAGES, config.cache_dir() / "tests")
-    looking = Images(ContainerRules(runtime="apptainer"), images.builder_environment(), timeout_s=120.0)
+    looking = Images(ContainerRules(runtime="apptainer"), os.environ, timeout_s=120.0)
     return image, looking.python(str(image), "python3")
 
 

@@ -13,19 +13,21 @@ from hpcserve import Client
 from hpcserve.errors import DeploymentFailed
 from hpcserve.wire.jsonvalue import Json
 from tests.integration.daemon_tree import Daemon, deployment, until
-from tests.own_python import NEEDED, make_conda, make_module, make_servable, need_modules
+from tests.own_python import NEEDED, make_conda, make_module, make_servable, make_venv, need_modules
 
 WAIT_S = 60.0
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With a conda environment, a module that leads to its Python, and servables for both."""
+    """With a virtual environment, a conda environment, a module that leads to its Python, and servables for them."""
     need_modules()
     root = tmp_path_factory.mktemp("own")
     prefix = make_conda(root / "conda", *NEEDED)
     (prefix / "etc" / "conda" / "activate.d" / "a.sh").write_text('export ACTIVATED="$CONDA_PREFIX, $SITE"\n')
     make_module(root / "modules", "ml/1.0", f"prepend-path PATH {prefix}/bin\nsetenv ML {{1 0}}\n")
+    make_venv(root / "venv", *NEEDED)
+    make_servable(root / "by-venv", "by-venv", kind="venv", path=str(root / "venv"))
     make_servable(root / "by-conda", "by-conda", kind="conda", path=str(prefix))
     make_servable(root / "by-module", "by-module", kind="module", modules=["ml/1.0"])
     return root
@@ -61,6 +63,21 @@ def why_not_again(client: Client, daemon: Daemon, endpoint: str) -> str:
     return failed.value.message
 
 
+def test_a_virtual_environment_answers(client: Client, daemon: Daemon, place: Path) -> None:
+    endpoint = daemon.deploy(client, place / "by-venv")
+    assert told(client, endpoint, "SITE") == {"prefix": f"{place}/venv", "SITE": "of the site"}
+
+
+def test_a_virtual_environment_that_is_gone_fails_the_deployment_in_words(
+    client: Client, daemon: Daemon, tmp_path: Path
+) -> None:
+    place = make_venv(tmp_path / "venv", *NEEDED)
+    endpoint = daemon.deploy(client, make_servable(tmp_path / "gone", "gone", kind="venv", path=str(place)))
+    assert told(client, endpoint)["prefix"] == str(place)
+    place.rename(tmp_path / "elsewhere")
+    assert str(place) in why_not_again(client, daemon, endpoint)
+
+
 def test_a_conda_environment_answers(client: Client, daemon: Daemon, place: Path) -> None:
     endpoint = daemon.deploy(client, place / "by-conda")
     expected = {"prefix": f"{place}/conda", "ACTIVATED": f"{place}/conda, of the site"}
@@ -79,7 +96,7 @@ def test_a_module_that_is_gone_fails_the_deployment_in_words(client: Client, dae
     endpoint = daemon.deploy(client, servable)
     told(client, endpoint)
     (modules / "brief" / "1.0").unlink()
-    assert "module load brief/1.0 failed, what it said stands above" in why_not_again(client, daemon, endpoint)
+    assert "module load brief/1.0 failed; see what it said, and correct" in why_not_again(client, daemon, endpoint)
 
 
 def test_a_package_that_is_gone_fails_the_deployment_in_words(client: Client, daemon: Daemon, tmp_path: Path) -> None:

@@ -56,6 +56,17 @@ class Model:
         comm.Allreduce(x * (self.rank + 1), whole)
         return whole
 
+    @method(inputs={}, outputs={"seen": Tensor("JSON", ())})
+    def look(self, comm, *, parameters):
+        def seen():
+            return sorted(os.listdir("/tmp")), [path for path in parameters["paths"] if os.path.exists(path)]
+
+        comm.Barrier()
+        first = seen()
+        open(f"/tmp/of-rank-{self.rank}", "x").close()
+        comm.Barrier()
+        return comm.allgather([first, seen()])
+
     @method(inputs={}, outputs={"pids": Tensor("int64", [-1])})
     def spawn(self, comm):
         # One is still a child, in a session of its own; the other has left its parent too.
@@ -108,6 +119,17 @@ def spawned(daemon: Daemon, client: Client, endpoint: str) -> list[int]:
     pids = client.infer(f"{endpoint}.spawn", {}, timeout_s=PATIENCE_S)["pids"]
     until(lambda: len(sleepers(daemon)) == 4, lambda: f"what the servable has started runs: {daemon.commands()}")
     return [int(each) for each in pids]
+
+
+def test_each_rank_has_a_tmp_of_its_own_and_sees_nothing_of_the_service(
+    daemon: Daemon, client: Client, boxed: str, tmp_path: Path
+) -> None:
+    """Here the daemon's directories lie below /tmp, and so may those of its sockets."""
+    paths = [str(each) for each in (daemon.state, daemon.shared, daemon.home, tmp_path)]
+    assert all(map(os.path.exists, paths))
+    assert Path("/tmp") in daemon.state.parents
+    seen = client.infer(f"{boxed}.look", {}, parameters={"paths": paths}, timeout_s=PATIENCE_S)["seen"]
+    assert seen == [[[[], []], [[f"of-rank-{rank}"], []]] for rank in (0, 1)]
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -145,13 +145,46 @@ def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None
         ),
         ('[containers]\nbinds = ["data"]\n', r"polaris.toml: containers.binds: expected /SOURCE.*, got 'data'"),
         ('[containers]\nbinds = ["/"]\n', r"polaris.toml: containers.binds: '/' would show state_dir \("),
+        ('state_dir = "/dev/shm/s"\n[containers]\nruntime = "apptainer"\n', r"state_dir: '/dev/shm/s' lies in "),
+        ('shared_dir = "/dev/shm/s"\n[containers]\nruntime = "apptainer"\n', r"shared_dir: '/dev/shm/s' lies in "),
+        (
+            '[containers]\nruntime = "apptainer"\nstage_dir = "/dev/shm"\n',
+            r"containers.stage_dir: '/dev/shm' lies in /dev/shm, which the ranks of a replica see",
+        ),
+        (
+            '[containers]\nstage_dir = "/local/a"\nbinds = ["/local:/local:rw"]\n',
+            r"containers.binds: '/local:/local:rw' would let servables write to the copies .*/local/a/hpcserve-",
+        ),
+        (
+            f'state_dir = "/{"x" * 90}"\nshared_dir = "/y"\n[mpi]\nbinds = ["/tmp"]\n',
+            r"mpi.binds: '/tmp' would show the daemon's sockets \(/tmp/hpcserve-",
+        ),
+        ('[containers]\nruntime = "shifter"\n', r"polaris.toml: containers.runtime: invalid .*shifter"),
         ('[containers]\nenvironment = ["A B"]\n', r"containers.environment: expected names of variables, got 'A B'"),
         ('[containers]\nsignature_key = "k.pem"\n', r"containers.signature_key: expected the whole path .*'k.pem'"),
         ('shared_dir = "$NOT_SET_HERE/x"\n', r"polaris.toml: shared_dir: '.NOT_SET_HERE/x': NOT_SET_HERE is not set"),
     ],
 )
-def test_a_wrong_site_file_is_told_with_file_field_and_value(tmp_path: Path, text: str, told: str) -> None:
+def test_a_wrong_site_file_is_told_with_file_field_and_value(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, told: str
+) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     with pytest.raises(ConfigError, match=told):
+        config.load_site(site_file(tmp_path, text))
+
+
+def test_what_containers_may_see_of_a_site(tmp_path: Path) -> None:
+    """Read-only, or where no container of ranks ever is."""
+    copies = '[containers]\nruntime = "apptainer"\nstage_dir = "/local/a"\nbinds = ["/local", "/local/b:/b:rw"]\n'
+    assert config.load_site(site_file(tmp_path, copies)).containers.stage_dir == "/local/a"
+    assert config.load_site(site_file(tmp_path, 'state_dir = "/dev/shm/s"\n')).containers.runtime == "none"
+
+
+def test_a_link_hides_nothing_from_what_is_looked_for_in_binds(tmp_path: Path) -> None:
+    (tmp_path / "real" / "state").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    text = f'state_dir = "{tmp_path}/link/state"\n[containers]\nbinds = ["{tmp_path}/real"]\n'
+    with pytest.raises(ConfigError, match=r"containers\.binds: .*/real' would show state_dir"):
         config.load_site(site_file(tmp_path, text))
 
 

@@ -47,6 +47,7 @@ STARTS = re.compile(
 STARTERS = {
     "cli/daemon_process.py",
     "client/ssh_process.py",
+    "cluster/build_run.py",
     "cluster/building.py",
     "cluster/gather.py",
     "cluster/images.py",

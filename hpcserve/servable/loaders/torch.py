@@ -104,8 +104,8 @@ def device_of(torch: Any, manifest: Manifest) -> Any:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         told = str(error).partition("\n")[0]
         raise ServableError(
-            f'torch.device = "{settings.device}": torch {torch.__version__} cannot use it here: {told}; deploy where '
-            'there is one, or use device = "auto"'
+            f'torch.device = "{settings.device}": torch {torch.__version__} cannot use it here: {told}; deploy on '
+            'nodes with such a device, or use device = "auto"'
         ) from error
     return device
 

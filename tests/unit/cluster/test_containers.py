@@ -106,7 +106,7 @@ def test_a_copy_on_the_node_is_run_and_where_it_is_gone_the_image_itself(
         told = Path(f"{runtime}.told")
         lines = told.read_text().splitlines()
         told.unlink()
-        assert [line for line in lines if line.startswith("verify")] == [f"verify --key /k.pem {run}"] * signed
+        assert [line for line in lines if " verify " in line] == [f"--silent verify --key /k.pem {run}"] * signed
         assert lines[-1].endswith(f" {run} echo two words {copy}x")
         assert (f"no copy of it is at {copy}" in done.stderr) == (run != copy)
 
@@ -121,14 +121,14 @@ def test_podman_hpc_gets_the_same_in_its_own_words() -> None:
         *("--mount", "type=bind,source=/data,destination=/data,ro"),
         *("--mount", "type=bind,source=/versions/1,destination=/opt/hpcserve/servable,ro"),
         *names,
-        *("/images/a.sif", "python3", "-m", "x"),
+        *("docker-archive:/images/a.sif", "python3", "-m", "x"),
     )
     assert made.environment == {"PATH": "/bin", "PYTHONUNBUFFERED": "1"}
     with pytest.raises(ConfigError, match=r"containers\.signature_key: podman-hpc verifies"):
         contained(ContainerRules(runtime="podman-hpc", signature_key="/k"), INSIDE, {})
 
 
-@pytest.mark.parametrize("runtime", ["none", "shifter"])
+@pytest.mark.parametrize("runtime", ["none", "docker"])
 def test_a_site_without_a_runtime_says_so(runtime: str) -> None:
     with pytest.raises(ConfigError, match=f"containers.runtime: '{runtime}' runs no containers here"):
         contained(ContainerRules(runtime=runtime), INSIDE, {})
@@ -174,9 +174,8 @@ def test_ranks_see_where_they_meet_and_who_they_are() -> None:
     *_, names, patterns = made.argv[: made.argv.index("apptainer")]
     assert (names, patterns) == (f"{DEVICES} LICENSE", "PMI_* MPI* FI_ONE")
     assert made.argv[made.argv.index("apptainer") :] == (
-        *("apptainer", "--silent", "exec", "--cleanenv", "--no-home", "--no-mount=cwd,tmp", "--no-eval"),
-        *("--pwd", "/tmp"),
-        *("--mount", "type=bind,source=/tmp,destination=/tmp"),
+        *("apptainer", "--silent", "exec", "--cleanenv", "--no-home", "--no-mount=cwd,tmp", "--scratch=/tmp"),
+        *("--no-eval", "--pwd", "/tmp"),
         *("--mount", "type=bind,source=/dev/shm,destination=/dev/shm"),
         *("--mount", "type=bind,source=/opt/cray,destination=/opt/cray,ro"),
         *("--mount", "type=bind,source=/var/spool/slurmd,destination=/var/spool/slurmd"),
@@ -210,8 +209,25 @@ def test_the_variables_of_the_node_come_in_by_name_or_pattern(tmp_path: Path, mp
     assert inside == always | ({} if mpi is None else of_ranks)
 
 
+@pytest.mark.parametrize(
+    ("named", "bound"),
+    [("{}/ompi.7", True), ("", False), ("/tmp", False), ("/tmp/", False), ("/", False), ("{}/gone", False)],
+)
+def test_ranks_see_what_pmix_shares_with_them_and_no_more(tmp_path: Path, named: str, *, bound: bool) -> None:
+    """The script is run by the node's own shell, with a stand-in for the runtime that tells what it is given."""
+    runtime = tmp_path / "tells"
+    runtime.write_text('#!/bin/sh\necho "${APPTAINER_BIND-none}"\n')
+    runtime.chmod(0o755)
+    (tmp_path / "ompi.7").mkdir()
+    directory = named.format(tmp_path)
+    made = contained(ContainerRules(runtime="apptainer", command=str(runtime)), INSIDE, {"APPTAINER_BIND": "/"}, MPI)
+    node = {"PATH": os.environ["PATH"], "PMIX_SERVER_TMPDIR": directory}
+    said = subprocess.run(made.argv, env=node | made.environment, capture_output=True, text=True, check=True).stdout
+    assert said.strip() == (directory if bound else "none")
+
+
 def test_podman_hpc_s_ranks_share_the_node_too() -> None:
     argv = contained(ContainerRules(runtime="podman-hpc"), INSIDE, {}, MPI).argv
     assert argv[argv.index(GROUP) - 1] == "--env", "by which what a rank leaves behind is found"
-    assert {"--pid=host", "--ipc=host", "type=bind,source=/tmp,destination=/tmp", "PMI_*", "MPI*"} <= set(argv)
-    assert "--tmpfs=/tmp" not in argv
+    assert {"--pid=host", "--ipc=host", "--tmpfs=/tmp", "PMI_*", "MPI*"} <= set(argv)
+    assert "type=bind,source=/tmp,destination=/tmp" not in argv

@@ -11,7 +11,8 @@ import pytest
 
 from hpcserve.cluster.image_check import PROBE, Libraries, libraries, unfit_for_ranks
 
-NOTHING = Libraries(mpi="", cuda=0, cuda_driver=0, hip=0, hip_driver=0)
+HIP = 60342134
+NOTHING = Libraries(mpi="", cuda=0, cuda_driver=0, hip=0)
 
 
 @pytest.mark.parametrize(
@@ -30,8 +31,28 @@ NOTHING = Libraries(mpi="", cuda=0, cuda_driver=0, hip=0, hip_driver=0)
             "failed CUDA: the image has CUDA 13.0, and this host's driver runs",
         ),
         ({"cuda": 12040, "cuda_driver": 13000}, "nv", "ok CUDA: the image has CUDA 12.4"),
-        ({"hip": 60342134}, "", "warning ROCm: the image has 60342134, and containers see no such GPU"),
-        ({"hip": 60342134, "hip_driver": 60342134}, "rocm", "ok ROCm: the image has 60342134"),
+        ({"hip": HIP}, "", "warning ROCm: the image has ROCm 6.3, and containers see no such GPU: set"),
+        ({"hip": HIP}, "rocm", "skipped ROCm: the image has ROCm 6.3; this host has no driver"),
+        (
+            {"hip": HIP, "kfd": "closed", "amdgpu": "6.10.5"},
+            "rocm",
+            "failed ROCm: the image has ROCm 6.3, and you may not open /dev/kfd of this host's driver (amdgpu 6.10.5)",
+        ),
+        (
+            {"hip": HIP, "kfd": "open", "amdgpu": "5.16.9", "hip_error": 35},
+            "rocm",
+            "failed ROCm: the image has ROCm 6.3, which does not begin with this host's driver (amdgpu 5.16.9): HIP's",
+        ),
+        (
+            {"hip": HIP, "kfd": "open", "hip_error": 100},
+            "rocm",
+            "skipped ROCm: the image has ROCm 6.3; this host's driver (amdgpu of its kernel) shows no GPU",
+        ),
+        (
+            {"hip": HIP, "kfd": "open", "amdgpu": "6.10.5"},
+            "rocm",
+            "ok ROCm: the image has ROCm 6.3, and begins with this host's driver (amdgpu 6.10.5)",
+        ),
     ],
 )
 def test_what_is_found_is_told(has: dict[str, object], gpu: str, told: str) -> None:

@@ -85,7 +85,7 @@ def test_srun_runs_ranks_in_blocks_and_ends_all_with_one() -> None:
         (
             MpiRules(family="openmpi", command="/opt/bin/mpiexec", options=("-x", "PATH")),
             "/opt/bin/mpiexec -x PATH -n 4 --bind-to none --host a:2,b:2 x",
-            "/opt/bin/mpiexec -x PATH --mca plm isolated --mca ras ^slurm,tm -n 2 --bind-to none --host a:2 x",
+            "/opt/bin/mpiexec -x PATH --mca plm ^slurm,tm --mca ras ^slurm,tm -n 2 --bind-to none --host a:2 x",
         ),
     ],
 )

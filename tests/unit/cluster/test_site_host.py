@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -229,3 +230,47 @@ def test_the_container_runtime_is_looked_for_by_the_command_that_the_site_gives(
     told = "containers.{}: no command {!r} in PATH; load its module, or correct the site file"
     assert found("") == [("failed", told.format("runtime", "apptainer"))]
     assert found("gone") == [("failed", told.format("command", "gone"))]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "containers", "mpi", "outcome", "told"),
+    [
+        ("local", {}, {}, "ok", "{}/our-apptainer"),
+        ("local", {"binds": ("{}/text:/x", "{}/gone:/y")}, {}, "failed", "containers.binds: there is no {}/gone on"),
+        ("local", {}, {"binds": ("{}/gone",)}, "failed", "mpi.binds: there is no {}/gone on this host"),
+        ("local", {"signature_key": "{}/gone"}, {}, "failed", "containers.signature_key: {}/gone cannot be read: No"),
+        ("local", {"signature_key": "{}/text"}, {}, "failed", "containers.signature_key: {}/text is no public key"),
+        ("local", {"signature_key": "{}/key"}, {}, "ok", "{}/our-apptainer"),
+        ("local", {"stage_dir": "{}"}, {}, "ok", "{}/our-apptainer"),
+        ("local", {"stage_dir": "{}/gone"}, {}, "failed", "containers.stage_dir: {}/gone is no directory on"),
+        (
+            "slurm",
+            {"stage_dir": "{}/gone"},
+            {},
+            "warning",
+            "containers.stage_dir: {}/gone is no directory on",
+        ),
+    ],
+)
+def test_what_containers_are_to_have_is_looked_for(
+    tmp_path: Path, scheduler: str, containers: dict[str, Any], mpi: dict[str, Any], outcome: str, told: str
+) -> None:
+    (tmp_path / "our-apptainer").touch(mode=0o755)
+    (tmp_path / "text").write_text("garbage")
+    (tmp_path / "key").write_text("-----BEGIN PUBLIC KEY-----\nA\n-----END PUBLIC KEY-----\n")
+
+    def here(fields: dict[str, Any]) -> dict[str, Any]:
+        place = str(tmp_path)
+        return {
+            name: value.format(place) if isinstance(value, str) else tuple(each.format(place) for each in value)
+            for name, value in fields.items()
+        }
+
+    looked_at = msgspec.structs.replace(
+        site(tmp_path, kind=scheduler),
+        containers=Containers(runtime="apptainer", command=f"{tmp_path}/our-apptainer", **here(containers)),
+        mpi=Mpi(**here(mpi)),
+    )
+    *_, last = site_host.containers(looked_at)
+    assert last.outcome == outcome
+    assert last.told.startswith(told.format(tmp_path))

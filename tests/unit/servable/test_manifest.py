@@ -226,8 +226,8 @@ def test_what_fills_an_input_up_is_a_value_of_its_dtype(dtype: str, value: float
 @pytest.mark.parametrize(
     ("environment", "told"),
     [
-        ({"kind": "container"}, 'kind = "container" needs the whole path'),
-        ({"kind": "container", "image": "net.sif"}, "image 'net.sif': kind = \"container\" needs the whole path"),
+        ({"kind": "container", "image": "net.sif"}, "needs the whole path of an image's file, got 'net.sif'"),
+        ({"kind": "container"}, "needs the whole path of an image's file, and there is none"),
         ({"kind": "container", "image": "/net.sif", "path": "/venv"}, "path '/venv' has no meaning"),
         (
             {"kind": "venv", "path": "/venv", "image": "/net.sif"},
