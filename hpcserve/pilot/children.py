@@ -307,12 +307,11 @@ class Child:
                 complained=self._look_for_refusal,
             )
         except FileNotFoundError as error:
-            if not (self._several or self._contained):
+            if not self._several:
                 raise
-            to, field = ("MPI ranks", "mpi") if self._several else ("containers", "containers")
             raise ConfigError(
-                f"there is no command {command.argv[0]!r} on {self.place.nodes[0]} to start {to}; install it, "
-                f"load its module in pilots.setup, or correct {field}.command of the site file"
+                f"there is no command {command.argv[0]!r} on {self.place.nodes[0]} to start MPI ranks; install it, "
+                "load its module in pilots.setup, or correct mpi.command of the site file"
             ) from error
         self._began_s = now
         self._setup_due_s = now + self._spec.setup_timeout_s

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hpcserve.bootstrap import UNFIT
-from hpcserve.cluster.containers import NOT_SIGNED, NOT_STARTED, refused
+from hpcserve.cluster.containers import NOT_FOUND, NOT_SIGNED, NOT_STARTED, refused
 from hpcserve.cluster.processes import exit_in_words
 from hpcserve.cluster.seam import LaunchEnd
 from hpcserve.servable.environment import unfit
@@ -95,7 +95,9 @@ def hopeless(output: str, *, contained: bool) -> str:
     """
     whole = output.rpartition("\n")[0]
     why = unfit(UNFIT, whole)
-    return why or (contained and (refused(NOT_STARTED, whole) or refused(NOT_SIGNED, whole))) or ""
+    if why or not contained:
+        return why
+    return next(filter(None, (refused(code, whole) for code in (NOT_STARTED, NOT_SIGNED, NOT_FOUND))), "")
 
 
 def _kind(end: LaunchEnd, said: ReplicaSays | None, last_lines: str, *, out_of_memory: bool) -> LossKind:
