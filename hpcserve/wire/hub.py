@@ -54,7 +54,8 @@ class AdmitKey(Message, frozen=True, tag="admit"):
     """Lets a CURVE key in on the data sockets.
 
     ``role`` is client, agent or replica; ``subject`` the identity's name, the pilot's id or the replica's. Of a client
-    ``identity`` says more. Said again for a key that is in, it changes whose it is.
+    ``identity`` says more. Said again for a key that is in, it changes whose it is. ``lasts_s``: for so long the key is
+    in if nothing more is said; None: until it is revoked.
     """
 
     key: bytes
@@ -62,6 +63,7 @@ class AdmitKey(Message, frozen=True, tag="admit"):
     subject: str
     ticket: int = 0
     identity: Identity | None = None
+    lasts_s: float | None = None
 
 
 class RevokeKey(Message, frozen=True, tag="revoke"):

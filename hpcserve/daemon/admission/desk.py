@@ -140,6 +140,7 @@ class Desk:
         self._pending: dict[int, _Pending] = {}
         self._ticket = 0
         self._broker_is_up = False
+        self._now = now
 
     # --- from outside ---------------------------------------------------------------------------
 
@@ -174,7 +175,7 @@ class Desk:
 
     def _let_in(self, waiting: Waiting, identity: Identity, expires_in_s: float | None, now: float) -> None:
         """Whose key it is was found out: the broker is to let it in."""
-        ask = AdmitKey(waiting.key, "client", identity.name, self._next(), identity)
+        ask = self._admit(waiting.key, identity, self._next(), now)
         self._ask(waiting.connection, waiting.version, now + BROKER_S, ask, expires_in_s)
         if waiting.key not in self.admitted:
             self._added.append(waiting.key)
@@ -198,10 +199,14 @@ class Desk:
             elif isinstance(action, Renew):
                 self.admitted[action.key] = action.identity
                 if self._broker_is_up:
-                    renewed = AdmitKey(action.key, "client", action.identity.name, 0, action.identity)
-                    self._to_broker.append(renewed)
+                    self._to_broker.append(self._admit(action.key, action.identity, 0, now))
             else:
                 self._put_out(action.key, action.error)
+
+    def _admit(self, key: bytes, identity: Identity, ticket: int, now: float) -> AdmitKey:
+        """What the broker is told: the key is out by itself when admission is not there to renew it."""
+        lasts_s = None if self._logins is None else max(0.0, self._logins.until(key) - now)
+        return AdmitKey(key, "client", identity.name, ticket, identity, lasts_s)
 
     def _put_out(self, key: bytes, error: HpcserveError) -> None:
         """A key is not let in any more. A broker that is away hears of it when it is back."""
@@ -330,7 +335,7 @@ class Desk:
         waiting = [pending.ask for pending in self._pending.values() if isinstance(pending.ask, AdmitKey)]
         asked = {ask.key for ask in waiting}
         self._to_broker += [
-            AdmitKey(key, "client", identity.name, 0, identity)
+            self._admit(key, identity, 0, self._now)
             for key, identity in self.admitted.items()
             if identity is not None and key not in asked
         ]
@@ -349,6 +354,7 @@ class Desk:
 
     def tick(self, now: float) -> None:
         """Gives up on answers that do not come."""
+        self._now = now
         late = [ticket for ticket, pending in self._pending.items() if now >= pending.until]
         for ticket in late:
             self._refuse(self._pending.pop(ticket).connection, _no_broker())

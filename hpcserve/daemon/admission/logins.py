@@ -60,7 +60,7 @@ class Refuse(NamedTuple):
 
 
 class Renew(NamedTuple):
-    """More, or something else, is known of whoever a key belongs to."""
+    """Whoever a key belongs to is in for longer, or something else is known of them."""
 
     key: bytes
     identity: Identity
@@ -289,10 +289,10 @@ class Logins:
     def _renew(self, keys: set[bytes], digest: Digest, standing: Standing) -> None:
         for key in list(keys):
             bound, identity = self._bound[key], self._identity(key, digest, standing)
-            bound.until = standing.until
-            if identity != bound.identity:
-                self._bind(key, _Bound(digest, identity, standing.until))
-                self._actions.append(Renew(key, identity))
+            if identity == bound.identity and standing.until == bound.until:
+                continue
+            self._bind(key, _Bound(digest, identity, standing.until))
+            self._actions.append(Renew(key, identity))
 
     def _identity(self, key: bytes, digest: Digest, standing: Standing) -> Identity:
         person = standing.person

@@ -392,8 +392,27 @@ def test_those_of_an_earlier_run_are_put_out_when_their_time_is_up_unless_they_c
 def test_a_new_broker_is_told_those_whom_we_know() -> None:
     office = Office(admitted={OTHER_KEY: inf})
     office.hello("ada-1")
+    office.desk.tick(20)
     office.desk.broker_says(BrokerUp(Epoch(2)))
-    assert [type(each) for each in office.desk.take_for_broker()] == [AdmitKey]
+    (told,) = office.desk.take_for_broker()
+    assert isinstance(told, AdmitKey)
+    assert (told.key, told.lasts_s) == (KEY, 40.0)
+
+
+def test_the_broker_hears_for_how_long_a_key_is_in_and_of_every_renewal() -> None:
+    office = Office()
+    office.say("ada-1")
+    office.answer(*office.desk.take_questions()[0])
+    (first,) = office.desk.take_for_broker()
+    assert isinstance(first, AdmitKey)
+    assert (first.lasts_s, first.ticket) == (60.0, 1)
+    office.desk.broker_says(Done(first.ticket))
+    office.now = 51.0
+    office.desk.tick(51.0)
+    office.answer(*office.desk.take_questions()[0])
+    (renewed,) = office.desk.take_for_broker()
+    assert isinstance(renewed, AdmitKey)
+    assert (renewed.lasts_s, renewed.identity) == (60.0, first.identity)
 
 
 def test_who_is_put_out_while_the_broker_is_away_is_put_out_when_it_is_back() -> None:
