@@ -159,7 +159,10 @@ def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None
             f'state_dir = "/{"x" * 90}"\nshared_dir = "/y"\n[mpi]\nbinds = ["/tmp"]\n',
             r"mpi.binds: '/tmp' would show the daemon's sockets \(/tmp/hpcserve-",
         ),
-        ('[containers]\nruntime = "shifter"\n', r"containers.runtime: expected .apptainer., .none. or .podman-hpc., got 'shifter'$"),
+        (
+            '[containers]\nruntime = "shifter"\n',
+            r"containers.runtime: expected .apptainer., .none. or .podman-hpc., got 'shifter'$",
+        ),
         ('[containers]\nenvironment = ["A B"]\n', r"containers.environment: expected names of variables, got 'A B'"),
         ('[containers]\nsignature_key = "k.pem"\n', r"containers.signature_key: expected the whole path .*'k.pem'"),
         ('shared_dir = "$NOT_SET_HERE/x"\n', r"polaris.toml: shared_dir: '.NOT_SET_HERE/x': NOT_SET_HERE is not set"),
