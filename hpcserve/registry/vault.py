@@ -21,8 +21,8 @@ from hpcserve.types import Digest
 _PARTIAL = ".partial-"
 
 
-def keep(source: Path, shared_dir: Path) -> tuple[Digest, Path, bool]:
-    """Copies the servable in ``source`` into the store.
+def keep(source: Path, shared_dir: Path, anchor: Path | None = None) -> tuple[Digest, Path, bool]:
+    """Copies the servable in ``source`` into the store, through no symbolic link below the ``anchor``.
 
     Returns:
         Its digest, its directory in the store, and whether it is new there.
@@ -32,14 +32,14 @@ def keep(source: Path, shared_dir: Path) -> tuple[Digest, Path, bool]:
         StorageFull: The shared file system or the quota is full; nothing partial is left.
         ConfigError: The shared directory cannot be written.
     """
-    listing = entries(source)
-    digest = digest_of(source, listing)
+    listing = entries(source, anchor)
+    digest = digest_of(source, listing, anchor)
     kept = place(shared_dir, digest)
     if kept.is_dir() and _intact(kept, digest):
         return digest, kept, False
     with _no_room(kept.parent, sum(entry.size_bytes for entry in listing)), _scratch(kept.parent) as scratch:
         partial = scratch / "content"
-        if _copy(source, partial, listing) != digest:
+        if _copy(source, partial, listing, anchor) != digest:
             raise ManifestError(f"{source} changed while it was published; publish again when nothing writes to it")
         if kept.exists():
             kept.rename(scratch / "damaged")
@@ -100,7 +100,7 @@ def _scratch(directory: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _copy(source: Path, partial: Path, listing: list[Entry]) -> Digest:
+def _copy(source: Path, partial: Path, listing: list[Entry], anchor: Path | None) -> Digest:
     """Writes the ``listing`` below ``partial``; returns the digest of what was written."""
     digest = Hashing()
     partial.mkdir(mode=0o700)
@@ -112,7 +112,7 @@ def _copy(source: Path, partial: Path, listing: list[Entry]) -> Digest:
             target.symlink_to(entry.target)
             continue
         with target.open("xb") as file:
-            read_blocks(source, entry, digest.update, file.write)
+            read_blocks(source, entry, digest.update, file.write, anchor=anchor)
             file.flush()
             os.fchmod(file.fileno(), 0o500 if entry.executable else 0o400)
             os.fsync(file.fileno())

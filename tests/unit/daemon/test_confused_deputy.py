@@ -15,9 +15,12 @@ import pytest
 from hpcserve.config import Site, load_site
 from hpcserve.core.sessions import Session
 from hpcserve.daemon.broker.staging import Places, places_of
-from hpcserve.daemon.controller.callers import check_directory, check_manifest
+from hpcserve.daemon.controller.callers import anchor_of, check_directory, check_manifest
 from hpcserve.daemon.controller.logs import read_logs
 from hpcserve.errors import HpcserveError, InvalidInput, ManifestError, PermissionDenied
+from hpcserve.registry.content import digest_of, entries, read_blocks
+from hpcserve.registry.ingest import ingest
+from hpcserve.registry.vault import keep
 from hpcserve.servable.manifest import Environment, Manifest
 from hpcserve.types import Counter, SessionId
 from hpcserve.wire import admin
@@ -155,6 +158,7 @@ def test_a_replica_can_tell_of_its_callers_files_alone(places: Places, path: str
 def test_a_caller_publishes_from_its_own_directory(site: Site) -> None:
     own = Path(site.staging_dir) / "ada"
     (own / "model").mkdir()
+    (own / "model" / "servable.toml").touch()
     check_directory(site, "ada", str(own / "model"))
     (own / "link").symlink_to(Path(site.staging_dir) / "bob")
     for path in (
@@ -167,6 +171,44 @@ def test_a_caller_publishes_from_its_own_directory(site: Site) -> None:
     ):
         with pytest.raises((PermissionDenied, InvalidInput)):
             check_directory(site, "ada", path)
+
+
+@pytest.mark.parametrize("swapped", ["ada", "ada/model", "ada/model/sub"])
+def test_a_directory_that_becomes_a_link_while_it_is_read_leads_nowhere(site: Site, swapped: str) -> None:
+    """Whose directory it is may change it between any two looks at it."""
+    secrets = site.state_dir / "keys"
+    for below in ("", "sub", "model/sub"):
+        (secrets / below).mkdir(parents=True, exist_ok=True)
+        (secrets / below / "a.key").write_text("secret")
+    source, anchor = Path(site.staging_dir) / "ada" / "model", Path(site.staging_dir)
+    (source / "sub").mkdir(parents=True)
+    (source / "sub" / "a.key").write_text("public")
+    listing = entries(source, anchor)
+    (anchor / swapped).rename(anchor / "away")
+    (anchor / swapped).symlink_to(secrets)
+    read: list[bytes] = []
+    with pytest.raises(ManifestError, match="cannot read"):
+        read_blocks(source, listing[0], read.append, anchor=anchor)
+    assert read == []
+    with pytest.raises(ManifestError, match="Not a directory"):
+        digest_of(source, listing, anchor)
+    with pytest.raises(ManifestError, match="cannot read directory|leads nowhere|outside the servable's directory"):
+        keep(source, site.shared_dir, anchor)
+    with pytest.raises((PermissionDenied, ManifestError)):
+        ingest(source, site.shared_dir, timeout_s=60, anchor=anchor)
+
+
+def test_a_manifest_is_read_from_the_copy_alone(site: Site) -> None:
+    """That of a caller may be a link by now."""
+    source = Path(site.staging_dir) / "ada" / "model"
+    source.mkdir()
+    site.state_dir.mkdir(parents=True, exist_ok=True)
+    (site.state_dir / "secret").write_text("secret = ")
+    (source / "servable.toml").symlink_to(site.state_dir / "secret")
+    with pytest.raises(ManifestError, match="outside the servable's directory"):
+        ingest(source, site.shared_dir, timeout_s=60, anchor=anchor_of(site))
+    with pytest.raises(PermissionDenied, match="symbolic link"):
+        check_directory(site, "ada", str(source))
 
 
 def manifest(environment: Environment) -> Manifest:
