@@ -26,7 +26,9 @@ from hpcserve.wire.messages import WIRE_VERSIONS
 
 def rules_of(containers: Containers) -> ContainerRules:
     """What agents are told."""
-    return ContainerRules(**msgspec.structs.asdict(containers))
+    told = msgspec.structs.asdict(containers)
+    del told["trust_publishers"]  # it is of what may be published
+    return ContainerRules(**told)
 
 
 def mpi_rules_of(mpi: Mpi) -> MpiRules:

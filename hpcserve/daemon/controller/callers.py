@@ -40,7 +40,7 @@ def check_manifest(site: Site, owner: str, manifest: Manifest) -> None:
 
     Raises:
         PermissionDenied: The image is not the caller's own, or a symbolic link is in its path.
-        ManifestError: It runs without a container.
+        ManifestError: It runs without a container, or has several ranks where publishers are not trusted.
         InvalidInput: The image's path has detours, or leads nowhere.
     """
     if site.mode != "service":
@@ -50,6 +50,12 @@ def check_manifest(site: Site, owner: str, manifest: Manifest) -> None:
         raise ManifestError(
             f'servable.toml: environment: kind is "{environment.kind}"; this service runs servables of many people, '
             'and so in containers only: kind = "container"'
+        )
+    if manifest.ranks.size > 1 and not site.containers.trust_publishers:
+        raise ManifestError(
+            f"servable.toml: ranks.size is {manifest.ranks.size}, and containers of several ranks see all processes "
+            "and the shared memory of their node, those of other people's servables too: have one rank, or ask who "
+            "administers the site for containers.trust_publishers"
         )
     _check_own(site, owner, str(environment.image), "the image")
 

@@ -21,7 +21,7 @@ from hpcserve.errors import HpcserveError, InvalidInput, ManifestError, Permissi
 from hpcserve.registry.content import digest_of, entries, read_blocks
 from hpcserve.registry.ingest import ingest
 from hpcserve.registry.vault import keep
-from hpcserve.servable.manifest import Environment, Manifest
+from hpcserve.servable.manifest import Environment, Manifest, Ranks
 from hpcserve.types import Counter, SessionId
 from hpcserve.wire import admin
 from hpcserve.wire import messages as wire
@@ -38,6 +38,8 @@ native_client_id = "00000000-0000-0000-0000-00000000000b"
 allow = ["user:root@uni.edu"]
 [containers]
 runtime = "apptainer"
+[staging]
+quota_bytes = 1073741824
 [[staging.collections]]
 id = "{COLLECTION}"
 prefix = "/"
@@ -227,6 +229,18 @@ def test_a_servable_names_an_image_of_its_own(site: Site) -> None:
             check_manifest(site, "ada", manifest(Environment(kind="container", image=str(image))))
     with pytest.raises(ManifestError, match="in containers only"):
         check_manifest(site, "ada", manifest(Environment()))
+
+
+def test_ranks_whose_containers_see_each_others_processes_are_for_publishers_who_are_trusted(site: Site) -> None:
+    own = Path(site.staging_dir) / "ada" / "model.sif"
+    own.touch()
+    one = manifest(Environment(kind="container", image=str(own)))
+    two = msgspec.structs.replace(one, ranks=Ranks(size=2))
+    check_manifest(site, "ada", one)
+    with pytest.raises(ManifestError, match=r"ranks.size is 2, .* or ask .* containers.trust_publishers"):
+        check_manifest(site, "ada", two)
+    trusting = msgspec.structs.replace(site.containers, trust_publishers=True)
+    check_manifest(msgspec.structs.replace(site, containers=trusting), "ada", two)
 
 
 def test_in_mode_personal_a_user_names_what_a_user_may(site: Site) -> None:
