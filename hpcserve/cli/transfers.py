@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcserve.cli.options import open_client
+from hpcserve.core.delivery import ENDED
 from hpcserve.core.spans import span
-from hpcserve.core.transfers import ENDED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

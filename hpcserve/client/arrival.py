@@ -16,7 +16,7 @@ from hpcserve.client.login import Asks, Login, log_in
 from hpcserve.client.services import Service, find_service, load_services
 from hpcserve.client.ways import way_to
 from hpcserve.core.demands import demand_of
-from hpcserve.errors import LoginRequired
+from hpcserve.errors import AuthenticationError, LoginRequired
 from hpcserve.wire.messages import Welcome
 
 
@@ -69,7 +69,7 @@ class Arrival:
         with self._way.reach() as reached:
             self._key = reached.record.public_key
             token = self._login.token(self._key)
-            return self._hello(token) if token else None
+        return self._hello(token) if token else None
 
     def demanded(self) -> Welcome | LoginRequired:
         """What the service says to somebody without a login.
@@ -100,6 +100,8 @@ class Arrival:
 
     def _hello(self, token: str) -> Welcome | LoginRequired:
         with self._way.reach() as reached:
+            if token and reached.record.public_key != self._key:
+                raise AuthenticationError(f"the service at {self.place} has another key than a moment ago; try again")
             self._key = reached.record.public_key
             try:
                 return say_hello(self._context, reached, self._keys, token=token)

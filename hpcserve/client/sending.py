@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from hpcserve.core.delivery import ENDED, End
 from hpcserve.core.destinations import destination
-from hpcserve.core.transfers import ENDED, End
 from hpcserve.errors import (
     Cancelled,
     DeadlineExceeded,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from urllib.parse import quote, unquote, urlsplit
 
+from hpcserve.core.delivery import End
 from hpcserve.core.spelling import shortened
-from hpcserve.core.transfers import End
 from hpcserve.errors import InvalidInput
 
 LONGEST = 4096

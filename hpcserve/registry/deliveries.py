@@ -6,14 +6,14 @@ from collections.abc import Iterable
 
 import sqlalchemy as sa
 
-from hpcserve.core.transfers import Delivery, End, State
+from hpcserve.core.delivery import Delivery, End, State
 from hpcserve.registry import schema
 from hpcserve.registry.rows import Row
 from hpcserve.registry.store import Store
 
 
 class DeliveryRow(Row, frozen=True):
-    """A :class:`hpcserve.core.transfers.Delivery`, and the SHA-256 of the token by which its owner was in last."""
+    """A :class:`hpcserve.core.delivery.Delivery`, and the SHA-256 of the token by which its owner was in last."""
 
     id: str
     owner: str

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hpcserve.core.transfers import End, Progress, Trouble
+from hpcserve.core.delivery import End, Progress, Trouble
 from hpcserve.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 10.0
 TOO_MANY_PAUSE_S = 30.0
 """An owner has too many tasks at Globus, of whatever program: some of them have to end first."""
 RESOURCE_SERVER = "transfer.api.globus.org"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 from hpcserve import AsyncClient, Client, examples
 from hpcserve.client.services import Service
+from hpcserve.cluster.slurm_text import QUEUE_FORMAT
 from hpcserve.errors import LoginRequired
 from hpcserve.testing.globus.browser import log_in
 from hpcserve.testing.globus.records import Person, Policy, Token
@@ -332,18 +335,41 @@ def test_a_login_that_does_not_renew_itself_says_so(house: House) -> None:
     assert json.loads(user.ok("whoami", "--json"))["login"]["renews"] is False
 
 
-def test_a_login_that_is_ended_in_the_middle_of_a_call_is_made_again_and_the_call_goes_on(house: House) -> None:
-    user = house.logged_in()
+@pytest.fixture
+def later(house: House) -> Iterator[str]:
+    """An endpoint that answers nothing until it has replicas."""
     house.ops.ok("deploy", "echo", "--endpoint", "later", "--replicas", "0")
-    with house.types(user, "run", "later.echo", "--input", f"x={house.x}", "--timeout", "300") as typist:
-        until(lambda: _waits(house, "later"), 60)
+    yield "later"
+    house.ops.ok("undeploy", "later")
+
+
+@contextlib.contextmanager
+def ended_in_the_middle(house: House, endpoint: str) -> Iterator[Typist]:
+    """A call that waits, by somebody whose login is ended meanwhile."""
+    user = house.logged_in()
+    call = ("run", f"{endpoint}.echo", "--input", f"x={house.x}", "--timeout", "300")
+    with house.types(user, *call) as typist:
+        until(lambda: _waits(house, endpoint), 60)
         for token in house.tokens(user):
             house.globus.world.revoke(token.value)
+        yield typist
+
+
+def test_a_login_that_is_ended_in_the_middle_of_a_call_is_made_again_and_the_call_goes_on(
+    house: House, later: str
+) -> None:
+    with ended_in_the_middle(house, later) as typist:
         typist.logs_in()
-        house.ops.ok("deploy", "echo", "--endpoint", "later", "--replicas", "1")
+        house.ops.ok("deploy", "echo", "--endpoint", later, "--replicas", "1")
         assert typist.ends() != ""
         assert "the token is not valid" in typist.seen
-    house.ops.ok("undeploy", "later")
+
+
+def test_ctrl_c_at_the_prompt_in_the_middle_of_a_call(house: House, later: str) -> None:
+    with ended_in_the_middle(house, later) as typist:
+        typist.address()
+        typist.interrupts().ends(130)
+        assert "Traceback" not in typist.seen
 
 
 def _waits(house: House, endpoint: str) -> bool:
@@ -392,3 +418,54 @@ def test_a_service_that_wants_more_gets_it(house: House, strict: User) -> None:
         assert typist.ends() == "you are ada@facility.example at strict; the login renews itself\n"
         assert typist.seen.count("Paste the code") == 3, "a policy, then another identity, and still the policy"
     assert "ada@facility.example" in user.ok("--service", "strict", "whoami")
+
+
+@pytest.fixture
+def queueing(house: House, tmp_path: Path) -> Iterator[User]:
+    """Another service, whose batch scheduler expects to start its pilot in three days."""
+    commands = tmp_path / "slurm"
+    commands.mkdir()
+    widths = re.findall(r":(\d+)", QUEUE_FORMAT)
+    for state in ("PENDING", "CANCELLED"):
+        fields = ("1", state, "0", "0", "n/a", str(int(time.time()) + 3 * 86_400), "Priority", "x")
+        record = "".join(f"{field:{width}}|" for field, width in zip(fields, widths, strict=True))
+        (commands / state).write_text(f"{record}\n")
+    does = {
+        "squeue": f"cat {commands}/PENDING",
+        "sbatch": "cat >/dev/null; echo 1",
+        "scancel": f"mv {commands}/CANCELLED {commands}/PENDING",
+        "sacct": "exit 1",
+    }
+    for name, what in does.items():
+        (commands / name).write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo slurm 22.05.8 && exit\n{what}\n')
+        (commands / name).chmod(0o755)
+    with user_in(tmp_path / "ops") as ops:
+        ops.environment |= house.globus.globus.environment
+        ops.environment["PATH"] = f"{commands}:{ops.environment['PATH']}"
+        (ops.home / "sites").mkdir(mode=0o700, parents=True)
+        ops.home.chmod(0o700)
+        site = (house.ops.home / "sites" / "local.toml").read_text().replace('base = "local"', 'base = "slurm"')
+        more = '[network]\nhost = "127.0.0.1"\n[scheduler]\npoll_s = 0.2\npoll_max_s = 1.0\n'
+        (ops.home / "sites" / "local.toml").write_text(site + more)
+        ops.ok("up", "--detach")
+        yield ops
+        ops.ok("down")
+
+
+def test_a_login_that_ends_before_a_pilot_is_expected_to_start_is_told_at_once(house: House, queueing: User) -> None:
+    user = queueing
+    user.ok("service", "add", "queueing", user.record)
+    with house.types(user, "login", "--once") as typist:
+        typist.logs_in().ends()
+    user.ok("publish", examples.path("echo"))
+    waits = user.start("deploy", "echo", "--endpoint", "echo")
+    assert waits.stderr is not None
+    told = next(line for line in waits.stderr if "your login ends" in line)
+    waits.send_signal(signal.SIGINT)
+    waits.communicate()
+    assert re.match(r"your login ends in 1 d 23 h, and pilot \S+ is expected to start in 2 d 23 h: ", told)
+    call = ("run", "echo.echo", "--input", f"x={house.x}", "--timeout", "1")
+    assert "your login ends in 1 d 23 h" in user.fails(6, *call)
+    with house.types(user, "login", "--force") as typist:
+        typist.logs_in().ends()
+    assert "your login ends" not in user.fails(6, *call)

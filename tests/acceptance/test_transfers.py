@@ -137,7 +137,9 @@ def test_a_result_reaches_the_laptop_after_the_consents_that_it_needs(lab: Lab) 
     assert f"transfer {lab.transfers()[0]['id']} to {told['sent']} is succeeded" in typist.seen
     with h5py.File(path) as file:
         assert np.array_equal(file["x"][()], X)
-    # Now that she has consented, nobody is asked any more.
+    # Now that she has consented, nobody is asked any more, and Globus may be busy.
+    for pattern in ("GET /v0.10/submission_id", "POST /v0.10/transfer", "GET /v0.10/task/", "POST /v2/oauth2/token"):
+        lab.globus.globus.faults.add(pattern, 503, times=2)
     lab.ada.ok(*lab.call)
     assert [each["state"] for each in lab.transfers()] == ["succeeded"] * 2
     assert lab.ada.ok("transfers").count("succeeded") == 2

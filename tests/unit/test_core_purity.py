@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "msgspec",
     "operator",
     "random",
+    "re",
     "statistics",
     "types",
     "typing",

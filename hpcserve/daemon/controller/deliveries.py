@@ -9,22 +9,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
-from hpcserve.core.transfers import (
-    Action,
-    Cancel,
-    Delivery,
-    Forget,
-    Limits,
-    Look,
-    Prepare,
-    Store,
-    Submit,
-    Transfers,
-    Trouble,
-)
+from hpcserve.core.delivery import Action, Cancel, Delivery, Forget, Limits, Look, Prepare, Store, Submit, Trouble
+from hpcserve.core.transfers import Transfers
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.errors import HpcserveError, LoginRequired
 from hpcserve.registry.deliveries import DeliveryRow, deliveries, forget_deliveries, put_deliveries
@@ -32,6 +22,10 @@ from hpcserve.staging.transfer import Carrier, StepFailed
 
 _log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+AT_ONCE = 16
 STEP_S = 120.0
 """No step takes longer: the SDK gives up before."""
 Step = Prepare | Submit | Look | Cancel
@@ -93,6 +87,8 @@ class Deliveries:
         self._delivered = delivered
         self.book = Transfers(limits)
         self._changed = asyncio.Event()
+        # Of its own: where Globus stalls, nothing else of the controller waits for a thread.
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="transfer")
         # Seconds since 1970 that go on evenly, whoever sets the clock.
         self._since_1970 = time.time() - time.monotonic()
 
@@ -182,20 +178,23 @@ class Deliveries:
         carrier = self._carrier(await self._wallet.token(step.owner))
         async with asyncio.timeout(STEP_S):
             if isinstance(step, Prepare):
-                submission = await asyncio.to_thread(carrier.submission_id)
+                submission = await self._in_a_thread(carrier.submission_id)
                 return self.book.prepared(step.shipment, submission, self.now())
             if isinstance(step, Submit):
                 items = [(each.source, each.target) for each in step.deliveries]
                 for collection in {source.collection for source, _ in items}:
                     await self._doors.let_in(step.owner, collection)
-                task = await asyncio.to_thread(carrier.submit, step.submission, items)
+                task = await self._in_a_thread(carrier.submit, step.submission, items)
                 _log.info("transfer task %s of %s: %d files", task, step.owner, len(items))
                 return self.book.submitted(step.shipment, task, self.now())
             if isinstance(step, Cancel):
-                await asyncio.to_thread(carrier.cancel, step.task)
+                await self._in_a_thread(carrier.cancel, step.task)
                 return self.book.cancelled(step.shipment, self.now())
-            progress = await asyncio.to_thread(carrier.look, step.task)
+            progress = await self._in_a_thread(carrier.look, step.task)
             return self.book.looked(step.shipment, progress, self.now())
+
+    async def _in_a_thread(self, do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(do, *args, **kwargs))
 
     async def _carry_out(self, actions: Iterable[Action]) -> list[Step]:
         """Writes down what is to be, and returns the steps; those behind what cannot be written are not taken."""

@@ -16,11 +16,11 @@ from hpcserve.auth.grants import Grants
 from hpcserve.auth.sealed import Seal
 from hpcserve.config import Site
 from hpcserve.core.access import Decision
+from hpcserve.core.delivery import Delivery, End, Limits
 from hpcserve.core.destinations import destination, uri_of
 from hpcserve.core.sitepaths import Collection, globus_uri
 from hpcserve.core.spelling import shortened
 from hpcserve.core.tiers import tier
-from hpcserve.core.transfers import Delivery, End, Limits
 from hpcserve.daemon.access import own_directory
 from hpcserve.daemon.controller.deliveries import Deliveries
 from hpcserve.daemon.controller.doors import Doors

@@ -11,24 +11,26 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hpcserve.auth.grants import TRANSFER_SCOPE, Grant, Grants
 from hpcserve.auth.sealed import Seal
-from hpcserve.core.transfers import Trouble
+from hpcserve.core.delivery import Trouble
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.errors import HpcserveError, LoginRequired
 from hpcserve.registry.deliveries import KeptLogin, forget_login, keep_login, kept_logins
 
 _log = logging.getLogger(__name__)
 
+MOST_DIGESTS = 8
+"""So many logins of one owner are remembered, the last ones."""
 EARLY_S = 60.0
 """A token that ends so soon is not used any more."""
 
 
 @dataclass
 class _Purse:
-    digest: str = ""
+    digests: list[str] = field(default_factory=list)
     offline: bool = False
     token: str = ""
     until: float = 0.0
@@ -60,14 +62,15 @@ class Wallet:
     def seen(self, owner: str, digest: str) -> bool:
         """An owner is in by this token; whether that is a new one."""
         purse = self._purses.setdefault(owner, _Purse())
-        new = bool(digest) and digest != purse.digest
-        if new:
-            purse.digest, purse.token, purse.until = digest, "", 0.0
+        new = bool(digest) and digest not in purse.digests
+        if new:  # one of several programs that take turns has not come with another login each time
+            purse.digests = [*purse.digests[1 - MOST_DIGESTS :], digest]
+            purse.token, purse.until = "", 0.0
         return new
 
     def digest(self, owner: str) -> str:
         """The SHA-256 of the token by which an owner was in last."""
-        return self._purses.get(owner, _Purse()).digest
+        return next(reversed(self._purses.get(owner, _Purse()).digests), "")
 
     def may_keep(self, owner: str) -> None:
         """The owner agrees that the login is kept until everything is delivered."""
@@ -108,13 +111,13 @@ class Wallet:
             LoginRequired: There is none, until its owner logs in.
             ServiceUnavailable: There may be one later.
         """
-        known = await self._ask(self.digest(owner))
+        known = await self._known(self._purses.get(owner, _Purse()))
         if not known:
             raise self._grants.login_required("your login is not known any more", [])
         return await asyncio.to_thread(self._grants.https, known, collection, data_access=data_access)
 
     async def _grant(self, owner: str, purse: _Purse) -> Grant:
-        known = await self._ask(purse.digest) if purse.digest else ""
+        known = await self._known(purse)
         if known and not purse.kept:
             return await asyncio.to_thread(self._grants.dependent, known, offline=purse.offline)
         if purse.kept:
@@ -129,6 +132,14 @@ class Wallet:
         if known:
             return await asyncio.to_thread(self._grants.dependent, known, offline=purse.offline)
         raise self._grants.login_required("nobody is logged in on whose behalf files could be transferred", [])
+
+    async def _known(self, purse: _Purse) -> str:
+        """The newest token by which the owner still is in; empty: the owner is not."""
+        for digest in reversed(purse.digests):
+            token = await self._ask(digest)
+            if token:
+                return token
+        return ""
 
     async def _keep(self, owner: str, purse: _Purse, refresh_token: str) -> None:
         try:

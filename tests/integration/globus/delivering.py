@@ -17,7 +17,7 @@ from typing import Any, Self
 from hpcserve.auth.grants import Grants
 from hpcserve.auth.sealed import Seal
 from hpcserve.core.claims import Rules
-from hpcserve.core.transfers import Delivery, End, Limits, Progress
+from hpcserve.core.delivery import Delivery, End, Limits, Progress
 from hpcserve.daemon.controller.deliveries import Deliveries
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.daemon.controller.wallet import Wallet

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hpcserve.core.transfers import End, Progress
+from hpcserve.core.delivery import End, Progress
 from hpcserve.staging.transfer import GlobusTransfer, StepFailed
 from hpcserve.testing.globus.records import TRANSFER_ALL
 from tests.integration.globus.transfers import WITHIN_S, Transfers

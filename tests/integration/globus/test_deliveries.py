@@ -15,7 +15,7 @@ from typing import ParamSpec
 import pytest
 
 from hpcserve.core.claims import Rules
-from hpcserve.core.transfers import Delivery, End
+from hpcserve.core.delivery import Delivery, End
 from hpcserve.testing.globus.records import TRANSFER_ALL
 from tests.integration.globus.delivering import DIGEST, LIMITS, Service
 from tests.integration.globus.transfers import Transfers
@@ -189,6 +189,17 @@ async def test_a_kept_login_outlives_the_daemon_and_is_revoked_at_the_end(
     async with Service(tmp_path, rules, "") as service:  # Ada is away
         assert states(await service.ended()) == ["succeeded"]
         await service.until(lambda: not any(world.tokens[each.value].active for each in kept))
+
+
+@in_a_loop
+async def test_two_programs_of_one_owner_are_no_new_login_each_time(
+    transfers: Transfers, rules: Rules, tmp_path: Path
+) -> None:
+    async with Service(tmp_path, rules, token(transfers)) as service:
+        told = [service.wallet.seen("ada", digest) for digest in (DIGEST, "of-another", DIGEST, "of-another")]
+        assert told == [True, True, False, False]
+        # The other one has gone meanwhile: the first still is in.
+        assert states(await served(service, delivery(transfers, "a.h5"))) == ["succeeded"]
 
 
 @in_a_loop

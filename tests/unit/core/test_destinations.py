@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from hpcserve.core.delivery import End
 from hpcserve.core.destinations import destination, uri_of
-from hpcserve.core.transfers import End
 from hpcserve.errors import InvalidInput
 
 ID = "1c9d3f0e-8d2b-4c53-9f7e-2f1f6e0d0a11"

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcserve.core import transfers as core
-from hpcserve.core.transfers import Delivery, End, Limits, Progress, Transfers, Trouble
+from hpcserve.core import delivery as core
+from hpcserve.core.delivery import Delivery, End, Limits, Progress, Trouble
+from hpcserve.core.transfers import Transfers
 from hpcserve.errors import NotFound, TransferFailed
 
 LIMITS = Limits(tasks_per_owner=2, batch_files=3, batch_wait_s=1.0, faults_s=100.0, give_up_s=1000.0)
