@@ -84,7 +84,11 @@ class Stager:
             except (StorageFull, ServiceUnavailable, ServableError) as error:
                 if wanted or size_bytes > self._most_inline_bytes:
                     raise
-                sys.stderr.write(f"a result of {size_bytes} bytes travels in its message: {error.message}\n")
+                # All callers of the servable may read this, and the message names one of them.
+                where = self._rules.directory
+                sys.stderr.write(
+                    f"a result of {size_bytes} bytes travels in its message, not in {where}: {error.code}\n"
+                )
                 return None
 
         return let_out

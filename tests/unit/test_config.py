@@ -120,7 +120,7 @@ def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None
         ('[network]\nport_range = "700000-800000"\n', r"of ports from 1 to 65535, got '700000-800000'$"),
         ('[network]\nport_range = "8-9"\n', r"port_range: expected FIRST-LAST of at least 3 ports, got '8-9'$"),
         ('[network]\nfront_port = 9\nport_range = "5-5"\n', r"FIRST-LAST of at least 2 ports, got '5-5'"),
-        ('auth = "none"\n', r"polaris.toml: auth: expected .keys., got 'none'$"),
+        ('auth = "none"\n', r"polaris.toml: auth: expected .globus. or .keys., got 'none'$"),
         ("[pilots]\norphan_s = 3\n", r"polaris.toml: pilots.orphan_s: expected ≥ 4, got 3: agents would end"),
         (
             "[pilots]\nnodes = 2\n",
@@ -202,7 +202,10 @@ def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None
             f'state_dir = "/{"x" * 90}"\nshared_dir = "/y"\n[mpi]\nbinds = ["/tmp"]\n',
             r"mpi.binds: '/tmp' would show the daemon's sockets \(/tmp/hpcserve-",
         ),
-        ('[containers]\nruntime = "shifter"\n', r"polaris.toml: containers.runtime: invalid .*shifter"),
+        (
+            '[containers]\nruntime = "shifter"\n',
+            r"containers.runtime: expected .apptainer., .none. or .podman-hpc., got 'shifter'$",
+        ),
         ('[containers]\nenvironment = ["A B"]\n', r"containers.environment: expected names of variables, got 'A B'"),
         ('[containers]\nsignature_key = "k.pem"\n', r"containers.signature_key: expected the whole path .*'k.pem'"),
         ('shared_dir = "$NOT_SET_HERE/x"\n', r"polaris.toml: shared_dir: '.NOT_SET_HERE/x': NOT_SET_HERE is not set"),
