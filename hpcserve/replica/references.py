@@ -92,11 +92,18 @@ class References:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise InvalidInput(f"reference {path}: it is no ordinary file")
             real = str(Path(f"/proc/self/fd/{descriptor}").readlink())
-            if not any(is_below(real, os.path.realpath(self._seen(root))) for root in below):
+            if not any(is_below(real, self._really(root)) for root in below):
                 raise PermissionDenied(f"reference {path}: a symbolic link leads out of {', '.join(below) or 'all'}")
             yield descriptor
         finally:
             os.close(descriptor)
+
+    def _really(self, root: str) -> str:
+        """Where a directory is. What lies in that of staged results any container may replace by a link."""
+        staged = self._rules.directory
+        if staged and root != staged and is_below(root, staged):
+            return os.path.realpath(self._seen(staged)) + root[len(staged.rstrip("/")) :]
+        return os.path.realpath(self._seen(root))
 
     def _seen(self, path: str) -> str:
         """Where this process sees a path of the site."""

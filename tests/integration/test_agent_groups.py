@@ -134,6 +134,8 @@ def test_one_rank_that_ends_badly_ends_all(
 ) -> None:
     pilot = start()
     daemon.tell(pilot.orders(pilot.group("r1", what, size=2)))
+    daemon.wait_for("r1", "ready")
+    pilot.now("r1")
     end = daemon.wait_for("r1", "exited", "failed")
     assert (end.exit_code, end.cause, end.kind) == (exit_code, cause, "crashed")
     for rank in pilot.ranks_of("r1", 2):

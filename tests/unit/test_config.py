@@ -90,8 +90,16 @@ def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None
             r"polaris.toml: mode: 'service' needs to know its callers: auth = \"globus\", got 'keys'$",
         ),
         (
-            'mode = "service"\nauth = "globus"\n[containers]\nruntime = "apptainer"\n[staging]\nroots = ["/data"]\n',
+            'mode = "service"\nauth = "globus"\ncontainers.runtime = "apptainer"\nstaging.roots = ["/data"]\n',
             r"polaris.toml: staging.roots: in mode 'service' callers name files of their own staging directory only$",
+        ),
+        (
+            'mode = "service"\nauth = "globus"\n[containers]\nruntime = "apptainer"\n',
+            r"polaris.toml: staging.quota_bytes: mode 'service' needs a limit on the files of each caller, got 0",
+        ),
+        (
+            'mode = "service"\nauth = "globus"\n[containers]\nruntime = "apptainer"\n[pilots]\nmps = true\n',
+            r"polaris.toml: pilots.mps: with it containers share .* or containers.trust_publishers to true",
         ),
         ('[staging]\nroots = ["/data/../etc"]\n', r"staging.roots: expected a whole path without '..', got .*etc'$"),
         (

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from hpcserve.auth import keys, private
 from hpcserve.config import Site
 from hpcserve.core.retention import staged_until_s
+from hpcserve.daemon.controller.leftovers import prune_below
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.errors import HpcserveError
 from hpcserve.registry.rows import StagedRow
@@ -62,6 +63,7 @@ class StagedFiles:
     ) -> None:
         self._staging = site.staging
         self._directory = site.staging_dir
+        self._shared = site.mode == "service"
         self._storage = storage
         self._held = held
         self.count = 0
@@ -108,6 +110,8 @@ class StagedFiles:
         Raises:
             HpcserveError: The store cannot be read or written.
         """
+        if self._shared:
+            await asyncio.to_thread(prune_below, self._directory, time.time() - self._staging.keep_undelivered_s)
         found = await asyncio.to_thread(lambda: list(_listed(self._directory)))
         rows = {(row.owner, row.name): row for row in await self._storage.do(Store.staged)}
         there = {(each.owner, each.name): each for each in found if not each.name.endswith(PARTIAL)}

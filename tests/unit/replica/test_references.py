@@ -120,6 +120,19 @@ def test_a_link_that_stays_below_is_followed(mine: Path) -> None:
     assert np.array_equal(read(mine / "link.npy"), X)
 
 
+def test_a_callers_directory_that_has_become_a_link_leads_nowhere(tmp_path: Path) -> None:
+    """Any container may put one in its place; where the site's own directory is, a link may say."""
+    (tmp_path / "disk" / "bob").mkdir(parents=True)
+    (tmp_path / "staged").symlink_to("disk")
+    staged = tmp_path / "staged"
+    np.save(staged / "bob" / "x.npy", X)
+    rules: dict[str, Any] = {"directory": str(staged)}
+    assert np.array_equal(read(staged / "bob" / "x.npy", **rules), X)
+    (staged / "ada").symlink_to("bob")
+    with pytest.raises(PermissionDenied, match="a symbolic link leads out of"):
+        read(staged / "ada" / "x.npy", **rules)
+
+
 # --- what leads out -----------------------------------------------------------------------------------
 
 

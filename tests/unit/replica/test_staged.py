@@ -219,6 +219,17 @@ def test_a_caller_has_a_quota(tmp_path: Path) -> None:
     assert outlet("run", {"y": NOISE(MIB // 4)}) is not None
 
 
+def test_what_a_servables_code_puts_into_subdirectories_takes_of_the_quota(tmp_path: Path) -> None:
+    made = stager(tmp_path, quota_bytes=3 * MIB)
+    (tmp_path / "ada" / "sub" / "of").mkdir(parents=True)
+    hoard = tmp_path / "ada" / "sub" / "of" / "hoard"
+    hoard.write_bytes(b"x" * 3 * MIB)
+    with pytest.raises(StorageFull, match=r"the staged results of ada take \d+ of 3145728 bytes"):
+        staged(made, {"y": np.arange(3)})
+    hoard.unlink()
+    assert staged(made, {"y": np.arange(3)}) is not None
+
+
 def test_a_directory_that_is_gone_is_told_and_may_come_back(tmp_path: Path) -> None:
     with pytest.raises(ServiceUnavailable, match="see that the directory is there") as caught:
         staged(stager(tmp_path / "gone"), {"y": np.arange(3)})
