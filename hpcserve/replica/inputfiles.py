@@ -39,6 +39,11 @@ HEADER_BYTES = 16384
 INFLATED = 1032
 """One byte of a deflate stream becomes at most so many. Source: zlib's technical details."""
 PIECE_BYTES = 1 << 20
+CHUNKS_AT_ONCE = 4096
+"""Reading so many takes about 16 MiB beside what is read: HDF5 2.0 keeps 3.7 KiB for each chunk that it reads."""
+MOST_CHUNKS = 1 << 20
+MOST_TEXT_PIECES = 200_000
+"""Each takes 60 µs."""
 CHECKSUM_BYTES = 4
 """What the filter Fletcher32 adds to a chunk."""
 _LENGTH_BYTES = 4
@@ -133,11 +138,27 @@ def _in_hdf5(dataset: h5py.Dataset, what: str, most_bytes: int, file_bytes: int)
         _check_size(what, shape, dtype.itemsize, left)
         _check_chunks(dataset, what, left)
         array = np.empty(shape, dtype)
-        if array.size:
-            dataset.read_direct(array) if array.ndim else array.__setitem__((), dataset[()])
+        if not array.ndim:
+            array[()] = dataset[()]
+        elif array.size:
+            for where in _pieces(dataset):
+                dataset.read_direct(array, where, where)
         return _octets(_native(array))
 
     return Found(named, shown, read)
+
+
+def _pieces(dataset: h5py.Dataset) -> Iterator[tuple[slice, ...]]:
+    """All of a data set, in pieces of whole chunks."""
+    chunks = dataset.chunks or dataset.shape
+    counts = tuple(-(-length // chunk) for length, chunk in zip(dataset.shape, chunks, strict=True))
+    at_once = chunk_shape(counts, 1, CHUNKS_AT_ONCE)
+    return _blocks(dataset.shape, tuple(many * chunk for many, chunk in zip(at_once, chunks, strict=True)))
+
+
+def _blocks(shape: tuple[int, ...], steps: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    for first in itertools.product(*(range(0, length, step) for length, step in zip(shape, steps, strict=True))):
+        yield tuple(slice(start, start + step) for start, step in zip(first, steps, strict=True))
 
 
 def _staged(dataset: h5py.Dataset) -> tuple[str, tuple[int, ...]] | None:
@@ -161,12 +182,15 @@ def _texts(dataset: h5py.Dataset, what: str, most_bytes: int, file_bytes: int) -
     _check_chunks(dataset, what, most_bytes)
     if not math.prod(dataset.shape):
         return b""
-    at_once = max(1, most_bytes // max(1, file_bytes))  # none is longer than the file
+    at_once = min(CHUNKS_AT_ONCE, max(1, most_bytes // max(1, file_bytes)))  # none is longer than the file
     steps = chunk_shape(dataset.shape, 1, at_once)
-    places = (range(0, length, step) for length, step in zip(dataset.shape, steps, strict=True))
+    if math.prod(-(-length // step) for length, step in zip(dataset.shape, steps, strict=True)) > MOST_TEXT_PIECES:
+        raise InvalidInput(
+            f"reference {what}: {math.prod(dataset.shape)} texts in a file of {file_bytes} bytes would be read in more "
+            f"than {MOST_TEXT_PIECES} pieces; store them in smaller files, or refer to less"
+        )
     parts, left = [], most_bytes
-    for first in itertools.product(*places):
-        where = tuple(slice(start, start + step) for start, step in zip(first, steps, strict=True))
+    for where in _blocks(dataset.shape, steps):
         parts.append(encode_elements(what, np.asarray(dataset[where], dtype=object)))
         left -= len(parts[-1])
         if left < 0:
@@ -181,6 +205,11 @@ def _check_chunks(dataset: h5py.Dataset, what: str, most_bytes: int) -> None:
     plain = dataset.id.get_type().get_size() * math.prod(dataset.chunks)
     if plain > most_bytes:
         raise _too_much(what, f"chunks of {plain}", most_bytes)
+    count = math.prod(-(-length // chunk) for length, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+    if count > MOST_CHUNKS:
+        raise InvalidInput(
+            f"reference {what}: it has {count} chunks, and at most {MOST_CHUNKS} are read; write it with larger ones"
+        )
     properties = dataset.id.get_create_plist()
     filters = [properties.get_filter(index)[0] for index in range(properties.get_nfilters())]
     packing = [each for each in filters if each not in (_SHUFFLE, _FLETCHER32)]

@@ -351,6 +351,17 @@ def a_chunk_of_too_much(path: Path) -> None:
         made.id.write_direct_chunk((0,), deflated(1 << 28))
 
 
+def very_many_chunks(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", (1 << 10, 1 << 10, 2), "u1", chunks=(1, 1, 1))
+
+
+def very_many_texts(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", (1 << 20,), h5py.string_dtype())
+    os.truncate(path, 4 << 20)  # so that few may be read at once
+
+
 def one_text_many_times(path: Path) -> None:
     with h5py.File(path, "w") as file:
         file.create_dataset("x", (64,), h5py.string_dtype(), fillvalue="a" * 8_000_000)
@@ -378,14 +389,24 @@ from hpcserve.errors import InvalidInput
 from hpcserve.replica.inputfiles import found
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
-    with found(os.open(sys.argv[1], os.O_RDONLY), sys.argv[1], "", 1 << 20) as tensor:
-        tensor.read(1 << 20)
+    with found(os.open(sys.argv[1], os.O_RDONLY), sys.argv[1], "", 4 << 20) as tensor:
+        tensor.read(4 << 20)
 except InvalidInput as error:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, error.message)
 """
 
 
-@pytest.mark.parametrize("kind", [a_chunk_for_one_element, a_chunk_of_too_much, one_text_many_times, a_filter_twice])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        a_chunk_for_one_element,
+        a_chunk_of_too_much,
+        a_filter_twice,
+        one_text_many_times,
+        very_many_chunks,
+        very_many_texts,
+    ],
+)
 def test_little_in_a_file_does_not_become_much_in_memory(mine: Path, kind: Any) -> None:
     kind(mine / "x.h5")
     done = subprocess.run([sys.executable, "-c", READS, str(mine / "x.h5")], capture_output=True, text=True, check=True)
@@ -412,6 +433,13 @@ def test_chunks_of_any_usual_kind_are_read(mine: Path, compression: str | None) 
                 "x", data=array, chunks=(100, 1000), compression=compression, shuffle=True, fletcher32=True
             )
         assert np.array_equal(read(mine / f"{name}.h5", reference_bytes=300_000), array)
+
+
+def test_many_chunks_are_read_in_pieces(mine: Path) -> None:
+    array = np.random.default_rng(1).integers(0, 255, (70, 90, 3), np.uint8)
+    with h5py.File(mine / "x.h5", "w") as file:
+        file.create_dataset("x", data=array, chunks=(2, 1, 2))
+    assert np.array_equal(read(mine / "x.h5"), array)
 
 
 def test_texts_are_read_in_pieces(mine: Path) -> None:
