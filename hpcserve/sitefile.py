@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from hpcserve.errors import ConfigError
+from hpcserve.tables import expected
 
 _UNKNOWN = re.compile("object contains unknown field `(.*)`", re.DOTALL)
 
@@ -80,13 +81,18 @@ def source_of(layers: Sequence[SiteFile], field: str) -> str:
 
 
 def explained(
-    layers: Sequence[SiteFile], error: msgspec.ValidationError, fields: Callable[[str], Sequence[str]], queue: str = ""
+    layers: Sequence[SiteFile],
+    error: msgspec.ValidationError,
+    struct: type,
+    fields: Callable[[str], Sequence[str]],
+    queue: str = "",
 ) -> str:
     """``Expected … - at `$.pilots.walltime_s` `` as ``FILE: pilots.walltime_s: expected …, got …``.
 
     Args:
         layers: The files of the site.
         error: What is wrong with them.
+        struct: What they become.
         fields: The fields that a table has; that of the whole file is called "".
         queue: The queue that it is wrong with, which the error does not name.
     """
@@ -101,15 +107,9 @@ def explained(
     if own is not None:
         field, told = f"{field}.{own[1]}", own[2]
     else:
-        told += _got(told, next((value for each in layers if (value := value_of(each.table, field)) is not None), None))
+        value = next((value for each in layers if (value := value_of(each.table, field)) is not None), None)
+        told = expected(told, struct, field, value)
     return f"{source}: {field}: {told}" if field else f"{source}: {told}"
-
-
-def _got(told: str, value: object) -> str:
-    """The value, where it can be shown and is not told already."""
-    if not told.startswith("expected ") or not isinstance(value, str | int | float):
-        return ""
-    return f": {value!r}" if "got" in told else f", got {value!r}"
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:

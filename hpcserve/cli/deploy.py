@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcserve.cli.options import ending_seconds, milliseconds, open_client, seconds, size_bytes
-from hpcserve.cli.terminal import note, waiting
+from hpcserve.cli.terminal import LINE_CHARACTERS, note, waiting
 
 if TYPE_CHECKING:
     from hpcserve.client import Client
@@ -169,7 +169,7 @@ def _no_longer_set(unset: dict[str, float], *, is_told: bool) -> str:
 
 
 def wait_ready(client: Client, deployed: Deployed, *, timeout_s: float | None = None) -> None:
-    """Returns when all replicas of a deployment are ready.
+    """Returns when all replicas of a deployment are ready; says meanwhile why one has ended before it was.
 
     Raises:
         DeploymentFailed: They cannot start.
@@ -182,6 +182,7 @@ def wait_ready(client: Client, deployed: Deployed, *, timeout_s: float | None = 
 
     until = float("inf") if timeout_s is None else time.monotonic() + timeout_s
     has_told = False
+    restarts, told = None, ""
     while True:
         status = client.call("status", AskStatus(), Status)
         has_told = has_told or warn_if_it_ends(client, status)
@@ -197,6 +198,11 @@ def wait_ready(client: Client, deployed: Deployed, *, timeout_s: float | None = 
                 f"deployment {found.deployment} cannot start: {found.error}",
                 remote_traceback=found.traceback or None,
             )
+        if restarts is None:
+            restarts = found.restarts
+        if found.restarts > restarts and found.error and found.error != told:
+            told = found.error
+            note(f"starting again after: {told.splitlines()[0][:LINE_CHARACTERS]}")
         if time.monotonic() >= until:
             reason = f": {found.error.splitlines()[0]}" if found.error else ""
             raise DeadlineExceeded(

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from hpcserve.client.https import ByHttps
-from hpcserve.errors import TransferFailed
+from hpcserve.core.sitepaths import checked, is_below
+from hpcserve.errors import InvalidInput, TransferFailed
 from hpcserve.wire import messages as wire
 from hpcserve.wire.staged import MARK
 
@@ -39,11 +40,15 @@ class Seen:
     """
 
     def __init__(self, directory: str) -> None:
-        self._directory = directory
+        self._directory = directory.rstrip("/")
 
     def fetch(self, staged: wire.Staged) -> Path | None:
         """See :meth:`Fetcher.fetch`."""
-        return Path(staged.path) if staged.path.startswith(f"{self._directory}/") else None
+        try:
+            path = checked(staged.path, "a result")
+        except InvalidInput as error:
+            raise TransferFailed(f"the service tells of no path where a result could be: {error.message}") from error
+        return Path(path) if is_below(path, self._directory) and path != self._directory else None
 
 
 def is_marked(directory: str, public_key: str) -> bool:

@@ -47,7 +47,7 @@ class ByHttps:
             except Conflict:  # this service has no such way, or not for so much
                 return None
             try:
-                download(place.url, place.token, path)
+                download(place.url, place.token, path, staged.size_bytes)
                 hdf5.verify(path, staged)
             except (AuthenticationError, TransferFailed) as error:
                 tries -= 1

@@ -43,6 +43,8 @@ NOT_STARTED = 255
 """Apptainer's exit code where it cannot run an image."""
 NOT_SIGNED = 65
 """The exit code where an image is not signed by the site's key."""
+NOT_FOUND = 127
+"""The exit code where the command that runs containers is not there."""
 WORKDIR = "/tmp"  # noqa: S108 (the container's own, which is private)
 
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 (the node's, in which its ranks meet)
@@ -55,6 +57,7 @@ _KEPT = frozenset({"APPTAINER_CACHEDIR", "APPTAINER_TMPDIR", "APPTAINER_CONFIGDI
 _REFUSALS = {
     NOT_STARTED: re.compile(r"(?m)^FATAL: {2,}(.+)$"),
     NOT_SIGNED: re.compile(r"(?m)^(image .*: not signed by .*)$"),
+    NOT_FOUND: re.compile(r"(?m)^(no command .* of the site file)$"),
 }
 _VERIFY = """runtime=$1 key=$2 image=$3; shift 3
 said=$("$runtime" --silent verify --key "$key" "$image" </dev/null 2>&1) || {
@@ -94,6 +97,11 @@ esac
 _FORWARD = """for name in $names; do
     if eval "[ -n \\"\\${$name+set}\\" ]"; then eval "export APPTAINERENV_$name=\\"\\$$name\\""; fi
 done
+command -v "$1" >/dev/null || {
+    echo "no command $1 on $(uname -n): load its module in pilots.setup, or correct" \
+        "containers.command of the site file" >&2
+    exit 127
+}
 exec "$@"
 """
 _STRICT = ("--containall", "--cleanenv", "--no-home", "--no-eval")

@@ -82,7 +82,7 @@ def _site(layers: Sequence[SiteFile]) -> Site:
         with _CONVERTING:
             site = msgspec.convert(table, Site, dec_hook=_path)
     except msgspec.ValidationError as error:
-        raise ConfigError(explained(layers, error, _fields, _wrong_queue(table.get("queues")))) from error
+        raise ConfigError(explained(layers, error, Site, _fields, _wrong_queue(table.get("queues")))) from error
     for field, queue, limit, told in beyond(site):
         source, of = source_of(layers, field), source_of(layers, f"queues.{queue}.{limit}")
         where = "" if of == source else f" of {of}"

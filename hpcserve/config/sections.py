@@ -244,6 +244,9 @@ class Containers(Section, frozen=True):
     ``stage_dir`` is a directory of each node, in which images are copied before replicas start from them; empty: they
     run from where they lie. The copies of a node take at most ``stage_bytes``; with ``stage_keep`` they are there for
     later pilots too.
+
+    ``trust_publishers``: in mode ``service``, containers that are a weaker wall are allowed: those of several ranks,
+    and those that share GPUs by MPS.
     """
 
     runtime: Literal["none", "apptainer", "podman-hpc"] = "none"
@@ -255,6 +258,7 @@ class Containers(Section, frozen=True):
     stage_dir: str = ""
     stage_bytes: SizeBytes = 64 * GIB
     stage_keep: bool = False
+    trust_publishers: bool = False
 
     def __post_init__(self) -> None:
         for name in self.environment:
@@ -409,8 +413,18 @@ class Site(Section, frozen=True, kw_only=True):
             raise ValueError("mode: 'service' needs containers, and containers.runtime is 'none'")
         if self.auth != "globus":
             raise ValueError(f"mode: 'service' needs to know its callers: auth = \"globus\", got {self.auth!r}")
+        if self.pilots.mps and not self.containers.trust_publishers:
+            raise ValueError(
+                "pilots.mps: with it containers share their node's memory, which is no wall in mode 'service'; set it "
+                "to false, or containers.trust_publishers to true if you would let publishers run without containers"
+            )
         if self.staging.roots:
             raise ValueError("staging.roots: in mode 'service' callers name files of their own staging directory only")
+        if not self.staging.quota_bytes:
+            raise ValueError(
+                "staging.quota_bytes: mode 'service' needs a limit on the files of each caller, got 0; set it to what "
+                "the file system has for one, in bytes"
+            )
 
 
 def _shows(bound: Path, ours: Path) -> bool:

@@ -2,6 +2,8 @@
 
 * A replica that ends before it is ready counts against its deployment, which waits before the next one is
   started, and fails when its replicas end so again and again;
+* one that says that the next would fail in the same way is tried once more, perhaps on a node that is well: a second
+  one in a row is enough, while no other is ready;
 * one that ends after it was ready makes its deployment wait. A caller's request may have killed it, so it counts only
   while the deployment's replicas answer nothing: when they end so again and again the deployment fails
   (:meth:`Blame.judge`). One that was killed because a request hung, or because nobody waited any more for what it
@@ -21,6 +23,8 @@ from hpcserve.core.losses import Loss, loss_in_words
 from hpcserve.core.rollout import FleetDeployment, Restarts
 from hpcserve.core.roster import Roster
 from hpcserve.types import DeploymentName
+
+MOST_LASTING = 2
 
 
 class Blame:
@@ -58,16 +62,25 @@ class Blame:
             deployment.not_before_s = deployment.restarts.crashed(now)
             deployment.unjudged += 1
             return
-        again_s = deployment.restarts.failed(now)
+        deployment.lasting = deployment.lasting + 1 if replica.lasting else 0
+        again_s = None if self._is_hopeless(deployment) else deployment.restarts.failed(now)
         if again_s is None:
             yield self._fail(deployment, replica.cause, traceback)
         else:
             deployment.not_before_s = again_s
 
+    def _is_hopeless(self, deployment: FleetDeployment) -> bool:
+        """Whether none can be started: one node out of many that is not fit for it proves nothing."""
+        return deployment.lasting >= MOST_LASTING and deployment.target not in self._roster.ready().get(
+            deployment.name, ()
+        )
+
     def replica_works(self, replica: FleetReplica, now: float) -> None:
         """A replica is ready."""
         if replica.deployment in self._roster.deployments:
-            self._roster.deployments[replica.deployment].restarts.succeeded(now)
+            known = self._roster.deployments[replica.deployment]
+            known.restarts.succeeded(now)
+            known.lasting = 0
 
     def pilots_failed(self, reason: str, output: str) -> Iterable[FailDeployment]:
         """No pilot will be submitted for long. What has no replica fails; what lacks some is told why."""
@@ -122,4 +135,5 @@ class Blame:
         self._roster.note_served()
         deployment.fail(reason, traceback, pilots_ended=pilots_ended, crashes=crashes)
         deployment.restarts, deployment.answered = self._restarts(), None  # the fallback has its own
+        deployment.lasting = 0
         return FailDeployment(deployment.name, reason, traceback)

@@ -50,6 +50,7 @@ class ReplicaSaid:
     """One replica in an agent's report. ``kind`` is that of its end, ``host`` the node that it runs on.
 
     ``nodes``: all the nodes of one of several ranks, once it has some. ``slots``: those that it holds of each.
+    ``lasting``: it failed, and the next one would fail in the same way there.
     """
 
     replica: ReplicaId
@@ -60,6 +61,7 @@ class ReplicaSaid:
     host: str = ""
     nodes: tuple[str, ...] = ()
     slots: tuple[tuple[int, ...], ...] = ()
+    lasting: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +145,8 @@ class FleetReplica:
     ``ready``: it was, at some time. ``crashed``: it ended by itself, so what it was computing is suspect.
     ``unwanted``: it is killed, for no fault of anybody. ``missed``: that the broker missed it, in words, and at
     ``missed_s`` for the last time, while its agent saw that it lives. ``nodes``: those that it is on, as far as is
-    known, and ``slots`` those of each; ``waits``: on none, as its agent says that there is no room for it.
+    known, and ``slots`` those of each; ``waits``: on none, as its agent says that there is no room for it. ``lasting``:
+    it failed, and the next one would fail in the same way there.
     """
 
     replica: ReplicaId
@@ -164,4 +167,5 @@ class FleetReplica:
     missed: str = ""
     missed_s: float = 0.0
     unwanted: bool = False
+    lasting: bool = False
     cause: str = ""

@@ -104,6 +104,7 @@ class ReplicaLife:
         replica.ended = True
         replica.crashed = not asked and not replica.unwanted and not lost
         replica.cause = replica.cause or words.cause
+        replica.lasting = words.lasting
         if asked or replica.unwanted:
             return
         if lost and pilot.phase == "leaving":
@@ -135,11 +136,14 @@ class ReplicaLife:
 
     def lose(self, pilot: FleetPilot, kind: LossKind, cause: str, now: float) -> Iterable[Action]:
         """Those of a pilot that is no more; what was unexplained so far is explained by its end."""
-        # What the agent saw is better than an end of which the scheduler can say no more than that it was one.
-        losses = [
-            loss if loss.kind and kind == "crashed" else replace(loss, kind=kind, cause=cause)
-            for loss in pilot.unexplained
-        ]
+        if pilot.asked and kind == "cancelled":  # by us, who had given it up: that explains nothing
+            losses = [loss if loss.kind else replace(loss, kind="unreachable") for loss in pilot.unexplained]
+        else:
+            # What the agent saw is better than an end of which the scheduler can say no more than that it was one.
+            losses = [
+                loss if loss.kind and kind == "crashed" else replace(loss, kind=kind, cause=cause)
+                for loss in pilot.unexplained
+            ]
         pilot.unexplained.clear()
         replicas = self._roster.within(pilot.pilot)
         blamed = _blamed(pilot, replicas) if kind == "out of memory" else []

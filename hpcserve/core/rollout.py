@@ -70,6 +70,7 @@ class FleetDeployment:
 
     Attributes:
         restarts_count: How many of its replicas ended unasked.
+        lasting: How many of them in a row have said, before they were ready, that the next would fail in the same way.
         unjudged: How many of those had been ready, and ended since it was last asked what was answered.
         answered: So many requests had been answered when it was asked; None: not asked since the target was new,
             and others may have answered before it.
@@ -94,6 +95,7 @@ class FleetDeployment:
     pilots_ended: bool = False
     crashes: bool = False
     restarts_count: int = 0
+    lasting: int = 0
     unjudged: int = 0
     answered: int | None = None
     fallback: Version | None = None

@@ -18,6 +18,7 @@ from hpcserve.cluster.packages import needed, runtime_dir
 from hpcserve.cluster.site_findings import Finding
 from hpcserve.config import Containers, Mpi, Site
 from hpcserve.errors import ConfigError, ManifestError
+from hpcserve.registry.vault import keep_image
 from hpcserve.servable.manifest import Environment, Image, Manifest
 from hpcserve.wire.launch import ContainerRules, MpiRules, StagingRules
 from hpcserve.wire.messages import WIRE_VERSIONS
@@ -25,7 +26,9 @@ from hpcserve.wire.messages import WIRE_VERSIONS
 
 def rules_of(containers: Containers) -> ContainerRules:
     """What agents are told."""
-    return ContainerRules(**msgspec.structs.asdict(containers))
+    told = msgspec.structs.asdict(containers)
+    del told["trust_publishers"]  # it is of what may be published
+    return ContainerRules(**told)
 
 
 def mpi_rules_of(mpi: Mpi) -> MpiRules:
@@ -166,18 +169,23 @@ class SiteContainers:
 
     def __init__(self, site: Site, *, timeout_s: float) -> None:
         self._shared_dir = site.shared_dir
+        self._keep_from = Path(site.staging_dir) if site.mode == "service" else None
         self._rules = rules_of(site.containers)
         self._timeout_s = timeout_s
         self._mpi = mpi_rules_of(site.mpi)
 
     def published(self, manifest: Manifest) -> Environment:
-        """The servable's environment with what its image is now.
+        """The servable's environment with what its image is now; in mode ``service`` the image is a copy of ours.
 
         Raises:
             ManifestError: The image cannot serve.
             ConfigError: The site runs no containers.
+            StorageFull: There is no room for the copy.
         """
         environment, ranks = manifest.environment, manifest.ranks.size > 1
+        if self._keep_from is not None:
+            kept = keep_image(Path(str(environment.image)), self._shared_dir, self._keep_from)
+            environment = msgspec.structs.replace(environment, image=str(kept))
         image = str(environment.image)
         images = Images(self._rules, os.environ, timeout_s=self._timeout_s)
         file = images.file(image)

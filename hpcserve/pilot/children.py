@@ -18,7 +18,7 @@ from zmq.utils import z85
 
 from hpcserve import __version__
 from hpcserve.cluster.seam import LAUNCHER_KILL_S, Launcher
-from hpcserve.errors import ConfigError, HpcserveError
+from hpcserve.errors import ConfigError, HpcserveError, ManifestError
 from hpcserve.pilot.command import Command
 from hpcserve.pilot.leash import leashed
 from hpcserve.pilot.logs import CappedLog
@@ -35,6 +35,8 @@ from hpcserve.wire.launch import GROUP, NO_TOPOLOGY_FILE, ReplicaSays, ReplicaSt
 
 _LAST_LINES = 30
 _LEFT = (0, -signal.SIGTERM, 128 + signal.SIGTERM)  # how a replica ends that was sent a SIGTERM, whoever sent it
+LASTING = (ConfigError, ManifestError)
+"""Errors for which the next replica cannot be started either."""
 JUDGE_S = 1.0
 """A scheduler that ends the job sends a SIGTERM to all its processes: so long the agent's own may come later."""
 
@@ -95,6 +97,7 @@ class Child:
         self._said: ReplicaSays | None = None
         self._stopped = NOT_STOPPED
         self._given_up = ""
+        self._refused = False
         self._contained = False
         self._began_s = now
         self._phases: dict[str, float] = {}
@@ -162,6 +165,7 @@ class Child:
                 evidence=self._end.evidence,
                 host=self.place.nodes[0],
                 nodes=self.place.nodes,
+                lasting=self._end.lasting,
             )
         return ReplicaStatus(
             self._spec.replica,
@@ -258,6 +262,7 @@ class Child:
             self._said,
             stopped=self._stopped,
             given_up=self._given_up,
+            lasting=self._refused,
             last_lines=last_lines,
             out_of_memory=killed and self._around.memory.take(),
         )
@@ -275,7 +280,8 @@ class Child:
         try:
             self._start(now)
         except (OSError, HpcserveError) as error:
-            self._never_start(Outcome("failed", f"it cannot be started: {error}", kind="crashed"))
+            lasting = isinstance(error, LASTING)
+            self._never_start(Outcome("failed", f"it cannot be started: {error}", kind="crashed", lasting=lasting))
         self._around.changed()
 
     def _never_start(self, end: Outcome) -> None:
@@ -350,7 +356,7 @@ class Child:
             return
         why = hopeless(self._log.tail(_LAST_LINES) + "\n" * written.endswith(b"\n"), contained=self._contained)
         if why:
-            self._given_up = why
+            self._given_up, self._refused = why, True
             self.kill(Stop(why))
 
     def _hear(self, said: ReplicaSays) -> None:

@@ -86,6 +86,8 @@ def any_command(
 def check_image(environment: Environment) -> None:
     """Whether the image is as it was when its servable was published: by size and time, since it may be many GB.
 
+    What it lacks is to be there too.
+
     Raises:
         ManifestError: It is not.
     """
@@ -103,6 +105,11 @@ def check_image(environment: Environment) -> None:
         raise ManifestError(
             f"image {image} changed after the servable was published with the one of sha256 {published.sha256[:12]}…; "
             "publish and deploy the servable again"
+        )
+    if published.packages and not Path(published.packages).is_dir():
+        raise ManifestError(
+            f"{published.packages}: not there any more, with the packages that the Python of image {image} lacks; "
+            f"gather them again by hpcserve container runtime {image}, then publish and deploy the servable again"
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hpcserve.bootstrap import UNFIT
-from hpcserve.cluster.containers import NOT_SIGNED, NOT_STARTED, refused
+from hpcserve.cluster.containers import NOT_FOUND, NOT_SIGNED, NOT_STARTED, refused
 from hpcserve.cluster.processes import exit_in_words
 from hpcserve.cluster.seam import LaunchEnd
 from hpcserve.servable.environment import unfit
@@ -37,13 +37,17 @@ NOT_STOPPED = Stop()
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """``state`` is failed (it never was ready) or exited; ``traceback`` may be its last output instead."""
+    """``state`` is failed (it never was ready) or exited; ``traceback`` may be its last output instead.
+
+    ``lasting``: it failed, and the next one would fail in the same way there.
+    """
 
     state: str
     cause: str
     traceback: str = ""
     kind: LossKind = ""
     evidence: str = ""
+    lasting: bool = False
 
 
 def outcome(
@@ -54,6 +58,7 @@ def outcome(
     given_up: str,
     last_lines: str,
     out_of_memory: bool,
+    lasting: bool = False,
 ) -> Outcome:
     """How a replica's process ended.
 
@@ -64,20 +69,21 @@ def outcome(
         given_up: Why its setup was given up; empty when it was not.
         last_lines: The end of its log.
         out_of_memory: Whether the kernel has killed a process here for want of memory.
+        lasting: Whether what its setup was given up for stays.
     """
     if stopped and not given_up and not (said is not None and said.state == "failed"):
         return Outcome("exited", f"{stopped.cause} ({exit_in_words(end.exit_code)})", kind=stopped.kind)
     kind = _kind(end, said, last_lines, out_of_memory=out_of_memory)
     evidence = _last(end.evidence or _last_lines(last_lines))
     if given_up:
-        return Outcome("failed", given_up, last_lines, kind if end.kind else "crashed", evidence)
+        return Outcome("failed", given_up, last_lines, kind if end.kind else "crashed", evidence, lasting)
     if said is not None and said.state == "failed":
-        return Outcome("failed", said.cause, said.traceback or last_lines, kind, evidence)
+        return Outcome("failed", said.cause, said.traceback or last_lines, kind, evidence, said.lasting)
     ended = _in_words(end, kind)
     if said is None:
         why = unfit(end.exit_code, last_lines) or refused(end.exit_code, last_lines)
         cause = why or f"{ended} before its setup was done"
-        return Outcome("failed", cause, last_lines, kind, evidence)
+        return Outcome("failed", cause, last_lines, kind, evidence, bool(why))
     return Outcome("exited", ended, last_lines, kind, evidence)
 
 
@@ -89,7 +95,9 @@ def hopeless(output: str, *, contained: bool) -> str:
     """
     whole = output.rpartition("\n")[0]
     why = unfit(UNFIT, whole)
-    return why or (contained and (refused(NOT_STARTED, whole) or refused(NOT_SIGNED, whole))) or ""
+    if why or not contained:
+        return why
+    return next(filter(None, (refused(code, whole) for code in (NOT_STARTED, NOT_SIGNED, NOT_FOUND))), "")
 
 
 def _kind(end: LaunchEnd, said: ReplicaSays | None, last_lines: str, *, out_of_memory: bool) -> LossKind:

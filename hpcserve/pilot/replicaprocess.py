@@ -25,6 +25,7 @@ from hpcserve.wire.launch import ReplicaSays, ReplicaStart, decode_says, encode_
 
 _DRAIN_BYTES = 1024 * 1024
 _SAYS_BYTES = 1024 * 1024
+_SAYS = b'{"state":'
 
 
 class ReplicaProcess:
@@ -129,21 +130,21 @@ class ReplicaProcess:
                 self._hear(line)
         elif chunk is not None:
             self._watch.remove(self._output)
-        if self._part and (chunk == b"" or self._has_said or len(self._part) > _SAYS_BYTES):
+        is_text = self._has_said and not self._part.startswith(_SAYS[: len(self._part)])
+        if self._part and (chunk == b"" or is_text or len(self._part) > _SAYS_BYTES):
             self._log.write(self._part)
             self._part = b""
         return chunk
 
     def _hear(self, line: bytes) -> None:
         said = None
-        if not self._has_said:
-            with contextlib.suppress(msgspec.MsgspecError):
-                said = decode_says(line)
+        with contextlib.suppress(msgspec.MsgspecError):
+            said = decode_says(line)
         if said is None:
             self._log.write(line + b"\n")
-            return
-        self._has_said = True
-        self._said(said)
+        elif not self._has_said:  # of ranks that all take themselves for rank 0, the first one counts
+            self._has_said = True
+            self._said(said)
 
     def _read_the_rest(self) -> None:
         """Takes what the pipes still hold. A grandchild that left the process group may keep them open."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from hpcserve.cluster.hostlist import named
 from hpcserve.errors import HpcserveError
-from hpcserve.pilot.children import Child, Surroundings
+from hpcserve.pilot.children import LASTING, Child, Surroundings
 from hpcserve.pilot.outcome import Stop
 from hpcserve.pilot.ranks import Need, Place, need_of, never, place, waits
 from hpcserve.servable.manifest import from_json
@@ -171,7 +171,8 @@ class Roster:
 
     def _say_unfit(self, spec: ReplicaSpec, error: Exception) -> None:
         _log.warning("replica %s of %s cannot be started: %s", spec.replica, spec.deployment, error)
-        self._say_ended(spec, "failed", f"it cannot be started: {error}", "crashed")
+        lasting = isinstance(error, LASTING)
+        self._say_ended(spec, "failed", f"it cannot be started: {error}", "crashed", lasting=lasting)
 
     def _say_never(self, waiting: _Waiting) -> None:
         """There is no room for it, and never will be; or there would be if no node were lost."""
@@ -229,9 +230,18 @@ class Roster:
             self._lost.add(node)
             self._around.changed()
 
-    def _say_ended(self, spec: ReplicaSpec, state: str, cause: str, kind: LossKind = "") -> None:
+    def _say_ended(
+        self, spec: ReplicaSpec, state: str, cause: str, kind: LossKind = "", *, lasting: bool = False
+    ) -> None:
         self._stillborn[spec.replica] = ReplicaStatus(
-            spec.replica, state, b"", cause=cause, deployment=spec.deployment, version=spec.version, kind=kind
+            spec.replica,
+            state,
+            b"",
+            cause=cause,
+            deployment=spec.deployment,
+            version=spec.version,
+            kind=kind,
+            lasting=lasting,
         )
         self._around.changed()
 

@@ -9,21 +9,28 @@ times, owners. The same content gives the same digest on every machine.
     sha256 over, for each path in the order of its bytes:
         kind (F file, X executable file, L link), length of path (8 bytes, big-endian), path,
         length of content (8 bytes, big-endian), content (of a link: the path it leads to, seen from the link)
+
+Where one account serves many, whose directory it is may change it while it is read. So nothing is opened through a
+symbolic link below the directory's ``anchor``: the directory itself, or one above it that the service has named.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from hpcserve.errors import ManifestError
 from hpcserve.types import Digest
 
 BLOCK_BYTES = 1 << 20
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 Sink = Callable[[bytes], object]
 
@@ -43,17 +50,17 @@ def ignored(name: str) -> bool:
     return name.startswith(".") or name == "__pycache__"
 
 
-def entries(root: Path) -> list[Entry]:
+def entries(root: Path, anchor: Path | None = None) -> list[Entry]:
     """Everything that counts below ``root``, in the order of the digest.
 
     Raises:
         ManifestError: There is a socket, a FIFO or a device, a link that leads out, or an unreadable directory.
     """
-    found = list(_walk(root, root.resolve(), ""))
+    found = list(_walk(root, root.resolve(), "", anchor or root))
     return sorted(found, key=lambda entry: os.fsencode(entry.relative))
 
 
-def digest_of(root: Path, listing: list[Entry]) -> Digest:
+def digest_of(root: Path, listing: list[Entry], anchor: Path | None = None) -> Digest:
     """The digest of the ``listing`` of ``root``.
 
     Raises:
@@ -63,7 +70,7 @@ def digest_of(root: Path, listing: list[Entry]) -> Digest:
     for entry in listing:
         digest.begin(entry)
         if entry.target is None:
-            read_blocks(root, entry, digest.update)
+            read_blocks(root, entry, digest.update, anchor=anchor)
     return digest.result()
 
 
@@ -90,7 +97,7 @@ class Hashing:
         return Digest(self._sha256.hexdigest())
 
 
-def read_blocks(root: Path, entry: Entry, *sinks: Sink) -> None:
+def read_blocks(root: Path, entry: Entry, *sinks: Sink, anchor: Path | None = None) -> None:
     """Hands the bytes of a file to each of ``sinks``, block by block.
 
     Raises:
@@ -98,7 +105,7 @@ def read_blocks(root: Path, entry: Entry, *sinks: Sink) -> None:
     """
     path = root / entry.relative
     left = entry.size_bytes
-    for block in _blocks(path):
+    for block in blocks(path, anchor or root):
         left -= len(block)
         for sink in sinks:
             sink(block)
@@ -106,12 +113,16 @@ def read_blocks(root: Path, entry: Entry, *sinks: Sink) -> None:
         raise ManifestError(f"{path} changed while it was read; publish again when nothing writes to it")
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
-    """Reads without following a link and without waiting for a FIFO's writer."""
+def blocks(path: Path, anchor: Path) -> Iterator[bytes]:
+    """The bytes of a file, without waiting for a FIFO's writer.
+
+    Raises:
+        ManifestError: It cannot be read, or is not a regular file any more.
+    """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb", buffering=0) as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+        descriptor = open_below(anchor, path)
+        with open(descriptor, "rb", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise ManifestError(f"{path} is not a regular file any more")
             while block := file.read(BLOCK_BYTES):
                 yield block
@@ -119,23 +130,56 @@ def _blocks(path: Path) -> Iterator[bytes]:
         raise ManifestError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _walk(root: Path, real_root: Path, below: str) -> Iterator[Entry]:
-    try:
-        with os.scandir(root / below) as scan:
-            children = [child for child in scan if not ignored(child.name)]
-    except OSError as error:
-        raise ManifestError(f"cannot read directory {root / below}: {error.strerror}") from error
-    for child in children:
+def open_below(anchor: Path, path: Path, flags: int = _FILE) -> int:
+    """The descriptor of what lies below ``anchor``, or of it itself, reached through no symbolic link.
+
+    Raises:
+        OSError: There is nothing, or a link on the way to it: ENOTDIR; ELOOP where it is one itself.
+        ValueError: The path does not begin with the anchor's.
+    """
+    parts = path.relative_to(anchor).parts
+    if ".." in parts:
+        raise OSError(errno.EINVAL, "the path goes up by '..'", str(path))
+    here = os.open(anchor, _DIRECTORY & ~os.O_NOFOLLOW)
+    for index, part in enumerate(parts, 1):
+        above = here
+        try:
+            here = os.open(part, flags if index == len(parts) else _DIRECTORY, dir_fd=above)
+        finally:
+            os.close(above)
+    return here
+
+
+def _walk(root: Path, real_root: Path, below: str, anchor: Path) -> Iterator[Entry]:
+    for child in _children(root / below, anchor):
         relative = f"{below}/{child.name}" if below else child.name
-        if child.is_symlink():
+        if stat.S_ISLNK(child.mode):
             yield Entry(relative, 0, target=_target(root, real_root, relative))
-        elif child.is_dir(follow_symlinks=False):
-            yield from _walk(root, real_root, relative)
-        elif child.is_file(follow_symlinks=False):
-            status = child.stat(follow_symlinks=False)
-            yield Entry(relative, status.st_size, executable=bool(status.st_mode & stat.S_IXUSR))
+        elif stat.S_ISDIR(child.mode):
+            yield from _walk(root, real_root, relative, anchor)
+        elif stat.S_ISREG(child.mode):
+            yield Entry(relative, child.size_bytes, executable=bool(child.mode & stat.S_IXUSR))
         else:
             raise ManifestError(f"{root / relative} is a socket, a FIFO or a device; a servable has plain files only")
+
+
+class _Child(NamedTuple):
+    name: str
+    mode: int
+    size_bytes: int
+
+
+def _children(directory: Path, anchor: Path) -> list[_Child]:
+    try:
+        descriptor = open_below(anchor, directory, _DIRECTORY)
+        try:
+            with os.scandir(descriptor) as scan:
+                told = [(child.name, child.stat(follow_symlinks=False)) for child in scan if not ignored(child.name)]
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise ManifestError(f"cannot read directory {directory}: {error.strerror}") from error
+    return [_Child(name, status.st_mode, status.st_size) for name, status in told]
 
 
 def _target(root: Path, real_root: Path, relative: str) -> str:

@@ -40,6 +40,7 @@ def ingest(
     shared_dir: Path,
     *,
     timeout_s: float,
+    anchor: Path | None = None,
     stop: Event | None = None,
     prologue: Sequence[str] = (),
     containers: Containers | None = None,
@@ -53,6 +54,7 @@ def ingest(
         directory: The servable's directory, with its ``servable.toml``.
         shared_dir: The site's shared directory.
         timeout_s: How long importing the servable may take.
+        anchor: Below it, nothing is read through a symbolic link, nor anything at all but what is copied.
         stop: When it is set, importing is given up.
         prologue: The site's, for the servable's own interpreter.
         containers: How the site runs servables that have an image; without it they are refused.
@@ -64,8 +66,9 @@ def ingest(
         StorageFull: There is no room for the files.
         ConfigError: The shared directory cannot be written.
     """
-    read_manifest(directory)
-    digest, path, new = keep(directory, shared_dir)
+    if anchor is None:
+        read_manifest(directory)
+    digest, path, new = keep(directory, shared_dir, anchor)
     try:
         manifest = read_manifest(path)
         check(manifest)

@@ -2,11 +2,15 @@
 
 A directory appears under its digest whole or not at all: it is written beside and renamed. Its files are
 read-only and for the owner alone. A copy that lost files (shared file systems are purged) is replaced.
+
+Where one account serves many, images are kept too, as ``SHARED_DIR/images/SHA256.sif``: no container sees them there,
+so nobody's code can put another in the place of one that was published.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
@@ -15,14 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hpcserve.errors import ConfigError, ManifestError, StorageFull
-from hpcserve.registry.content import Entry, Hashing, digest_of, entries, read_blocks
+from hpcserve.registry.content import Entry, Hashing, blocks, digest_of, entries, read_blocks
 from hpcserve.types import Digest
 
 _PARTIAL = ".partial-"
 
 
-def keep(source: Path, shared_dir: Path) -> tuple[Digest, Path, bool]:
-    """Copies the servable in ``source`` into the store.
+def keep(source: Path, shared_dir: Path, anchor: Path | None = None) -> tuple[Digest, Path, bool]:
+    """Copies the servable in ``source`` into the store, through no symbolic link below the ``anchor``.
 
     Returns:
         Its digest, its directory in the store, and whether it is new there.
@@ -32,14 +36,14 @@ def keep(source: Path, shared_dir: Path) -> tuple[Digest, Path, bool]:
         StorageFull: The shared file system or the quota is full; nothing partial is left.
         ConfigError: The shared directory cannot be written.
     """
-    listing = entries(source)
-    digest = digest_of(source, listing)
+    listing = entries(source, anchor)
+    digest = digest_of(source, listing, anchor)
     kept = place(shared_dir, digest)
     if kept.is_dir() and _intact(kept, digest):
         return digest, kept, False
     with _no_room(kept.parent, sum(entry.size_bytes for entry in listing)), _scratch(kept.parent) as scratch:
         partial = scratch / "content"
-        if _copy(source, partial, listing) != digest:
+        if _copy(source, partial, listing, anchor) != digest:
             raise ManifestError(f"{source} changed while it was published; publish again when nothing writes to it")
         if kept.exists():
             kept.rename(scratch / "damaged")
@@ -48,9 +52,48 @@ def keep(source: Path, shared_dir: Path) -> tuple[Digest, Path, bool]:
     return digest, kept, new
 
 
+def keep_image(image: Path, shared_dir: Path, anchor: Path) -> Path:
+    """Copies an image into the store, through no symbolic link below the ``anchor``; returns where it is.
+
+    A copy that is there stays as it is, with its time of change.
+
+    Raises:
+        ManifestError: It cannot be read.
+        StorageFull: The shared file system or the quota is full; nothing partial is left.
+        ConfigError: The shared directory cannot be written.
+    """
+    directory, size_bytes, digest = image_store(shared_dir), 0, hashlib.sha256()
+    with _no_room(directory, _size_bytes(image)), _scratch(directory) as scratch:
+        partial = scratch / "image"
+        with partial.open("xb") as file:
+            for block in blocks(image, anchor):
+                digest.update(block)
+                size_bytes += file.write(block)
+            file.flush()
+            os.fchmod(file.fileno(), 0o400)
+            os.fsync(file.fileno())
+        kept = directory / f"{digest.hexdigest()}.sif"
+        if not kept.is_file() or kept.stat().st_size != size_bytes:
+            partial.rename(kept)
+            _sync(directory)
+    return kept
+
+
+def _size_bytes(image: Path) -> int:
+    try:
+        return image.lstat().st_size
+    except OSError as error:
+        raise ManifestError(f"cannot read {image}: {error.strerror}") from error
+
+
 def store(shared_dir: Path) -> Path:
-    """Where all of it is."""
+    """Where all servables are."""
     return shared_dir / "servables"
+
+
+def image_store(shared_dir: Path) -> Path:
+    """Where all images are that are kept."""
+    return shared_dir / "images"
 
 
 def place(shared_dir: Path, digest: Digest) -> Path:
@@ -65,8 +108,9 @@ def discard(shared_dir: Path, digest: Digest) -> None:
 
 def sweep(shared_dir: Path) -> None:
     """Removes what copies left behind that were killed half-way. For when no copy is under way."""
-    for partial in store(shared_dir).glob(f"{_PARTIAL}*"):
-        shutil.rmtree(partial, ignore_errors=True)
+    for directory in (store(shared_dir), image_store(shared_dir)):
+        for partial in directory.glob(f"{_PARTIAL}*"):
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _intact(kept: Path, digest: Digest) -> bool:
@@ -100,7 +144,7 @@ def _scratch(directory: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _copy(source: Path, partial: Path, listing: list[Entry]) -> Digest:
+def _copy(source: Path, partial: Path, listing: list[Entry], anchor: Path | None) -> Digest:
     """Writes the ``listing`` below ``partial``; returns the digest of what was written."""
     digest = Hashing()
     partial.mkdir(mode=0o700)
@@ -112,7 +156,7 @@ def _copy(source: Path, partial: Path, listing: list[Entry]) -> Digest:
             target.symlink_to(entry.target)
             continue
         with target.open("xb") as file:
-            read_blocks(source, entry, digest.update, file.write)
+            read_blocks(source, entry, digest.update, file.write, anchor=anchor)
             file.flush()
             os.fchmod(file.fileno(), 0o500 if entry.executable else 0o400)
             os.fsync(file.fileno())

@@ -15,7 +15,7 @@ import zmq
 
 from hpcserve import __version__
 from hpcserve.core.batching import Policy
-from hpcserve.errors import HpcserveError, VersionMismatch
+from hpcserve.errors import ConfigError, HpcserveError, ManifestError, VersionMismatch
 from hpcserve.replica.alarm import Alarm
 from hpcserve.replica.broken import EXIT_BROKEN, DeviceBroken
 from hpcserve.replica.executor import Executor, Servable
@@ -65,8 +65,8 @@ def main() -> int:
             return serve(lifeline, mouth, laps, None)
         print_whole_lines()
         world = World(rank)
-    except HpcserveError as error:
-        mouth.say(ReplicaSays(state="failed", cause=error.message))
+    except HpcserveError as error:  # its GPUs, its MPI: they are as the site has made them
+        mouth.say(ReplicaSays(state="failed", cause=error.message, lasting=True))
         return EXIT_SETUP_FAILED
     with whole_or_none(world):
         return follow(world) if world.rank else serve(lifeline, mouth, laps, world)
@@ -85,7 +85,7 @@ def serve(lifeline: Lifeline, mouth: Mouth, laps: Laps, world: World | None) -> 
     lead.on_lost(lambda error: _give_up(mouth, error, world))
     try:
         lead.begin(start)
-        loaded = _load(manifest, _context(start, manifest, world, watch), laps)
+        loaded = _load(manifest, _context(start, manifest, world, watch), laps, "rank 0: " if world is not None else "")
         servable = lead.whole(loaded)
         if manifest.warmup:
             warm_up(servable, manifest, Path(start.servable))
@@ -214,15 +214,20 @@ def _context(start: ReplicaStart, manifest: Manifest, world: World | None, watch
     )
 
 
-def _load(manifest: Manifest, context: Context, laps: Laps) -> Loaded:
-    loaded = loader_named(manifest.loader).load(manifest, context)
+def _load(manifest: Manifest, context: Context, laps: Laps, who: str) -> Loaded:
+    try:
+        loaded = loader_named(manifest.loader).load(manifest, context)
+    except HpcserveError as error:
+        error.message = who + error.message
+        raise
     laps.end("load", apart=loaded.import_s, of="import")
     return loaded
 
 
 def _give_up(mouth: Mouth, error: HpcserveError, world: World | None) -> int:
     """The setup has failed: the agent is told, and of several ranks none goes on."""
-    mouth.say(ReplicaSays(state="failed", cause=error.message, traceback=error.remote_traceback or ""))
+    lasting = isinstance(error, (ConfigError, ManifestError, VersionMismatch))
+    mouth.say(ReplicaSays(state="failed", cause=error.message, traceback=error.remote_traceback or "", lasting=lasting))
     if world is not None:
         world.abort(EXIT_SETUP_FAILED)
     return EXIT_SETUP_FAILED

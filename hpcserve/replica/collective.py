@@ -156,6 +156,8 @@ class Collective:
             answers.trouble()
         whole = answers.wait(self._guard.grace_s)
         raised = _raised(failure, answers)
+        if failure is not None and 0 in raised and len(raised) < self._world.size:
+            failure.message = f"rank 0: {failure.message}"
         failure = failure or answers.error()
         if failure is None:
             return found

@@ -150,6 +150,14 @@ class Executor:
         given = bytes(parameters)
         return group if given == _NO_PARAMETERS else (method, known.key, given), known.samples
 
+    def check(self, method: str, specs: msgspec.Raw) -> None:
+        """Checks names, dtypes and shapes of the tensors of a request that has none yet.
+
+        Raises:
+            HpcserveError: The method takes no such tensors.
+        """
+        self._declared(method, specs)
+
     def run(
         self,
         method: str,

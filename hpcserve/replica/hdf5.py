@@ -111,7 +111,7 @@ def _tensor(name: str, value: Any) -> Tensor:
     if isinstance(value, Json):
         return Tensor(name, JSON, (), np.frombuffer(encode_json(name, value.value), np.uint8))
     array = np.asanyarray(value)
-    if array.dtype.kind in "SUO":
+    if array.dtype.kind in "SUTO":
         return Tensor(name, BYTES, array.shape, np.frombuffer(encode_elements(name, array), np.uint8))
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))

@@ -7,6 +7,7 @@ what is dropped, :mod:`hpcserve.core.holdings` decides; which requests make a ba
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import select
@@ -411,7 +412,9 @@ class Replica:
         if not task.work.references:
             return True
         try:
-            task.work, task.tensors = self._references.read(task.work, task.tensors)
+            task.work, task.tensors = self._references.read(
+                task.work, task.tensors, functools.partial(self._executor.check, task.method)
+            )
         except (HpcserveError, MemoryError) as error:
             told = error if isinstance(error, HpcserveError) else InvalidInput(f"no memory for its references: {error}")
             self.finish(task, failed(told), 0)

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from hpcserve.errors import HpcserveError, InvalidInput, InvalidOutput, ServableError, ServiceUnavailable, StorageFull
 from hpcserve.replica import hdf5
+from hpcserve.replica.usage import Usage
 from hpcserve.types import RequestKey
 from hpcserve.wire import messages as wire
 from hpcserve.wire.launch import StagingRules
@@ -66,6 +67,7 @@ class Stager:
         self._seen = rules.seen.get(rules.directory, rules.directory)
         self._about = {"servable": servable, "version": version, "image": image, "replica": replica}
         self._most_inline_bytes = most_inline_bytes
+        self._usage = Usage()
 
     def outlet(self, key: RequestKey, work: wire.Work) -> Outlet | None:
         """That of a request; None: all that it comes to travels in the message."""
@@ -82,7 +84,11 @@ class Stager:
             except (StorageFull, ServiceUnavailable, ServableError) as error:
                 if wanted or size_bytes > self._most_inline_bytes:
                     raise
-                sys.stderr.write(f"a result of {size_bytes} bytes travels in its message: {error.message}\n")
+                # All callers of the servable may read this, and the message names one of them.
+                where = self._rules.directory
+                sys.stderr.write(
+                    f"a result of {size_bytes} bytes travels in its message, not in {where}: {error.code}\n"
+                )
                 return None
 
         return let_out
@@ -105,6 +111,7 @@ class Stager:
             with self._directory(stage) as directory:
                 self._check_quota(directory, stage, size_bytes)
                 written, size = self._write_whole(directory, name, tensors, about)
+                self._usage.add(stage, size)
         except ImportError as error:
             raise ServableError(
                 f"a result of {size_bytes} bytes is staged, and the Python of this servable has no h5py: install it "
@@ -132,14 +139,12 @@ class Stager:
     def _check_quota(self, directory: int, stage: str, size_bytes: int) -> None:
         if not self._rules.quota_bytes:
             return
-        used = 0
-        for name in os.listdir(directory):
-            with contextlib.suppress(FileNotFoundError):  # it has just been removed
-                used += os.stat(name, dir_fd=directory, follow_symlinks=False).st_blocks * 512
-        if used + size_bytes > self._rules.quota_bytes:
+        quota_bytes = self._rules.quota_bytes
+        used = self._usage.used_bytes(stage, directory, room_for=size_bytes, quota_bytes=quota_bytes)
+        if used + size_bytes > quota_bytes:
             raise StorageFull(
                 f"a result of {size_bytes} bytes does not fit: the staged results of {stage} take {used} of "
-                f"{self._rules.quota_bytes} bytes (staging.quota_bytes); fetch what is there, or remove it"
+                f"{quota_bytes} bytes (staging.quota_bytes); fetch what is there, or remove it"
             )
 
     def _write_whole(

@@ -11,14 +11,19 @@ that is in the rank's session, or holds the pipes of its output.
 
 The sweeper is nobody's child and in a session of its own, so that those who kill the rank do not kill it too. Where
 Slurm keeps a step's processes in a control group, Slurm ends them all, and the sweeper with them.
+
+A rank whose sweeper is killed sweeps itself and ends, and its group with it: it holds a pipe that the sweeper keeps
+open, at whose end the kernel sends it a SIGIO (fcntl(2), O_ASYNC).
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,6 +33,9 @@ from hpcserve.replica.rank import RANK_VARIABLES
 from hpcserve.wire.launch import GROUP, OUTSIDE
 
 Belongs = Callable[[int], bool]
+
+NAME = "hpcserve-sweep"
+"""What ``ps -o comm`` and ``top`` call a sweeper, whose command line is that of its rank."""
 
 _JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID")
 _LOOK_S = 0.5
@@ -49,12 +57,31 @@ def sweep_at_end(environment: Mapping[str, str]) -> None:
     if belongs is None or not started:
         return
     end = _end_of(rank)
+    sees, holds = os.pipe()
     child = os.fork()
     if not child:
-        _become_sweeper(rank, started, end, belongs)
+        _become_sweeper(rank, started, end, holds, belongs)
     os.waitpid(child, 0)
+    os.close(holds)
     if end is not None:
         os.close(end)
+    _end_without(sees, belongs)
+
+
+def _end_without(pipe: int, belongs: Belongs) -> None:
+    """Ends this process when nobody holds the other end of a pipe any more."""
+
+    def lost(_signum: int, _frame: object) -> None:
+        if not select.select([pipe], [], [], 0)[0]:
+            return  # it was sent for something else
+        sys.stderr.write("this rank ends, and its group: its sweeper, which ends what it has started, was killed\n")
+        sys.stderr.flush()
+        _kill_all(belongs)
+        os._exit(1)
+
+    signal.signal(signal.SIGIO, lost)
+    fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _in_container(environment: Mapping[str, str]) -> Belongs | None:
@@ -89,16 +116,19 @@ def _of_rank(environment: Mapping[str, str]) -> Belongs | None:
     return belongs
 
 
-def _become_sweeper(rank: int, started: str, end: int | None, belongs: Belongs) -> NoReturn:
+def _become_sweeper(rank: int, started: str, end: int | None, holds: int, belongs: Belongs) -> NoReturn:
     try:
         os.setsid()
         if os.fork():
             os._exit(0)
+        Path("/proc/self/comm").write_text(NAME)
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
-        kept = _MOST_DESCRIPTORS if end is None else end
-        os.closerange(0, kept)  # launchers wait until nobody can write to their pipes
-        os.closerange(kept + 1, _MOST_DESCRIPTORS)
+        first = 0
+        for kept in sorted({holds, holds if end is None else end}):
+            os.closerange(first, kept)  # launchers wait until nobody can write to their pipes
+            first = kept + 1
+        os.closerange(first, _MOST_DESCRIPTORS)
         if end is not None:
             select.select([end], [], [])
         while _started(rank) == started:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from hpcserve import tables
 from hpcserve.core.spelling import nearest
 from hpcserve.errors import ManifestError, UnknownMethod
 from hpcserve.wire.dtype_names import BYTES, JSON, MAX_AXES, NAMES
@@ -434,30 +435,15 @@ def _convert(value: object, kind: type[T], source: str, place: str) -> T:
         text, _, inner = str(error).partition(" - at `$")
         inner = inner.rstrip("`").lstrip(".")
         where = ": ".join(part for part in (source, ".".join(p for p in (place, inner) if p)) if part)
-        raise ManifestError(f"{where}: {_reworded(text, kind, inner)}") from error
+        raise ManifestError(f"{where}: {_reworded(text, kind, inner, value)}") from error
 
 
-def _reworded(text: str, kind: type, inner: str) -> str:
-    """The message of msgspec in the words of the manifest, with the nearest field's name."""
+def _reworded(text: str, kind: type, inner: str, value: object) -> str:
+    """The message of msgspec in the words of the manifest, with the nearest field's name, or what is allowed."""
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)
     if unknown:
-        return f"unknown field {unknown[1]!r}{nearest(unknown[1], _fields_at(kind, inner))}"
+        return f"unknown field {unknown[1]!r}{nearest(unknown[1], tables.fields_at(kind, inner))}"
     missing = re.fullmatch(r"Object missing required field `(.*)`", text)
     if missing:
         return f"field {missing[1]!r} is missing"
-    return text[:1].lower() + text[1:]
-
-
-def _fields_at(kind: type, inner: str) -> tuple[str, ...]:
-    """The fields that are known at the place ``inner`` of ``kind``, like ``environment`` or ``inputs[0]``."""
-    last = re.sub(r"\[.*", "", inner.rpartition(".")[2])
-    known = {
-        "environment": Environment,
-        "build": Build,
-        "warmup": WarmUp,
-        "torch": Torch,
-        "inputs": TensorDecl,
-        "outputs": TensorDecl,
-    }
-    struct = known.get(last, kind)
-    return tuple(field.name for field in msgspec.structs.fields(struct))
+    return tables.expected(text[:1].lower() + text[1:], kind, inner, tables.value_at(value, inner))

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import itertools
 import math
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ def opened(path: Path) -> Iterator[h5py.File]:
         TransferFailed: It is no HDF5 file, or cannot be read.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for whoever writes into it
+            raise TransferFailed(f"the result's file {path} is no ordinary file")
         file = h5py.File(path, "r", locking=False)  # nobody changes it, and some file systems have no locks
     except FileNotFoundError as error:
         raise StagedFileGone(

@@ -30,13 +30,13 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 _OPENER = urllib.request.build_opener(_Stay)
 
 
-def download(url: str, token: str, path: Path) -> None:
-    """Fetches what is left of a file; what ``path`` has already is its beginning.
+def download(url: str, token: str, path: Path, size_bytes: int) -> None:
+    """Fetches what is left of a file of ``size_bytes``; what ``path`` has already is its beginning.
 
     Raises:
         AuthenticationError: The token does not do, or not any more.
         StagedFileGone: There is no such file any more.
-        TransferFailed: The server refuses, or the disk does.
+        TransferFailed: The server refuses, or the disk does; or more comes than there is to be.
         ServiceUnavailable: The connection broke again and again.
     """
     if not url.startswith("https://"):
@@ -45,7 +45,7 @@ def download(url: str, token: str, path: Path) -> None:
     while True:
         before = path.stat().st_size if path.exists() else 0
         try:
-            if _fetch(url, token, path, before):
+            if _fetch(url, token, path, before, size_bytes):
                 return
             what = "the connection ended early"
         except urllib.error.HTTPError as error:
@@ -69,16 +69,18 @@ def download(url: str, token: str, path: Path) -> None:
         time.sleep(PAUSE_S * 2**failures)
 
 
-def _fetch(url: str, token: str, path: Path, start: int) -> bool:
+def _fetch(url: str, token: str, path: Path, start: int, size_bytes: int) -> bool:
     """Appends what comes; whether that was all."""
     headers = {"Authorization": f"Bearer {token}", **({"Range": f"bytes={start}-"} if start else {})}
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 (https alone, looked at before)
     with _OPENER.open(request, timeout=TIMEOUT_S) as answer:
         again = start and answer.status != 206  # a server that knows no ranges sends all of it
         told = answer.headers.get("Content-Length")
-        came = 0
+        came, first = 0, 0 if again else start
         with open(path, "wb" if again else "ab") as file:
             while piece := answer.read(PIECE_BYTES):
                 came += len(piece)
+                if first + came > size_bytes:
+                    raise TransferFailed(f"{url} brings more than the {size_bytes} bytes of the result; call again")
                 file.write(piece)
         return told is None or came >= int(told)

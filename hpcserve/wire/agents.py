@@ -45,7 +45,8 @@ class ReplicaStatus(Message, frozen=True):
     ``evidence`` holds the lines of its log that show it; of one that starts or is ready, ``cause`` says what it waits
     for, or does without. ``host`` is the node that runs it or ran it. ``phases``: once it is ready, how long each phase
     of its start took, in seconds; names of :data:`hpcserve.types.PHASES`. ``nodes``: all that hold ranks of it; empty
-    while it waits for room on them. ``slots``: those that it holds of each.
+    while it waits for room on them. ``slots``: those that it holds of each. ``lasting``: of one that failed, that the
+    next one would fail in the same way there.
     """
 
     replica: ReplicaId
@@ -63,6 +64,7 @@ class ReplicaStatus(Message, frozen=True):
     phases: dict[str, float] = {}  # noqa: RUF012 (msgspec copies it)
     nodes: tuple[str, ...] = ()
     slots: tuple[tuple[int, ...], ...] = ()
+    lasting: bool = False
 
 
 class Report(Message, frozen=True, tag="report"):

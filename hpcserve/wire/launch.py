@@ -137,13 +137,15 @@ class ReplicaStart(msgspec.Struct, frozen=True, kw_only=True):
 class ReplicaSays(msgspec.Struct, frozen=True, kw_only=True):
     """``ready``: ``setup`` is done, and the broker knows the replica. ``failed``: it is not, and the replica ends.
 
-    ``phases``: how long each phase of its start took, in seconds; names of :data:`hpcserve.types.PHASES`.
+    ``phases``: how long each phase of its start took, in seconds; names of :data:`hpcserve.types.PHASES`. ``lasting``:
+    the next one would fail in the same way.
     """
 
     state: Literal["ready", "failed"]
     cause: str = ""
     traceback: str = ""
     phases: dict[str, float] = {}
+    lasting: bool = False
 
 
 def encode_line(message: ReplicaStart | ReplicaSays) -> bytes:

@@ -234,7 +234,8 @@ def test_a_deployment_that_cannot_start_shows_its_traceback(serving: User, tmp_p
         broken(tmp_path / "broken", setup='print("loading", flush=True); raise RuntimeError("no such weights")'),
     )
     said = serving.fails(1, "deploy", "broken", "--endpoint", "bad")
-    line, traceback = said.split("\n", 1)
+    again, line, traceback = said.split("\n", 2)
+    assert again == "starting again after: Broken.setup failed: RuntimeError: no such weights"
     assert line.startswith("error: deployment bad cannot start: ")
     assert traceback.startswith("Traceback (most recent call last):")
     assert "RuntimeError: no such weights" in traceback

@@ -126,7 +126,8 @@ def test_what_ranks_need_and_is_not_there_is_told_in_words(user: User, tmp_path:
         assert done.returncode == 1, done
         assert b"mpi.command: no command '/no/such/mpiexec' in PATH; load its module" in done.stdout
     told = user.fails(1, "deploy", "choir")
-    assert "there is no command '/no/such/mpiexec' on " in told
+    assert told.count("there is no command '/no/such/mpiexec' on ") == 2, "tried once more, and no further"
+    assert told.startswith("starting again after: it cannot be started: there is no command '/no/such/mpiexec' on ")
     assert "mpi.command of the site file; deploy it again afterwards" in told
     assert "correct the servable" not in told
     user.ok("down")

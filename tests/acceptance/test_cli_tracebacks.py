@@ -86,7 +86,8 @@ def test_a_setup_that_fails_says_what_to_do_and_a_long_error_once(user: User, tm
     code = RAISES.replace("class Broken:", "class Broken:\n    def setup(self, context):\n        self.go([1])\n")
     user.ok("publish", servable(tmp_path / "broken", code))
     said = user.fails(1, "deploy", "broken", "--endpoint", "bad")
-    line = said.splitlines()[0]
+    first, line = said.splitlines()[:2]
+    assert first.startswith("starting again after: ")
     assert line.startswith("error: deployment bad cannot start: ")
     assert line.endswith(" …; correct the servable, publish and deploy it again")
     assert said.count("line 2 of an error") == 1

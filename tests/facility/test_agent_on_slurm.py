@@ -195,6 +195,8 @@ def test_the_ranks_of_a_group_are_in_blocks_and_end_together(box: Box, daemon: F
         *((0, 4, "node1"), (1, 4, "node1"), (2, 4, "node2"), (3, 4, "node2"))
     ]
     assert ranks[3]["argv"][-4:] == ["--node-slots", "5", "--ranks", "1:2:0:1"]
+    daemon.wait_for("g2", "ready")
+    pilot.now("g2")
     died = daemon.wait_for("g2", "exited")
     assert (died.kind, died.cause) == ("crashed", "killed by signal 9 (SIGKILL)")
     assert "srun: error: node2: task 3: Killed" in died.evidence

@@ -1,8 +1,9 @@
 """Stands where ``hpcserve.replica`` of several ranks would: real MPI, which serves nothing.
 
 The manifest's description says what it does once rank 0 has said that it is ready: ``ready`` (waits for the end of its
-input, and ends all ranks in order), ``kill N`` (rank N is killed), ``exit N`` (the last rank exits with N), ``abort``,
-``deaf`` (its input may end, and it ignores SIGTERM), ``stuck`` (the same, and rank 0 waits within MPI for the others).
+input, and ends all ranks in order), ``kill N`` (rank N is killed), ``exit N`` (the last rank exits with N), ``abort``:
+these once there is a file ``SERVABLE/REPLICA.now``, since what rank 0 says takes a while to arrive; ``deaf`` (its input
+may end, and it ignores SIGTERM), ``stuck`` (the same, and rank 0 waits within MPI for the others).
 Each rank writes who it is into ``SERVABLE/REPLICA.rank.N.json``.
 """
 
@@ -37,6 +38,10 @@ os.rename(path + ".part", path)
 world.Barrier()
 if world.rank == 0:
     os.write(1, json.dumps({"state": "ready"}).encode() + b"\n")
+while what in ("kill", "exit", "abort") and not os.path.exists(
+    os.path.join(start["servable"], f"{start['replica']}.now")
+):
+    time.sleep(0.01)
 if what == "kill" and world.rank == int(number):
     os.kill(os.getpid(), signal.SIGKILL)
 if what == "exit" and world.rank == world.size - 1:

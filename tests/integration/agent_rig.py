@@ -248,6 +248,10 @@ class Pilot:
         until(lambda: all(path.exists() for path in paths), f"all ranks of {replica} wrote what they were given")
         return [json.loads(path.read_text()) for path in paths]
 
+    def now(self, replica: str) -> None:
+        """Has the ranks of a replica do what they are there for, once it is ready."""
+        (self.root / f"{replica}.now").touch()
+
     def orders(self, *specs: ReplicaSpec, **more: Any) -> Orders:
         return Orders(PilotId("pilot-1"), self.enrolment.incarnation, specs, **more)
 

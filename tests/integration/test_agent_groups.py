@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from zmq.utils import z85
 from hpcserve.cluster.processes import start_time
 from hpcserve.cluster.seam import LAUNCHER_KILL_S
 from hpcserve.types import ReplicaId
-from hpcserve.wire.launch import NO_TOPOLOGY_FILE, MpiRules
+from hpcserve.wire.launch import NO_TOPOLOGY_FILE, ContainerRules, MpiRules, ReplicaSays, encode_line
 from tests.integration.agent_rig import ROOT, FakeDaemon, Pilot, gone
 
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
@@ -133,6 +134,8 @@ def test_one_rank_that_ends_badly_ends_all(
 ) -> None:
     pilot = start()
     daemon.tell(pilot.orders(pilot.group("r1", what, size=2)))
+    daemon.wait_for("r1", "ready")
+    pilot.now("r1")
     end = daemon.wait_for("r1", "exited", "failed")
     assert (end.exit_code, end.cause, end.kind) == (exit_code, cause, "crashed")
     for rank in pilot.ranks_of("r1", 2):
@@ -219,12 +222,59 @@ def test_a_rank_that_ends_before_mpi_knows_of_it_is_not_waited_for(daemon: FakeD
     assert " lacks pyzmq, msgspec, numpy: " in failed.cause
 
 
-def test_an_mpiexec_that_is_not_there_is_told_in_words(daemon: FakeDaemon, start: Start) -> None:
-    pilot = start()
+def again(daemon: FakeDaemon, pilot: Pilot, **changes: Any) -> None:
+    """The pilot begins anew, at a site of other rules."""
     pilot.end()
-    pilot.start(mpi=MpiRules(command="/no/such/mpiexec"))
+    pilot.start(**changes)
     daemon.reports.clear()
     daemon.serve(lambda: daemon.reports, "the agent reports")
+
+
+def test_an_mpiexec_that_is_not_there_is_told_in_words(daemon: FakeDaemon, start: Start) -> None:
+    pilot = start()
+    again(daemon, pilot, mpi=MpiRules(command="/no/such/mpiexec"))
     daemon.tell(pilot.orders(pilot.group("r1", "ready", size=2)))
     failed = daemon.wait_for("r1", "failed")
     assert "/no/such/mpiexec" in failed.cause
+    assert failed.lasting
+
+
+def test_a_container_runtime_that_is_not_there_is_told_in_words(daemon: FakeDaemon, start: Start) -> None:
+    pilot = start()
+    again(daemon, pilot, containers=ContainerRules(runtime="apptainer", command="/no/such/apptainer"))
+    image = pilot.root / "a.sif"
+    image.write_bytes(b"image")
+    seen = image.stat()
+    published = {
+        "sha256": "0" * 64,
+        "size_bytes": seen.st_size,
+        "mtime_ns": seen.st_mtime_ns,
+        "python": "3.11",
+    }
+    spec = pilot.spec("r1", "ready")
+    environment = {"kind": "container", "image": str(image), "published": published}
+    manifest = {**json.loads(spec.manifest), "environment": environment}
+    daemon.tell(pilot.orders(msgspec.structs.replace(spec, manifest=json.dumps(manifest))))
+    failed = daemon.wait_for("r1", "failed")
+    assert failed.cause.startswith("the container did not start: no command /no/such/apptainer on ")
+    assert failed.cause.endswith("or correct containers.command of the site file")
+    assert failed.lasting
+
+
+def test_of_ranks_that_all_take_themselves_for_the_first_the_log_has_no_messages(
+    daemon: FakeDaemon, start: Start, tmp_path: Path
+) -> None:
+    pilot = start()
+    script = tmp_path / "everyone"
+    said = [ReplicaSays(state="failed", cause=f"MPI has made a group of {number}", lasting=True) for number in (1, 2)]
+    lines = "".join(encode_line(each).decode() for each in said)
+    # Of the second one the agent may see a part first.
+    late = "printf '{\"state\":'; sleep 0.3; printf '\"failed\"}\\nwords\\n'"
+    script.write_text(f"#!/bin/sh\ncat <<'X'\n{lines}X\n{late}\nexit 3\n")
+    script.chmod(0o755)
+    again(daemon, pilot, mpi=MpiRules(command=str(script)))
+    daemon.tell(pilot.orders(pilot.group("r1", "ready", size=2)))
+    failed = daemon.wait_for("r1", "failed")
+    assert (failed.cause, failed.lasting) == ("MPI has made a group of 1", True)
+    assert "state" not in failed.traceback
+    assert "words" in failed.traceback

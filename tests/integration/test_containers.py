@@ -22,9 +22,10 @@ from hpcserve import Client, Reference, __version__
 from hpcserve.cluster.gather import run_pip
 from hpcserve.cluster.images import Runtime
 from hpcserve.cluster.packages import gathering
-from hpcserve.config import Containers, Mpi, Site
+from hpcserve.config import Access, Containers, Globus, Mpi, Rules, Site, Staging
 from hpcserve.daemon.images import SiteContainers, runtime_finding
 from hpcserve.errors import ConfigError, HpcserveError, ManifestError
+from hpcserve.pilot.contained import check_image
 from hpcserve.servable.manifest import Environment, Manifest, Ranks
 from hpcserve.wire import admin
 from hpcserve.wire.messages import WIRE_VERSIONS
@@ -33,6 +34,7 @@ from tests.integration.daemon_tree import Daemon, deployment, is_alive, until
 
 # The last one lets a daemon's tree of processes be found, in containers too.
 OVERRIDES = {"containers": {"runtime": "apptainer", "environment": ["TEST_DAEMON"]}}
+PARTY = "00000000-0000-0000-0000-00000000000a"
 CODE = """
 import json, os, subprocess, sys
 import numpy as np
@@ -198,6 +200,34 @@ def published(
     environment = Environment(kind="container", image=str(image), python=python)
     manifest = Manifest(name="boxed", loader="python", environment=environment, ranks=Ranks(size=ranks))
     return SiteContainers(site, timeout_s=60.0).published(manifest)
+
+
+def test_where_one_account_serves_many_a_copy_of_the_image_is_what_runs(
+    equipped: Daemon, python_image: Path, tmp_path: Path
+) -> None:
+    """The publisher's own lies where every container may write, and so replace it."""
+    own = tmp_path / "staged" / "ada"
+    own.mkdir(parents=True)
+    image = Path(shutil.copy(python_image, own / "model.sif"))
+    site = Site(
+        name="s",
+        mode="service",
+        auth="globus",
+        state_dir=tmp_path / "state",
+        shared_dir=equipped.shared,
+        globus=Globus(client_id=PARTY, native_client_id=PARTY),
+        access=Access(administer=Rules(allow=("user:root@uni.edu",))),
+        containers=Containers(runtime="apptainer"),
+        staging=Staging(directory=str(own.parent), quota_bytes=1 << 30),
+    )
+    manifest = Manifest(
+        name="boxed", loader="python", environment=Environment(kind="container", image=str(image), python="python3")
+    )
+    found = SiteContainers(site, timeout_s=60.0).published(manifest)
+    assert found.published is not None
+    assert found.image == f"{equipped.shared}/images/{found.published.sha256}.sif"
+    image.write_bytes(b"another's")
+    check_image(found)
 
 
 def test_an_image_that_cannot_serve_is_told_at_publication(

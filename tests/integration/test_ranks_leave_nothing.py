@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]  # it has no types
 import pytest
 
+from hpcserve.replica.sweep import NAME
 from hpcserve.wire.launch import GROUP, NO_TOPOLOGY_FILE
 from tests.integration.agent_rig import gone
 from tests.integration.rank_rig import Group
@@ -72,3 +75,20 @@ def test_what_a_servable_has_started_ends_with_its_ranks_and_so_does_their_launc
             group.gone()
     for pid in group.pids() + helpers:
         gone(pid)
+
+
+def test_a_rank_whose_sweeper_is_killed_leaves_nothing_either(group: Group) -> None:
+    group.ready()
+    helpers = [int(each.name.partition("-")[2]) for each in group.notes.glob("helper-*")]
+    sweepers = [each for each in psutil.process_iter(["name"]) if each.info["name"] == NAME and _is_of(group, each)]
+    assert len(sweepers) == 2, "each rank has one, which is called so"
+    sweepers[0].kill()
+    group.gone()
+    for pid in [*group.pids(), *helpers, *(each.pid for each in sweepers)]:
+        gone(pid)
+
+
+def _is_of(group: Group, process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return bool(process.environ().get("NOTES") == str(group.notes))
+    return False

@@ -132,9 +132,15 @@ def test_an_input_may_be_a_file(client: Client, tmp_path: Path) -> None:
     with pytest.raises(PermissionDenied, match="a symbolic link leads out"):
         client.infer("fields.total", Reference(f"file:{outputs.staged.path.parent / 'x.npy'}"))
     with h5py.File(outputs.staged.path.parent / "wrong.h5", "w") as file:
-        file["x"] = np.arange(3, dtype=np.float32)
+        unreadable = file.create_dataset("x", (3,), np.float32, chunks=(3,), compression="gzip")
+        unreadable.id.write_direct_chunk((0,), b"whoever reads this fails otherwise")
     with pytest.raises(InvalidInput, match="has dtype float32, expected float64"):
         client.infer("fields.total", Reference(f"file:{outputs.staged.path.parent / 'wrong.h5'}"))
+    (outputs.staged.path.parent / "bad.npy").write_bytes(b"\x93NUMPY\x01\x00\x07\x00{'a': (")
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        client.infer("fields.total", Reference(f"file:{outputs.staged.path.parent / 'bad.npy'}"))
+    again = client.infer("fields.total", {"x": Reference(f"file:{outputs.staged.path}#/y")})
+    assert again.replica == found.replica
 
 
 def test_a_directory_that_is_gone_fails_what_was_to_be_staged_alone(client: Client, daemon: Daemon) -> None:

@@ -20,7 +20,7 @@ ROWS = (
     {"auth", "cluster", "registry", "staging"},
     {"servable"},
     {"core", "wire"},
-    {"bootstrap", "config", "errors", "sitefile", "types"},
+    {"bootstrap", "config", "errors", "sitefile", "tables", "types"},
 )
 GROUND = ROWS[-1]
 RANK = {area: rank for rank, row in enumerate(ROWS) for area in row}

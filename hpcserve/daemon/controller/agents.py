@@ -149,6 +149,7 @@ class Agents:
                         each.host,
                         each.nodes,
                         each.slots,
+                        each.lasting,
                     )
                     for each in report.replicas
                 ],

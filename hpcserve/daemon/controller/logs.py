@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -74,7 +75,7 @@ def read_logs(
     deployments: Iterable[str],
     may_read: Callable[[str], bool] = lambda log: True,
 ) -> Logs:
-    """The logs that ``arguments.name`` names: one, or those of a deployment's replicas.
+    """The logs that ``arguments.name`` names: one, or those of a deployment's replicas, who wrote last at the end.
 
     Args:
         directory: Where they are.
@@ -92,7 +93,8 @@ def read_logs(
     known |= {path.name.removesuffix(".log"): path for path in directory.glob("*.log")}
     known = {log: path for log, path in known.items() if may_read(log)}
     wanted = f"daemon-{name}" if name in DAEMON else name
-    found = [wanted] if wanted in known else [log for log in sorted(known) if _is_replica_of(log, name)]
+    of_replicas = sorted(log for log in known if _is_replica_of(log, name))
+    found = [wanted] if wanted in known else sorted(of_replicas, key=lambda log: _written_at(known[log]))
     served = set(deployments)
     if (not found and name not in served) or not _NAME.fullmatch(name):
         names = {*served, *(log.removeprefix("daemon-") for log in known)}
@@ -101,6 +103,14 @@ def read_logs(
         return Logs(logs=tuple(_tail(log, known[log], arguments.lines) for log in found))
     marks = {log: _mark(arguments.after.get(log, "")) for log in found}
     return Logs(logs=tuple(_after(log, known[log], marks[log]) for log in found))
+
+
+def _written_at(path: Path) -> float:
+    """When it was written last, by the file system's clock; infinite where nothing is written yet."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 def _is_replica_of(log: str, deployment: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -25,6 +26,9 @@ MOST_CAUSE = 200
 """Of how a replica ended the broker is told so many characters: a failed setup's words may be very many."""
 
 _OF_SITE = "site file"  # so do all say of it who find it at fault, and what is to be changed
+_TELLS_TO = re.compile(
+    "publish (and deploy )?the servable again|take the daemon down and up"
+)  # nothing is wrong with it
 
 
 class Servable(NamedTuple):
@@ -119,6 +123,8 @@ def failure(known: FleetDeployment) -> str:
             "or deploy it again when pilot jobs start again"
         )
     goes_on = f"; version {known.fallback.digest[:12]} goes on serving" if known.fallback is not None else ""
+    if _TELLS_TO.search(known.reason):
+        return known.reason + goes_on
     if _OF_SITE in known.reason:
         to_do = "deploy it again afterwards (if the site file was changed, after hpcserve down and up)"
     else:

@@ -14,7 +14,7 @@ from typing import TypeVar
 from hpcserve.config import in_words, visibility
 from hpcserve.core.access import Servable, Service
 from hpcserve.daemon.access import own_directory
-from hpcserve.daemon.controller.callers import check_directory, check_manifest
+from hpcserve.daemon.controller.callers import anchor_of, check_directory, check_manifest
 from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.guard import Asking
 from hpcserve.daemon.images import SiteContainers
@@ -141,6 +141,7 @@ class Publishing:
                 path,
                 site.shared_dir,
                 timeout_s=IMPORT_S,
+                anchor=anchor_of(site),
                 stop=self._stopped,
                 prologue=site.environments.prologue,
                 containers=containers,

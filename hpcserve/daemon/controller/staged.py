@@ -20,6 +20,7 @@ from typing import NamedTuple
 from hpcserve.auth import keys, private
 from hpcserve.config import Site
 from hpcserve.core.retention import staged_until_s
+from hpcserve.daemon.controller.leftovers import prune_below
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.errors import HpcserveError
 from hpcserve.registry.rows import StagedRow
@@ -62,6 +63,7 @@ class StagedFiles:
     ) -> None:
         self._staging = site.staging
         self._directory = site.staging_dir
+        self._shared = site.mode == "service"
         self._storage = storage
         self._held = held
         self.count = 0
@@ -108,6 +110,8 @@ class StagedFiles:
         Raises:
             HpcserveError: The store cannot be read or written.
         """
+        if self._shared:
+            await asyncio.to_thread(prune_below, self._directory, time.time() - self._staging.keep_undelivered_s)
         found = await asyncio.to_thread(lambda: list(_listed(self._directory)))
         rows = {(row.owner, row.name): row for row in await self._storage.do(Store.staged)}
         there = {(each.owner, each.name): each for each in found if not each.name.endswith(PARTIAL)}
@@ -123,14 +127,24 @@ class StagedFiles:
         left = [
             (each.owner, each.name) for each in found if each.name.endswith(PARTIAL) and each.written_s + LEFT_S < now
         ]
-        if over or left:
-            await asyncio.to_thread(_remove, self._directory, [*over, *left])
+        over = await self._remove_unless_held(over)
+        if left:
+            await asyncio.to_thread(_remove, self._directory, left)
         # One that was noted a moment ago may not have been there when the disk was looked at.
         gone = [key for key, row in rows.items() if key not in there and row.written_s + LEFT_S < now]
         if over or gone:
             await self._storage.do(Store.forget_staged, [*over, *gone])
         kept = [each for key, each in there.items() if key not in set(over)]
         self.count, self.size_bytes = len(kept), sum(each.size_bytes for each in kept)
+
+    async def _remove_unless_held(self, keys: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Looks again before each: a delivery may have begun while others were removed. Returns what was removed."""
+        removed = []
+        for key in keys:
+            if not self._held(*key):
+                await asyncio.to_thread(_remove, self._directory, [key])
+                removed.append(key)
+        return removed
 
     def _until_s(self, row: StagedRow) -> float:
         return staged_until_s(

@@ -92,6 +92,7 @@ def _class_methods(manifest: Manifest, target: type) -> dict[str, tuple[str, Met
         )
     for name, (_, spec) in found.items():
         _check_arguments(f"{target.__name__}.{name}", _without_self(target, name), spec)
+        _check_comm(f"{target.__name__}.{name}", getattr(target, name), spec, manifest)
     return found
 
 
@@ -110,6 +111,7 @@ def _function_methods(manifest: Manifest, target: Callable[..., object]) -> dict
     for name, spec in specs.items():
         _check_name(name)
         _check_arguments(own_name, inspect.signature(target), spec)
+        _check_comm(own_name, target, spec, manifest)
         _check_plain(target)
     return specs
 
@@ -161,6 +163,16 @@ def _check_arguments(where: str, signature: inspect.Signature, spec: MethodSpec)
             f"{where}{signature} does not fit its inputs ({', '.join(names)}): {error}; "
             "name the arguments as the inputs"
         ) from error
+
+
+def _check_comm(where: str, function: Callable[..., object], spec: MethodSpec, manifest: Manifest) -> None:
+    """No rank is to talk to others that compute something else, or nothing."""
+    ranks = manifest.ranks
+    if ranks.size > 1 and ranks.compute != "collective" and takes_comm(function, spec):
+        raise ManifestError(
+            f'{where}: it has an argument comm, but with ranks.compute = "{ranks.compute}" each rank computes a share '
+            'of its own, or nothing; write ranks.compute = "collective" into servable.toml, or take no comm'
+        )
 
 
 def _check_plain(function: Callable[..., object]) -> None:

@@ -96,6 +96,18 @@ def test_what_cannot_come_so_comes_otherwise_or_says_why(
     fetching(transfers, tmp_path, scenario, monkeypatch)
 
 
+def test_no_more_comes_than_the_result_has(
+    transfers: Transfers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scenario(_stage: Stage, staged: Staged, fetch: Callable[[], Path | None]) -> None:
+        with open(staged.path, "ab") as file:
+            file.write(b"more")
+        with pytest.raises(TransferFailed, match=f"brings more than the {staged.size_bytes} bytes"):
+            fetch()
+
+    fetching(transfers, tmp_path, scenario, monkeypatch)
+
+
 def test_nobody_fetches_what_is_another_s(transfers: Transfers, tmp_path: Path) -> None:
     async def run() -> None:
         bob = transfers.setting.world.add_person("bob@lab.example")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -55,17 +56,21 @@ def status(*starts_in_s: float | None) -> Status:
 @pytest.mark.parametrize(
     ("kept", "starts_in_s", "told"),
     [
-        (None, (7200.0,), ""),
-        (login(3600), (), ""),
-        (login(3600), (None, 60.0), ""),
-        (login(3600, "refresh"), (7200.0,), ""),
-        (login(3600, by_secret=True), (7200.0,), ""),
-        (login(3630), (7200.0, 10_800.0, None), "ends in 1 h 0 min, and pilot p1 is expected to start in 3 h 0 min"),
-        (login(-5), (60.0,), "ends in 0 s"),
+        (lambda: None, (7200.0,), ""),
+        (lambda: login(3600), (), ""),
+        (lambda: login(3600), (None, 60.0), ""),
+        (lambda: login(3600, "refresh"), (7200.0,), ""),
+        (lambda: login(3600, by_secret=True), (7200.0,), ""),
+        (
+            lambda: login(3630),
+            (7200.0, 10_800.0, None),
+            "ends in 1 h 0 min, and pilot p1 is expected to start in 3 h 0 min",
+        ),
+        (lambda: login(-5), (60.0,), "ends in 0 s"),
     ],
 )
-def test_what_is_told(kept: Kept | None, starts_in_s: tuple[float | None, ...], told: str) -> None:
-    found = ends_before_a_start(kept, status(*starts_in_s))
+def test_what_is_told(kept: Callable[[], Kept | None], starts_in_s: tuple[float | None, ...], told: str) -> None:
+    found = ends_before_a_start(kept(), status(*starts_in_s))
     assert told in found
     assert bool(found) == bool(told)
     assert not found or "hpcserve login --force" in found

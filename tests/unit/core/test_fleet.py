@@ -77,10 +77,10 @@ class World:
         self.did += self.fleet.judge(None if self.answered is None else {D: self.answered})
         self.step()
 
-    def become(self, state: str, version: Version, cause: str = "") -> None:
+    def become(self, state: str, version: Version, cause: str = "", *, lasting: bool = False) -> None:
         """All living replicas of a version change."""
         for each in self.alive(version):
-            self.said[each] = ReplicaSaid(each, state, cause, f"traceback of {cause}")
+            self.said[each] = ReplicaSaid(each, state, cause, f"traceback of {cause}", lasting=lasting)
         self.report()
 
     def alive(self, version: Version) -> list[ReplicaId]:
@@ -116,6 +116,54 @@ def test_replicas_that_never_become_ready_fail_the_deployment() -> None:
     assert world.fleet.deployments[D].failed
     assert not world.fleet.deployments[D].pilots_ended
     assert world.alive(V1) == []
+
+
+def test_what_would_fail_in_the_same_way_is_tried_once_more() -> None:
+    world = World()
+    world.serve(V1)
+    world.become("failed", V1, "no GPU", lasting=True)
+    world.step()
+    assert len(world.alive(V1)) == 1
+    world.become("failed", V1, "no GPU", lasting=True)
+    assert world.failures() == [FailDeployment(D, "no GPU", "traceback of no GPU")]
+    world.serve(V1)  # it is wanted anew
+    world.become("failed", V1, "no GPU", lasting=True)
+    world.step()
+    assert len(world.alive(V1)) == 1
+
+
+@pytest.mark.parametrize("between", ["failed", "ready"])
+def test_what_would_fail_in_the_same_way_counts_in_a_row_only(between: str) -> None:
+    world = World()
+    world.serve(V1)
+    world.become("failed", V1, "no GPU", lasting=True)
+    world.step()
+    world.become(between, V1, "odd")
+    world.step()
+    if between == "ready":
+        world.become("exited", V1, "exit code 7")
+        world.step()
+    assert len(world.alive(V1)) == 1
+    known = world.fleet.deployments[D]
+    assert known.lasting == 0
+    if between == "ready":
+        world.become("failed", V1, "no GPU", lasting=True)
+        assert world.failures() == []
+
+
+def test_one_node_that_is_not_fit_ends_nothing_while_others_serve() -> None:
+    world = World()
+    world.serve(V1, replicas=2)
+    good, bad = world.alive(V1)
+    world.said[good] = ReplicaSaid(good, "ready")
+    world.report()
+    for _ in range(2):
+        (bad,) = set(world.alive(V1)) - {good}
+        world.said[bad] = ReplicaSaid(bad, "failed", "no GPU", lasting=True)
+        world.report()
+        world.step()
+    assert world.failures() == []
+    assert len(world.alive(V1)) == 2
 
 
 def crash(world: World, answered: int | None, version: Version = V1) -> None:

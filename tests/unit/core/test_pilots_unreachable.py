@@ -41,6 +41,22 @@ def test_the_end_of_its_pilot_tells_why_a_replica_was_unreachable() -> None:
     ]
 
 
+def test_that_its_pilot_was_cancelled_since_it_was_unreachable_explains_nothing() -> None:
+    play = Play(max_pilots=1)
+    pilot = play.serve()
+    replica = cut_off(play, pilot)
+    (other,) = set(play.submitted) - {pilot}
+    play.report(other)
+    play.become(other, "ready")
+    play.now += 10_000.0
+    play.step()
+    assert play.fleet.pilots[pilot].asked, "it is given up"
+    play.end(pilot, "cancelled", "CANCELLED")
+    assert [(loss.replica, loss.kind, loss.cause) for loss in play.losses] == [
+        (replica, "unreachable", "no connection for 4 s")
+    ]
+
+
 def test_an_agent_that_comes_back_shows_that_it_was_the_network() -> None:
     play = Play()
     pilot = play.serve()

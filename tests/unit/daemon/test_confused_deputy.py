@@ -15,10 +15,13 @@ import pytest
 from hpcserve.config import Site, load_site
 from hpcserve.core.sessions import Session
 from hpcserve.daemon.broker.staging import Places, places_of
-from hpcserve.daemon.controller.callers import check_directory, check_manifest
+from hpcserve.daemon.controller.callers import anchor_of, check_directory, check_manifest
 from hpcserve.daemon.controller.logs import read_logs
 from hpcserve.errors import HpcserveError, InvalidInput, ManifestError, PermissionDenied
-from hpcserve.servable.manifest import Environment, Manifest
+from hpcserve.registry.content import digest_of, entries, read_blocks
+from hpcserve.registry.ingest import ingest
+from hpcserve.registry.vault import keep
+from hpcserve.servable.manifest import Environment, Manifest, Ranks
 from hpcserve.types import Counter, SessionId
 from hpcserve.wire import admin
 from hpcserve.wire import messages as wire
@@ -35,6 +38,8 @@ native_client_id = "00000000-0000-0000-0000-00000000000b"
 allow = ["user:root@uni.edu"]
 [containers]
 runtime = "apptainer"
+[staging]
+quota_bytes = 1073741824
 [[staging.collections]]
 id = "{COLLECTION}"
 prefix = "/"
@@ -155,6 +160,7 @@ def test_a_replica_can_tell_of_its_callers_files_alone(places: Places, path: str
 def test_a_caller_publishes_from_its_own_directory(site: Site) -> None:
     own = Path(site.staging_dir) / "ada"
     (own / "model").mkdir()
+    (own / "model" / "servable.toml").touch()
     check_directory(site, "ada", str(own / "model"))
     (own / "link").symlink_to(Path(site.staging_dir) / "bob")
     for path in (
@@ -167,6 +173,44 @@ def test_a_caller_publishes_from_its_own_directory(site: Site) -> None:
     ):
         with pytest.raises((PermissionDenied, InvalidInput)):
             check_directory(site, "ada", path)
+
+
+@pytest.mark.parametrize("swapped", ["ada", "ada/model", "ada/model/sub"])
+def test_a_directory_that_becomes_a_link_while_it_is_read_leads_nowhere(site: Site, swapped: str) -> None:
+    """Whose directory it is may change it between any two looks at it."""
+    secrets = site.state_dir / "keys"
+    for below in ("", "sub", "model/sub"):
+        (secrets / below).mkdir(parents=True, exist_ok=True)
+        (secrets / below / "a.key").write_text("secret")
+    source, anchor = Path(site.staging_dir) / "ada" / "model", Path(site.staging_dir)
+    (source / "sub").mkdir(parents=True)
+    (source / "sub" / "a.key").write_text("public")
+    listing = entries(source, anchor)
+    (anchor / swapped).rename(anchor / "away")
+    (anchor / swapped).symlink_to(secrets)
+    read: list[bytes] = []
+    with pytest.raises(ManifestError, match="cannot read"):
+        read_blocks(source, listing[0], read.append, anchor=anchor)
+    assert read == []
+    with pytest.raises(ManifestError, match="Not a directory"):
+        digest_of(source, listing, anchor)
+    with pytest.raises(ManifestError, match="cannot read directory|leads nowhere|outside the servable's directory"):
+        keep(source, site.shared_dir, anchor)
+    with pytest.raises((PermissionDenied, ManifestError)):
+        ingest(source, site.shared_dir, timeout_s=60, anchor=anchor)
+
+
+def test_a_manifest_is_read_from_the_copy_alone(site: Site) -> None:
+    """That of a caller may be a link by now."""
+    source = Path(site.staging_dir) / "ada" / "model"
+    source.mkdir()
+    site.state_dir.mkdir(parents=True, exist_ok=True)
+    (site.state_dir / "secret").write_text("secret = ")
+    (source / "servable.toml").symlink_to(site.state_dir / "secret")
+    with pytest.raises(ManifestError, match="outside the servable's directory"):
+        ingest(source, site.shared_dir, timeout_s=60, anchor=anchor_of(site))
+    with pytest.raises(PermissionDenied, match="symbolic link"):
+        check_directory(site, "ada", str(source))
 
 
 def manifest(environment: Environment) -> Manifest:
@@ -185,6 +229,18 @@ def test_a_servable_names_an_image_of_its_own(site: Site) -> None:
             check_manifest(site, "ada", manifest(Environment(kind="container", image=str(image))))
     with pytest.raises(ManifestError, match="in containers only"):
         check_manifest(site, "ada", manifest(Environment()))
+
+
+def test_ranks_whose_containers_see_each_others_processes_are_for_publishers_who_are_trusted(site: Site) -> None:
+    own = Path(site.staging_dir) / "ada" / "model.sif"
+    own.touch()
+    one = manifest(Environment(kind="container", image=str(own)))
+    two = msgspec.structs.replace(one, ranks=Ranks(size=2))
+    check_manifest(site, "ada", one)
+    with pytest.raises(ManifestError, match=r"ranks.size is 2, .* or ask .* containers.trust_publishers"):
+        check_manifest(site, "ada", two)
+    trusting = msgspec.structs.replace(site.containers, trust_publishers=True)
+    check_manifest(msgspec.structs.replace(site, containers=trusting), "ada", two)
 
 
 def test_in_mode_personal_a_user_names_what_a_user_may(site: Site) -> None:

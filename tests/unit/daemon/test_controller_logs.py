@@ -34,6 +34,14 @@ def test_a_replica_that_has_printed_nothing_has_an_empty_log(tmp_path: Path, nam
     assert ask(tmp_path, name) == (LogText(name=NAME, text=""),)
 
 
+def test_of_several_replicas_the_one_that_wrote_last_comes_last(tmp_path: Path) -> None:
+    for second, log in enumerate(("echo-ffff-1", "echo-12ab-10", "echo-12ab-9")):
+        (tmp_path / f"{log}.log").write_text(f"{log}\n")
+        os.utime(tmp_path / f"{log}.log", (1000 + second, 1000 + second))
+    shown = [log.name for log in ask(tmp_path, "echo")]
+    assert shown == ["echo-ffff-1", "echo-12ab-10", "echo-12ab-9", NAME]  # that one has written nothing yet
+
+
 def test_a_deployment_without_replicas_has_no_log_and_is_no_mistake(tmp_path: Path) -> None:
     assert ask(tmp_path, "young") == ()
     with pytest.raises(NotFound, match="did you mean 'young'"):

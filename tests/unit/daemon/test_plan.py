@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from hpcserve.core.rollout import FleetDeployment, Version
 from hpcserve.daemon.controller.plan import failure
 from hpcserve.types import DeploymentName
@@ -31,6 +33,19 @@ def test_a_servable_is_not_to_be_corrected_where_the_site_is_at_fault() -> None:
         "there is no command 'mpiexec'; correct mpi.command of the site file; deploy it again afterwards (if the site "
         "file was changed, after hpcserve down and up)"
     )
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "image /a.sif changed after the servable was published; publish and deploy the servable again",
+        "image /a.sif: nobody has looked at it yet; publish the servable again",
+        "hpcserve was replaced while it ran; take the daemon down and up again",
+    ],
+)
+def test_who_is_told_what_to_do_is_told_it_once(reason: str) -> None:
+    assert failure(made(reason=reason)) == reason
+    assert failure(made(reason=reason, served=V2)) == f"{reason}; version fedcba987654 goes on serving"
 
 
 def test_the_version_that_goes_on_is_named() -> None:

@@ -115,6 +115,13 @@ def test_an_environment_that_is_not_fit_says_why(exit_code: int, lines: str, cau
     ended = outcome(LaunchEnd(exit_code), None, stopped=NOT_STOPPED, given_up="", last_lines=lines, out_of_memory=False)
     assert ended.cause == cause
     assert ended.traceback == lines
+    assert ended.lasting == (cause == "no module x")
+
+
+def test_what_would_fail_in_the_same_way_is_said() -> None:
+    said = ReplicaSays(state="failed", cause="no GPU", lasting=True)
+    ended = outcome(LaunchEnd(3), said, stopped=NOT_STOPPED, given_up="", last_lines="", out_of_memory=False)
+    assert (ended.cause, ended.lasting) == ("no GPU", True)
 
 
 @pytest.mark.parametrize(

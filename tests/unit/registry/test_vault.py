@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Callable
@@ -9,7 +10,7 @@ import pytest
 
 from hpcserve.errors import ConfigError, ManifestError, StorageFull
 from hpcserve.registry.content import digest_of, entries
-from hpcserve.registry.vault import discard, keep, place, sweep
+from hpcserve.registry.vault import discard, keep, keep_image, place, sweep
 
 
 @pytest.fixture
@@ -102,3 +103,39 @@ def test_discard_and_sweep(source: Path, shared: Path) -> None:
     assert not kept.exists()
     discard(shared, digest)
     sweep(shared / "nowhere")
+
+
+def test_an_image_is_kept_once_by_its_content(tmp_path: Path, shared: Path) -> None:
+    image = tmp_path / "ada" / "model.sif"
+    image.parent.mkdir()
+    image.write_bytes(b"x" * 3_000_000)
+    kept = keep_image(image, shared, tmp_path)
+    digest = hashlib.sha256(image.read_bytes()).hexdigest()
+    assert kept == shared / "images" / f"{digest}.sif"
+    assert kept.read_bytes() == image.read_bytes()
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o400
+    before = kept.stat()
+    image.write_bytes(b"other")
+    image.write_bytes(b"x" * 3_000_000)
+    assert keep_image(image, shared, tmp_path) == kept
+    assert (kept.stat().st_mtime_ns, kept.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+    assert os.listdir(shared / "images") == [kept.name]
+
+
+def test_no_image_is_kept_that_a_link_leads_to(tmp_path: Path, shared: Path) -> None:
+    for owner in ("ada", "bob"):
+        (tmp_path / owner).mkdir()
+    (tmp_path / "bob" / "model.sif").write_text("bob's")
+    (tmp_path / "ada" / "model.sif").symlink_to(tmp_path / "bob" / "model.sif")
+    (tmp_path / "ada" / "dir").symlink_to(tmp_path / "bob")
+    for path in ("ada/model.sif", "ada/dir/model.sif", "ada/missing.sif", "ada"):
+        with pytest.raises(ManifestError, match="cannot read|not a regular file"):
+            keep_image(tmp_path / path, shared, tmp_path)
+    assert os.listdir(shared / "images") == []
+
+
+def test_an_image_for_which_there_is_no_room_leaves_nothing(tmp_path: Path, small_disk: Path) -> None:
+    (tmp_path / "model.sif").write_bytes(b"x" * 3_000_000)
+    with pytest.raises(StorageFull, match="no room for 3000000 bytes"):
+        keep_image(tmp_path / "model.sif", small_disk, tmp_path)
+    assert os.listdir(small_disk / "images") == []

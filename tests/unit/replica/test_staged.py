@@ -158,6 +158,15 @@ def test_auto_stages_what_is_over_the_limit(tmp_path: Path) -> None:
     assert made.outlet(KEY, work("auto", stage="")) is None
 
 
+@pytest.mark.parametrize(
+    "dtype", ["S9", "U9", object, *([np.dtypes.StringDType()] if hasattr(np.dtypes, "StringDType") else [])]
+)
+def test_text_of_any_kind_is_staged(tmp_path: Path, dtype: Any) -> None:
+    found = staged(stager(tmp_path), {"y": np.array(["a", "bcd"], dtype)})
+    assert found is not None
+    assert reading.load(Path(found.path), found)["y"].tolist() == [b"a", b"bcd"]
+
+
 def test_what_cannot_travel_is_the_servables_error(tmp_path: Path) -> None:
     with pytest.raises(InvalidOutput, match="cannot travel"):
         staged(stager(tmp_path), {"y": np.zeros(3, "datetime64[s]")})
@@ -191,7 +200,11 @@ def test_a_full_disk_is_told_and_leaves_nothing(small_disk: Path, compression: s
 def test_what_cannot_be_staged_travels_inline_if_it_fits(small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = stager(small_disk, inline_limit_bytes=1000)
     assert staged(made, {"y": NOISE(MIB // 2 - 10)}, "auto") is None
-    assert "travels in its message" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert (
+        told == f"a result of {8 * (MIB // 2 - 10)} bytes travels in its message, not in {small_disk}: storage_full\n"
+    )
+    assert "ada" not in told.replace(str(small_disk), ""), "all callers of the servable may read it"
     with pytest.raises(StorageFull):
         staged(made, {"y": NOISE(MIB)}, "auto")
 
@@ -204,6 +217,17 @@ def test_a_caller_has_a_quota(tmp_path: Path) -> None:
     outlet = made.outlet(KEY, work(stage="bob"))
     assert outlet is not None
     assert outlet("run", {"y": NOISE(MIB // 4)}) is not None
+
+
+def test_what_a_servables_code_puts_into_subdirectories_takes_of_the_quota(tmp_path: Path) -> None:
+    made = stager(tmp_path, quota_bytes=3 * MIB)
+    (tmp_path / "ada" / "sub" / "of").mkdir(parents=True)
+    hoard = tmp_path / "ada" / "sub" / "of" / "hoard"
+    hoard.write_bytes(b"x" * 3 * MIB)
+    with pytest.raises(StorageFull, match=r"the staged results of ada take \d+ of 3145728 bytes"):
+        staged(made, {"y": np.arange(3)})
+    hoard.unlink()
+    assert staged(made, {"y": np.arange(3)}) is not None
 
 
 def test_a_directory_that_is_gone_is_told_and_may_come_back(tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def test_a_run_that_fails_says_which(tmp_path: Path, value: float, message: str)
     ("entry", "message"),
     [
         ({"shape": {}}, "servable.toml: warmup[0]: unknown field 'shape'; did you mean 'shapes'?"),
-        ({"fill": "ones"}, "servable.toml: warmup[0].fill: invalid enum value 'ones'"),
+        ({"fill": "ones"}, 'servable.toml: warmup[0].fill: expected "random" or "zeros", got \'ones\''),
         ({"batch_sizes": [0]}, "servable.toml: warmup[0].batch_sizes[0]: expected `int` >= 1"),
         ({"shapes": {"x": [-1]}}, "servable.toml: warmup[0].shapes[...][0]: expected `int` >= 0"),
     ],

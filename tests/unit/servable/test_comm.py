@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -11,7 +12,7 @@ from hpcserve.errors import ManifestError, ServableError
 from hpcserve.servable.api import Context
 from hpcserve.servable.loaded import Loaded
 from hpcserve.servable.loaders.python import PythonLoader
-from hpcserve.servable.manifest import Manifest
+from hpcserve.servable.manifest import Manifest, Ranks
 
 HEAD = """
 from hpcserve import Tensor, method
@@ -81,3 +82,14 @@ def test_what_a_rank_returns_that_only_takes_part_is_not_looked_at(tmp_path: Pat
     loaded.take_part("go", {"x": np.arange(2)}, {})
     with pytest.raises(ServableError, match="ZeroDivisionError"):
         load(tmp_path, FUNCTION.format("x", "1 / 0")).take_part("go", {"x": np.arange(2)}, {})
+
+
+@pytest.mark.parametrize("text", [FUNCTION, CLASS])
+def test_comm_is_refused_where_each_rank_computes_a_share(tmp_path: Path, text: str) -> None:
+    (tmp_path / "m.py").write_text(HEAD + text.format("x, comm", "1"))
+    manifest = Manifest(name="m", loader="python", entry="m:go", ranks=Ranks(size=4))
+    told = r'has an argument comm, but with ranks.compute = "data-parallel" .* write ranks.compute = "collective" into'
+    with pytest.raises(ManifestError, match=told):
+        PythonLoader().discover(manifest, tmp_path)
+    whole = msgspec.structs.replace(manifest, ranks=Ranks(size=4, compute="collective"))
+    assert list(PythonLoader().discover(whole, tmp_path)) == ["go"]

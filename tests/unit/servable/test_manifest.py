@@ -99,7 +99,27 @@ def predict(**changes: Any) -> dict[str, Any]:
         ({**GOOD, "methods": {"a b": PREDICT}}, "'a b' cannot be a method's name"),
         (predict(batchable=True, inputs=[]), "batchable: needs at least one input and one output"),
         (predict(batchable=True, inputs=[{**X, "shape": [64]}]), "batchable: the first axis of 'x' must be -1"),
-        ({**GOOD, "environment": {"kind": "docker"}}, "servable.toml: environment.kind: invalid enum value 'docker'"),
+        (
+            {**GOOD, "environment": {"kind": "docker"}},
+            'environment.kind: expected "conda", "container", "module", "same" or "venv", got \'docker\'',
+        ),
+        ({**GOOD, "ranks": {"siz": 4}}, "servable.toml: ranks: unknown field 'siz'; did you mean 'size'?"),
+        ({**GOOD, "ranks": {"x": 4}}, "ranks: unknown field 'x'; known: compute, gpus_per_rank, grace_s, nodes, size"),
+        (
+            {**GOOD, "ranks": {"compute": "data_parallel"}},
+            'servable.toml: ranks.compute: expected "collective" or "data-parallel", got \'data_parallel\'',
+        ),
+        ({**GOOD, "ranks": {"size": 0}}, "servable.toml: ranks.size: expected `int` >= 1, got 0"),
+        ({**GOOD, "warmup": [{}, {"fil": "x"}]}, "warmup[1]: unknown field 'fil'; did you mean 'fill' or 'file'?"),
+        ({**GOOD, "warmup": [{"fill": "one"}]}, 'warmup[0].fill: expected "random" or "zeros", got \'one\''),
+        (
+            predict(batching={"max_wait": 1}),
+            "methods.predict.batching: unknown field 'max_wait'; did you mean 'max_wait_ms'",
+        ),
+        (
+            predict(batchable=True, batching={"max_batch_size": 0}),
+            "methods.predict.batching.max_batch_size: expected `int` >= 1, got 0",
+        ),
         ({**GOOD, "environment": {"kind": "venv"}}, 'environment: kind = "venv" needs a path'),
         ({**GOOD, "environment": {"kind": "venv", "path": "venv"}}, "environment: path 'venv' is relative"),
         ({**GOOD, "environment": {"path": "/venv"}}, "environment: path '/venv' has no meaning with kind = \"same\""),
