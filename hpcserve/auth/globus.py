@@ -41,6 +41,26 @@ def sdk(what: str = "auth = 'globus'") -> ModuleType:
     return globus_sdk
 
 
+def check_verifies() -> None:
+    """Whether the SDK would know Globus by its certificate: whoever can answer in Globus's place lets in anybody.
+
+    Raises:
+        ConfigError: The environment tells it not to look.
+    """
+    sdk()
+    from globus_sdk.transport import RequestsTransport
+
+    try:
+        verifies = RequestsTransport().verify_ssl
+    except ValueError as error:
+        raise ConfigError(f"GLOBUS_SDK_VERIFY_SSL: {error}; unset it") from error
+    if verifies is False:
+        raise ConfigError(
+            "GLOBUS_SDK_VERIFY_SSL turns off the check of Globus's certificate, so that anybody on the way could let "
+            "in whom he likes; unset it, or set it to the path of the certificates that are to be trusted"
+        )
+
+
 def read_secret(path: Path) -> str:
     """The secret of the service's client at Globus.
 
@@ -67,10 +87,11 @@ class Globus:
         secret: The client's secret.
 
     Raises:
-        ConfigError: The Globus SDK is not installed.
+        ConfigError: The Globus SDK is not installed, or does not check Globus's certificate.
     """
 
     def __init__(self, rules: Rules, secret: str) -> None:
+        check_verifies()
         self._rules = rules
         self._sdk = sdk()
         self._auth = self._sdk.ConfidentialAppAuthClient(

@@ -5,13 +5,13 @@ A policy has four lists of rules, for those who may *call*, *publish*, *deploy* 
 | rule | names |
 |---|---|
 | ``*`` | everybody who was let in |
-| ``user:NAME`` | the name: of the list of keys, or Globus's user name |
+| ``user:NAME`` | the name: of the list of keys, or Globus's user name, whose case does not matter |
 | ``id:UUID`` | an identity of Globus |
 | ``domain:DOMAIN`` | whose session has an identity provider of this domain |
 | ``group:UUID`` | the members of a group of Globus |
 
-- A deny wins over everything. It holds for a person whose *linked* identity it names, too, while an allow and an
-  ownership hold for the identity that was logged in with alone.
+- A deny wins over everything. It holds for a person whose *linked* identity it names, by id, user name or domain,
+  too, while an allow and an ownership hold for the identity that was logged in with alone.
 - Groups that could not be asked for are closed: no allow holds by them, and every deny that names a group does.
 - Whoever a list names as administrator may do everything, unless denied.
 - An owner sees, calls and changes what is his, unless denied.
@@ -23,7 +23,7 @@ Does not decide who is let in at all: admission does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
 Action = Literal["call", "see", "publish", "deploy", "administer"]
@@ -31,13 +31,17 @@ EVERYBODY = "*"
 
 
 class Caller(NamedTuple):
-    """Who asks. ``groups`` is None where they could not be asked for."""
+    """Who asks. ``groups`` is None where they could not be asked for.
+
+    ``linked`` are the ids, ``linked_names`` the user names of the identities that are the same person's.
+    """
 
     name: str = ""
     id: str = ""
     domain: str = ""
     groups: frozenset[str] | None = frozenset()
     linked: frozenset[str] = frozenset()
+    linked_names: frozenset[str] = frozenset()
 
     @property
     def principal(self) -> str:
@@ -198,10 +202,18 @@ def _denied(policy: Policy, caller: Caller, listed: str) -> Decision | None:
         if caller.groups is None and rule.startswith("group:"):
             reason = f"the site's [access] {listed}.deny names a group, and your groups cannot be asked for at present"
             return Decision(allowed=False, by=f"access.{listed}.deny {rule}", reason=reason)
-        if _names(rule, caller) or any(rule == f"id:{linked}" for linked in caller.linked):
+        if _names(rule, caller) or any(_names(rule, other) for other in _others(caller)):
             reason = f"the site's [access] {listed}.deny names {rule}"
             return Decision(allowed=False, by=f"access.{listed}.deny {rule}", reason=reason)
     return None
+
+
+def _others(caller: Caller) -> Iterator[Caller]:
+    """The identities that the caller has linked, as far as they are known."""
+    for each in caller.linked:
+        yield Caller(id=each)
+    for name in caller.linked_names:
+        yield Caller(name, caller.id, name.rpartition("@")[2].lower())
 
 
 def _match(caller: Caller, rules: Iterable[str]) -> str | None:
@@ -216,5 +228,7 @@ def _names(rule: str, caller: Caller) -> bool:
         return False
     if kind == "group":
         return caller.groups is not None and value in caller.groups
+    if kind == "user" and caller.id:  # with Globus Ada@lab.gov is ada@lab.gov
+        return value.lower() == caller.name.lower()
     known = {"user": caller.name, "id": caller.id, "domain": caller.domain}
     return known.get(kind) == value

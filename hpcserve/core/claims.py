@@ -59,10 +59,11 @@ class Person:
 
     Attributes:
         id: Of the identity.
-        name: Its user name, ``name@domain``.
+        name: Its user name, ``name@domain``, in lower case.
         domain: That of the identity provider of this session.
         linked: Ids of all identities of the same owner, this one included.
         expires_at: When the token ends.
+        linked_names: The user names of these identities, in lower case.
     """
 
     id: str
@@ -70,6 +71,7 @@ class Person:
     domain: str
     linked: tuple[str, ...]
     expires_at: float
+    linked_names: tuple[str, ...] = ()
 
 
 class _Login(NamedTuple):
@@ -93,8 +95,11 @@ def judge(answer: object, rules: Rules, now: float) -> Person:
     Raises:
         LoginRequired: Another login is wanted; ``detail`` says which.
         AuthenticationError: The token is not for this service, or the answer lacks something.
+        ServiceUnavailable: It is no answer of Globus Auth at all, but a page of something that stands before it.
     """
-    told = _map(answer, "an introspection")
+    if not isinstance(answer, Mapping):
+        raise _no_answer("Globus Auth")
+    told = answer
     if told.get("active") is not True:
         raise login_required(rules, "the token is not valid: it has expired, was revoked, or is not Globus's")
     _check_origin(told, rules)
@@ -102,13 +107,15 @@ def judge(answer: object, rules: Rules, now: float) -> Person:
     if rules.scope not in _text(told, "scope").split():
         raise login_required(rules, f"the token lacks the scope {rules.scope}")
     _check_policies(told, rules)
-    login = _chosen(told, rules)
+    login, identities = _chosen(told, rules), _identities(told)
+    names = {_text(each, "username").lower() for each in identities.values()}
     return Person(
         id=login.id,
         name=login.name,
         domain=login.domain,
-        linked=tuple(sorted({login.id, *_identities(told)})),
+        linked=tuple(sorted({login.id, *identities})),
         expires_at=expires_at,
+        linked_names=tuple(sorted({login.name, *names})),
     )
 
 
@@ -135,10 +142,11 @@ def memberships(answer: object) -> tuple[str, ...]:
     """The ids of the groups that somebody is an active member of, by what Globus Groups answered.
 
     Raises:
-        AuthenticationError: It is no such answer.
+        AuthenticationError: One of the groups lacks something.
+        ServiceUnavailable: It is no answer of Globus Groups at all.
     """
     if not isinstance(answer, list):
-        raise _malformed("a list of groups", answer)
+        raise _no_answer("Globus Groups")
     found = set()
     for each in answer:
         group = _map(each, "a group")
@@ -250,7 +258,7 @@ def _logins(told: Mapping[str, Any]) -> Iterator[_Login]:
         domain = _domain(username)
         factors = login.get("amr")
         mfa = login.get("acr") == MFA or (isinstance(factors, list) and "mfa" in factors)
-        yield _Login(id, username, domain, _number(login, "auth_time"), mfa=mfa)
+        yield _Login(id, username.lower(), domain, _number(login, "auth_time"), mfa=mfa)
 
 
 def _identities(told: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -291,6 +299,11 @@ def _number(of: Mapping[str, Any], name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
         raise _malformed(name, value)
     return float(value)
+
+
+def _no_answer(who: str) -> ServiceUnavailable:
+    """Closed, and says nothing about the token: who is in may come again."""
+    return ServiceUnavailable(f"{who} gives no answer that could be read; try again in a moment", retry_after_s=2.0)
 
 
 def _malformed(what: str, value: object) -> AuthenticationError:

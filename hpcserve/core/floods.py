@@ -2,7 +2,8 @@
 
 What changes something is never left out. What only asks (calls, looks) and what was denied is, past a rate for each
 caller: somebody who is refused ten thousand times a second must neither fill the disk nor push older lines out. The
-next line of the same caller says how many are missing before it.
+next line of the same caller says how many are missing before it. Who the callers are is the audit log's to say: there
+all strangers are one.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ their own.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import NamedTuple, NewType
 
 from hpcserve.core.claims import Person, Rules, check_groups, login_required
@@ -36,11 +37,17 @@ class Ages(NamedTuple):
 
 
 class Question(NamedTuple):
-    """What Globus is to be asked: about this token, about its owner's groups, or about both."""
+    """What Globus is to be asked: about this token, about its owner's groups, or about both.
+
+    ``first``: whether it is about somebody who is in, and goes before the questions about strangers. ``until``: after
+    that nobody waits for the answer, and the question is not put; monotonic seconds.
+    """
 
     digest: Digest
     token: bool
     groups: bool
+    first: bool = False
+    until: float = inf
 
 
 class Checked(NamedTuple):

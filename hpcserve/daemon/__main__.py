@@ -9,7 +9,7 @@ import sys
 
 from hpcserve.config import Site, load_site, site_named
 from hpcserve.daemon import streams
-from hpcserve.daemon.launch import DaemonReport, in_json
+from hpcserve.daemon.launch import DaemonReport, in_json, leave_no_core
 from hpcserve.daemon.plans import daemon_plans, site_option
 from hpcserve.daemon.run import run
 from hpcserve.daemon.starter import Starter
@@ -20,6 +20,7 @@ from hpcserve.errors import ConfigError
 def main() -> int:
     """Runs a daemon; its exit code says how it ended."""
     streams.hold()
+    leave_no_core()
     parser = argparse.ArgumentParser(prog="python -m hpcserve.daemon", description="Runs an hpcserve daemon.")
     parser.add_argument("--site", help="the name of a site or the path of its file")
     parser.add_argument("--tied", action="store_true", help="go down when standard input ends")

@@ -22,6 +22,7 @@ def caller_of(identity: Identity) -> Caller:
         identity.domain,
         None if identity.groups is None else frozenset(identity.groups),
         frozenset(identity.linked),
+        frozenset(identity.linked_names),
     )
 
 

@@ -31,6 +31,10 @@ MOST_CHARACTERS = 500
 """Of what a caller has written itself: a name, an object."""
 ASKING = frozenset({"call", "see", "hello"})
 """The actions that change nothing."""
+PUT_OUT = "put-out"
+"""The action that is a change though it is an end of what was allowed: never left out."""
+STRANGERS = object()
+"""All of whom neither an id nor a name is known: one caller, since keys cost nothing."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +43,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     ``name``, ``id`` and ``account`` are the caller's, ``key`` its public CURVE key in Z85, ``session`` and ``request``
     what it asked in, ``peer`` the address that it came from where that is known. ``by`` is the rule that decided. All
     that is not known is empty. In the file stand its ``time``, too, and how many lines of the same caller were
-    ``left_out``.
+    ``left_out``; those of whom neither ``name`` nor ``id`` is known are one caller.
     """
 
     action: str
@@ -87,8 +91,8 @@ class AuditLog:
         """Appends a line, unless its caller makes too many. Never raises: a daemon serves with a full disk too."""
         with self._lock:
             missing = self._floods.take(
-                record.id or record.name or record.key,
-                allowed=record.allowed,
+                record.id or record.name or STRANGERS,
+                allowed=record.allowed or record.action == PUT_OUT,
                 changes=record.action not in ASKING,
                 now=time.monotonic(),
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -101,6 +102,12 @@ def decode_line(line: bytes, kind: type[T]) -> T:
     return msgspec.json.decode(line, type=kind)
 
 
+def leave_no_core() -> None:
+    """This process, and what it starts, writes no core file: keys and tokens are in its memory."""
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, most))
+
+
 def receive_start(name: str, argv: Sequence[str] | None = None) -> tuple[Site, ChildStart]:
     """Reads, in a child, what the supervisor said. Standard input is the lifeline from then on.
 
@@ -111,6 +118,7 @@ def receive_start(name: str, argv: Sequence[str] | None = None) -> tuple[Site, C
     Raises:
         ConfigError: The child was not started by a supervisor, or its site is wrong.
     """
+    leave_no_core()
     parser = argparse.ArgumentParser(prog=f"python -m hpcserve.daemon.{name}")
     parser.add_argument("--site", help="the name of a site or the path of its file")
     options = parser.parse_args(argv)

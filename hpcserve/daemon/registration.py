@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hpcserve.auth.globus import read_secret, sdk
+from hpcserve.auth.globus import check_verifies, read_secret
 from hpcserve.config import Site, expanded
 from hpcserve.core.claims import Rules
 from hpcserve.daemon.launch import SERVICE_KEY
@@ -38,8 +38,9 @@ def check_registration(site: Site) -> None:
     """Whether a daemon of this site could ask Globus who somebody is. Globus itself is not asked.
 
     Raises:
-        ConfigError: The Globus SDK is not installed, or the secret's file is not there or is open to others.
+        ConfigError: The Globus SDK is not installed or would not check Globus's certificate, or the secret's file is
+            not there or is open to others.
     """
     if site.auth == "globus":
-        sdk()
+        check_verifies()
         read_secret(secret_file(site))

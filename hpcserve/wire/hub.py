@@ -35,7 +35,8 @@ class Identity(Message, frozen=True):
     ``name`` is what people call it: of the list of keys, or Globus's user name. The rest is Globus's: ``id`` of the
     identity, ``domain`` of the session's identity provider, ``groups`` by their ids (None: they could not be asked
     for), ``linked`` identities by their ids, and the SHA-256 of the token, in hex. ``key``: the CURVE key in Z85.
-    ``account``: the one of the site that the identity is mapped to, if any.
+    ``account``: the one of the site that the identity is mapped to, if any. ``linked_names``: the user names of the
+    linked identities.
     """
 
     name: str
@@ -46,13 +47,15 @@ class Identity(Message, frozen=True):
     linked: tuple[str, ...] = ()
     token_sha256: str = ""
     account: str = ""
+    linked_names: tuple[str, ...] = ()
 
 
 class AdmitKey(Message, frozen=True, tag="admit"):
     """Lets a CURVE key in on the data sockets.
 
     ``role`` is client, agent or replica; ``subject`` the identity's name, the pilot's id or the replica's. Of a client
-    ``identity`` says more. Said again for a key that is in, it changes whose it is.
+    ``identity`` says more. Said again for a key that is in, it changes whose it is. ``lasts_s``: for so long the key is
+    in if nothing more is said; None: until it is revoked.
     """
 
     key: bytes
@@ -60,6 +63,7 @@ class AdmitKey(Message, frozen=True, tag="admit"):
     subject: str
     ticket: int = 0
     identity: Identity | None = None
+    lasts_s: float | None = None
 
 
 class RevokeKey(Message, frozen=True, tag="revoke"):

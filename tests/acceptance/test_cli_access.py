@@ -100,7 +100,9 @@ def test_what_is_private_does_not_exist_for_others(town: Town) -> None:
         assert town.bob.fails(5, *arguments) == "error: no endpoint 'secret'; there are none\n"
     assert town.bob.fails(5, "deploy", "echo") == "error: no servable 'echo' is published; there are none\n"
     assert town.bob.fails(5, "share", "echo", "--visible-to", "public").startswith("error: no servable 'echo'")
-    for log in ("secret", replica["replica"]):
+    pilot = town.ops.status()["pilots"][0]["pilot"]
+    town.ops.ok("logs", pilot)
+    for log in ("secret", replica["replica"], pilot):
         assert town.bob.fails(5, "logs", log) == f"error: no log of {log!r}; there are none\n"
     assert "[1.0]" in town.ada.ok(*town.call)
     town.ada.ok("logs", "secret")
@@ -111,6 +113,7 @@ def test_what_is_private_does_not_exist_for_others(town: Town) -> None:
         ("administer", "echo"),
         ("see", "the log of secret"),
         ("see", f"the log of {replica['replica']}"),
+        ("see", f"the log of {pilot}"),
     }
 
 

@@ -77,10 +77,10 @@ class Stage:
         os.close(self.lifeline)
         self.context.destroy(linger=0)
 
-    def admit(self, **identity: Any) -> None:
+    def admit(self, *, lasts_s: float | None = None, **identity: Any) -> None:
         self.asked += 1
         known = hub.Identity("ann", id="ann", **identity)
-        self.admission.send(encode(hub.AdmitKey(self.user.public, "client", "ann", self.asked, known)))
+        self.admission.send(encode(hub.AdmitKey(self.user.public, "client", "ann", self.asked, known, lasts_s)))
         hear(self.admission, hub.ToAdmission, hub.Done)
 
     def serve(self, *visible_to: str) -> None:
@@ -187,3 +187,12 @@ def test_a_new_controller_is_told_what_the_one_before_had_not_noted(stage: Stage
     again = stage.process(b"controller")
     assert [each.number for each in decisions(again, 1)] == [first.number + 1]
     assert time.monotonic() < deadline
+
+
+def test_a_key_that_nobody_renews_is_put_out_without_admission(stage: Stage) -> None:
+    stage.serve("*")
+    stage.admit()
+    ann = stage.client()
+    stage.admit(lasts_s=0.0)
+    stage.admission.close()
+    assert hear(ann.socket, wire.ToClient, wire.Refused).error.code == "unavailable"

@@ -434,6 +434,15 @@ def child_of(parent: int, module: str) -> int:
     raise AssertionError(f"{parent} has no child {module}")
 
 
+def test_no_process_of_the_daemon_leaves_a_core_file(house: House) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    daemon = house.up(real=True, preexec_fn=partial(resource.setrlimit, resource.RLIMIT_CORE, (most, most)))
+    modules = [f"hpcserve.daemon.{name}" for name in NAMES]
+    for process in (daemon.pid, *(child_of(daemon.pid, module) for module in modules)):
+        soft, _ = resource.prlimit(process, resource.RLIMIT_CORE)
+        assert soft == 0
+
+
 def test_it_hardly_wakes_up_when_nothing_happens(house: House) -> None:
     daemon = house.up()
 

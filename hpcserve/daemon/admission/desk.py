@@ -25,8 +25,8 @@ from hpcserve.auth.keys import to_z85
 from hpcserve.core.ratelimit import Bucket, Buckets
 from hpcserve.core.tokens import Checked, Question
 from hpcserve.daemon.admission.logins import LetIn, Logins, Refuse, Renew, Waiting, digest_of
-from hpcserve.daemon.admission.records import HELLO, PUT_OUT, record
-from hpcserve.daemon.audit import Record
+from hpcserve.daemon.admission.records import HELLO, record
+from hpcserve.daemon.audit import PUT_OUT, Record
 from hpcserve.errors import AuthenticationError, HpcserveError, Overloaded, ProtocolError, ServiceUnavailable
 from hpcserve.wire.frames import agree, decode_from_anyone, error_to_wire
 from hpcserve.wire.hub import (
@@ -60,11 +60,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     ``known``: each key that is authorised; a thousand ranks may share one. ``stranger``: each other key.
     ``strangers``: all of these together. ``pilot``: each pilot, by its secret. ``enrols``: all other ENROLs together.
+    With Globus a key is known by its token, or by having been let in; ``returning``: each identity that is in, with
+    tokens that are not known yet. ``companions``: all who come with a token that is being asked about, together.
     """
 
     known: tuple[float, float] = (500.0, 5000.0)
     stranger: tuple[float, float] = (2.0, 10.0)
     strangers: tuple[float, float] = (100.0, 500.0)
+    returning: tuple[float, float] = (5.0, 50.0)
+    companions: tuple[float, float] = (500.0, 5000.0)
     pilot: tuple[float, float] = (2.0, 10.0)
     enrols: tuple[float, float] = (100.0, 500.0)
     askers: int = 10_000
@@ -128,12 +132,15 @@ class Desk:
         self._known = Buckets(*limits.known, limits.askers)
         self._stranger = Buckets(*limits.stranger, limits.askers)
         self._strangers = Bucket(*limits.strangers, now)
+        self._returning = Buckets(*limits.returning, limits.askers)
+        self._companions = Bucket(*limits.companions, now)
         self._pilot = Buckets(*limits.pilot, limits.askers)
         self._enrols = Bucket(*limits.enrols, now)
         self._secrets: Mapping[str, str] = {}
         self._pending: dict[int, _Pending] = {}
         self._ticket = 0
         self._broker_is_up = False
+        self._now = now
 
     # --- from outside ---------------------------------------------------------------------------
 
@@ -155,7 +162,8 @@ class Desk:
                 raise message
         except HpcserveError as error:
             self._refuse(connection, error)
-            if isinstance(message, Hello):
+            known = name is not None or key in self.admitted
+            if isinstance(message, Hello) and (known or not isinstance(error, Overloaded)):
                 digest = digest_of(message.token) if message.token else ""
                 self._record(HELLO, key, None, error, digest=digest, peer=peer)
 
@@ -167,7 +175,7 @@ class Desk:
 
     def _let_in(self, waiting: Waiting, identity: Identity, expires_in_s: float | None, now: float) -> None:
         """Whose key it is was found out: the broker is to let it in."""
-        ask = AdmitKey(waiting.key, "client", identity.name, self._next(), identity)
+        ask = self._admit(waiting.key, identity, self._next(), now)
         self._ask(waiting.connection, waiting.version, now + BROKER_S, ask, expires_in_s)
         if waiting.key not in self.admitted:
             self._added.append(waiting.key)
@@ -191,10 +199,14 @@ class Desk:
             elif isinstance(action, Renew):
                 self.admitted[action.key] = action.identity
                 if self._broker_is_up:
-                    renewed = AdmitKey(action.key, "client", action.identity.name, 0, action.identity)
-                    self._to_broker.append(renewed)
+                    self._to_broker.append(self._admit(action.key, action.identity, 0, now))
             else:
                 self._put_out(action.key, action.error)
+
+    def _admit(self, key: bytes, identity: Identity, ticket: int, now: float) -> AdmitKey:
+        """What the broker is told: the key is out by itself when admission is not there to renew it."""
+        lasts_s = None if self._logins is None else max(0.0, self._logins.until(key) - now)
+        return AdmitKey(key, "client", identity.name, ticket, identity, lasts_s)
 
     def _put_out(self, key: bytes, error: HpcserveError) -> None:
         """A key is not let in any more. A broker that is away hears of it when it is back."""
@@ -213,10 +225,17 @@ class Desk:
         if name is not None:
             return self._known.take(key, now)
         if self._logins is not None and isinstance(message, Hello):
-            if (key in self.admitted and not message.token) or self._logins.is_good(message.token, now):
+            is_in, is_asked = key in self.admitted, self._logins.is_asked(message.token)
+            if (is_in and (is_asked or not message.token)) or self._logins.is_good(message.token, now):
                 return self._known.take(key, now)
-            if self._logins.is_asked(message.token):
-                return None if self._strangers.take(now) else 0.0
+            if is_in:
+                identity = self.admitted[key]
+                return self._returning.take(key if identity is None else identity.id, now)
+            if is_asked:
+                return None if self._companions.take(now) else 0.0
+        return self._ration_of_stranger(key, message, now)
+
+    def _ration_of_stranger(self, key: bytes, message: object, now: float) -> float | None:
         wait_s = self._stranger.take(key, now)
         if wait_s == 0 and not isinstance(message, Enrol) and self._strangers.take(now):
             return None
@@ -230,7 +249,7 @@ class Desk:
     def _hello(self, waiting: Waiting, name: str | None, message: Hello, now: float) -> None:
         key, waiting = waiting.key, waiting._replace(version=self._agree(message))
         if self._logins is not None:
-            self._logins.hello(waiting, message.token, now)
+            self._logins.hello(waiting, message.token, now, is_in=key in self.admitted)
             self._follow(self._logins, now)
             return
         if name is None:
@@ -316,7 +335,7 @@ class Desk:
         waiting = [pending.ask for pending in self._pending.values() if isinstance(pending.ask, AdmitKey)]
         asked = {ask.key for ask in waiting}
         self._to_broker += [
-            AdmitKey(key, "client", identity.name, 0, identity)
+            self._admit(key, identity, 0, self._now)
             for key, identity in self.admitted.items()
             if identity is not None and key not in asked
         ]
@@ -335,6 +354,7 @@ class Desk:
 
     def tick(self, now: float) -> None:
         """Gives up on answers that do not come."""
+        self._now = now
         late = [ticket for ticket, pending in self._pending.items() if now >= pending.until]
         for ticket in late:
             self._refuse(self._pending.pop(ticket).connection, _no_broker())

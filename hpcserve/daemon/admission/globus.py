@@ -14,6 +14,8 @@ from hpcserve.daemon.registration import rules_of, secret_file
 
 THREADS = 16
 """So many questions to Globus are under way at once."""
+KEPT_THREADS = 4
+"""So many of them are for questions about those who are in."""
 HELLOS = 500.0, 5000.0
 """How often one identity may say HELLO: per second, and at once; a thousand ranks may share one."""
 
@@ -37,4 +39,4 @@ def checks_of(site: Site) -> Checks:
         ConfigError: As :func:`hpcserve.daemon.registration.check_registration`.
     """
     rules, secret = rules_of(site), read_secret(secret_file(site))
-    return Checks(lambda: Globus(rules, secret), threads=THREADS)
+    return Checks(lambda: Globus(rules, secret), threads=THREADS, kept=KEPT_THREADS)

@@ -29,8 +29,8 @@ WAIT_S = 3.5
 """How long somebody waits for Globus to answer: a client that hears nothing for longer takes admission for dead."""
 SOON_S = 0.05
 MOST_WAITING = 10_000
-MOST_ASKED = 5_000
-"""Questions that have no answer yet; more are not put."""
+MOST_ASKED = 1_000
+"""Strangers' questions that have no answer yet; more are not put."""
 MOST_TOKEN_BYTES = 8 << 10
 
 
@@ -60,7 +60,7 @@ class Refuse(NamedTuple):
 
 
 class Renew(NamedTuple):
-    """More, or something else, is known of whoever a key belongs to."""
+    """Whoever a key belongs to is in for longer, or something else is known of them."""
 
     key: bytes
     identity: Identity
@@ -151,13 +151,14 @@ class Logins:
 
     # --- what happens ---------------------------------------------------------------------------
 
-    def hello(self, waiting: Waiting, token: str, now: float) -> None:
+    def hello(self, waiting: Waiting, token: str, now: float, *, is_in: bool = False) -> None:
         """Somebody wants in.
 
         Args:
             waiting: Who.
             token: The token that came along; may be empty.
             now: Monotonic seconds.
+            is_in: Whether the key is in: what has to be asked goes before what strangers have asked.
 
         Raises:
             HpcserveError: There is nothing to wait for.
@@ -173,29 +174,26 @@ class Logins:
             return
         if standing is not None and not standing.retryable:
             raise standing
-        if self._ask(digest, token, now) is None and not self._tokens.is_asked(digest):
+        if self._ask(digest, token, now, first=is_in) is None and not self._tokens.is_asked(digest):
             raise standing or self._tokens.ended(digest, now)
         if len(self._lates) >= MOST_WAITING:
             raise Overloaded("too many wait to be let in", retry_after_s=2.0)
         self._waiting.setdefault(digest, []).append((now + WAIT_S, waiting))
         self._lates.append((now + WAIT_S, digest))
 
-    def _ask(self, digest: Digest, token: str, now: float) -> Question | None:
-        if self._asked >= MOST_ASKED:
+    def _ask(self, digest: Digest, token: str, now: float, *, first: bool) -> Question | None:
+        if self._asked >= MOST_ASKED and not first:
             raise Overloaded("too many log in at once", retry_after_s=2.0)
         question = self._tokens.ask(digest, now)
         if question is not None:
             self._secrets[digest] = token
-            self._put(question, token)
+            self._asked += 0 if first else 1
+            self._questions.append((question._replace(first=first, until=now + WAIT_S), token))
         return question
-
-    def _put(self, question: Question, token: str) -> None:
-        self._asked += 1
-        self._questions.append((question, token))
 
     def heard(self, question: Question, checked: Checked, now: float) -> None:
         """Globus has answered, or has not."""
-        self._asked -= 1
+        self._asked -= 0 if question.first else 1
         digest = question.digest
         self._tokens.heard(question, checked, now)
         standing = self._tokens.standing(digest, now) or self._tokens.ended(digest, now)
@@ -274,7 +272,7 @@ class Logins:
             if now >= self._tokens.due(digest):
                 question = self._tokens.ask(digest, now)
                 if question is not None:
-                    self._put(question, self._secrets[digest])
+                    self._questions.append((question._replace(first=True), self._secrets[digest]))
             self._plan(digest, max(self._tokens.due(digest), now + SOON_S))
             return
         error = standing or self._tokens.ended(digest, now)
@@ -291,10 +289,10 @@ class Logins:
     def _renew(self, keys: set[bytes], digest: Digest, standing: Standing) -> None:
         for key in list(keys):
             bound, identity = self._bound[key], self._identity(key, digest, standing)
-            bound.until = standing.until
-            if identity != bound.identity:
-                self._bind(key, _Bound(digest, identity, standing.until))
-                self._actions.append(Renew(key, identity))
+            if identity == bound.identity and standing.until == bound.until:
+                continue
+            self._bind(key, _Bound(digest, identity, standing.until))
+            self._actions.append(Renew(key, identity))
 
     def _identity(self, key: bytes, digest: Digest, standing: Standing) -> Identity:
         person = standing.person
@@ -307,6 +305,7 @@ class Logins:
             person.linked,
             digest,
             "" if self._account is None else self._account(person.id, person.name),
+            person.linked_names,
         )
 
     def _bind(self, key: bytes, bound: _Bound) -> None:

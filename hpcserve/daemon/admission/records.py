@@ -7,7 +7,7 @@ from hpcserve.daemon.audit import Record
 from hpcserve.errors import HpcserveError
 from hpcserve.wire.hub import Identity
 
-HELLO, PUT_OUT = "hello", "put-out"
+HELLO = "hello"
 
 
 def record(

@@ -32,6 +32,7 @@ DRAIN = 64  # most messages taken from one socket before the others are looked a
 FLUSH_S = 0.02  # releases wait so long for work that carries them along
 BUSY_TICK_S, IDLE_TICK_S = 0.1, 1.0
 MOST_UNREAD = 2 * MAX_UNSETTLED  # more than any client's results can be: only refusals have no end
+PUT_OUT_S = 1.0  # how often it is looked for keys whose time is over
 PROBE_S = 30.0  # and within half a session's linger
 
 
@@ -64,6 +65,7 @@ class Broker:
         self.hub = Hub(router(context, None, b""), self._exchange, keyring, epoch, front=self.front, back=self.back)
         self._flush_at = float("inf")
         self._tick_at = now
+        self._put_out_at = now
         self._probe_s = min(PROBE_S, limits.session_linger_s / 2)
         self._probe_at = now + self._probe_s
         self._do: dict[type, Callable[[Any], object]] = {
@@ -125,7 +127,10 @@ class Broker:
         return most
 
     def _timeout_s(self) -> float:
-        return max(0.0, min(self._tick_at, self._flush_at, self._probe_at, self.back.look_at) - time.monotonic())
+        return max(
+            0.0,
+            min(self._tick_at, self._flush_at, self._probe_at, self._put_out_at, self.back.look_at) - time.monotonic(),
+        )
 
     def _pass_time(self) -> None:
         now = time.monotonic()
@@ -139,6 +144,9 @@ class Broker:
             self._tick_at = min(self._exchange.tick(now), now + limit)
         elif self._exchange.queued:
             self._tick_at = min(self._tick_at, now + BUSY_TICK_S)
+        if now >= self._put_out_at:
+            self._put_out_at = now + PUT_OUT_S
+            self.hub.put_out(now)
         if now >= self._probe_at:
             self._probe_at = now + self._probe_s
             self._exchange.probe()

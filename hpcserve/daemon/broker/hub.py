@@ -21,7 +21,7 @@ from hpcserve.daemon.broker.decisions import Decisions
 from hpcserve.daemon.broker.front import Front
 from hpcserve.daemon.broker.keyring import Keyring
 from hpcserve.daemon.broker.sockets import receive, send
-from hpcserve.errors import AuthenticationError, Overloaded, ProtocolError, ServiceUnavailable
+from hpcserve.errors import AuthenticationError, HpcserveError, Overloaded, ProtocolError, ServiceUnavailable
 from hpcserve.types import Epoch
 from hpcserve.wire import hub
 from hpcserve.wire import messages as wire
@@ -143,19 +143,27 @@ class Hub:
         self.tell(CONTROLLER, relayed)
 
     def _admit(self, sender: bytes, message: hub.AdmitKey) -> None:
-        peer = self._keyring.admit(message)
+        peer = self._keyring.admit(message, time.monotonic())
         if message.role == "client":
             self._front.identity_changed(peer)
         elif message.role == "agent":
             self._back.expect_agent(message.subject)
         self.tell(sender, hub.Done(message.ticket))
 
+    def put_out(self, now: float) -> None:
+        """Takes out the keys whose time is over: admission, which would have said so, or renewed them, is gone."""
+        for key in self._keyring.over(now):
+            self._out(key, ServiceUnavailable("your login could not be renewed; say HELLO again", retry_after_s=1.0))
+
     def _revoke(self, sender: bytes, message: hub.RevokeKey) -> None:
-        peer = self._keyring.revoke(message.key)
+        gone = AuthenticationError("this key is not admitted any more")
+        self._out(message.key, gone if message.error is None else error_from_wire(message.error))
+
+    def _out(self, key: bytes, error: HpcserveError) -> None:
+        peer = self._keyring.revoke(key)
         if peer is not None and peer.role != "client":
             self._back.forget(peer.subject)
-        gone = AuthenticationError("this key is not admitted any more")
-        self._front.end_sessions(message.key, gone if message.error is None else error_from_wire(message.error))
+        self._front.end_sessions(key, error)
 
     def _routes(self, sender: bytes, message: hub.Routes) -> None:
         deployments = [

@@ -221,7 +221,7 @@ class Admin:
         """The end of log files: of replicas for those who see what they ran, all others for administrators."""
         controller, name = self._controller, arguments.name
         administers = controller.guard.administers(asking)
-        if not administers and (name in DAEMON or name in controller.pilots.jobs):
+        if not administers and name in DAEMON:  # a pilot's, though: there is none for who may not read it
             await controller.guard.check(asking, "administer", Service(), f"the log of {name}")
 
         def may_read(log: str) -> bool:
@@ -239,7 +239,7 @@ class Admin:
         try:
             found = await asyncio.to_thread(read)
         except NotFound:
-            if name in controller.served or controller.ownership.has_run(name):
+            if name in controller.served or name in controller.pilots.jobs or controller.ownership.has_run(name):
                 await controller.guard.refuse_hidden(asking, "see", f"the log of {name}")
             raise
         ran = controller.ownership.ran(found.logs[0].name if found.logs else "")

@@ -127,14 +127,24 @@ class StagedFiles:
         left = [
             (each.owner, each.name) for each in found if each.name.endswith(PARTIAL) and each.written_s + LEFT_S < now
         ]
-        if over or left:
-            await asyncio.to_thread(_remove, self._directory, [*over, *left])
+        over = await self._remove_unless_held(over)
+        if left:
+            await asyncio.to_thread(_remove, self._directory, left)
         # One that was noted a moment ago may not have been there when the disk was looked at.
         gone = [key for key, row in rows.items() if key not in there and row.written_s + LEFT_S < now]
         if over or gone:
             await self._storage.do(Store.forget_staged, [*over, *gone])
         kept = [each for key, each in there.items() if key not in set(over)]
         self.count, self.size_bytes = len(kept), sum(each.size_bytes for each in kept)
+
+    async def _remove_unless_held(self, keys: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Looks again before each: a delivery may have begun while others were removed. Returns what was removed."""
+        removed = []
+        for key in keys:
+            if not self._held(*key):
+                await asyncio.to_thread(_remove, self._directory, [key])
+                removed.append(key)
+        return removed
 
     def _until_s(self, row: StagedRow) -> float:
         return staged_until_s(

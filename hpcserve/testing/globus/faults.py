@@ -18,7 +18,7 @@ class _Fault:
     status: int = 0
     retry_after_s: int | None = None
     stall_s: float = 0.0
-    body: dict[str, Any] | None = None
+    body: dict[str, Any] | str | None = None
     drop: tuple[str, ...] = ()
     after: bool = False
 
@@ -56,10 +56,10 @@ class Faults:
         *,
         times: int | None = 1,
         retry_after_s: int | None = None,
-        body: dict[str, Any] | None = None,
+        body: dict[str, Any] | str | None = None,
         after: bool = False,
     ) -> None:
-        """Refuse with this status. ``body``: what is said with it, by default a code and a message.
+        """Refuse with this status. ``body``: what is said with it, by default a code and a message; a text is HTML.
 
         With ``after`` it is done all the same, and only the answer is lost.
         """

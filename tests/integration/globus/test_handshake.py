@@ -235,6 +235,11 @@ def test_when_auth_is_down_those_who_are_in_stay_for_a_while_and_others_are_told
     until(lambda: isinstance(house.hello(keys, token=token), Welcome), "it comes back")
 
 
+def test_a_page_in_place_of_an_answer_says_nothing_about_tokens(house: House, setting: Setting) -> None:
+    setting.globus.faults.add(INTROSPECT, 200, body="<html>Down for maintenance</html>", times=None)
+    assert refused(house, token_of(setting)).code == "unavailable"
+
+
 def test_a_hiccup_of_auth_is_not_noticed(house: House, setting: Setting) -> None:
     setting.globus.faults.add(INTROSPECT, 503, times=1, retry_after_s=0)
     assert isinstance(house.hello(new_key_pair(), token=token_of(setting)), Welcome)
@@ -267,6 +272,16 @@ def test_the_secret_must_be_ours_alone(new_house: NewHouse) -> None:
         house.process.communicate()
         spoil()
         assert told in house.start()["error"]["message"]
+
+
+def test_nobody_is_let_in_by_an_auth_whose_certificate_is_not_looked_at(new_house: NewHouse) -> None:
+    house = new_house()
+    house.process.terminate()
+    house.process.communicate()
+    for value in ("false", "0"):
+        house.environment["GLOBUS_SDK_VERIFY_SSL"] = value
+        assert "GLOBUS_SDK_VERIFY_SSL" in house.start()["error"]["message"]
+        house.process.communicate()
 
 
 def test_a_restarted_admission_puts_out_those_who_do_not_come_again(house: House, setting: Setting) -> None:

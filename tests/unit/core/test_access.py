@@ -22,11 +22,12 @@ from hpcserve.core.access import (
 
 ADA, BOB, OPS = Caller("ada", id="a1"), Caller("bob", id="b1"), Caller("ops", id="o1")
 POLICY = Policy(
-    call=Rules(("user:ada", "user:bob", "group:g1"), ("user:eve", "id:e1")),
-    publish=Rules(("user:ada",)),
+    call=Rules(("user:ada", "user:bob", "group:g1"), ("user:eve", "id:e1", "user:Mal@evil.org")),
+    publish=Rules(("user:ada",), ("domain:evil.org",)),
     deploy=Rules(("user:ada", "domain:anl.gov")),
     administer=Rules(("user:ops",)),
 )
+NAMES = frozenset({"ann@home", "mal@EVIL.org"})
 PRIVATE = Servable("id:a1", ())
 SHARED = Servable("id:a1", ("user:bob",))
 PUBLIC = Servable("id:a1", ("*",))
@@ -53,6 +54,18 @@ NOBODYS = Servable()
         (Caller("eve"), "see", Servable("user:eve"), (False, "access.call.deny user:eve")),
         (Caller("ann", linked=frozenset({"e1"})), "call", PUBLIC, (False, "access.call.deny id:e1")),
         (Caller("ann", linked=frozenset({"a1"})), "call", PRIVATE, (False, "visible_to")),
+        (Caller("ann@home", "a2", linked_names=NAMES), "call", PUBLIC, (False, "access.call.deny user:Mal@evil.org")),
+        (
+            Caller("ann@home", "a2", linked_names=NAMES),
+            "publish",
+            Service(),
+            (False, "access.publish.deny domain:evil.org"),
+        ),
+        (Caller("MAL@evil.org", "m1"), "call", PUBLIC, (False, "access.call.deny user:Mal@evil.org")),
+        (Caller("mal@evil.org"), "call", PUBLIC, (False, "access.call.allow")),
+        (Caller("ann@home", "a2", linked_names=frozenset({"ada"})), "call", PUBLIC, (False, "access.call.allow")),
+        (Caller("Ada", "a2"), "publish", Service(), (True, "access.publish.allow user:ada")),
+        (Caller("Ada"), "publish", Service(), (False, "access.publish.allow")),
         (Caller("gus", groups=frozenset({"g1"})), "call", PUBLIC, (True, "access.call.allow group:g1, visible_to *")),
         (Caller("gus", groups=None), "call", PUBLIC, (False, "access.call.allow")),
         (ADA, "publish", Service(), (True, "access.publish.allow user:ada")),

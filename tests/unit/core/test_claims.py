@@ -86,8 +86,27 @@ def wanted(error: HpcserveError) -> dict[str, Any]:
 
 def test_who_has_all_that_is_demanded_is_let_in() -> None:
     assert judge(GOOD, RULES, NOW) == Person(
-        id=ADA, name="ada@lab.gov", domain="lab.gov", linked=(ADA_HOME, ADA), expires_at=NOW + 3600
+        id=ADA,
+        name="ada@lab.gov",
+        domain="lab.gov",
+        linked=(ADA_HOME, ADA),
+        expires_at=NOW + 3600,
+        linked_names=("ada@home.org", "ada@lab.gov"),
     )
+
+
+def test_user_names_are_in_lower_case() -> None:
+    spelled = [
+        {"sub": ADA, "username": "Ada@Lab.gov", "identity_provider": IDP},
+        {"sub": ADA_HOME, "username": "ADA@home.org", "identity_provider": HOME_IDP},
+    ]
+    person = judge(changed("identity_set_detail", spelled), RULES, NOW)
+    assert (person.name, person.linked_names) == ("ada@lab.gov", ("ada@home.org", "ada@lab.gov"))
+
+
+def test_a_linked_identity_without_a_name_lets_nobody_in() -> None:
+    unnamed = [*GOOD["identity_set_detail"], {"sub": "x", "identity_provider": HOME_IDP}]
+    assert refusal(changed("identity_set_detail", unnamed)).code == "unauthenticated"
 
 
 @pytest.mark.parametrize(
@@ -240,7 +259,12 @@ def test_any_answer_is_judged_without_a_crash(path: str, value: object) -> None:
 
 @given(ANYTHING)
 def test_no_other_document_lets_anybody_in(answer: object) -> None:
-    assert isinstance(refusal(answer), AuthenticationError)
+    assert isinstance(refusal(answer), AuthenticationError | ServiceUnavailable)
+
+
+@pytest.mark.parametrize("answer", [None, "<html>maintenance</html>", [], 1, True])
+def test_what_is_no_document_says_nothing_about_the_token(answer: object) -> None:
+    assert type(refusal(answer)) is ServiceUnavailable
 
 
 GROUP = Rules(client_id="c", login_client_id="n", scope="s", issuer="i", groups=("g1", "g2"))
@@ -265,8 +289,8 @@ def test_only_active_members_are_members() -> None:
     assert memberships(answer) == ("g2",)
 
 
-@pytest.mark.parametrize("answer", [None, {}, ["g"], [{"id": "g"}], [{"my_memberships": [{"status": "active"}]}]])
-def test_what_is_no_list_of_groups_is_refused(answer: object) -> None:
+@pytest.mark.parametrize("answer", [["g"], [{"id": "g"}], [{"my_memberships": [{"status": "active"}]}]])
+def test_groups_that_lack_something_are_refused(answer: object) -> None:
     with pytest.raises(AuthenticationError):
         memberships(answer)
 
@@ -274,3 +298,9 @@ def test_what_is_no_list_of_groups_is_refused(answer: object) -> None:
 def test_a_consent_is_asked_for_by_its_scope() -> None:
     error = login_required(RULES, "consent", scopes=["a[b]"])
     assert wanted(error) == {"session_message": "consent", "required_scopes": ["a[b]"]}
+
+
+@pytest.mark.parametrize("answer", [None, {}, "<html>maintenance</html>"])
+def test_what_is_no_list_of_groups_says_nothing_about_them(answer: object) -> None:
+    with pytest.raises(ServiceUnavailable):
+        memberships(answer)

@@ -201,6 +201,16 @@ def test_one_key_that_asks_too_often_is_told_when_to_come_back() -> None:
     assert len(office.asks()) == 3
 
 
+def test_that_a_stranger_asks_too_often_is_not_written_and_that_a_known_key_does_is() -> None:
+    office = Office(limits=Limits(known=(1.0, 1.0), stranger=(1.0, 1.0)))
+    for _ in range(3):
+        office.desk.said(b"s", EVE, [HELLO], 0)
+    assert len(office.desk.take_records()) == 1
+    for _ in range(3):
+        office.desk.said(b"c", ADA, [HELLO], 0)
+    assert [line.allowed for line in office.desk.take_records()] == [True, False, False]
+
+
 def test_a_flood_of_strangers_does_not_reach_known_keys_nor_agents() -> None:
     office = Office(limits=Limits(strangers=(10.0, 20.0)))
     for number in range(10_000, 11_000):

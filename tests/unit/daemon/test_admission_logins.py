@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 
 import pytest
 
 from hpcserve.auth.keys import to_z85
+from hpcserve.core.access import Policy, Servable, decide
+from hpcserve.core.access import Rules as AccessRules
 from hpcserve.core.claims import Person, Rules
 from hpcserve.core.tokens import Ages, Checked, Question, Tokens
+from hpcserve.daemon.access import caller_of
 from hpcserve.daemon.admission.desk import DEFAULT_LIMITS, Desk, Limits
 from hpcserve.daemon.admission.logins import MOST_ASKED, WAIT_S, Logins, digest_of
 from hpcserve.daemon.audit import Record
@@ -121,6 +125,17 @@ def test_a_good_token_lets_its_key_in() -> None:
     (line,) = office.records()
     assert (line.action, line.allowed, line.by, line.name) == ("hello", True, "globus", "ada@lab.gov")
     assert (line.token_sha256, line.key, line.peer) == (digest, to_z85(KEY), "10.0.0.1")
+
+
+def test_a_deny_of_a_linked_identity_reaches_who_decides() -> None:
+    office = Office()
+    names = ("ada@lab.gov", "mal@evil.org")
+    office.known["ada-1"] = Checked(replace(person("ada"), linked_names=names), 3600.0)
+    office.hello("ada-1")
+    identity = office.keys[KEY]
+    assert identity is not None
+    policy = Policy(call=AccessRules(("*",), ("user:mal@evil.org",)))
+    assert not decide(policy, caller_of(identity), "call", Servable()).allowed
 
 
 def test_no_list_of_keys_lets_in_without_a_token() -> None:
@@ -281,6 +296,43 @@ def test_a_flood_of_new_tokens_is_bounded_and_those_who_are_in_are_not_affected(
     assert isinstance(office.hello("ada-1"), Welcome)
 
 
+def test_who_is_in_renews_and_comes_with_another_token_while_strangers_ask_all_they_may() -> None:
+    office = Office(limits=Limits(strangers=(1.0, 2 * MOST_ASKED), askers=100_000))
+    office.hello("ada-1")
+    for number in range(10_000, 10_000 + 3 * MOST_ASKED):
+        office.say(f"forged-{number}", number.to_bytes(32, "big"), b"flood")
+    assert {(question.first, question.until) for question, _ in office.desk.take_questions()} == {(False, WAIT_S)}
+    office.say("ada-2")
+    ((question, token),) = office.desk.take_questions()
+    assert (question.first, token) == (True, "ada-2")
+    office.answer(question, token)
+    office.settle()
+    assert isinstance(office.answers()[-1], Welcome)
+    while not (asked := office.desk.take_questions()):
+        office.now = office.desk.due
+        office.desk.tick(office.now)
+    ((question, token),) = asked
+    assert (question.first, question.until, token) == (True, inf, "ada-2"), "a renewal never gives up its place"
+
+
+def test_who_is_in_cannot_ask_about_tokens_without_end() -> None:
+    office = Office(limits=Limits(returning=(1.0, 5.0)))
+    office.hello("ada-1")
+    for number in range(50):
+        office.say(f"forged-{number}")
+    assert len(office.desk.take_questions()) == 5
+    overloaded = [each for each in office.answers() if isinstance(each, Refused)]
+    assert {each.error.code for each in overloaded} == {"overloaded"}
+    assert isinstance(office.hello("ada-1"), Welcome)
+
+
+def test_many_who_share_a_new_token_ask_once() -> None:
+    office = Office(limits=Limits(strangers=(1.0, 1.0)))
+    for number in range(200):
+        office.say("ada-1", number.to_bytes(32, "big"), number.to_bytes(2, "big"))
+    assert len(office.desk.take_questions()) == 1
+
+
 def test_questions_without_end_are_not_put() -> None:
     office = Office(limits=Limits(strangers=(1e6, 1e6), askers=100_000))
     for number in range(MOST_ASKED + 10):
@@ -340,8 +392,27 @@ def test_those_of_an_earlier_run_are_put_out_when_their_time_is_up_unless_they_c
 def test_a_new_broker_is_told_those_whom_we_know() -> None:
     office = Office(admitted={OTHER_KEY: inf})
     office.hello("ada-1")
+    office.desk.tick(20)
     office.desk.broker_says(BrokerUp(Epoch(2)))
-    assert [type(each) for each in office.desk.take_for_broker()] == [AdmitKey]
+    (told,) = office.desk.take_for_broker()
+    assert isinstance(told, AdmitKey)
+    assert (told.key, told.lasts_s) == (KEY, 40.0)
+
+
+def test_the_broker_hears_for_how_long_a_key_is_in_and_of_every_renewal() -> None:
+    office = Office()
+    office.say("ada-1")
+    office.answer(*office.desk.take_questions()[0])
+    (first,) = office.desk.take_for_broker()
+    assert isinstance(first, AdmitKey)
+    assert (first.lasts_s, first.ticket) == (60.0, 1)
+    office.desk.broker_says(Done(first.ticket))
+    office.now = 51.0
+    office.desk.tick(51.0)
+    office.answer(*office.desk.take_questions()[0])
+    (renewed,) = office.desk.take_for_broker()
+    assert isinstance(renewed, AdmitKey)
+    assert (renewed.lasts_s, renewed.identity) == (60.0, first.identity)
 
 
 def test_who_is_put_out_while_the_broker_is_away_is_put_out_when_it_is_back() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from hpcserve.core.floods import Floods
-from hpcserve.daemon.audit import AuditLog, Record, audit_path
+from hpcserve.daemon.audit import PUT_OUT, AuditLog, Record, audit_path
 
 
 def record(action: str = "call", *, allowed: bool = True, what: str = "digits", name: str = "ada") -> Record:
@@ -98,6 +98,21 @@ def test_a_flood_of_denials_becomes_a_number(tmp_path: Path) -> None:
         ("call", 0),
         ("deploy", 998),
     ]
+
+
+def test_all_strangers_share_the_lines_of_one_caller(tmp_path: Path) -> None:
+    log = AuditLog(audit_path(tmp_path, "admission"), floods=Floods(denied=(1e-9, 5.0)))
+    for number in range(1000):
+        log.write(Record(action="hello", object="service", allowed=False, by="globus", key=f"key-{number}"))
+    log.write(record("hello", allowed=False))
+    assert [line["name"] for line in lines(log.path)] == [""] * 5 + ["ada"]
+
+
+def test_that_somebody_was_put_out_is_never_left_out(tmp_path: Path) -> None:
+    log = AuditLog(audit_path(tmp_path, "admission"), floods=Floods(denied=(1e-9, 1.0), asked=(1e-9, 1.0)))
+    for _ in range(100):
+        log.write(record(PUT_OUT, allowed=False))
+    assert len(lines(log.path)) == 100
 
 
 def test_what_a_caller_writes_is_cut_short_and_stays_one_line(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ class Service:
     def __post_init__(self) -> None:
         self.own, self.users = new_key_pair(), new_key_pair()
         keyring = Keyring()
-        keyring.admit(AdmitKey(self.users.public, "client", "somebody"))
+        keyring.admit(AdmitKey(self.users.public, "client", "somebody"), 0.0)
         self.zap = ZapHandler(self.context, lambda key, address, domain: keyring.decide(key, domain))
         self.exchange = Exchange(LIMITS, time.monotonic())
         self.exchange.route(

@@ -42,7 +42,7 @@ class Lobby:
     def admit(self, name: str, id: str = "") -> KeyPair:
         keys = new_key_pair()
         identity = Identity(name, to_z85(keys.public), id)
-        self.keyring.admit(AdmitKey(keys.public, "client", name, 0, identity))
+        self.keyring.admit(AdmitKey(keys.public, "client", name, 0, identity), 0.0)
         return keys
 
     def resume(self, keys: KeyPair, nonce: bytes) -> tuple[zmq.Socket[bytes], object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from pathlib import Path
 
 import msgspec
@@ -36,7 +36,7 @@ def directory(site: Site) -> Path:
 
 
 def run(
-    site: Site, do: Callable[[StagedFiles], Awaitable[None]], held: frozenset[tuple[str, str]] = NONE, **staging: float
+    site: Site, do: Callable[[StagedFiles], Awaitable[None]], held: Container[tuple[str, str]] = NONE, **staging: float
 ) -> None:
     """Does something with the staged files of a controller, which ends then: each is a new one."""
 
@@ -114,6 +114,33 @@ def test_one_that_is_on_its_way_stays_however_old_it_is(site: Site, directory: P
     assert (path.exists(), other.exists()) == (True, False)
     run(site, prune, keep_undelivered_s=HOUR_S)
     assert not path.exists()
+
+
+class HeldMeanwhile:
+    """What is held from when it was first asked for: while others are removed."""
+
+    def __init__(self) -> None:
+        self._asked: set[object] = set()
+
+    def __contains__(self, key: object) -> bool:
+        held = key in self._asked
+        self._asked.add(key)
+        return held
+
+
+def test_one_whose_delivery_begins_while_others_are_removed_stays(site: Site, directory: Path) -> None:
+    path = staged(directory, "ada", "x.h5", age_s=DAY_S)
+
+    async def look(files: StagedFiles) -> None:
+        await files.prune()
+        await files.prune()
+        assert files.count == 1
+
+    run(site, prune)
+    run(site, look, HeldMeanwhile(), keep_undelivered_s=HOUR_S)
+    assert path.exists()
+    run(site, prune, keep_undelivered_s=HOUR_S)
+    assert not path.exists(), "it was not forgotten"
 
 
 def test_nobody_delivers_what_is_another_callers(site: Site, directory: Path) -> None:
