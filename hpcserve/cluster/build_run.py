@@ -1,6 +1,6 @@
 """Runs ``apptainer build`` to its end, or ends it, and tells what it says.
 
-It has a process group of its own, all of which is ended when the build is: apptainer, what it runs inside the image,
+All that it has started ends with it: apptainer, what it runs inside the image and what that leaves running,
 mksquashfs. What it keeps on its way lies in a directory of ours, since it leaves that behind when it is killed.
 """
 
@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hpcserve.cluster.build_places import not_written, part_of, scratch
 from hpcserve.cluster.capabilities import without_missing
+from hpcserve.cluster.left_behind import ended_with
 from hpcserve.cluster.processes import signal_group
 from hpcserve.errors import ManifestError, StorageFull
 
@@ -24,6 +26,7 @@ SHOWN_LINES = 12
 SHOWN_CHARACTERS = 400
 _END_S = 10.0
 _LOOK_S = 0.05
+_PIPE_BYTES = 1 << 20  # the most that a pipe holds. Source: pipe(7)
 # The fastest to make and to load of what mksquashfs(1) knows.
 _COMPRESSION = ("--mksquashfs-args", "-comp zstd -Xcompression-level 3")
 _FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large")
@@ -80,30 +83,45 @@ def _failed(image: Path, last: Sequence[str], temporary: Path) -> ManifestError 
 def _followed(argv: Sequence[str], environment: Mapping[str, str], tell: Callable[[str], None]) -> list[str]:
     """Runs a command to its end; where it fails, the last lines that it printed. All of it ends with this call."""
     last: list[str] = []
-    process = subprocess.Popen(
-        argv,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    with process:
+    with (
+        ended_with(),
+        subprocess.Popen(
+            argv,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        ) as process,
+    ):
         try:
-            assert process.stdout is not None
-            for line in process.stdout:
+            for line in _lines(process):
                 said = line.decode(errors="replace").strip()
                 if said.startswith("INFO:"):
                     tell(said.removeprefix("INFO:").strip())
                 elif said and not said.startswith("+ "):  # of sh -x: a command of ours, however long
                     last = [*last, said[:SHOWN_CHARACTERS]][-SHOWN_LINES:]
-            _ended(process.pid, None)
         finally:
             if not _ended(process.pid, 0.0):
                 signal_group(process.pid, signal.SIGTERM)
                 _ended(process.pid, _END_S)
             signal_group(process.pid, signal.SIGKILL)
     return (last or ["it said nothing"]) if process.returncode else []
+
+
+def _lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
+    """What a process prints, until it has ended: others may hold its output for ever."""
+    assert process.stdout is not None
+    output, kept, over = process.stdout.fileno(), b"", False
+    while not over:
+        over = _ended(process.pid, 0.0)  # before the look: all that it printed is there then
+        if select.select([output], [], [], 0.0 if over else _LOOK_S)[0]:
+            said = os.read(output, _PIPE_BYTES)
+            if not said:
+                over = _ended(process.pid, None)
+            *whole, kept = (kept + said).split(b"\n")
+            yield from whole
+    yield kept
 
 
 def _ended(pid: int, within_s: float | None) -> bool:

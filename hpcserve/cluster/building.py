@@ -22,12 +22,13 @@ from pathlib import Path
 import msgspec
 
 from hpcserve.cluster import build_run
-from hpcserve.cluster.build_places import alone, scratch
+from hpcserve.cluster.build_places import alone, not_written, scratch
 from hpcserve.cluster.definition import LABEL, Content, definition
-from hpcserve.cluster.gather import gather_into, gather_prefix
+from hpcserve.cluster.gather import gather_into, gather_prefix, is_gathered
 from hpcserve.cluster.images import Images, Interpreter
 from hpcserve.cluster.layers import BOTTOM, Layer, layers
 from hpcserve.cluster.packages import requirements
+from hpcserve.cluster.wholeness import is_whole, note
 from hpcserve.errors import ConfigError, ManifestError
 
 TIMEOUT_S = 3600.0
@@ -111,7 +112,7 @@ class Builder:
             files=tuple((_digest(source), target) for source, target in plan.files),
             post=plan.post,
         )
-        if plan.image.exists() and self._label(plan.image) == content.key:
+        if self._is_whole(plan.image) and self._label(plan.image) == content.key:
             return False
         packages = self._packages(wanted, plan.base, plan.python, found)
         with scratch(self._cache) as place:
@@ -143,7 +144,7 @@ class Builder:
             key = hashlib.sha256("\n".join(texts[: index + 1]).encode()).hexdigest()[:12]
             image = self._own(name.removesuffix(".def"), key)
             with self._alone(image):
-                if not image.exists():
+                if not self._is_whole(image):
                     argument = f"mirror={mirror or apt_mirror()}" if below is None else f"base={below}"
                     self._make(image, name, argument)
             below = image
@@ -152,7 +153,7 @@ class Builder:
             key = layer.key(key, _shipped(layer.definition))
             image = self._own(layer.name, key)
             with self._alone(image):
-                if not image.exists():
+                if not self._is_whole(image):
                     self._put_over(below, layer, image)
             below = image
         return below
@@ -197,7 +198,7 @@ class Builder:
         version = f"{found.python[0]}.{found.python[1]}"
         said = "\n".join([*wanted, version, found.machine, found.libc])
         target = self._cache / what / hashlib.sha256(said.encode()).hexdigest()[:16]
-        if not target.is_dir():
+        if not (is_gathered(target, wanted) if what == "packages" else target.is_dir()):
             self._tell(f"gathering packages for Python {version}: {', '.join(wanted)}")
         return target
 
@@ -214,6 +215,22 @@ class Builder:
     def _apptainer(self, image: Path, definition_file: Path, *options: str) -> None:
         self._tell(f"building {image}")
         build_run.build(self._command, image, definition_file, options, environment=self._environment, tell=self._tell)
+        try:
+            note(self._cache, image)
+        except OSError as error:
+            raise not_written(str(self._cache), error) from error
+
+    def _is_whole(self, image: Path) -> bool:
+        """Whether it is there, and as it was made if it was made here; tells where it is not."""
+        if not image.exists():
+            return False
+        try:
+            whole = is_whole(self._cache, image)
+        except OSError as error:
+            raise ManifestError(f"image {image}: {error.strerror}; remove it and build it again") from error
+        if not whole:
+            self._tell(f"{image} is not what was built any more: it is built anew")
+        return whole
 
     def _alone(self, made: Path) -> AbstractContextManager[None]:
         return alone(self._cache, made, self._tell)

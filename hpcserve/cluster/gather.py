@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +19,8 @@ from hpcserve.errors import ConfigError
 
 TIMEOUT_S = 900.0
 SHOWN_CHARACTERS = 400
+# The package that is asked for, where it is certain: by its name, for whatever machine.
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?=[^;@/]*$)")
 
 
 def gather(
@@ -28,6 +33,8 @@ def gather(
     ranks: bool = False,
 ) -> tuple[Path, bool]:
     """Gathers the packages for a Python and a C library, unless they are there. They appear whole or not at all.
+
+    Where a file of them is gone, or has another size, all are gathered anew.
 
     Args:
         shared_dir: The site's.
@@ -56,26 +63,62 @@ def gather_into(
     *,
     compiled: Callable[[Path], None],
 ) -> bool:
-    """Gathers packages into a directory; False where it is there already.
+    """Gathers packages into a directory; False where they are there already, with all their files.
 
     Raises:
         ConfigError: They cannot be had from here, or not be written there.
     """
-    if target.is_dir():
+    if is_gathered(target, wanted):
         return False
     with _scratch(target.parent) as scratch:
         run_pip(gathering(scratch / "packages", wanted, python, machine, libc))
         compiled(scratch / "packages")
-        if not target.is_dir():  # somebody else may have been quicker
+        if not is_gathered(target, wanted):  # somebody else may have been quicker
+            with contextlib.suppress(FileNotFoundError):
+                target.rename(scratch / "damaged")
             (scratch / "packages").rename(target)
     return True
+
+
+def is_gathered(target: Path, wanted: Sequence[str]) -> bool:
+    """Whether packages are in a directory with all files that they list, in the size that they had.
+
+    Source: the specification of installed projects, ``RECORD``: path, digest and size; no size: made here.
+    """
+    lists = {_normal(each.parent.name.partition("-")[0]): each for each in target.glob("*.dist-info/RECORD")}
+    named = {_normal(each[0]) for text in wanted if (each := _PLAIN.match(text))}
+    return bool(lists) and named <= lists.keys() and all(_has_all(target, each) for each in lists.values())
+
+
+def _normal(name: str) -> str:
+    """Source: PEP 503."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _has_all(target: Path, record: Path) -> bool:
+    return all(_is_there(target, path, size) for path, size in _listed(record))
+
+
+def _listed(record: Path) -> Iterator[tuple[str, str]]:
+    with record.open(newline="") as lines:
+        for path, _, size in csv.reader(lines):
+            yield path, size
+
+
+def _is_there(target: Path, path: str, size: str) -> bool:
+    if not size or path.startswith("../"):  # programs: pip puts them elsewhere than it says
+        return True
+    try:
+        return (target / path).stat().st_size == int(size)
+    except FileNotFoundError:
+        return False
 
 
 def gather_prefix(target: Path, wanted: str, python: Sequence[int], machine: str, libc: str) -> bool:
     """Gathers what a wheel puts beside Python's packages: programs and libraries, such as those of mpich.
 
     Args:
-        target: It gets the wheel's ``bin``, ``lib`` and so on. False is answered where it is there already.
+        target: It gets the wheel's ``bin``, ``lib`` and so on. False is answered where they are there already.
         wanted: The package, as pip understands it.
         python: The version of the image's Python.
         machine: As uname(1) calls it.
@@ -84,7 +127,7 @@ def gather_prefix(target: Path, wanted: str, python: Sequence[int], machine: str
     Raises:
         ConfigError: It cannot be had from here, has nothing of the kind, or cannot be written there.
     """
-    if target.is_dir():
+    if _is_filled(target):
         return False
     with _scratch(target.parent) as scratch:
         run_pip(downloading(scratch, wanted, python, machine, libc))
@@ -94,9 +137,13 @@ def gather_prefix(target: Path, wanted: str, python: Sequence[int], machine: str
             raise ConfigError(
                 f"the wheel of {wanted} has no programs and no libraries of its own; ask for another version"
             )
-        if not target.is_dir():
+        if not _is_filled(target):
             (scratch / "prefix").rename(target)
     return True
+
+
+def _is_filled(target: Path) -> bool:
+    return target.is_dir() and any(target.iterdir())
 
 
 def _unpack_data(wheel: Path, target: Path) -> None:

@@ -52,12 +52,31 @@ print(json.dumps(found))
 """
 
 _NO_KEY = "Failed to load key material"
-# What Apptainer 1.4 says, and what it means. None has a code of its own.
+# What Apptainer 1.4 says, and what it means. None has a code of its own; 135 is SIGBUS, of a page that cannot be read.
 _SAYS = (
     (r"executable file not found", "has no {python}; name its interpreter by environment.python"),
     (r"image format not recognized", "is no Apptainer image"),
-    (r"bad superblock|corrupted|unexpected EOF|invalid superblock|truncated", "is damaged or not whole; make it again"),
+    (
+        r"bad superblock|corrupted|unexpected EOF|invalid superblock|truncated|input/output error|^exit code 135$",
+        "is damaged or not whole; remove it (rm {image}) and make it again",
+    ),
     (r"architecture", "is for machines of another architecture; make it on one like the compute nodes"),
+)
+# Why Apptainer 1.4 does not verify an image that is signed, or not whole; signing it (again) would not help.
+_UNSIGNED = (
+    (
+        r"integrity compromised",
+        "was changed after it was signed, or is damaged; never sign it: remove it (rm {image}); get or build it anew",
+    ),
+    (r"integrity: (unexpected )?EOF", "is damaged or not whole; remove it (rm {image}), and get or build it anew"),
+    (
+        r"signatures do not match",
+        (
+            "is not signed by the site's key, {key}, but by another one, and all its signatures have to be by that "
+            "key: remove it (rm {image}), build it again, and have that copy, which nobody has signed, signed by: "
+            "apptainer sign --key PRIVATE_KEY {image}"
+        ),
+    ),
 )
 
 
@@ -198,8 +217,9 @@ class Images:
         except msgspec.MsgspecError as error:
             if code == bootstrap.UNFIT and bootstrap.SAYS in said:
                 raise ManifestError(f"image {image}: {said.partition(bootstrap.SAYS)[2]}") from error
-            meaning = _meaning(said, inside.argv[0])
-            raise ManifestError(f"image {image} {meaning}: {said or f'exit code {code}'}") from error
+            said = said or f"exit code {code}"
+            meaning = _meaning(said, python=inside.argv[0], image=image)
+            raise ManifestError(f"image {image} {meaning}: {said}") from error
 
     def _unsigned(self, image: str, said: str) -> ConfigError | ManifestError:
         key = self._rules.signature_key
@@ -208,6 +228,9 @@ class Images:
             return ConfigError(
                 f"containers.signature_key: {key} is no public key that Apptainer reads ({why}); correct the site file"
             )
+        for pattern, meaning in _UNSIGNED:
+            if re.search(pattern, why):
+                return ManifestError(f"image {image} {meaning.format(image=image, key=key)} ({why})")
         return ManifestError(
             f"image {image} is not signed by the site's key, {key} ({why}); whoever has the private key signs it by: "
             f"apptainer sign --key PRIVATE_KEY {image}"
@@ -258,10 +281,10 @@ class Images:
         return done.returncode, done.stdout, said[-SHOWN_CHARACTERS:]
 
 
-def _meaning(said: str, python: str) -> str:
+def _meaning(said: str, *, python: str, image: str) -> str:
     for pattern, meaning in _SAYS:
         if re.search(pattern, said):
-            return meaning.format(python=python)
+            return meaning.format(python=python, image=image)
     return "does not run"
 
 

@@ -68,6 +68,15 @@ def signed(image: Path, copy: Path, key: Path) -> Path:
     return copy
 
 
+def flip(image: Path, at_byte: int) -> None:
+    """Changes a few bytes of a file."""
+    with image.open("r+b") as file:
+        file.seek(at_byte)
+        found = file.read(64)
+        file.seek(at_byte)
+        file.write(bytes(each ^ 0xFF for each in found))
+
+
 def tree(root: Path, *, python: bool = True) -> Path:
     """A directory with what an image needs: a shell, a few commands, and, if wanted, this Python without packages."""
     programs = []

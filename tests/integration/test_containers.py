@@ -19,7 +19,7 @@ import zmq
 from msgspec.structs import replace
 
 from hpcserve import Client, Reference, __version__
-from hpcserve.cluster.gather import run_pip
+from hpcserve.cluster.gather import gather_into, is_gathered, run_pip
 from hpcserve.cluster.images import Runtime
 from hpcserve.cluster.packages import gathering
 from hpcserve.config import Access, Containers, Globus, Mpi, Rules, Site, Staging
@@ -180,6 +180,14 @@ def damaged(image: Path, place: Path, *, size: int | None = None, arch: bytes = 
     return place
 
 
+def flipped(image: Path, place: Path) -> Path:
+    """A copy with bytes changed all over its file system."""
+    shutil.copy(image, place)
+    for at_byte in range(100_000, place.stat().st_size, 20_000):
+        images.flip(place, at_byte)
+    return place
+
+
 def published(
     tmp_path: Path,
     image: Path,
@@ -244,7 +252,12 @@ def test_an_image_that_cannot_serve_is_told_at_publication(
         (tmp_path / "nowhere.sif", {}, "No such file or directory; it must lie where"),
         (tmp_path, {}, "Is a directory"),
         (text, {}, "is no Apptainer image"),
-        (damaged(python_image, tmp_path / "half.sif", size=size // 2), {}, "is damaged or not whole"),
+        (
+            damaged(python_image, tmp_path / "half.sif", size=size // 2),
+            {},
+            r"is damaged .*; remove it \(rm /",
+        ),
+        (flipped(python_image, tmp_path / "flipped.sif"), {}, r"is damaged .*; remove it \(rm /"),
         (damaged(python_image, tmp_path / "head.sif", size=20_000), {}, "is damaged or not whole"),
         (damaged(python_image, tmp_path / "arm.sif", arch=b"04\0"), {}, "is for machines of another architecture"),
         (bare, {}, "has no python3; name its interpreter by environment.python"),
@@ -274,8 +287,15 @@ def test_an_image_that_cannot_serve_is_told_at_publication(
     found = published(tmp_path, signed, signature_key=str(public)).published
     assert found is not None
     assert found.sha256 == hashlib.sha256(signed.read_bytes()).hexdigest()
-    with pytest.raises(ManifestError, match=f"is not signed by the site's key, {other}"):
+    # Another signature would not help, as all are verified.
+    by_another = rf"is not signed by the site's key, {other}, but by another one, .*: remove it \(rm {signed}\), build"
+    with pytest.raises(ManifestError, match=by_another):
         published(tmp_path, signed, signature_key=str(other))
+    for changed in (flipped(signed, tmp_path / "changed.sif"), damaged(signed, tmp_path / "cut.sif", size=size // 2)):
+        with pytest.raises(ManifestError, match=r"is damaged.* remove it \(rm .*get or build it anew") as raised:
+            published(tmp_path, changed, signature_key=str(public))
+        assert ("never sign it" in raised.value.message) == (changed.name == "changed.sif")
+        assert "apptainer sign" not in raised.value.message
 
 
 def test_an_image_for_several_ranks_needs_an_mpi_of_the_site_s_family(
@@ -391,6 +411,23 @@ def test_packages_that_are_not_whole_are_found_by_the_check(
     assert done.returncode == 1
     assert failed.startswith(f"failed   runtime: image {python_image}")
     assert f"if {gathered} is not whole, remove it, and: hpcserve container runtime {python_image}" in failed
+
+
+def test_packages_that_are_not_whole_are_gathered_anew(tmp_path: Path) -> None:
+    packages, wanted = tmp_path / "packages", ["msgspec"]
+    assert gather_into(packages, wanted, *images.THIS, compiled=lambda _: None)
+    assert not gather_into(packages, wanted, *images.THIS, compiled=lambda _: None)
+    assert not is_gathered(packages, ["msgspec>=0.18", "numpy"])
+    module = packages / "msgspec" / "__init__.py"
+    for content in (b"", None):
+        if content is None:
+            shutil.rmtree(packages)
+            packages.mkdir()
+        else:
+            module.write_bytes(content)
+        assert gather_into(packages, wanted, *images.THIS, compiled=lambda _: None)
+        assert module.stat().st_size
+    assert [each.name for each in tmp_path.iterdir()] == ["packages"]
 
 
 def test_a_runtime_of_another_version_is_found_by_the_check() -> None:

@@ -21,6 +21,12 @@ from tests.integration.daemon_tree import until
 pytestmark = pytest.mark.timeout(600)
 
 COMMAND = (sys.executable, "-m", "hpcserve.cli.main", "container", "build")
+LEAVE = """import os, sys
+if not os.fork():
+    os.setsid()
+    os.execvp(sys.argv[1], sys.argv[1:])
+"""
+"""A program that leaves a command running, in a session of its own."""
 SITE = '[containers]\nruntime = "apptainer"\n'
 
 
@@ -43,6 +49,7 @@ def variables(place: Path, cache: Path | None) -> dict[str, str]:
 def servable(place: Path, image: Path, build: str) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     (place / "model.py").write_text("")
+    (place / "leave.py").write_text(LEAVE)
     (place / "weights 1.bin").write_bytes(b"w")
     (place / "servable.toml").write_text(
         'name = "built"\nloader = "python"\nentry = "model:run"\n'
@@ -57,7 +64,7 @@ def told(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_an_image_is_built_of_what_the_manifest_says_and_not_twice(
-    python_image: Path, image_dir: Path, tmp_path: Path
+    python_image: Path, image_dir: Path, tmp_path: Path, keys: tuple[Path, Path, Path]
 ) -> None:
     image = tmp_path / "an image.sif"
     text = (
@@ -93,6 +100,20 @@ def test_an_image_is_built_of_what_the_manifest_says_and_not_twice(
     assert again.stdout.strip() == f"there already: {image}"
     assert image.stat() == before
 
+    images.signed(image, image.with_name("signed.sif"), keys[0]).replace(image)
+    assert build(place, cache=image_dir).stdout.strip() == f"there already: {image}", "its signature would be lost"
+    size = image.stat().st_size
+    for cut in (True, False):
+        if cut:
+            os.truncate(image, size // 2)
+        else:
+            images.flip(image, size // 2)
+        mended = build(place, cache=image_dir)
+        assert mended.stdout.strip() == f"built {image}", told(mended)
+        assert f"{image} is not what was built any more: it is built anew" in told(mended)
+        assert image.stat().st_size == before.st_size
+    before = image.stat()
+
     servable(place, image, text.replace("cat /opt", "false && cat /opt"))
     failed = build(place, cache=image_dir)
     assert failed.returncode == 1
@@ -111,13 +132,24 @@ def processes(command: str) -> list[str]:
     return found
 
 
+def test_what_a_command_leaves_running_ends_with_the_build(python_image: Path, image_dir: Path, tmp_path: Path) -> None:
+    """It is in a session of its own and holds the build's output, which is not waited for; and the image is there."""
+    sleeper = f"sleep 7{os.getpid()}"
+    text = f'base = "{python_image}"\nfiles = ["leave.py:/opt/leave.py"]\npost = ["python3 /opt/leave.py {sleeper}"]\n'
+    place = servable(tmp_path / "left", tmp_path / "x.sif", text)
+    done = build(place, cache=image_dir)
+    assert (done.returncode, done.stdout.strip()) == (0, f"built {tmp_path / 'x.sif'}"), told(done)
+    until(lambda: not processes(sleeper), "what was left is gone")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_build_that_is_ended_leaves_nothing(
     python_image: Path, image_dir: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     sleeper = f"sleep 6{os.getpid()}"
     image, temporary = tmp_path / "images" / "x.sif", tmp_path / "temporary"
-    place = servable(tmp_path / "ended", image, f'base = "{python_image}"\npost = ["{sleeper}"]\n')
+    text = f'base = "{python_image}"\nfiles = ["leave.py:/opt/leave.py"]\n'
+    place = servable(tmp_path / "ended", image, f'{text}post = ["python3 /opt/leave.py {sleeper}", "{sleeper}"]\n')
     (tmp_path / "site.toml").write_text(SITE)
     with (
         (tmp_path / "said").open("w") as said,
@@ -130,7 +162,7 @@ def test_a_build_that_is_ended_leaves_nothing(
         ) as process,
     ):
         try:
-            until(lambda: bool(processes(sleeper)) or process.poll() is not None, "it builds", 120.0)
+            until(lambda: len(processes(sleeper)) == 2 or process.poll() is not None, "it builds", 120.0)
             assert [each.name[:14] for each in temporary.iterdir()] == ["hpcserve-build"]
             process.send_signal(number)
             assert process.wait(60.0) == 128 + number, (tmp_path / "said").read_text()
