@@ -17,7 +17,7 @@ from hpcserve.auth.grants import TRANSFER_SCOPE, Grant, Grants
 from hpcserve.auth.sealed import Seal
 from hpcserve.core.delivery import Trouble
 from hpcserve.daemon.controller.storage import Storage
-from hpcserve.errors import HpcserveError, LoginRequired
+from hpcserve.errors import HpcserveError, LoginRequired, ServiceUnavailable
 from hpcserve.registry.deliveries import KeptLogin, forget_login, keep_login, kept_logins
 
 _log = logging.getLogger(__name__)
@@ -26,6 +26,8 @@ MOST_DIGESTS = 8
 """So many logins of one owner are remembered, the last ones."""
 EARLY_S = 60.0
 """A token that ends so soon is not used any more."""
+RENEWED_S = 15.0
+"""A client whose token has ended has come with the next one by then."""
 
 
 @dataclass
@@ -35,6 +37,7 @@ class _Purse:
     token: str = ""
     until: float = 0.0
     kept: str = ""
+    in_at: float = float("-inf")
 
 
 class Wallet:
@@ -131,6 +134,8 @@ class Wallet:
                     raise
         if known:
             return await asyncio.to_thread(self._grants.dependent, known, offline=purse.offline)
+        if time.monotonic() - purse.in_at < RENEWED_S:
+            raise ServiceUnavailable("the login is being renewed", retry_after_s=1.0)
         raise self._grants.login_required("nobody is logged in on whose behalf files could be transferred", [])
 
     async def _known(self, purse: _Purse) -> str:
@@ -138,6 +143,7 @@ class Wallet:
         for digest in reversed(purse.digests):
             token = await self._ask(digest)
             if token:
+                purse.in_at = time.monotonic()
                 return token
         return ""
 

@@ -170,6 +170,22 @@ async def test_tokens_expire_in_the_middle(transfers: Transfers, rules: Rules, t
 
 
 @in_a_loop
+async def test_no_login_is_asked_for_while_one_is_renewed(transfers: Transfers, rules: Rules, tmp_path: Path) -> None:
+    transfers.laptop.trouble.stalled = True
+    transfers.setting.world.lifetime_s = 30.0  # so short that each step takes a new token
+    async with Service(tmp_path, rules, token(transfers)) as service:
+        service.log_in(service.token)
+        await service.deliveries.ask([delivery(transfers, "a.h5")])
+        await service.until(lambda: service.deliveries.book.deliveries()[0].state == "active")
+        service.token = ""  # it has ended, and the client is about to come with the next one
+        await service.until(lambda: "being renewed" in service.deliveries.book.deliveries()[0].why)
+        assert states(service.deliveries.book.deliveries()) == ["active"]
+        transfers.laptop.trouble.stalled = False
+        service.log_in(token(transfers))
+        assert states(await service.ended()) == ["succeeded"]
+
+
+@in_a_loop
 async def test_a_kept_login_outlives_the_daemon_and_is_revoked_at_the_end(
     transfers: Transfers, rules: Rules, tmp_path: Path
 ) -> None:
