@@ -328,15 +328,26 @@ def short_path() -> Iterator[Path]:
 def test_nothing_is_left_of_a_box_whose_starter_is_ended(short_path: Path, number: signal.Signals) -> None:
     mounts = Path("/proc/self/mountinfo").read_text()
     links = os.listdir("/sys/class/net")
+    runs = short_path / "runs"
     starter = subprocess.Popen(
-        [sys.executable, "-m", "tests.facility.box", "--nodes", "2", "--", "sleep", "300"],
+        [
+            sys.executable,
+            "-m",
+            "tests.facility.box",
+            "--nodes",
+            "2",
+            "--",
+            "sh",
+            "-c",
+            "touch $0; exec sleep 300",
+            runs,
+        ],
         cwd=PROJECT,
         env={**os.environ, "TMPDIR": str(short_path)},
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    sleeps = lambda: any(short_path.glob("hpcserve-box-*/log/slurmd-node2.log"))  # noqa: E731 (short)
-    until(sleeps, "the box is up")
+    until(runs.exists, "the command runs in the box")
     if number == signal.SIGINT:
         os.killpg(starter.pid, number)  # as a terminal does
     else:

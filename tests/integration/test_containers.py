@@ -358,11 +358,8 @@ def test_what_is_bound_and_missing_on_the_node_is_told(
     away = gathered.rename(tmp_path / "away")
     try:
         client.call("deploy", admin.Deploy(servable="unbound"), admin.Deployed)
-        until(
-            lambda: "the container did not start: container creation failed" in deployment(client, "unbound").error,
-            "it is told",
-        )
-        assert f"{gathered} doesn't exist" in " ".join(deployment(client, "unbound").error.split())
+        until(lambda: f"{gathered}: not there any more" in deployment(client, "unbound").error, "it is told")
+        assert "hpcserve container runtime" in deployment(client, "unbound").error
     finally:
         away.rename(gathered)
     client.call("undeploy", admin.Undeploy(endpoint="unbound"), admin.Undeployed)

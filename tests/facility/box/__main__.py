@@ -46,11 +46,11 @@ def _run(options: Options, command: list[str]) -> int:
     with Box(options) as box:
         took_s = time.monotonic() - began
         print(f"a Slurm of {options.nodes} nodes is up after {took_s:.1f} s, in {box.directory}", file=sys.stderr)
-        # A Ctrl-C is the command's business; what it makes of it, it says.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         # A daemon that the command leaves running ends with the box, and so does its home.
         home = {"HPCSERVE_HOME": str(box.directory / "home")}
         process = box.host(LOGIN).start(command, env=home, stdin=None, own_session=False)
+        # A Ctrl-C is the command's business; what it makes of it, it says. It would inherit that we do not heed it.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         code = process.wait()
     return code if code >= 0 else 128 - code
 
