@@ -172,7 +172,7 @@ async def test_tokens_expire_in_the_middle(transfers: Transfers, rules: Rules, t
 @in_a_loop
 async def test_no_login_is_asked_for_while_one_is_renewed(transfers: Transfers, rules: Rules, tmp_path: Path) -> None:
     transfers.laptop.trouble.stalled = True
-    transfers.setting.world.lifetime_s = 30.0  # so short that each step takes a new token
+    transfers.setting.world.lifetime_s = 30  # so short that each step takes a new token
     async with Service(tmp_path, rules, token(transfers)) as service:
         service.log_in(service.token)
         await service.deliveries.ask([delivery(transfers, "a.h5")])
