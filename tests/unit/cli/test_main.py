@@ -23,6 +23,25 @@ from hpcserve.wire.record import RECORD_NAME
 HPCSERVE = (sys.executable, "-m", "hpcserve.cli.main")
 
 
+ALONE = (
+    "up",
+    "down",
+    "status",
+    "publish",
+    "share",
+    "deploy",
+    "undeploy",
+    "run",
+    "transfers",
+    "logs",
+    "login",
+    "logout",
+    "whoami",
+    "demo",
+)
+"""The commands that are one word."""
+
+
 def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     """Has ``hpcserve status`` fail in this way."""
 
@@ -273,41 +292,14 @@ def test_what_the_program_says_of_itself_imports_nothing_heavy(option: str) -> N
 
 
 def test_every_commands_help_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
-    for word in [
-        "up",
-        "down",
-        "status",
-        "publish",
-        "deploy",
-        "undeploy",
-        "run",
-        "logs",
-        "login",
-        "logout",
-        "whoami",
-        "demo",
-    ]:
+    for word in ALONE:
         assert main([word, "--help"]) == 0
         assert capsys.readouterr().out.startswith(f"Usage: hpcserve {word}")
 
 
 def test_the_reference_describes_every_option(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (root / "docs" / "reference" / "cli.md").read_text()
-    alone = [
-        "up",
-        "down",
-        "status",
-        "publish",
-        "deploy",
-        "undeploy",
-        "run",
-        "logs",
-        "login",
-        "logout",
-        "whoami",
-        "demo",
-    ]
-    for words in (*alone, "service add", "site check"):
+    for words in (*ALONE, "service add", "site check"):
         main([*words.split(), "--help"])
         for option in set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}:
             section = text.split(f"## `hpcserve {words.split()[0]}", 1)[1].split("\n## ", 1)[0]
