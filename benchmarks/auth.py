@@ -43,7 +43,7 @@ PERIOD_S = 50.0
 ADMIN = "admin@lab.example"
 
 
-def run(*, pairs: int, n: int = 5000, clients: int = 1000, people: Sequence[int] = (1, 10, 1000)) -> dict[str, Any]:
+def run(*, pairs: int, n: int = 20_000, clients: int = 1000, people: Sequence[int] = (1, 10, 1000)) -> dict[str, Any]:
     """Measures both.
 
     Args:

@@ -39,7 +39,7 @@ class Globus(Section, frozen=True):
     groups_cache_s: Annotated[float, msgspec.Meta(ge=1, le=300)] = 300.0
     sessions_per_identity: Annotated[int, msgspec.Meta(ge=1)] = 10_000
     hello_rate: Annotated[float, msgspec.Meta(gt=0)] = 200.0
-    hello_burst: Annotated[float, msgspec.Meta(ge=1)] = 500.0
+    hello_burst: Annotated[float, msgspec.Meta(ge=1)] = 2000.0
 
     def __post_init__(self) -> None:
         for name in ("client_id", "native_client_id"):
