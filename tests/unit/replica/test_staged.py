@@ -155,6 +155,19 @@ def test_auto_stages_what_is_over_the_limit(tmp_path: Path) -> None:
     assert staged(made, {"y": np.zeros(1000, np.uint8)}, "auto") is None
     assert staged(made, {"y": np.zeros(1001, np.uint8)}, "auto") is not None
     assert staged(made, {"y": np.array([b"x" * 1000], object)}, "auto") is not None
+
+
+def test_what_is_too_large_to_be_fetched_travels_in_its_message(tmp_path: Path) -> None:
+    made = stager(tmp_path, inline_limit_bytes=1000, https_limit_bytes=MIB)
+    assert staged(made, {"y": NOISE(MIB // 16)}, "https") is not None
+    assert staged(made, {"y": NOISE(MIB // 4)}, "https") is None
+    assert staged(made, {"y": NOISE(MIB)}, "https") is not None, "it does not fit into a message"
+
+
+def test_a_file_that_is_larger_than_what_is_in_it_is_taken_back(tmp_path: Path) -> None:
+    made = stager(tmp_path, inline_limit_bytes=1000, https_limit_bytes=MIB, quota_bytes=8 * MIB)
+    assert staged(made, {"y": np.frombuffer(np.random.default_rng(0).bytes(MIB), np.uint8)}, "https") is None
+    assert not list((tmp_path / "ada").iterdir())
     assert made.outlet(KEY, work("inline")) is None
     assert made.outlet(KEY, work("auto", stage="")) is None
 
