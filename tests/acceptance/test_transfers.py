@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from hpcserve.testing.globus.records import GROUPS_VIEW, TRANSFER_ALL, Dependent
 from tests.acceptance.newcomer import User, until, user_in
 from tests.acceptance.typist import Typist
 from tests.integration.globus.setting import SECRET, Setting, standing_in
+from tests.integration.pages import Page
 
 SITE = """
 base = "local"
@@ -50,6 +52,8 @@ publish = {{ allow = ["*"] }}
 deploy = {{ allow = ["*"] }}
 administer = {{ allow = ["*"] }}
 """
+GUIDES_LAPTOP = "6c54cade-bde5-45c1-bdea-f4bd71dba2cc"
+"""Its id in docs/how-to/get-large-results.md."""
 X = np.random.default_rng(7).random(100_000, np.float32)
 
 
@@ -204,7 +208,7 @@ def test_without_a_terminal_the_login_that_is_needed_is_told_and_made_later(lab:
     assert "has succeeded already" in lab.ada.fails(1, "transfers", "--cancel", str(gone))
 
 
-class Page:
+class Person:
     """A person who logs in wherever a client asks for it."""
 
     def __init__(self, ca: str) -> None:
@@ -256,7 +260,7 @@ def test_a_large_result_comes_by_the_nearest_way_that_there_is(lab: Lab) -> None
 
 def test_an_async_client_has_somebody_asked_to_log_in(lab: Lab) -> None:
     async def call() -> None:
-        page = Page(lab.globus.ca)
+        page = Person(lab.globus.ca)
         async with AsyncClient(Service(lab.ada.record), asks=page) as client:
             assert len(page.asked) == 1
             assert client.login is not None
@@ -275,3 +279,19 @@ def test_an_async_client_has_somebody_asked_to_log_in(lab: Lab) -> None:
     lab.ada.ok("logout")
     with as_ada(lab):
         asyncio.run(call())
+
+
+def test_the_guide_does_what_it_says(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/how-to/get-large-results.md."""
+    with Typist(lab.ada, lab.globus.ca, *lab.call) as typist:
+        typist.logs_in().ends()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    np.save("x.npy", X[:2000])
+    with as_ada(lab):
+        Page("docs/how-to/get-large-results.md", read_as={GUIDES_LAPTOP: lab.laptop.id}).run()
+    results = [path for path in lab.laptop.root.rglob("*.h5") if path.name.startswith("fold-")]
+    assert len(results) == 2
+    for path in results:
+        with h5py.File(path) as file:
+            assert np.array_equal(file["y"][()], np.outer(X[:2000], X[:2000]))
