@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from hpcserve.auth.private import read_private
+from hpcserve.config.way_out import settle
 from hpcserve.core.claims import Rules, judge, login_required, memberships
 from hpcserve.core.tokens import Checked, Question
 from hpcserve.errors import ConfigError, HpcserveError, LoginRequired, ServiceUnavailable
@@ -61,17 +62,6 @@ def check_verifies() -> None:
         )
 
 
-def settle(transport: Any, url: str) -> None:
-    """Has a transport's session look up proxies and certificates for ``url`` now, as requests does before each call.
-
-    That costs a third of a call. It also keeps a ``~/.netrc`` from taking the place of the tokens that are sent.
-    """
-    settings = transport.session.merge_environment_settings(url, {}, None, transport.verify_ssl, None)
-    transport.session.proxies = dict(settings["proxies"])
-    transport.verify_ssl = settings["verify"]
-    transport.session.trust_env = False
-
-
 def read_secret(path: Path) -> str:
     """The secret of the service's client at Globus.
 
@@ -108,7 +98,7 @@ class Globus:
         self._auth = self._sdk.ConfidentialAppAuthClient(rules.client_id, secret, **self._how())
         self._groups = self._sdk.GroupsClient(**self._how())
         for client in (self._auth, self._groups):
-            settle(client.transport, client.base_url)
+            settle(client)
 
     def check(self, question: Question, token: str) -> Checked:
         """Asks what is to be asked; errors are in the answer.

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from hpcserve.auth.globus import LONGEST_PAUSE_S, RETRIES, TIMEOUT_S, sdk
+from hpcserve.config.way_out import settle
 from hpcserve.core.claims import Rules, login_required
 from hpcserve.errors import HpcserveError, LoginRequired, ServiceUnavailable
 
@@ -48,6 +49,7 @@ class Grants:
             transport=self._sdk.transport.RequestsTransport(http_timeout=TIMEOUT_S),
             retry_config=self._sdk.transport.RetryConfig(max_retries=RETRIES, max_sleep=LONGEST_PAUSE_S),
         )
+        settle(self._client)
 
     def dependent(self, token: str, *, offline: bool) -> Grant:
         """For Transfer, on behalf of whose token this is. ``offline``: with a refresh token.

@@ -13,6 +13,7 @@ from typing import Any
 from hpcserve.auth import tokens
 from hpcserve.auth.globus import sdk
 from hpcserve.auth.tokens import Kept
+from hpcserve.config.way_out import settle
 from hpcserve.core.demands import Demand
 from hpcserve.errors import AuthenticationError, HpcserveError, ServiceUnavailable
 
@@ -59,7 +60,7 @@ def log_in(demand: Demand, service: str, code: Code, *, renews: bool = True) -> 
         def prompt_for_code(self) -> str:
             return code(self._address)
 
-    client = globus_sdk.NativeAppAuthClient(demand.client_id, app_name=APP, **_patience())
+    client = _client(globus_sdk.NativeAppAuthClient, demand.client_id)
     storage = MemoryTokenStorage()
     settings = globus_sdk.GlobusAppConfig(
         login_flow_manager=Flow,
@@ -107,7 +108,7 @@ def by_secret(demand: Demand, service: str, client_id: str, secret: str) -> Kept
     settings = globus_sdk.GlobusAppConfig(token_storage=storage, token_validation_error_handler=None)
     needed = {demand.resource_server: demand.scope}
     try:
-        client = globus_sdk.ConfidentialAppAuthClient(client_id, secret, app_name=APP, **_patience())
+        client = _client(globus_sdk.ConfidentialAppAuthClient, client_id, secret)
         with globus_sdk.ClientApp(APP, login_client=client, scope_requirements=needed, config=settings) as app:
             app.login(force=True)
             kept = _kept(demand, service, client_id, storage.get_token_data_by_resource_server(), by_secret=True)
@@ -133,7 +134,7 @@ def refreshed(kept: Kept) -> Kept | None:
     if kept.refresh_token is None:
         return None
     globus_sdk = sdk(WHAT)
-    client = globus_sdk.NativeAppAuthClient(kept.client_id, app_name=APP, **_patience())
+    client = _client(globus_sdk.NativeAppAuthClient, kept.client_id)
     try:
         answer = client.oauth2_refresh_token(kept.refresh_token).by_resource_server[kept.resource_server]
         if kept.scope not in answer["scope"].split():
@@ -159,7 +160,7 @@ def revoke(kept: Kept) -> None:
     if kept.by_secret:
         return
     globus_sdk = sdk(WHAT)
-    client = globus_sdk.NativeAppAuthClient(kept.client_id, app_name=APP, **_patience())
+    client = _client(globus_sdk.NativeAppAuthClient, kept.client_id)
     try:
         for each in (kept.refresh_token, kept.access_token, *kept.others):
             if each:
@@ -244,10 +245,14 @@ def _no_answer(globus_sdk: Any, error: Exception) -> ServiceUnavailable:
     return ServiceUnavailable(f"Globus Auth gives no answer ({what}); try again in a moment", retry_after_s=2.0)
 
 
-def _patience() -> dict[str, Any]:
+def _client(kind: Callable[..., Any], *who: str) -> Any:
     from globus_sdk.transport import RequestsTransport, RetryConfig
 
-    return {
-        "transport": RequestsTransport(http_timeout=TIMEOUT_S),
-        "retry_config": RetryConfig(max_retries=RETRIES, max_sleep=LONGEST_PAUSE_S),
-    }
+    client = kind(
+        *who,
+        app_name=APP,
+        transport=RequestsTransport(http_timeout=TIMEOUT_S),
+        retry_config=RetryConfig(max_retries=RETRIES, max_sleep=LONGEST_PAUSE_S),
+    )
+    settle(client)
+    return client

@@ -12,7 +12,7 @@ from hpcserve.cli.options import open_client, seconds
 from hpcserve.cli.terminal import note
 
 if TYPE_CHECKING:
-    from hpcserve.client import Client
+    from hpcserve.client import Client, Outputs
     from hpcserve.client.sending import Transfer
     from hpcserve.servable.manifest import MethodSpec
 
@@ -98,7 +98,7 @@ def command(
             _send(ctx, client, target, given, parameters=values, timeout_s=timeout, to=to, keep_login=keep_login)
             return
         wanted = reply or (Reply.staged if is_hdf5(output) else Reply.auto)
-        answer = client.infer(target, given, parameters=values, timeout_s=timeout, reply=wanted.value)
+        answer = _infer(ctx, client, target, given, parameters=values, timeout_s=timeout, reply=wanted.value)
         if is_hdf5(output):
             write_hdf5(answer, str(output))
     if output is None and wanted is Reply.staged:
@@ -107,6 +107,30 @@ def command(
         show(answer)
     elif not is_hdf5(output):
         write(answer, output)
+
+
+def _infer(
+    ctx: typer.Context,
+    client: Client,
+    target: str,
+    given: Any,
+    *,
+    parameters: dict[str, Any],
+    timeout_s: float,
+    reply: str,
+) -> Outputs:
+    """The outputs; the person is asked for a login that the way of a large result may need."""
+    from hpcserve.errors import LoginRequired
+
+    future = client.submit(target, given, parameters=parameters, timeout_s=timeout_s, reply=reply)
+    try:
+        return future.result()
+    except LoginRequired as wanted:
+        if not future.can_go_on:
+            raise
+        from hpcserve.cli.transfers import with_logins
+
+        return with_logins(ctx, wanted, future.go_on)
 
 
 def _send(

@@ -17,22 +17,26 @@ from typing import Any, Self, TypeVar
 
 import zmq
 
+from hpcserve.auth.tokens import Kept
 from hpcserve.client import forks
+from hpcserve.client.aio_future import AsyncInferenceFuture
 from hpcserve.client.aio_stream import AsyncStream
 from hpcserve.client.arguments import FOREVER, bound, each_of, seconds, service_named
-from hpcserve.client.call import AUTO, AdminCall, Inference, Inputs, Pending
+from hpcserve.client.call import AdminCall, Inference, Inputs, Pending
 from hpcserve.client.dial import Connection, dial, say_hello_again
 from hpcserve.client.engine import Engine
 from hpcserve.client.keys import client_keys
 from hpcserve.client.landing import SENT_AT_ONCE
-from hpcserve.client.login import Login
+from hpcserve.client.login import Asks, Login
 from hpcserve.client.outputs import Outputs
 from hpcserve.client.pauses import Pauses
 from hpcserve.client.renewal import Renewal
-from hpcserve.client.sending import Sending
+from hpcserve.client.sending import Sending, Transfer
 from hpcserve.client.services import Service, find_service
 from hpcserve.client.streaming import WINDOW, Came, Streaming
 from hpcserve.client.ways import way_to
+from hpcserve.core.destinations import directory
+from hpcserve.core.tiers import AUTO
 from hpcserve.errors import Cancelled, HpcserveError, InvalidInput, ProtocolError, ServiceUnavailable
 from hpcserve.types import Counter
 from hpcserve.wire.admin import Admin, Delivered, Noted
@@ -53,14 +57,24 @@ class AsyncClient:
     Args:
         service: See :class:`hpcserve.Client`.
         timeout_s: The deadline of a call that names none, in seconds; None: without end.
+        asks: See :class:`hpcserve.Client`; called by a thread of its own.
+        large_to: See :class:`hpcserve.Client`.
     """
 
-    def __init__(self, service: str | Service | None = None, *, timeout_s: float | None = 60.0) -> None:
+    def __init__(
+        self,
+        service: str | Service | None = None,
+        *,
+        timeout_s: float | None = 60.0,
+        asks: Asks | None = None,
+        large_to: str | None = None,
+    ) -> None:
         seconds(timeout_s)
+        self._large_to = directory(large_to)
         self.timeout_s = timeout_s
         self._way = way_to(find_service(service_named(service)))
         self._keys = client_keys()
-        self._login = Login()
+        self._login = Login(asks)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._renewal = Renewal(partial(say_hello_again, self._context, self._way, self._keys, self._login))
         self._engine = Engine()
@@ -73,6 +87,16 @@ class AsyncClient:
         self._landings: set[asyncio.Task[None]] = set()
         self._looking: ThreadPoolExecutor | None = None
         forks.watch(self, AsyncClient._forked, self._context)
+
+    @property
+    def session_bytes(self) -> int:
+        """See :attr:`hpcserve.Client.session_bytes`."""
+        return self._engine.session_bytes
+
+    @property
+    def login(self) -> Kept | None:
+        """See :attr:`hpcserve.Client.login`."""
+        return self._login.kept
 
     async def __aenter__(self) -> Self:
         """Connects.
@@ -106,6 +130,7 @@ class AsyncClient:
         self._engine.bye()
         self._resolve()
         self._way.interrupt()
+        self._login.interrupt()
         for landing in self._landings:
             landing.cancel()
         await asyncio.gather(*self._landings, return_exceptions=True)
@@ -148,10 +173,20 @@ class AsyncClient:
         reply: str = AUTO,
         to: str | None = None,
         keep_login: bool = False,
-    ) -> asyncio.Future[Outputs]:
+    ) -> AsyncInferenceFuture:
         """As :meth:`infer`, but sends the request at once and returns its future. ``cancel()`` takes it back."""
-        sending = None if to is None else Sending(to, keep_login=keep_login)
-        id, future = self._start(endpoint, inputs, parameters, timeout_s, priority, reply=reply, sending=sending)
+        self._check_open()
+        future = AsyncInferenceFuture(asyncio.get_running_loop())
+
+        def progress(transfer: Transfer) -> None:
+            future.transfer = transfer
+
+        sending = None if to is None else Sending(to, keep_login=keep_login, seen=progress)
+        call = self._call_of(
+            endpoint, inputs, parameters, timeout_s, priority, reply=reply, sending=sending, seen=progress
+        )
+        id = self._begin(call, future)
+        future.arm(partial(self._go_on, call))
         future.add_done_callback(partial(self._take_back, id))
         return future
 
@@ -228,7 +263,22 @@ class AsyncClient:
     ) -> tuple[Counter, asyncio.Future[Outputs]]:
         self._check_open()
         future: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
-        call = Inference(
+        call = self._call_of(endpoint, inputs, parameters, timeout_s, priority, reply=reply, sending=sending)
+        return self._begin(call, future), future
+
+    def _call_of(
+        self,
+        endpoint: str,
+        inputs: Inputs,
+        parameters: Mapping[str, Any] | None,
+        timeout_s: float | None,
+        priority: int,
+        *,
+        reply: str,
+        sending: Sending | None,
+        seen: Callable[[Transfer], None] = lambda _: None,
+    ) -> Inference:
+        return Inference(
             endpoint,
             inputs,
             parameters=parameters,
@@ -237,11 +287,18 @@ class AsyncClient:
             own=True,
             reply=reply,
             sending=sending,
-            on_done=partial(self._landed, _resolver(future)),
+            large=None if self._large_to is None else Sending(self._large_to, seen=seen),
         )
+
+    def _begin(self, call: Inference, future: asyncio.Future[Outputs]) -> Counter:
+        call.on_done = partial(self._landed, _resolver(future))
         id = self._engine.infer(call)
         self._sent()
-        return id, future
+        return id
+
+    async def _go_on(self, call: Inference, seen: Callable[[Transfer], None]) -> Outputs:
+        self._check_open()
+        return await asyncio.get_running_loop().run_in_executor(self._lookers(), call.go_on, seen)
 
     def _landed(self, resolve: Callable[[Pending], None], call: Inference) -> None:
         """A call has its answer, which may lie in a file."""
@@ -467,6 +524,7 @@ class AsyncClient:
                 self._expire()
         except BaseException:
             self._way.interrupt()
+            self._login.interrupt()
             # The thread goes on for some seconds at most, and what it opens must be closed.
             for opened in await asyncio.gather(dialling, return_exceptions=True):
                 if isinstance(opened, Connection):

@@ -13,7 +13,8 @@ import numpy as np
 from hpcserve.client import arguments
 from hpcserve.client.arguments import FOREVER, HALF_HEADER_BYTES, LONGEST_S
 from hpcserve.client.outputs import Outputs
-from hpcserve.errors import HpcserveError, InvalidInput, TransferFailed
+from hpcserve.core.tiers import AUTO, INLINE, STAGED
+from hpcserve.errors import HpcserveError, InvalidInput, LoginRequired, TransferFailed
 from hpcserve.wire import messages as wire
 from hpcserve.wire.admin import Admin
 from hpcserve.wire.frames import enclose, error_from_wire
@@ -22,9 +23,8 @@ from hpcserve.wire.tensor import Frame, pack, unpack
 
 if TYPE_CHECKING:
     from hpcserve.client.fetching import Fetching
-    from hpcserve.client.sending import Sending
+    from hpcserve.client.sending import Sending, Transfer
 
-AUTO, INLINE, STAGED = "auto", "inline", "staged"
 REPLIES = (AUTO, INLINE, STAGED)
 Inputs = Any
 """What a caller may give: a mapping from names to arrays, or the only input itself."""
@@ -76,6 +76,7 @@ class Inference(Pending):
         "endpoint",
         "fetching",
         "frames",
+        "large",
         "method",
         "parameters",
         "priority",
@@ -85,6 +86,7 @@ class Inference(Pending):
         "sending",
         "specs",
         "staged",
+        "unfetched",
     )
     window: wire.Window | None = None
 
@@ -99,11 +101,13 @@ class Inference(Pending):
         own: bool,
         reply: str = AUTO,
         sending: Sending | None = None,
+        large: Sending | None = None,
         on_done: Callable[[Any], None] | None = None,
     ) -> None:
         """``own``: copy the inputs, because the caller may change them before the answer is there.
 
         ``reply``: how the result is to come, one of :data:`REPLIES`. ``sending``: it is brought to a collection.
+        ``large``: so it is if it is too large for all other ways.
 
         Raises:
             InvalidInput: An argument is not what it may be; the message names it.
@@ -124,10 +128,11 @@ class Inference(Pending):
         self.reply = reply if reply == AUTO else arguments.one_of(reply, "reply", REPLIES)
         if sending is not None:
             self.reply = STAGED
-        self.sending = sending
+        self.sending, self.large = sending, large
         self.references = () if type(inputs) is np.ndarray else references_in(named)
         self.fetching: Fetching | None = None
         self.staged: wire.Result | None = None
+        self.unfetched: wire.Result | None = None
         self.priority = priority if type(priority) is int and not priority else arguments.whole_priority(priority)
 
     def finish(self, result: wire.Result, frames: Sequence[Frame]) -> None:
@@ -137,6 +142,8 @@ class Inference(Pending):
                 self.error = error_from_wire(result.error)
             elif result.staged is not None:
                 self.staged = result  # reading it takes long: see land()
+                if self.sending is None and self.large is not None and self.fetching is not None:
+                    self.sending = self.large if self.fetching.is_sent(result.staged, destination=True) else None
             else:
                 self.value = Outputs(
                     unpack(result.tensors, frames, writable=True),
@@ -159,10 +166,24 @@ class Inference(Pending):
                 self.value = self.sending.send(result, self.fetching.ask)
             else:
                 self.value = self.fetching.outputs(result, lazy=self.reply == STAGED)
+        except LoginRequired as error:
+            self.error, self.unfetched = error, result
         except HpcserveError as error:
             self.error = error
         except MemoryError as error:
             self.error = TransferFailed(f"no memory for the result: {error}; call with reply='staged'")
+
+    def go_on(self, seen: Callable[[Transfer], None]) -> Outputs:
+        """Brings a result here after the login that it has wanted.
+
+        Raises:
+            HpcserveError: As :meth:`outcome`.
+        """
+        if self.unfetched is None or self.fetching is None:
+            raise InvalidInput("no result has waited for a login: there is nothing to go on with")
+        if self.sending is not None:
+            return self.sending.go_on(seen)
+        return self.fetching.outputs(self.unfetched, lazy=self.reply == STAGED)
 
     def outcome(self) -> Any:
         """The value; or the error is raised."""

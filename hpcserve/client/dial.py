@@ -68,6 +68,8 @@ class Connection:
         self.expires_in_s: float | None = None
         self.successor: Successor | None = None
         self.ways: tuple[Fetcher, ...] = ()
+        self.https_bytes = 0
+        self.transfers = False
         self._sources = [(socket, zmq.POLLIN)]
 
     def has_message(self) -> bool:
@@ -154,6 +156,7 @@ def dial(
             connection.session_bytes = resumed.session_bytes
             connection.expires_in_s = welcome.expires_in_s
             connection.successor = Successor(way, resumed.epoch)
+            connection.https_bytes, connection.transfers = resumed.https_bytes, resumed.transfers
             connection.ways = (Seen(record.staging),) if is_marked(record.staging, record.public_key) else ()
         except BaseException:
             connection.close()

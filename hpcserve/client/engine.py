@@ -16,11 +16,12 @@ from typing import Any
 import zmq
 from zmq.backend import Socket as PlainSocket
 
-from hpcserve.client.call import AUTO, INLINE, AdminCall, Inference, Pending
+from hpcserve.client.call import AdminCall, Inference, Pending
 from hpcserve.client.dial import Connection
 from hpcserve.client.fetching import Fetching
 from hpcserve.client.streaming import Streaming, Streams
 from hpcserve.core.caller import Caller
+from hpcserve.core.tiers import AUTO
 from hpcserve.errors import Cancelled, DeadlineExceeded, HpcserveError, InvalidInput, Overloaded, ServiceUnavailable
 from hpcserve.types import Counter
 from hpcserve.wire import messages as wire
@@ -128,7 +129,7 @@ class Engine:
         """The session was resumed; ``told`` is what RESUME said was outstanding: the rest is sent now."""
         self.connection = connection
         self.session_bytes = connection.session_bytes
-        self.fetching.ways = connection.ways
+        self.fetching.connected(connection.ways, https_bytes=connection.https_bytes, transfers=connection.transfers)
         self._ack_at_bytes = min(ACK_AT_ONCE_BYTES, self.session_bytes // 4)
         self.refused = None
         known = set(told[1])
@@ -302,7 +303,7 @@ class Engine:
             call.priority,
             attempt,
             None,
-            INLINE if call.reply == AUTO and not self.fetching.ways else call.reply,
+            self.fetching.replies[call.large is not None] if call.reply == AUTO else call.reply,
             floor,
             acks,
             call.enclosed,

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from hpcserve.client.https import ByHttps
 from hpcserve.core.sitepaths import checked, is_below
-from hpcserve.errors import InvalidInput, TransferFailed
+from hpcserve.core.tiers import INLINE, reply_for, tier
+from hpcserve.errors import HpcserveError, InvalidInput, StagedFileGone, TransferFailed
 from hpcserve.wire import messages as wire
 from hpcserve.wire.staged import MARK
 
@@ -63,18 +64,48 @@ class Fetching:
     """All ways of one client.
 
     Attributes:
-        ways: Which there are.
+        ways: Which there are, but for HTTPS.
+        https_bytes: Up to so many bytes a result may come by HTTPS; 0: none.
+        transfers: Whether the service brings results to collections.
+        replies: What is asked for where a result may come in any way: where what is too large has no destination, and
+            where it has one.
         delivered: Called, by any thread, with the path on the site of what has come.
         ask: An administrative call, from a thread that may wait; None: there is no client yet.
     """
 
     def __init__(self) -> None:
         self.ways: Sequence[Fetcher] = ()
+        self.https_bytes = 0
+        self.transfers = False
+        self.replies = (INLINE, INLINE)
         self.delivered: Callable[[str], None] = lambda _path: None
         self.ask: Ask | None = None
 
+    def connected(self, ways: Sequence[Fetcher], *, https_bytes: int, transfers: bool) -> None:
+        """What there is on a new connection."""
+        self.ways, self.https_bytes, self.transfers = ways, https_bytes, transfers
+        visible = bool(ways)
+        self.replies = (
+            reply_for(visible=visible, destination=False, https_limit_bytes=https_bytes),
+            reply_for(visible=visible, destination=transfers, https_limit_bytes=https_bytes),
+        )
+
+    def is_sent(self, staged: wire.Staged, *, destination: bool) -> bool:
+        """Whether a staged result is to be brought to a collection, since it cannot come here."""
+        https_bytes = self.https_bytes
+        way = tier(
+            staged.size_bytes,
+            visible=bool(self.ways),
+            https=https_bytes > 0,
+            https_limit_bytes=https_bytes,
+            destination=destination and self.transfers,
+        )
+        return way == "transfer"
+
     def outputs(self, result: wire.Result, *, lazy: bool) -> Outputs:
         """The outputs of a result that is staged.
+
+        What has come by HTTPS and is not left in its file is in memory alone.
 
         Args:
             result: What came in its place.
@@ -88,23 +119,46 @@ class Fetching:
         from hpcserve.client.staged import StagedFile
 
         assert result.staged is not None, "asked for what is staged"
-        file = StagedFile(self._path(result.staged), result.staged, self.delivered)
+        path = self._seen(result.staged)
+        is_own = path is None
+        if path is None:
+            path = self._by_https(result.staged)
+        file = StagedFile(path, result.staged, self.delivered)
+        try:
+            values = file.arrays() if lazy else file.load()
+        finally:
+            if is_own and not lazy:
+                path.unlink(missing_ok=True)
         return Outputs(
-            file.arrays() if lazy else file.load(),
+            values,
             replica=result.replica,
             version=result.version,
             run_s=result.run_us / 1e6,
             image=result.image,
-            staged=file,
+            staged=None if is_own and not lazy else file,
         )
 
-    def _path(self, staged: wire.Staged) -> Path:
-        further: list[Fetcher] = [] if self.ask is None else [ByHttps(self.ask)]
-        for way in (*self.ways, *further):
-            path = way.fetch(staged)
-            if path is not None:
-                return path
-        raise TransferFailed(
-            f"the result, {staged.size_bytes} bytes, is in {staged.path} on the site, and that is not seen from here; "
-            "call with reply='inline', or where the site's file systems are seen, or with to='globus://COLLECTION/PATH/'"
-        )
+    def _seen(self, staged: wire.Staged) -> Path | None:
+        return next((path for way in self.ways if (path := way.fetch(staged)) is not None), None)
+
+    def _by_https(self, staged: wire.Staged) -> Path:
+        """Once that has failed, results do not count on it any more, until there is another connection."""
+        try:
+            path = None if self.ask is None else ByHttps(self.ask).fetch(staged)
+        except StagedFileGone:
+            raise
+        except HpcserveError as error:
+            self.connected(self.ways, https_bytes=0, transfers=self.transfers)
+            raise type(error)(
+                f"{error.message} (the result, {staged.size_bytes} bytes, was to come by HTTPS from {staged.path}; "
+                "with reply='inline' it comes in its message)",
+                detail=error.detail,
+                retry_after_s=error.retry_after_s,
+            ) from error
+        if path is None:
+            raise TransferFailed(
+                f"the result, {staged.size_bytes} bytes, is in {staged.path} on the site, and that is not seen from "
+                "here; call with reply='inline', or where the site's file systems are seen, or with "
+                "to='globus://COLLECTION/PATH/', or make the client with large_to='globus://COLLECTION/PATH/'"
+            )
+        return path

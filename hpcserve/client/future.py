@@ -11,7 +11,8 @@ from hpcserve.client.outputs import Outputs
 from hpcserve.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from hpcserve.client.sending import Sending, Transfer
+    from hpcserve.client.call import Inference
+    from hpcserve.client.sending import Transfer
 
 
 class InferenceFuture(Future[Outputs]):
@@ -24,18 +25,23 @@ class InferenceFuture(Future[Outputs]):
     def __init__(self) -> None:
         super().__init__()
         self.transfer: Transfer | None = None
-        self._sending: Sending | None = None
+        self._call: Inference | None = None
         self._read: Callable[[float | None], None] | None = None
         self._take_back: Callable[[], bool] | None = None
 
     def arm(
-        self, read: Callable[[float | None], None], take_back: Callable[[], bool], sending: Sending | None = None
+        self, read: Callable[[float | None], None], take_back: Callable[[], bool], call: Inference | None = None
     ) -> None:
-        """The request is on its way: how to wait for it, how to take it back, and what sends its result."""
-        self._read, self._take_back, self._sending = read, take_back, sending
+        """The request is on its way: how to wait for it, how to take it back, and what it is."""
+        self._read, self._take_back, self._call = read, take_back, call
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether ``result()`` has raised LoginRequired for a result that was computed."""
+        return self._call is not None and self._call.unfetched is not None
 
     def go_on(self, seen: Callable[[Transfer], None] = lambda _: None) -> Outputs:
-        """Where ``result()`` has raised LoginRequired for a transfer: waits for it, after that login.
+        """Where ``result()`` has raised LoginRequired for a result that was computed: brings it, after a login.
 
         Args:
             seen: Called with each look at the transfer.
@@ -43,9 +49,9 @@ class InferenceFuture(Future[Outputs]):
         Raises:
             HpcserveError: As ``result()``.
         """
-        if self._sending is None:
-            raise InvalidInput("the result was to be sent nowhere: there is nothing to go on with")
-        return self._sending.go_on(seen)
+        if self._call is None:
+            raise InvalidInput("nothing was asked for yet: there is nothing to go on with")
+        return self._call.go_on(seen)
 
     def result(self, timeout: float | None = None) -> Outputs:
         """See :meth:`concurrent.futures.Future.result`."""

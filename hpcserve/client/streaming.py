@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from hpcserve.client import arguments
-from hpcserve.client.call import INLINE, Inference, Inputs
+from hpcserve.client.call import Inference, Inputs
 from hpcserve.client.outputs import Outputs
 from hpcserve.core.caller import Caller
 from hpcserve.core.streams import ITEM_BYTES, Incoming, Room
+from hpcserve.core.tiers import INLINE
 from hpcserve.errors import HpcserveError, InvalidInput, ProtocolError, StreamInterrupted
 from hpcserve.types import Counter, ReplicaId
 from hpcserve.wire import messages as wire

@@ -18,7 +18,7 @@ import zmq
 from hpcserve.auth.tokens import Kept
 from hpcserve.client import forks
 from hpcserve.client.arguments import bound, each_of, seconds, service_named
-from hpcserve.client.call import AUTO, AdminCall, Inference, Inputs
+from hpcserve.client.call import AdminCall, Inference, Inputs
 from hpcserve.client.future import InferenceFuture
 from hpcserve.client.keeper import Keeper
 from hpcserve.client.keys import client_keys
@@ -31,6 +31,8 @@ from hpcserve.client.shared import SharedEngine
 from hpcserve.client.stream import Stream
 from hpcserve.client.streaming import WINDOW, Streaming
 from hpcserve.client.ways import way_to
+from hpcserve.core.destinations import directory
+from hpcserve.core.tiers import AUTO
 from hpcserve.errors import InvalidInput
 from hpcserve.types import Counter
 from hpcserve.wire.admin import Admin, Delivered, Noted
@@ -48,6 +50,7 @@ class Client:
             ``HPCSERVE_SERVICE``, the one in use, or the daemon of the default site on this machine.
         timeout_s: The deadline of a call that names none, in seconds; None: without end.
         asks: Who is asked where the service wants somebody to log in; None: LoginRequired is raised.
+        large_to: Where Globus Transfer brings what is too large for all other ways: ``globus://COLLECTION/DIRECTORY/``.
 
     Raises:
         NotFound: No service has this name.
@@ -57,9 +60,15 @@ class Client:
     """
 
     def __init__(
-        self, service: str | Service | None = None, *, timeout_s: float | None = 60.0, asks: Asks | None = None
+        self,
+        service: str | Service | None = None,
+        *,
+        timeout_s: float | None = 60.0,
+        asks: Asks | None = None,
+        large_to: str | None = None,
     ) -> None:
         seconds(timeout_s)
+        self._large_to = directory(large_to)
         self.timeout_s = timeout_s
         self._way = way_to(find_service(service_named(service)))
         self._login = Login(asks)
@@ -112,9 +121,9 @@ class Client:
             parameters: JSON-like values for the method.
             timeout_s: The deadline in seconds; default: the client's.
             priority: Higher goes first.
-            reply: How the result is to come. ``auto``: in a file when it is large and the file is seen here;
-                ``inline``: in the message; ``staged``: in a file, and the outputs are left there until they are asked
-                for.
+            reply: How the result is to come. ``auto``: in its message, or, when it is large, in a file that is seen
+                here, that comes by HTTPS, or that is brought to ``large_to``, whichever does first; ``inline``: in the
+                message; ``staged``: in a file, and the outputs are left there until they are asked for.
             to: Where the result is to be brought by Globus Transfer: ``globus://COLLECTION/DIRECTORY/``. It has arrived
                 when this returns, and ``.sent`` of the outputs says where. ``timeout_s`` is the time to compute it.
             keep_login: Let the service keep a login of yours, encrypted, until it has arrived.
@@ -157,6 +166,7 @@ class Client:
             future.transfer = transfer
 
         sending = None if to is None else Sending(to, keep_login=keep_login, seen=progress)
+        large = None if self._large_to is None else Sending(self._large_to, seen=progress)
 
         def resolve(call: Inference) -> None:
             # False: somebody cancelled the future, and nobody wants the answer.
@@ -181,11 +191,12 @@ class Client:
             priority,
             reply=reply,
             sending=sending,
+            large=large,
             own=True,
             on_done=resolve,
         )
         id = self._shared.start(call)
-        future.arm(partial(self._shared.wait, call), partial(self._shared.cancel, id), sending)
+        future.arm(partial(self._shared.wait, call), partial(self._shared.cancel, id), call)
         self._shared.wanted.set()
         return future
 
@@ -294,8 +305,11 @@ class Client:
         reply: str,
         own: bool,
         sending: Sending | None = None,
+        large: Sending | None = None,
         on_done: Callable[[Any], None] | None = None,
     ) -> Inference:
+        if large is None and self._large_to is not None:
+            large = Sending(self._large_to)
         deadline_s = self.timeout_s if timeout_s is None else timeout_s
         return Inference(
             endpoint,
@@ -306,6 +320,7 @@ class Client:
             own=own,
             reply=reply,
             sending=sending,
+            large=large,
             on_done=on_done,
         )
 

@@ -40,6 +40,19 @@ def destination(uri: str, name: str) -> End:
     return End(split.netloc.lower(), f"{path}{name}" if path.endswith("/") else path)
 
 
+def directory(uri: str | None) -> str | None:
+    """A destination for any number of files, as it is; None: there is none.
+
+    Raises:
+        InvalidInput: It is none.
+    """
+    if uri is None:
+        return None
+    if not destination(uri, "").path.endswith("/"):
+        raise InvalidInput(f"to={shortened(uri)}: many results are to go there; let it end with a slash")
+    return uri
+
+
 def uri_of(end: End) -> str:
     """The URI of a file on a collection."""
     return f"globus://{end.collection}/{quote(end.path.lstrip('/'))}"

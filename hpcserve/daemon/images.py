@@ -42,6 +42,7 @@ def staging_rules_of(site: Site) -> StagingRules:
     return StagingRules(
         directory=site.staging_dir,
         inline_limit_bytes=staging.inline_limit_bytes,
+        https_limit_bytes=staging.https_limit_bytes,
         compression=staging.compression,
         chunk_bytes=staging.chunk_bytes,
         quota_bytes=staging.quota_bytes,

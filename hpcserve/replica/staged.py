@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
+from hpcserve.core.tiers import HTTPS, INLINE, STAGED, is_staged
 from hpcserve.errors import HpcserveError, InvalidInput, InvalidOutput, ServableError, ServiceUnavailable, StorageFull
 from hpcserve.replica import hdf5
 from hpcserve.replica.usage import Usage
@@ -25,7 +26,6 @@ from hpcserve.wire import messages as wire
 from hpcserve.wire.launch import StagingRules
 from hpcserve.wire.staged import PARTIAL, SUFFIX
 
-AUTO, STAGED = "auto", "staged"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 RETRY_S = 10.0
 
@@ -71,16 +71,22 @@ class Stager:
 
     def outlet(self, key: RequestKey, work: wire.Work) -> Outlet | None:
         """That of a request; None: all that it comes to travels in the message."""
-        if not work.stage or not self._rules.directory or work.reply not in (AUTO, STAGED):
+        if not work.stage or not self._rules.directory or work.reply == INLINE:
             return None
 
         def let_out(method: str, outputs: Mapping[str, Any]) -> wire.Staged | None:
             size_bytes = hdf5.size_bytes(outputs)
-            wanted = work.reply == STAGED
-            if not wanted and size_bytes <= self._rules.inline_limit_bytes:
+            if not is_staged(
+                size_bytes,
+                work.reply,
+                inline_limit_bytes=self._rules.inline_limit_bytes,
+                https_limit_bytes=self._rules.https_limit_bytes,
+                most_inline_bytes=self._most_inline_bytes,
+            ):
                 return None
+            wanted = work.reply == STAGED
             try:
-                return self._write(key, work.stage, method, outputs, size_bytes)
+                written = self._write(key, work.stage, method, outputs, size_bytes)
             except (StorageFull, ServiceUnavailable, ServableError) as error:
                 if wanted or size_bytes > self._most_inline_bytes:
                     raise
@@ -91,7 +97,19 @@ class Stager:
                 )
                 return None
 
+            # HDF5 fills chunks up: the file may be larger than what is in it.
+            too_large = work.reply == HTTPS and written.size_bytes > self._rules.https_limit_bytes
+            if too_large and size_bytes <= self._most_inline_bytes:
+                self._take_back(work.stage, written)
+                return None
+            return written
+
         return let_out
+
+    def _take_back(self, stage: str, written: wire.Staged) -> None:
+        with contextlib.suppress(OSError), self._directory(stage) as directory:  # it is removed in time, if not now
+            os.unlink(written.path.rpartition("/")[2], dir_fd=directory)
+            self._usage.add(stage, -written.size_bytes)
 
     def _write(
         self, key: RequestKey, stage: str, method: str, outputs: Mapping[str, Any], size_bytes: int

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hpcserve.config.way_out import settle
 from hpcserve.core.delivery import End, Progress, Trouble
 from hpcserve.errors import ConfigError
 
@@ -60,6 +61,7 @@ class _Speaker:
             transport=self._sdk.transport.RequestsTransport(http_timeout=TIMEOUT_S),
             retry_config=self._sdk.transport.RetryConfig(max_retries=0),  # who asks tries again, when it is time
         )
+        settle(self._client)
 
     @contextmanager
     def _troubles(self) -> Iterator[None]:

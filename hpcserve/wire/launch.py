@@ -70,6 +70,7 @@ class StagingRules(msgspec.Struct, frozen=True, kw_only=True):
 
     directory: str = ""
     inline_limit_bytes: int = 8 << 20
+    https_limit_bytes: int = 256 << 20
     compression: str = "gzip"
     chunk_bytes: int = 1 << 20
     quota_bytes: int = 0

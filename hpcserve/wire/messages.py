@@ -153,12 +153,18 @@ class Resume(Message, frozen=True, tag="resume"):
 
 
 class Resumed(Message, frozen=True, tag="resumed"):
-    """The broker knows the session again. ``session_bytes`` is the byte budget of its unsettled requests."""
+    """The broker knows the session again. ``session_bytes`` is the byte budget of its unsettled requests.
+
+    Up to ``https_bytes`` a staged result may be fetched by HTTPS; 0: none. ``transfers``: one may be brought to a
+    collection.
+    """
 
     version: int
     epoch: Epoch
     session: SessionId
     session_bytes: int
+    https_bytes: int = 0
+    transfers: bool = False
 
 
 class Request(Message, frozen=True, tag="request"):
@@ -166,9 +172,9 @@ class Request(Message, frozen=True, tag="request"):
 
     ``attempt`` is 0, or 1 when the broker asked for the request again. ``acks`` and ``floor`` acknowledge
     earlier results, as in :class:`Ack`. With a ``window`` it is the call of a stream.
-    ``reply`` says how the result comes: ``inline``, ``staged`` (in a file on the site), or ``auto``: staged when it is
-    large. ``references`` lists the URIs of the tensors that are not in the message but in files: those of dtype
-    ``REFERENCE``, whose bytes are the URI.
+    ``reply`` says how the result comes: ``inline``, ``staged`` (in a file on the site), ``auto``: staged when it is
+    large, or ``https``: the same, but only up to ``https_bytes`` of :class:`Resumed`. ``references`` lists the URIs of
+    the tensors that are not in the message but in files: those of dtype ``REFERENCE``, whose bytes are the URI.
     """
 
     id: Counter

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,11 +17,14 @@ import pytest
 
 from hpcserve import AsyncClient, Client, examples
 from hpcserve.client.services import Service
+from hpcserve.errors import LoginRequired
+from hpcserve.testing.globus.browser import log_in
 from hpcserve.testing.globus.collections import Collection, Kind
 from hpcserve.testing.globus.records import GROUPS_VIEW, TRANSFER_ALL, Dependent
 from tests.acceptance.newcomer import User, until, user_in
 from tests.acceptance.typist import Typist
 from tests.integration.globus.setting import SECRET, Setting, standing_in
+from tests.integration.pages import Page
 
 SITE = """
 base = "local"
@@ -33,11 +37,14 @@ native_client_id = "{native}"
 
 [staging]
 transfer_wait_s = 0.2
+inline_limit_bytes = 1000
+https_limit_bytes = 500000
 
 [[staging.collections]]
 id = "{collection}"
 prefix = "{staged}"
 kind = "mapped"
+https = true
 
 [access]
 call = {{ allow = ["*"] }}
@@ -45,6 +52,8 @@ publish = {{ allow = ["*"] }}
 deploy = {{ allow = ["*"] }}
 administer = {{ allow = ["*"] }}
 """
+GUIDES_LAPTOP = "6c54cade-bde5-45c1-bdea-f4bd71dba2cc"
+"""Its id in docs/how-to/get-large-results.md."""
 X = np.random.default_rng(7).random(100_000, np.float32)
 
 
@@ -53,11 +62,24 @@ class Lab:
 
     def __init__(self, globus: Setting, ada: User, facility: Collection, laptop: Collection, x: Path) -> None:
         self.globus, self.ada, self.facility, self.laptop = globus, ada, facility, laptop
-        self.call = ("run", "echo.echo", "--input", f"x={x}", "--to", f"globus://{laptop.id}/results/")
+        self.run = ("run", "echo.echo", "--input", f"x={x}")
+        self.call = (*self.run, "--to", f"globus://{laptop.id}/results/")
+
+    def from_afar(self) -> Path:
+        """A service record as on a machine that does not see the site's files."""
+        record = json.loads(Path(self.ada.record).read_bytes())
+        path = self.ada.home / "from-afar.json"
+        path.write_text(json.dumps(record | {"staging": "/not/seen/here"}))
+        return path
 
     def login(self) -> None:
         """Ada logs in, and consents to all that the service asks for."""
         with Typist(self.ada, self.globus.ca, "login") as typist:
+            typist.logs_in().ends()
+
+    def login_for_transfers(self) -> None:
+        """Ada logs in as a transfer needs it."""
+        with Typist(self.ada, self.globus.ca, "transfers", "--login") as typist:
             typist.logs_in().ends()
 
     def transfers(self) -> list[dict[str, object]]:
@@ -81,13 +103,14 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
         queue = globus.globus.transfer.queue
         queue.retry_s = 0.05
         ada = stack.enter_context(user_in(tmp_path / "ada"))
-        ada.environment |= globus.globus.environment
+        ada.environment |= globus.globus.environment | {"SSL_CERT_FILE": globus.ca}
         staged = tmp_path / "staged"
         staged.mkdir(mode=0o700)
         open_ = globus.globus.collections.open
         facility = open_("facility", globus.person.id, Kind.MAPPED, root=staged)
         laptop = open_("laptop", globus.person.id, Kind.PERSONAL)
-        needs = (Dependent(GROUPS_VIEW), Dependent(TRANSFER_ALL, optional=True))
+        further = (TRANSFER_ALL, facility.https_scope)
+        needs = (Dependent(GROUPS_VIEW), *(Dependent(each, optional=True) for each in further))
         globus.world.add_scope(globus.service.id, dependents=needs)
         secret = tmp_path / "secret"
         secret.touch(0o600)
@@ -113,12 +136,19 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
         ada.ok("down")
 
 
+@contextlib.contextmanager
+def as_ada(lab: Lab) -> Iterator[None]:
+    """This process is hers."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HPCSERVE_HOME", "SSL_CERT_FILE", *lab.globus.globus.environment):
+            patch.setenv(name, lab.ada.environment[name])
+        yield
+
+
 async def both_clients(lab: Lab) -> None:
     """The same from Python."""
     to = f"globus://{lab.laptop.id}/results/"
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("HPCSERVE_HOME", *lab.globus.globus.environment):
-            patch.setenv(name, lab.ada.environment[name])
+    with as_ada(lab):
         with Client(Service(lab.ada.record)) as client:
             future = client.submit("echo.echo", X, to=to)
             sent = (await asyncio.to_thread(future.result, 90.0)).sent
@@ -126,7 +156,11 @@ async def both_clients(lab: Lab) -> None:
             assert future.transfer == sent.transfer
         async with AsyncClient(Service(lab.ada.record)) as other:
             async with asyncio.timeout(90.0):
-                assert (await other.infer("echo.echo", X, to=to)).sent is not None
+                going = other.submit("echo.echo", X, to=to)
+                assert going.transfer is None
+                assert (await going).sent is not None
+                assert going.transfer is not None
+                assert going.transfer.state == "succeeded"
 
 
 def test_a_result_reaches_the_laptop_after_the_consents_that_it_needs(lab: Lab) -> None:
@@ -172,3 +206,92 @@ def test_without_a_terminal_the_login_that_is_needed_is_told_and_made_later(lab:
     assert len(lab.arrived()) == 1
     gone = lab.transfers()[0]["id"]
     assert "has succeeded already" in lab.ada.fails(1, "transfers", "--cancel", str(gone))
+
+
+class Person:
+    """A person who logs in wherever a client asks for it."""
+
+    def __init__(self, ca: str) -> None:
+        self._ca = ca
+        self.asked: list[str] = []
+
+    def code(self, address: str, why: str, scope: str) -> str:
+        self.asked.append(why)
+        return log_in(address, self._ca)
+
+    def interrupt(self) -> None:
+        """Nothing waits."""
+
+
+async def from_afar(lab: Lab) -> None:
+    """Each size by its way, from a machine that does not see the files."""
+    afar, to = Service(lab.from_afar()), f"globus://{lab.laptop.id}/large/"
+    async with AsyncClient(afar, large_to=to) as client, asyncio.timeout(90.0):
+        small = await client.infer("echo.echo", X[:10])
+        assert (small.staged, small.sent) == (None, None)
+        middling = await client.infer("echo.echo", X)
+        assert (middling.staged, middling.sent) == (None, None)
+        assert np.array_equal(middling["x"], X)
+        future = client.submit("echo.echo", np.tile(X, 2))
+        large = await future
+        assert large.sent is not None
+        assert large.sent.uri.startswith(to)
+        assert future.transfer == large.sent.transfer
+    [path] = (lab.laptop.root / "large").glob("*.h5")
+    with h5py.File(path) as file:
+        assert np.array_equal(file["x"][()], np.tile(X, 2))
+    with Client(afar) as plain:  # nowhere to bring it to, and larger than comes by HTTPS
+        outputs = await asyncio.to_thread(plain.infer, "echo.echo", np.tile(X, 2))
+        assert (outputs.staged, len(outputs["x"])) == (None, 2 * len(X))
+
+
+def test_a_large_result_comes_by_the_nearest_way_that_there_is(lab: Lab) -> None:
+    lab.ada.ok("service", "add", "afar", lab.from_afar())
+    output = lab.ada.home / "y.npy"
+    said = lab.ada.fails(4, "--service", "afar", *lab.run, "--output", output)
+    assert "was to come by HTTPS" in said
+    with Typist(lab.ada, lab.globus.ca, "--service", "afar", *lab.run, "--output", output) as typist:
+        typist.logs_in().logs_in().ends()  # to fetch files for her, and to let her in on the collection
+    assert np.array_equal(np.load(output), X)
+    with as_ada(lab):
+        asyncio.run(from_afar(lab))
+    assert lab.tasks() == 1
+
+
+def test_an_async_client_has_somebody_asked_to_log_in(lab: Lab) -> None:
+    async def call() -> None:
+        page = Person(lab.globus.ca)
+        async with AsyncClient(Service(lab.ada.record), asks=page) as client:
+            assert len(page.asked) == 1
+            assert client.login is not None
+            assert client.session_bytes > 0
+            assert (await client.infer("echo.echo", X[:10]))["x"].shape == (10,)
+        async with AsyncClient(Service(lab.ada.record), asks=page) as client:
+            assert len(page.asked) == 1
+            future = client.submit("echo.echo", X, to=f"globus://{lab.laptop.id}/results/")
+            with pytest.raises(LoginRequired):
+                await future
+            assert future.transfer is not None
+            assert future.transfer.state != "succeeded"
+            await asyncio.to_thread(lab.login_for_transfers)
+            assert (await future.go_on()).sent is not None
+
+    lab.ada.ok("logout")
+    with as_ada(lab):
+        asyncio.run(call())
+
+
+def test_the_guide_does_what_it_says(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/how-to/get-large-results.md."""
+    with Typist(lab.ada, lab.globus.ca, *lab.call) as typist:
+        typist.logs_in().ends()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    np.save("x.npy", X[:2000])
+    with as_ada(lab):
+        Page("docs/how-to/get-large-results.md", read_as={GUIDES_LAPTOP: lab.laptop.id}).run()
+    results = [path for path in lab.laptop.root.rglob("*.h5") if path.name.startswith("fold-")]
+    assert len(results) == 2
+    for path in results:
+        with h5py.File(path) as file:
+            assert np.array_equal(file["y"][()], np.outer(X[:2000], X[:2000]))

@@ -85,10 +85,18 @@ class Page:
         name: Its path in the project.
         shell: Runs its commands.
         chosen: Which of its blocks are looked at.
+        read_as: What stands in the page, and what it is here.
     """
 
-    def __init__(self, name: str, shell: Shell = here, chosen: Callable[[Block], bool] = anywhere) -> None:
+    def __init__(
+        self,
+        name: str,
+        shell: Shell = here,
+        chosen: Callable[[Block], bool] = anywhere,
+        read_as: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
+        self._read_as = read_as or {}
         self.namespace: dict[str, Any] = {"__name__": "__main__"}
         self._shell = shell
         self._chosen = chosen
@@ -97,7 +105,11 @@ class Page:
     def run(self) -> int:
         """Runs every block; returns how many there were."""
         ran, printed = 0, None
-        for block in filter(self._chosen, blocks((ROOT / self.name).read_text(encoding="utf-8"))):
+        text = (ROOT / self.name).read_text(encoding="utf-8")
+        for told, meant in self._read_as.items():
+            assert told in text, f"{self.name} has no {told}"
+            text = text.replace(told, meant)
+        for block in filter(self._chosen, blocks(text)):
             if block.mark == "not run":
                 printed = None
             elif block.mark == "file":

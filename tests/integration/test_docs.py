@@ -1,7 +1,8 @@
 """The programs and commands of the documentation are run, in order, each page with a home and a daemon of its own.
 
 tests/integration/pages.py says which. The blocks of docs/how-to/write-a-servable.md are run by
-tests/unit/servable/test_servable_docs.py, what a page says of a cluster by tests/facility/test_tutorials.py.
+tests/unit/servable/test_servable_docs.py, docs/how-to/get-large-results.md by tests/acceptance/test_transfers.py, and
+what a page says of a cluster by tests/facility/test_tutorials.py.
 """
 
 from __future__ import annotations

@@ -182,7 +182,9 @@ class Front:
         )
         self._sessions_of.setdefault(peer.key, set()).add(id)
         budget = self._exchange.limits.session_bytes
-        send(self.socket, connection, encode(wire.Resumed(version, self._epoch, id, budget)))
+        places = self.places
+        told = wire.Resumed(version, self._epoch, id, budget, places.https_bytes, places.transfers)
+        send(self.socket, connection, encode(told))
 
     def _check_number(self, peer: Peer, id: SessionId) -> None:
         """No identity can have sessions without end, with however many keys; nor a key, where there are only keys."""

@@ -10,25 +10,31 @@ from typing import NamedTuple
 
 from hpcserve.config import Site
 from hpcserve.core.sessions import Session
-from hpcserve.core.sitepaths import Collection, check_below, located, roots_of
+from hpcserve.core.sitepaths import Collection, check_below, globus_uri, located, roots_of
 from hpcserve.core.spelling import shortened
+from hpcserve.core.tiers import AUTO, HTTPS, INLINE, STAGED
 from hpcserve.daemon.access import own_directory
 from hpcserve.errors import InvalidInput
 from hpcserve.types import SessionId
 from hpcserve.wire import messages as wire
 from hpcserve.wire.hub import Asker, ResultStaged
 
-REPLIES = ("inline", "auto", "staged")
+REPLIES = (INLINE, AUTO, STAGED, HTTPS)
 MOST_REFERENCES = 64
 
 
 class Places(NamedTuple):
-    """The paths of one site."""
+    """The paths of one site.
+
+    Up to ``https_bytes`` a result can be fetched by HTTPS; ``transfers``: one can be brought to a collection.
+    """
 
     directory: str
     roots: tuple[str, ...] = ()
     collections: tuple[Collection, ...] = ()
     service: bool = False
+    https_bytes: int = 0
+    transfers: bool = False
 
     def check(self, request: wire.Request, session: Session) -> tuple[str, ...]:
         """What a request says of files, checked: where its references are on the site.
@@ -78,7 +84,16 @@ def places_of(site: Site) -> Places:
     """The paths of ``site``."""
     staging = site.staging
     collections = tuple(Collection(each.id, each.prefix, each.kind, each.https) for each in staging.collections)
-    return Places(site.staging_dir, _normal(staging.roots), collections, site.mode == "service")
+    transfers = site.auth == "globus" and bool(collections)
+    by_https = transfers and globus_uri(f"{site.staging_dir}/any", [each for each in collections if each.https])
+    return Places(
+        site.staging_dir,
+        _normal(staging.roots),
+        collections,
+        service=site.mode == "service",
+        https_bytes=staging.https_limit_bytes if by_https else 0,
+        transfers=transfers,
+    )
 
 
 def _normal(roots: Sequence[str]) -> tuple[str, ...]:

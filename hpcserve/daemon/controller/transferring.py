@@ -130,9 +130,7 @@ class Transferring:
         service, owner = self._seen(asking)
         size = (await self._own(asking, "fetch", owner, arguments.path)).st_size
         source = globus_uri(arguments.path, [each for each in self._collections if each.https])
-        way = tier(
-            size, https=source is not None, https_limit_bytes=self._https_limit, destination=False, visible=False
-        )
+        way = tier(size, visible=False, https=source is not None, https_limit_bytes=self._https_limit)
         if way != "https" or source is None:
             raise Conflict(
                 f"{arguments.path} cannot be fetched by HTTPS: it is on no collection that has that, or larger than "

@@ -84,7 +84,7 @@ def test_a_map_may_be_collected_in_the_thread_that_has_the_lock(
 
     monkeypatch.setattr(shared, "wait", answer)
     client = Client.__new__(Client)  # connected to nothing
-    client._shared, client.timeout_s = shared, 60.0
+    client._shared, client.timeout_s, client._large_to = shared, 60.0, None
 
     def collect() -> None:
         cycle: list[object] = [client.map("echo", [{}] * 8, in_flight=4)]

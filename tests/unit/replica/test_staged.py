@@ -147,6 +147,42 @@ def test_output_names_cannot_lead_anywhere(tmp_path: Path) -> None:
     assert {name: value[0] for name, value in back.items()} == {name: value[0] for name, value in outputs.items()}
 
 
+LARGER_THAN_MEMORY = """
+import resource, sys
+import h5py, numpy as np
+from pathlib import Path
+from tests.unit.replica.test_staged import stager, staged
+from hpcserve.servable.manifest import MethodSpec, TensorDecl
+from hpcserve.servable.outputs import collect
+
+made = stager(Path(sys.argv[1]))
+y = np.memmap(sys.argv[2], np.uint8, "w+", shape=(1 << 30,))
+y[::1 << 24] = 7
+spec = MethodSpec(inputs=(), outputs=(TensorDecl(name="y", dtype="uint8", shape=(-1,)),))
+in_use = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_DATA, (in_use + (256 << 20),) * 2)
+assert staged(made, collect("run", spec, y)) is not None
+np.zeros(1 << 30, np.uint8)
+"""
+
+
+def test_a_result_in_a_file_is_never_whole_in_memory(tmp_path: Path) -> None:
+    """What a process may have is a quarter of it: the last line shows that this is so."""
+    done = subprocess.run(
+        [sys.executable, "-c", LARGER_THAN_MEMORY, str(tmp_path), str(tmp_path / "y")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "MemoryError" in done.stderr.splitlines()[-1], done.stderr
+    assert "line 16, in <module>" in done.stderr, done.stderr
+    [path] = (tmp_path / "ada").iterdir()
+    with h5py.File(path) as file:
+        assert file["y"].shape == (1 << 30,)
+        assert file["y"][1 << 24] == 7
+
+
 # --- which are staged ---------------------------------------------------------------------------------
 
 
@@ -155,6 +191,19 @@ def test_auto_stages_what_is_over_the_limit(tmp_path: Path) -> None:
     assert staged(made, {"y": np.zeros(1000, np.uint8)}, "auto") is None
     assert staged(made, {"y": np.zeros(1001, np.uint8)}, "auto") is not None
     assert staged(made, {"y": np.array([b"x" * 1000], object)}, "auto") is not None
+
+
+def test_what_is_too_large_to_be_fetched_travels_in_its_message(tmp_path: Path) -> None:
+    made = stager(tmp_path, inline_limit_bytes=1000, https_limit_bytes=MIB)
+    assert staged(made, {"y": NOISE(MIB // 16)}, "https") is not None
+    assert staged(made, {"y": NOISE(MIB // 4)}, "https") is None
+    assert staged(made, {"y": NOISE(MIB)}, "https") is not None, "it does not fit into a message"
+
+
+def test_a_file_that_is_larger_than_what_is_in_it_is_taken_back(tmp_path: Path) -> None:
+    made = stager(tmp_path, inline_limit_bytes=1000, https_limit_bytes=MIB, quota_bytes=8 * MIB)
+    assert staged(made, {"y": np.frombuffer(np.random.default_rng(0).bytes(MIB), np.uint8)}, "https") is None
+    assert not list((tmp_path / "ada").iterdir())
     assert made.outlet(KEY, work("inline")) is None
     assert made.outlet(KEY, work("auto", stage="")) is None
 
