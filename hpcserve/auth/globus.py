@@ -22,7 +22,7 @@ from hpcserve.errors import ConfigError, HpcserveError, LoginRequired, ServiceUn
 _log = logging.getLogger(__name__)
 
 TIMEOUT_S = 4.0
-RETRIES = 1
+RETRIES = 2
 LONGEST_PAUSE_S = 1.0
 """Between two tries, whatever the service asks for: somebody waits."""
 GROUPS = "groups.api.globus.org"

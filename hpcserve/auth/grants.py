@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 from hpcserve.auth.globus import LONGEST_PAUSE_S, RETRIES, TIMEOUT_S, sdk
 from hpcserve.config.way_out import settle
 from hpcserve.core.claims import Rules, login_required
-from hpcserve.errors import HpcserveError, LoginRequired, ServiceUnavailable
+from hpcserve.errors import AuthenticationError, HpcserveError, LoginRequired, ServiceUnavailable
 
 TRANSFER = "transfer.api.globus.org"
+NOT_YET = "this service may not transfer files for you yet"
 TRANSFER_SCOPE = f"urn:globus:auth:scope:{TRANSFER}:all"
 
 
@@ -55,14 +56,21 @@ class Grants:
         """For Transfer, on behalf of whose token this is. ``offline``: with a refresh token.
 
         Raises:
-            LoginRequired: The token is not good any more, or its owner has not consented to transfers.
+            LoginRequired: Its owner has not consented to transfers.
+            AuthenticationError: The token is not good any more.
             ServiceUnavailable: Globus Auth gives no answer.
         """
         try:
             answer = self._client.oauth2_get_dependent_tokens(token, refresh_tokens=offline, scope=TRANSFER_SCOPE)
         except self._sdk.GlobusError as error:
-            raise self._refused(error, "this service may not transfer files for you yet") from error
+            if isinstance(error, self._sdk.AuthAPIError) and error.http_status in (400, 401):
+                raise AuthenticationError("Globus Auth does not take the token any more") from error
+            raise self._refused(error, NOT_YET) from error
         return _grant(answer)
+
+    def consent_required(self) -> LoginRequired:
+        """What asks for a login by which this service may transfer."""
+        return self.login_required(NOT_YET, [self._transfer])
 
     def https(self, token: str, collection: str, *, data_access: bool) -> Grant:
         """For the files of a collection by HTTPS, on behalf of whose token this is.

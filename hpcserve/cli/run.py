@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +28,7 @@ class Reply(StrEnum):
 
 SHOW_S = 1.0
 DESCRIBE_S = 5.0
-"""So long a call whose inputs need no declaration waits for it."""
+"""So long a call whose inputs need no declaration waits for it, and any one where the service says to try again."""
 
 
 def command(
@@ -196,12 +197,19 @@ def declared(client: Client, target: str, *, timeout_s: float = 30.0) -> MethodS
     """
     import msgspec
 
-    from hpcserve.errors import UnknownMethod
+    from hpcserve.client.pauses import Patience
+    from hpcserve.errors import ServiceUnavailable, UnknownMethod
     from hpcserve.servable.manifest import default_method, from_json, method_named
     from hpcserve.wire.admin import Describe, Described
 
     endpoint, _, method = target.partition(".")
-    described = client.call("describe", Describe(endpoint=endpoint), Described, timeout_s=timeout_s)
+    patience = Patience(DESCRIBE_S)
+    while True:
+        try:
+            described = client.call("describe", Describe(endpoint=endpoint), Described, timeout_s=timeout_s)
+            break
+        except ServiceUnavailable as error:
+            time.sleep(patience.pause_s(error))
     manifest = from_json(msgspec.json.encode(described.manifest))
     method = method or default_method(manifest)
     if not method:

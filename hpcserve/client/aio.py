@@ -29,7 +29,7 @@ from hpcserve.client.keys import client_keys
 from hpcserve.client.landing import SENT_AT_ONCE
 from hpcserve.client.login import Asks, Login
 from hpcserve.client.outputs import Outputs
-from hpcserve.client.pauses import Pauses
+from hpcserve.client.pauses import Patience, Pauses
 from hpcserve.client.renewal import Renewal
 from hpcserve.client.sending import Sending, Transfer
 from hpcserve.client.services import Service, find_service
@@ -107,7 +107,7 @@ class AsyncClient:
         if self._is_fork or self._task is not None or self._context.closed:
             raise self._not_open()
         try:
-            await self._dial()
+            await self._dial_at_first()
         except BaseException:
             await self._release()
             raise
@@ -487,6 +487,14 @@ class AsyncClient:
     def _expire(self) -> None:
         self._engine.expire()
         self._resolve()
+
+    async def _dial_at_first(self) -> None:
+        patience = Patience()
+        while True:
+            try:
+                return await self._dial()
+            except ServiceUnavailable as error:
+                await asyncio.sleep(patience.pause_s(error))
 
     async def _dial(self) -> None:
         told: list[tuple[int, tuple[Counter, ...]]] = []

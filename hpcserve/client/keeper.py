@@ -17,7 +17,7 @@ import zmq
 from hpcserve.auth.keys import KeyPair
 from hpcserve.client.dial import Connection, dial, say_hello_again
 from hpcserve.client.login import Login
-from hpcserve.client.pauses import Pauses
+from hpcserve.client.pauses import Patience, Pauses
 from hpcserve.client.renewal import Renewal
 from hpcserve.client.shared import LOOK_S, SharedEngine
 from hpcserve.client.ways import Way
@@ -63,7 +63,14 @@ class Keeper:
         Raises:
             HpcserveError: As :func:`hpcserve.client.dial.dial`.
         """
-        self._connected(*self._dialled())
+        patience = Patience()
+        while True:
+            try:
+                dialled = self._dialled()
+                break
+            except ServiceUnavailable as error:
+                time.sleep(patience.pause_s(error))
+        self._connected(*dialled)
         self._thread.start()
 
     def join(self) -> None:

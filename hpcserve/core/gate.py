@@ -1,7 +1,7 @@
 """Who may call which endpoint, at the broker: decided once for each session and endpoint, and remembered.
 
 What is remembered is forgotten when the session's caller, an owner or a visibility has changed. An endpoint that the
-caller may not see is one that does not exist.
+caller may not see is one that does not exist; of whose groups are not known at present, it is not said what exists.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from hpcserve.core.access import OPEN, Caller, Decision, Policy, decide
-from hpcserve.core.routes import RoutingTable, unknown_endpoint
+from hpcserve.core.routes import RoutingTable, groups_unknown, unknown_endpoint
 from hpcserve.core.sessions import Session
 from hpcserve.core.spelling import shortened
-from hpcserve.errors import PermissionDenied
+from hpcserve.errors import HpcserveError, PermissionDenied
 from hpcserve.types import Counter, EndpointName
 
 
@@ -43,10 +43,11 @@ class Gate:
         Raises:
             UnknownEndpoint: There is none, or the caller may not know of it.
             PermissionDenied: It may not be called.
+            ServiceUnavailable: It may be that the caller may once his groups are known.
         """
         name = table.endpoints.get(EndpointName(endpoint))
         if name is None:
-            raise unknown_endpoint(endpoint, self._seen(session, table))
+            raise _not_seen(session, endpoint, self._seen(session, table))
         decision = session.decided.get(endpoint)
         if decision is None:
             decision = decide(self._policy, session.caller, "call", table.deployments[name].access)
@@ -56,7 +57,7 @@ class Gate:
             return
         seen = self._seen(session, table)
         if endpoint not in seen:
-            raise unknown_endpoint(endpoint, seen)
+            raise _not_seen(session, endpoint, seen)
         raise PermissionDenied(f"you may not call endpoint {shortened(endpoint)}: {decision.reason}")
 
     def _seen(self, session: Session, table: RoutingTable) -> frozenset[str]:
@@ -73,6 +74,10 @@ class Gate:
         """What was decided, once."""
         taken, self.news = self.news, []
         return taken
+
+
+def _not_seen(session: Session, endpoint: str, seen: frozenset[str]) -> HpcserveError:
+    return groups_unknown(endpoint) if session.caller.groups is None else unknown_endpoint(endpoint, seen)
 
 
 def recall(session: Session, caller: Caller) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from hpcserve.core.access import Deployment as Accessed
 from hpcserve.core.spelling import nearest, shortened
-from hpcserve.errors import HpcserveError, UnknownEndpoint, UnknownMethod
+from hpcserve.errors import HpcserveError, ServiceUnavailable, UnknownEndpoint, UnknownMethod
 from hpcserve.types import DeploymentName, EndpointName, ReplicaId
 
 
@@ -64,6 +64,15 @@ class RoutingTable(NamedTuple):
 def unknown_endpoint(endpoint: str, known: Iterable[str]) -> UnknownEndpoint:
     """What to tell somebody who wrote the name of an endpoint that does not exist, and may know of these."""
     return UnknownEndpoint(f"no endpoint {shortened(endpoint)}{nearest(endpoint, known)}")
+
+
+def groups_unknown(endpoint: str) -> ServiceUnavailable:
+    """What to tell somebody who does not see it, and perhaps would if his groups could be asked for."""
+    return ServiceUnavailable(
+        f"Globus does not say at present in which groups you are, and no endpoint {shortened(endpoint)} is visible to "
+        "you without; try again in a moment",
+        retry_after_s=1.0,
+    )
 
 
 MOST_METHODS = 10

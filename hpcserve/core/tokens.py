@@ -25,7 +25,7 @@ RENEW = 5 / 6
 AGAIN_S = 1.0
 """A question that got no answer is put again so much later."""
 GROUPS_AGAIN_S = 10.0
-"""The same of a question about groups."""
+"""The same of a question about groups; before that they are asked for sooner, and each time twice as late."""
 
 
 class Ages(NamedTuple):
@@ -80,6 +80,7 @@ class _Known:
     groups: tuple[str, ...] | None = None
     groups_until: float = 0.0
     groups_renew: float = 0.0
+    groups_pause: float = AGAIN_S
     refusal: HpcserveError | None = None
     refused_until: float = 0.0
     asked_at: float | None = None
@@ -163,9 +164,10 @@ class Tokens:
             known.until = min(asked_at + self._ages.cache_s, known.ends)
             known.renew = asked_at + RENEW * self._ages.cache_s
         if question.groups and checked.groups is None:
-            known.groups_renew = now + GROUPS_AGAIN_S
+            known.groups_renew = now + known.groups_pause
+            known.groups_pause = min(2 * known.groups_pause, GROUPS_AGAIN_S)
         elif question.groups:
-            known.groups = checked.groups
+            known.groups, known.groups_pause = checked.groups, AGAIN_S
             known.groups_until = asked_at + self._ages.groups_s
             known.groups_renew = asked_at + RENEW * self._ages.groups_s
 

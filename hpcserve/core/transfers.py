@@ -9,6 +9,8 @@ transfer task, here a **shipment**. The rules:
 - What may go well later (429, 502, 503, no connection) is tried again, ever more seldom, and not before the time that
   Globus asks for. What goes wrong for too long fails, in Globus's own words.
 - Only a task that SUCCEEDED has delivered. One that is INACTIVE, or whose owner is not logged in, waits for that.
+- Which login is wanted is told until a step goes well, or the file is asked for again, which is how a client goes on
+  after one. A step that may go well later says nothing about it, and neither does a token that is merely newer.
 
 Actions are carried out in their order; when one does not succeed, those behind it are not begun, and :meth:`failed` is
 told. Times are seconds of one clock, which goes on over restarts. Decides nothing about tokens, and moves no byte.
@@ -130,6 +132,18 @@ class Transfers:
         self._deliveries.pop(delivery.id, None)  # it queues up anew
         self._deliveries[delivery.id] = delivery
         return [Store((delivery,))]
+
+    def go_on(self, id: str, now: float) -> list[Action]:
+        """A delivery was asked for once more, by somebody who has logged in: no login is waited for until one is."""
+        number = self._of.get(id)
+        if number is None:
+            return []
+        shipment = self._shipments[number]
+        waited, shipment.login = shipment.login is not None, None
+        shipment.at, shipment.pause_s = min(shipment.at, now), 0.0
+        ids = [each for each in shipment.ids if waited and self._deliveries[each].state == "inactive"]
+        changes = self._change(ids, state="active", why="")
+        return [changes] if changes.deliveries else []
 
     def cancel(self, id: str, now: float) -> list[Action]:
         """A delivery is not wanted any more. Others that travel with it start anew.
@@ -305,7 +319,8 @@ class Transfers:
         if trouble.kind == "again" and now - shipment.bad_since >= self._limits.faults_s and not shipment.task:
             return self._end(number, "failed", trouble.why, now)
         self._pause(shipment, now, trouble.retry_after_s)
-        shipment.login = trouble.detail
+        if trouble.kind == "login":
+            shipment.login = trouble.detail
         state: State | None = "inactive" if trouble.kind == "login" and shipment.task else None
         changes = self._change(shipment.ids, state=state, why=trouble.why)
         return [changes] if changes.deliveries else []

@@ -170,11 +170,15 @@ def _write_chunks(file: h5py.File, path: str, array: Array, work: Work, chunk_by
 
 
 def chunk_shape(shape: tuple[int, ...], itemsize: int, chunk_bytes: int) -> tuple[int, ...]:
-    """The shape of chunks of about ``chunk_bytes``, each of which is one piece of the array in C order."""
+    """The shape of chunks of at most about ``chunk_bytes``, each of which is one piece of the array in C order.
+
+    An axis is parted evenly: HDF5 keeps the last chunk of each row whole, and what is over in it is written in vain.
+    """
     left = max(1, chunk_bytes // itemsize)
     chunk = []
     for axis in reversed(shape):
-        chunk.append(min(axis, left))
+        parts = -(-axis // left)
+        chunk.append(-(-axis // parts))
         left = max(1, left // axis) if left >= axis else 1
     return tuple(reversed(chunk))
 

@@ -94,10 +94,12 @@ class House:
 
 
 @contextlib.contextmanager
-def house_in(place: Path, more: Callable[[Setting], str] = lambda _: "", *, administer: str = "*") -> Iterator[House]:
+def house_in(
+    place: Path, more: Callable[[Setting], str] = lambda _: "", *, administer: str = "*", cache_s: int = CACHE_S
+) -> Iterator[House]:
     """Such a house, whose operator has logged in.
 
-    ``more``: what else stands in the site file. ``administer``: who may.
+    ``more``: what else stands in the site file. ``administer``: who may. ``cache_s``: how long answers of Auth count.
     """
     with contextlib.ExitStack() as homes:
         globus = homes.enter_context(standing_in(place / "globus"))
@@ -112,7 +114,7 @@ def house_in(place: Path, more: Callable[[Setting], str] = lambda _: "", *, admi
             service=globus.service.id,
             secret=secret,
             native=globus.native.id,
-            cache=CACHE_S,
+            cache=cache_s,
             administer=administer,
         )
         (ops.home / "sites" / "local.toml").write_text(site + more(globus))

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from hpcserve import AsyncClient, Client, examples
+from hpcserve.auth.globus import RETRIES
 from hpcserve.client.services import Service
 from hpcserve.cluster.slurm_text import QUEUE_FORMAT
 from hpcserve.errors import LoginRequired
@@ -25,6 +26,7 @@ from tests.acceptance.typist import Typist
 from tests.integration.sshd import sshd_in
 
 TOKEN = "POST /v2/oauth2/token$"
+INTROSPECT = "POST /v2/oauth2/token/introspect"
 POLICY = "11111111-2222-3333-4444-555555555555"
 
 
@@ -155,6 +157,24 @@ def test_globus_is_away_for_a_while(house: House) -> None:
     faults.add(TOKEN, 429, retry_after_s=1)
     with house.types(user, "login") as typist:
         typist.logs_in().ends()
+
+
+def test_a_service_that_globus_does_not_answer_for_a_moment_is_asked_again(house: House) -> None:
+    house.globus.world.lifetime_s = 30  # so short that each command comes with a new token
+    user, faults = house.logged_in(), house.globus.globus.faults
+
+    async def calls() -> None:
+        async with AsyncClient(Service(house.ops.record)) as client:
+            await client.infer("echo.echo", X)
+
+    faults.add(INTROSPECT, 503, times=RETRIES + 1, retry_after_s=0)
+    user.ok(*house.call)
+    faults.add(INTROSPECT, 503, times=RETRIES + 1, retry_after_s=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HPCSERVE_HOME", str(user.home))
+        asyncio.run(calls())
+    faults.add(INTROSPECT, 503, times=None, retry_after_s=0)
+    assert "Globus Auth gives no answer about your login (HTTP 503)" in user.fails(3, *house.call)
 
 
 @pytest.mark.parametrize(("typed", "said"), [("not-the-code", "does not take the code"), ("", "no code was pasted")])

@@ -28,6 +28,7 @@ class Typist:
         self._ca = ca
         self._screen, theirs = pty.openpty()
         self.seen = ""
+        self.patience_s = PATIENCE_S
         self._read_to = 0
         self.process = subprocess.Popen(
             [*HPCSERVE, *map(str, arguments)],
@@ -53,7 +54,7 @@ class Typist:
 
     def address(self) -> str:
         """What to open, when the prompt stands there."""
-        until = time.monotonic() + PATIENCE_S
+        until = time.monotonic() + self.patience_s
         while (found := ADDRESS.search(self.seen, self._read_to)) is None:
             assert self._look(until), f"no prompt: {self.seen}"
         self._read_to = found.end()
@@ -74,7 +75,7 @@ class Typist:
 
     def ends(self, code: int = 0) -> str:
         """Its output, when it has ended with this exit code."""
-        until = time.monotonic() + PATIENCE_S
+        until = time.monotonic() + self.patience_s
         while self._look(until):
             pass
         assert time.monotonic() < until, f"it does not end: {self.seen}"

@@ -59,6 +59,19 @@ def test_a_result_may_be_left_in_its_file(client: Client) -> None:
     assert np.asarray(nothing["y"]).shape == (0,)
 
 
+@pytest.mark.timeout(300)
+def test_twenty_gigabytes_go_from_a_servable_into_a_file_and_are_never_in_memory(client: Client) -> None:
+    before = client.infer("fields.memory", {})["peak_kib"]
+    outputs = client.infer("fields.vast", np.int64(5 << 10), reply="staged", timeout_s=240.0)
+    assert client.infer("fields.memory", {})["peak_kib"] - before < 200 << 10
+    assert outputs["y"].shape == (5 << 10, 1 << 20)
+    assert not outputs["y"][-1, -5:].any()
+    assert outputs.staged is not None
+    with outputs.staged.open() as file:
+        assert file["y"].nbytes == 20 << 30
+    assert outputs.staged.size_bytes < 1 << 20, "what is zero is not written"
+
+
 def test_futures_maps_and_requests_that_are_joined_have_theirs(client: Client) -> None:
     futures = [client.submit("fields.make", MANY + n) for n in range(4)]
     assert [len(each.result(60)["y"]) for each in futures] == [MANY + n for n in range(4)]

@@ -17,6 +17,7 @@ import msgspec
 from hpcserve.core.access import Service
 from hpcserve.core.capacity import limit_in_words, most_replicas
 from hpcserve.core.fleetview import Policy
+from hpcserve.core.routes import groups_unknown, unknown_endpoint
 from hpcserve.core.spelling import nearest, shortened
 from hpcserve.core.width import Ranks, misfit
 from hpcserve.daemon.access import own_directory
@@ -27,7 +28,7 @@ from hpcserve.daemon.controller.logs import DAEMON, read_logs
 from hpcserve.daemon.controller.plan import servable_of, serving
 from hpcserve.daemon.controller.publishing import Publishing, checked
 from hpcserve.daemon.controller.view import status_of
-from hpcserve.errors import HpcserveError, InvalidInput, NotFound, Overloaded, ProtocolError, UnknownEndpoint
+from hpcserve.errors import HpcserveError, InvalidInput, NotFound, Overloaded, ProtocolError
 from hpcserve.registry.rows import DeploymentRow
 from hpcserve.registry.store import Store
 from hpcserve.servable.manifest import check_name
@@ -285,8 +286,9 @@ class Admin:
             await controller.guard.note(asking, "see", endpoint, decision)
             if decision.allowed:
                 return name
-        seen = [each for each, name in known.items() if controller.sees(asking, name)]
-        raise UnknownEndpoint(f"no endpoint {shortened(endpoint)}{nearest(endpoint, seen)}")
+        if asking.caller.groups is None:
+            raise groups_unknown(endpoint)
+        raise unknown_endpoint(endpoint, [each for each, name in known.items() if controller.sees(asking, name)])
 
 
 def _check_scale(arguments: verbs.Deploy, policy: Policy, ranks: Ranks) -> None:

@@ -109,13 +109,19 @@ class Deliveries:
         Raises:
             HpcserveError: It cannot be written down, and none is brought there.
         """
-        new = [each for each in wanted if self.book.ask(each)]
+        new, again = [], []
+        for each in wanted:
+            if self.book.ask(each):
+                new.append(each)
+            else:
+                again += self.book.go_on(each.id, self.now())
         try:
             await self._store(Store(tuple(new)))
         except HpcserveError:
             for each in new:
                 self.book.withdraw(each.id)
             raise
+        await self._carry_out(again)
         self._changed.set()
 
     async def cancel(self, id: str) -> None:
@@ -160,6 +166,7 @@ class Deliveries:
         self._changed.set()
 
     async def _outcome(self, step: Step) -> list[Action]:
+        digest = self._wallet.digest(step.owner)
         try:
             return await self._try(step)
         except StepFailed as error:
@@ -172,6 +179,8 @@ class Deliveries:
             trouble = Trouble("again", error.message, error.retry_after_s or 0.0)
         except TimeoutError:
             trouble = Trouble("again", "Globus Transfer gives no answer in time")
+        if trouble.kind == "login" and self._wallet.digest(step.owner) != digest:
+            trouble = Trouble("again", "it is tried anew with the login that has come meanwhile")
         return self.book.failed(step.shipment, trouble, self.now())
 
     async def _try(self, step: Step) -> list[Action]:

@@ -17,7 +17,7 @@ from hpcserve.auth.grants import TRANSFER_SCOPE, Grant, Grants
 from hpcserve.auth.sealed import Seal
 from hpcserve.core.delivery import Trouble
 from hpcserve.daemon.controller.storage import Storage
-from hpcserve.errors import HpcserveError, LoginRequired, ServiceUnavailable
+from hpcserve.errors import AuthenticationError, HpcserveError, LoginRequired, ServiceUnavailable
 from hpcserve.registry.deliveries import KeptLogin, forget_login, keep_login, kept_logins
 
 _log = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ class _Purse:
     until: float = 0.0
     kept: str = ""
     in_at: float = float("-inf")
+    refused: str = ""
 
 
 class Wallet:
@@ -122,7 +123,7 @@ class Wallet:
     async def _grant(self, owner: str, purse: _Purse) -> Grant:
         known = await self._known(purse)
         if known and not purse.kept:
-            return await asyncio.to_thread(self._grants.dependent, known, offline=purse.offline)
+            return await self._dependent(purse, known)
         if purse.kept:
             refresh_token = await asyncio.to_thread(self._seal.opened, purse.kept)
             try:
@@ -133,10 +134,22 @@ class Wallet:
                 if not known:
                     raise
         if known:
-            return await asyncio.to_thread(self._grants.dependent, known, offline=purse.offline)
+            return await self._dependent(purse, known)
         if time.monotonic() - purse.in_at < RENEWED_S:
             raise ServiceUnavailable("the login is being renewed", retry_after_s=1.0)
         raise self._grants.login_required("nobody is logged in on whose behalf files could be transferred", [])
+
+    async def _dependent(self, purse: _Purse, known: str) -> Grant:
+        """By a token that was good a moment ago. One that is refused may just have ended: it is tried once more."""
+        try:
+            return await asyncio.to_thread(self._grants.dependent, known, offline=purse.offline)
+        except LoginRequired:
+            raise
+        except AuthenticationError as error:
+            if purse.refused == known:
+                raise self._grants.consent_required() from error
+            purse.refused = known
+            raise ServiceUnavailable("the login is being renewed", retry_after_s=1.0) from error
 
     async def _known(self, purse: _Purse) -> str:
         """The newest token by which the owner still is in; empty: the owner is not."""

@@ -7,6 +7,7 @@ import functools
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import ParamSpec
 import pytest
 
 from hpcserve.core.claims import Rules
-from hpcserve.core.delivery import Delivery, End
+from hpcserve.core.delivery import Delivery, End, Trouble
+from hpcserve.staging.transfer import GlobusTransfer, StepFailed
 from hpcserve.testing.globus.records import TRANSFER_ALL
-from tests.integration.globus.delivering import DIGEST, LIMITS, Service
+from tests.integration.globus.delivering import DIGEST, LIMITS, WITHIN_S, Service
 from tests.integration.globus.transfers import Transfers
 
 P = ParamSpec("P")
@@ -183,6 +185,57 @@ async def test_no_login_is_asked_for_while_one_is_renewed(transfers: Transfers, 
         transfers.laptop.trouble.stalled = False
         service.log_in(token(transfers))
         assert states(await service.ended()) == ["succeeded"]
+
+
+@in_a_loop
+async def test_a_token_that_ends_on_its_way_to_auth_is_no_reason_for_a_login(
+    transfers: Transfers, rules: Rules, tmp_path: Path
+) -> None:
+    world = transfers.setting.world
+    ended = token(transfers)
+    world.expire(ended)  # though the service still takes it for good
+    async with Service(tmp_path, rules, ended) as service:
+        service.log_in(ended)
+        await service.deliveries.ask([delivery(transfers, "a.h5")])
+        await service.until(lambda: "being renewed" in service.deliveries.book.deliveries()[0].why)
+        assert service.deliveries.book.login("id-a.h5") is None
+        service.wallet.seen("ada", "of-another")
+        service.log_in(token(transfers))
+        assert states(await service.ended()) == ["succeeded"]
+
+
+@in_a_loop
+async def test_what_was_begun_with_the_login_before_asks_for_none(
+    transfers: Transfers, rules: Rules, tmp_path: Path
+) -> None:
+    begun, released = threading.Event(), threading.Event()
+
+    class Slow(GlobusTransfer):
+        """Globus refuses the first step after a while: a consent is missing."""
+
+        def submission_id(self) -> str:
+            if begun.is_set():
+                return super().submission_id()
+            begun.set()
+            assert released.wait(WITHIN_S)
+            raise StepFailed(Trouble("login", "ConsentRequired", detail={"authorization_parameters": {}}))
+
+    async with Service(tmp_path, rules, token(transfers), carrier=lambda by: Slow(by, deadline_s=3600.0)) as service:
+        service.log_in(service.token)
+        await service.deliveries.ask([delivery(transfers, "a.h5")])
+        await service.until(begun.is_set)
+        service.wallet.seen("ada", "of-another")
+        service.log_in(token(transfers))
+        released.set()
+        wanted = []
+
+        def has_ended() -> bool:
+            (found,) = service.deliveries.book.deliveries()
+            wanted.append(service.deliveries.book.login(found.id))
+            return found.ended
+
+        await service.until(has_ended)
+        assert not any(wanted)
 
 
 @in_a_loop

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from hpcserve.client.pauses import FIRST_S, FORGIVEN_S, Pauses
+import pytest
+
+from hpcserve.client.pauses import FIRST_S, FORGIVEN_S, Patience, Pauses
+from hpcserve.errors import ServiceUnavailable
 
 LONGEST_S = 4.0
 
@@ -38,3 +41,17 @@ def test_a_failure_after_a_long_time_counts_as_the_first() -> None:
     pauses_of(pauses, clock, 20)
     clock.now += FORGIVEN_S
     assert pauses.after_failure_s() <= FIRST_S
+
+
+def test_what_the_service_says_may_be_over_soon_is_tried_again_for_a_time() -> None:
+    clock = Clock()
+    patience = Patience(5.0, clock)
+    soon, down = ServiceUnavailable("busy", retry_after_s=2.0), ServiceUnavailable("no daemon answers")
+    for _ in range(2):
+        assert patience.pause_s(soon) == 2.0
+        clock.now += 2.0
+    for error in (soon, down):
+        with pytest.raises(ServiceUnavailable, match=error.message):
+            patience.pause_s(error)
+    with pytest.raises(ServiceUnavailable, match="no daemon"):
+        Patience(5.0, clock).pause_s(down)

@@ -11,7 +11,7 @@ from hpcserve.core.gate import Gate, recall, routes_changed
 from hpcserve.core.ledger import State
 from hpcserve.core.routes import Deployment, RoutingTable
 from hpcserve.core.sessions import Session
-from hpcserve.errors import PermissionDenied, UnknownEndpoint
+from hpcserve.errors import PermissionDenied, ServiceUnavailable, UnknownEndpoint
 from hpcserve.types import Counter, DeploymentName, EndpointName, SessionId
 from tests.unit.core.exchange_desk import LIMITS, METHODS, NAME, Desk
 
@@ -52,6 +52,24 @@ def test_what_may_not_be_seen_does_not_exist_and_is_not_named_to_others() -> Non
         check(gate, session("bob"), "secret", table(public=("*",)))
     assert hidden.value.message == missing.value.message == "no endpoint 'secret'; known: public"
     check(gate, session("ada"), "secret", routes)
+
+
+def test_whose_groups_are_not_known_is_not_told_what_exists_but_to_try_again() -> None:
+    gate, routes, ann = (
+        Gate(POLICY._replace(call=Rules(("*",)))),
+        table(team=("group:g1",), public=("*",)),
+        session("ann"),
+    )
+    recall(ann, Caller("ann", groups=None))
+    check(gate, ann, "public", routes)
+    told = set()
+    for endpoint in ("team", "none"):
+        with pytest.raises(ServiceUnavailable, match="in which groups you are") as caught:
+            check(gate, ann, endpoint, routes)
+        told.add(caught.value.message.replace(endpoint, ""))
+    assert len(told) == 1, "whether it exists is not told"
+    recall(ann, Caller("ann", groups=frozenset({"g1"})))
+    check(gate, ann, "team", routes)
 
 
 def test_what_is_seen_and_may_not_be_called_says_which_list_decided() -> None:

@@ -74,11 +74,21 @@ def test_groups_that_cannot_be_known_let_nobody_in_where_they_are_demanded() -> 
     tokens = Tokens(GROUPED, AGES)
     known(tokens, 0, good(groups=None))
     assert isinstance(tokens.standing(TOKEN, 1), ServiceUnavailable)
-    assert tokens.ask(TOKEN, GROUPS_AGAIN_S - 1) is None
-    question = asked(tokens, GROUPS_AGAIN_S)
+    assert tokens.ask(TOKEN, AGAIN_S - 0.1) is None
+    question = asked(tokens, AGAIN_S)
     assert question == Question(TOKEN, token=False, groups=True), "the token need not be asked about again"
     tokens.heard(question, Checked(groups=("g",)), 11)
     assert isinstance(tokens.standing(TOKEN, 11), Standing)
+
+
+def test_groups_are_asked_for_soon_again_and_ever_more_seldom_while_nobody_answers() -> None:
+    tokens, now, pauses = Tokens(OPEN, Ages(1000.0, 5000.0)), 0.0, []
+    known(tokens, now, good(groups=None))
+    for _ in range(6):
+        pauses.append(tokens.due(TOKEN) - now)
+        now = tokens.due(TOKEN)
+        tokens.heard(asked(tokens, now), Checked(), now)
+    assert pauses == [AGAIN_S, 2 * AGAIN_S, 4 * AGAIN_S, 8 * AGAIN_S, GROUPS_AGAIN_S, GROUPS_AGAIN_S]
 
 
 def test_groups_that_cannot_be_known_are_unknown_elsewhere() -> None:

@@ -105,9 +105,10 @@ def test_any_shape_is_cut_into_chunks_and_put_together_again(
 
 def test_a_chunk_is_one_piece_of_the_array() -> None:
     assert hdf5.chunk_shape((100, 200, 300), 8, 1 << 20) == (2, 200, 300)
-    assert hdf5.chunk_shape((100, 200, 300), 8, 100_000) == (1, 41, 300)
+    assert hdf5.chunk_shape((100, 200, 300), 8, 100_000) == (1, 40, 300)
     assert hdf5.chunk_shape((10, 1_000_000), 8, 100_000) == (1, 12_500)
     assert hdf5.chunk_shape((7,), 16, 4) == (1,)
+    assert hdf5.chunk_shape((500, 1_000_000), 4, 1 << 20) == (1, 250_000), "not 262144, of whose last 48576 are over"
 
 
 def test_plain_h5py_reads_it_and_it_says_what_it_is(tmp_path: Path) -> None:
