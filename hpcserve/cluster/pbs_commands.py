@@ -91,8 +91,8 @@ class PbsCommands:
         if "[" in name:
             await self.cancel(name)
             raise JobRefused(
-                f"the pilot became a job array, {name}, and was deleted; remove -J from pilots.directives, or from what "
-                "pilots.script holds"
+                f"the pilot became a job array, {name}, and was deleted; remove -J from pilots.directives, or from "
+                "what pilots.script holds"
             )
         return name
 
