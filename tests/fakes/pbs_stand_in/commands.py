@@ -79,7 +79,7 @@ def _answered(store: Store, command: str, argv: list[str], script: str) -> tuple
             return 0, _qsub(store, argv, script)
         if command == "qdel":
             return _qdel(store, argv), ""
-        return _pbsnodes(store.read(), argv) if command == "pbsnodes" else _qstat(store.read(), argv)
+        return {"pbsnodes": _pbsnodes, "qselect": _qselect, "qstat": _qstat}[command](store.read(), argv)
     except PbsError as error:
         sys.stderr.write(f"{command}: {error}\n")
         return error.exit_code, ""
@@ -152,6 +152,22 @@ def _pbsnodes(state: State, argv: list[str]) -> tuple[int, str]:
     if options.get("-F") != "json" or "-a" not in options or names:
         raise refusals.usage()
     return 0, words.as_json({**listing.heading(state), "nodes": listing.nodes(state)}) + "\n"
+
+
+def _qselect(state: State, argv: list[str]) -> tuple[int, str]:
+    """The ids of a user's jobs that have not ended, arrays among them. Not recorded; from qselect(1B)."""
+    options, rest = _options(argv, "u:N:")
+    if rest:
+        raise refusals.usage()
+    user, name = options.get("-u"), options.get("-N")
+    found = [
+        each["id"]
+        for each in state["jobs"].values()
+        if _is_asked(each, past=False, parts=False)
+        and user in {None, each["owner"].partition("@")[0]}
+        and name in {None, each["name"]}
+    ]
+    return 0, "".join(f"{each}\n" for each in found)
 
 
 def _qstat(state: State, argv: list[str]) -> tuple[int, str]:

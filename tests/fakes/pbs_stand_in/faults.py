@@ -17,6 +17,7 @@ _DOWN = {
     "qstat": (255, "qstat: cannot connect to server {host} (errno=15010)"),
     "qsub": (162, "qsub: cannot connect to server {host} (errno=15010)"),
     "qdel": (162, "Couldn't connect to cluster: {host}"),
+    "qselect": (162, "qselect: cannot connect to server {host} (errno=15010)"),
     "pbsnodes": (162, "pbsnodes: cannot connect to server {host}, error=15010"),
 }
 

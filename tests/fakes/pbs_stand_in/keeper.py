@@ -114,6 +114,8 @@ class Keeper:
             "PBS_TASKNUM": "1",
             "NCPUS": str(job["chunks"][0]["ncpus"]),
             "TMPDIR": str(temporary),
+            # What /etc/profile.d/pbs.sh does for a login shell.
+            "PBS_EXEC": str(place),
             "FAKE_PBS": str(place),
         }
         with contextlib.ExitStack() as files:

@@ -174,6 +174,33 @@ class PbsServer:
         with self.changed() as state:
             state["nodes"][number].update(state="free", changed=time.time())
 
+    def add_stranger(self, name: str, owner: str, **values: Any) -> None:
+        """Somebody else's job, which runs nowhere and stays as it is."""
+        number = int("".join(each for each in name.partition(".")[0].partition("[")[0]))
+        with self._store.changed() as state:
+            template: Job = {
+                "id": name,
+                "sequence": number,
+                "name": "STDIN",
+                "owner": owner,
+                "queue": "workq",
+                "state": "R",
+                "substate": 42,
+                "hold": "n",
+                "resources": {"ncpus": 1, "nodect": 1, "place": "free", "select": "1:ncpus=1"},
+                "chunks": [{"ncpus": 1}],
+                "project": "_pbs_project_default",
+                "output": "pbs:/home/other/STDIN.o1",
+                "error": "pbs:/home/other/STDIN.e1",
+                "join": "n",
+                "keep": "n",
+                "rerunnable": True,
+                "variables": {"PBS_O_HOME": "/home/other"},
+                "script": "",
+                **dict.fromkeys(("ctime", "mtime", "qtime", "etime"), int(time.time())),
+            }
+            state["jobs"][name] = template | values
+
     def _order(self, name: str, what: str) -> None:
         with self._store.changed() as state:
             keeper.order(state["jobs"][name], what)
