@@ -18,7 +18,7 @@ from hpcserve import __version__
 from hpcserve.cluster.evidence import no_python
 from hpcserve.cluster.one_job import OneJob
 from hpcserve.cluster.probe import Report
-from hpcserve.cluster.seam import JobState, PilotJob, Scheduler
+from hpcserve.cluster.seam import JobState, PilotJob, Scheduler, own_log
 from hpcserve.cluster.site_findings import Finding
 from hpcserve.cluster.site_host import is_loopback
 from hpcserve.config import Site
@@ -223,8 +223,14 @@ def late(state: JobState, timeout_s: float) -> str:
 
 
 def _tail(directory: Path) -> str:
+    """What the job said at last, and the scheduler where it does not write to the same file."""
+    log = _log(directory)
+    lines = [line for path in (log, own_log(log)) for line in _lines(path)[-_LOG_LINES:]]
+    return " | ".join(lines)
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        lines = _log(directory).read_text(errors="replace").splitlines()
+        return path.read_text(errors="replace").splitlines()
     except FileNotFoundError:
-        return ""
-    return " | ".join(lines[-_LOG_LINES:])
+        return []

@@ -28,7 +28,7 @@ from hpcserve.cluster import slurm_reasons, slurm_states
 from hpcserve.cluster.patience import Patience
 from hpcserve.cluster.seam import JobEnd, JobId, JobState, PilotJob
 from hpcserve.cluster.slurm_jobs import NoAccounting, SlurmJob, Transport
-from hpcserve.cluster.slurm_watch import GONE_AFTER, Watch
+from hpcserve.cluster.job_watch import GONE_AFTER, Watch
 from hpcserve.errors import SchedulerError
 from hpcserve.types import PilotId
 

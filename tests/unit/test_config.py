@@ -418,7 +418,7 @@ def test_what_a_site_requires_must_be_set_before_it_is_used(monkeypatch: pytest.
 
 
 def test_an_unknown_site_is_told_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"no site named 'lokal'; known: delta, facility, .*slurm; or give the path"):
+    with pytest.raises(ConfigError, match=r"no site named 'lokal'; known: aurora, delta, .*slurm; or give the path"):
         config.load_site("lokal")
 
 

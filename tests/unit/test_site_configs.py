@@ -7,20 +7,23 @@ from pathlib import Path
 import pytest
 
 from hpcserve.config import read_site
-from hpcserve.replica.gpus import share
+from hpcserve.replica.gpus import NAMED_IN, share
 
 SITES = Path(__file__).parents[2] / "site_configs"
-FACILITIES = ("delta", "frontier", "perlmutter")
+FACILITIES = ("aurora", "delta", "frontier", "perlmutter", "polaris")
 
 
 @pytest.mark.parametrize("name", FACILITIES)
 def test_each_slot_has_gpus_that_no_other_slot_has(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCRATCH", "/scratch")
     pilots = read_site(name).pilots
-    named = ",".join(map(str, range(pilots.gpus_per_node)))
-    environment = {"CUDA_VISIBLE_DEVICES": named}
+    # Where the scheduler names none in a job, the site's setup does.
+    exported = dict(line.removeprefix("export ").split("=", 1) for line in pilots.setup if line.startswith("export "))
+    named_by = next((each for each in NAMED_IN if each in exported), "CUDA_VISIBLE_DEVICES")
+    named = exported.get(named_by, ",".join(map(str, range(pilots.gpus_per_node))))
+    environment = {named_by: named}
     seen = [environment | share(environment, mine=(slot,), slots=pilots.slots) for slot in range(pilots.slots)]
-    assert ",".join(each["CUDA_VISIBLE_DEVICES"] for each in seen) == named != ""
+    assert ",".join(each[named_by] for each in seen) == named != ""
 
 
 @pytest.mark.parametrize("name", FACILITIES)

@@ -17,10 +17,9 @@ from hpcserve.cluster.script import (
     command_environment,
     job_environment,
     job_script,
-    walltime,
-    warning_s,
 )
 from hpcserve.cluster.seam import PilotJob
+from hpcserve.cluster.slurm_options import walltime, warning_s
 from hpcserve.config import Pilots, Site, read_site
 from hpcserve.errors import ConfigError
 from hpcserve.types import PilotId
