@@ -104,7 +104,7 @@ def server(state: State) -> Told:
         "scheduler_iteration": 15,
         "flatuid": "True",
         "resv_enable": "True",
-        "node_fail_requeue": 310,
+        "node_fail_requeue": int(state["node_fail_requeue_s"]),
         "max_array_size": 10000,
         "resend_term_delay": 5,
         "pbs_license_min": 0,

@@ -92,8 +92,8 @@ def _free(state: State) -> dict[str, dict[str, int]]:
         if each["state"] == "free"
     }
     for job in state["jobs"].values():
-        if job["state"] in HELD_BY:
-            for vnode, chunk in zip(job.get("placed", ()), job["chunks"], strict=True):
+        if job["state"] in HELD_BY and "placed" in job:
+            for vnode, chunk in zip(job["placed"], job["chunks"], strict=True):
                 for name in has.get(vnode, ()):
                     has[vnode][name] -= chunk.get(name, 0)
     return has

@@ -36,7 +36,7 @@ def new_state(host: str = "pbs", user: str = "") -> State:
         "prerun_s": 0.0,  # so long a job is in substate 41
         "kill_delay_s": 10.0,
         "exiting_s": 0.0,  # so long a job is in state E
-        "node_fail_requeue_s": 0.0,  # so long after a node was lost its jobs are put back into the queue
+        "node_fail_requeue_s": 310.0,  # so long after a node was lost its jobs are put back into the queue
         "delivers": True,  # whether output is copied to where it was asked for
         "faults": {},  # a command's name: what it does instead; see faults.py
     }

@@ -8,18 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import NewDaemon
-from tests.integration.daemon_tree import Daemon
+from tests.integration.pbs.daemon import DaemonOnPbs
 from tests.integration.pbs.server import PbsServer
 
 NewServer = Callable[..., PbsServer]
-
-SITE: dict[str, dict[str, Any]] = {
-    "network": {"host": "127.0.0.1"},
-    "scheduler": {"kind": "pbs", "timeout_s": 10.0},
-    "pilots": {"walltime_s": 3600.0, "slots": 1, "max_pilots": 4, "idle_s": 300.0, "queue_wait_s": 5.0},
-}
-"""What a daemon on the stand-in for PBS has beside the tests' short times."""
+NewDaemonOnPbs = Callable[..., DaemonOnPbs]
 
 
 @pytest.fixture
@@ -48,12 +41,14 @@ def recordings(root: Path) -> Path:
 
 
 @pytest.fixture
-def new_daemon_on_pbs(pbs: PbsServer, new_daemon: NewDaemon, monkeypatch: pytest.MonkeyPatch) -> NewDaemon:
-    """Makes daemons that find the commands of the test's server, and submit their pilots there."""
-    monkeypatch.setenv("PATH", pbs.path)
+def new_daemon_on_pbs(pbs: PbsServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewDaemonOnPbs]:
+    """Makes daemons on the test's server that are not started yet; all of them are ended after the test."""
+    made: list[DaemonOnPbs] = []
 
-    def make(**overrides: dict[str, Any]) -> Daemon:
-        tables = {name: values | overrides.pop(name, {}) for name, values in SITE.items()}
-        return new_daemon(**tables, **overrides)
+    def make(**overrides: dict[str, Any]) -> DaemonOnPbs:
+        made.append(DaemonOnPbs(tmp_path_factory.mktemp("daemon"), pbs, **overrides))
+        return made[-1]
 
-    return make
+    yield make
+    for each in made:
+        each.end()

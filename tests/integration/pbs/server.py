@@ -160,6 +160,11 @@ class PbsServer:
         with self.changed() as state:
             state["jobs"][name].update(state="Q", substate=10, hold="n", etime=int(time.time()))
 
+    def estimate(self, name: str, in_s: float) -> None:
+        """The scheduler guesses that a job will start in so many seconds."""
+        with self.changed() as state:
+            state["jobs"][name]["starts_at"] = time.time() + in_s
+
     def lose_node(self, number: int) -> None:
         """A node loses its power. After ``node_fail_requeue_s`` its jobs are queued again, or end if not rerunnable."""
         with self._store.changed() as state:
@@ -169,12 +174,17 @@ class PbsServer:
                 if node["name"] in job.get("placed", ()) and job["state"] in {"R", "S"}:
                     keeper.order(job, "lose")
 
+    def node_of(self, name: str) -> int:
+        """The number of the first node of a job."""
+        names = [each["name"] for each in self._store.read()["nodes"]]
+        return names.index(self.jobs()[name]["placed"][0])
+
     def restore_node(self, number: int) -> None:
         """It is there again."""
         with self.changed() as state:
             state["nodes"][number].update(state="free", changed=time.time())
 
-    def add_stranger(self, name: str, owner: str, **values: Any) -> None:
+    def add_stranger(self, name: str, owner: str, /, **values: Any) -> None:
         """Somebody else's job, which runs nowhere and stays as it is."""
         number = int("".join(each for each in name.partition(".")[0].partition("[")[0]))
         with self._store.changed() as state:

@@ -100,6 +100,7 @@ def test_a_restarted_server_puts_back_what_ran(pbs: PbsServer, tmp_path: Path) -
 
 def test_a_lost_node_takes_all_of_its_jobs_processes(new_pbs: NewServer, tmp_path: Path) -> None:
     pbs = new_pbs(nodes=2)
+    pbs.set(node_fail_requeue_s=0.0)
     left = tmp_path / "left"
     name = pbs.submit(f"setsid --fork sh -c 'echo $$ >>{left}; exec sleep 300'; sleep 300", *ONE)
     pid = int(until(lambda: left.exists() and left.read_text().strip(), "it runs", within_s=60))
@@ -115,6 +116,7 @@ def test_a_lost_node_takes_all_of_its_jobs_processes(new_pbs: NewServer, tmp_pat
 
 
 def test_a_job_that_is_not_rerunnable_ends_with_its_node(pbs: PbsServer) -> None:
+    pbs.set(node_fail_requeue_s=0.0)
     name = pbs.submit("sleep 300", *ONE, "-r", "n")
     until(lambda: pbs.told(name)["substate"] == 42, "it runs", within_s=60)
 
