@@ -51,6 +51,11 @@ class PilotJob:
     single: bool = False
 
 
+def job_name(tag: str, pilot: PilotId) -> str:
+    """What a pilot's job is called in a batch scheduler, by which it is found again."""
+    return f"hpcserve-{tag}-{pilot}"
+
+
 def own_log(log: Path) -> Path:
     """Where a scheduler that does not write to a job's log says what it has to say of it, often when it has ended."""
     return log.with_name(f"{log.name}{OWN_LOG}")
