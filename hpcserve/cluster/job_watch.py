@@ -51,7 +51,7 @@ class Watch:
         return self._jobs[job]
 
     def asked(self, jobs: Collection[JobId], now_s: float) -> None:
-        """Somebody wants to know about these, whether the scheduler answers or not. Others are forgotten."""
+        """Somebody wants to know about these, answered or not. What nobody asks about is forgotten."""
         for job in jobs:
             self._jobs.setdefault(job, Watched()).asked_s = now_s
         self._jobs = {job: each for job, each in self._jobs.items() if now_s - each.asked_s < FORGOTTEN_AFTER_S}

@@ -109,6 +109,11 @@ def restarts(job: PbsJob) -> int:
     return job.run_count if waits else max(0, job.run_count - 1)
 
 
+def former_end(job: PbsJob) -> JobEnd | None:
+    """How the run before ended of a job that waits again; None: PBS does not say."""
+    return "preempted" if job.run_count and _PREEMPTED.search(job.comment) else None
+
+
 def _living(job: PbsJob) -> Meaning:
     known = STATES.get(job.state)
     if known is None:
