@@ -71,6 +71,7 @@ def _of_pbs(site: Site, job: PilotJob, name: str) -> dict[str, object]:
         "any_run": begins("[0-9]*"),
         "directory": str(job.directory),
         "log": str(job.log),
+        "alarm_s": pbs_options.alarm_s(site, job),
     }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from hpcserve.cluster.pbs_options import walltime
+from hpcserve.cluster.pbs_options import alarm_s, walltime
 from hpcserve.cluster.script import SETUP_FAILED, begins, job_script
 from hpcserve.cluster.seam import JobId, PilotJob, own_log
 from hpcserve.config import Pilots, Site, read_site
@@ -251,6 +251,21 @@ def test_a_node_without_qstat_counts_the_runs_in_the_log(node: Node) -> None:
     node.run(script)
     node.run(script)
     assert node.log.splitlines()[-1] == "--restart 1 --nodes node1"
+
+
+def test_a_daemon_is_warned_of_its_jobs_end_by_the_script(node: Node) -> None:
+    waits = node.job("/bin/bash", "-c", 'trap "echo warned; exit 0" USR1; while :; do sleep 0.1; done')
+    node.run(job_script(pbs_site(warn_s=3.0), replace(waits, single=True, walltime_s=4.0), "x"))
+    assert node.log.splitlines()[-1] == "warned"
+
+
+@pytest.mark.parametrize(
+    ("single", "warn_s", "walltime_s", "told"), [(True, 120.0, 3600.0, 3480), (True, 120.0, 60.0, 30), (False, 1, 9, 0)]
+)
+def test_only_what_does_not_count_its_walltime_is_warned(
+    *, single: bool, warn_s: float, walltime_s: float, told: int
+) -> None:
+    assert alarm_s(pbs_site(warn_s=warn_s), made_up(single=single, walltime_s=walltime_s)) == told
 
 
 def test_each_node_is_named_once_the_own_one_first(node: Node) -> None:
