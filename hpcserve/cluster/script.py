@@ -81,6 +81,11 @@ _OWN: dict[str, Callable[[Site, PilotJob, str], dict[str, object]]] = {"slurm": 
 """What the template of a scheduler knows beside what all do."""
 
 
+def has_script(site: Site) -> bool:
+    """Whether its jobs are scripts: those of a scheduler that another package brings along are its own."""
+    return site.scheduler.kind in _OWN
+
+
 def begins(run: int | str) -> str:
     """The first line that a run of a job prints; the first run is 0. A job that is requeued goes on in the same log."""
     return f"hpcserve: run {run} begins"

@@ -16,10 +16,10 @@ import msgspec
 
 from hpcserve import __version__
 from hpcserve.cluster.evidence import no_python
+from hpcserve.cluster.finding import Finding
 from hpcserve.cluster.one_job import OneJob
 from hpcserve.cluster.probe import Report
 from hpcserve.cluster.seam import JobState, PilotJob, Scheduler, own_log
-from hpcserve.cluster.site_findings import Finding
 from hpcserve.cluster.site_host import is_loopback
 from hpcserve.config import Site
 from hpcserve.errors import HpcserveError, SchedulerError

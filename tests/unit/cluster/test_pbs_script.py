@@ -17,7 +17,7 @@ import pytest
 
 from hpcserve.cluster.pbs_options import walltime
 from hpcserve.cluster.script import SETUP_FAILED, begins, job_script
-from hpcserve.cluster.seam import PilotJob, own_log
+from hpcserve.cluster.seam import JobId, PilotJob, own_log
 from hpcserve.config import Pilots, Site, read_site
 from hpcserve.errors import ConfigError
 from hpcserve.types import PilotId
@@ -170,6 +170,11 @@ def test_what_a_site_leaves_open_is_left_to_the_cluster() -> None:
         "-j oe",
         "-r y",
     ]
+
+
+def test_a_job_that_comes_after_others_waits_for_their_end() -> None:
+    script = job_script(pbs_site(), made_up(after=(JobId("1.pbs"), JobId("2.pbs"))), "x")
+    assert options(script)[-1] == "-W depend=afterany:1.pbs:2.pbs"
 
 
 def test_a_reservation_is_a_queue() -> None:
