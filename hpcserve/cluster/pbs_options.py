@@ -47,14 +47,6 @@ def options(site: Site, job: PilotJob, name: str) -> Iterator[str]:
         yield directive(line, "-l filesystems=home")
 
 
-def alarm_s(site: Site, job: PilotJob) -> int:
-    """So long after its begin the script itself warns the job of its end, as PBS does not; 0: it does not.
-
-    An agent counts its walltime, and PBS counts it no further while a job is suspended: no alarm would be true for it.
-    """
-    return math.ceil(job.walltime_s - min(site.pilots.warn_s, job.walltime_s / 2)) if job.single else 0
-
-
 def walltime(seconds: float) -> str:
     """``HH:MM:SS``, rounded up to whole seconds."""
     minutes, second = divmod(math.ceil(seconds), 60)

@@ -9,6 +9,7 @@ An environment that comes along with a job may end in the scheduler's accounting
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Callable, Mapping
@@ -71,7 +72,8 @@ def _of_pbs(site: Site, job: PilotJob, name: str) -> dict[str, object]:
         "any_run": begins("[0-9]*"),
         "directory": str(job.directory),
         "log": str(job.log),
-        "alarm_s": pbs_options.alarm_s(site, job),
+        "walltime_s": math.ceil(job.walltime_s),
+        "warn_s": math.ceil(min(site.pilots.warn_s, job.walltime_s / 2)),
     }
 
 

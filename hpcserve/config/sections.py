@@ -131,7 +131,7 @@ class Pilots(Section, frozen=True):
     scheduler, ``setup`` shell commands that run before the agent; ``script`` is a template in place of the shipped one.
     With ``bind = "numa"`` a replica computes on processors that are near its slot's GPUs. ``mps``: those that share a
     GPU do so by NVIDIA's Multi-Process Service.
-    Slurm sends a signal ``warn_s`` before a job's end. ``queue_wait_s`` is the wait in the queue
+    A job is warned ``warn_s`` before its end, by Slurm or by a timer. ``queue_wait_s`` is the wait in the queue
     that is expected until one was measured.
 
     Pilots may be smaller and shorter than ``nodes`` and ``walltime_s``, where that starts sooner or is enough, down to
