@@ -252,6 +252,13 @@ def test_no_secret_and_no_option_comes_along_in_the_environment() -> None:
     assert command_environment({**kept, **dropped}) == kept
 
 
+def test_pbss_commands_find_the_server_that_the_user_has_named() -> None:
+    kept = {"PATH": "/bin", "PBS_SERVER": "head", "PBS_CONF_FILE": "/etc/other.conf"}
+    login = {**kept, "PBS_DPREFIX": "#X", "PBS_JOBID": "1.head", "PBS_ENVIRONMENT": "PBS_BATCH"}
+    assert cleaned(command_environment(login)) == kept
+    assert job_environment(login) == {"PATH": "/bin"}
+
+
 def test_slurms_commands_have_the_users_token_and_no_job_has_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
