@@ -33,6 +33,9 @@ _COME_ALONG = re.compile(
 )
 
 
+_OF_COMMANDS = frozenset({"SLURM_JWT", "PBS_SERVER", "PBS_DEFAULT", "PBS_CONF_FILE", "PBS_EXEC"})
+
+
 def job_script(site: Site, job: PilotJob, name: str) -> str:
     """The script of one pilot job, byte for byte as it is submitted.
 
@@ -97,12 +100,12 @@ def job_environment(inherited: Mapping[str, str]) -> dict[str, str]:
 
 
 def command_environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    """What Slurm's commands get: what may come along with a job, and the user's token, where one lets the user in.
+    """What a scheduler's commands get: what may come along with a job, where PBS is, and the user's token of Slurm.
 
     sbatch hands every ``SLURM_*`` on, whatever ``--export`` says; the shipped script drops the token before all else.
     """
-    tokens = {name: value for name, value in inherited.items() if name == "SLURM_JWT"}
-    return job_environment(inherited) | tokens
+    own = {name: value for name, value in inherited.items() if name in _OF_COMMANDS}
+    return job_environment(inherited) | own
 
 
 def _rendered(site: Site, known: Mapping[str, object]) -> str:

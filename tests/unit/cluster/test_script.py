@@ -252,6 +252,12 @@ def test_no_secret_and_no_option_comes_along_in_the_environment() -> None:
     assert command_environment({**kept, **dropped}) == kept
 
 
+def test_pbss_commands_know_where_it_is_and_no_job_has_that() -> None:
+    login = {"PATH": "/bin", "PBS_SERVER": "pbs2", "PBS_CONF_FILE": "/x", "PBS_EXEC": "/y", "PBS_DEFAULT": "pbs2"}
+    assert cleaned(command_environment(login | {"PBS_JOBID": "1.pbs", "PBS_DPREFIX": "#X"})) == login
+    assert job_environment(login) == {"PATH": "/bin"}
+
+
 def test_slurms_commands_have_the_users_token_and_no_job_has_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
