@@ -140,6 +140,7 @@ def _beyond(held: Queue | None, found: Attributes) -> Iterator[tuple[str, float,
         return
     for limit, value, kind, resource in (
         ("max_walltime_s", held.max_walltime_s, "resources_max", "walltime"),
+        ("min_walltime_s", held.min_walltime_s, "resources_min", "walltime"),
         ("max_nodes", held.max_nodes, "resources_max", "nodect"),
         ("min_nodes", held.min_nodes, "resources_min", "nodect"),
     ):
