@@ -32,8 +32,8 @@ _COME_ALONG = re.compile(
     r"|MODULE\w*|LOADEDMODULES|_LMFILES_|LMOD_\w+|_ModuleTable\w*|CRAY\w*|PE_\w+"
 )
 
-# Source: sbatch(1); pbs_environment(7B) and pbs.conf(8B) of OpenPBS, whose settings a variable of the name overrules.
-_OF_COMMANDS = frozenset(("SLURM_JWT", "PBS_CONF_FILE", "PBS_DEFAULT", "PBS_SERVER", "PBS_PRIMARY", "PBS_SECONDARY"))
+
+_OF_COMMANDS = frozenset({"SLURM_JWT", "PBS_SERVER", "PBS_DEFAULT", "PBS_CONF_FILE", "PBS_EXEC"})
 
 
 def job_script(site: Site, job: PilotJob, name: str) -> str:
@@ -100,10 +100,9 @@ def job_environment(inherited: Mapping[str, str]) -> dict[str, str]:
 
 
 def command_environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    """What a scheduler's commands get: what may come along with a job, and by what they find their server and get in.
+    """What a scheduler's commands get: what may come along with a job, where PBS is, and the user's token of Slurm.
 
-    sbatch hands every ``SLURM_*`` on, whatever ``--export`` says; the shipped script drops the user's token before all
-    else. qsub hands none of these on.
+    sbatch hands every ``SLURM_*`` on, whatever ``--export`` says; the shipped script drops the token before all else.
     """
     own = {name: value for name, value in inherited.items() if name in _OF_COMMANDS}
     return job_environment(inherited) | own

@@ -122,6 +122,13 @@ def test_history_that_is_switched_on_later_is_used(fake: FakePbs) -> None:
     assert polled(scheduler, "1.pbs")["1.pbs"].end == "completed"
 
 
+def test_a_job_that_has_finished_and_whose_history_is_kept_from_us_is_over(fake: FakePbs) -> None:
+    fake.says(f"{QSTAT} 1.pbs", EMPTY, err=NO_HISTORY)
+    finished = "qstat: 1.pbs Job has finished, use -x or -H to obtain historical job information\n"
+    fake.says("qstat -f -F json 1.pbs", EMPTY, err=finished, code=35)
+    assert "keeps no history" in said_of_missing(fake.scheduler(), fake)
+
+
 def test_a_job_that_pbs_is_silent_about_is_unknown_for_ever(fake: FakePbs) -> None:
     fake.says("qstat", answer({"2.pbs": job()}), err="qstat: something new\n", code=1)
     fake.has({"2.pbs": job()})

@@ -252,10 +252,9 @@ def test_no_secret_and_no_option_comes_along_in_the_environment() -> None:
     assert command_environment({**kept, **dropped}) == kept
 
 
-def test_pbss_commands_find_the_server_that_the_user_has_named() -> None:
-    kept = {"PATH": "/bin", "PBS_SERVER": "head", "PBS_CONF_FILE": "/etc/other.conf"}
-    login = {**kept, "PBS_DPREFIX": "#X", "PBS_JOBID": "1.head", "PBS_ENVIRONMENT": "PBS_BATCH"}
-    assert cleaned(command_environment(login)) == kept
+def test_pbss_commands_know_where_it_is_and_no_job_has_that() -> None:
+    login = {"PATH": "/bin", "PBS_SERVER": "pbs2", "PBS_CONF_FILE": "/x", "PBS_EXEC": "/y", "PBS_DEFAULT": "pbs2"}
+    assert cleaned(command_environment(login | {"PBS_JOBID": "1.pbs", "PBS_DPREFIX": "#X"})) == login
     assert job_environment(login) == {"PATH": "/bin"}
 
 
