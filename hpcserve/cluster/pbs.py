@@ -29,13 +29,12 @@ from hpcserve.cluster.job_watch import Watch
 from hpcserve.cluster.patience import Patience
 from hpcserve.cluster.pbs_commands import PbsCommands
 from hpcserve.cluster.pbs_json import PbsJob, id_parts
-from hpcserve.cluster.seam import JobId, JobState, PilotJob
+from hpcserve.cluster.seam import OUR_JOBS, JobId, JobState, PilotJob, job_name
 from hpcserve.errors import SchedulerError
 from hpcserve.types import PilotId
 
 _log = logging.getLogger(__name__)
 
-_NAME = "hpcserve-"
 _ESTIMATES_EVERY_S = 300.0
 
 
@@ -75,6 +74,9 @@ class PbsScheduler:
     async def submit(self, job: PilotJob) -> JobId:
         """Submits the job's script. The name in it is what :meth:`find` looks for."""
         self._server.check()
+        if job.single:  # PBS has no word for it but to name those that it comes after
+            others = (await self.find(job.tag)).items()
+            job = dataclasses.replace(job, after=tuple(sorted(name for name, pilot in others if pilot == job.pilot)))
         script = self._render(job, job_name(job.tag, job.pilot))
         return await self._submission.ask(lambda: self._commands.submit(script))
 
@@ -121,7 +123,7 @@ class PbsScheduler:
 
     def _is_strange(self, job: PbsJob) -> bool:
         """Numbers begin again at 0 after the site's highest one; then a job may be another user's."""
-        return bool(job.owner) and job.owner != self._user and not job.name.startswith(_NAME)
+        return bool(job.owner) and job.owner != self._user and not job.name.startswith(OUR_JOBS)
 
     def _gone(self, name: JobId, now_s: float, *, strange: bool) -> JobState:
         told = "its number is now another's" if strange else "PBS does not know it any more"
@@ -153,11 +155,6 @@ class PbsScheduler:
             at_s = self._estimates.get(id_parts(name)[0])
             if at_s is not None and at_s >= now_s:
                 known[name] = dataclasses.replace(known[name], starts_in_s=at_s - now_s)
-
-
-def job_name(tag: str, pilot: PilotId) -> str:
-    """The name of a pilot's job in PBS: letters, digits, ``-`` and ``_``, up to 230. Source: qsub(1B), ``-N``."""
-    return f"{_NAME}{tag}-{pilot}"
 
 
 def state_of(job: PbsJob) -> JobState:

@@ -2,8 +2,8 @@
 
 Jobs are asked for by their ids in one qstat. Of several, qstat 23.06 prints in JSON the first one alone, with exit code
 0, so a job that it is silent about is asked for by itself; once that was so, all are from then on. The server gets one
-question a job in either case. A job is not there only where PBS names it as unknown, or where an answer about it alone,
-whole and without an error, is empty.
+question a job in either case. A job is not there only where PBS names it as unknown or finished, or where an answer
+about it alone, whole and without an error, is empty.
 
 History that is switched off makes ``qstat -x`` fall silent about all jobs, with exit code 0 and a line of standard
 error; then it is left out, until PBS says that there is history.
@@ -26,8 +26,8 @@ from hpcserve.errors import JobRefused, SchedulerError, SubmissionUnknown
 QSTAT = ("qstat", "-f", "-F", "json")
 _MOST_IDS = 100
 _SUBMITTED = re.compile(r"(\d+(\[\d*\])?)(?:\.[\w.-]+)?")
-_UNKNOWN = ("Unknown Job Id",)
 _FINISHED = "Job has finished"
+_NOT_THERE = ("Unknown Job Id", _FINISHED)
 _NO_HISTORY = re.compile(r"not configured to maintain job history|job_history_enable", re.IGNORECASE)
 # A job that is over, is ending or was never there: nothing to delete.
 _NOTHING_TO_DELETE = (
@@ -45,7 +45,7 @@ class Told:
 
     Attributes:
         jobs: What it knows.
-        absent: Those that it says it does not know.
+        absent: Those that it says it does not know, or that have ended, it does not say how.
         silent: Those that it has said nothing about that can be relied on, and why.
         unreadable: Of these, the answers that were none, as they are.
     """
@@ -185,7 +185,7 @@ class PbsCommands:
             job = next((job for job in found if same_job(name, job.job)), None)
             if job is not None:
                 told.jobs[name] = job
-            elif _names(answer, name, _UNKNOWN):
+            elif _names(answer, name, _NOT_THERE):
                 told.absent.add(name)
             else:
                 missing.append(name)
@@ -214,9 +214,10 @@ class PbsCommands:
             self._history = False
             answer = await self._runner.run(*QSTAT, *ids)
         elif not self._history and _FINISHED in answer.stderr:
-            self._history = True
-            answer = await self._runner.run(*QSTAT, "-x", *ids)
-        told_of_jobs = answer.stdout.strip() or any(text in answer.stderr for text in (*_UNKNOWN, _FINISHED))
+            past = await self._runner.run(*QSTAT, "-x", *ids)
+            self._history = not _NO_HISTORY.search(past.stderr)
+            answer = past if self._history else answer
+        told_of_jobs = answer.stdout.strip() or any(text in answer.stderr for text in _NOT_THERE)
         if answer.exit_code != 0 and not told_of_jobs:
             raise pbs_refusals.no_answer(answer)
         return answer

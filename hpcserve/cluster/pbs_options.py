@@ -41,6 +41,8 @@ def options(site: Site, job: PilotJob, name: str) -> Iterator[str]:
             yield f"{option}{one_line(value, option.strip(' ='))}"
     yield "-j oe"
     yield "-r y" if pilots.requeue else "-r n"
+    if job.after:
+        yield f"-W depend={one_line(':'.join(('afterany', *job.after)), '-W depend')}"
     for line in pilots.directives:
         yield directive(line, "-l filesystems=home")
 

@@ -9,6 +9,7 @@ An environment that comes along with a job may end in the scheduler's accounting
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Callable, Mapping
@@ -30,6 +31,9 @@ _COME_ALONG = re.compile(
     r"HOME|LOGNAME|USER|SHELL|LANG|LANGUAGE|LC_\w+|TZ|PATH|LD_LIBRARY_PATH|PYTHONPATH|SLURM_CONF"
     r"|MODULE\w*|LOADEDMODULES|_LMFILES_|LMOD_\w+|_ModuleTable\w*|CRAY\w*|PE_\w+"
 )
+
+
+_OF_COMMANDS = frozenset({"SLURM_JWT", "PBS_SERVER", "PBS_DEFAULT", "PBS_CONF_FILE", "PBS_EXEC"})
 
 
 def job_script(site: Site, job: PilotJob, name: str) -> str:
@@ -71,11 +75,18 @@ def _of_pbs(site: Site, job: PilotJob, name: str) -> dict[str, object]:
         "any_run": begins("[0-9]*"),
         "directory": str(job.directory),
         "log": str(job.log),
+        "walltime_s": math.ceil(job.walltime_s),
+        "warn_s": math.ceil(min(site.pilots.warn_s, job.walltime_s / 2)),
     }
 
 
 _OWN: dict[str, Callable[[Site, PilotJob, str], dict[str, object]]] = {"slurm": _of_slurm, "pbs": _of_pbs}
 """What the template of a scheduler knows beside what all do."""
+
+
+def has_script(site: Site) -> bool:
+    """Whether its jobs are scripts: those of a scheduler that another package brings along are its own."""
+    return site.scheduler.kind in _OWN
 
 
 def begins(run: int | str) -> str:
@@ -89,12 +100,12 @@ def job_environment(inherited: Mapping[str, str]) -> dict[str, str]:
 
 
 def command_environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    """What Slurm's commands get: what may come along with a job, and the user's token, where one lets the user in.
+    """What a scheduler's commands get: what may come along with a job, where PBS is, and the user's token of Slurm.
 
     sbatch hands every ``SLURM_*`` on, whatever ``--export`` says; the shipped script drops the token before all else.
     """
-    tokens = {name: value for name, value in inherited.items() if name == "SLURM_JWT"}
-    return job_environment(inherited) | tokens
+    own = {name: value for name, value in inherited.items() if name in _OF_COMMANDS}
+    return job_environment(inherited) | own
 
 
 def _rendered(site: Site, known: Mapping[str, object]) -> str:

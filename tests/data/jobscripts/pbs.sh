@@ -31,5 +31,6 @@ nodes=$(awk 'NF && !seen[$1]++ { printf "%s%s", separator, $1; separator = "," }
     echo "hpcserve: \$PBS_NODEFILE does not tell the names of the nodes" >&2
     exit 78
 }
-# The agent takes the place of this script. PBS sends no warning before the walltime: the agent counts it itself.
-exec '/opt/it'"'"'s/python' -m hpcserve.pilot --record '/lustre/a b/$x.json' --restart "$run" --nodes "$nodes"
+# What is begun takes the place of this script. PBS sends no warning before the walltime: that is a timer's there.
+exec '/opt/it'"'"'s/python' -m hpcserve.pilot --record '/lustre/a b/$x.json' \
+    --restart "$run" --nodes "$nodes" --walltime-s 3600 --warn-s 120

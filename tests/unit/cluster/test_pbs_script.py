@@ -17,13 +17,14 @@ import pytest
 
 from hpcserve.cluster.pbs_options import walltime
 from hpcserve.cluster.script import SETUP_FAILED, begins, job_script
-from hpcserve.cluster.seam import PilotJob, own_log
+from hpcserve.cluster.seam import JobId, PilotJob, own_log
 from hpcserve.config import Pilots, Site, read_site
 from hpcserve.errors import ConfigError
 from hpcserve.types import PilotId
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 SITES = ("pbs", "polaris", "aurora")
+TIMER = ("--walltime-s", "3600", "--warn-s", "120")
 RUNNING = json.loads((DATA / "openpbs-23.06" / "qstat_running.json").read_text())["stdout"]
 SAYS_ALL = ("/bin/sh", "-c", 'printf "%s\\n" "$PWD" "$$" "$@"', "sh")
 
@@ -171,6 +172,11 @@ def test_what_a_site_leaves_open_is_left_to_the_cluster() -> None:
     ]
 
 
+def test_a_job_that_comes_after_others_waits_for_their_end() -> None:
+    script = job_script(pbs_site(), made_up(after=(JobId("1.pbs"), JobId("2.pbs"))), "x")
+    assert options(script)[-1] == "-W depend=afterany:1.pbs:2.pbs"
+
+
 def test_a_reservation_is_a_queue() -> None:
     assert "-q R123" in options(job_script(pbs_site(reservation="R123"), made_up(), "x"))
 
@@ -205,7 +211,7 @@ def test_the_agent_takes_the_place_of_the_script_and_gets_its_arguments_whole(no
     begun, place, agent, *arguments = node.log.splitlines()
     assert begun == begins(0)
     assert (place, agent) == (str(node.shared), node.output.strip())
-    assert arguments == ["a b", "it's", "$HOME", "--restart", "0", "--nodes", "node1"]
+    assert arguments == ["a b", "it's", "$HOME", "--restart", "0", "--nodes", "node1", *TIMER]
 
 
 def test_what_is_printed_stands_in_the_log_at_once_and_only_its_owner_reads_it(node: Node) -> None:
@@ -220,7 +226,7 @@ def test_each_run_of_a_requeued_job_goes_on_in_the_log_under_its_number(node: No
     node.qstat_says(RUNNING.replace('"run_count":\t1,', '"run_count":\t3,'))
     node.run(script)
     first, _, third, arguments = node.log.splitlines()
-    assert (first, third, arguments) == (begins(0), begins(2), "--restart 2 --nodes node1")
+    assert (first, third, arguments) == (begins(0), begins(2), f"--restart 2 --nodes node1 {' '.join(TIMER)}")
 
 
 def test_a_variable_that_looks_like_a_count_is_none(node: Node) -> None:
@@ -237,7 +243,7 @@ def test_where_the_server_does_not_tell_the_runs_in_the_log_are_counted(node: No
     node.qstat_says(answer, exit_code=255)
     for number in range(3):
         node.run(script)
-        assert node.log.splitlines()[-1] == f"--restart {number} --nodes node1"
+        assert node.log.splitlines()[-1] == f"--restart {number} --nodes node1 {' '.join(TIMER)}"
 
 
 def test_a_node_without_qstat_counts_the_runs_in_the_log(node: Node) -> None:
@@ -245,13 +251,13 @@ def test_a_node_without_qstat_counts_the_runs_in_the_log(node: Node) -> None:
     script = job_script(pbs_site(), node.job("/bin/echo"), "x")
     node.run(script)
     node.run(script)
-    assert node.log.splitlines()[-1] == "--restart 1 --nodes node1"
+    assert node.log.splitlines()[-1] == f"--restart 1 --nodes node1 {' '.join(TIMER)}"
 
 
 def test_each_node_is_named_once_the_own_one_first(node: Node) -> None:
     script = job_script(pbs_site(nodes=3, launcher="mpiexec"), node.job("/bin/echo"), "x")
     node.run(script, nodes="x3.hsn.cm\nx3.hsn.cm\nx1.hsn.cm\n\nx2.hsn.cm\n")
-    assert node.log.splitlines()[-1] == "--restart 0 --nodes x3.hsn.cm,x1.hsn.cm,x2.hsn.cm"
+    assert node.log.splitlines()[-1] == f"--restart 0 --nodes x3.hsn.cm,x1.hsn.cm,x2.hsn.cm {' '.join(TIMER)}"
 
 
 @pytest.mark.parametrize("nodefile", ["", "gone", None])
