@@ -52,3 +52,8 @@ class DaemonOnPbs(Daemon):
 
 def pilots(client: Client) -> tuple[admin.PilotView, ...]:
     return tuple(status(client).pilots)
+
+
+def only_replica(client: Client) -> str:
+    (replica,) = status(client).deployments[0].replicas
+    return replica.replica

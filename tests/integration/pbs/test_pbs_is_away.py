@@ -6,6 +6,7 @@ The tests share a daemon on the stand-in for PBS; each begins and ends with one 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PbsServer]:
 @pytest.fixture(scope="module")
 def served(server: PbsServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonOnPbs]:
     """It serves ``echo`` on one pilot."""
-    site = {"scheduler": {"timeout_s": 3.0, "poll_max_s": LEFT_ALONE_S}, "pilots": {"max_pilots": 8}}
+    site: dict[str, dict[str, Any]] = {
+        "scheduler": {"timeout_s": 3.0, "poll_max_s": LEFT_ALONE_S},
+        "pilots": {"max_pilots": 8},
+    }
     made = DaemonOnPbs(tmp_path_factory.mktemp("daemon"), server, **site)
     try:
         made.up()
