@@ -17,6 +17,7 @@ Start = Callable[[str], None]
 
 def cycle(state: State, start: Start) -> None:
     """Starts what fits, and says of all others why they wait."""
+    _release(state)
     for job in sorted(state["jobs"].values(), key=lambda each: (each["sequence"], each.get("index", 0))):
         if job["state"] != "Q" or "indices" in job:
             continue
@@ -27,6 +28,15 @@ def cycle(state: State, start: Start) -> None:
             _begin(state, job, placed)
             job["keeper"] = 0  # it says so itself
             start(job["id"])
+
+
+def _release(state: State) -> None:
+    """Jobs that came after others (``-W depend=afterany``) may begin when all of those have ended."""
+    living = {name for name, each in state["jobs"].items() if each["state"] != "F"}
+    for job in state["jobs"].values():
+        if "after" in job and living.isdisjoint(job["after"]):
+            del job["after"]
+            job.update(state="Q", substate=10, hold="n", etime=int(time.time()))
 
 
 def finish(state: State, job: Job, *, substate: int, why: str, exit_code: int | None) -> None:

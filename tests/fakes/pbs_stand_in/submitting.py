@@ -32,15 +32,16 @@ def submitted(state: State, argv: list[str], script: str) -> Job:
     name = f"{sequence}{'[]' if 'J' in options else ''}.{state['host']}"
     called = options.get("N", "STDIN")
     held = "h" in options
+    after = options.get("depend", "").split(":")[1:]
     return {
         "id": name,
         "sequence": sequence,
         "name": called,
         "owner": f"{state['user']}@{state['host']}",
         "queue": queue,
-        "state": "H" if held else "Q",
-        "substate": 20 if held else 10,
-        "hold": "u" if held else "n",
+        "state": "H" if held or after else "Q",
+        "substate": 20 if held else 22 if after else 10,
+        "hold": "u" if held else "s" if after else "n",
         "resources": resources,
         "chunks": chunks,
         "account": options.get("A"),
@@ -56,7 +57,8 @@ def submitted(state: State, argv: list[str], script: str) -> Job:
         "ctime": now,
         "mtime": now,
         "qtime": now,
-        **({} if held else {"etime": now}),
+        **({} if held or after else {"etime": now}),
+        **({"after": after} if after and not held else {}),
         **({"indices": options["J"]} if "J" in options else {}),
     }
 

@@ -74,6 +74,15 @@ def test_a_server_that_is_down_fails_the_check(pbs: PbsServer, capsys: pytest.Ca
 
 
 @pytest.mark.usefixtures("lab")
+def test_doctor_asks_the_server_as_the_daemon_would(pbs: PbsServer, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor", "--site", "lab"])
+    assert "ok queue" in told(capsys)
+    pbs.fault("all", "down")
+    main(["doctor", "--site", "lab"])
+    assert "PBS" in told(capsys)["failed queue"]
+
+
+@pytest.mark.usefixtures("lab")
 def test_history_that_is_off_is_told(pbs: PbsServer, capsys: pytest.CaptureFixture[str]) -> None:
     pbs.set(history=False)
     main(["site", "check", "lab", "--no-submit"])

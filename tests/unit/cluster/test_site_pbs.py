@@ -10,7 +10,7 @@ import pytest
 
 from hpcserve.cluster.finding import Finding
 from hpcserve.cluster.site_pbs import COMMANDS
-from hpcserve.cluster.site_questions import questions
+from hpcserve.cluster.site_questions import questions, steps_in_jobs
 from hpcserve.config import Site, read_site
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "openpbs-23.06"
@@ -61,6 +61,12 @@ def test_a_host_without_the_commands_is_told(commands: Path) -> None:
     found = asked(read_site("pbs"))
     assert list(found) == ["commands"]
     assert found["commands"].told.startswith("qselect not found in PATH; ")
+
+
+def test_nothing_can_be_begun_in_a_job_of_pbs_from_without() -> None:
+    """A look from a compute node is a job of one minute there."""
+    assert steps_in_jobs(read_site("slurm"))
+    assert not steps_in_jobs(read_site("pbs"))
 
 
 def test_a_scheduler_of_another_package_is_asked_nothing() -> None:
