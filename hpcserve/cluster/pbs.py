@@ -4,9 +4,9 @@ The rules, so that no job is taken for ended that may still live, and none for a
 
 * A job has ended where PBS says state F and tells how; :mod:`hpcserve.cluster.pbs_states` reads it. State E is not an
   end: what follows is an end or the queue again, and its nodes are not free.
-* A job that PBS does not know any more is over when several good answers in a row name it as unknown, over a minute.
-  Nobody knows how it ended: its history is switched off, has expired or was deleted with it (``qdel -x``). What its
-  agent said before it left is the controller's to remember.
+* A job that PBS does not know any more is over when several good answers in a row name it as unknown; where PBS keeps
+  history, which makes that strange, over a minute. Nobody knows how it ended: its history is switched off, has expired
+  or was deleted with it (``qdel -x``). What its agent said before it left is the controller's to remember.
 * A job that an answer is silent about is not gone: it is unknown.
 * A job of somebody else that has been given the number of one of ours is none of ours.
 * Who gave no answer is left alone for a while: the server, and the taking of jobs by itself.
@@ -25,7 +25,7 @@ from datetime import datetime
 from functools import partial
 
 from hpcserve.cluster import pbs_states
-from hpcserve.cluster.job_watch import Watch
+from hpcserve.cluster.job_watch import GONE_AFTER, Watch
 from hpcserve.cluster.patience import Patience
 from hpcserve.cluster.pbs_commands import PbsCommands
 from hpcserve.cluster.pbs_json import PbsJob, id_parts
@@ -127,7 +127,9 @@ class PbsScheduler:
 
     def _gone(self, name: JobId, now_s: float, *, strange: bool) -> JobState:
         told = "its number is now another's" if strange else "PBS does not know it any more"
-        if not self._watch.is_lost(name, now_s):
+        is_lost = self._watch.is_lost(name, now_s)
+        is_usual = not self._commands.has_history and self._watch[name].missed >= GONE_AFTER
+        if not is_lost and not is_usual:
             return _unknown(f"job {name}: {told}")
         history = "" if self._commands.has_history else "; this PBS keeps no history of jobs that have ended"
         watched = self._watch[name]

@@ -32,11 +32,11 @@ async def fails(call: Awaitable[object]) -> SchedulerError:
     return caught.value
 
 
-def said_of_missing(scheduler: PbsScheduler, fake: FakePbs) -> str:
+def said_of_missing(scheduler: PbsScheduler, fake: FakePbs, *, over_s: float = GONE_AFTER_S) -> str:
     """What is said in the end of job 1, which every answer lacks."""
-    for _ in range(GONE_AFTER):
+    for _ in range(GONE_AFTER if over_s else GONE_AFTER - 1):
         assert polled(scheduler, "1.pbs")["1.pbs"].phase == "unknown"
-        fake.now_s += GONE_AFTER_S / GONE_AFTER
+        fake.now_s += over_s / GONE_AFTER
     state = polled(scheduler, "1.pbs")["1.pbs"]
     assert (state.phase, state.end, state.exit_code) == ("ended", "?", None)
     return state.cause
@@ -108,7 +108,7 @@ def test_without_history_a_job_runs_and_then_is_over_but_no_success(fake: FakePb
         assert polled(scheduler, "1.pbs")["1.pbs"].phase == "running"
         assert fake.asked[asked:] == ["qstat -f -F json 1.pbs"]
         fake.says("qstat -f -F json 1.pbs", EMPTY, err=UNKNOWN.format("1.pbs"), code=153)
-        assert "keeps no history" in said_of_missing(scheduler, fake)
+        assert "keeps no history" in said_of_missing(scheduler, fake, over_s=0.0)
 
 
 def test_history_that_is_switched_on_later_is_used(fake: FakePbs) -> None:
@@ -126,7 +126,7 @@ def test_a_job_that_has_finished_and_whose_history_is_kept_from_us_is_over(fake:
     fake.says(f"{QSTAT} 1.pbs", EMPTY, err=NO_HISTORY)
     finished = "qstat: 1.pbs Job has finished, use -x or -H to obtain historical job information\n"
     fake.says("qstat -f -F json 1.pbs", EMPTY, err=finished, code=35)
-    assert "keeps no history" in said_of_missing(fake.scheduler(), fake)
+    assert "keeps no history" in said_of_missing(fake.scheduler(), fake, over_s=0.0)
 
 
 def test_a_job_that_pbs_is_silent_about_is_unknown_for_ever(fake: FakePbs) -> None:
