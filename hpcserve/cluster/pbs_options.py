@@ -27,6 +27,11 @@ def options(site: Site, job: PilotJob, name: str) -> Iterator[str]:
     """
     pilots = site.pilots
     _check(pilots)
+    if ":" in str(job.log):
+        raise ConfigError(
+            f"-o of the job script: expected a path without ':', which would end a host's name, got {str(job.log)!r}; "
+            "set shared_dir to another place"
+        )
     asked = {
         "-N ": name,
         "-A ": pilots.account,

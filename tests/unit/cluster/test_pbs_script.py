@@ -205,6 +205,11 @@ def test_what_pbs_does_not_have_or_would_be_another_line_is_refused(pilots: dict
         job_script(pbs_site(**pilots), made_up(), "x")
 
 
+def test_a_path_that_pbs_would_take_for_another_hosts_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"-o of the job script: expected a path without ':'.*set shared_dir to"):
+        job_script(pbs_site(), made_up(log=Path("/lustre/a:b/p1.log")), "x")
+
+
 def test_the_agent_takes_the_place_of_the_script_and_gets_its_arguments_whole(node: Node) -> None:
     script = job_script(pbs_site(), node.job(*SAYS_ALL, "a b", "it's", "$HOME"), "x")
     node.run(f"echo $$\n{script}")
