@@ -33,7 +33,10 @@ _COME_ALONG = re.compile(
 )
 
 
-_OF_COMMANDS = frozenset({"SLURM_JWT", "PBS_SERVER", "PBS_DEFAULT", "PBS_CONF_FILE", "PBS_EXEC"})
+# The user's token of Slurm; where PBS is. Source: sbatch(1); pbs_environment(7B) and pbs.conf(8B) of OpenPBS.
+_OF_COMMANDS = frozenset(
+    {"SLURM_JWT", "PBS_SERVER", "PBS_DEFAULT", "PBS_PRIMARY", "PBS_SECONDARY", "PBS_CONF_FILE", "PBS_EXEC"}
+)
 
 
 def job_script(site: Site, job: PilotJob, name: str) -> str:

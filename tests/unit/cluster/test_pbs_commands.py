@@ -58,12 +58,13 @@ def test_a_release_that_prints_the_first_job_alone_is_asked_about_each(fake: Fak
         fake.has({name: job()})
     fake.says(f"{QSTAT} 3.pbs", EMPTY, err=UNKNOWN.format("3.pbs"), code=153)
     scheduler = fake.scheduler()
-    for asked in (3, 6):  # the common question and two, then no common one
+    for asked in (3, 6):
         states = polled(scheduler, "1.pbs", "2.pbs", "3.pbs")
         assert {name: state.phase for name, state in states.items()} == {
             "1.pbs": "running", "2.pbs": "running", "3.pbs": "unknown",
         }  # fmt: skip
         assert len(fake.asked) == asked
+        assert fake.asked.count(f"{QSTAT} 1.pbs 2.pbs 3.pbs") == 1, "a common question is work for the server, too"
 
 
 def test_one_bad_id_in_a_list_harms_no_other_job(fake: FakePbs) -> None:

@@ -233,7 +233,7 @@ def test_jobs_that_each_come_with_a_jobs_of_their_own_are_all_read() -> None:
 
 
 def test_a_key_that_comes_twice_with_two_values_has_none() -> None:
-    twice = answer({"1.pbs": job()}).replace('"job_state": "R"', '"job_state": "R", "job_state": "F"')
+    twice = answer({"1.pbs": job()}).replace('"job_state": "R"', '"job_state": "R", "job_state": "Q"')
     assert (state_of(only(twice)).phase, only(twice).name) == ("unknown", job()["Job_Name"])
     same = answer({"1.pbs": job()}).replace('"job_state": "R"', '"job_state": "R", "job_state": "R"')
     assert state_of(only(same)).phase == "running"

@@ -254,6 +254,7 @@ def test_no_secret_and_no_option_comes_along_in_the_environment() -> None:
 
 def test_pbss_commands_know_where_it_is_and_no_job_has_that() -> None:
     login = {"PATH": "/bin", "PBS_SERVER": "pbs2", "PBS_CONF_FILE": "/x", "PBS_EXEC": "/y", "PBS_DEFAULT": "pbs2"}
+    login |= {"PBS_PRIMARY": "pbs2", "PBS_SECONDARY": "pbs3"}
     assert cleaned(command_environment(login | {"PBS_JOBID": "1.pbs", "PBS_DPREFIX": "#X"})) == login
     assert job_environment(login) == {"PATH": "/bin"}
 
