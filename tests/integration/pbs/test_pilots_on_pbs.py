@@ -27,6 +27,8 @@ def test_a_deployment_answers_from_jobs_whatever_their_ids(pbs: PbsServer, new_d
         until(lambda: daemon.are(client, "running", "running"), "PBS has told of them", LONG_S)
         assert client.infer(f"{endpoint}.echo", ONE, timeout_s=60)["x"] == 1
         assert {each.job for each in pilots(client)} == pbs.jobs().keys()
+        logs = [daemon.shared / "logs" / f"{each.pilot}.log" for each in pilots(client)]
+        assert {log.stat().st_mode & 0o777 for log in logs} == {0o600}, "what a job writes is its user's alone"
     daemon.down()
     until(lambda: all(each["state"] == "F" for each in pbs.jobs().values()), "no job is left", LONG_S)
 
