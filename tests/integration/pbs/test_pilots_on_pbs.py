@@ -57,9 +57,10 @@ def test_a_requeued_pilot_is_the_same_one_once_more(
         assert len(pbs.jobs()) == 1
 
 
-def test_a_lost_node_loses_no_request(pbs: PbsServer, new_daemon_on_pbs: NewDaemonOnPbs) -> None:
+@pytest.mark.parametrize("then", ["queued again", "ended"])
+def test_a_lost_node_loses_no_request(pbs: PbsServer, new_daemon_on_pbs: NewDaemonOnPbs, then: str) -> None:
     pbs.set(node_fail_requeue_s=5.0)
-    daemon = new_daemon_on_pbs(pilots={"cpus_per_node": 2}).up()
+    daemon = new_daemon_on_pbs(pilots={"cpus_per_node": 2, "requeue": then == "queued again"}).up()
     with daemon.client() as client:
         endpoint = daemon.serve(client, SERVABLES / "tally", replicas=2)
         (pilot, _), replicas = pilots(client), status(client).deployments[0].replicas
@@ -68,7 +69,12 @@ def test_a_lost_node_loses_no_request(pbs: PbsServer, new_daemon_on_pbs: NewDaem
         pbs.lose_node(pbs.node_of(pilot.job))
         all_answered(futures)
         (lost,) = (each.replica for each in replicas if each.pilot == pilot.pilot)
-        until(lambda: losses(client) == {lost: "node failed"}, lambda: f"why: {losses(client)}", LONG_S)
+        until(lambda: list(losses(client)) == [lost], lambda: f"it is lost: {losses(client)}", LONG_S)
+        if then == "queued again":
+            assert losses(client) == {lost: "node failed"}
+        else:
+            pbs.reaches(pilot.job, "F")
+            until(lambda: pilot.pilot not in {each.pilot for each in pilots(client)}, "the pilot is gone", LONG_S)
 
 
 def test_a_suspended_pilot_has_its_work_done_by_another(pbs: PbsServer, new_daemon_on_pbs: NewDaemonOnPbs) -> None:
