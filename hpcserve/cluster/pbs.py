@@ -7,7 +7,9 @@ The rules, so that no job is taken for ended that may still live, and none for a
 * A job that PBS does not know any more is over when several good answers in a row name it as unknown; where PBS keeps
   history, which makes that strange, over a minute. Nobody knows how it ended: its history is switched off, has expired
   or was deleted with it (``qdel -x``). What its agent said before it left is the controller's to remember.
-* A job that an answer is silent about is not gone: it is unknown.
+* A job that an answer is silent about is not gone: it is unknown. Where PBS answers, and says of a job for a minute
+  nothing that can be used, the job is deleted and given up (:mod:`hpcserve.cluster.pbs_doubts`), as nothing else would
+  end that.
 * A job of somebody else that has been given the number of one of ours is none of ours.
 * Who gave no answer is left alone for a while: the server, and the taking of jobs by itself.
 
@@ -28,6 +30,7 @@ from hpcserve.cluster import pbs_states
 from hpcserve.cluster.job_watch import GONE_AFTER, Watch
 from hpcserve.cluster.patience import Patience
 from hpcserve.cluster.pbs_commands import PbsCommands
+from hpcserve.cluster.pbs_doubts import Doubts
 from hpcserve.cluster.pbs_json import PbsJob, id_parts
 from hpcserve.cluster.seam import OUR_JOBS, JobId, JobState, PilotJob, job_name
 from hpcserve.errors import SchedulerError
@@ -65,6 +68,7 @@ class PbsScheduler:
         self._render = render
         self._clock = clock
         self._watch = Watch()
+        self._doubts = Doubts()
         self._asking = asyncio.Lock()
         patience = partial(Patience, least_s=poll_s, most_s=poll_max_s, clock=clock)
         self._server, self._submission = patience(), patience()
@@ -89,18 +93,42 @@ class PbsScheduler:
 
     async def _poll(self, jobs: Collection[JobId]) -> Mapping[JobId, JobState]:
         self._watch.asked(jobs, self._clock())
-        told = await self._server.ask(lambda: self._commands.jobs(jobs))
+        try:
+            told = await self._server.ask(lambda: self._commands.jobs(jobs))
+        except SchedulerError:
+            self._doubts.silence()
+            raise
         strangers = {name for name, job in told.jobs.items() if self._is_strange(job)}
         known = {name: state_of(job) for name, job in told.jobs.items() if name not in strangers}
         gone = told.absent | strangers
         now_s = self._clock()
         self._watch.told([*known, *gone], known, now_s)
         await self._add_estimates(known)
+        silent = {name: _unknown(f"job {name}: {why}") for name, why in told.silent.items()}
+        doubtful = {name: state for name, state in (known | silent).items() if state.phase == "unknown"}
+        self._doubts.told(jobs, doubtful, now_s)
         return {
             **known,
-            **{name: _unknown(f"job {name}: {why}") for name, why in told.silent.items()},
+            **silent,
+            **{name: await self._without_use(name, state, now_s) for name, state in doubtful.items()},
             **{name: self._gone(name, now_s, strange=name in strangers) for name in gone},
         }
+
+    async def _without_use(self, name: JobId, state: JobState, now_s: float) -> JobState:
+        """A job of which nothing that can be used is known: it is waited for, then deleted, then over."""
+        step = self._doubts.step(name, now_s)
+        if step == "delete":
+            try:
+                await self._commands.cancel(name)
+            except SchedulerError as error:
+                return dataclasses.replace(state, cause=f"{state.cause}; it is to be deleted: {error}")
+            self._doubts.deleted(name)
+        elif step == "wait":
+            return state
+        _log.warning("job %s is given up: %s", name, state.cause)
+        watched = self._watch[name]
+        cause = f"job {name} was deleted, since PBS said nothing of it that can be used: {state.cause}"
+        return JobState(phase="ended", end="?", cause=cause, host=watched.host, restarts=watched.restarts)
 
     async def find(self, tag: str) -> Mapping[JobId, PilotId]:
         """All jobs with this tag that wait or run."""

@@ -12,7 +12,7 @@ import pytest
 
 from hpcserve.cluster.job_watch import GONE_AFTER, GONE_AFTER_S
 from hpcserve.cluster.pbs import PbsScheduler
-from hpcserve.cluster.seam import JobId
+from hpcserve.cluster.seam import JobId, JobState
 from hpcserve.errors import JobRefused, NoRoom, SchedulerError, SubmissionUnknown
 from tests.unit.cluster.pbs_stage import DOWN, QSTAT, TAG, FakePbs, answer, job, pilot_job, polled
 
@@ -130,15 +130,64 @@ def test_a_job_that_has_finished_and_whose_history_is_kept_from_us_is_over(fake:
     assert "keeps no history" in said_of_missing(fake.scheduler(), fake, over_s=0.0)
 
 
-def test_a_job_that_pbs_is_silent_about_is_unknown_for_ever(fake: FakePbs) -> None:
-    fake.says("qstat", answer({"2.pbs": job()}), err="qstat: something new\n", code=1)
-    fake.has({"2.pbs": job()})
-    scheduler = fake.scheduler()
-    for _ in range(2 * GONE_AFTER):
+# --- Jobs of which nothing that can be used is said.
+
+
+def in_doubt(fake: FakePbs, scheduler: PbsScheduler, *, answers: int) -> JobState:
+    """What is said in the end of job 1, which is unknown before; of job 2 all is known."""
+    for _ in range(answers):
         states = polled(scheduler, "1.pbs", "2.pbs")
         assert (states["1.pbs"].phase, states["2.pbs"].phase) == ("unknown", "running")
-        assert "something new" in states["1.pbs"].cause
-        fake.now_s += GONE_AFTER_S
+        fake.now_s += GONE_AFTER_S / GONE_AFTER
+    states = polled(scheduler, "1.pbs", "2.pbs")
+    assert states["2.pbs"].phase == "running"
+    return states["1.pbs"]
+
+
+@pytest.mark.parametrize(
+    ("said", "err"),
+    [
+        (answer({"1.pbs": job(job_state="M", substate=94), "2.pbs": job()}), ""),
+        (answer({"1.pbs": job(job_state="Y"), "2.pbs": job()}), ""),
+        (answer({"2.pbs": job()}), "qstat: something new\n"),
+    ],
+)
+def test_a_job_in_doubt_for_a_minute_is_deleted_and_holds_up_nobody(said: str, err: str, fake: FakePbs) -> None:
+    fake.says("qstat", said, err=err, code=1 if err else 0)
+    fake.has({"2.pbs": job()})
+    scheduler = fake.scheduler()
+    state = in_doubt(fake, scheduler, answers=GONE_AFTER)
+    assert (state.phase, state.end, state.exit_code) == ("ended", "?", None)
+    assert "was deleted, since PBS said nothing of it that can be used" in state.cause
+    assert polled(scheduler, "1.pbs", "2.pbs")["1.pbs"].phase == "ended"
+    assert fake.asked.count("qdel 1.pbs") == 1
+
+
+def test_a_job_that_cannot_be_deleted_is_given_up_all_the_same(fake: FakePbs) -> None:
+    fake.has({"1.pbs": job(job_state="M", substate=94), "2.pbs": job()})
+    fake.says("qdel", err="qdel: Unauthorized Request  1.pbs\n", code=159)
+    scheduler = fake.scheduler()
+    assert in_doubt(fake, scheduler, answers=2 * GONE_AFTER).end == "?"
+    assert fake.asked.count("qdel 1.pbs") == GONE_AFTER
+
+
+def test_doubts_that_pass_and_a_server_that_is_away_end_nothing(fake: FakePbs) -> None:
+    scheduler = fake.scheduler()
+    for _ in range(3):
+        fake.has({"1.pbs": job(job_state="M", substate=94), "2.pbs": job()})
+        for _ in range(GONE_AFTER):
+            assert polled(scheduler, "1.pbs", "2.pbs")["1.pbs"].phase == "unknown"
+            fake.now_s += 10 * GONE_AFTER_S / GONE_AFTER
+        fake.has({"1.pbs": job(), "2.pbs": job()})
+        assert polled(scheduler, "1.pbs", "2.pbs")["1.pbs"].phase == "running"
+    for _ in range(2):
+        fake.has({"1.pbs": job(job_state="M", substate=94), "2.pbs": job()})
+        assert in_doubt(fake, scheduler, answers=GONE_AFTER - 1).phase == "unknown"
+        fake.says(f"{QSTAT} 1.pbs 2.pbs", "", err=DOWN, code=255)
+        with pytest.raises(SchedulerError):
+            polled(scheduler, "1.pbs", "2.pbs")
+        fake.now_s += 10 * GONE_AFTER_S
+    assert "qdel 1.pbs" not in fake.asked
 
 
 def test_an_answer_about_another_job_is_none_about_this_one(fake: FakePbs) -> None:
