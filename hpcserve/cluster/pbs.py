@@ -26,7 +26,7 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from functools import partial
 
-from hpcserve.cluster import pbs_states
+from hpcserve.cluster import pbs_shell, pbs_states
 from hpcserve.cluster.job_watch import GONE_AFTER, Watch
 from hpcserve.cluster.patience import Patience
 from hpcserve.cluster.pbs_commands import PbsCommands
@@ -82,6 +82,7 @@ class PbsScheduler:
             others = (await self.find(job.tag)).items()
             job = dataclasses.replace(job, after=tuple(sorted(name for name, pilot in others if pilot == job.pilot)))
         script = self._render(job, job_name(job.tag, job.pilot))
+        await asyncio.to_thread(pbs_shell.lay_down, job.directory)
         return await self._submission.ask(lambda: self._commands.submit(script))
 
     async def poll(self, jobs: Collection[JobId]) -> Mapping[JobId, JobState]:

@@ -89,11 +89,12 @@ class PbsCommands:
             printed = f"the id of a job, {name}" if name else "no id"
             raise SubmissionUnknown(f"{failure(answer)}, and printed {printed}; if it is there, its name will tell")
         if "[" in name:
-            await self.cancel(name)
-            raise JobRefused(
-                f"the pilot became a job array, {name}, and was deleted; remove -J from pilots.directives, or from "
-                "what pilots.script holds"
-            )
+            try:
+                await self.cancel(name)
+                now = "and was deleted"
+            except SchedulerError as error:  # what was taken is not submitted again, or there would be more of it
+                now = f"which could not be deleted ({error}): run `qdel '{name}'` yourself"
+            raise JobRefused(f"the pilot became a job array, {name}, {now}; remove -J from what pilots.script holds")
         return name
 
     async def jobs(self, asked: Collection[JobId]) -> Told:

@@ -2,7 +2,8 @@
 
 A node is one chunk, and no two chunks of a job share one (``place=scatter``). PBS has no QOS, and its reservations are
 queues. PBS hands over what a job prints when it ends, if it can; so the script itself writes to the pilot's log, and
-what PBS and the shell before it say goes to a file beside that. A walltime may have more than 24 hours.
+what PBS and the shell before it say goes to a file beside that. A walltime may have more than 24 hours. What leads the
+job is a shell of hpcserve's (:mod:`hpcserve.cluster.pbs_shell`), unless the site has a ``-S`` of its own.
 
 Source: qsub(1B) and pbs_resources(7B) of OpenPBS 23.06; the options ``-N``, ``-q``, ``-l select`` and ``-l walltime``
 were seen to be taken by a server of it.
@@ -11,12 +12,17 @@ were seen to be taken by a server of it.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
+from hpcserve.cluster import pbs_shell
 from hpcserve.cluster.script_options import directive, one_line
 from hpcserve.cluster.seam import PilotJob, own_log
 from hpcserve.config import Pilots, Site
 from hpcserve.errors import ConfigError
+
+_SHELL = re.compile(r"(?:^|\s)-S")
+_ARRAY = re.compile(r"(?:^|\s)-J")
 
 
 def options(site: Site, job: PilotJob, name: str) -> Iterator[str]:
@@ -27,13 +33,13 @@ def options(site: Site, job: PilotJob, name: str) -> Iterator[str]:
     """
     pilots = site.pilots
     _check(pilots)
-    if ":" in str(job.log):
-        raise ConfigError(
-            f"-o of the job script: expected a path without ':', which would end a host's name, got {str(job.log)!r}; "
-            "set shared_dir to another place"
-        )
+    has_shell = any(_SHELL.search(line) for line in pilots.directives)
+    shell = "" if has_shell else str(pbs_shell.path(job.directory))
+    _check_path("-o", str(job.log), ":", "which would end a host's name")
+    _check_path("-S", shell, "@,", "which would begin a host's name or another path")
     asked = {
         "-N ": name,
+        "-S ": shell,
         "-A ": pilots.account,
         "-q ": pilots.reservation or pilots.partition,
         "-l select=": f"{job.nodes or pilots.nodes}{_chunk(pilots)}",
@@ -70,7 +76,20 @@ def _chunk(pilots: Pilots) -> str:
     return "".join(f":{each}" for each in (*listed, *([pilots.constraint] if pilots.constraint else [])))
 
 
+def _check_path(option: str, path: str, not_in_it: str, why: str) -> None:
+    if any(each in path for each in not_in_it):
+        raise ConfigError(
+            f"{option} of the job script: expected a path without {' and '.join(map(repr, not_in_it))}, {why}, got "
+            f"{path!r}; set shared_dir to another place"
+        )
+
+
 def _check(pilots: Pilots) -> None:
+    if any(_ARRAY.search(line) for line in pilots.directives):
+        raise ConfigError(
+            "pilots.directives: expected no -J, which makes a job array, and a pilot is one job; remove it, and let "
+            "pilots.max_pilots say how many there may be"
+        )
     if pilots.qos:
         raise ConfigError(f"pilots.qos: expected none, since PBS has queues alone, got {pilots.qos!r}; leave it empty")
     if pilots.reservation and pilots.partition:

@@ -1,5 +1,6 @@
 #!/bin/bash
 #PBS -N hpcserve-ada-p1
+#PBS -S '/lustre/a b/pbs-shell'
 #PBS -l select=1
 #PBS -l place=scatter
 #PBS -l walltime=01:00:00
@@ -15,7 +16,8 @@ cd '/lustre/a b' && exec >>'/lustre/a b/100%j.log' 2>&1 || {
 }
 # A job that is put back into the queue begins anew, and nothing here tells how often but the server. Where it does not
 # answer, the lines in the log are counted that each run begins with: runs that ended before they had printed it lack.
-run=$(PATH=$PATH:${PBS_EXEC:-/opt/pbs}/bin timeout 30 qstat -f -F json "$PBS_JOBID" |
+# SIGTERM is not heeded here, nor by what is begun from here, unless that wants to.
+run=$(PATH=$PATH:${PBS_EXEC:-/opt/pbs}/bin timeout -s KILL 30 qstat -f -F json "$PBS_JOBID" |
     sed -n 's/^[[:space:]]*"run_count":[[:space:]]*\([0-9][0-9]*\),\{0,1\}$/\1/p')
 if [[ $run =~ ^[1-9][0-9]*$ ]]; then
     run=$((run - 1))

@@ -1,7 +1,8 @@
 """What PBS's MoM is to one job: it runs the script, holds it to its walltime, obeys orders and tells the end.
 
-As MoM does: the user's login shell leads the job's session and reads the script's path from its standard input; a
-signal goes to all of that session, the shell too; and what is left of the session when the shell has ended is killed.
+As MoM does: the user's login shell, or that of ``-S``, leads the job's session and reads the script's path from its
+standard input; a signal goes to all of that session, the shell too; and what is left of the session when the shell has
+ended is killed.
 """
 
 from __future__ import annotations
@@ -122,9 +123,10 @@ class Keeper:
             output = files.enter_context(self._file("output").open("ab"))
             error = output if "oe" in job["join"] else files.enter_context(self._file("error").open("ab"))
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _NEWS)  # what is blocked here would be in the job
+            leading = job.get("shell") or "/bin/bash"
             shell = subprocess.Popen(
-                ["-bash"],
-                executable="/bin/bash",
+                [f"-{Path(leading).name}"],
+                executable=leading,
                 cwd=home,
                 env=environment,
                 stdin=subprocess.PIPE,

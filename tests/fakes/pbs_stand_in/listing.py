@@ -1,7 +1,7 @@
 """A job, a queue, a node and the server as ``qstat`` and ``pbsnodes`` tell of them: keys, their order, their values.
 
-All as in the recordings. ``Account_Name``, ``umask``, ``estimated`` and some states were not recorded, and are as in
-OpenPBS's source.
+All as in the recordings. ``Account_Name``, ``umask``, ``Shell_Path_List``, ``estimated`` and some states were not
+recorded, and are as in OpenPBS's source.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ def job(state: State, found: Job) -> Told:
         "stime": _date(found.get("stime")),
         "obittime": _date(found.get("obittime")),
         "session_id": found.get("session"),
+        "Shell_Path_List": found.get("shell"),
         "jobdir": found.get("home"),
         "substate": found["substate"],
         "Variable_List": {name: words.value(text) if text else "" for name, text in found["variables"].items()},

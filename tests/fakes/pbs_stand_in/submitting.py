@@ -51,6 +51,7 @@ def submitted(state: State, argv: list[str], script: str) -> Job:
         "join": options.get("j", "n"),
         "keep": options.get("k", "n"),
         "umask": options.get("umask"),
+        "shell": options.get("S"),
         "rerunnable": options.get("r", "y") == "y",
         "variables": _variables(options, queue, state["host"]),
         "script": script,

@@ -32,11 +32,29 @@ def test_pilots_hand_over_before_their_walltime_and_lose_nothing(
         assert [each["exit_status"] for each in ended] == [0], "it left before PBS would have ended it"
 
 
+def test_a_pilot_that_somebody_deletes_drains_and_loses_nothing(
+    pbs: PbsServer, new_daemon_on_pbs: NewDaemonOnPbs
+) -> None:
+    pbs.set(kill_delay_s=60.0)
+    daemon = new_daemon_on_pbs().up()
+    with daemon.client() as client:
+        endpoint = daemon.serve(client, SERVABLES / "spans")
+        (pilot,) = pilots(client)
+        load = Load(daemon, client, endpoint, 0.1, 0.5, 1.0)
+        load.keep(8, 2.0)
+        assert pbs.run("qdel", pilot.job).returncode == 0
+        seen = load.keep(8, 5.0)
+        assert seen.answered
+        job = pbs.reaches(pilot.job, "F")
+        assert (twice(load.log), cut_off(load.log)) == ([], set())
+        assert job["exit_status"] == 0, "the agent ended by itself"
+
+
 @pytest.mark.parametrize("history", ["kept", "off"])
-def test_a_pilot_that_somebody_deletes_is_replaced(
+def test_a_pilot_that_somebody_deletes_at_once_is_replaced(
     pbs: PbsServer, new_daemon_on_pbs: NewDaemonOnPbs, history: str
 ) -> None:
-    pbs.set(history=history == "kept")
+    pbs.set(history=history == "kept", kill_delay_s=0.0)
     daemon = new_daemon_on_pbs().up()
     with daemon.client() as client:
         endpoint = daemon.serve(client, SERVABLES / "tally")

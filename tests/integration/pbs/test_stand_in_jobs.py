@@ -61,6 +61,22 @@ def test_a_signal_reaches_the_leading_shell_and_then_the_rest_is_killed(pbs: Pbs
     assert (told["Exit_status"], told["substate"]) == (256 + signal.SIGTERM, 91)
 
 
+def test_a_shell_that_does_not_heed_the_signal_leaves_its_job_the_time_to_end(pbs: PbsServer, tmp_path: Path) -> None:
+    begun, kind, shell = tmp_path / "begun", tmp_path / "kind", tmp_path / "shell"
+    shell.write_text("#!/bin/bash\ntrap '' TERM\nexec /bin/bash -l\n")
+    shell.chmod(0o755)
+    hears = f"signal.signal(15, lambda *_: open({str(kind)!r}, 'w').close() or sys.exit(7))"
+    program = f"import signal, sys; {hears}; open({str(begun)!r}, 'w'); signal.pause()"
+    name = pbs.submit(f'exec {sys.executable} -c "{program}"', *ONE, "-S", str(shell))
+    until(begun.exists, "it hears signals", within_s=60)
+
+    assert pbs.run("qdel", name).returncode == 0
+
+    assert pbs.reaches(name, "F")["exit_status"] == 7
+    assert kind.exists()
+    assert pbs.told(name)["Shell_Path_List"] == str(shell)
+
+
 def test_what_has_left_the_session_outlives_the_job_until_the_server_is_closed(pbs: PbsServer, tmp_path: Path) -> None:
     left = tmp_path / "left"
     name = pbs.submit(f"setsid --fork sh -c 'echo $$ >{left}; exec sleep 300'; sleep 300", *ONE)

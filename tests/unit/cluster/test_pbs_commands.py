@@ -320,6 +320,19 @@ def test_a_submission_gives_the_id_that_pbs_prints(line: str, fake: FakePbs) -> 
     assert f"#PBS -N hpcserve-{TAG}-1\n" in (fake.directory / "script").read_text()
 
 
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [(0, "and was deleted"), (162, "which could not be deleted"), (159, "run `qdel '12[].pbs'` yourself")],
+)
+def test_a_pilot_that_became_an_array_is_never_submitted_again(code: int, says: str, fake: FakePbs) -> None:
+    fake.says("qsub", "12[].pbs\n")
+    fake.says("qdel", err=DOWN if code else "", code=code)
+    told = asyncio.run(fails(fake.commands().submit("#!/bin/sh\n")))
+    assert isinstance(told, JobRefused)
+    assert says in told.message
+    assert fake.asked[-1] == "qdel 12[].pbs"
+
+
 # --- Deletions.
 
 

@@ -15,11 +15,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from hpcserve.cluster import pbs_shell
 from hpcserve.cluster.pbs_options import walltime
 from hpcserve.cluster.script import SETUP_FAILED, begins, job_script
 from hpcserve.cluster.seam import JobId, PilotJob, own_log
 from hpcserve.config import Pilots, Site, read_site
-from hpcserve.errors import ConfigError
+from hpcserve.errors import ConfigError, SchedulerError
 from hpcserve.types import PilotId
 
 DATA = Path(__file__).resolve().parents[2] / "data"
@@ -147,6 +148,7 @@ def test_all_that_a_site_can_ask_for_stands_in_the_script_and_its_own_options_la
     )
     assert options(job_script(site, made_up(), "hpcserve-ada-p1")) == [
         "-N hpcserve-ada-p1",
+        "-S '/lustre/a b/pbs-shell'",
         "-A m1",
         "-q gpu",
         "-l select=2:ncpus=64:ngpus=4:mem=512mb:system=polaris",
@@ -163,6 +165,7 @@ def test_all_that_a_site_can_ask_for_stands_in_the_script_and_its_own_options_la
 def test_what_a_site_leaves_open_is_left_to_the_cluster() -> None:
     assert options(job_script(pbs_site(), made_up(nodes=3), "x")) == [
         "-N x",
+        "-S '/lustre/a b/pbs-shell'",
         "-l select=3",
         "-l place=scatter",
         "-l walltime=01:00:00",
@@ -195,6 +198,8 @@ def test_the_walltime_is_rounded_up_and_has_no_days(seconds: float, told: str) -
         ({"account": "a\n#PBS -q x"}, r"-A of the job script: expected printable text on one line, got 'a\\n#PBS"),
         ({"directives": ("-k doe\necho",)}, r"expected one option on one line, such as '-l filesystems=home', got "),
         ({"directives": ("rm -rf /",)}, r"pilots.directives: expected one option on one line, .* got 'rm -rf /'"),
+        ({"directives": ("-J 1-2",)}, r"pilots.directives: expected no -J, which makes a job array"),
+        ({"directives": ("-k doe -J1-2",)}, r"pilots.directives: expected no -J, which makes a job array"),
         ({"qos": "debug"}, r"pilots.qos: expected none, since PBS has queues alone, got 'debug'; leave it empty"),
         ({"reservation": "R1", "partition": "q"}, r"pilots.reservation: a reservation of PBS is a queue, .*'q'; leave"),
         ({"launcher": "srun"}, r"pilots.launcher: expected 'mpiexec' or 'process', got 'srun', which is Slurm's"),
@@ -203,6 +208,48 @@ def test_the_walltime_is_rounded_up_and_has_no_days(seconds: float, told: str) -
 def test_what_pbs_does_not_have_or_would_be_another_line_is_refused(pilots: dict[str, object], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         job_script(pbs_site(**pilots), made_up(), "x")
+
+
+def test_a_site_may_have_a_shell_of_its_own_to_lead_its_jobs() -> None:
+    script = job_script(pbs_site(directives=("-S /bin/zsh",)), made_up(), "x")
+    assert [line for line in options(script) if line.startswith("-S")] == ["-S /bin/zsh"]
+
+
+@pytest.mark.parametrize("name", ["a@b", "a,b"])
+def test_a_directory_that_pbs_would_take_for_two_shells_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"-S of the job script: expected a path without '@' and ','.*set shared_dir"):
+        job_script(pbs_site(), made_up(directory=Path("/lustre") / name), "x")
+
+
+def test_the_shell_that_leads_hands_over_the_jobs_script_and_heeds_no_sigterm(node: Node) -> None:
+    """As MoM runs it: as a login shell, which reads the path of the script from its standard input."""
+    pbs_shell.lay_down(node.shared)
+    shell = pbs_shell.path(node.shared)
+    assert shell.stat().st_mode & 0o777 == 0o755
+    written = shell.stat().st_ino
+    pbs_shell.lay_down(node.shared)
+    assert shell.stat().st_ino == written, "what is there is left alone"
+    script = node.tmp_path / "2.pbs.SC"
+    script.write_text("#!/bin/bash\nkill -TERM $PPID $$\nshopt -q login_shell; echo $?\nexit 7\n")
+    script.chmod(0o700)
+    home = {"HOME": str(node.tmp_path / "home"), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        ["-pbs-shell"],
+        executable=shell,
+        input=f"{script}\n",
+        env=home,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (7, "1\n", "")
+
+
+def test_a_shell_that_cannot_be_written_is_said(node: Node) -> None:
+    pbs_shell.path(node.shared).mkdir()
+    with pytest.raises(SchedulerError, match=r"cannot write .*pbs-shell, which leads jobs.*look at shared_dir"):
+        pbs_shell.lay_down(node.shared)
 
 
 def test_a_path_that_pbs_would_take_for_another_hosts_is_refused() -> None:
