@@ -88,7 +88,7 @@ class Watch:
         for job in jobs:
             self._jobs[job].missed_since_s = now_s
 
-    def is_lost(self, job: JobId, now_s: float) -> bool:
+    def is_lost(self, job: JobId, now_s: float, after_s: float = GONE_AFTER_S) -> bool:
         """Whether nobody will ever tell of a job of which the scheduler knows nothing and accounting no end."""
         watched = self._jobs[job]
-        return watched.missed >= GONE_AFTER and now_s - watched.missed_since_s >= GONE_AFTER_S
+        return watched.missed >= GONE_AFTER and now_s - watched.missed_since_s >= after_s

@@ -4,8 +4,8 @@ The rules, so that no job is taken for ended that may still live, and none for a
 
 * A job has ended where PBS says state F and tells how; :mod:`hpcserve.cluster.pbs_states` reads it. State E is not an
   end: what follows is an end or the queue again, and its nodes are not free.
-* A job that PBS does not know any more is over when several good answers in a row name it as unknown; where PBS keeps
-  history, which makes that strange, over a minute. Nobody knows how it ended: its history is switched off, has expired
+* A job that PBS does not know any more is over when several good answers in a row, over a quarter of a minute, name it
+  as unknown; where PBS keeps history, which makes that strange, over a minute. Nobody knows how it ended: its history is switched off, has expired
   or was deleted with it (``qdel -x``). What its agent said before it left is the controller's to remember.
 * A job that an answer is silent about is not gone: it is unknown. Where PBS answers, and says of a job for a minute
   nothing that can be used, the job is deleted and given up (:mod:`hpcserve.cluster.pbs_doubts`), as nothing else would
@@ -27,7 +27,7 @@ from datetime import datetime
 from functools import partial
 
 from hpcserve.cluster import pbs_shell, pbs_states
-from hpcserve.cluster.job_watch import GONE_AFTER, Watch
+from hpcserve.cluster.job_watch import Watch
 from hpcserve.cluster.patience import Patience
 from hpcserve.cluster.pbs_commands import PbsCommands
 from hpcserve.cluster.pbs_doubts import Doubts
@@ -39,6 +39,8 @@ from hpcserve.types import PilotId
 _log = logging.getLogger(__name__)
 
 _ESTIMATES_EVERY_S = 300.0
+GONE_WITHOUT_HISTORY_S = 15.0
+"""Where no history is kept, a job that PBS names as unknown for so long is over. A server that begins may not know it."""
 
 
 class PbsScheduler:
@@ -104,6 +106,8 @@ class PbsScheduler:
         gone = told.absent | strangers
         now_s = self._clock()
         self._watch.told([*known, *gone], known, now_s)
+        for name in [name for name in known if pbs_states.is_given_up(told.jobs[name])]:
+            known[name] = await self._never_started(name, known[name])
         await self._add_estimates(known)
         silent = {name: _unknown(f"job {name}: {why}") for name, why in told.silent.items()}
         doubtful = {name: state for name, state in (known | silent).items() if state.phase == "unknown"}
@@ -114,6 +118,14 @@ class PbsScheduler:
             **{name: await self._without_use(name, state, now_s) for name, state in doubtful.items()},
             **{name: self._gone(name, now_s, strange=name in strangers) for name in gone},
         }
+
+    async def _never_started(self, name: JobId, state: JobState) -> JobState:
+        """A job that PBS itself does not try to begin any more is deleted: another one may be luckier."""
+        try:
+            await self._commands.cancel(name)
+        except SchedulerError as error:
+            return dataclasses.replace(state, cause=f"{state.cause}; it is to be deleted: {error}")
+        return JobState(phase="ended", end="never started", cause=f"{state.cause}; job {name} was deleted")
 
     async def _without_use(self, name: JobId, state: JobState, now_s: float) -> JobState:
         """A job of which nothing that can be used is known: it is waited for, then deleted, then over."""
@@ -156,11 +168,10 @@ class PbsScheduler:
 
     def _gone(self, name: JobId, now_s: float, *, strange: bool) -> JobState:
         told = "its number is now another's" if strange else "PBS does not know it any more"
-        is_lost = self._watch.is_lost(name, now_s)
-        is_usual = not self._commands.has_history and self._watch[name].missed >= GONE_AFTER
-        if not is_lost and not is_usual:
+        is_usual = not self._commands.has_history
+        if not self._watch.is_lost(name, now_s, *([GONE_WITHOUT_HISTORY_S] if is_usual else [])):
             return _unknown(f"job {name}: {told}")
-        history = "" if self._commands.has_history else "; this PBS keeps no history of jobs that have ended"
+        history = "; this PBS keeps no history of jobs that have ended" if is_usual else ""
         watched = self._watch[name]
         return JobState(
             phase="ended",

@@ -83,7 +83,8 @@ OWN_STATUS: dict[int, tuple[JobEnd, str]] = {
 
 # In comments. The first is recorded; of the others the words stand in the sources of OpenPBS.
 _OUT_OF_MEMORY = re.compile(r"exceeded resource \w*mem\b|memory limit exceeded", re.IGNORECASE)
-_PREEMPTED = re.compile(r"preempt", re.IGNORECASE)
+_PREEMPTED = re.compile(r"\b(?:preempted|preemption)\b", re.IGNORECASE)  # a queue may be called preemptable
+_FAILED_OFTEN = "too many failed attempts"
 _HOLDERS = {"u": "its user", "o": "an operator", "s": "PBS or an administrator", "p": "PBS, over a bad password"}
 _NEVER = "can never run"
 _SHRINK = (
@@ -114,6 +115,11 @@ def former_end(job: PbsJob) -> JobEnd | None:
     return "preempted" if job.run_count and _PREEMPTED.search(job.comment) else None
 
 
+def is_given_up(job: PbsJob) -> bool:
+    """Whether PBS has tried to begin it so often, twenty times, that it will not any more."""
+    return job.state == "H" and _FAILED_OFTEN in job.comment.lower()
+
+
 def _living(job: PbsJob) -> Meaning:
     known = STATES.get(job.state)
     if known is None:
@@ -130,8 +136,12 @@ def _living(job: PbsJob) -> Meaning:
 def _held(job: PbsJob) -> str:
     if job.substate == _UNMET_DEPENDENCY:
         return "it waits for another job"
+    if is_given_up(job):
+        return "PBS could not begin it on its nodes, and has given up"
     holders = " and ".join(_HOLDERS[letter] for letter in job.hold_types if letter in _HOLDERS)
-    return f"it is held by {holders or 'somebody'}; `qrls {job.job}` lets it go"
+    # Others than the user's own holds are let go by operators and administrators alone. Source: qrls(1B).
+    what = f"`qrls {job.job}` lets it go" if set(job.hold_types) <= {"u"} else "ask the facility to let it go"
+    return f"it is held by {holders or 'somebody'}; {what}"
 
 
 def _strange(job: PbsJob) -> Meaning:

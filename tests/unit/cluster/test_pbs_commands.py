@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hpcserve.cluster.job_watch import GONE_AFTER, GONE_AFTER_S
-from hpcserve.cluster.pbs import PbsScheduler
+from hpcserve.cluster.pbs import GONE_WITHOUT_HISTORY_S, PbsScheduler
 from hpcserve.cluster.seam import JobId, JobState
 from hpcserve.errors import JobRefused, NoRoom, SchedulerError, SubmissionUnknown
 from tests.unit.cluster.pbs_stage import DOWN, QSTAT, TAG, FakePbs, answer, job, pilot_job, polled
@@ -34,7 +34,7 @@ async def fails(call: Awaitable[object]) -> SchedulerError:
 
 def said_of_missing(scheduler: PbsScheduler, fake: FakePbs, *, over_s: float = GONE_AFTER_S) -> str:
     """What is said in the end of job 1, which every answer lacks."""
-    for _ in range(GONE_AFTER if over_s else GONE_AFTER - 1):
+    for _ in range(GONE_AFTER):
         assert polled(scheduler, "1.pbs")["1.pbs"].phase == "unknown"
         fake.now_s += over_s / GONE_AFTER
     state = polled(scheduler, "1.pbs")["1.pbs"]
@@ -109,7 +109,15 @@ def test_without_history_a_job_runs_and_then_is_over_but_no_success(fake: FakePb
         assert polled(scheduler, "1.pbs")["1.pbs"].phase == "running"
         assert fake.asked[asked:] == ["qstat -f -F json 1.pbs"]
         fake.says("qstat -f -F json 1.pbs", EMPTY, err=UNKNOWN.format("1.pbs"), code=153)
-        assert "keeps no history" in said_of_missing(scheduler, fake, over_s=0.0)
+        assert "keeps no history" in said_of_missing(scheduler, fake, over_s=GONE_WITHOUT_HISTORY_S)
+
+
+def test_without_history_several_answers_of_one_moment_end_no_job(fake: FakePbs) -> None:
+    fake.says(f"{QSTAT} 1.pbs", EMPTY, err=NO_HISTORY)
+    fake.says("qstat -f -F json 1.pbs", EMPTY, err=UNKNOWN.format("1.pbs"), code=153)
+    scheduler = fake.scheduler()
+    for _ in range(2 * GONE_AFTER):
+        assert polled(scheduler, "1.pbs")["1.pbs"].phase == "unknown"
 
 
 def test_history_that_is_switched_on_later_is_used(fake: FakePbs) -> None:
@@ -127,7 +135,22 @@ def test_a_job_that_has_finished_and_whose_history_is_kept_from_us_is_over(fake:
     fake.says(f"{QSTAT} 1.pbs", EMPTY, err=NO_HISTORY)
     finished = "qstat: 1.pbs Job has finished, use -x or -H to obtain historical job information\n"
     fake.says("qstat -f -F json 1.pbs", EMPTY, err=finished, code=35)
-    assert "keeps no history" in said_of_missing(fake.scheduler(), fake, over_s=0.0)
+    assert "keeps no history" in said_of_missing(fake.scheduler(), fake, over_s=GONE_WITHOUT_HISTORY_S)
+
+
+def test_a_job_that_pbs_cannot_begin_and_holds_is_deleted_and_replaced(fake: FakePbs) -> None:
+    held = job(job_state="H", substate=20, Hold_Types="s", comment="job held, too many failed attempts to run")
+    fake.has({"1.pbs": held, "2.pbs": job()})
+    fake.says("qdel", err=DOWN, code=162)
+    scheduler = fake.scheduler()
+    waits = polled(scheduler, "1.pbs", "2.pbs")["1.pbs"]
+    assert (waits.phase, "it is to be deleted: " in waits.cause) == ("queued", True)
+    fake.says("qdel")
+    states = polled(scheduler, "1.pbs", "2.pbs")
+    assert (states["1.pbs"].phase, states["1.pbs"].end) == ("ended", "never started")
+    assert "PBS could not begin it on its nodes, and has given up" in states["1.pbs"].cause
+    assert "too many failed attempts to run" in states["1.pbs"].cause
+    assert states["2.pbs"].phase == "running"
 
 
 # --- Jobs of which nothing that can be used is said.

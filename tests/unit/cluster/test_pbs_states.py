@@ -98,11 +98,25 @@ def test_what_pbs_writes_in_the_place_of_an_exit_code_is_no_exit_code(status: in
         ("Job run at … and exceeded resource mem", "out of memory"),
         ("Cgroup memory limit exceeded", "out of memory"),
         ("job preempted by deletion", "preempted"),
+        ("Job run at … on (n:ncpus=1) in queue preemptable and failed", "failed"),
         ("and failed", "failed"),
     ],
 )
 def test_a_comment_tells_why_a_job_was_killed(comment: str, end: JobEnd) -> None:
     assert state(job_state="F", substate=93, Exit_status=265, comment=comment).end == end
+
+
+@pytest.mark.parametrize(
+    ("held", "what"),
+    [
+        ("u", "held by its user; `qrls 1.pbs` lets it go"),
+        ("o", "held by an operator; ask the facility"),
+        ("s", "held by PBS or an administrator; ask the facility"),
+        ("us", "held by its user and PBS or an administrator; ask the facility"),
+    ],
+)
+def test_who_may_let_a_held_job_go_is_told(held: str, what: str) -> None:
+    assert what in state(job_state="H", substate=20, Hold_Types=held).cause
 
 
 def test_an_impossible_request_stays_queued_and_says_what_to_lower() -> None:
@@ -125,7 +139,8 @@ def test_all_runs_but_one_are_restarts(letter: str, runs: int | None, restarts: 
 def test_a_job_that_waits_has_no_node_whatever_its_last_run_had() -> None:
     found = state(job_state="Q", substate=10, run_count=1, comment="Job was preempted and requeued")
     assert (found.host, found.former_end) == ("", "preempted")
-    assert state(job_state="Q", substate=10, run_count=1, comment="Not Running").former_end is None
+    for other in ("Not Running", "User has reached queue preemptable running job limit."):
+        assert state(job_state="Q", substate=10, run_count=1, comment=other).former_end is None
 
 
 @pytest.mark.parametrize(
