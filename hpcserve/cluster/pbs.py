@@ -5,8 +5,9 @@ The rules, so that no job is taken for ended that may still live, and none for a
 * A job has ended where PBS says state F and tells how; :mod:`hpcserve.cluster.pbs_states` reads it. State E is not an
   end: what follows is an end or the queue again, and its nodes are not free.
 * A job that PBS does not know any more is over when several good answers in a row, over a quarter of a minute, name it
-  as unknown; where PBS keeps history, which makes that strange, over a minute. Nobody knows how it ended: its history is switched off, has expired
-  or was deleted with it (``qdel -x``). What its agent said before it left is the controller's to remember.
+  as unknown; where PBS keeps history, which makes that strange, over a minute. Nobody knows how it ended: its history
+  is switched off, has expired or was deleted with it (``qdel -x``). What its agent said before it left is the
+  controller's to remember.
 * A job that an answer is silent about is not gone: it is unknown. Where PBS answers, and says of a job for a minute
   nothing that can be used, the job is deleted and given up (:mod:`hpcserve.cluster.pbs_doubts`), as nothing else would
   end that.
@@ -40,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 _ESTIMATES_EVERY_S = 300.0
 GONE_WITHOUT_HISTORY_S = 15.0
-"""Where no history is kept, a job that PBS names as unknown for so long is over. A server that begins may not know it."""
+"""A job that PBS names as unknown for so long is over where no history is kept. Who has just begun may not know it."""
 
 
 class PbsScheduler:

@@ -1,6 +1,7 @@
 """Asks a PBS server whether a site's settings fit it.
 
-What the answers mean is told in :mod:`hpcserve.cluster.pbs_findings`. PBS looks at no job script without taking it.
+What the answers mean is told in :mod:`hpcserve.cluster.pbs_findings` and :mod:`hpcserve.cluster.pbs_nodes`. PBS
+looks at no job script without taking it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator
 
-from hpcserve.cluster import pbs_findings
+from hpcserve.cluster import pbs_findings, pbs_nodes
 from hpcserve.cluster.finding import Asked, Finding
 from hpcserve.cluster.runner import Runner
 from hpcserve.cluster.script import command_environment
@@ -17,6 +18,8 @@ from hpcserve.config import Site
 from hpcserve.errors import SchedulerError
 
 COMMANDS = ("qsub", "qstat", "qselect", "qdel")
+_IN_FULL = ("-f", "-F", "json")
+_NODES = ("pbsnodes", "-av", "-F", "json")
 
 
 async def questions(site: Site) -> AsyncIterator[Finding]:
@@ -28,18 +31,20 @@ async def questions(site: Site) -> AsyncIterator[Finding]:
         return
     yield Finding("commands", "ok", ", ".join(COMMANDS))
     runner = Runner(timeout_s=site.scheduler.timeout_s, environment=command_environment(os.environ))
-    asked = await _ask(runner, "-B")
+    asked = await _ask(runner, "qstat", "-B", *_IN_FULL)
     up = True
     for finding in pbs_findings.server(asked):
         up = up and finding.outcome != "failed"
         yield finding
     if up:
-        for finding in pbs_findings.queue(site, pbs_findings.default_queue(asked), await _ask(runner, "-Q")):
+        queues = await _ask(runner, "qstat", "-Q", *_IN_FULL)
+        for finding in pbs_findings.queue(site, pbs_findings.default_queue(asked), queues):
             yield finding
+        yield pbs_nodes.nodes(site, await _ask(runner, *_NODES))
 
 
-async def _ask(runner: Runner, what: str) -> Asked:
+async def _ask(runner: Runner, *argv: str) -> Asked:
     try:
-        return await runner.run("qstat", what, "-f", "-F", "json")
+        return await runner.run(*argv)
     except SchedulerError as error:
         return error

@@ -29,10 +29,12 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in COMMANDS:
         (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
         (tmp_path / name).chmod(0o755)
-    for name in ("server", "queues"):
-        recording = json.loads((DATA / f"qstat_{name}.json").read_text())
+    for name in ("qstat_server", "qstat_queues", "pbsnodes"):
+        recording = json.loads((DATA / f"{name}.json").read_text())
         (tmp_path / " ".join(recording["argv"][1:])).write_text(recording["stdout"])
-    (tmp_path / "qstat").write_text(f'#!/bin/sh\nexec cat "{tmp_path}/$*"\n')
+    for name in ("qstat", "pbsnodes"):
+        (tmp_path / name).write_text(f'#!/bin/sh\nexec cat "{tmp_path}/$*"\n')
+        (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     return tmp_path
 
@@ -45,8 +47,16 @@ def test_a_server_that_is_up_is_asked_about_itself_and_its_queue() -> None:
         "PBS": "ok",
         "history": "ok",
         "queue": "ok",
+        "nodes": "ok",
     }
     assert found["queue"].told.startswith("workq (the default)")
+
+
+def test_where_nodes_are_not_told_the_rest_is(commands: Path) -> None:
+    (commands / "pbsnodes").unlink()
+    found = asked(read_site("pbs"))
+    assert (found["queue"].outcome, found["nodes"].outcome) == ("ok", "warning")
+    assert "pbsnodes: command not found in PATH" in found["nodes"].told
 
 
 def test_a_server_that_is_down_is_asked_no_more(commands: Path) -> None:

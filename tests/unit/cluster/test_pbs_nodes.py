@@ -1,0 +1,103 @@
+"""What pbsnodes says about a site: the recorded answer, and nodes in its form that have more."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from hpcserve.cluster.finding import Asked, Finding
+from hpcserve.cluster.pbs_nodes import nodes
+from hpcserve.cluster.runner import Answer
+from hpcserve.config import Pilots, Site, read_site
+from hpcserve.errors import SchedulerError
+
+RECORDED = json.loads((Path(__file__).resolve().parents[2] / "data" / "openpbs-23.06" / "pbsnodes.json").read_text())
+ARGV = tuple(RECORDED["argv"])
+
+
+def site(**pilots: Any) -> Site:
+    return msgspec.structs.replace(read_site("pbs"), pilots=Pilots(**{"launcher": "mpiexec", **pilots}))
+
+
+def told(out: str = RECORDED["stdout"], *, code: int = 0, err: str = "") -> Answer:
+    return Answer(argv=ARGV, exit_code=code, stdout=out.encode(), stderr=err)
+
+
+def machine(**states: str) -> Answer:
+    """Nodes of one virtual node each, with GPUs and a resource of the site's."""
+    of_site = {"system": "polaris", "disk": "8tb", "filesystems": "home,eagle"}
+    available = {"ncpus": 64, "ngpus": 4, "mem": "512gb", **of_site}
+    told_of = {
+        name: {"state": state, "resources_available": {**available, "host": name}} for name, state in states.items()
+    }
+    return told(json.dumps({"timestamp": 1, "nodes": told_of}))
+
+
+THREE = machine(n1="free", n2="job-busy", n3="down,offline")
+
+
+def test_the_recorded_server_has_one_host_of_four_virtual_nodes() -> None:
+    assert nodes(site(cpus_per_node=8, memory_per_node_mib=8192), told()) == Finding(
+        "nodes", "ok", "1 of 1 could run a part of a pilot"
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "pilots", "says"),
+    [
+        (told(), {"cpus_per_node": 9}, "pilots.cpus_per_node: expected ≤ 8, got 9; correct the site file"),
+        (told(), {"gpus_per_node": 1}, "pilots.gpus_per_node: expected ≤ 0, got 1"),
+        (told(), {"memory_per_node_mib": 8193}, "pilots.memory_per_node_mib: expected ≤ 8192, got 8193"),
+        (told(), {"nodes": 2}, "1 of 1 have all that pilots ask of each node, and a pilot has 2; lower pilots.nodes"),
+        (THREE, {"gpus_per_node": 8}, "pilots.gpus_per_node: expected ≤ 4, got 8"),
+        (THREE, {"constraint": "system=sophia"}, "no node has system=sophia; nodes have: polaris"),
+        (THREE, {"constraint": "ngpus=5"}, "pilots.gpus_per_node: expected ≤ 4, got 5"),
+        (THREE, {"constraint": "disk=9tb"}, "pilots.constraint, disk: expected ≤ 8796093022208, got 9895604649984"),
+        (THREE, {"nodes": 3}, "3 fit, and 1 of them are down or offline; wait, or ask the facility"),
+        (machine(), {}, "pilots.cpus_per_node: expected ≤ 0, got 1"),
+    ],
+)
+def test_what_no_node_can_run_is_said(asked: Asked, pilots: dict[str, Any], says: str) -> None:
+    found = nodes(site(**pilots), asked)
+    assert found.outcome == "failed"
+    assert says in found.told
+
+
+@pytest.mark.parametrize(
+    "pilots",
+    [
+        {},
+        {"nodes": 2},
+        {"gpus_per_node": 4, "constraint": "system=polaris"},
+        {"constraint": "filesystems=home:mpiprocs=9"},
+    ],
+)
+def test_what_two_nodes_can_run_is_right(pilots: dict[str, Any]) -> None:
+    assert nodes(site(**pilots), THREE) == Finding("nodes", "ok", "2 of 3 could run a part of a pilot")
+
+
+@pytest.mark.parametrize("constraint", ["arm=True", "tiles=2"])
+def test_what_no_node_tells_of_is_a_warning(constraint: str) -> None:
+    found = nodes(site(constraint=constraint), THREE)
+    assert found.outcome == "warning"
+    assert f"no node tells of {constraint.partition('=')[0]}; pilots may wait for ever" in found.told
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        SchedulerError("pbsnodes did not answer within 30 s"),
+        told("", code=159, err="pbsnodes: Unauthorized Request"),
+        told("hello"),
+        told('{"timestamp": 1, "nodes": []}'),
+        told('{"timestamp": 1, "nodes": {"n1": 3}}'),
+    ],
+)
+def test_an_answer_that_is_none_is_a_warning_alone(asked: Asked) -> None:
+    found = nodes(site(), asked)
+    assert found.outcome == "warning"
+    assert found.told.startswith("not compared with what pilots ask for: ")
