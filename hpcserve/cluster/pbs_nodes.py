@@ -84,7 +84,7 @@ def _lacking(numbers: Mapping[str, int], words: Mapping[str, str], hosts: Mappin
     for name, word in words.items():
         there = sorted(set[str]().union(*(host.words.get(name, set()) for host in hosts.values())))
         if word not in there:
-            yield f"pilots.constraint: no node has {name}={value}; nodes have: {', '.join(there)}"
+            yield f"pilots.constraint: no node has {name}={word}; nodes have: {', '.join(there)}"
 
 
 def _is_told(name: str, hosts: Mapping[str, _Host]) -> bool:
