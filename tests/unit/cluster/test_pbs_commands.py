@@ -307,6 +307,7 @@ def test_a_server_that_hangs_is_given_up_and_left_alone_until_somebody_waits(fak
         ("qsub: Maximum number of jobs already in queue\n", 198, NoRoom, "when there is room"),
         ("qsub: Queue is not enabled\n", 173, NoRoom, "when there is room"),
         (DOWN.replace("qstat", "qsub"), 162, SchedulerError, "at present"),
+        ("qsub: cannot connect to server pbs (errno=111)\n", 1, SchedulerError, "at present"),
         ("qsub: System error: \n", 162, SchedulerError, "at present"),
         ("qsub: Request not allowed: Server shutting down\n", 212, SchedulerError, "at present"),
         ("qsub: Connection reset by peer\n", 1, SubmissionUnknown, "may have taken"),
@@ -414,11 +415,19 @@ def test_a_job_of_the_users_that_nobody_can_read_does_not_hide_ours(fake: FakePb
 
 
 @pytest.mark.parametrize(
-    ("out", "err", "code"), [("", DOWN, 255), ("hello\n", "", 0), ("1.pbs\n2.p", "", 0), ("1.pbs\n", "", 1)]
+    ("out", "err", "code", "says"),
+    [
+        ("", DOWN, 255, "does not reach"),
+        ("hello\n", "", 0, "qselect printed 'hello'"),
+        ("1.pbs\n2.p", "", 0, "qselect printed '2.p'"),
+        ("1.pbs\n", "", 1, "qselect failed with exit code 1"),
+    ],
 )
-def test_nothing_is_found_out_where_qselect_does_not_answer(*, out: str, err: str, code: int, fake: FakePbs) -> None:
+def test_nothing_is_found_out_where_qselect_does_not_answer(
+    *, out: str, err: str, code: int, says: str, fake: FakePbs
+) -> None:
     fake.says("qselect", out, err=err, code=code)
-    with pytest.raises(SchedulerError):
+    with pytest.raises(SchedulerError, match=says):
         found(fake.scheduler())
 
 

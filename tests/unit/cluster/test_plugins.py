@@ -14,9 +14,9 @@ from hpcserve.cluster.plugins import check, open_launcher, open_scheduler
 from hpcserve.cluster.seam import LAUNCHER_KILL_S, Estimator
 from hpcserve.cluster.slurm import SlurmScheduler
 from hpcserve.config import Scheduler, Site, read_site
-from hpcserve.errors import ConfigError
+from hpcserve.errors import ConfigError, SchedulerError
 from hpcserve.wire.launch import MpiRules
-from tests.unit.cluster.pbs_stage import TAG, FakePbs, pilot_job
+from tests.unit.cluster.pbs_stage import DOWN, TAG, FakePbs, pilot_job
 
 
 def site(tmp_path: Path, kind: str) -> Site:
@@ -53,6 +53,24 @@ def test_pbs_is_built_in_and_makes_its_jobs_of_the_sites_template(
     fake.says("qselect", "")
     assert asyncio.run(scheduler.find(TAG)) == {}
     assert fake.asked[-1] == f"qselect -u {pwd.getpwuid(os.getuid()).pw_name}"
+
+
+def test_pbs_is_left_alone_for_no_longer_than_the_site_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakePbs(tmp_path)
+    fake.says("qselect", err=DOWN, code=255)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    given = msgspec.structs.replace(read_site("pbs"), scheduler=Scheduler(kind="pbs", poll_s=0.1, poll_max_s=0.5))
+    scheduler = open_scheduler(given)
+
+    async def asked_twice() -> float | None:
+        with pytest.raises(SchedulerError):
+            await scheduler.find(TAG)
+        with pytest.raises(SchedulerError) as caught:
+            await scheduler.submit(pilot_job(tmp_path))
+        return caught.value.retry_after_s
+
+    left_s = asyncio.run(asked_twice())
+    assert left_s is None or left_s <= 0.5
 
 
 def test_an_unknown_scheduler_names_the_field_and_the_known_ones(tmp_path: Path) -> None:
