@@ -176,6 +176,9 @@ def _qstat(state: State, argv: list[str]) -> tuple[int, str]:
         return 0, _estimates(state, names)
     if "-f" not in options or options.get("-F") != "json":
         raise refusals.usage()
+    if "-x" in options and not state["history"]:
+        sys.stderr.write(f"qstat: {refusals.no_history(names[-1] if names else '')}\n")
+        return 0, ""
     told: dict[str, Any] = listing.heading(state)
     code = 0
     if "-Q" in options:
@@ -206,8 +209,6 @@ def _jobs(state: State, options: dict[str, str], names: list[str]) -> tuple[int,
 def _asked(state: State, options: dict[str, str], names: list[str]) -> tuple[list[Job], PbsError | None]:
     """One question to the server: whatever it knows of the names, or else why it knows nothing. No names: all jobs."""
     past, parts = "-x" in options, "-t" in options
-    if past and not state["history"]:
-        return [], refusals.no_history(names[-1] if names else "")
     if not names:
         return [each for each in state["jobs"].values() if _is_asked(each, past=past, parts=parts)], None
     found: list[Job] = []
