@@ -118,7 +118,7 @@ class Runner:
         except FileNotFoundError as error:
             raise SchedulerError(
                 f"{argv[0]}: command not found in PATH ({environment.get('PATH', 'not set')}); start the daemon where "
-                "the scheduler's commands are found, for instance after `module load slurm`"
+                "the scheduler's commands are found, for instance after the site's `module load`"
             ) from error
         except OSError as error:
             raise SchedulerError(
