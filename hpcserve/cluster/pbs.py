@@ -20,6 +20,7 @@ PBS cannot be asked when a job would start that it does not have, so this is no 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import time
@@ -33,6 +34,7 @@ from hpcserve.cluster.patience import Patience
 from hpcserve.cluster.pbs_commands import PbsCommands
 from hpcserve.cluster.pbs_doubts import Doubts
 from hpcserve.cluster.pbs_json import PbsJob, id_parts
+from hpcserve.cluster.pbs_refusals import Gone
 from hpcserve.cluster.seam import OUR_JOBS, JobId, JobState, PilotJob, job_name
 from hpcserve.errors import SchedulerError
 from hpcserve.types import PilotId
@@ -40,6 +42,7 @@ from hpcserve.types import PilotId
 _log = logging.getLogger(__name__)
 
 _ESTIMATES_EVERY_S = 300.0
+_TRIES = 3
 GONE_WITHOUT_HISTORY_S = 15.0
 """A job that PBS names as unknown for so long is over where no history is kept. Who has just begun may not know it."""
 
@@ -50,7 +53,7 @@ class PbsScheduler:
     Args:
         commands: How PBS is asked.
         user: Whose jobs they are.
-        render: Makes the job script from the job and its name in PBS.
+        render: Makes the job script from the job, its name in PBS and the jobs that it comes after.
         clock: Seconds, on a clock that is never set back.
         poll_s: A part of PBS that gave no answer is left alone for so long at first, in seconds.
         poll_max_s: And for no longer, however often it gave none.
@@ -61,7 +64,7 @@ class PbsScheduler:
         commands: PbsCommands,
         *,
         user: str,
-        render: Callable[[PilotJob, str], str],
+        render: Callable[[PilotJob, str, Collection[JobId]], str],
         clock: Callable[[], float] = time.monotonic,
         poll_s: float = 1.0,
         poll_max_s: float = 120.0,
@@ -81,12 +84,19 @@ class PbsScheduler:
     async def submit(self, job: PilotJob) -> JobId:
         """Submits the job's script. The name in it is what :meth:`find` looks for."""
         self._server.check()
-        if job.single:  # PBS has no word for it but to name those that it comes after
-            others = (await self.find(job.tag)).items()
-            job = dataclasses.replace(job, after=tuple(sorted(name for name, pilot in others if pilot == job.pilot)))
-        script = self._render(job, job_name(job.tag, job.pilot))
         await asyncio.to_thread(pbs_shell.lay_down, job.directory)
-        return await self._submission.ask(lambda: self._commands.submit(script))
+        return await self._submission.ask(lambda: self._submit(job))
+
+    async def _submit(self, job: PilotJob) -> JobId:
+        name = job_name(job.tag, job.pilot)
+        if not job.single:
+            return await self._commands.submit(self._render(job, name, ()))
+        for _ in range(_TRIES):  # PBS has no word for it but to name those that it comes after, if they are there yet
+            others = (await self.find(job.tag)).items()
+            after = sorted(other for other, pilot in others if pilot == job.pilot)
+            with contextlib.suppress(Gone):
+                return await self._commands.submit(self._render(job, name, after))
+        raise SchedulerError(f"the jobs of the name {name} end as fast as they are found; it will be submitted again")
 
     async def poll(self, jobs: Collection[JobId]) -> Mapping[JobId, JobState]:
         """One question for all of them, where PBS's release answers it in full. One poll after the other."""

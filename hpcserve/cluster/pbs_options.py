@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from hpcserve.cluster import pbs_shell
 from hpcserve.cluster.script_options import directive, one_line
-from hpcserve.cluster.seam import PilotJob, own_log
+from hpcserve.cluster.seam import JobId, PilotJob, own_log
 from hpcserve.config import Pilots, Site
 from hpcserve.errors import ConfigError
 
@@ -25,8 +25,8 @@ _SHELL = re.compile(r"(?:^|\s)-S")
 _ARRAY = re.compile(r"(?:^|\s)-J")
 
 
-def options(site: Site, job: PilotJob, name: str) -> Iterator[str]:
-    """Those of the site's ``directives`` last.
+def options(site: Site, job: PilotJob, name: str, after: Collection[JobId] = ()) -> Iterator[str]:
+    """Those of the site's ``directives`` last. The job begins when those that it comes ``after`` have ended.
 
     Raises:
         ConfigError: A value cannot stand in a script, or asks for what PBS does not have.
@@ -52,8 +52,8 @@ def options(site: Site, job: PilotJob, name: str) -> Iterator[str]:
             yield f"{option}{one_line(value, option.strip(' ='))}"
     yield "-j oe"
     yield "-r y" if pilots.requeue else "-r n"
-    if job.after:
-        yield f"-W depend={one_line(':'.join(('afterany', *job.after)), '-W depend')}"
+    if after:
+        yield f"-W depend={one_line(':'.join(('afterany', *after)), '-W depend')}"
     for line in pilots.directives:
         yield directive(line, "-l filesystems=home")
 

@@ -15,15 +15,16 @@ from hpcserve.cluster.runner import Answer, failure
 from hpcserve.errors import JobRefused, NoRoom, SchedulerError, SubmissionUnknown
 
 UNKNOWN_JOB = 15001
-UNAUTHORISED = 15007
 SYSTEM = 15010
-BAD_VALUE = 15014
 BAD_STATE = 15016
-UNKNOWN_QUEUE = 15018
-UNKNOWN_RESOURCE = 15035
 ALREADY_EXITING = 15050
 DELETED_ALREADY = 15085
 HISTORY_JOB = 15139
+
+
+class Gone(SchedulerError):
+    """A job was not taken, since one that it was to come after is not there any more."""
+
 
 Verdict = Literal["never", "no room", "trouble", "perhaps"]
 
@@ -96,6 +97,8 @@ def refusal(answer: Answer) -> SchedulerError:
             f"qsub ended with exit code {answer.exit_code} and without a word; whether the job was taken, its name "
             "will tell"
         )
+    if is_error(answer, UNKNOWN_JOB):
+        return Gone(f"PBS does not take the job: {line}; one that it was to come after has just ended; {_AGAIN}")
     verdict = _verdict(answer.exit_code, line)
     if verdict == "perhaps":
         return SubmissionUnknown(f"PBS may have taken the job: qsub says {line}; its name will tell")

@@ -12,14 +12,14 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, TemplateError, TemplateSyntaxError
 
 from hpcserve.cluster import pbs_options, slurm_options
-from hpcserve.cluster.seam import PilotJob
+from hpcserve.cluster.seam import JobId, PilotJob
 from hpcserve.config import Site, expanded, home
 from hpcserve.errors import ConfigError
 
@@ -39,20 +39,21 @@ _OF_COMMANDS = frozenset(
 )
 
 
-def job_script(site: Site, job: PilotJob, name: str) -> str:
+def job_script(site: Site, job: PilotJob, name: str, after: Collection[JobId] = ()) -> str:
     """The script of one pilot job, byte for byte as it is submitted.
 
     Args:
         site: Whose ``[pilots]`` say what the job asks for.
         job: The pilot job.
         name: What the scheduler calls it, by which it is found again.
+        after: Jobs that have to have ended before it begins, where the scheduler wants to be told; Slurm does not.
 
     Raises:
         ConfigError: A value cannot stand in a script, or the site's own template is missing or wrong.
     """
     own = _OWN.get(site.scheduler.kind)
     known = {
-        **({} if own is None else own(site, job, name)),
+        **({} if own is None else own(site, job, name, after)),
         "setup": site.pilots.setup,
         "setup_failed": SETUP_FAILED,
         "command": shlex.join(job.argv),
@@ -63,7 +64,7 @@ def job_script(site: Site, job: PilotJob, name: str) -> str:
     return _rendered(site, known)
 
 
-def _of_slurm(site: Site, job: PilotJob, name: str) -> dict[str, object]:
+def _of_slurm(site: Site, job: PilotJob, name: str, _after: Collection[JobId]) -> dict[str, object]:
     return {
         "options": list(slurm_options.options(site, job, name)),
         "begins": begins("${SLURM_RESTART_COUNT:-0}"),
@@ -71,9 +72,9 @@ def _of_slurm(site: Site, job: PilotJob, name: str) -> dict[str, object]:
     }
 
 
-def _of_pbs(site: Site, job: PilotJob, name: str) -> dict[str, object]:
+def _of_pbs(site: Site, job: PilotJob, name: str, after: Collection[JobId]) -> dict[str, object]:
     return {
-        "options": list(pbs_options.options(site, job, name)),
+        "options": list(pbs_options.options(site, job, name, after)),
         "begins": begins("$run"),
         "any_run": begins("[0-9]*"),
         "directory": str(job.directory),
@@ -83,7 +84,8 @@ def _of_pbs(site: Site, job: PilotJob, name: str) -> dict[str, object]:
     }
 
 
-_OWN: dict[str, Callable[[Site, PilotJob, str], dict[str, object]]] = {"slurm": _of_slurm, "pbs": _of_pbs}
+_Own = Callable[[Site, PilotJob, str, Collection[JobId]], dict[str, object]]
+_OWN: dict[str, _Own] = {"slurm": _of_slurm, "pbs": _of_pbs}
 """What the template of a scheduler knows beside what all do."""
 
 

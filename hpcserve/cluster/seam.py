@@ -38,7 +38,6 @@ class PilotJob:
     """One pilot job to submit. Its output goes to the file ``log``; it starts in ``directory``.
 
     ``nodes``: None for as many as the site says. ``single``: it does not begin while another of its name runs.
-    ``after``: nor before these have ended, however they do.
 
     What else a job asks for (partition, account, …) is the site's, and the same for all its pilots. ``tag``
     names the service among all those of the user; a job is found again by it and by ``pilot``.
@@ -52,7 +51,6 @@ class PilotJob:
     walltime_s: float
     nodes: int | None = None
     single: bool = False
-    after: tuple[JobId, ...] = ()
 
 
 def job_name(tag: str, pilot: PilotId) -> str:

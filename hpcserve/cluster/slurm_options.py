@@ -51,9 +51,8 @@ def options(site: Site, job: PilotJob, name: str) -> Iterator[str]:
     yield "--requeue" if pilots.requeue else "--no-requeue"
     if (job.nodes or pilots.nodes) > 1:
         yield "--no-kill"  # the other nodes go on when one is lost
-    comes_after = [*(["singleton"] if job.single else []), *(f"afterany:{each}" for each in job.after)]
-    if comes_after:
-        yield f"--dependency={one_line(','.join(comes_after), '--dependency')}"
+    if job.single:
+        yield "--dependency=singleton"
     for line in pilots.directives:
         yield directive(line, "--gres=gpu:2")
 

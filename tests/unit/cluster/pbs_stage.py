@@ -100,7 +100,7 @@ class FakePbs:
         return PbsScheduler(
             self.commands(timeout_s=timeout_s),
             user="me",
-            render=lambda job, name: f"#!/bin/sh\n#PBS -N {name}\n{job.argv}\n",
+            render=lambda job, name, _after: f"#!/bin/sh\n#PBS -N {name}\n{job.argv}\n",
             clock=lambda: self.now_s,
         )
 

@@ -176,12 +176,18 @@ def test_what_a_site_leaves_open_is_left_to_the_cluster() -> None:
 
 
 def test_a_job_that_comes_after_others_waits_for_their_end() -> None:
-    script = job_script(pbs_site(), made_up(after=(JobId("1.pbs"), JobId("2.pbs"))), "x")
+    script = job_script(pbs_site(), made_up(), "x", (JobId("1.pbs"), JobId("2.pbs")))
     assert options(script)[-1] == "-W depend=afterany:1.pbs:2.pbs"
 
 
 def test_a_reservation_is_a_queue() -> None:
     assert "-q R123" in options(job_script(pbs_site(reservation="R123"), made_up(), "x"))
+
+
+@pytest.mark.parametrize(("walltime_s", "warn_s"), [(3600.0, 120), (240.0, 120), (60.0, 30), (59.0, 30)])
+def test_the_warning_comes_half_of_the_walltime_before_its_end_at_most(walltime_s: float, warn_s: int) -> None:
+    script = job_script(pbs_site(warn_s=120.0), made_up(walltime_s=walltime_s), "x")
+    assert f"--walltime-s {walltime_s:g} --warn-s {warn_s}\n" in script
 
 
 @pytest.mark.parametrize(

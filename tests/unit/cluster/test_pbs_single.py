@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 
 from hpcserve.cluster.pbs import PbsScheduler
 from hpcserve.cluster.seam import JobId, PilotJob
-from hpcserve.errors import SchedulerError
+from hpcserve.errors import JobRefused, SchedulerError
 from tests.unit.cluster.pbs_stage import DOWN, TAG, FakePbs, job, pilot_job
 
 
 @pytest.fixture
-def rendered() -> list[PilotJob]:
+def rendered() -> list[tuple[JobId, ...]]:
     return []
 
 
 @pytest.fixture
-def pbs(tmp_path: Path, rendered: list[PilotJob]) -> tuple[FakePbs, PbsScheduler]:
-    def render(job: PilotJob, name: str) -> str:
-        rendered.append(job)
+def pbs(tmp_path: Path, rendered: list[tuple[JobId, ...]]) -> tuple[FakePbs, PbsScheduler]:
+    def render(_job: PilotJob, name: str, after: Collection[JobId]) -> str:
+        rendered.append(tuple(after))
         return f"#PBS -N {name}\n"
 
     fake = FakePbs(tmp_path)
@@ -31,7 +32,7 @@ def pbs(tmp_path: Path, rendered: list[PilotJob]) -> tuple[FakePbs, PbsScheduler
 
 
 def test_it_comes_after_the_living_ones_of_its_name(
-    pbs: tuple[FakePbs, PbsScheduler], rendered: list[PilotJob], tmp_path: Path
+    pbs: tuple[FakePbs, PbsScheduler], rendered: list[tuple[JobId, ...]], tmp_path: Path
 ) -> None:
     fake, scheduler = pbs
     fake.says("qselect", "1.pbs\n2.pbs\n3.pbs\n")
@@ -39,15 +40,36 @@ def test_it_comes_after_the_living_ones_of_its_name(
     fake.has({"1.pbs": job(), "2.pbs": other, "3.pbs": job(job_state="H", substate=22)})
     single = dataclasses.replace(pilot_job(tmp_path), single=True)
     assert asyncio.run(scheduler.submit(single)) == JobId("9.pbs")
-    assert [each.after for each in rendered] == [("1.pbs", "3.pbs")]
+    assert rendered == [("1.pbs", "3.pbs")]
+
+
+def test_one_that_ends_before_the_next_is_taken_is_no_refusal(
+    pbs: tuple[FakePbs, PbsScheduler], rendered: list[tuple[JobId, ...]], tmp_path: Path
+) -> None:
+    fake, scheduler = pbs
+    fake.says("qselect", "1.pbs\n")
+    fake.has({"1.pbs": job()})
+    fake.says("qsub", err="qsub: Unknown Job Id 1.pbs\n", code=153)
+    single = dataclasses.replace(pilot_job(tmp_path), single=True)
+    with pytest.raises(SchedulerError, match="it will be submitted again") as caught:
+        asyncio.run(scheduler.submit(single))
+    assert not isinstance(caught.value, JobRefused)
+    assert len(rendered) == 3
+    scheduler.retry_now()
+    place = fake.directory
+    taken = f'printf "9.pbs\\n" >"{place}/qsub.out"; echo 0 >"{place}/qsub.code"'
+    ended = f'if [ -e "{place}/once" ]; then {taken}; fi; : >"{place}/once"; : >"{place}/qselect.out"'
+    fake.says("qsub", err="qsub: Unknown Job Id 1.pbs\n", code=153, does=ended)
+    assert asyncio.run(scheduler.submit(single)) == JobId("9.pbs")
+    assert rendered[3:] == [("1.pbs",), ()]
 
 
 def test_any_other_job_is_submitted_without_a_question(
-    pbs: tuple[FakePbs, PbsScheduler], rendered: list[PilotJob], tmp_path: Path
+    pbs: tuple[FakePbs, PbsScheduler], rendered: list[tuple[JobId, ...]], tmp_path: Path
 ) -> None:
     fake, scheduler = pbs
     asyncio.run(scheduler.submit(pilot_job(tmp_path)))
-    assert [each.after for each in rendered] == [()]
+    assert rendered == [()]
     assert [line.split()[0] for line in fake.asked] == ["qsub"]
 
 

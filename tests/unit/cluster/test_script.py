@@ -18,7 +18,7 @@ from hpcserve.cluster.script import (
     job_environment,
     job_script,
 )
-from hpcserve.cluster.seam import JobId, PilotJob
+from hpcserve.cluster.seam import PilotJob
 from hpcserve.cluster.slurm_options import walltime, warning_s
 from hpcserve.config import Pilots, Site, read_site
 from hpcserve.errors import ConfigError
@@ -117,8 +117,6 @@ def test_all_that_a_site_can_ask_for_stands_in_the_script_and_its_own_options_la
 def test_a_job_of_which_one_is_to_run_at_a_time_waits_for_others_of_its_name() -> None:
     site = slurm_site()
     assert "--dependency=singleton" in options(job_script(site, made_up(single=True), "x"))
-    both = made_up(single=True, after=(JobId("7"),))
-    assert "--dependency=singleton,afterany:7" in options(job_script(site, both, "x"))
 
 
 def test_what_a_site_leaves_open_is_left_to_the_cluster() -> None:
