@@ -18,13 +18,16 @@ from datetime import datetime
 
 from hpcserve.cluster import pbs_json, pbs_refusals
 from hpcserve.cluster.pbs_estimate import parse_estimates
-from hpcserve.cluster.pbs_json import PbsJob, same_job
+from hpcserve.cluster.pbs_json import PbsJob, id_parts, same_job
 from hpcserve.cluster.runner import Answer, Runner, Unanswered, failure
-from hpcserve.cluster.seam import JobId
+from hpcserve.cluster.seam import OUR_JOBS, JobId
 from hpcserve.errors import JobRefused, SchedulerError, SubmissionUnknown
 
 QSTAT = ("qstat", "-f", "-F", "json")
 _MOST_IDS = 100
+_FEW = 10
+"""Of more jobs than these it is first asked which may be ours."""
+_LISTED = re.compile(r"(\d+)(?:\.\S*)?\s+\S+\s+\S+\s+(\S+)\s+\S+\s+\S+\s+\S+\s+\S+\s+\S+\s+[A-Z]\s")
 _SUBMITTED = re.compile(r"(\d+(\[\d*\])?)(?:\.[\w.-]+)?")
 _FINISHED = "Job has finished"
 _NOT_THERE = ("Unknown Job Id", _FINISHED)
@@ -111,15 +114,20 @@ class PbsCommands:
     async def own(self, prefix: str) -> dict[JobId, str]:
         """This user's jobs that wait or run and whose name begins so, and their names.
 
-        Each of the user's other jobs is asked about once, and no more: names stay. It may hold variables that make the
-        answer about it no JSON; that is no harm, as its name stands before them.
+        Each of the user's other jobs is asked about once, and no more: names stay. If they are many, one listing tells
+        which of them are none of hpcserve's, since some releases have to be asked about each by itself. A job
+        may hold variables that make the answer about it no JSON; that is no harm, as its name stands before them.
 
         Raises:
             SchedulerError: PBS does not answer, or not about a job that may be ours.
         """
         ids = await self._living()
         self._names = {name: self._names[name] for name in ids if name in self._names}
-        told = await self._told([name for name in ids if name not in self._names])
+        new = [name for name in ids if name not in self._names]
+        if len(new) > _FEW:
+            strangers = await self._strangers()
+            self._names |= {name: strangers[number] for name in new if (number := id_parts(name)[0]) in strangers}
+        told = await self._told([name for name in new if name not in self._names])
         for name, job in told.jobs.items():
             if job.problem and not job.name:
                 raise SchedulerError(job.problem)
@@ -160,6 +168,16 @@ class PbsCommands:
                 f"qselect printed {(strange or ids[-1:])[0][:100]!r}, no job's id; run it by hand and look"
             )
         return sorted(name for name in ids if "[" not in name)
+
+    async def _strangers(self) -> dict[str, str]:
+        """``qstat -u``: the names of this user's jobs that are none of hpcserve's, by the number in their ids.
+
+        Of a longer name there are nine characters and ``*``, which is enough to tell. What is not listed may be ours.
+        """
+        answer = await self._runner.run("qstat", "-u", self._user)
+        rows = map(_LISTED.match, answer.stdout.decode(errors="replace").splitlines())
+        listed = {row[1]: row[2] for row in rows if row is not None}
+        return {number: name for number, name in listed.items() if not name.startswith(OUR_JOBS)}
 
     async def _told(self, names: list[JobId]) -> Told:
         told = Told()

@@ -171,7 +171,10 @@ def _qselect(state: State, argv: list[str]) -> tuple[int, str]:
 
 
 def _qstat(state: State, argv: list[str]) -> tuple[int, str]:
-    options, names = _options(argv, "fF:xtTEJQBH")
+    options, names = _options(argv, "fF:xtTEJQBHu:")
+    if "-u" in options:
+        owned = [each for each in state["jobs"].values() if each["owner"].partition("@")[0] == options["-u"]]
+        return 0, _estimates(state, [each["id"] for each in owned if _is_asked(each, past=False, parts=False)])
     if "-T" in options:
         return 0, _estimates(state, names)
     if "-f" not in options or options.get("-F") != "json":

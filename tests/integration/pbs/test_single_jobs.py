@@ -22,6 +22,14 @@ def site(pbs: PbsServer, monkeypatch: pytest.MonkeyPatch) -> Site:
     return msgspec.structs.replace(site, scheduler=msgspec.structs.replace(site.scheduler, poll_s=0.1))
 
 
+def test_ours_is_found_among_many_without_a_question_about_each(pbs: PbsServer, site: Site) -> None:
+    for _ in range(12):
+        pbs.submit("true", "-h")
+    ours = pbs.submit("true", "-h", "-N", "hpcserve-daemon-x-0")
+    assert asyncio.run(open_scheduler(site).find("daemon-x")) == {ours: "0"}
+    assert pbs.asked("qstat") == [f"-u {pbs.jobs()[ours]['owner'].partition('@')[0]}", f"-f -F json -x {ours}"]
+
+
 def test_the_next_one_begins_when_the_one_before_has_ended(pbs: PbsServer, site: Site, tmp_path: Path) -> None:
     async def submit(command: str) -> JobId:
         job = PilotJob(

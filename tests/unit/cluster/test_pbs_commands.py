@@ -399,6 +399,28 @@ def test_jobs_are_found_by_their_tag_and_others_are_asked_about_once(fake: FakeP
     assert found(scheduler) == {}
 
 
+def test_of_many_jobs_only_those_that_may_be_ours_are_asked_about(fake: FakePbs) -> None:
+    """The table is that of the recorded ``qstat -T``, without its last column."""
+    row = "{:15} me       workq    {:10}    --    4   8    --  00:05 Q    --\n"
+    fake.says("qselect", "".join(f"{number}.pbs\n" for number in range(1, 51)))
+    rows = [row.format(f"{number}.pbs", "STDIN") for number in range(3, 51)]
+    fake.says("qstat -u me", "\npbs: \nJob ID          Username\n" + row.format("1.pbs", "hpcserve-*") + "".join(rows))
+    fake.has({"1.pbs": job(), "2.pbs": job(Job_Name=f"hpcserve-{TAG}-2")})
+    scheduler = fake.scheduler()
+    for _ in range(2):
+        assert found(scheduler) == {"1.pbs": "1", "2.pbs": "2"}
+    assert fake.asked == ["qselect -u me", "qstat -u me", f"{QSTAT} 1.pbs 2.pbs", "qselect -u me"]
+
+
+def test_where_many_jobs_are_not_listed_all_are_asked_about(fake: FakePbs) -> None:
+    jobs = {f"{number}.pbs": job(Job_Name=f"hpcserve-{TAG}-{number}") for number in range(10, 30)}
+    fake.says("qselect", "".join(f"{name}\n" for name in jobs))
+    fake.has(jobs)
+    for out, code in (("", 1), ("20.pbs me workq\n", 0)):
+        fake.says("qstat -u me", out, err="qstat: no\n", code=code)
+        assert len(found(fake.scheduler())) == 20
+
+
 def test_a_job_of_the_users_that_nobody_can_read_does_not_hide_ours(fake: FakePbs) -> None:
     """As with ``qsub -V`` and functions of bash in older releases."""
     fake.says("qselect", "1.pbs\n2.pbs\n")
