@@ -100,14 +100,14 @@ def command(
             return
         wanted = reply or (Reply.staged if is_hdf5(output) else Reply.auto)
         answer = _infer(ctx, client, target, given, parameters=values, timeout_s=timeout, reply=wanted.value)
-        if is_hdf5(output):
-            write_hdf5(answer, str(output))
-    if output is None and wanted is Reply.staged:
-        show_staged(answer)
-    elif output is None:
-        show(answer)
-    elif not is_hdf5(output):
-        write(answer, output)
+        if output is None and wanted is Reply.staged:
+            show_staged(answer)
+        elif output is None:
+            show(answer)
+        elif is_hdf5(output):
+            write_hdf5(answer, output)
+        else:
+            write(answer if answer.staged is None else answer.staged.load(), output)
 
 
 def _infer(
