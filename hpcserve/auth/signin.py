@@ -188,13 +188,21 @@ def keep(kept: Kept) -> None:
         raise
 
 
-def refuse_anothers(demand: Demand, service: str) -> None:
-    """Looks whether a service asks for the login of another one.
+def refuse_anothers(demand: Demand, service: str, program: str = "") -> None:
+    """Looks whether a service asks for the login of another one; whoever has let it have that is not asked again.
+
+    Args:
+        demand: What it asks for.
+        service: Its public key (Z85).
+        program: See :func:`hpcserve.auth.tokens.load`.
 
     Raises:
         AuthenticationError: It does.
         ConfigError: A file of logins cannot be read.
     """
+    own = tokens.load(service, program)
+    if own is not None and own.resource_server == demand.resource_server:
+        return
     for kept in tokens.every():
         if kept.resource_server == demand.resource_server and kept.service != service:
             raise AuthenticationError(

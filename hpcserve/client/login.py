@@ -173,7 +173,7 @@ class Login:
             if kept is not None and kept.access_token != self._said:
                 return kept
             if not same_owner:
-                signin.refuse_anothers(demand, service)
+                signin.refuse_anothers(demand, service, self._program[0])
             made = signin.by_secret(demand, service, *self._program)
             tokens.save(made)
             return made

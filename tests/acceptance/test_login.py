@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from hpcserve import AsyncClient, Client, examples
+from hpcserve.auth import tokens
 from hpcserve.auth.globus import RETRIES
 from hpcserve.client.services import Service
 from hpcserve.cluster.slurm_text import QUEUE_FORMAT
@@ -333,6 +334,26 @@ def test_a_service_that_asks_for_the_login_of_another_one_does_not_get_it(house:
         typist.ends(4)
     assert len(list((user.home / "logins").iterdir())) == 1
     user.ok(*house.call)
+
+
+def test_a_service_with_a_new_key_gets_the_login_of_the_old_one_after_one_yes(house: House) -> None:
+    user = house.logged_in()
+    (path,) = (user.home / "logins").glob("*.json")
+    kept = json.loads(path.read_text()) | {"service": "the key that it had"}
+    path.rename(path_of(kept["service"], user.home)).write_text(json.dumps(kept))
+    with house.types(user, "login") as typist:
+        typist.ends(4)
+    with house.types(user, "login", "--same-owner") as typist:
+        typist.logs_in().ends()
+    with house.types(user, "login", "--force") as typist:
+        typist.logs_in().ends()
+
+
+def path_of(service: str, home: Path) -> Path:
+    """Where somebody's login for a service is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HPCSERVE_HOME", str(home))
+        return tokens.path_of(service)
 
 
 def test_a_service_that_wants_more_gets_it(house: House, strict: User) -> None:
