@@ -96,12 +96,13 @@ def log_in(demand: Demand, service: str, code: Code, *, renews: bool = True) -> 
 
 
 def by_secret(demand: Demand, service: str, client_id: str, secret: str) -> Kept:
-    """A program logs in.
+    """A program logs in; it consents to what it asks for.
 
     Raises:
         HpcserveError: As :func:`log_in`.
     """
     globus_sdk = sdk(WHAT)
+    from globus_sdk import gare
     from globus_sdk.token_storage import MemoryTokenStorage
 
     storage = MemoryTokenStorage()
@@ -110,7 +111,8 @@ def by_secret(demand: Demand, service: str, client_id: str, secret: str) -> Kept
     try:
         client = _client(globus_sdk.ConfidentialAppAuthClient, client_id, secret)
         with globus_sdk.ClientApp(APP, login_client=client, scope_requirements=needed, config=settings) as app:
-            app.login(force=True)
+            further = demand.authorization_parameters.required_scopes
+            app.login(auth_params=gare.GlobusAuthorizationParameters(required_scopes=further), force=True)
             kept = _kept(demand, service, client_id, storage.get_token_data_by_resource_server(), by_secret=True)
     except globus_sdk.AuthAPIError as error:
         if error.http_status in REFUSED:

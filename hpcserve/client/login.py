@@ -99,7 +99,7 @@ class Login:
         if kept is not None and kept.access_token != self._said:
             return self._to_say(kept)  # somebody has logged in meanwhile
         if self._program is not None:
-            if demand.needs_person:
+            if demand.needs_session:
                 raise LoginRequired(
                     f"{refused.message}; a program that logs in by HPCSERVE_CLIENT_SECRET cannot do that",
                     detail=refused.detail,
