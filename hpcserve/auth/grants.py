@@ -16,6 +16,7 @@ from hpcserve.errors import AuthenticationError, HpcserveError, LoginRequired, S
 
 TRANSFER = "transfer.api.globus.org"
 NOT_YET = "this service may not transfer files for you yet"
+CONSENTS = "hpcserve transfers --login"
 TRANSFER_SCOPE = f"urn:globus:auth:scope:{TRANSFER}:all"
 
 
@@ -132,8 +133,10 @@ class Grants:
             scopes: Those of others that the service's has to lead to.
             wanted: Further authorization parameters, by Globus's names for them.
         """
+        # A login alone, however new, asks for no consent to transfers.
+        mend = CONSENTS if any(each.startswith(TRANSFER_SCOPE) for each in scopes) else "hpcserve login"
         scopes = [f"{self._rules.scope}[{each}]" for each in scopes]
-        return login_required(self._rules, why, scopes=scopes, **wanted)
+        return login_required(self._rules, why, scopes=scopes, mend=mend, **wanted)
 
     def _refused(self, error: Exception, why: str, needed: str = "") -> HpcserveError:
         """An invalid token and a missing consent want a login; anything else may be over soon."""

@@ -83,7 +83,13 @@ def _drawn(found: Sequence[TransferView]) -> Iterator[RenderableType]:
     yield _table(found)
     for each in found:
         if each.why:
-            yield f"{each.id}: {each.why}"
+            yield f"{each.id}: {each.why}{_to_do(each)}"
+
+
+def _to_do(each: TransferView) -> str:
+    """What is left to do for a login, where the service's own words do not say it."""
+    consents = "hpcserve transfers --login"
+    return "" if each.login is None or consents in each.why else f"; log in: {consents}"
 
 
 def _table(found: Sequence[TransferView]) -> Table:

@@ -181,7 +181,8 @@ def follow(view: TransferView, ask: Ask, seen: Callable[[Transfer], None]) -> Tr
         waits_s = waits_s + pause_s if view.login is not None or view.state == "inactive" else 0.0
         if waits_s > LOGIN_S:
             raise LoginRequired(
-                f"transfer {view.id} waits for a login ({view.why}); it goes on after: hpcserve transfers --login",
+                f"transfer {view.id} waits for a login ({view.why.partition('; log in')[0]}); it goes on after: "
+                "hpcserve transfers --login",
                 detail=view.login,
             )
         time.sleep(pause_s)

@@ -200,7 +200,9 @@ def test_a_delivery_outlives_its_client_and_the_controller(lab: Lab) -> None:
 
 def test_without_a_terminal_the_login_that_is_needed_is_told_and_made_later(lab: Lab) -> None:
     refused = lab.ada.fails(4, *lab.call)
-    assert "hpcserve transfers --login" in refused
+    assert refused.count("hpcserve transfers --login") == 2, "while it waits, and at the end"
+    assert "hpcserve login" not in refused
+    assert "log in: hpcserve transfers --login" in " ".join(lab.ada.ok("transfers").split())
     with Typist(lab.ada, lab.globus.ca, "transfers", "--login", "--watch") as typist:
         typist.logs_in().ends()
     assert len(lab.arrived()) == 1
