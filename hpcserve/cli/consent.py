@@ -22,7 +22,7 @@ def log_in_for(ctx: typer.Context, wanted: LoginRequired) -> None:
 
     asks = terminal()
     with Arrival(options(ctx).service) as arrival:
-        if (asks is None and not arrival.is_program) or wanted.detail is None:
+        if (asks is None and not arrival.is_program) or not wanted.detail:
             raise wanted
         arrival.try_kept()
         arrival.log_in(wanted, asks, renews=True, same_owner=False)
