@@ -65,7 +65,7 @@ def staging(site: Site) -> Iterator[Finding]:
     """Whether staged results can travel, where the site has collections: nothing of that is told before the first."""
     from pathlib import Path
 
-    from hpcserve.cluster.site_findings import Finding
+    from hpcserve.cluster.finding import Finding
     from hpcserve.core.sitepaths import is_below
 
     collections = site.staging.collections
@@ -86,7 +86,7 @@ def staging(site: Site) -> Iterator[Finding]:
 def globus(site: Site) -> Iterator[Finding]:
     """Whether Globus Auth takes the service's secret; a daemon learns that at the first login."""
     from hpcserve.auth.globus import Globus, read_secret
-    from hpcserve.cluster.site_findings import Finding
+    from hpcserve.cluster.finding import Finding
     from hpcserve.daemon.registration import rules_of, secret_file
     from hpcserve.errors import ConfigError, HpcserveError
 

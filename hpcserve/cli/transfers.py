@@ -155,7 +155,7 @@ def with_logins(ctx: typer.Context, wanted: LoginRequired, go_on: Callable[[], T
 
 def progress(transfer: Transfer) -> str:
     """How far a transfer is, in one line."""
-    moved = f", {amount(transfer.size_bytes)} of {amount(transfer.in_all_bytes)}" if transfer.task else ""
+    moved = f", {amount(transfer.moved_bytes)} of {amount(transfer.in_all_bytes)}" if transfer.task else ""
     why = f": {transfer.why}" if transfer.why else ""
     return f"transfer {transfer.id} to {transfer.to} is {transfer.state}{moved}{why}"
 

@@ -60,7 +60,7 @@ class Transfer:
             ``cancelled``.
         why: What it waits for, or why it failed.
         task: The id of Globus's task, when there is one.
-        size_bytes: What has moved, in bytes.
+        moved_bytes: What has moved, in bytes.
         in_all_bytes: Of how many.
         files: How many files have moved.
         in_all_files: Of how many.
@@ -72,7 +72,7 @@ class Transfer:
     state: str
     why: str = ""
     task: str = ""
-    size_bytes: int = 0
+    moved_bytes: int = 0
     in_all_bytes: int = 0
     files: int = 0
     in_all_files: int = 0
@@ -81,7 +81,7 @@ class Transfer:
     @property
     def eta_s(self) -> float | None:
         """For how long it will still move, in seconds; None: not known."""
-        left = self.in_all_bytes - self.size_bytes
+        left = self.in_all_bytes - self.moved_bytes
         return max(0.0, left / self.bytes_per_s) if self.bytes_per_s > 0 else None
 
 
@@ -191,16 +191,17 @@ def follow(view: TransferView, ask: Ask, seen: Callable[[Transfer], None]) -> Tr
 
 
 def transfer_of(view: TransferView) -> Transfer:
-    """What the service says of a transfer."""
+    """What the service says of a transfer. All of one that has succeeded has moved, though its task is told no more."""
+    there = view.state == "succeeded"
     return Transfer(
         id=view.id,
         to=view.to,
         state=view.state,
         why=view.why,
         task=view.task,
-        size_bytes=view.task_bytes,
+        moved_bytes=view.task_bytes_in_all if there else view.task_bytes,
         in_all_bytes=view.task_bytes_in_all,
-        files=view.task_files,
+        files=view.task_files_in_all if there else view.task_files,
         in_all_files=view.task_files_in_all,
         bytes_per_s=view.bytes_per_s,
     )

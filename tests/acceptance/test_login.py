@@ -357,6 +357,20 @@ def path_of(service: str, home: Path) -> Path:
         return tokens.path_of(service)
 
 
+def test_a_login_of_somebody_else_leaves_the_one_that_there_is(house: House) -> None:
+    user = house.logged_in()
+    with house.client(user) as client:
+        client.infer("echo.echo", X)
+        kept = [path.read_text() for path in (user.home / "logins").iterdir()]
+        house.globus.world.sign_in(house.globus.world.add_person("eve@lab.example"))
+        with Typist(user, house.globus.ca, "login", "--force") as typist:
+            typist.logs_in().ends(7)
+            assert "your key is in use by a login of" in typist.seen
+        assert [path.read_text() for path in (user.home / "logins").iterdir()] == kept
+        assert all(token.active for token in house.tokens(user))
+        user.ok(*house.call)
+
+
 def test_a_service_that_wants_more_gets_it(house: House, strict: User) -> None:
     world = house.globus.world
     staff = world.add_person("ada@facility.example", second_factor=True)

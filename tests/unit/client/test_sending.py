@@ -53,12 +53,14 @@ def _at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_it_is_asked_for_once_and_looked_at_until_it_has_arrived() -> None:
     moving = view("active", task="g", task_bytes=40, task_bytes_in_all=100, bytes_per_s=30.0, task_files_in_all=1)
-    ask, asked = service([view("waiting"), moving, ServiceUnavailable("restarted"), view("succeeded")])
+    there = view("succeeded", task_bytes_in_all=100, task_files_in_all=1)
+    ask, asked = service([view("waiting"), moving, ServiceUnavailable("restarted"), there])
     seen: list[Transfer] = []
     outputs = Sending(f"globus://{LAPTOP}/in/", keep_login=True, seen=seen.append).send(RESULT, ask)
     assert asked[0] == Deliver(paths=("/staged/ada/r.h5",), to=f"globus://{LAPTOP}/in/", keep_login=True)
     assert asked[1:] == [AskTransfers(ids=("t",))] * 3
     assert [each.state for each in seen] == ["waiting", "active", "succeeded"]
+    assert [(each.moved_bytes, each.files) for each in seen] == [(0, 0), (40, 0), (100, 1)]
     assert (seen[0].eta_s, seen[1].eta_s) == (None, 2.0)
     assert outputs.sent is not None
     assert (dict(outputs), outputs.sent.uri, outputs.sent.path) == ({}, f"globus://{LAPTOP}/in/r.h5", None)
