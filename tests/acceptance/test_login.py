@@ -357,6 +357,11 @@ def path_of(service: str, home: Path) -> Path:
         return tokens.path_of(service)
 
 
+def test_why_a_program_is_not_let_in_is_told_whatever_the_site_is_called(house: House) -> None:
+    user = house.user(HPCSERVE_CLIENT_ID=POLICY, HPCSERVE_CLIENT_SECRET="none", HPCSERVE_SITE="nowhere")
+    assert f"Globus does not let the client {POLICY} in (HTTP 401)" in user.fails(4, "whoami")
+
+
 def test_a_login_of_somebody_else_leaves_the_one_that_there_is(house: House) -> None:
     user = house.logged_in()
     with house.client(user) as client:
