@@ -251,6 +251,11 @@ def _not_brought(globus_sdk: Any, error: Exception) -> HpcserveError:
 
 
 def _no_answer(globus_sdk: Any, error: Exception) -> ServiceUnavailable:
+    if isinstance(error, globus_sdk.NetworkError) and "certificate verify failed" in str(error.underlying_exception):
+        return ServiceUnavailable(
+            "the certificate of what answers in Globus Auth's place is none that is trusted here; if a proxy of your "
+            "site stands between, or a stand-in, name its certificates: REQUESTS_CA_BUNDLE, or GLOBUS_SDK_VERIFY_SSL"
+        )
     what = f"HTTP {error.http_status}" if isinstance(error, globus_sdk.GlobusAPIError) else type(error).__name__
     return ServiceUnavailable(f"Globus Auth gives no answer ({what}); try again in a moment", retry_after_s=2.0)
 

@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 WATCH_S = 1.0
 MOST_LOGINS = 5
+UNDELIVERED = ("failed", "cancelled")
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -84,6 +85,8 @@ def _drawn(found: Sequence[TransferView]) -> Iterator[RenderableType]:
     for each in found:
         if each.why:
             yield f"{each.id}: {each.why}{_to_do(each)}"
+        if each.state in UNDELIVERED:
+            yield f"{each.id}: as long as it is kept, the result is in {each.path} on the site"
 
 
 def _to_do(each: TransferView) -> str:

@@ -60,6 +60,7 @@ class Transfer:
             ``cancelled``.
         why: What it waits for, or why it failed.
         task: The id of Globus's task, when there is one.
+        path: Where the file lies on the site, as long as it is kept there.
         moved_bytes: What has moved, in bytes.
         in_all_bytes: Of how many.
         files: How many files have moved.
@@ -72,6 +73,7 @@ class Transfer:
     state: str
     why: str = ""
     task: str = ""
+    path: str = ""
     moved_bytes: int = 0
     in_all_bytes: int = 0
     files: int = 0
@@ -181,8 +183,7 @@ def follow(view: TransferView, ask: Ask, seen: Callable[[Transfer], None]) -> Tr
         waits_s = waits_s + pause_s if view.login is not None or view.state == "inactive" else 0.0
         if waits_s > LOGIN_S:
             raise LoginRequired(
-                f"transfer {view.id} waits for a login ({view.why.partition('; log in')[0]}); it goes on after: "
-                "hpcserve transfers --login",
+                f"transfer {view.id} waits for a login ({view.why}); it goes on after: hpcserve transfers --login",
                 detail=view.login,
             )
         time.sleep(pause_s)
@@ -199,6 +200,7 @@ def transfer_of(view: TransferView) -> Transfer:
         state=view.state,
         why=view.why,
         task=view.task,
+        path=view.path,
         moved_bytes=view.task_bytes_in_all if there else view.task_bytes,
         in_all_bytes=view.task_bytes_in_all,
         files=view.task_files_in_all if there else view.task_files,

@@ -21,6 +21,7 @@ from hpcserve.cluster.slurm_text import QUEUE_FORMAT
 from hpcserve.errors import LoginRequired
 from hpcserve.testing.globus.browser import log_in
 from hpcserve.testing.globus.records import Policy
+from hpcserve.testing.globus.tls import make_certificates
 from tests.acceptance.house import House, X, house_in
 from tests.acceptance.newcomer import User, until, user_in
 from tests.acceptance.typist import Typist
@@ -355,6 +356,15 @@ def path_of(service: str, home: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HPCSERVE_HOME", str(home))
         return tokens.path_of(service)
+
+
+def test_a_certificate_that_is_not_trusted_is_told_as_that(house: House, tmp_path: Path) -> None:
+    user = house.user()
+    others = make_certificates(tmp_path)
+    user.environment["GLOBUS_SDK_VERIFY_SSL"] = str(others)
+    with house.types(user, "login") as typist:
+        typist.logs_in().ends(3)
+        assert "the certificate of what answers in Globus Auth's place" in typist.seen.replace("\n", " ")
 
 
 def test_why_a_program_is_not_let_in_is_told_whatever_the_site_is_called(house: House) -> None:
