@@ -306,3 +306,13 @@ def test_the_account_of_the_site_comes_with_the_identity(new_house: NewHouse, se
     (admit,) = house.heard
     assert admit.identity.account == "ada"
     assert json.loads((house.state / "audit" / "admission.jsonl").read_text())["account"] == "ada"
+
+
+def test_whose_a_wrong_secret_is_to_mend_is_told(house: House, setting: Setting) -> None:
+    setting.world.clients[setting.service.id].secret = "a new one, which the daemon does not have"
+    answer = house.hello(new_key_pair(), token=token_of(setting))
+    assert isinstance(answer, Refused)
+    assert answer.error.code == "unavailable"
+    assert "does not know this service any more (HTTP 401)" in answer.error.message
+    assert "operator" in answer.error.message
+    assert "try again" not in answer.error.message
