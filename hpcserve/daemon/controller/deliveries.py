@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
 
-from hpcserve.core.delivery import Action, Cancel, Delivery, Forget, Limits, Look, Prepare, Store, Submit, Trouble
+from hpcserve.core.delivery import Action, Cancel, Delivery, Find, Forget, Limits, Prepare, Step, Store, Submit, Trouble
 from hpcserve.core.transfers import Transfers
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.errors import HpcserveError, LoginRequired
@@ -28,7 +28,6 @@ T = TypeVar("T")
 AT_ONCE = 16
 STEP_S = 120.0
 """No step takes longer: the SDK gives up before."""
-Step = Prepare | Submit | Look | Cancel
 
 
 class Purse(Protocol):
@@ -196,6 +195,9 @@ class Deliveries:
                 task = await self._in_a_thread(carrier.submit, step.submission, items)
                 _log.info("transfer task %s of %s: %d files", task, step.owner, len(items))
                 return self.book.submitted(step.shipment, task, self.now())
+            if isinstance(step, Find):
+                task = await self._in_a_thread(carrier.find, step.submission)
+                return self.book.found(step.shipment, task, self.now())
             if isinstance(step, Cancel):
                 await self._in_a_thread(carrier.cancel, step.task)
                 return self.book.cancelled(step.shipment, self.now())

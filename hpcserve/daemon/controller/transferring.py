@@ -291,4 +291,5 @@ def limits_of(site: Site) -> Limits:
         batch_wait_s=said.transfer_wait_s,
         faults_s=said.transfer_faults_s,
         give_up_s=said.keep_undelivered_s,
+        deadline_s=said.transfer_deadline_s,
     )

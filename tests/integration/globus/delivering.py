@@ -126,6 +126,9 @@ class Killed:
     def submit(self, submission: str, items: Sequence[tuple[End, End]]) -> str:
         return str(self._step("submit", lambda: self._carrier.submit(submission, items)))
 
+    def find(self, submission: str) -> str:
+        return self._carrier.find(submission)
+
     def look(self, task: str) -> Progress:
         progress: Progress = self._step("look", lambda: self._carrier.look(task))
         return progress
