@@ -9,7 +9,7 @@ import sys
 
 from hpcserve.config import Site, load_site, site_named
 from hpcserve.daemon import streams
-from hpcserve.daemon.launch import DaemonReport, in_json, leave_no_core
+from hpcserve.daemon.launch import DaemonReport, close_proc, in_json, leave_no_core
 from hpcserve.daemon.plans import daemon_plans, site_option
 from hpcserve.daemon.run import run
 from hpcserve.daemon.starter import Starter
@@ -38,6 +38,8 @@ def main() -> int:
         if site.daemon.placement == "job" and not options.placed:
             starter.report(DaemonReport(elsewhere=True))
             return EXIT_DOWN
+        if site.mode == "service":
+            close_proc()
         _check(site)
     except ConfigError as error:
         logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 (said in full; a traceback adds nothing)
