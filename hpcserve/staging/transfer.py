@@ -56,6 +56,9 @@ class Carrier(Protocol):
     def cancel(self, task: str) -> None:
         """Ends a task, unless it has ended."""
 
+    def close(self) -> None:
+        """Nothing more is said."""
+
 
 class _Speaker:
     """Speaks to Transfer with one token."""
@@ -68,6 +71,10 @@ class _Speaker:
             retry_config=self._sdk.transport.RetryConfig(max_retries=0),  # who asks tries again, when it is time
         )
         settle(self._client)
+
+    def close(self) -> None:
+        """Closes its connections."""
+        self._client.close()
 
     @contextmanager
     def _troubles(self) -> Iterator[None]:

@@ -9,11 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
 
 from hpcserve.auth.grants import Grant
+from hpcserve.core.delivery import Trouble
 from hpcserve.core.destinations import destination
 from hpcserve.core.sitepaths import Collection, globus_uri
+from hpcserve.daemon.controller.outside import Outside
 from hpcserve.errors import HpcserveError
 from hpcserve.staging.transfer import GlobusRules, StepFailed
 
@@ -29,6 +34,7 @@ class Doors:
         directory: Where staged results are.
         collections: The site's.
         grant: A token of the service's own, for Transfer.
+        outside: What asks Globus.
         rules: Makes, of a token, what changes rules.
     """
 
@@ -37,30 +43,33 @@ class Doors:
         directory: str,
         collections: Sequence[Collection],
         grant: Callable[[], Grant],
+        outside: Outside,
         rules: Callable[[str], GlobusRules] = GlobusRules,
     ) -> None:
         self._directory = directory
         self._guests = [each for each in collections if each.kind == "guest"]
         self._grant = grant
+        self._outside = outside
         self._rules = rules
         self._token, self._until = "", 0.0
         self._open: dict[str, set[str]] = {}
-        self._one_at_a_time = asyncio.Lock()
+        self._of_owner: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._of_token = asyncio.Lock()
 
     async def let_in(self, owner: str, collection: str) -> None:
         """Where the collection is a guest collection of the service, the owner can read its own directory there.
 
         Raises:
             HpcserveError: The service has no token.
-            StepFailed: Globus does not take the rule.
+            StepFailed: Globus does not take the rule. No login of the owner's mends that.
         """
         place = self._place(owner, collection)
-        async with self._one_at_a_time:
-            if not place or collection in self._open.get(owner, ()):
-                return
-            rules = await self._speaker()
-            await asyncio.to_thread(rules.add, collection, place, owner)
-            self._open.setdefault(owner, set()).add(collection)
+        if not place:
+            return
+        async with self._of_owner[owner]:
+            if collection not in self._open.get(owner, ()):
+                await self._ask(partial(GlobusRules.add, collection=collection, path=place, identity=owner))
+                self._open.setdefault(owner, set()).add(collection)
 
     def is_open(self, owner: str) -> bool:
         """Whether a rule was made for the owner, as far as this controller knows."""
@@ -71,7 +80,7 @@ class Doors:
 
         One that cannot be taken back is told of; it lets nobody see more than his own.
         """
-        async with self._one_at_a_time:
+        async with self._of_owner[owner]:
             if is_idle():
                 await self._take_back(owner)
 
@@ -82,8 +91,7 @@ class Doors:
             if not place:
                 continue
             try:
-                rules = await self._speaker()
-                await asyncio.to_thread(rules.remove, each.id, place, owner)
+                await self._ask(partial(GlobusRules.remove, collection=each.id, path=place, identity=owner))
             except (HpcserveError, StepFailed) as error:
                 _log.warning("the access rule for %s on %s is not removed: %s", place, each.id, error)
 
@@ -93,8 +101,28 @@ class Doors:
         uri = globus_uri(f"{self._directory}/{owner}", own)
         return destination(uri, "").path if uri else ""
 
-    async def _speaker(self) -> GlobusRules:
-        if not self._token or self._until <= time.monotonic():
-            grant = await asyncio.to_thread(self._grant)
-            self._token, self._until = grant.access_token, time.monotonic() + grant.expires_in_s - EARLY_S
-        return self._rules(self._token)
+    async def _ask(self, do: Callable[[GlobusRules], object]) -> None:
+        """Once more with another token, if the service's has ended before its time."""
+        try:
+            return await self._outside.do(self._said, await self._own_token(), do)
+        except StepFailed as error:
+            if error.trouble.kind != "login":
+                raise
+        try:
+            return await self._outside.do(self._said, await self._own_token(anew=True), do)
+        except StepFailed as error:
+            if error.trouble.kind != "login":
+                raise
+            why = f"the service may not set access rules; the operator should see to that ({error.trouble.why})"
+            raise StepFailed(Trouble("again", why)) from error
+
+    def _said(self, token: str, do: Callable[[GlobusRules], object]) -> None:
+        with closing(self._rules(token)) as rules:
+            do(rules)
+
+    async def _own_token(self, *, anew: bool = False) -> str:
+        async with self._of_token:
+            if anew or not self._token or self._until <= time.monotonic():
+                grant = await self._outside.do(self._grant)
+                self._token, self._until = grant.access_token, time.monotonic() + grant.expires_in_s - EARLY_S
+            return self._token

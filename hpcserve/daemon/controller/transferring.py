@@ -25,6 +25,7 @@ from hpcserve.daemon.access import own_directory
 from hpcserve.daemon.controller.deliveries import Deliveries
 from hpcserve.daemon.controller.doors import Doors
 from hpcserve.daemon.controller.guard import Asking, Guard
+from hpcserve.daemon.controller.outside import Outside
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.daemon.controller.wallet import Wallet
 from hpcserve.daemon.registration import rules_of, secret_file
@@ -97,7 +98,7 @@ class Transferring:
         for each in wanted:
             await self._guard.note(asking, "deliver", f"{each.name} to {uri_of(each.target)}", OWN)
         if arguments.keep_login:
-            service.wallet.may_keep(owner)
+            await service.wallet.may_keep(owner)
         await service.deliveries.ask(wanted)
         return self._listed(service.deliveries, [each.id for each in wanted])
 
@@ -268,13 +269,15 @@ def transferring_of(
         return Transferring(site, guard, None)
     mapped = [each.id for each in site.staging.collections if each.kind == "mapped"]
     grants = Grants(rules_of(site), read_secret(secret_file(site)), mapped)
-    wallet = Wallet(grants, Seal(site.state_dir / SEAL_KEY), storage, ask)
-    doors = Doors(site.staging_dir, collections_of(site), grants.own)
+    outside = Outside()
+    wallet = Wallet(grants, Seal(site.state_dir / SEAL_KEY), storage, ask, outside)
+    doors = Doors(site.staging_dir, collections_of(site), grants.own, outside)
     deliveries = Deliveries(
         limits_of(site),
         storage,
         wallet,
         doors,
+        outside,
         carrier=lambda token: GlobusTransfer(token, deadline_s=site.staging.transfer_deadline_s),
         delivered=lambda each: delivered(each.owner, each.name),
     )

@@ -294,7 +294,7 @@ async def test_a_kept_login_outlives_the_daemon_and_is_revoked_at_the_end(
     transfers.laptop.trouble.offline = True
     async with Service(tmp_path, rules, token(transfers, offline=True)) as service:
         service.log_in(service.token)
-        service.wallet.may_keep("ada")
+        await service.wallet.may_keep("ada")
         await service.deliveries.ask([delivery(transfers, "a.h5")])
         await service.until(lambda: service.deliveries.book.deliveries()[0].state == "active")
     kept = [each for each in world.tokens.values() if each.refresh and each.client_id == transfers.setting.service.id]
