@@ -86,7 +86,9 @@ async def staged_service(
             },
             "staging": {
                 "transfer_wait_s": 0.0,
-                "collections": [{"id": guest.id, "prefix": str(place / "staged"), "kind": "guest", "https": https}],
+                "collections": [
+                    {"id": guest.id.upper(), "prefix": str(place / "staged"), "kind": "guest", "https": https}
+                ],
             },
         },
         Site,
