@@ -1,7 +1,7 @@
 """Access rules on the service's guest collections: each caller may read its own staged results while some travel.
 
-A rule names the caller's own directory and nothing above it. It is there from before a transfer is submitted until the
-last of its owner's has ended. At Globus an owner's directory has the name of his identity.
+A rule names the caller's own directory and nothing above it. It is there from before a transfer is submitted, or a
+result is fetched by HTTPS, until the last of its owner's has ended. At Globus an owner's directory has the name of his identity.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from functools import partial
 from hpcserve.auth.grants import Grant
 from hpcserve.core.delivery import Trouble
 from hpcserve.core.destinations import destination
+from hpcserve.core.fetches import Fetches
 from hpcserve.core.sitepaths import Collection, globus_uri
 from hpcserve.daemon.controller.outside import Outside
 from hpcserve.errors import HpcserveError
@@ -25,6 +26,8 @@ from hpcserve.staging.transfer import GlobusRules, StepFailed
 _log = logging.getLogger(__name__)
 
 EARLY_S = 60.0
+LOOKED_S = 60.0
+"""So often is looked for fetches of which nothing was heard any more."""
 
 
 class Doors:
@@ -53,6 +56,7 @@ class Doors:
         self._rules = rules
         self._token, self._until = "", 0.0
         self._open: dict[str, set[str]] = {}
+        self._fetches = Fetches()
         self._of_owner: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._of_token = asyncio.Lock()
 
@@ -71,18 +75,32 @@ class Doors:
                 await self._ask(partial(GlobusRules.add, collection=collection, path=place, identity=owner))
                 self._open.setdefault(owner, set()).add(collection)
 
-    def is_open(self, owner: str) -> bool:
-        """Whether a rule was made for the owner, as far as this controller knows."""
-        return owner in self._open
-
     async def let_out(self, owner: str, is_idle: Callable[[], bool]) -> None:
-        """The owner's rules are taken back, unless something new is under way by now.
+        """The owner's rules are taken back, unless something new is under way by now, or being fetched.
 
         One that cannot be taken back is told of; it lets nobody see more than his own.
         """
         async with self._of_owner[owner]:
-            if is_idle():
+            if is_idle() and not self._fetches.is_open(owner, time.monotonic()):
                 await self._take_back(owner)
+
+    def fetching(self, owner: str, path: str) -> None:
+        """The owner is about to fetch a result."""
+        self._fetches.begin(owner, path, time.monotonic())
+
+    async def fetched(self, owner: str, paths: Sequence[str], is_idle: Callable[[], bool]) -> None:
+        """The owner has these: where they were the last, a rule that was made for that is taken back."""
+        for path in paths:
+            self._fetches.end(owner, path)
+        if owner in self._open:
+            await self.let_out(owner, is_idle)
+
+    async def tidy(self, is_idle: Callable[[str], bool]) -> None:
+        """Takes back the rules of those who never told that they have what they fetched; until it is cancelled."""
+        while True:
+            for owner in self._fetches.over(time.monotonic()):
+                await self.let_out(owner, partial(is_idle, owner))
+            await asyncio.sleep(LOOKED_S)
 
     async def _take_back(self, owner: str) -> None:
         self._open.pop(owner, None)

@@ -74,9 +74,12 @@ class Transferring:
 
     async def run(self) -> None:
         """Works until it is cancelled."""
-        if self._service is not None:
-            await self._service.deliveries.run()
-        await asyncio.Event().wait()
+        if self._service is None:
+            await asyncio.Event().wait()
+            return
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._service.deliveries.run())
+            tasks.create_task(self._service.doors.tidy(self._service.deliveries.is_idle))
 
     def holds(self, owner: str, name: str) -> bool:
         """Whether a staged file is still to be delivered, and must stay."""
@@ -141,6 +144,7 @@ class Transferring:
         mapped = any(each.id == end.collection and each.kind == "mapped" for each in self._collections)
         grant = await service.wallet.https(owner, end.collection, data_access=mapped)
         try:
+            service.doors.fetching(owner, arguments.path)
             await service.doors.let_in(owner, end.collection)
             speaker = GlobusCollections(await service.wallet.token(owner))
             server = await asyncio.to_thread(speaker.https_server, end.collection)
@@ -152,10 +156,10 @@ class Transferring:
         url = f"{server.rstrip('/')}{quote(end.path)}"
         return verbs.ByHttps(url=url, token=grant.access_token, expires_in_s=grant.expires_in_s)
 
-    async def fetched(self, owner: str) -> None:
-        """A caller has a result: an access rule that was made for that is not needed any more."""
-        if self._service is not None and self._service.doors.is_open(owner):
-            await self._service.doors.let_out(owner, partial(self._service.deliveries.is_idle, owner))
+    async def fetched(self, owner: str, paths: Sequence[str]) -> None:
+        """A caller has results: an access rule that was made for that may not be needed any more."""
+        if self._service is not None:
+            await self._service.doors.fetched(owner, paths, partial(self._service.deliveries.is_idle, owner))
 
     def _seen(self, asking: Asking) -> tuple[Service, str]:
         """The caller's own directory. Whoever comes with a new token lets go on what waits for that."""
