@@ -1,7 +1,8 @@
 """Access rules on the service's guest collections: each caller may read its own staged results while some travel.
 
 A rule names the caller's own directory and nothing above it. It is there from before a transfer is submitted, or a
-result is fetched by HTTPS, until the last of its owner's has ended. At Globus an owner's directory has the name of his identity.
+result is fetched by HTTPS, until the last of its owner's has ended. At Globus an owner's directory has the name of his
+identity.
 """
 
 from __future__ import annotations
