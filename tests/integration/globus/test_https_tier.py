@@ -152,6 +152,19 @@ def test_a_missing_consent_asks_for_a_login(transfers: Transfers, tmp_path: Path
     asyncio.run(run())
 
 
+def test_on_a_mapped_collection_the_consent_leads_to_its_files(transfers: Transfers, tmp_path: Path) -> None:
+    async def run() -> None:
+        ada, mapped = transfers.setting.person, transfers.facility
+        async with staged_service(transfers, tmp_path, https=True, scopes=f"[{TRANSFER_ALL}]", mapped=mapped) as stage:
+            with pytest.raises(LoginRequired) as caught:
+                await stage.transferring.https(AskHttps(path=result_of(stage).path), stage.asking(ada))
+            assert caught.value.detail is not None
+            [scope] = caught.value.detail["authorization_parameters"]["required_scopes"]
+            assert scope == f"{transfers.setting.scope}[{mapped.https_scope}[*{mapped.data_access}]]"
+
+    asyncio.run(run())
+
+
 def test_a_collection_without_it_is_no_way(transfers: Transfers, tmp_path: Path) -> None:
     async def run() -> None:
         async with staged_service(transfers, tmp_path) as stage:
