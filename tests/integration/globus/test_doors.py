@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,20 @@ async def test_an_auth_that_stalls_holds_up_nothing_else(transfers: Transfers, r
         assert not any(each.done() for each in waiting), f"after {time.monotonic() - began} s"
         faults.clear()
         await asyncio.gather(*waiting, return_exceptions=True)
+
+
+def test_each_thread_asks_by_connections_of_its_own(transfers: Transfers, rules: Rules) -> None:
+    del transfers  # whose environment says where Auth is
+    grants, together = Grants(rules, SECRET), threading.Barrier(2)
+
+    def session_of() -> object:
+        together.wait(WITHIN_S)
+        assert grants.own().access_token
+        return grants._client.transport.session
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = [each.result() for each in [threads.submit(session_of) for _ in range(2)]]
+    assert first is not second
 
 
 @in_a_loop
