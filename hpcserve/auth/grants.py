@@ -6,6 +6,7 @@ needed any more. Tokens are neither stored nor logged here.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ class Grant(NamedTuple):
 
 
 class Grants:
-    """The service's client at Globus Auth.
+    """The service's client at Globus Auth. May be used by several threads: each has connections of its own.
 
     Args:
         rules: The client's id, and what a login is asked for with.
@@ -45,13 +46,21 @@ class Grants:
         self._transfer = f"{TRANSFER_SCOPE}[{optional}]" if optional else TRANSFER_SCOPE
         self._rules = rules
         self._sdk = sdk()
-        self._client = self._sdk.ConfidentialAppAuthClient(
-            rules.client_id,
-            secret,
-            transport=self._sdk.transport.RequestsTransport(http_timeout=TIMEOUT_S),
-            retry_config=self._sdk.transport.RetryConfig(max_retries=RETRIES, max_sleep=LONGEST_PAUSE_S),
-        )
-        settle(self._client)
+        self._secret = secret
+        self._of_thread = threading.local()
+
+    @property
+    def _client(self) -> Any:
+        if not hasattr(self._of_thread, "client"):
+            client = self._sdk.ConfidentialAppAuthClient(
+                self._rules.client_id,
+                self._secret,
+                transport=self._sdk.transport.RequestsTransport(http_timeout=TIMEOUT_S),
+                retry_config=self._sdk.transport.RetryConfig(max_retries=RETRIES, max_sleep=LONGEST_PAUSE_S),
+            )
+            settle(client)
+            self._of_thread.client = client
+        return self._of_thread.client
 
     def dependent(self, token: str, *, offline: bool) -> Grant:
         """For Transfer, on behalf of whose token this is. ``offline``: with a refresh token.

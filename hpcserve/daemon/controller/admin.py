@@ -252,7 +252,7 @@ class Admin:
         """A caller has staged results of its own."""
         owner = own_directory(asking.asker.identity)
         known = await self._controller.staged.delivered(owner, arguments.paths)
-        await self._controller.transferring.fetched(owner)
+        await self._controller.transferring.fetched(owner, arguments.paths)
         return verbs.Noted(known=known)
 
     async def down(self, arguments: verbs.Down, asking: Asking) -> verbs.GoingDown:

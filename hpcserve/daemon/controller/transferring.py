@@ -25,6 +25,7 @@ from hpcserve.daemon.access import own_directory
 from hpcserve.daemon.controller.deliveries import Deliveries
 from hpcserve.daemon.controller.doors import Doors
 from hpcserve.daemon.controller.guard import Asking, Guard
+from hpcserve.daemon.controller.outside import Outside
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.daemon.controller.wallet import Wallet
 from hpcserve.daemon.registration import rules_of, secret_file
@@ -73,9 +74,12 @@ class Transferring:
 
     async def run(self) -> None:
         """Works until it is cancelled."""
-        if self._service is not None:
-            await self._service.deliveries.run()
-        await asyncio.Event().wait()
+        if self._service is None:
+            await asyncio.Event().wait()
+            return
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._service.deliveries.run())
+            tasks.create_task(self._service.doors.tidy(self._service.deliveries.is_idle))
 
     def holds(self, owner: str, name: str) -> bool:
         """Whether a staged file is still to be delivered, and must stay."""
@@ -97,7 +101,7 @@ class Transferring:
         for each in wanted:
             await self._guard.note(asking, "deliver", f"{each.name} to {uri_of(each.target)}", OWN)
         if arguments.keep_login:
-            service.wallet.may_keep(owner)
+            await service.wallet.may_keep(owner)
         await service.deliveries.ask(wanted)
         return self._listed(service.deliveries, [each.id for each in wanted])
 
@@ -140,6 +144,7 @@ class Transferring:
         mapped = any(each.id == end.collection and each.kind == "mapped" for each in self._collections)
         grant = await service.wallet.https(owner, end.collection, data_access=mapped)
         try:
+            service.doors.fetching(owner, arguments.path)
             await service.doors.let_in(owner, end.collection)
             speaker = GlobusCollections(await service.wallet.token(owner))
             server = await asyncio.to_thread(speaker.https_server, end.collection)
@@ -151,10 +156,10 @@ class Transferring:
         url = f"{server.rstrip('/')}{quote(end.path)}"
         return verbs.ByHttps(url=url, token=grant.access_token, expires_in_s=grant.expires_in_s)
 
-    async def fetched(self, owner: str) -> None:
-        """A caller has a result: an access rule that was made for that is not needed any more."""
-        if self._service is not None and self._service.doors.is_open(owner):
-            await self._service.doors.let_out(owner, partial(self._service.deliveries.is_idle, owner))
+    async def fetched(self, owner: str, paths: Sequence[str]) -> None:
+        """A caller has results: an access rule that was made for that may not be needed any more."""
+        if self._service is not None:
+            await self._service.doors.fetched(owner, paths, partial(self._service.deliveries.is_idle, owner))
 
     def _seen(self, asking: Asking) -> tuple[Service, str]:
         """The caller's own directory. Whoever comes with a new token lets go on what waits for that."""
@@ -268,13 +273,15 @@ def transferring_of(
         return Transferring(site, guard, None)
     mapped = [each.id for each in site.staging.collections if each.kind == "mapped"]
     grants = Grants(rules_of(site), read_secret(secret_file(site)), mapped)
-    wallet = Wallet(grants, Seal(site.state_dir / SEAL_KEY), storage, ask)
-    doors = Doors(site.staging_dir, collections_of(site), grants.own)
+    outside = Outside()
+    wallet = Wallet(grants, Seal(site.state_dir / SEAL_KEY), storage, ask, outside)
+    doors = Doors(site.staging_dir, collections_of(site), grants.own, outside)
     deliveries = Deliveries(
         limits_of(site),
         storage,
         wallet,
         doors,
+        outside,
         carrier=lambda token: GlobusTransfer(token, deadline_s=site.staging.transfer_deadline_s),
         delivered=lambda each: delivered(each.owner, each.name),
     )
@@ -291,4 +298,5 @@ def limits_of(site: Site) -> Limits:
         batch_wait_s=said.transfer_wait_s,
         faults_s=said.transfer_faults_s,
         give_up_s=said.keep_undelivered_s,
+        deadline_s=said.transfer_deadline_s,
     )

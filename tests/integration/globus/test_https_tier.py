@@ -17,6 +17,7 @@ from hpcserve.errors import Conflict, LoginRequired, PermissionDenied, StagedFil
 from hpcserve.testing.globus.records import TRANSFER_ALL
 from hpcserve.wire.admin import AskHttps
 from hpcserve.wire.messages import Staged, StagedTensor
+from tests.integration.globus.delivering import WITHIN_S
 from tests.integration.globus.test_transferring import Stage, staged_service
 from tests.integration.globus.transfers import Transfers
 
@@ -81,6 +82,26 @@ def test_a_result_comes_whole_over_a_line_that_breaks(
     fetching(transfers, tmp_path, scenario, monkeypatch)
 
 
+def test_the_rule_is_there_until_the_last_fetch_has_ended(transfers: Transfers, tmp_path: Path) -> None:
+    async def run() -> None:
+        ada = transfers.setting.person
+        async with staged_service(transfers, tmp_path, https=True) as stage:
+            paths = [result_of(stage, name).path for name in ("a.h5", "b.h5")]
+            for path in paths:
+                await stage.transferring.https(AskHttps(path=path), stage.asking(ada))
+            await stage.transferring.fetched(ada.id, [paths[0]])
+            assert [rule.path for rule in stage.guest.rules.values()] == [f"/{ada.id}/"]
+            await stage.deliver(ada, stage.staged(ada, "c.h5"))  # which takes the rule back when it has arrived
+            async with asyncio.timeout(WITHIN_S):
+                while not (await stage.look(ada))[0].ended_s or not stage.arrived:
+                    await asyncio.sleep(0.02)
+            assert stage.guest.rules
+            await stage.transferring.fetched(ada.id, [paths[1]])
+            assert not stage.guest.rules
+
+    asyncio.run(run())
+
+
 def test_what_cannot_come_so_comes_otherwise_or_says_why(
     transfers: Transfers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +148,19 @@ def test_a_missing_consent_asks_for_a_login(transfers: Transfers, tmp_path: Path
             assert caught.value.detail is not None
             [scope] = caught.value.detail["authorization_parameters"]["required_scopes"]
             assert scope == f"{transfers.setting.scope}[{stage.guest.https_scope}]"
+
+    asyncio.run(run())
+
+
+def test_on_a_mapped_collection_the_consent_leads_to_its_files(transfers: Transfers, tmp_path: Path) -> None:
+    async def run() -> None:
+        ada, mapped = transfers.setting.person, transfers.facility
+        async with staged_service(transfers, tmp_path, https=True, scopes=f"[{TRANSFER_ALL}]", mapped=mapped) as stage:
+            with pytest.raises(LoginRequired) as caught:
+                await stage.transferring.https(AskHttps(path=result_of(stage).path), stage.asking(ada))
+            assert caught.value.detail is not None
+            [scope] = caught.value.detail["authorization_parameters"]["required_scopes"]
+            assert scope == f"{transfers.setting.scope}[{mapped.https_scope}[*{mapped.data_access}]]"
 
     asyncio.run(run())
 
