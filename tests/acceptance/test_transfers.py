@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,7 @@ native_client_id = "{native}"
 
 [staging]
 transfer_wait_s = 0.2
+transfers_per_user = 5
 inline_limit_bytes = 1000
 https_limit_bytes = 500000
 
@@ -54,6 +56,7 @@ administer = {{ allow = ["*"] }}
 """
 GUIDES_LAPTOP = "6c54cade-bde5-45c1-bdea-f4bd71dba2cc"
 """Its id in docs/how-to/get-large-results.md."""
+PATIENCE_S = 60.0
 X = np.random.default_rng(7).random(100_000, np.float32)
 
 
@@ -62,6 +65,7 @@ class Lab:
 
     def __init__(self, globus: Setting, ada: User, facility: Collection, laptop: Collection, x: Path) -> None:
         self.globus, self.ada, self.facility, self.laptop = globus, ada, facility, laptop
+        self.x = x
         self.run = ("run", "echo.echo", "--input", f"x={x}")
         self.call = (*self.run, "--to", f"globus://{laptop.id}/results/")
 
@@ -196,6 +200,70 @@ def test_a_delivery_outlives_its_client_and_the_controller(lab: Lab) -> None:
     lab.laptop.trouble.offline = False
     until(lambda: lab.transfers()[0]["state"] == "succeeded", 90.0)
     assert len(lab.arrived()) == lab.tasks() == 1
+
+
+SCRIPT = """
+import sys, time
+import numpy as np
+from hpcserve import Client
+
+client = Client()
+future = client.submit("echo.echo", np.load(sys.argv[1]), to=sys.argv[2])
+while future.transfer is None or future.transfer.state == "waiting":
+    time.sleep(0.05)
+print("under way", flush=True)
+if sys.argv[3] == "waits":
+    future.result()
+"""
+ASYNC_SCRIPT = """
+import asyncio, sys
+import numpy as np
+from hpcserve import AsyncClient
+
+async def main():
+    async with AsyncClient() as client:
+        future = client.submit("echo.echo", np.load(sys.argv[1]), to=sys.argv[2])
+        while future.transfer is None or future.transfer.state == "waiting":
+            await asyncio.sleep(0.05)
+        print("under way", flush=True)
+        await future
+
+asyncio.run(main())
+"""
+
+
+def ends(lab: Lab, script: str, how: str, code: int) -> str:
+    """What a script says that is interrupted, or ends, while the laptop is away."""
+    words = (sys.executable, "-c", script, str(lab.x), f"globus://{lab.laptop.id}/results/", how)
+    with subprocess.Popen(
+        words, env=lab.ada.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "under way\n"
+            if code:
+                process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=PATIENCE_S)
+        finally:
+            process.kill()
+    assert process.returncode == code, said
+    return said
+
+
+def test_who_is_interrupted_leaves_at_once_and_comes_back_for_the_result(lab: Lab) -> None:
+    lab.laptop.trouble.offline = True
+    with Typist(lab.ada, lab.globus.ca, *lab.call) as typist:
+        typist.logs_in().says("is active").interrupts().ends(130)
+    assert "goes on; see: hpcserve transfers" in typist.seen
+    interrupted = -signal.SIGINT
+    for script, how, code in ((SCRIPT, "waits", interrupted), (SCRIPT, "ends", 0), (ASYNC_SCRIPT, "", interrupted)):
+        said = ends(lab, script, how, code)
+        assert said.endswith("KeyboardInterrupt\n") if code else not said
+        assert "never awaited" not in said
+    lab.laptop.trouble.offline = False
+    lab.ada.ok("transfers", "--watch")
+    assert [each["state"] for each in lab.transfers()] == ["succeeded"] * 4
+    assert len(lab.arrived()) == 4
 
 
 def test_without_a_terminal_the_login_that_is_needed_is_told_and_made_later(lab: Lab) -> None:
