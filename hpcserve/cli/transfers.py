@@ -37,7 +37,7 @@ def command(
         str | None, typer.Option(metavar="ID", help="Have one not arrive; those with it in a task start anew.")
     ] = None,
     everybody: Annotated[bool, typer.Option("--everybody", help="Of all users; for administrators.")] = False,
-    login: Annotated[bool, typer.Option("--login", help="Log in as one needs it that waits for that.")] = False,
+    login: Annotated[bool, typer.Option("--login", help="Log in as it takes to have results brought.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object; with --watch, one a line.")] = False,
 ) -> None:
     """Show the transfers of your results: what has moved, how fast, and what they wait for."""
@@ -117,16 +117,27 @@ def _left(each: TransferView) -> str:
 
 
 def _log_in(ctx: typer.Context, client: Client) -> None:
-    """Once for each login that is waited for, since one may be followed by another."""
+    """As the first transfer needs it that waits for a login; if none does, as results that are yet to come will."""
     from hpcserve.cli.consent import log_in_for
     from hpcserve.cli.terminal import note
+    from hpcserve.client.sending import patiently
     from hpcserve.errors import LoginRequired
+    from hpcserve.wire.admin import AskHttps, ByHttps
 
-    wanted = next((each for each in _ask(client, everybody=False) if each.login is not None), None)
-    if wanted is None:
-        note("no transfer waits for a login")
+    waiting = next((each for each in _ask(client, everybody=False) if each.login is not None), None)
+    if waiting is not None:
+        log_in_for(ctx, LoginRequired(waiting.why, detail=waiting.login))
         return
-    log_in_for(ctx, LoginRequired(wanted.why, detail=wanted.login))
+
+    def look() -> None:
+        patiently(client.call, "https", AskHttps(), ByHttps)
+
+    try:
+        look()
+    except LoginRequired as wanted:
+        with_logins(ctx, wanted, look)
+    else:
+        note("no transfer waits for a login, and yours does for those to come")
 
 
 def with_logins(ctx: typer.Context, wanted: LoginRequired, go_on: Callable[[], T]) -> T:

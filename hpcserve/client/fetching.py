@@ -126,6 +126,8 @@ class Fetching:
         file = StagedFile(path, result.staged, self.delivered)
         try:
             values = file.arrays() if lazy else file.load()
+            if lazy and is_own:  # all of it is here, and was compared: whoever reads it needs the site's no more
+                self.delivered(result.staged.path)
         finally:
             if is_own and not lazy:
                 path.unlink(missing_ok=True)

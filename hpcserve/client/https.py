@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpcserve.client.sending import patiently
 from hpcserve.errors import AuthenticationError, Conflict, TransferFailed
 from hpcserve.wire import messages as wire
 from hpcserve.wire.admin import AskHttps
@@ -43,7 +44,7 @@ class ByHttps:
         tries = TRIES
         while True:
             try:
-                place = self._ask("https", AskHttps(path=staged.path), Place)
+                place = patiently(self._ask, "https", AskHttps(path=staged.path), Place)
             except Conflict:  # this service has no such way, or not for so much
                 return None
             try:

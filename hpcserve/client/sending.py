@@ -239,16 +239,20 @@ def seen_here(end: End) -> Path | None:
     return path if os.access(path, os.R_OK) else None
 
 
-def _asked(ask: Ask, verb: str, arguments: Admin) -> TransferView:
-    """Asks again while the daemon is away: both calls may be made twice."""
+def patiently(ask: Ask, verb: str, arguments: Admin, answer: type[T]) -> T:
+    """Asks again while the daemon, or Globus, is away: for calls that may be made twice."""
     until = time.monotonic() + AWAY_S
     while True:
         try:
-            return ask(verb, arguments, TransferList).transfers[0]
+            return ask(verb, arguments, answer)
         except AWAY:
             if time.monotonic() > until:
                 raise
         time.sleep(LONGEST_LOOK_S)
+
+
+def _asked(ask: Ask, verb: str, arguments: Admin) -> TransferView:
+    return patiently(ask, verb, arguments, TransferList).transfers[0]
 
 
 def _arrived(transfer: Transfer) -> Transfer:

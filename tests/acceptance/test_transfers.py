@@ -326,6 +326,21 @@ def test_a_large_result_comes_by_the_nearest_way_that_there_is(lab: Lab) -> None
     assert lab.tasks() == 1
 
 
+def test_who_has_no_terminal_consents_at_another_and_fetches(lab: Lab) -> None:
+    lab.ada.ok("service", "add", "afar", lab.from_afar())
+    output = lab.ada.home / "y.h5"
+    call = ("--service", "afar", *lab.run, "--reply", "staged", "--output", output)
+    assert "log in: hpcserve transfers --login" in lab.ada.fails(4, *call)
+    with Typist(lab.ada, lab.globus.ca, "--service", "afar", "transfers", "--login") as typist:
+        typist.logs_in().logs_in().ends()
+    lab.ada.ok(*call)
+    with h5py.File(output) as file:
+        assert np.array_equal(file["x"][()], X)
+    with Typist(lab.ada, lab.globus.ca, "--service", "afar", "transfers", "--login") as typist:
+        typist.ends()
+    assert "yours does for those to come" in typist.seen
+
+
 def test_an_async_client_has_somebody_asked_to_log_in(lab: Lab) -> None:
     async def call() -> None:
         page = Person(lab.globus.ca)
