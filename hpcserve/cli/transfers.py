@@ -36,6 +36,9 @@ def command(
     cancel: Annotated[
         str | None, typer.Option(metavar="ID", help="Have one not arrive; those with it in a task start anew.")
     ] = None,
+    again: Annotated[
+        str | None, typer.Option(metavar="ID", help="Bring one that has failed, or was cancelled, once more.")
+    ] = None,
     everybody: Annotated[bool, typer.Option("--everybody", help="Of all users; for administrators.")] = False,
     login: Annotated[bool, typer.Option("--login", help="Log in as it takes to have results brought.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object; with --watch, one a line.")] = False,
@@ -48,6 +51,11 @@ def command(
             done = client.call("cancel-transfer", CancelTransfer(id=cancel), TransferList)
             typer.echo(f"transfer {cancel}: {done.transfers[0].state}")
             return
+        if again is not None:
+            state = _again(client, again)
+            if not watch:
+                typer.echo(f"transfer {again}: {state}")
+                return
         if login:
             _log_in(ctx, client)
         while True:
@@ -62,6 +70,17 @@ def _ask(client: Client, *, everybody: bool) -> tuple[TransferView, ...]:
     from hpcserve.wire.admin import AskTransfers, TransferList
 
     return client.call("transfers", AskTransfers(everybody=everybody), TransferList).transfers
+
+
+def _again(client: Client, id: str) -> str:
+    """Has a file go once more to where it was to go; its state then."""
+    from hpcserve.wire.admin import AskTransfers, Deliver, TransferList
+
+    [before] = client.call("transfers", AskTransfers(ids=(id,)), TransferList).transfers
+    if before.state not in ENDED or before.state == "succeeded":
+        return before.state
+    asked = Deliver(paths=(before.path,), to=before.to)
+    return client.call("deliver", asked, TransferList).transfers[0].state
 
 
 def _show(found: Sequence[TransferView], *, json: bool, lines: bool) -> None:

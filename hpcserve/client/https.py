@@ -1,4 +1,4 @@
-"""Staged results that are fetched by HTTPS from a collection of the site, into files that go when this process ends."""
+"""Staged results that are fetched by HTTPS from a collection of the site, into files that go when nobody has them."""
 
 from __future__ import annotations
 

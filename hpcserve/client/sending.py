@@ -261,5 +261,5 @@ def _arrived(transfer: Transfer) -> Transfer:
     error: type[HpcserveError] = Cancelled if transfer.state == "cancelled" else TransferFailed
     raise error(
         f"transfer {transfer.id} to {transfer.to} has {transfer.state}: {transfer.why}; the result is still on the "
-        "site for a time"
+        f"site for a time; once more: hpcserve transfers --again {transfer.id}"
     )

@@ -260,6 +260,10 @@ def test_who_is_interrupted_leaves_at_once_and_comes_back_for_the_result(lab: La
         said = ends(lab, script, how, code)
         assert said.endswith("KeyboardInterrupt\n") if code else not said
         assert "never awaited" not in said
+    id = str(lab.transfers()[0]["id"])
+    lab.ada.ok("transfers", "--cancel", id)
+    until(lambda: lab.transfers()[0]["state"] == "cancelled", PATIENCE_S)
+    assert lab.ada.ok("transfers", "--again", id).startswith(f"transfer {id}: ")
     lab.laptop.trouble.offline = False
     lab.ada.ok("transfers", "--watch")
     assert [each["state"] for each in lab.transfers()] == ["succeeded"] * 4
@@ -336,6 +340,9 @@ def test_who_has_no_terminal_consents_at_another_and_fetches(lab: Lab) -> None:
     lab.ada.ok(*call)
     with h5py.File(output) as file:
         assert np.array_equal(file["x"][()], X)
+    shown = lab.ada.run(*call[:-2])
+    assert json.loads(shown.stdout) == {"staged": None, "outputs": {"x": "float32[100000]"}}
+    assert b"--output FILE.h5" in shown.stderr
     with Typist(lab.ada, lab.globus.ca, "--service", "afar", "transfers", "--login") as typist:
         typist.ends()
     assert "yours does for those to come" in typist.seen

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from threading import Thread
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import h5py
 import numpy as np
@@ -16,7 +19,9 @@ from hpcserve.client import sending
 from hpcserve.client.fetching import Fetching
 from hpcserve.client.https import ByHttps
 from hpcserve.errors import Conflict, LoginRequired, PermissionDenied, StagedFileGone, TransferFailed
+from hpcserve.staging.https import download
 from hpcserve.testing.globus.records import TRANSFER_ALL
+from hpcserve.testing.globus.tls import make_certificates, server_context
 from hpcserve.types import Counter, SessionId
 from hpcserve.wire.admin import AskHttps
 from hpcserve.wire.messages import Result, Staged, StagedTensor
@@ -137,7 +142,13 @@ def test_what_has_come_is_told_of_also_where_it_is_left_in_its_file(
         client.ask, client.delivered = ask, told.append
         outputs = client.outputs(Result(SessionId(b"s"), Counter(1), staged=staged), lazy=True)
         assert told == [staged.path]
-        assert np.array_equal(outputs["y"][5:9], X[5:9])
+        assert outputs.staged is not None
+        path, array = outputs.staged.path, outputs["y"]
+        del outputs
+        assert np.array_equal(array[5:9], X[5:9])
+        del array
+        gc.collect()
+        assert not path.exists(), "nobody has it any more"
 
     asking(transfers, tmp_path, scenario, monkeypatch)
 
@@ -209,3 +220,30 @@ def test_a_collection_without_it_is_no_way(transfers: Transfers, tmp_path: Path)
                 )
 
     asyncio.run(run())
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    """Leads whoever comes to another path, and notes with which token who comes there."""
+
+    seen: ClassVar[list[tuple[str, str | None]]] = []
+
+    def do_GET(self) -> None:
+        self.seen.append((self.path, self.headers["Authorization"]))
+        self.send_response(302)
+        self.send_header("Location", "/elsewhere")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+def test_a_token_goes_nowhere_that_its_server_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(make_certificates(tmp_path)))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        server.socket = server_context(tmp_path).wrap_socket(server.socket, server_side=True)
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(TransferFailed, match="HTTP 302"):
+            download(f"https://localhost:{server.server_port}/r.h5", "secret", tmp_path / "r.h5", 100)
+        server.shutdown()
+    assert Elsewhere.seen == [("/r.h5", "Bearer secret")]
