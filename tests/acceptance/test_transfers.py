@@ -95,6 +95,13 @@ class Lab:
         """The files on the laptop."""
         return sorted((self.laptop.root / "results").glob("*.h5"))
 
+    def kept_logins(self) -> int:
+        """How many refresh tokens of hers the service has that are good."""
+        service = self.globus.service.id
+        return sum(
+            each.refresh and each.active and each.client_id == service for each in self.globus.world.tokens.values()
+        )
+
     def tasks(self) -> int:
         """How many transfer tasks Globus has seen of her."""
         return len(self.globus.globus.transfer.queue.of(self.globus.person.id))
@@ -187,12 +194,13 @@ def test_a_result_reaches_the_laptop_after_the_consents_that_it_needs(lab: Lab) 
 
 def test_a_delivery_outlives_its_client_and_the_controller(lab: Lab) -> None:
     lab.laptop.trouble.offline = True
-    with Typist(lab.ada, lab.globus.ca, *lab.call) as typist:
+    with Typist(lab.ada, lab.globus.ca, *lab.call, "--keep-login") as typist:
         typist.logs_in()
         until(lambda: any(each["task"] for each in lab.transfers()), 90.0)
         typist.process.send_signal(signal.SIGKILL)
         typist.process.wait()
     until(lambda: "GC_NOT_CONNECTED" in str(lab.transfers()[0]["why"]), 90.0)
+    assert lab.kept_logins() == 1
     before = lab.ada.status()["processes"]["controller"]
     os.kill(before, signal.SIGKILL)
     until(lambda: lab.ada.run("status", "--json").returncode == 0, 90.0)
@@ -200,6 +208,7 @@ def test_a_delivery_outlives_its_client_and_the_controller(lab: Lab) -> None:
     lab.laptop.trouble.offline = False
     until(lambda: lab.transfers()[0]["state"] == "succeeded", 90.0)
     assert len(lab.arrived()) == lab.tasks() == 1
+    until(lambda: lab.kept_logins() == 0, PATIENCE_S)
 
 
 SCRIPT = """
