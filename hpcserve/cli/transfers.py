@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 WATCH_S = 1.0
+AWAY_S = 30.0
+"""So long it is asked again whether a login is missing, while Globus does not say."""
 MOST_LOGINS = 5
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -149,7 +151,7 @@ def _log_in(ctx: typer.Context, client: Client) -> None:
         return
 
     def look() -> None:
-        patiently(client.call, "https", AskHttps(), ByHttps)
+        patiently(client.call, "https", AskHttps(), ByHttps, for_s=AWAY_S)
 
     try:
         look()

@@ -17,6 +17,8 @@ from hpcserve.wire.admin import ByHttps as Place
 if TYPE_CHECKING:
     from hpcserve.client.sending import Ask
 
+AWAY_S = 120.0
+"""A Globus that is busy answers again by then; others' results wait as long."""
 TRIES = 2
 """What came otherwise than it was sent is fetched once more, and so is what a token did not do for any more."""
 
@@ -44,7 +46,7 @@ class ByHttps:
         tries = TRIES
         while True:
             try:
-                place = patiently(self._ask, "https", AskHttps(path=staged.path), Place)
+                place = patiently(self._ask, "https", AskHttps(path=staged.path), Place, for_s=AWAY_S)
             except Conflict:  # this service has no such way, or not for so much
                 return None
             try:

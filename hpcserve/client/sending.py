@@ -239,9 +239,9 @@ def seen_here(end: End) -> Path | None:
     return path if os.access(path, os.R_OK) else None
 
 
-def patiently(ask: Ask, verb: str, arguments: Admin, answer: type[T]) -> T:
-    """Asks again while the daemon, or Globus, is away: for calls that may be made twice."""
-    until = time.monotonic() + AWAY_S
+def patiently(ask: Ask, verb: str, arguments: Admin, answer: type[T], *, for_s: float) -> T:
+    """Asks again while the daemon, or Globus, is away, for so many seconds: for calls that may be made twice."""
+    until = time.monotonic() + for_s
     while True:
         try:
             return ask(verb, arguments, answer)
@@ -252,7 +252,7 @@ def patiently(ask: Ask, verb: str, arguments: Admin, answer: type[T]) -> T:
 
 
 def _asked(ask: Ask, verb: str, arguments: Admin) -> TransferView:
-    return patiently(ask, verb, arguments, TransferList).transfers[0]
+    return patiently(ask, verb, arguments, TransferList, for_s=AWAY_S).transfers[0]
 
 
 def _arrived(transfer: Transfer) -> Transfer:

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
-from hpcserve.client import sending
+from hpcserve.client import https, sending
 from hpcserve.client.fetching import Fetching
 from hpcserve.client.https import ByHttps
 from hpcserve.errors import Conflict, LoginRequired, PermissionDenied, StagedFileGone, TransferFailed
@@ -129,7 +129,7 @@ def test_a_token_of_the_service_s_that_has_ended_is_replaced(
         setting.globus.faults.add("GET /v0.10/endpoint/", 403, times=1)
         assert fetch() is None, "no HTTPS, and nothing that would be better later"
 
-    monkeypatch.setattr(sending, "AWAY_S", 5.0)
+    monkeypatch.setattr(https, "AWAY_S", 5.0)
     fetching(transfers, tmp_path, scenario, monkeypatch)
 
 
