@@ -10,7 +10,7 @@ import typer
 from hpcserve.cli.exits import FAILED, OK, USAGE
 
 if TYPE_CHECKING:
-    from hpcserve.cluster.site_findings import Finding
+    from hpcserve.cluster.finding import Finding
     from hpcserve.config import Site
 
 SITE_FILE, STATE_DIR, SHARED_DIR = "site file", "state_dir", "shared_dir"
@@ -27,7 +27,7 @@ def tell(finding: Finding) -> int:
 def site_file(name: str | None, site: Site) -> Finding:
     """Whether it is whole."""
     from hpcserve import config
-    from hpcserve.cluster.site_findings import Finding
+    from hpcserve.cluster.finding import Finding
     from hpcserve.errors import ConfigError
 
     try:
@@ -43,7 +43,7 @@ def places(site: Site) -> Iterator[Finding]:
 
     from hpcserve import config
     from hpcserve.cluster import site_host
-    from hpcserve.cluster.site_findings import Finding
+    from hpcserve.cluster.finding import Finding
     from hpcserve.daemon import health, preparation
     from hpcserve.errors import HpcserveError
 
@@ -66,8 +66,8 @@ async def queue(site: Site) -> Finding:
     import time
 
     from hpcserve.auth.private import private_directory
+    from hpcserve.cluster.finding import Finding
     from hpcserve.cluster.plugins import open_scheduler
-    from hpcserve.cluster.site_findings import Finding
     from hpcserve.cluster.site_pilot import TAG
     from hpcserve.errors import HpcserveError
 

@@ -19,7 +19,7 @@ def log_in_for(ctx: typer.Context, wanted: LoginRequired) -> None:
     from hpcserve.client.arrival import Arrival
 
     asks = terminal()
-    if asks is None or wanted.detail is None:
+    if asks is None or not wanted.detail:
         raise wanted
     with Arrival(options(ctx).service) as arrival:
         arrival.try_kept()

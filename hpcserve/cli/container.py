@@ -55,7 +55,7 @@ def _check(
     """Run IMAGE on this host, and say whether servables can run in it: its Python, its packages, its libraries."""
     from hpcserve import config
     from hpcserve.cli import checks
-    from hpcserve.cluster.site_findings import Finding
+    from hpcserve.cluster.finding import Finding
     from hpcserve.daemon.images import findings
     from hpcserve.errors import HpcserveError
 

@@ -18,9 +18,9 @@ from hpcserve.cli.up import SITE
 
 if TYPE_CHECKING:
     from hpcserve.cluster.diagnosis import View
+    from hpcserve.cluster.finding import Finding
     from hpcserve.cluster.probe import Report
     from hpcserve.cluster.seam import JobId
-    from hpcserve.cluster.site_findings import Finding
     from hpcserve.cluster.site_pilot import Look
     from hpcserve.config import Site
     from hpcserve.wire.admin import PilotView, Status
@@ -88,7 +88,7 @@ def _findings(name: str | None, site: Site, pilot_timeout_s: float | None) -> It
 def _of_the_job(site: Site) -> Finding:
     """What became of the job that the daemon runs in."""
     from hpcserve.cli import placed
-    from hpcserve.cluster.site_findings import Finding
+    from hpcserve.cluster.finding import Finding
     from hpcserve.errors import HpcserveError
 
     try:
@@ -107,7 +107,7 @@ def _asked(site: Site) -> tuple[Status | None, Finding]:
     from hpcserve.client import Client
     from hpcserve.client.engine import ASK_DOCTOR
     from hpcserve.client.services import Service
-    from hpcserve.cluster.site_findings import Finding
+    from hpcserve.cluster.finding import Finding
     from hpcserve.errors import HpcserveError
     from hpcserve.wire.admin import AskStatus, Status
     from hpcserve.wire.record import RECORD_NAME
@@ -130,7 +130,7 @@ def _is_silent(pilot: PilotView) -> bool:
 
 def _silent(site: Site, pilot: PilotView, *, looked_into: bool = False) -> Finding:
     """Of a pilot whose job runs, and whose agent has not been heard of."""
-    from hpcserve.cluster.site_findings import Finding
+    from hpcserve.cluster.finding import Finding
 
     told = f"job {pilot.job} runs on {pilot.host}, and its agent is not connected"
     said = _last_words(site, pilot.pilot)
@@ -157,8 +157,8 @@ def _of_the_pilots(
     import asyncio
 
     from hpcserve.cluster.diagnosis import WAY_BACK, diagnose
+    from hpcserve.cluster.finding import Finding
     from hpcserve.cluster.lookout import Lookout
-    from hpcserve.cluster.site_findings import Finding
     from hpcserve.cluster.site_pilot import Look
     from hpcserve.daemon.record import record_path
 
@@ -178,7 +178,8 @@ def _of_the_pilots(
 
 async def _beside(site: Site, silent: Iterable[str], look: Look) -> Report | Finding:
     """A look from the node of a pilot that runs, of a silent one if there is any; or why there is none."""
-    from hpcserve.cluster.site_findings import Finding
+    from hpcserve.cluster.finding import Finding
+    from hpcserve.cluster.site_questions import steps_in_jobs
     from hpcserve.cluster.site_step import look_beside
     from hpcserve.errors import HpcserveError
 
@@ -186,7 +187,7 @@ async def _beside(site: Site, silent: Iterable[str], look: Look) -> Report | Fin
         running = await _running(site)
     except HpcserveError as error:
         return Finding("pilots", "failed", str(error))
-    if site.scheduler.kind != "slurm" or not running:
+    if not steps_in_jobs(site) or not running:
         return Finding("pilots", "skipped", "none runs whose job could be used, so a job of one minute looks")
     chosen = next((each for each in silent if each in running), next(iter(running)))
     job, node = running[chosen]

@@ -12,7 +12,7 @@ from hpcserve.cli.exits import OK
 from hpcserve.cli.options import seconds
 
 if TYPE_CHECKING:
-    from hpcserve.cluster.site_findings import Finding
+    from hpcserve.cluster.finding import Finding
     from hpcserve.cluster.site_host import Doors
     from hpcserve.config import Site
 
@@ -133,22 +133,22 @@ def _of_ports(site: Site, doors: Doors) -> Iterator[Finding]:
 
 async def _of_the_scheduler(site: Site) -> AsyncIterator[Finding]:
     from hpcserve.auth.private import private_directory
+    from hpcserve.cluster.finding import Finding
     from hpcserve.cluster.plugins import open_scheduler
-    from hpcserve.cluster.site_findings import Finding
-    from hpcserve.cluster.site_slurm import questions
+    from hpcserve.cluster.script import has_script
+    from hpcserve.cluster.site_questions import questions
     from hpcserve.errors import HpcserveError
 
     try:
         private_directory(site.state_dir)  # a scheduler may keep files in it
         await open_scheduler(site).close()  # it may be of a kind that is not installed
-        script = _script(site) if site.scheduler.kind == "slurm" else ""
+        script = _script(site) if has_script(site) else ""
     except HpcserveError as error:
         yield Finding("scheduler", "failed", str(error))
         return
     yield Finding("scheduler", "ok", site.scheduler.kind)
-    if script:
-        async for finding in questions(site, script, _user()):
-            yield finding
+    async for finding in questions(site, script, _user()):
+        yield finding
     yield await checks.queue(site)
 
 
@@ -156,8 +156,8 @@ async def _of_a_pilot(
     site: Site, doors: Doors | None, timeout_s: float | None, *, hopeless: bool
 ) -> AsyncIterator[Finding]:
     """What a job sees: whether it reaches the doors, or where there are none if a daemon could run on its node."""
+    from hpcserve.cluster.finding import Finding
     from hpcserve.cluster.plugins import open_scheduler
-    from hpcserve.cluster.site_findings import Finding
     from hpcserve.cluster.site_pilot import Look, houses, modest, reaches, try_pilot
 
     if timeout_s is None:
@@ -178,7 +178,7 @@ async def _of_a_pilot(
 
 def _script(site: Site) -> str:
     from hpcserve.cluster.script import job_script
-    from hpcserve.cluster.slurm import job_name
+    from hpcserve.cluster.seam import job_name
     from hpcserve.daemon.controller.job import pilot_job
     from hpcserve.types import PilotId
     from hpcserve.wire.record import RECORD_NAME

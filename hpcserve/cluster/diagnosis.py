@@ -9,9 +9,9 @@ import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from hpcserve.cluster.finding import Finding
 from hpcserve.cluster.probe import Report
 from hpcserve.cluster.reach import Obstacle, split
-from hpcserve.cluster.site_findings import Finding
 
 WAY_BACK = "way back"
 

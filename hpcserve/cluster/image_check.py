@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from hpcserve.cluster.site_findings import Finding
+from hpcserve.cluster.finding import Finding
 
 # For any Python that an image may have. MPI_Get_library_version may be called before MPI_Init (MPI 3.1, §8.1.1); so may
 # the functions of CUDA and HIP that tell a version, and that of CUDA which looks for a driver. HIP has none: only

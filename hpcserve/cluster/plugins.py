@@ -6,6 +6,7 @@ What only one of them needs is imported with it. An agent opens a launcher alone
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -59,7 +60,24 @@ def _slurm(site: Site) -> Scheduler:
     )
 
 
-_SCHEDULERS: dict[str, Callable[[Site], Scheduler]] = {"local": _local, "slurm": _slurm}
+def _pbs(site: Site) -> Scheduler:
+    from hpcserve.cluster.pbs import PbsScheduler
+    from hpcserve.cluster.pbs_commands import PbsCommands
+    from hpcserve.cluster.runner import Runner
+    from hpcserve.cluster.script import command_environment, job_script
+
+    runner = Runner(timeout_s=site.scheduler.timeout_s, environment=command_environment(os.environ))
+    user = pwd.getpwuid(os.getuid()).pw_name
+    return PbsScheduler(
+        PbsCommands(runner, user=user),
+        user=user,
+        render=partial(job_script, site),
+        poll_s=site.scheduler.poll_s,
+        poll_max_s=site.scheduler.poll_max_s,
+    )
+
+
+_SCHEDULERS: dict[str, Callable[[Site], Scheduler]] = {"local": _local, "slurm": _slurm, "pbs": _pbs}
 _LAUNCHERS: dict[str, Callable[[MpiRules], Launcher]] = {
     "process": ProcessLauncher,
     "srun": SrunLauncher,

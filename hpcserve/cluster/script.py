@@ -12,12 +12,13 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, TemplateError, TemplateSyntaxError
 
+from hpcserve.cluster import pbs_options, slurm_options
 from hpcserve.cluster.seam import PilotJob
 from hpcserve.config import Site, expanded, home
 from hpcserve.errors import ConfigError
@@ -25,13 +26,16 @@ from hpcserve.errors import ConfigError
 SETUP_FAILED = 78
 """The exit code of a job whose ``pilots.setup`` failed. Source: EX_CONFIG, sysexits.h(3head)."""
 
-_LONGEST_WARNING_S = 65535
-"""Source: sbatch(1), ``--signal``."""
-
 _COME_ALONG = re.compile(
     # Who and where, the language, where programs and libraries are found, and what environment modules set.
     r"HOME|LOGNAME|USER|SHELL|LANG|LANGUAGE|LC_\w+|TZ|PATH|LD_LIBRARY_PATH|PYTHONPATH|SLURM_CONF"
     r"|MODULE\w*|LOADEDMODULES|_LMFILES_|LMOD_\w+|_ModuleTable\w*|CRAY\w*|PE_\w+"
+)
+
+
+# The user's token of Slurm; where PBS is. Source: sbatch(1); pbs_environment(7B) and pbs.conf(8B) of OpenPBS.
+_OF_COMMANDS = frozenset(
+    {"SLURM_JWT", "PBS_SERVER", "PBS_DEFAULT", "PBS_PRIMARY", "PBS_SECONDARY", "PBS_CONF_FILE", "PBS_EXEC"}
 )
 
 
@@ -46,28 +50,51 @@ def job_script(site: Site, job: PilotJob, name: str) -> str:
     Raises:
         ConfigError: A value cannot stand in a script, or the site's own template is missing or wrong.
     """
+    own = _OWN.get(site.scheduler.kind)
     known = {
-        "options": list(_options(site, job, name)),
-        "begins": begins("${SLURM_RESTART_COUNT:-0}"),
+        **({} if own is None else own(site, job, name)),
         "setup": site.pilots.setup,
         "setup_failed": SETUP_FAILED,
         "command": shlex.join(job.argv),
         "nodes": job.nodes or site.pilots.nodes,
-        "warn_s": warning_s(site, job),
         "name": name,
         "site_name": site.name,
     }
     return _rendered(site, known)
 
 
+def _of_slurm(site: Site, job: PilotJob, name: str) -> dict[str, object]:
+    return {
+        "options": list(slurm_options.options(site, job, name)),
+        "begins": begins("${SLURM_RESTART_COUNT:-0}"),
+        "warn_s": slurm_options.warning_s(site, job),
+    }
+
+
+def _of_pbs(site: Site, job: PilotJob, name: str) -> dict[str, object]:
+    return {
+        "options": list(pbs_options.options(site, job, name)),
+        "begins": begins("$run"),
+        "any_run": begins("[0-9]*"),
+        "directory": str(job.directory),
+        "log": str(job.log),
+        "walltime_s": math.ceil(job.walltime_s),
+        "warn_s": math.ceil(min(site.pilots.warn_s, job.walltime_s / 2)),
+    }
+
+
+_OWN: dict[str, Callable[[Site, PilotJob, str], dict[str, object]]] = {"slurm": _of_slurm, "pbs": _of_pbs}
+"""What the template of a scheduler knows beside what all do."""
+
+
+def has_script(site: Site) -> bool:
+    """Whether its jobs are scripts: those of a scheduler that another package brings along are its own."""
+    return site.scheduler.kind in _OWN
+
+
 def begins(run: int | str) -> str:
     """The first line that a run of a job prints; the first run is 0. A job that is requeued goes on in the same log."""
     return f"hpcserve: run {run} begins"
-
-
-def warning_s(site: Site, job: PilotJob) -> int:
-    """So long before the job's end Slurm warns it: ``pilots.warn_s``, and no more than half of the walltime."""
-    return max(1, math.ceil(min(site.pilots.warn_s, job.walltime_s / 2, _LONGEST_WARNING_S)))
 
 
 def job_environment(inherited: Mapping[str, str]) -> dict[str, str]:
@@ -76,66 +103,12 @@ def job_environment(inherited: Mapping[str, str]) -> dict[str, str]:
 
 
 def command_environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    """What Slurm's commands get: what may come along with a job, and the user's token, where one lets the user in.
+    """What a scheduler's commands get: what may come along with a job, where PBS is, and the user's token of Slurm.
 
     sbatch hands every ``SLURM_*`` on, whatever ``--export`` says; the shipped script drops the token before all else.
     """
-    tokens = {name: value for name, value in inherited.items() if name == "SLURM_JWT"}
-    return job_environment(inherited) | tokens
-
-
-def _options(site: Site, job: PilotJob, name: str) -> Iterator[str]:
-    """Slurm's options, those of the site's ``directives`` last: a later one overrules. Source: sbatch(1)."""
-    pilots = site.pilots
-    asked: dict[str, str | int] = {
-        "job-name": name,
-        "comment": name,
-        "nodes": job.nodes or pilots.nodes,
-        "ntasks-per-node": 1,
-        "account": pilots.account,
-        "partition": pilots.partition,
-        "qos": pilots.qos,
-        "constraint": pilots.constraint,
-        "reservation": pilots.reservation,
-        "gpus-per-node": pilots.gpus_per_node,
-        "cpus-per-task": pilots.cpus_per_node,
-        "mem": f"{pilots.memory_per_node_mib}M" if pilots.memory_per_node_mib else "",
-        "time": walltime(job.walltime_s),
-        "signal": f"B:USR1@{warning_s(site, job)}",
-        "chdir": str(job.directory),
-        # A % begins a pattern of Slurm's, such as %j.
-        "output": str(job.log).replace("%", "%%"),
-        "open-mode": "append",
-    }
-    for option, value in asked.items():
-        if value:
-            yield f"--{option}={_one_line(str(value), option)}"
-    if pilots.exclusive:
-        yield "--exclusive"
-    yield "--requeue" if pilots.requeue else "--no-requeue"
-    if (job.nodes or pilots.nodes) > 1:
-        yield "--no-kill"  # the other nodes go on when one is lost
-    for directive in pilots.directives:
-        yield _directive(directive)
-
-
-def walltime(seconds: float) -> str:
-    """``D-HH:MM:SS``, rounded up to whole seconds; Slurm rounds up to minutes."""
-    minutes, second = divmod(math.ceil(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours // 24}-{hours % 24:02}:{minute:02}:{second:02}"
-
-
-def _one_line(value: str, option: str) -> str:
-    if not value.isprintable():
-        raise ConfigError(f"--{option} of the job script: expected printable text on one line, got {value!r}")
-    return shlex.quote(value)
-
-
-def _directive(line: str) -> str:
-    if not line.startswith("-") or not line.isprintable():
-        raise ConfigError(f"pilots.directives: expected one option on one line, such as '--gres=gpu:2', got {line!r}")
-    return line
+    own = {name: value for name, value in inherited.items() if name in _OF_COMMANDS}
+    return job_environment(inherited) | own
 
 
 def _rendered(site: Site, known: Mapping[str, object]) -> str:

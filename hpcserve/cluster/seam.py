@@ -27,11 +27,18 @@ JobEnd = Literal[
 """How a job ended, in one word; ``?``: nobody knows. ``never started``: it left the queue without having run."""
 
 
+OUR_JOBS = "hpcserve-"
+"""So the names of all our jobs begin."""
+OWN_LOG = ".scheduler"
+"""What stands behind the name of a job's log where the scheduler itself writes; see :func:`own_log`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PilotJob:
     """One pilot job to submit. Its output goes to the file ``log``; it starts in ``directory``.
 
-    ``nodes``: None for as many as the site says.
+    ``nodes``: None for as many as the site says. ``single``: it does not begin while another of its name runs.
+    ``after``: nor before these have ended, however they do.
 
     What else a job asks for (partition, account, …) is the site's, and the same for all its pilots. ``tag``
     names the service among all those of the user; a job is found again by it and by ``pilot``.
@@ -44,6 +51,21 @@ class PilotJob:
     log: Path
     walltime_s: float
     nodes: int | None = None
+    single: bool = False
+    after: tuple[JobId, ...] = ()
+
+
+def job_name(tag: str, pilot: PilotId) -> str:
+    """What a pilot's job is called in a batch scheduler, by which it is found again.
+
+    Letters, digits, ``-`` and ``_``, which all of them take.
+    """
+    return f"{OUR_JOBS}{tag}-{pilot}"
+
+
+def own_log(log: Path) -> Path:
+    """Where a scheduler that does not write to a job's log says what it has to say of it, often when it has ended."""
+    return log.with_name(f"{log.name}{OWN_LOG}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

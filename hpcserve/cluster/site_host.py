@@ -14,7 +14,7 @@ from typing import Any
 import zmq
 
 from hpcserve.cluster import interfaces
-from hpcserve.cluster.site_findings import Finding
+from hpcserve.cluster.finding import Finding
 from hpcserve.config import MIB, Mpi, Site
 from hpcserve.errors import ConfigError
 

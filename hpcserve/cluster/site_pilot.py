@@ -16,12 +16,12 @@ import msgspec
 
 from hpcserve import __version__
 from hpcserve.cluster.evidence import no_python
+from hpcserve.cluster.finding import Finding
 from hpcserve.cluster.one_job import OneJob
 from hpcserve.cluster.probe import Report
-from hpcserve.cluster.seam import JobState, PilotJob, Scheduler
-from hpcserve.cluster.site_findings import Finding
+from hpcserve.cluster.seam import JobState, PilotJob, Scheduler, own_log
 from hpcserve.cluster.site_host import is_loopback
-from hpcserve.config import Site
+from hpcserve.config import Site, own_queues
 from hpcserve.errors import HpcserveError, SchedulerError
 from hpcserve.types import PilotId
 
@@ -58,8 +58,14 @@ class Look:
 
 
 def modest(site: Site) -> Site:
-    """The site with pilots as small as may be, for one job that nobody waits for long."""
-    shape = {"nodes": 1, "min_nodes": 0, "walltime_s": WALLTIME_S, "min_walltime_s": 0.0}
+    """The site with pilots as small as its queue allows, for one job that nobody waits for long."""
+    queues = own_queues(site)
+    shape = {
+        "nodes": max([1, *(queue.min_nodes for queue in queues)]),
+        "min_nodes": 0,
+        "walltime_s": max([WALLTIME_S, *(queue.min_walltime_s for queue in queues)]),
+        "min_walltime_s": 0.0,
+    }
     pilots = msgspec.structs.replace(site.pilots, **shape, requeue=False)
     return msgspec.structs.replace(site, pilots=pilots)
 
@@ -120,7 +126,7 @@ def _job(site: Site, pilot: PilotId, directory: Path, look: Look) -> PilotJob:
         argv=look.argv(site, report_of(directory)),
         directory=directory,
         log=_log(directory),
-        walltime_s=WALLTIME_S,
+        walltime_s=site.pilots.walltime_s,
     )
 
 
@@ -223,8 +229,14 @@ def late(state: JobState, timeout_s: float) -> str:
 
 
 def _tail(directory: Path) -> str:
+    """What the job said at last, and the scheduler where it does not write to the same file."""
+    log = _log(directory)
+    lines = [line for path in (log, own_log(log)) for line in _lines(path)[-_LOG_LINES:]]
+    return " | ".join(lines)
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        lines = _log(directory).read_text(errors="replace").splitlines()
+        return path.read_text(errors="replace").splitlines()
     except FileNotFoundError:
-        return ""
-    return " | ".join(lines[-_LOG_LINES:])
+        return []

@@ -25,16 +25,15 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 
 from hpcserve.cluster import slurm_reasons, slurm_states
+from hpcserve.cluster.job_watch import GONE_AFTER, Watch
 from hpcserve.cluster.patience import Patience
-from hpcserve.cluster.seam import JobEnd, JobId, JobState, PilotJob
+from hpcserve.cluster.seam import JobEnd, JobId, JobState, PilotJob, job_name
 from hpcserve.cluster.slurm_jobs import NoAccounting, SlurmJob, Transport
-from hpcserve.cluster.slurm_watch import GONE_AFTER, Watch
 from hpcserve.errors import SchedulerError
 from hpcserve.types import PilotId
 
 _log = logging.getLogger(__name__)
 
-_NAME = "hpcserve-"
 # A state's exit code tells of the job's own script only where the script itself ended the job.
 _ENDS_OF_ITS_OWN = frozenset({"completed", "failed", "out of memory"})
 
@@ -190,11 +189,6 @@ class SlurmScheduler:
 
     def _lost(self, name: JobId, end: JobEnd, cause: str, *, host: str) -> JobState:
         return JobState(phase="ended", end=end, cause=cause, host=host, restarts=self._watch[name].restarts)
-
-
-def job_name(tag: str, pilot: PilotId) -> str:
-    """The name of a pilot's job in Slurm."""
-    return f"{_NAME}{tag}-{pilot}"
 
 
 def former_end(runs: Collection[SlurmJob], restarts: int) -> JobEnd | None:

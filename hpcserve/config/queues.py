@@ -54,10 +54,12 @@ def _pilots_beyond(pilots: Pilots, name: str, queue: Queue) -> Iterator[Beyond]:
         value, limit = getattr(pilots, field), getattr(queue, limited_by)
         if limit and value > limit:
             yield f"pilots.{field}", name, limited_by, f"expected ≤ {limit:g}, got {value:g}"
-    for field in ("nodes", "min_nodes"):
-        nodes = getattr(pilots, field)
-        if nodes < queue.min_nodes and (nodes or field == "nodes"):
-            yield f"pilots.{field}", name, "min_nodes", f"expected ≥ {queue.min_nodes}, got {nodes}"
+    for field, limited_by in (("nodes", "min_nodes"), ("walltime_s", "min_walltime_s")):
+        limit = getattr(queue, limited_by)
+        for each in (field, limited_by):  # pilots may have a least one too, and 0 is none
+            value = getattr(pilots, each)
+            if value < limit and (value or each == field):
+                yield f"pilots.{each}", name, limited_by, f"expected ≥ {limit:g}, got {value:g}"
     if queue.preempt and not pilots.requeue:
         yield "pilots.requeue", name, "preempt", "expected true, since its jobs are preempted, got false"
 
@@ -67,6 +69,9 @@ def _daemon_beyond(site: Site, name: str, queue: Queue) -> Iterator[Beyond]:
     field = "daemon.partition" if name == daemon.partition else "daemon.qos"
     if limit_s and daemon.walltime_s > limit_s:
         yield "daemon.walltime_s", name, "max_walltime_s", f"expected ≤ {limit_s:g}, got {daemon.walltime_s:g}"
+    if daemon.walltime_s < queue.min_walltime_s:
+        told = f"expected ≥ {queue.min_walltime_s:g}, got {daemon.walltime_s:g}"
+        yield "daemon.walltime_s", name, "min_walltime_s", told
     if queue.min_nodes > 1:
         told = (
             f"expected a queue for jobs of one node, and the fewest nodes here are {queue.min_nodes}; name another one"

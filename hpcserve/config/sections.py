@@ -131,7 +131,7 @@ class Pilots(Section, frozen=True):
     scheduler, ``setup`` shell commands that run before the agent; ``script`` is a template in place of the shipped one.
     With ``bind = "numa"`` a replica computes on processors that are near its slot's GPUs. ``mps``: those that share a
     GPU do so by NVIDIA's Multi-Process Service.
-    The scheduler sends a signal ``warn_s`` before a job's end, where it can. ``queue_wait_s`` is the wait in the queue
+    A job is warned ``warn_s`` before its end, by Slurm or by a timer. ``queue_wait_s`` is the wait in the queue
     that is expected until one was measured.
 
     Pilots may be smaller and shorter than ``nodes`` and ``walltime_s``, where that starts sooner or is enough, down to
@@ -193,6 +193,7 @@ class Queue(Section, frozen=True):
     ``max_queued`` and ``max_running`` are numbers of one user's jobs. ``preempt``: jobs in it may be ended for others.
     """
 
+    min_walltime_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     max_walltime_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     min_nodes: Annotated[int, msgspec.Meta(ge=0)] = 0
     max_nodes: Annotated[int, msgspec.Meta(ge=0)] = 0
@@ -204,6 +205,9 @@ class Queue(Section, frozen=True):
     def __post_init__(self) -> None:
         if self.max_nodes and self.min_nodes > self.max_nodes:
             raise ValueError(f"min_nodes: expected ≤ max_nodes, {self.max_nodes}, got {self.min_nodes}")
+        if self.max_walltime_s and self.min_walltime_s > self.max_walltime_s:
+            expected = f"≤ max_walltime_s, {self.max_walltime_s:g}"
+            raise ValueError(f"min_walltime_s: expected {expected}, got {self.min_walltime_s:g}")
 
 
 class Daemon(Section, frozen=True):

@@ -269,10 +269,10 @@ class Transfers:
         shipment.task, shipment.at, shipment.busy = task, now, False
         return [self._change(shipment.ids, task=task, state="active", why="")]
 
-    def looked(self, number: int, progress: Progress, now: float) -> list[Action]:
-        """Globus has told of the task."""
+    def looked(self, number: int, progress: Progress, now: float, login: dict[str, Any] | None = None) -> list[Action]:
+        """Globus has told of the task. ``login``: which one it waits for where it is INACTIVE."""
         shipment = self._shipments[number]
-        shipment.busy, shipment.login = False, None
+        shipment.busy, shipment.login = False, login
         moved = shipment.progress is None or progress.size_bytes > shipment.progress.size_bytes
         shipment.progress = progress
         if progress.status == "SUCCEEDED":

@@ -11,9 +11,9 @@ import tempfile
 import time
 
 from hpcserve.cluster import interfaces, site_host
+from hpcserve.cluster.finding import Finding
 from hpcserve.cluster.processes import is_stopped
 from hpcserve.cluster.reach import reach, split
-from hpcserve.cluster.site_findings import Finding
 from hpcserve.config import Site, runtime_dir
 from hpcserve.core.lease import Sighting
 from hpcserve.core.spans import span

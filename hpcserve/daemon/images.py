@@ -12,10 +12,10 @@ from hpcserve import __version__
 from hpcserve.cluster import guest
 from hpcserve.cluster.building import Plan
 from hpcserve.cluster.containers import contained
+from hpcserve.cluster.finding import Finding
 from hpcserve.cluster.image_check import libraries, unfit_for_ranks
 from hpcserve.cluster.images import Images, Interpreter, Runtime
 from hpcserve.cluster.packages import needed, runtime_dir
-from hpcserve.cluster.site_findings import Finding
 from hpcserve.config import Containers, Mpi, Site
 from hpcserve.errors import ConfigError, ManifestError
 from hpcserve.registry.vault import keep_image

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -29,6 +30,7 @@ AUTHORIZED_KEYS = "authorized_keys"
 ENROLMENTS = "enrolments"
 """The directory of the pilots' secrets, below the shared one."""
 
+_PR_SET_DUMPABLE = 4  # <linux/prctl.h>
 T = TypeVar("T")
 
 
@@ -108,6 +110,18 @@ def leave_no_core() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, most))
 
 
+def close_proc() -> None:
+    """Linux: other processes of the same user may no longer look into this one: its memory, files, environment, root.
+
+    Nor may a debugger or a profiler of theirs. What this process starts is as open as ever.
+    Source: prctl(2), PR_SET_DUMPABLE; proc(5).
+    """
+    if sys.platform == "linux":
+        import ctypes  # here: only few sites need it
+
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
 def receive_start(name: str, argv: Sequence[str] | None = None) -> tuple[Site, ChildStart]:
     """Reads, in a child, what the supervisor said. Standard input is the lifeline from then on.
 
@@ -128,7 +142,10 @@ def receive_start(name: str, argv: Sequence[str] | None = None) -> tuple[Site, C
         if not part:
             raise ConfigError(f"the daemon's {name} is started by its supervisor alone: use `hpcserve up`")
         line += part
-    return load_site(options.site), decode_line(line, ChildStart)
+    site = load_site(options.site)
+    if site.mode == "service":
+        close_proc()  # the processes of this user run many people's code
+    return site, decode_line(line, ChildStart)
 
 
 def report_ready(start: ChildStart, addresses: dict[str, str]) -> None:

@@ -21,9 +21,7 @@ from hpcserve.daemon.placing import Placing
 from hpcserve.types import PilotId
 
 NAME = PilotId("0")
-"""All have one name, by which Slurm knows that they are for one place."""
-ONE_AT_A_TIME = "--dependency=singleton"
-"""Source: sbatch(1)."""
+"""All have one name, by which a scheduler knows that they are for one place."""
 
 
 def tag_of(site: Site) -> str:
@@ -32,7 +30,7 @@ def tag_of(site: Site) -> str:
 
 
 def job_log(site: Site) -> Path:
-    """What the daemon's job prints: what Slurm and the script say, and why a daemon could not start."""
+    """What the daemon's job prints: what the scheduler and the script say, and why a daemon could not start."""
     return log_path(site.shared_dir, "job")
 
 
@@ -57,7 +55,7 @@ def open_placing(site: Site) -> Scheduler:
         constraint=daemon.constraint,
         cpus_per_node=daemon.cpus_per_node,
         memory_per_node_mib=daemon.memory_per_node_mib,
-        directives=(*((ONE_AT_A_TIME,) if site.scheduler.kind == "slurm" else ()), *daemon.directives),
+        directives=daemon.directives,
     )
     return Placing(open_scheduler(msgspec.structs.replace(site, pilots=pilots)))
 
@@ -79,6 +77,7 @@ def daemon_job(site: Site, option: str) -> PilotJob:
         directory=site.shared_dir,
         log=job_log(site),
         walltime_s=site.daemon.walltime_s,
+        single=True,
     )
 
 

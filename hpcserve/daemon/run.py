@@ -30,7 +30,14 @@ class _AskedToStop(Exception):
     """A signal, or the starter's end, before there was anything to take down."""
 
 
-def run(site: Site, plans: Iterable[Plan], starter: Starter, timing: Timing | None = None) -> int:
+def run(
+    site: Site,
+    plans: Iterable[Plan],
+    starter: Starter,
+    timing: Timing | None = None,
+    *,
+    warn_in_s: float | None = None,
+) -> int:
     """Runs a daemon until it is taken down. Call it in the main thread.
 
     Args:
@@ -38,11 +45,15 @@ def run(site: Site, plans: Iterable[Plan], starter: Starter, timing: Timing | No
         plans: The broker, the controller and admission: see :func:`hpcserve.daemon.plans.daemon_plans`.
         starter: Who is told how the start went.
         timing: How long things may take; default: what fits the site.
+        warn_in_s: So long from now the end of the daemon's job is near, and no signal will tell; None: one will, or
+            there is no such end.
 
     Returns:
         The exit code: 0 after an orderly end, 1 after a failure, 3 when another daemon took the lease.
     """
     signals = Signals(warning=signal.SIGUSR1)
+    if warn_in_s is not None:
+        signals.warn_in(warn_in_s)
     lease: HeldLease | None = None
     try:
         keys = prepare(site)

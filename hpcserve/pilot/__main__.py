@@ -36,6 +36,8 @@ def main() -> int:
         nodes=tuple(options.nodes.split(",")) if options.nodes else (socket.gethostname(),),
         warn_s=options.warn_s,
     )
+    if options.walltime_s:
+        signals.warn_in(job.began_s + options.walltime_s - options.warn_s - time.monotonic())
     path = Path(enrolment_name(options.enrolment, options.restart))
     try:
         enrolment = wait_for_enrolment(path, wait_s=options.wait_s, signals=signals)
@@ -58,7 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--enrolment", required=True, help="the path of the enrolment file, without .N.json")
     parser.add_argument("--restart", type=int, default=0, help="how often the job was begun anew: that N")
     parser.add_argument("--nodes", default="", help="the names of the job's nodes, with commas in between")
-    parser.add_argument("--warn-s", type=float, default=0.0, help="SIGUSR1 comes so long before the job's end")
+    parser.add_argument("--warn-s", type=float, default=0.0, help="the warning comes so long before the job's end")
+    parser.add_argument(
+        "--walltime-s", type=float, default=0.0, help="no SIGUSR1 comes; the job ends so long after it began"
+    )
     parser.add_argument(
         "--wait-s", type=float, default=ENROLMENT_WAIT_S, help="how long to wait for the enrolment file"
     )

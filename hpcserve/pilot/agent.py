@@ -52,7 +52,7 @@ class JobFacts:
     Attributes:
         began_s: When it began, on the agent's clock.
         nodes: The names of its nodes, the agent's own first.
-        warn_s: When the scheduler sends SIGUSR1, the job's end is at most so far away; 0: it sends none.
+        warn_s: When the warning comes, SIGUSR1 or a timer's, the job's end is at most so far away; 0: none comes.
     """
 
     began_s: float

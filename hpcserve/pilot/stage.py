@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from hpcserve.cluster.hostlist import named
 from hpcserve.errors import HpcserveError, ManifestError
 from hpcserve.pilot import broadcast
 from hpcserve.pilot.nodecopies import NodeCopies, Writer, pieces
@@ -40,7 +41,9 @@ def _node(plan: Plan) -> str:
         return plan.nodes[0]
     host = socket.gethostname()
     names = (os.environ.get("SLURMD_NODENAME", host), host, host.partition(".")[0])
-    return next((name for name in names if name in plan.nodes), host)
+    exactly = next((name for name in names if name in plan.nodes), None)
+    # PBS tells nodes by names with a domain, which their own host names may lack.
+    return exactly or next(iter(named(plan.nodes, names)), host)
 
 
 def _copies(plan: Plan) -> NodeCopies:

@@ -39,6 +39,8 @@ HEADER_BYTES = 16384
 INFLATED = 1032
 """One byte of a deflate stream becomes at most so many. Source: zlib's technical details."""
 PIECE_BYTES = 1 << 20
+AT_ONCE_BYTES = 64 << 20
+"""Between two reads of so much it is asked whether there is still time for more."""
 CHUNKS_AT_ONCE = 4096
 """Reading so many takes about 16 MiB beside what is read: HDF5 2.0 keeps 3.7 KiB for each chunk that it reads."""
 MOST_CHUNKS = 1 << 20
@@ -52,17 +54,18 @@ LZF_INFLATED = 132
 """264 bytes are the longest match, and take two or three. Source: liblzf, lzf_d.c."""
 
 Array = npt.NDArray[Any]
+OnTime = Callable[[], None]
 
 
 class Found(NamedTuple):
     """A tensor in a file: what it is, and what reads it.
 
-    ``read`` is given how many bytes the frame may have.
+    ``read`` is given how many bytes the frame may have, and what raises when it is too late for more.
     """
 
     dtype: str
     shape: tuple[int, ...]
-    read: Callable[[int], Frame]
+    read: Callable[[int, OnTime], Frame]
 
 
 @contextlib.contextmanager
@@ -106,16 +109,29 @@ def _in_npy(file: io.BufferedReader, path: str, most_bytes: int) -> Found:
         raise InvalidInput(f"reference {path}: the file ends after {there} of {size_bytes} bytes")
     start = head.tell()
 
-    def read(left: int) -> Frame:
+    def read(left: int, on_time: OnTime) -> Frame:
         _check_size(path, shape, dtype.itemsize, left)
         file.seek(start)
         array = np.empty(shape, dtype, order="F" if fortran else "C")
-        filled = file.readinto(array.reshape(-1, order="A").view(np.uint8).data) if array.size else 0
+        filled = _fill(file, array, on_time) if array.size else 0
         if filled != array.nbytes:
             raise InvalidInput(f"reference {path}: the file ends after {filled} of {array.nbytes} bytes")
         return _octets(_native(array))
 
     return Found(named, shape, read)
+
+
+def _fill(file: io.BufferedReader, array: Array, on_time: OnTime) -> int:
+    """Reads an array's bytes as they lie in memory; how many there were."""
+    octets = array.reshape(-1, order="A").view(np.uint8).data
+    filled = 0
+    while filled < len(octets):
+        on_time()
+        more = file.readinto(octets[filled : filled + AT_ONCE_BYTES])
+        if not more:
+            break
+        filled += more
+    return filled
 
 
 def _in_hdf5(dataset: h5py.Dataset, what: str, most_bytes: int, file_bytes: int) -> Found:
@@ -128,20 +144,21 @@ def _in_hdf5(dataset: h5py.Dataset, what: str, most_bytes: int, file_bytes: int)
         raise InvalidInput(f"reference {what}: it has a null data space, so there is nothing in it")
     _check_size(what, shape, dtype.itemsize, most_bytes)
     if h5py.check_string_dtype(dtype) is not None:
-        return Found(BYTES, shape, lambda left: _texts(dataset, what, left, file_bytes))
+        return Found(BYTES, shape, lambda left, on_time: _texts(dataset, what, left, file_bytes, on_time))
     if dtype.hasobject:
         raise InvalidInput(f"reference {what}: {dtype} cannot be an input; store plain numbers")
     staged = _staged(dataset)
     named, shown = staged or (_named(dtype, what), shape)
 
-    def read(left: int) -> Frame:
+    def read(left: int, on_time: OnTime) -> Frame:
         _check_size(what, shape, dtype.itemsize, left)
-        _check_chunks(dataset, what, left)
+        _check_chunks(dataset, what, left, on_time)
         array = np.empty(shape, dtype)
         if not array.ndim:
             array[()] = dataset[()]
         elif array.size:
             for where in _pieces(dataset):
+                on_time()
                 dataset.read_direct(array, where, where)
         return _octets(_native(array))
 
@@ -149,10 +166,13 @@ def _in_hdf5(dataset: h5py.Dataset, what: str, most_bytes: int, file_bytes: int)
 
 
 def _pieces(dataset: h5py.Dataset) -> Iterator[tuple[slice, ...]]:
-    """All of a data set, in pieces of whole chunks."""
-    chunks = dataset.chunks or dataset.shape
+    """All of a data set, in pieces: of whole chunks, where it has such."""
+    chunks, itemsize = dataset.chunks, dataset.dtype.itemsize
+    if not chunks:
+        return _blocks(dataset.shape, chunk_shape(dataset.shape, itemsize, AT_ONCE_BYTES))
     counts = tuple(-(-length // chunk) for length, chunk in zip(dataset.shape, chunks, strict=True))
-    at_once = chunk_shape(counts, 1, CHUNKS_AT_ONCE)
+    many = AT_ONCE_BYTES // (itemsize * math.prod(chunks))
+    at_once = chunk_shape(counts, 1, max(1, min(CHUNKS_AT_ONCE, many)))
     return _blocks(dataset.shape, tuple(many * chunk for many, chunk in zip(at_once, chunks, strict=True)))
 
 
@@ -176,10 +196,10 @@ def _staged(dataset: h5py.Dataset) -> tuple[str, tuple[int, ...]] | None:
     return (dtype, shape) if (fits if dtype in (BYTES, JSON) else shape == dataset.shape) else None
 
 
-def _texts(dataset: h5py.Dataset, what: str, most_bytes: int, file_bytes: int) -> bytes:
+def _texts(dataset: h5py.Dataset, what: str, most_bytes: int, file_bytes: int, on_time: OnTime) -> bytes:
     """Text as it travels, read in pieces: any number of elements may be one and the same long one in the file."""
     _check_size(what, dataset.shape, _LENGTH_BYTES, most_bytes)
-    _check_chunks(dataset, what, most_bytes)
+    _check_chunks(dataset, what, most_bytes, on_time)
     if not math.prod(dataset.shape):
         return b""
     at_once = min(CHUNKS_AT_ONCE, max(1, most_bytes // max(1, file_bytes)))  # none is longer than the file
@@ -191,6 +211,7 @@ def _texts(dataset: h5py.Dataset, what: str, most_bytes: int, file_bytes: int) -
         )
     parts, left = [], most_bytes
     for where in _blocks(dataset.shape, steps):
+        on_time()
         parts.append(encode_elements(what, np.asarray(dataset[where], dtype=object)))
         left -= len(parts[-1])
         if left < 0:
@@ -198,7 +219,7 @@ def _texts(dataset: h5py.Dataset, what: str, most_bytes: int, file_bytes: int) -
     return b"".join(parts)
 
 
-def _check_chunks(dataset: h5py.Dataset, what: str, most_bytes: int) -> None:
+def _check_chunks(dataset: h5py.Dataset, what: str, most_bytes: int, on_time: OnTime) -> None:
     """HDF5 reads each chunk whole, however little of it there is in the data set, and inflates all that comes."""
     if not dataset.chunks:
         return
@@ -231,6 +252,7 @@ def _check_chunks(dataset: h5py.Dataset, what: str, most_bytes: int) -> None:
     dataset.id.chunk_iter(look)
     most = plain + CHECKSUM_BYTES
     for offset in suspects:
+        on_time()
         if packing == [_LZF] or _inflated(dataset.id.read_direct_chunk(offset)[1], most) > most:
             raise _too_much(what, f"a chunk that may inflate to more than {plain}", most_bytes)
 

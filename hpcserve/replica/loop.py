@@ -411,15 +411,21 @@ class Replica:
         """Whether a request has its references' content now; if not, it is answered here."""
         if not task.work.references:
             return True
+        if not self._flights.count:
+            self._alarm.watch(task.deadline)  # a read from a file system that does not answer lasts for ever
         try:
             task.work, task.tensors = self._references.read(
-                task.work, task.tensors, functools.partial(self._executor.check, task.method)
+                task.work,
+                task.tensors,
+                functools.partial(self._executor.check, task.method),
+                deadline=task.deadline,
             )
         except (HpcserveError, MemoryError) as error:
             told = error if isinstance(error, HpcserveError) else InvalidInput(f"no memory for its references: {error}")
+            self._rest()
             self.finish(task, failed(told), 0)
             return False
-        return True
+        return self._is_due(task)
 
     def _drop(self, task: Task) -> None:
         # The broker alone reads this: it settles what it told us to release.

@@ -10,13 +10,21 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from hpcserve.core.sitepaths import is_below, of_word
-from hpcserve.errors import HpcserveError, InvalidInput, PermissionDenied, ProtocolError, ServableError
+from hpcserve.errors import (
+    DeadlineExceeded,
+    HpcserveError,
+    InvalidInput,
+    PermissionDenied,
+    ProtocolError,
+    ServableError,
+)
 from hpcserve.replica.inputfiles import Found, found
 from hpcserve.wire import messages as wire
 from hpcserve.wire.dtype_names import REFERENCE
@@ -33,13 +41,15 @@ class References:
 
     Args:
         rules: The site's.
+        clock: Monotonic seconds.
     """
 
-    def __init__(self, rules: StagingRules) -> None:
+    def __init__(self, rules: StagingRules, clock: Callable[[], float] = time.monotonic) -> None:
         self._rules = rules
+        self._clock = clock
 
     def read(
-        self, work: wire.Work, frames: Sequence[Frame], check: Callable[[msgspec.Raw], None]
+        self, work: wire.Work, frames: Sequence[Frame], check: Callable[[msgspec.Raw], None], *, deadline: float
     ) -> tuple[wire.Work, list[Frame]]:
         """The request with its references read.
 
@@ -47,8 +57,10 @@ class References:
             work: The request.
             frames: Those that came with it.
             check: Raises what speaks against the tensors, before they are read.
+            deadline: Nobody waits for them after that, in monotonic seconds.
 
         Raises:
+            DeadlineExceeded: They cannot be read by then.
             PermissionDenied: One leads to where its caller may not read.
             InvalidInput: There is nothing to read, or too much.
             HpcserveError: What ``check`` raises.
@@ -58,6 +70,11 @@ class References:
             raise ProtocolError(f"{len(work.references)} references are listed, and the tensors have others")
         places = [index for index, spec in enumerate(specs) if spec.dtype == REFERENCE]
         left, given = self._rules.reference_bytes, list(frames)
+
+        def on_time() -> None:
+            if self._clock() >= deadline:
+                raise DeadlineExceeded("the deadline passed while the request's references were read")
+
         with contextlib.ExitStack() as stack:
             tensors = [stack.enter_context(self._found(word, work.read_below)) for word in work.references]
             for index, tensor in zip(places, tensors, strict=True):
@@ -66,7 +83,7 @@ class References:
             check(described)
             for index, word, tensor in zip(places, work.references, tensors, strict=True):
                 with _told(word):
-                    given[index] = tensor.read(left)
+                    given[index] = tensor.read(left, on_time)
                 left -= len(given[index])
         return msgspec.structs.replace(work, tensors=described, references=()), given
 

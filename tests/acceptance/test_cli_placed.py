@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcserve.cluster.slurm import job_name
+from hpcserve.cluster.seam import job_name
 from hpcserve.daemon.controller.job import service_tag
 from hpcserve.daemon.placement import NAME
 from tests.acceptance.newcomer import User, until, user_in

@@ -24,6 +24,7 @@ from hpcserve.testing.globus.records import Policy
 from tests.acceptance.house import House, X, house_in
 from tests.acceptance.newcomer import User, until, user_in
 from tests.acceptance.typist import Typist
+from tests.integration.sshd import sshd_in
 
 TOKEN = "POST /v2/oauth2/token$"
 INTROSPECT = "POST /v2/oauth2/token/introspect"
@@ -351,6 +352,32 @@ def test_a_service_that_wants_more_gets_it(house: House, strict: User) -> None:
         assert typist.ends() == "you are ada@facility.example at strict; the login renews itself\n"
         assert typist.seen.count("Paste the code") == 3, "a policy, then another identity, and still the policy"
     assert "ada@facility.example" in user.ok("--service", "strict", "whoami")
+
+    user.ok("--service", "strict", "publish", examples.path("echo"))
+    user.ok("--service", "strict", "deploy", "echo", "--endpoint", "echo")
+    other = house.user()
+    world.link(house.person(other), world.add_person("grace@facility.example", second_factor=True))
+    other.ok("service", "add", "strict", strict.record)
+    with house.types(other, "--service", "strict", *house.call) as typist:
+        for _ in range(3):
+            typist.logs_in()
+        assert json.loads(typist.ends()) == {"x": X.tolist()}, "the call goes on"
+    other.ok("--service", "strict", *house.call)
+
+
+def test_a_service_behind_ssh_is_logged_in_at_from_a_laptop(house: House, tmp_path: Path) -> None:
+    """The login's files are the laptop's; the token goes through the tunnel."""
+    with sshd_in(tmp_path, {"HPCSERVE_HOME": str(house.ops.home)}) as sshd:
+        user = house.user(PATH=sshd.path)
+        address = sshd.address()
+        assert "hpcserve login" in user.fails(4, "--service", address, *house.call)
+        with house.types(user, "login", address) as typist:
+            typist.logs_in()
+            assert typist.ends().startswith(f"you are {house.person(user).username} at ")
+        assert json.loads(user.ok("--service", address, *house.call)) == {"x": X.tolist()}
+        assert len(house.tokens(user)) > 0
+        user.ok("logout", address)
+        user.fails(4, "--service", address, *house.call)
 
 
 @pytest.fixture

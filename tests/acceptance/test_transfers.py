@@ -36,6 +36,12 @@ client_id = "{service}"
 client_secret_file = "{secret}"
 native_client_id = "{native}"
 
+[pilots]
+slots = 2
+
+[mpi]
+command = "{mpiexec}"
+
 [staging]
 transfer_wait_s = 0.2
 transfers_per_user = 5
@@ -134,6 +140,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
             native=globus.native.id,
             collection=facility.id,
             staged=staged,
+            mpiexec=Path(sys.executable).with_name("mpiexec"),
         )
         site = site.replace("[staging]\n", f'[staging]\ndirectory = "{staged}"\n')
         (ada.home / "sites" / "local.toml").write_text(site)
@@ -287,6 +294,43 @@ def test_without_a_terminal_the_login_that_is_needed_is_told_and_made_later(lab:
     assert len(lab.arrived()) == 1
     gone = lab.transfers()[0]["id"]
     assert "has succeeded already" in lab.ada.fails(1, "transfers", "--cancel", str(gone))
+
+
+CHOIR = """
+import numpy as np
+from hpcserve import Tensor, method
+
+
+class Choir:
+    def setup(self, context):
+        self.rank, self.size = context.rank, context.size
+
+    @method(inputs={"x": Tensor("float32", [-1])}, outputs={"y": Tensor("float32", [-1, -1])})
+    def sing(self, x, comm):
+        return np.stack(comm.allgather((self.rank + 1) * x))
+"""
+
+
+def test_the_result_of_several_ranks_reaches_the_laptop(lab: Lab, tmp_path: Path) -> None:
+    directory = tmp_path / "choir"
+    directory.mkdir()
+    (directory / "choir.py").write_text(CHOIR)
+    manifest = 'name = "choir"\nloader = "python"\nentry = "choir:Choir"\n[ranks]\nsize = 2\ncompute = "collective"\n'
+    (directory / "servable.toml").write_text(manifest)
+    lab.ada.ok("undeploy", "echo")
+    lab.ada.ok("publish", directory)
+    lab.ada.ok("deploy", "choir")
+    expected = np.stack([X, 2 * X])
+    call = ("run", "choir", *lab.call[2:])
+    with Typist(lab.ada, lab.globus.ca, *call) as typist:
+        typist.logs_in().ends()
+    [path] = lab.arrived()
+    with h5py.File(path) as file:
+        assert np.array_equal(file["y"][()], expected)
+    output = tmp_path / "y.h5"
+    lab.ada.ok("run", "choir", *lab.run[2:], "--output", output)
+    with h5py.File(output) as file:
+        assert np.array_equal(file["y"][()], expected)
 
 
 class Person:

@@ -16,6 +16,7 @@ from hpcserve import Client
 from tests.facility.box.cluster import Box
 from tests.facility.box.files import LOGIN
 from tests.facility.service import Facility, status
+from tests.integration.daemon_tree import Daemon
 
 TIMEOUT_S = 200.0
 LOOK_S = 0.2
@@ -50,7 +51,7 @@ class Load:
         sleeps_s: How long each takes, one after the other and again from the first.
     """
 
-    def __init__(self, facility: Facility, client: Client, endpoint: str, *sleeps_s: float) -> None:
+    def __init__(self, facility: Facility | Daemon, client: Client, endpoint: str, *sleeps_s: float) -> None:
         self.log = facility.home / "spans"
         self._client = client
         self._endpoint = endpoint

@@ -9,11 +9,14 @@ import numpy as np
 
 from hpcserve import Client
 from tests.facility.service import Facility, status, until
+from tests.integration.daemon_tree import Daemon
 
 LONG_S = 120.0
 
 
-def requests(facility: Facility, client: Client, endpoint: str, count: int, sleep_s: float) -> list[Future[Any]]:
+def requests(
+    facility: Facility | Daemon, client: Client, endpoint: str, count: int, sleep_s: float
+) -> list[Future[Any]]:
     """So many calls at once, of which each writes down when it is begun."""
     parameters = {"log": str(facility.home / "ran"), "sleep_s": sleep_s}
     return [

@@ -23,6 +23,7 @@ def main() -> int:
     parser.add_argument("--tied", action="store_true")
     parser.add_argument("--ready-fd", type=int)
     parser.add_argument("--detach-fd", type=int)
+    parser.add_argument("--warn-in-s", type=float)
     options = parser.parse_args()
     starter = Starter(tied=options.tied, ready_fd=options.ready_fd, detach_fd=options.detach_fd)
     site = load_site(options.site)
@@ -33,7 +34,7 @@ def main() -> int:
     timing = Timing(
         ready_s=5, controller_s=2, others_s=1, stopped_s=1, restarts=Policy(first_s=0.02, longest_s=0.2, most=5)
     )
-    return run(site, plans, starter, timing)
+    return run(site, plans, starter, timing, warn_in_s=options.warn_in_s)
 
 
 if __name__ == "__main__":

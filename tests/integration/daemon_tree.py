@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import pytest
 
@@ -141,7 +141,7 @@ class Daemon:
             said: dict[str, Any] = json.loads(lines.readline())
         return said
 
-    def up(self) -> Daemon:
+    def up(self) -> Self:
         """Starts the daemon, which has to succeed."""
         said = self.start()
         assert not said.get("error"), said["error"]

@@ -444,6 +444,16 @@ def test_the_scheduler_s_warning_brings_the_end_nearer(daemon: FakeDaemon, pilot
     daemon.serve(lambda: "near the end of the pilot's walltime" in daemon.reports[-1].leaving, "the farewell")
 
 
+def test_where_no_scheduler_warns_the_agent_does_so_itself(daemon: FakeDaemon, pilot: Pilot) -> None:
+    pilot.enrol(0)
+    pilot.run("--warn-s", "30", "--walltime-s", "33")
+    daemon.serve(lambda: daemon.reports, "the agent reports")
+    assert daemon.reports[0].walltime_left_s > 400, "what its enrolment says"
+    daemon.serve(lambda: daemon.reports[-1].walltime_left_s <= 30, "a report with what is left")
+    assert "warned of the job's end" in pilot.log()
+    assert daemon.reports[-1].leaving == ""
+
+
 def test_a_sigterm_to_everybody_is_no_crash_of_the_replicas(connected: FakeDaemon, pilot: Pilot) -> None:
     connected.tell(pilot.orders(pilot.spec("r1", "ready")))
     pid = connected.wait_for("r1", "ready").pid or 0

@@ -279,6 +279,11 @@ def test_a_warning_waits_for_a_controller_that_is_ready(house: House) -> None:
     assert len(house.starts("controller")) == 1, "the signal has not killed it"
 
 
+def test_where_no_scheduler_warns_the_supervisor_does_so_itself(house: House) -> None:
+    house.up("--warn-in-s", "0.5")
+    until(lambda: house.events() == ["controller SIGUSR1"], "it is warned")
+
+
 def test_each_controller_is_warned_once(house: House) -> None:
     daemon = house.up()
     daemon.send_signal(signal.SIGUSR1)

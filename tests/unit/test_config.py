@@ -186,6 +186,10 @@ def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None
             "[queues.batch]\nmin_nodes = 5\nmax_nodes = 2\n",
             r"polaris.toml: queues.batch.min_nodes: expected ≤ max_nodes, 2, got 5$",
         ),
+        (
+            "[queues.batch]\nmin_walltime_s = 900\nmax_walltime_s = 600\n",
+            r"polaris.toml: queues.batch.min_walltime_s: expected ≤ max_walltime_s, 600, got 900$",
+        ),
         ('[containers]\nbinds = ["data"]\n', r"polaris.toml: containers.binds: expected /SOURCE.*, got 'data'"),
         ('[containers]\nbinds = ["/"]\n', r"polaris.toml: containers.binds: '/' would show state_dir \("),
         ('state_dir = "/dev/shm/s"\n[containers]\nruntime = "apptainer"\n', r"state_dir: '/dev/shm/s' lies in "),
@@ -294,6 +298,7 @@ gpus_per_node = 4
     ("limit", "told"),
     [
         ("max_walltime_s = 3600", r"polaris.toml: pilots.walltime_s: expected ≤ 3600, got 7200 \(queue 'debug'\)$"),
+        ("min_walltime_s = 9000", r"polaris.toml: pilots.walltime_s: expected ≥ 9000, got 7200 \(queue 'debug'\)$"),
         ("max_nodes = 1", r"polaris.toml: pilots.nodes: expected ≤ 1, got 2 \(queue 'debug'\)$"),
         ("min_nodes = 3", r"polaris.toml: pilots.nodes: expected ≥ 3, got 2 \(queue 'debug'\)$"),
         ("gpus_per_node = 2", r"polaris.toml: pilots.gpus_per_node: expected ≤ 2, got 4 \(queue 'debug'\)$"),
@@ -322,6 +327,7 @@ partition = "{pilots}"
     ("limit", "pilots", "told"),
     [
         ("max_walltime_s = 3600", "", "walltime_s: expected ≤ 3600, got 7200"),
+        ("min_walltime_s = 8000", "", "walltime_s: expected ≥ 8000, got 7200"),
         ("min_nodes = 2", "", "WHICH: expected a queue for jobs of one node, and the fewest nodes here are 2; name"),
         ("preempt = true", "", "WHICH: expected a queue whose jobs are not preempted, as nobody would begin"),
         ("max_running = 1", "debug", "WHICH: the daemon's job is the one that max_running = 1 allows, which leaves"),
@@ -351,7 +357,8 @@ def test_a_limit_is_told_with_the_file_that_has_it(tmp_path: Path) -> None:
 
 
 def test_limits_that_are_kept_or_of_another_queue_are_no_error(tmp_path: Path) -> None:
-    kept = "max_walltime_s = 7200\nmax_nodes = 2\nmin_nodes = 2\ngpus_per_node = 4\n[queues.other]\nmax_nodes = 1\n"
+    walltimes = "min_walltime_s = 7200\nmax_walltime_s = 7200\n"
+    kept = walltimes + "max_nodes = 2\nmin_nodes = 2\ngpus_per_node = 4\n[queues.other]\nmax_nodes = 1\n"
     assert config.load_site(site_file(tmp_path, QUEUE.format(which="qos") + kept)).pilots.nodes == 2
 
 
@@ -418,7 +425,7 @@ def test_what_a_site_requires_must_be_set_before_it_is_used(monkeypatch: pytest.
 
 
 def test_an_unknown_site_is_told_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"no site named 'lokal'; known: delta, facility, .*slurm; or give the path"):
+    with pytest.raises(ConfigError, match=r"no site named 'lokal'; known: aurora, delta, .*slurm; or give the path"):
         config.load_site("lokal")
 
 

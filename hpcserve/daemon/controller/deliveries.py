@@ -28,6 +28,7 @@ T = TypeVar("T")
 AT_ONCE = 16
 STEP_S = 120.0
 """No step takes longer: the SDK gives up before."""
+EXPIRED = Trouble("login", "your credentials for the transfer have expired")
 Step = Prepare | Submit | Look | Cancel
 
 
@@ -200,7 +201,10 @@ class Deliveries:
                 await self._in_a_thread(carrier.cancel, step.task)
                 return self.book.cancelled(step.shipment, self.now())
             progress = await self._in_a_thread(carrier.look, step.task)
-            return self.book.looked(step.shipment, progress, self.now())
+            login = None
+            if progress.status == "INACTIVE":  # a newer token may do already
+                login = self._wallet.refused(step.owner, EXPIRED).detail
+            return self.book.looked(step.shipment, progress, self.now(), login)
 
     async def _in_a_thread(self, do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(do, *args, **kwargs))

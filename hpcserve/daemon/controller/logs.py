@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from hpcserve.cluster.seam import OWN_LOG
 from hpcserve.core.retention import over
 from hpcserve.core.spelling import nearest, shortened
 from hpcserve.errors import InvalidInput, NotFound
@@ -25,6 +26,7 @@ _log = logging.getLogger(__name__)
 
 MOST_BYTES = 256 << 10
 DAEMON = ("supervisor", "broker", "controller", "admission")
+_PARTS = ("", ".1", OWN_LOG)
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _MARK = re.compile(r"(\d{1,20}):(\d{1,20})", re.ASCII)
 
@@ -49,7 +51,8 @@ def prune_logs(directory: Path, *, live: Collection[str], keep: int) -> None:
         return
     own = {f"daemon-{name}" for name in DAEMON}
     for writer in over(written_s, live={*live, *own}, keep=keep):
-        for path in (directory / f"{writer}.log", directory / f"{writer}.log.1"):
+        for part in _PARTS:
+            path = directory / f"{writer}.log{part}"
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
@@ -61,7 +64,7 @@ def _written_s(directory: Path) -> dict[str, float]:
     written_s: dict[str, float] = {}
     for path in directory.iterdir():
         writer, is_log, part = path.name.rpartition(".log")
-        if is_log and part in ("", ".1"):
+        if is_log and part in _PARTS:
             with suppress(FileNotFoundError):  # it was put aside meanwhile
                 written_s[writer] = max(written_s.get(writer, 0.0), path.stat().st_mtime)
     return written_s

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 from hpcserve.cluster.script import begins
+from hpcserve.cluster.seam import own_log
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +30,10 @@ def printed(log: Path, run: int) -> str:
         run: 0 is the first; its output is what stands before the next, whether it began with a line or not. A run that
             the scheduler ended before its script began has no line.
     """
-    _, begun, own = _end(log).rpartition(f"{begins(run)}\n")
+    said = _end(log)
+    if not said and run == 0:
+        return _end(own_log(log))[-TAIL_CHARACTERS:]  # why no script wrote to the log may stand there
+    _, begun, own = said.rpartition(f"{begins(run)}\n")
     if not begun and run > 0:
         return ""
     return _LATER.split(own, maxsplit=1)[0][-TAIL_CHARACTERS:]

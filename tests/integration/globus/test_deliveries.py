@@ -172,6 +172,27 @@ async def test_tokens_expire_in_the_middle(transfers: Transfers, rules: Rules, t
 
 
 @in_a_loop
+async def test_an_inactive_task_asks_for_a_login_and_goes_on_with_a_newer_token(
+    transfers: Transfers, rules: Rules, tmp_path: Path
+) -> None:
+    transfers.laptop.trouble.stalled = True
+    faults = transfers.setting.globus.faults
+    async with Service(tmp_path, rules, token(transfers)) as service:
+        service.log_in(service.token)
+        await service.deliveries.ask([delivery(transfers, "a.h5")])
+        await service.until(lambda: service.deliveries.book.deliveries()[0].state == "active")
+        faults.add("POST /v2/oauth2/token$", 503, times=None)
+        transfers.facility.trouble.expired = True
+        transfers.laptop.trouble.stalled = False
+        await service.until(lambda: service.deliveries.book.deliveries()[0].state == "inactive")
+        asked = service.deliveries.book.login("id-a.h5")
+        assert asked is not None
+        assert asked["authorization_parameters"]["required_scopes"] == [f"{rules.scope}[{TRANSFER_ALL}]"]
+        faults.clear()
+        assert states(await service.ended()) == ["succeeded"]
+
+
+@in_a_loop
 async def test_no_login_is_asked_for_while_one_is_renewed(transfers: Transfers, rules: Rules, tmp_path: Path) -> None:
     transfers.laptop.trouble.stalled = True
     transfers.setting.world.lifetime_s = 30  # so short that each step takes a new token

@@ -27,7 +27,9 @@ def test_the_list_has_all_sites_and_what_they_lack(capsys: pytest.CaptureFixture
     own_site("lab", 'base = "slurm"\n[network]\nhost = "lo"\n')
     assert main(["site", "list"]) == 0
     rows = {line[3:].split()[0]: line for line in capsys.readouterr().out.splitlines()[2:]}
-    assert list(rows) == ["delta", "facility", "frontier", "lab", "local", "perlmutter", "slurm"]
+    assert list(rows) == [
+        *("aurora", "delta", "facility", "frontier", "lab", "local", "pbs", "perlmutter", "polaris", "slurm")
+    ]
     assert rows["local"].startswith("*  local")
     assert re.search(r" lab +slurm +/.*/sites/lab.toml$", rows["lab"])
     assert rows["frontier"].endswith("pilots.account: frontier wants one")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from hpcserve.cluster.diagnosis import Elsewhere, Socket, View, diagnose
+from hpcserve.cluster.finding import Finding
 from hpcserve.cluster.probe import Report
 from hpcserve.cluster.reach import Kind, Obstacle
-from hpcserve.cluster.site_findings import Finding
 
 ADMISSION, BACK = "10.0.0.1:40000", "10.0.0.1:40002"
 SAME, OTHER = Elsewhere("ib0", "10.0.0.1:50000"), Elsewhere("hsn0", "10.9.0.1:50001")

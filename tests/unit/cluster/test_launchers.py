@@ -82,6 +82,11 @@ def test_srun_runs_ranks_in_blocks_and_ends_all_with_one() -> None:
             "mpiexec -n 4 --ppn 2 --hosts a,b x",
             "mpiexec --launcher fork -n 2 --ppn 2 --hosts localhost x",
         ),
+        (  # PALS, across nodes alone; as its manual has it, not run
+            MpiRules(family="mpich", options=("--cpu-bind", "none")),
+            "mpiexec --cpu-bind none -n 4 --ppn 2 --hosts a,b x",
+            "mpiexec --cpu-bind none --launcher fork -n 2 --ppn 2 --hosts localhost x",
+        ),
         (
             MpiRules(family="openmpi", command="/opt/bin/mpiexec", options=("-x", "PATH")),
             "/opt/bin/mpiexec -x PATH -n 4 --bind-to none --host a:2,b:2 x",

@@ -1,18 +1,22 @@
 """A site's names become a scheduler and a launcher, or an error that lists what there is."""
 
 import asyncio
+import os
+import pwd
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from hpcserve.cluster.local import LocalScheduler
+from hpcserve.cluster.pbs import PbsScheduler
 from hpcserve.cluster.plugins import check, open_launcher, open_scheduler
-from hpcserve.cluster.seam import LAUNCHER_KILL_S
+from hpcserve.cluster.seam import LAUNCHER_KILL_S, Estimator
 from hpcserve.cluster.slurm import SlurmScheduler
-from hpcserve.config import Scheduler, Site
+from hpcserve.config import Scheduler, Site, read_site
 from hpcserve.errors import ConfigError
 from hpcserve.wire.launch import MpiRules
+from tests.unit.cluster.pbs_stage import TAG, FakePbs, pilot_job
 
 
 def site(tmp_path: Path, kind: str) -> Site:
@@ -33,6 +37,22 @@ def test_an_agent_is_given_the_time_to_have_ranks_killed_by_their_launcher(tmp_p
 
 def test_slurm_is_built_in_and_asks_nothing_before_it_is_used(tmp_path: Path) -> None:
     assert isinstance(open_scheduler(site(tmp_path, "slurm")), SlurmScheduler)
+
+
+def test_pbs_is_built_in_and_makes_its_jobs_of_the_sites_template(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakePbs(tmp_path)
+    fake.says("qsub", "12.pbs\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    scheduler = open_scheduler(read_site("pbs"))
+    assert isinstance(scheduler, PbsScheduler)
+    assert not isinstance(scheduler, Estimator)
+    assert asyncio.run(scheduler.submit(pilot_job(tmp_path))) == "12.pbs"
+    assert f"#PBS -N hpcserve-{TAG}-1\n" in (tmp_path / "script").read_text()
+    fake.says("qselect", "")
+    assert asyncio.run(scheduler.find(TAG)) == {}
+    assert fake.asked[-1] == f"qselect -u {pwd.getpwuid(os.getuid()).pw_name}"
 
 
 def test_an_unknown_scheduler_names_the_field_and_the_known_ones(tmp_path: Path) -> None:

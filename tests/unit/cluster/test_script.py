@@ -17,10 +17,9 @@ from hpcserve.cluster.script import (
     command_environment,
     job_environment,
     job_script,
-    walltime,
-    warning_s,
 )
-from hpcserve.cluster.seam import PilotJob
+from hpcserve.cluster.seam import JobId, PilotJob
+from hpcserve.cluster.slurm_options import walltime, warning_s
 from hpcserve.config import Pilots, Site, read_site
 from hpcserve.errors import ConfigError
 from hpcserve.types import PilotId
@@ -113,6 +112,13 @@ def test_all_that_a_site_can_ask_for_stands_in_the_script_and_its_own_options_la
         "--gres=craynetwork:0",
         "-M es",
     ]
+
+
+def test_a_job_of_which_one_is_to_run_at_a_time_waits_for_others_of_its_name() -> None:
+    site = slurm_site()
+    assert "--dependency=singleton" in options(job_script(site, made_up(single=True), "x"))
+    both = made_up(single=True, after=(JobId("7"),))
+    assert "--dependency=singleton,afterany:7" in options(job_script(site, both, "x"))
 
 
 def test_what_a_site_leaves_open_is_left_to_the_cluster() -> None:
@@ -244,6 +250,13 @@ def test_no_secret_and_no_option_comes_along_in_the_environment() -> None:
     dropped = {"API_TOKEN": "x", "SBATCH_PARTITION": "x", "SLURM_JOB_ID": "1", "HPCSERVE_SITE": "x", "MYPATH": "x"}
     assert job_environment({**kept, **dropped}) == kept
     assert command_environment({**kept, **dropped}) == kept
+
+
+def test_pbss_commands_know_where_it_is_and_no_job_has_that() -> None:
+    login = {"PATH": "/bin", "PBS_SERVER": "pbs2", "PBS_CONF_FILE": "/x", "PBS_EXEC": "/y", "PBS_DEFAULT": "pbs2"}
+    login |= {"PBS_PRIMARY": "pbs2", "PBS_SECONDARY": "pbs3"}
+    assert cleaned(command_environment(login | {"PBS_JOBID": "1.pbs", "PBS_DPREFIX": "#X"})) == login
+    assert job_environment(login) == {"PATH": "/bin"}
 
 
 def test_slurms_commands_have_the_users_token_and_no_job_has_it(

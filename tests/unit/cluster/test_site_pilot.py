@@ -18,7 +18,7 @@ from hpcserve import __version__
 from hpcserve.cluster.probe import Report
 from hpcserve.cluster.seam import JobId, JobState, PilotJob
 from hpcserve.cluster.site_pilot import Look, died, houses, modest, reaches, read_report, report_of, try_pilot
-from hpcserve.config import Network, Scheduler, load_site
+from hpcserve.config import Network, Queue, Scheduler, load_site
 from hpcserve.errors import SchedulerError
 from hpcserve.types import PilotId
 
@@ -79,6 +79,14 @@ def test_its_job_is_as_small_as_may_be_whatever_pilots_may_be_made_smaller_to() 
     shape = {"launcher": "srun", "nodes": 4, "min_nodes": 2, "min_walltime_s": 1800.0, "walltime_s": 7200.0}
     pilots = modest(msgspec.structs.replace(site, pilots=msgspec.structs.replace(site.pilots, **shape))).pilots
     assert (pilots.nodes, pilots.walltime_s) == (1, 60.0)
+
+
+def test_its_job_is_as_large_as_its_queue_wants_jobs_to_be() -> None:
+    wants = Queue(min_nodes=10, min_walltime_s=300.0)
+    site = msgspec.structs.replace(load_site("local"), scheduler=Scheduler(kind="pbs"), queues={"prod": wants})
+    shape = {"launcher": "mpiexec", "nodes": 20, "walltime_s": 7200.0, "partition": "prod"}
+    pilots = modest(msgspec.structs.replace(site, pilots=msgspec.structs.replace(site.pilots, **shape))).pilots
+    assert (pilots.nodes, pilots.walltime_s) == (10, 300.0)
 
 
 class Mute(Slow):

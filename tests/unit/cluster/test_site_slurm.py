@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from hpcserve.cluster.finding import Finding
 from hpcserve.cluster.plugins import open_scheduler
 from hpcserve.cluster.seam import JobId
-from hpcserve.cluster.site_findings import Finding
 from hpcserve.cluster.site_slurm import COMMANDS, questions
 from hpcserve.config import Scheduler, read_site
 from hpcserve.errors import SchedulerError

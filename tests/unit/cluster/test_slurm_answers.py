@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from hpcserve.cluster.finding import Finding
 from hpcserve.cluster.runner import Runner
 from hpcserve.cluster.script import job_script
 from hpcserve.cluster.seam import JobId
-from hpcserve.cluster.site_findings import Finding
 from hpcserve.cluster.site_slurm import COMMANDS, questions
 from hpcserve.cluster.slurm import state_of
 from hpcserve.cluster.slurm_commands import CommandsTransport

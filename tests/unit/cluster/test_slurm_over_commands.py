@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from hpcserve.cluster.job_watch import GONE_AFTER, GONE_AFTER_S
 from hpcserve.cluster.seam import JobId, JobState
 from hpcserve.cluster.slurm import SlurmScheduler
 from hpcserve.cluster.slurm_jobs import SlurmJob
-from hpcserve.cluster.slurm_watch import GONE_AFTER, GONE_AFTER_S
 from hpcserve.core.breaker import LONGEST_S
 from hpcserve.errors import SchedulerError
 from tests.unit.cluster.slurm_stage import (

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpcserve.cluster.seam import own_log
 from hpcserve.daemon.controller import logs
 from hpcserve.daemon.controller.logs import prune_logs, read_logs
 from hpcserve.errors import InvalidInput, NotFound
@@ -104,9 +105,9 @@ def test_what_is_no_mark_is_refused(tmp_path: Path, mark: str) -> None:
         ask(tmp_path, after={NAME: mark})
 
 
-def test_old_logs_go_with_their_older_parts(tmp_path: Path) -> None:
+def test_old_logs_go_with_their_older_parts_and_what_the_scheduler_wrote(tmp_path: Path) -> None:
     for number, name in enumerate(["echo-ab12-1", "echo-ab12-2", "quiet-ab12-3", "pilot-ab12-4", "daemon-broker"]):
-        for path in (tmp_path / f"{name}.log", tmp_path / f"{name}.log.1"):
+        for path in (tmp_path / f"{name}.log", tmp_path / f"{name}.log.1", own_log(tmp_path / f"{name}.log")):
             path.touch()
             os.utime(path, (number, number))
     (tmp_path / "echo-ab12-1.log").unlink()

@@ -14,8 +14,7 @@ from hpcserve import config
 from hpcserve.cluster import plugins
 from hpcserve.cluster.runner import Answer
 from hpcserve.cluster.script import job_script
-from hpcserve.cluster.seam import JobState
-from hpcserve.cluster.slurm import job_name
+from hpcserve.cluster.seam import JobState, job_name
 from hpcserve.cluster.slurm_reasons import in_words
 from hpcserve.cluster.slurm_refusals import refusal
 from hpcserve.config import Site, load_site

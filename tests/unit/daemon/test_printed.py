@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hpcserve.cluster.script import begins
+from hpcserve.cluster.seam import own_log
 from hpcserve.daemon.controller.pilots import Pilots
 from hpcserve.daemon.controller.printed import MOST_BYTES, printed
 from tests.unit.daemon.scheduler_stage import Cluster, P, play
@@ -33,6 +34,14 @@ def test_each_run_has_its_own_part(tmp_path: Path, log: str, run: int, expected:
     path = tmp_path / "log"
     path.write_text(log)
     assert printed(path, run) == expected
+
+
+def test_where_no_script_wrote_a_log_the_scheduler_may_have_said_why(tmp_path: Path) -> None:
+    own_log(tmp_path / "log").write_text("hpcserve: n1 cannot write to /x/log: does it see the site's shared_dir?\n")
+    assert printed(tmp_path / "log", 0).startswith("hpcserve: n1 cannot write")
+    assert printed(tmp_path / "log", 1) == ""
+    (tmp_path / "log").write_text("begun\n")
+    assert printed(tmp_path / "log", 0) == "begun\n"
 
 
 def test_without_a_log_nothing_was_printed(tmp_path: Path) -> None:

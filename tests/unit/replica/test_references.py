@@ -7,6 +7,7 @@ import resource
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +19,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from hpcserve.core.ledger import NEVER
 from hpcserve.core.sitepaths import Located
-from hpcserve.errors import HpcserveError, InvalidInput, PermissionDenied, ProtocolError
-from hpcserve.replica import hdf5
+from hpcserve.errors import DeadlineExceeded, HpcserveError, InvalidInput, PermissionDenied, ProtocolError
+from hpcserve.replica import hdf5, inputfiles
 from hpcserve.replica.references import References
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import decoder
@@ -47,6 +49,8 @@ def read(
     *,
     below: Path | None = None,
     check: Callable[[msgspec.Raw], None] = lambda _specs: None,
+    deadline: float = NEVER,
+    clock: Callable[[], float] = time.monotonic,
     **rules: Any,
 ) -> Any:
     """The input that a reference becomes, for a caller who may read below the file's directory."""
@@ -61,7 +65,7 @@ def read(
         read_below=(str(below or path.parent),),
         references=(Located(str(path), dataset).uri,),
     )
-    ready, given = References(StagingRules(**rules)).read(request, frames, check)
+    ready, given = References(StagingRules(**rules), clock).read(request, frames, check, deadline=deadline)
     assert ready.references == ()
     inputs = unpack(ready.tensors, given, writable=True)
     assert inputs["n"] == 3
@@ -393,7 +397,7 @@ def most_kib():  # not ru_maxrss, in which the memory of whoever has started thi
 before = most_kib()
 try:
     with found(os.open(sys.argv[1], os.O_RDONLY), sys.argv[1], "", 4 << 20) as tensor:
-        tensor.read(4 << 20)
+        tensor.read(4 << 20, lambda: None)
 except InvalidInput as error:
     print(most_kib() - before, error.message)
 """
@@ -456,6 +460,47 @@ def test_texts_are_read_in_pieces(mine: Path) -> None:
     assert read(mine / "x.h5", "/one").item() == b"alone"
 
 
+# --- until when it is read ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["npy", "in columns", "chunked", "contiguous", "text", "tightly packed"])
+def test_a_deadline_ends_what_is_being_read(mine: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """The clock goes on by a second whenever it is asked: each file takes some, and more than it has."""
+    monkeypatch.setattr(inputfiles, "AT_ONCE_BYTES", 4096)
+    monkeypatch.setattr(inputfiles, "CHUNKS_AT_ONCE", 40)
+    monkeypatch.setattr(inputfiles, "INFLATED", 1 << 30)
+    array = np.arange(8000.0).reshape(80, 100)
+    path = mine / ("x.npy" if kind in ("npy", "in columns") else "x.h5")
+    if path.suffix == ".npy":
+        np.save(path, np.asfortranarray(array) if kind == "in columns" else array)
+    else:
+        with h5py.File(path, "w") as file:
+            match kind:
+                case "text":
+                    file.create_dataset("x", data=array.astype("S"), dtype=h5py.string_dtype())
+                case "contiguous":
+                    file.create_dataset("x", data=array)
+                case _:
+                    packing = {"compression": "gzip"} if kind == "tightly packed" else {}
+                    file.create_dataset("x", data=array, chunks=(8, 50), **packing)
+    asked = 0
+
+    def clock() -> float:
+        nonlocal asked
+        asked += 1
+        return float(asked)
+
+    found = read(path, clock=clock)
+    assert np.array_equal(found.astype(np.float64), array)
+    needed = asked
+    assert needed > 10
+    for deadline in (1.0, needed / 2, needed):
+        asked = 0
+        with pytest.raises(DeadlineExceeded):
+            read(path, clock=clock, deadline=deadline)
+        assert asked == np.ceil(deadline)
+
+
 # --- what its method says to it -----------------------------------------------------------------------
 
 
@@ -480,7 +525,7 @@ def test_what_the_tensors_say_must_be_what_the_broker_has_looked_at() -> None:
     for references in ((), ("/a#", "/b#")):
         request = wire.Work(1, 1, b"", 1, "run", specs, references=references)  # type: ignore[arg-type]
         with pytest.raises(ProtocolError):
-            References(StagingRules()).read(request, frames, lambda _specs: None)
+            References(StagingRules()).read(request, frames, lambda _specs: None, deadline=NEVER)
 
 
 def test_a_reference_is_checked_where_it_is_made() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from hpcserve.cluster.job_watch import FORGOTTEN_AFTER_S, Watch
 from hpcserve.cluster.seam import JobId, JobState
-from hpcserve.cluster.slurm_watch import FORGOTTEN_AFTER_S, Watch
 
 ONE, OTHER = JobId("1"), JobId("2")
 

@@ -1,6 +1,6 @@
-"""What is remembered of each job between two polls, which Slurm would not tell again. Pure.
+"""What is remembered of each job between two polls, which the scheduler would not tell again. Pure.
 
-Decides when a job that slurmctld does not know and whose end accounting does not have is given up.
+Decides when a job that the scheduler does not know any more, and of whose end nothing is told, is given up.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from hpcserve.cluster.seam import JobEnd, JobId, JobState
 
 GONE_AFTER = 3
-"""So many answers in a row without a job, and slurmctld has forgotten it."""
+"""So many answers in a row without a job, and the scheduler has forgotten it."""
 GONE_AFTER_S = 60.0
-"""And over so long, where there is accounting, whose end of the job may come late."""
+"""And over so long, where its end may be told late: by accounting, or after the scheduler was begun anew."""
 FORGOTTEN_AFTER_S = 600.0
 """A job that nobody has asked about for so long is nobody's any more. Some questions are about a few jobs alone."""
 
@@ -23,7 +23,7 @@ class Watched:
     """One job.
 
     Attributes:
-        seen: Whether slurmctld has ever told of it.
+        seen: Whether the scheduler has ever told of it.
         host: The last node that ran it.
         restarts: How often it was requeued.
         former_end: How the run before that one ended, as far as accounting told.
@@ -51,13 +51,13 @@ class Watch:
         return self._jobs[job]
 
     def asked(self, jobs: Collection[JobId], now_s: float) -> None:
-        """Somebody wants to know about these, whether Slurm answers or not. What nobody asks about is forgotten."""
+        """Somebody wants to know about these, answered or not. What nobody asks about is forgotten."""
         for job in jobs:
             self._jobs.setdefault(job, Watched()).asked_s = now_s
         self._jobs = {job: each for job, each in self._jobs.items() if now_s - each.asked_s < FORGOTTEN_AFTER_S}
 
     def told(self, asked: Collection[JobId], known: Mapping[JobId, JobState], now_s: float) -> list[JobId]:
-        """Slurmctld has answered.
+        """The scheduler has answered.
 
         Args:
             asked: The jobs in question, for which :meth:`asked` was called; what is known of others stays as it is.
@@ -89,6 +89,6 @@ class Watch:
             self._jobs[job].missed_since_s = now_s
 
     def is_lost(self, job: JobId, now_s: float) -> bool:
-        """Whether nobody will ever tell of a job of which slurmctld knows nothing and accounting no end."""
+        """Whether nobody will ever tell of a job of which the scheduler knows nothing and accounting no end."""
         watched = self._jobs[job]
         return watched.missed >= GONE_AFTER and now_s - watched.missed_since_s >= GONE_AFTER_S

@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
 
-from hpcserve.cluster.runner import Answer
+from hpcserve.cluster.finding import Asked, Finding, no_answer, on_one_line, printed
 from hpcserve.config import Mpi, Pilots
 from hpcserve.errors import SchedulerError
-
-Outcome = Literal["ok", "warning", "failed", "skipped"]
 
 _FEATURE = re.compile(r"[A-Za-z_][\w.:+-]*")
 _MPI = re.compile(r"none|openmpi|pmi\w*|cray\w*")
@@ -25,31 +21,11 @@ _USELESS = frozenset({"down", "drained", "draining", "fail", "failing", "error",
 _STATE_MARKS = "*~#!%$@^-+"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        subject: What.
-        outcome: Whether it is as it must be; ``warning``: it may be wrong; ``skipped``: it could not be looked at, or
-            need not be.
-        told: What was seen, and for a failure or a warning what to do.
-    """
-
-    subject: str
-    outcome: Outcome
-    told: str
-
-
-Asked = Answer | SchedulerError
-"""What came of a command: its answer, or that it gave none."""
-
-
 def version(asked: Asked) -> Finding:
     """Of ``sinfo --version``."""
     if isinstance(asked, SchedulerError) or asked.exit_code:
-        return Finding("Slurm", "failed", _no_answer(asked))
-    return Finding("Slurm", "ok", _said(asked))
+        return Finding("Slurm", "failed", no_answer(asked))
+    return Finding("Slurm", "ok", on_one_line(asked))
 
 
 def mpi(pmi: str, asked: Asked) -> Finding:
@@ -58,8 +34,8 @@ def mpi(pmi: str, asked: Asked) -> Finding:
     Source: what srun prints; of Slurm 22.05 ``MPI plugin types are...``, and the names one below the other.
     """
     if isinstance(asked, SchedulerError) or asked.exit_code:
-        return Finding("mpi", "skipped", f"srun does not say which MPI it has: {_no_answer(asked)}")
-    text = f"{_text(asked)}\n{asked.stderr}"
+        return Finding("mpi", "skipped", f"srun does not say which MPI it has: {no_answer(asked)}")
+    text = f"{printed(asked)}\n{asked.stderr}"
     names = {word for line in text.splitlines() for word in line.rpartition(":")[2].replace(",", " ").split()}
     there = sorted(name for name in names if _MPI.fullmatch(name))
     if pmi in there:
@@ -72,18 +48,18 @@ def controller(asked: Asked) -> Finding:
     """Of ``scontrol ping``."""
     if isinstance(asked, SchedulerError):
         return Finding("slurmctld", "failed", str(asked))
-    said = _said(asked)
+    said = on_one_line(asked)
     if asked.exit_code or " UP" not in said:
-        return Finding("slurmctld", "failed", f"{said or _no_answer(asked)}; ask the facility, or try again later")
+        return Finding("slurmctld", "failed", f"{said or no_answer(asked)}; ask the facility, or try again later")
     return Finding("slurmctld", "ok", said)
 
 
 def account(pilots: Pilots, asked: Asked) -> Iterator[Finding]:
     """Of ``sacctmgr --noheader --parsable2 show associations user=… format=account,partition,qos``."""
     if isinstance(asked, SchedulerError) or asked.exit_code:
-        yield Finding("account", "skipped", f"accounting does not answer: {_no_answer(asked)}")
+        yield Finding("account", "skipped", f"accounting does not answer: {no_answer(asked)}")
         return
-    rows = [line.split("|") for line in _text(asked).splitlines() if line.count("|") == 2]
+    rows = [line.split("|") for line in printed(asked).splitlines() if line.count("|") == 2]
     accounts = sorted({row[0] for row in rows})
     if not accounts:
         yield Finding("account", "skipped", "accounting lists no account of yours, so none can be compared")
@@ -106,8 +82,10 @@ def account(pilots: Pilots, asked: Asked) -> Iterator[Finding]:
 def partition(pilots: Pilots, asked: Asked) -> Finding:
     """Of ``scontrol --oneliner show partition``."""
     if isinstance(asked, SchedulerError) or asked.exit_code:
-        return Finding("partition", "failed", _no_answer(asked))
-    found = {each["PartitionName"]: each for each in map(_fields, _text(asked).splitlines()) if "PartitionName" in each}
+        return Finding("partition", "failed", no_answer(asked))
+    found = {
+        each["PartitionName"]: each for each in map(_fields, printed(asked).splitlines()) if "PartitionName" in each
+    }
     default = next((name for name, each in found.items() if each.get("Default") == "YES"), "")
     name = pilots.partition or default
     if not name:
@@ -126,8 +104,8 @@ def partition(pilots: Pilots, asked: Asked) -> Finding:
 def nodes(pilots: Pilots, asked: Asked) -> Finding:
     """Of ``sinfo --noheader --format=%P %T``: whether any node could run a job now or later."""
     if isinstance(asked, SchedulerError) or asked.exit_code:
-        return Finding("nodes", "failed", _no_answer(asked))
-    rows = [line.split() for line in _text(asked).splitlines() if len(line.split()) == 2]
+        return Finding("nodes", "failed", no_answer(asked))
+    rows = [line.split() for line in printed(asked).splitlines() if len(line.split()) == 2]
     wanted = pilots.partition.split(",") if pilots.partition else [name[:-1] for name, _ in rows if name.endswith("*")]
     states = {state.rstrip(_STATE_MARKS) for name, state in rows if name.rstrip("*") in wanted}
     if states and states <= _USELESS:
@@ -171,8 +149,8 @@ def time_s(text: str) -> float | None:
 def constraint(pilots: Pilots, asked: Asked) -> Finding:
     """Of ``sinfo --noheader --format=%f``, the features of the nodes."""
     if isinstance(asked, SchedulerError) or asked.exit_code:
-        return Finding("constraint", "failed", _no_answer(asked))
-    features = {each for line in _text(asked).split() for each in line.split(",")} - {"(null)", ""}
+        return Finding("constraint", "failed", no_answer(asked))
+    features = {each for line in printed(asked).split() for each in line.split(",")} - {"(null)", ""}
     unknown = [each for each in _FEATURE.findall(pilots.constraint) if each not in features]
     if unknown:
         return _wrong("constraint", ", ".join(unknown), f"nodes have: {_list(features)}")
@@ -183,7 +161,7 @@ def submission(asked: Asked) -> Finding:
     """Of ``sbatch --test-only`` with the job script: what slurmctld itself says of it."""
     if isinstance(asked, SchedulerError):
         return Finding("job script", "failed", str(asked))
-    said = " ".join((asked.stderr or _said(asked)).replace("sbatch: ", "").split())
+    said = " ".join((asked.stderr or on_one_line(asked)).replace("sbatch: ", "").split())
     if asked.exit_code:
         return Finding("job script", "failed", f"Slurm would refuse it: {said}; look at it: hpcserve site render")
     return Finding("job script", "ok", f"Slurm would take it: {said}")
@@ -210,22 +188,8 @@ def _wrong(field: str, value: str, there_are: str) -> Finding:
     return Finding(field, "failed", f"pilots.{field}: {value!r} is unknown here; {there_are}")
 
 
-def _no_answer(asked: Asked) -> str:
-    if isinstance(asked, SchedulerError):
-        return str(asked)
-    return f"{' '.join(asked.argv)}: {asked.stderr or _said(asked) or f'exit code {asked.exit_code}'}"
-
-
 def _fields(line: str) -> dict[str, str]:
     return {key: value for key, found, value in (word.partition("=") for word in line.split()) if found}
-
-
-def _text(answer: Answer) -> str:
-    return answer.stdout.decode(errors="replace")
-
-
-def _said(answer: Answer) -> str:
-    return " ".join(_text(answer).split())
 
 
 def _list(names: object) -> str:

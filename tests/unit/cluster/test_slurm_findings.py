@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from hpcserve.cluster import site_findings
+from hpcserve.cluster import slurm_findings
+from hpcserve.cluster.finding import Asked
 from hpcserve.cluster.runner import Answer
-from hpcserve.cluster.site_findings import Asked
 from hpcserve.config import Pilots
 from hpcserve.errors import SchedulerError
 
@@ -48,7 +48,7 @@ def pilots(**asked: Any) -> Pilots:
     ],
 )
 def test_the_partition(asked: dict[str, Any], outcome: str, told: str) -> None:
-    found = site_findings.partition(pilots(**asked), answer(PARTITIONS))
+    found = slurm_findings.partition(pilots(**asked), answer(PARTITIONS))
     assert (found.outcome, found.told) == (outcome, told)
 
 
@@ -65,13 +65,13 @@ NODES = "batch* idle\nbatch* down*\noff down*\noff drained\nempty n/a\n"
     ],
 )
 def test_a_partition_without_a_node_that_starts_jobs(partition: str, outcome: str, told: str) -> None:
-    found = site_findings.nodes(pilots(partition=partition), answer(NODES))
+    found = slurm_findings.nodes(pilots(partition=partition), answer(NODES))
     assert (found.outcome, found.told[: len(told)]) == (outcome, told)
-    assert site_findings.nodes(pilots(), SILENT).outcome == "failed"
+    assert slurm_findings.nodes(pilots(), SILENT).outcome == "failed"
 
 
 def test_a_cluster_without_a_default_partition_wants_one_named() -> None:
-    found = site_findings.partition(pilots(), answer(PARTITIONS.replace("Default=YES", "Default=NO")))
+    found = slurm_findings.partition(pilots(), answer(PARTITIONS.replace("Default=YES", "Default=NO")))
     assert (found.outcome, found.told.partition(": ")[2]) == (
         "failed",
         "set pilots.partition to one of batch, debug, large, off",
@@ -93,7 +93,7 @@ def test_a_cluster_without_a_default_partition_wants_one_named() -> None:
     ],
 )
 def test_times_as_slurm_writes_them(text: str, seconds: float | None) -> None:
-    assert site_findings.time_s(text) == seconds
+    assert slurm_findings.time_s(text) == seconds
 
 
 ASSOCIATIONS = "m1||debug,regular\nm1_g||regular\n"
@@ -116,15 +116,15 @@ ASSOCIATIONS = "m1||debug,regular\nm1_g||regular\n"
     ],
 )
 def test_the_account_and_its_qos(asked: dict[str, Any], found: list[tuple[str, str, str]]) -> None:
-    findings = site_findings.account(pilots(**asked), answer(ASSOCIATIONS))
+    findings = slurm_findings.account(pilots(**asked), answer(ASSOCIATIONS))
     assert [(each.subject, each.outcome, each.told) for each in findings] == found
 
 
 @pytest.mark.parametrize(
     "asked", [SILENT, answer(exit_code=1, stderr="accounting storage is disabled"), answer("")], ids=str
 )
-def test_without_accounting_no_account_is_called_wrong(asked: site_findings.Asked) -> None:
-    assert [each.outcome for each in site_findings.account(pilots(account="m1"), asked)] == ["skipped"]
+def test_without_accounting_no_account_is_called_wrong(asked: Asked) -> None:
+    assert [each.outcome for each in slurm_findings.account(pilots(account="m1"), asked)] == ["skipped"]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_without_accounting_no_account_is_called_wrong(asked: site_findings.Aske
     ],
 )
 def test_the_constraint(constraint: str, outcome: str, told: str) -> None:
-    found = site_findings.constraint(pilots(constraint=constraint), answer("gpu,hbm80g\ncpu\n(null)\n"))
+    found = slurm_findings.constraint(pilots(constraint=constraint), answer("gpu,hbm80g\ncpu\n(null)\n"))
     assert (found.outcome, found.told) == (outcome, told)
 
 
@@ -146,9 +146,9 @@ def test_slurms_own_opinion_of_the_script() -> None:
     taken = answer(
         stderr="sbatch: Job 1 to start at 2026-11-21T19:22:29 using 1 processors on nodes node1 in partition batch"
     )
-    assert site_findings.submission(taken).told.startswith("Slurm would take it: Job 1 to start at")
+    assert slurm_findings.submission(taken).told.startswith("Slurm would take it: Job 1 to start at")
     refused = answer(exit_code=1, stderr="allocation failure: Invalid feature specification")
-    found = site_findings.submission(refused)
+    found = slurm_findings.submission(refused)
     assert found.outcome == "failed"
     assert found.told.startswith("Slurm would refuse it: allocation failure: Invalid feature specification; look")
 
@@ -162,7 +162,7 @@ def test_slurms_own_opinion_of_the_script() -> None:
     ],
 )
 def test_the_controller(said: str, exit_code: int, outcome: str) -> None:
-    assert site_findings.controller(answer(said, exit_code=exit_code)).outcome == outcome
+    assert slurm_findings.controller(answer(said, exit_code=exit_code)).outcome == outcome
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_the_controller(said: str, exit_code: int, outcome: str) -> None:
     ],
 )
 def test_the_way_to_slurm(wanted: str, unusable: str, outcome: str, told: str) -> None:
-    found = site_findings.transport(wanted, unusable)
+    found = slurm_findings.transport(wanted, unusable)
     assert (found.outcome, found.told) == (outcome, told)
 
 
@@ -184,11 +184,11 @@ def test_a_command_without_an_answer_fails_what_depends_on_it() -> None:
     bad = answer(exit_code=1, stderr="slurm_load_partitions: Unable to contact slurm controller")
     for asked in (SILENT, bad):
         for found in (
-            site_findings.version(asked),
-            site_findings.controller(asked),
-            site_findings.partition(pilots(), asked),
-            site_findings.constraint(pilots(constraint="gpu"), asked),
-            site_findings.submission(asked),
+            slurm_findings.version(asked),
+            slurm_findings.controller(asked),
+            slurm_findings.partition(pilots(), asked),
+            slurm_findings.constraint(pilots(constraint="gpu"), asked),
+            slurm_findings.submission(asked),
         ):
             assert found.outcome == "failed", found
             assert "did not answer" in found.told or "Unable to contact" in found.told
@@ -213,6 +213,6 @@ MPI_OF_20 = "srun: MPI types are...\nsrun: none\nsrun: pmix_v3\nsrun: pmix\n"
     ],
 )
 def test_the_interface_by_which_ranks_find_one_another(pmi: str, asked: Asked, outcome: str, told: str) -> None:
-    found = site_findings.mpi(pmi, asked)
+    found = slurm_findings.mpi(pmi, asked)
     assert found.outcome == outcome
     assert told in found.told

@@ -1,0 +1,188 @@
+"""Scheduler ``pbs``: pilot jobs in PBS Pro or OpenPBS. Decides what PBS's words about a job mean for hpcserve.
+
+The rules, so that no job is taken for ended that may still live, and none for a success that nobody has seen:
+
+* A job has ended where PBS says state F and tells how; :mod:`hpcserve.cluster.pbs_states` reads it. State E is not an
+  end: what follows is an end or the queue again, and its nodes are not free.
+* A job that PBS does not know any more is over when several good answers in a row name it as unknown; where PBS keeps
+  history, which makes that strange, over a minute. Nobody knows how it ended: its history is switched off, has expired
+  or was deleted with it (``qdel -x``). What its agent said before it left is the controller's to remember.
+* A job that an answer is silent about is not gone: it is unknown.
+* A job of somebody else that has been given the number of one of ours is none of ours.
+* Who gave no answer is left alone for a while: the server, and the taking of jobs by itself.
+
+PBS cannot be asked when a job would start that it does not have, so this is no Estimator; of one that waits it may say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
+from functools import partial
+
+from hpcserve.cluster import pbs_states
+from hpcserve.cluster.job_watch import GONE_AFTER, Watch
+from hpcserve.cluster.patience import Patience
+from hpcserve.cluster.pbs_commands import PbsCommands
+from hpcserve.cluster.pbs_json import PbsJob, id_parts
+from hpcserve.cluster.seam import OUR_JOBS, JobId, JobState, PilotJob, job_name
+from hpcserve.errors import SchedulerError
+from hpcserve.types import PilotId
+
+_log = logging.getLogger(__name__)
+
+_ESTIMATES_EVERY_S = 300.0
+
+
+class PbsScheduler:
+    """Pilot jobs of one user in PBS.
+
+    Args:
+        commands: How PBS is asked.
+        user: Whose jobs they are.
+        render: Makes the job script from the job and its name in PBS.
+        clock: Seconds, on a clock that is never set back.
+        poll_s: A part of PBS that gave no answer is left alone for so long at first, in seconds.
+        poll_max_s: And for no longer, however often it gave none.
+    """
+
+    def __init__(
+        self,
+        commands: PbsCommands,
+        *,
+        user: str,
+        render: Callable[[PilotJob, str], str],
+        clock: Callable[[], float] = time.monotonic,
+        poll_s: float = 1.0,
+        poll_max_s: float = 120.0,
+    ) -> None:
+        self._commands = commands
+        self._user = user
+        self._render = render
+        self._clock = clock
+        self._watch = Watch()
+        self._asking = asyncio.Lock()
+        patience = partial(Patience, least_s=poll_s, most_s=poll_max_s, clock=clock)
+        self._server, self._submission = patience(), patience()
+        self._estimates: dict[str, float] = {}
+        self._estimated_s = float("-inf")
+
+    async def submit(self, job: PilotJob) -> JobId:
+        """Submits the job's script. The name in it is what :meth:`find` looks for."""
+        self._server.check()
+        if job.single:  # PBS has no word for it but to name those that it comes after
+            others = (await self.find(job.tag)).items()
+            job = dataclasses.replace(job, after=tuple(sorted(name for name, pilot in others if pilot == job.pilot)))
+        script = self._render(job, job_name(job.tag, job.pilot))
+        return await self._submission.ask(lambda: self._commands.submit(script))
+
+    async def poll(self, jobs: Collection[JobId]) -> Mapping[JobId, JobState]:
+        """One question for all of them, where PBS's release answers it in full. One poll after the other."""
+        if not jobs:
+            return {}
+        async with self._asking:
+            return await self._poll(jobs)
+
+    async def _poll(self, jobs: Collection[JobId]) -> Mapping[JobId, JobState]:
+        self._watch.asked(jobs, self._clock())
+        told = await self._server.ask(lambda: self._commands.jobs(jobs))
+        strangers = {name for name, job in told.jobs.items() if self._is_strange(job)}
+        known = {name: state_of(job) for name, job in told.jobs.items() if name not in strangers}
+        gone = told.absent | strangers
+        now_s = self._clock()
+        self._watch.told([*known, *gone], known, now_s)
+        await self._add_estimates(known)
+        return {
+            **known,
+            **{name: _unknown(f"job {name}: {why}") for name, why in told.silent.items()},
+            **{name: self._gone(name, now_s, strange=name in strangers) for name in gone},
+        }
+
+    async def find(self, tag: str) -> Mapping[JobId, PilotId]:
+        """All jobs with this tag that wait or run."""
+        prefix = job_name(tag, PilotId(""))
+        async with self._asking:
+            found = await self._server.ask(lambda: self._commands.own(prefix))
+        return {name: PilotId(called.removeprefix(prefix)) for name, called in found.items()}
+
+    async def cancel(self, job: JobId) -> None:
+        """SIGTERM to the job's processes; PBS's ``kill_delay`` later SIGKILL."""
+        await self._server.ask(lambda: self._commands.cancel(job))
+
+    def retry_now(self) -> None:
+        """The next question is asked, however long PBS would be left alone yet."""
+        for patience in (self._server, self._submission):
+            patience.end()
+
+    async def close(self) -> None:
+        """Nothing is held open."""
+
+    def _is_strange(self, job: PbsJob) -> bool:
+        """Numbers begin again at 0 after the site's highest one; then a job may be another user's."""
+        return bool(job.owner) and job.owner != self._user and not job.name.startswith(OUR_JOBS)
+
+    def _gone(self, name: JobId, now_s: float, *, strange: bool) -> JobState:
+        told = "its number is now another's" if strange else "PBS does not know it any more"
+        is_lost = self._watch.is_lost(name, now_s)
+        is_usual = not self._commands.has_history and self._watch[name].missed >= GONE_AFTER
+        if not is_lost and not is_usual:
+            return _unknown(f"job {name}: {told}")
+        history = "" if self._commands.has_history else "; this PBS keeps no history of jobs that have ended"
+        watched = self._watch[name]
+        return JobState(
+            phase="ended",
+            end="?",
+            cause=f"job {name} is over: {told}, and has not told how it ended{history}",
+            host=watched.host,
+            restarts=watched.restarts,
+        )
+
+    async def _add_estimates(self, known: dict[JobId, JobState]) -> None:
+        """From ``qstat -T``, seldom, for jobs of which PBS has told no time."""
+        waiting = [name for name, state in known.items() if state.phase == "queued" and state.starts_in_s is None]
+        now_s = self._clock()
+        if waiting and now_s >= self._estimated_s + _ESTIMATES_EVERY_S:
+            self._estimated_s = now_s
+            try:
+                found = await self._commands.estimates(waiting, datetime.now().astimezone())
+            except SchedulerError as error:
+                _log.info("it is not known when jobs would start: %s", error)
+                found = {}
+            self._estimates = {number: now_s + in_s for number, in_s in found.items()}
+        for name in waiting:
+            at_s = self._estimates.get(id_parts(name)[0])
+            if at_s is not None and at_s >= now_s:
+                known[name] = dataclasses.replace(known[name], starts_in_s=at_s - now_s)
+
+
+def state_of(job: PbsJob) -> JobState:
+    """What PBS's words about a job say."""
+    meant = pbs_states.meaning(job)
+    waits = meant.phase == "queued"
+    return JobState(
+        phase=meant.phase,
+        end=meant.end,
+        cause=_cause(job, meant),
+        exit_code=meant.exit_code,
+        host=job.hosts[0] if job.hosts and not waits else "",
+        restarts=pbs_states.restarts(job),
+        former_end=pbs_states.former_end(job) if waits else None,
+        starts_in_s=job.starts_in_s if waits and job.state == "Q" else None,
+    )
+
+
+def _cause(job: PbsJob, meant: pbs_states.Meaning) -> str:
+    if meant.phase == "unknown":
+        return meant.words
+    told = [meant.words] if meant.words else []
+    if job.comment and meant.phase != "running":
+        told.append(f"PBS says: {job.comment}")
+    return "; ".join(told)
+
+
+def _unknown(cause: str) -> JobState:
+    return JobState(phase="unknown", cause=cause)

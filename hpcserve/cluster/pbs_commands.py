@@ -1,0 +1,240 @@
+"""PBS by its commands: which are run, with which words, and which answer is an error.
+
+Jobs are asked for by their ids in one qstat. Of several, qstat 23.06 prints in JSON the first one alone, with exit code
+0, so a job that it is silent about is asked for by itself; once that was so, all are from then on. The server gets one
+question a job in either case. A job is not there only where PBS names it as unknown or finished, or where an answer
+about it alone, whole and without an error, is empty.
+
+History that is switched off makes ``qstat -x`` fall silent about all jobs, with exit code 0 and a line of standard
+error; then it is left out, until PBS says that there is history.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from hpcserve.cluster import pbs_json, pbs_refusals
+from hpcserve.cluster.pbs_estimate import parse_estimates
+from hpcserve.cluster.pbs_json import PbsJob, same_job
+from hpcserve.cluster.runner import Answer, Runner, Unanswered, failure
+from hpcserve.cluster.seam import JobId
+from hpcserve.errors import JobRefused, SchedulerError, SubmissionUnknown
+
+QSTAT = ("qstat", "-f", "-F", "json")
+_MOST_IDS = 100
+_SUBMITTED = re.compile(r"(\d+(\[\d*\])?)(?:\.[\w.-]+)?")
+_FINISHED = "Job has finished"
+_NOT_THERE = ("Unknown Job Id", _FINISHED)
+_NO_HISTORY = re.compile(r"not configured to maintain job history|job_history_enable", re.IGNORECASE)
+# A job that is over, is ending or was never there: nothing to delete.
+_NOTHING_TO_DELETE = (
+    pbs_refusals.UNKNOWN_JOB,
+    pbs_refusals.BAD_STATE,
+    pbs_refusals.ALREADY_EXITING,
+    pbs_refusals.DELETED_ALREADY,
+    pbs_refusals.HISTORY_JOB,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What PBS has said of the jobs that were asked for. Each of them is in one of these.
+
+    Attributes:
+        jobs: What it knows.
+        absent: Those that it says it does not know, or that have ended, it does not say how.
+        silent: Those that it has said nothing about that can be relied on, and why.
+        unreadable: Of these, the answers that were none, as they are.
+    """
+
+    jobs: dict[JobId, PbsJob] = field(default_factory=dict)
+    absent: set[JobId] = field(default_factory=set)
+    silent: dict[JobId, str] = field(default_factory=dict)
+    unreadable: dict[JobId, bytes] = field(default_factory=dict)
+
+
+class PbsCommands:
+    """Runs qsub, qselect, qstat and qdel.
+
+    Args:
+        runner: Runs the commands.
+        user: Whose jobs are looked for.
+    """
+
+    def __init__(self, runner: Runner, *, user: str) -> None:
+        self._runner = runner
+        self._user = user
+        self._history = True
+        self._singly = False
+        self._names: dict[JobId, str] = {}
+
+    @property
+    def has_history(self) -> bool:
+        """Whether PBS tells of jobs that have ended, as far as is known."""
+        return self._history
+
+    async def submit(self, script: str) -> JobId:
+        """``qsub``, with the script on its standard input."""
+        try:
+            answer = await self._runner.run("qsub", stdin=script.encode(), own_locale=True)
+        except Unanswered as error:
+            raise SubmissionUnknown(f"{error}; the job may have been taken: its name will tell") from error
+        name = _printed_id(answer)
+        if answer.exit_code != 0 and name is None:
+            raise pbs_refusals.refusal(answer)
+        if answer.exit_code != 0 or name is None:
+            printed = f"the id of a job, {name}" if name else "no id"
+            raise SubmissionUnknown(f"{failure(answer)}, and printed {printed}; if it is there, its name will tell")
+        if "[" in name:
+            await self.cancel(name)
+            raise JobRefused(
+                f"the pilot became a job array, {name}, and was deleted; remove -J from pilots.directives, or from "
+                "what pilots.script holds"
+            )
+        return name
+
+    async def jobs(self, asked: Collection[JobId]) -> Told:
+        """What PBS knows of jobs.
+
+        Raises:
+            SchedulerError: It does not answer.
+        """
+        told = await self._told(sorted(asked))
+        if told.silent and len(told.silent) == len(asked):
+            raise SchedulerError(next(iter(told.silent.values())))
+        return told
+
+    async def own(self, prefix: str) -> dict[JobId, str]:
+        """This user's jobs that wait or run and whose name begins so, and their names.
+
+        Each of the user's other jobs is asked about once, and no more: names stay. It may hold variables that make the
+        answer about it no JSON; that is no harm, as its name stands before them.
+
+        Raises:
+            SchedulerError: PBS does not answer, or not about a job that may be ours.
+        """
+        ids = await self._living()
+        self._names = {name: self._names[name] for name in ids if name in self._names}
+        told = await self._told([name for name in ids if name not in self._names])
+        for name, job in told.jobs.items():
+            if job.problem and not job.name:
+                raise SchedulerError(job.problem)
+            self._names[name] = job.name
+        for name, why in told.silent.items():
+            answer = told.unreadable.get(name, b"")
+            if b'"Job_Name"' not in answer or prefix.encode() in answer:
+                raise SchedulerError(why)
+        return {name: called for name, called in self._names.items() if called.startswith(prefix)}
+
+    async def cancel(self, job: JobId) -> None:
+        """``qdel``: SIGTERM to all of the job's processes, the leading shell too, and SIGKILL after ``kill_delay``."""
+        answer = await self._runner.run("qdel", str(job))
+        if answer.exit_code != 0 and not pbs_refusals.is_error(answer, *_NOTHING_TO_DELETE):
+            raise pbs_refusals.no_answer(answer)
+
+    async def estimates(self, jobs: Collection[JobId], now: datetime) -> dict[str, float]:
+        """``qstat -T``: in so many seconds jobs will start, by the number in their ids.
+
+        Raises:
+            SchedulerError: It does not answer.
+        """
+        answer = await self._runner.run("qstat", "-T", *sorted(jobs)[:_MOST_IDS])
+        if not answer.stdout.strip() and answer.exit_code != 0:
+            raise pbs_refusals.no_answer(answer)
+        return parse_estimates(answer.stdout, now)
+
+    async def _living(self) -> list[JobId]:
+        """``qselect``: the ids of this user's jobs that have not ended, but for those of job arrays."""
+        answer = await self._runner.run("qselect", "-u", self._user)
+        if answer.exit_code != 0:
+            raise pbs_refusals.no_answer(answer)
+        lines = answer.stdout.decode(errors="replace")
+        ids = [JobId(word) for word in lines.split()]
+        strange = [name for name in ids if not pbs_json.id_parts(name)[0]]
+        if strange or not lines.endswith("\n" if ids else ""):
+            raise SchedulerError(
+                f"qselect printed {(strange or ids[-1:])[0][:100]!r}, no job's id; run it by hand and look"
+            )
+        return sorted(name for name in ids if "[" not in name)
+
+    async def _told(self, names: list[JobId]) -> Told:
+        told = Told()
+        while names:
+            size = 1 if self._singly else _MOST_IDS
+            await self._ask(names[:size], told)
+            names = names[size:]
+        return told
+
+    async def _ask(self, names: list[JobId], told: Told) -> None:
+        answer = await self._qstat(names)
+        try:
+            found = pbs_json.parse_jobs(answer.stdout) if answer.stdout.strip() else []
+        except SchedulerError as error:
+            if not answer.stdout.lstrip().startswith(b"{"):
+                raise pbs_refusals.no_answer(answer) if answer.exit_code else error from None
+            if len(names) == 1:
+                told.silent[names[0]], told.unreadable[names[0]] = str(error), answer.stdout
+            else:
+                await self._each(names, told)
+            return
+        missing = []
+        for name in names:
+            job = next((job for job in found if same_job(name, job.job)), None)
+            if job is not None:
+                told.jobs[name] = job
+            elif _names(answer, name, _NOT_THERE):
+                told.absent.add(name)
+            else:
+                missing.append(name)
+        if len(names) > 1:
+            # The first one is there, and others are that were asked for and are not named.
+            self._singly = self._singly or bool(missing and told.jobs)
+            await self._each(missing, told)
+        elif missing and (answer.exit_code != 0 or found or not answer.stdout.strip()):
+            told.silent[missing[0]] = f"qstat tells nothing of job {missing[0]}: {pbs_refusals.no_answer(answer)}"
+        else:
+            told.absent.update(missing)
+
+    async def _each(self, names: list[JobId], told: Told) -> None:
+        for name in names:
+            await self._ask([name], told)
+
+    async def _qstat(self, names: Iterable[JobId]) -> Answer:
+        """The answer, with or without what has ended, as PBS has it or not.
+
+        Raises:
+            SchedulerError: The server gave none.
+        """
+        ids = (*names,)
+        answer = await self._runner.run(*QSTAT, *(("-x",) if self._history else ()), *ids)
+        if self._history and _NO_HISTORY.search(answer.stderr):
+            self._history = False
+            answer = await self._runner.run(*QSTAT, *ids)
+        elif not self._history and _FINISHED in answer.stderr:
+            past = await self._runner.run(*QSTAT, "-x", *ids)
+            self._history = not _NO_HISTORY.search(past.stderr)
+            answer = past if self._history else answer
+        told_of_jobs = answer.stdout.strip() or any(text in answer.stderr for text in _NOT_THERE)
+        if answer.exit_code != 0 and not told_of_jobs:
+            raise pbs_refusals.no_answer(answer)
+        return answer
+
+
+def _names(answer: Answer, name: JobId, texts: Iterable[str]) -> bool:
+    """Whether a line of its errors says one of these about a job."""
+    return any(
+        same_job(word, name)
+        for line in answer.stderr.splitlines()
+        if any(text in line for text in texts)
+        for word in line.split()
+    )
+
+
+def _printed_id(answer: Answer) -> JobId | None:
+    """That of the one line that tells it: a site's hook or wrapper may print others before and after it."""
+    lines = [line.strip() for line in answer.stdout.decode(errors="replace").splitlines()]
+    ids = [line for line in lines if _SUBMITTED.fullmatch(line)]
+    return JobId(ids[0]) if len(ids) == 1 else None

@@ -1,0 +1,40 @@
+"""What is asked of the batch scheduler of a site, before a daemon or a job of it is there.
+
+Nothing of one that another package brings along: of that its own adapter knows alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from hpcserve.cluster.finding import Finding
+from hpcserve.config import Site
+
+_STEPS_IN_JOBS = frozenset({"slurm"})
+
+
+async def questions(site: Site, script: str, user: str) -> AsyncIterator[Finding]:
+    """All that can be found out of the scheduler without submitting anything.
+
+    Args:
+        site: The site.
+        script: The job script that it would submit.
+        user: Who would submit it.
+    """
+    if site.scheduler.kind == "slurm":
+        from hpcserve.cluster import site_slurm
+
+        found = site_slurm.questions(site, script, user)
+    elif site.scheduler.kind == "pbs":
+        from hpcserve.cluster import site_pbs
+
+        found = site_pbs.questions(site)
+    else:
+        return
+    async for finding in found:
+        yield finding
+
+
+def steps_in_jobs(site: Site) -> bool:
+    """Whether a process can be begun in a job of ours from without, as :mod:`hpcserve.cluster.site_step` does."""
+    return site.scheduler.kind in _STEPS_IN_JOBS

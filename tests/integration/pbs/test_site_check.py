@@ -1,0 +1,116 @@
+"""``hpcserve site check`` on a stand-in for PBS: what it is told, and the job of one minute, which really runs."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+
+from hpcserve.cli.main import main
+from hpcserve.cluster import site_pilot
+from hpcserve.cluster.finding import Finding
+from hpcserve.cluster.plugins import open_scheduler
+from hpcserve.cluster.site_host import Listeners
+from hpcserve.cluster.site_pilot import Look, modest, reaches, try_pilot
+from hpcserve.config import Site, home, read_site
+from tests.integration.pbs.server import PbsServer
+
+
+@pytest.fixture
+def lab(pbs: PbsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A site file on the stand-in. Its daemon could only listen where nobody reaches it, so no check lets a job go."""
+    monkeypatch.setenv("PATH", pbs.path)
+    place = home() / "sites" / "lab.toml"
+    place.parent.mkdir(mode=0o700, parents=True)
+    (tmp_path / "shared").mkdir(mode=0o700)
+    place.write_text(
+        f'base = "pbs"\nshared_dir = "{tmp_path}/shared"\n[network]\nhost = "127.0.0.1"\n[scheduler]\npoll_s = 0.5\n'
+    )
+    return place
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    lines = (re.fullmatch(r"(\w+) +([^:]+): (.*)", line) for line in capsys.readouterr().out.splitlines())
+    return {f"{line[1]} {line[2]}": line[3] for line in lines if line is not None}
+
+
+def tried(site: Site) -> dict[str, Finding]:
+    """What comes of the job of one minute."""
+
+    async def try_it() -> list[Finding]:
+        scheduler = open_scheduler(modest(site))
+        try:
+            look = Look([listeners.open("127.0.0.1")])
+            return await try_pilot(modest(site), scheduler, look, timeout_s=60.0, judged=reaches)
+        finally:
+            await scheduler.close()
+
+    listeners = Listeners()
+    try:
+        return {finding.subject: finding for finding in asyncio.run(try_it())}
+    finally:
+        listeners.close()
+
+
+@pytest.mark.usefixtures("lab")
+def test_the_server_and_its_queue_are_told_of_and_nothing_is_submitted(
+    pbs: PbsServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["site", "check", "lab", "--no-submit"])
+    found = told(capsys)
+    assert found["ok queue"].startswith("the scheduler told of your jobs within ")
+    assert {"ok scheduler", "ok commands", "ok PBS", "ok history", "ok queue"} <= set(found)
+    assert pbs.asked("qsub") == []
+
+
+@pytest.mark.usefixtures("lab")
+def test_a_server_that_is_down_fails_the_check(pbs: PbsServer, capsys: pytest.CaptureFixture[str]) -> None:
+    pbs.fault("all", "down")
+    assert main(["site", "check", "lab", "--no-submit"]) == 1
+    found = told(capsys)
+    assert {"failed PBS", "failed queue"} <= set(found)
+
+
+@pytest.mark.usefixtures("lab")
+def test_doctor_asks_the_server_as_the_daemon_would(pbs: PbsServer, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor", "--site", "lab"])
+    assert "ok queue" in told(capsys)
+    pbs.fault("all", "down")
+    main(["doctor", "--site", "lab"])
+    assert "PBS" in told(capsys)["failed queue"]
+
+
+@pytest.mark.usefixtures("lab")
+def test_history_that_is_off_is_told(pbs: PbsServer, capsys: pytest.CaptureFixture[str]) -> None:
+    pbs.set(history=False)
+    main(["site", "check", "lab", "--no-submit"])
+    assert told(capsys)["ok history"].startswith("off: ")
+
+
+@pytest.mark.usefixtures("lab")
+def test_the_job_of_one_minute_runs_and_leaves_nothing(pbs: PbsServer) -> None:
+    site = read_site("lab")
+    found = tried(site)
+    assert {subject: each.outcome for subject, each in found.items()} == {
+        "pilot": "ok",
+        "python": "ok",
+        "network": "ok",
+    }
+    assert list(site.shared_dir.iterdir()) == []
+    (name,) = pbs.jobs()
+    pbs.reaches(name, "F")
+
+
+def test_a_job_that_does_not_start_hpcserve_is_told_by_its_own_words(
+    lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site_pilot, "LATE_S", 0.5)  # its files are seen at once here
+    python = lab.with_name("python")
+    python.write_text("#!/bin/sh\necho No module named hpcserve\nexit 1\n")
+    python.chmod(0o755)
+    lab.write_text(f'{lab.read_text()}[pilots]\npython = "{python}"\n')
+    (failed,) = tried(read_site("lab")).values()
+    assert failed.outcome == "failed"
+    assert failed.told.endswith("No module named hpcserve; compute nodes need pilots.python with hpcserve in it")

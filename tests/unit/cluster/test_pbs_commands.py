@@ -1,0 +1,371 @@
+"""PBS's commands on bad days: what is concluded from what they say, and from what they do not say."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable
+from pathlib import Path
+
+import pytest
+
+from hpcserve.cluster.job_watch import GONE_AFTER, GONE_AFTER_S
+from hpcserve.cluster.pbs import PbsScheduler
+from hpcserve.cluster.seam import JobId
+from hpcserve.errors import JobRefused, NoRoom, SchedulerError, SubmissionUnknown
+from tests.unit.cluster.pbs_stage import DOWN, QSTAT, TAG, FakePbs, answer, job, pilot_job, polled
+
+UNKNOWN = "qstat: Unknown Job Id {}\n"
+NO_HISTORY = "qstat: PBS is not configured to maintain job history 1.pbs\n"
+EMPTY = answer({})
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> FakePbs:
+    return FakePbs(tmp_path)
+
+
+async def fails(call: Awaitable[object]) -> SchedulerError:
+    with pytest.raises(SchedulerError) as caught:
+        await call
+    return caught.value
+
+
+def said_of_missing(scheduler: PbsScheduler, fake: FakePbs, *, over_s: float = GONE_AFTER_S) -> str:
+    """What is said in the end of job 1, which every answer lacks."""
+    for _ in range(GONE_AFTER if over_s else GONE_AFTER - 1):
+        assert polled(scheduler, "1.pbs")["1.pbs"].phase == "unknown"
+        fake.now_s += over_s / GONE_AFTER
+    state = polled(scheduler, "1.pbs")["1.pbs"]
+    assert (state.phase, state.end, state.exit_code) == ("ended", "?", None)
+    return state.cause
+
+
+# --- Jobs that an answer lacks.
+
+
+def test_of_several_jobs_one_question_is_asked(fake: FakePbs) -> None:
+    fake.has({"1.pbs": job(), "2.pbs": job(job_state="Q", substate=10, estimated={"start_time": 1795221500})})
+    states = polled(fake.scheduler(), "2.pbs", "1.pbs")
+    assert {name: state.phase for name, state in states.items()} == {"1.pbs": "running", "2.pbs": "queued"}
+    assert fake.asked == [f"{QSTAT} 1.pbs 2.pbs"]
+
+
+def test_a_release_that_prints_the_first_job_alone_is_asked_about_each(fake: FakePbs) -> None:
+    fake.has({"1.pbs": job()}, ids=["1.pbs", "2.pbs", "3.pbs"])
+    for name in ("1.pbs", "2.pbs"):
+        fake.has({name: job()})
+    fake.says(f"{QSTAT} 3.pbs", EMPTY, err=UNKNOWN.format("3.pbs"), code=153)
+    scheduler = fake.scheduler()
+    for asked in (3, 6):
+        states = polled(scheduler, "1.pbs", "2.pbs", "3.pbs")
+        assert {name: state.phase for name, state in states.items()} == {
+            "1.pbs": "running", "2.pbs": "running", "3.pbs": "unknown",
+        }  # fmt: skip
+        assert len(fake.asked) == asked
+        assert fake.asked.count(f"{QSTAT} 1.pbs 2.pbs 3.pbs") == 1, "a common question is work for the server, too"
+
+
+def test_one_bad_id_in_a_list_harms_no_other_job(fake: FakePbs) -> None:
+    words = f"{QSTAT} 1.pbs 2.pbs 9.pbs"
+    fake.says(words, answer({"1.pbs": job(), "2.pbs": job()}), err=UNKNOWN.format("9.pbs"), code=153)
+    states = polled(fake.scheduler(), "1.pbs", "2.pbs", "9.pbs")
+    assert {name: state.phase for name, state in states.items()} == {
+        "1.pbs": "running", "2.pbs": "running", "9.pbs": "unknown",
+    }  # fmt: skip
+    assert fake.asked == [words]
+
+
+def test_a_job_deleted_with_its_history_is_over_and_nobody_knows_how(fake: FakePbs) -> None:
+    fake.has({"1.pbs": job(run_count=2)})
+    scheduler = fake.scheduler()
+    assert polled(scheduler, "1.pbs")["1.pbs"].host == "node1"
+    fake.says(f"{QSTAT} 1.pbs", EMPTY, err=UNKNOWN.format("1.pbs"), code=153)
+    assert "does not know it any more" in said_of_missing(scheduler, fake)
+    state = polled(scheduler, "1.pbs")["1.pbs"]
+    assert (state.host, state.restarts) == ("node1", 1)
+
+
+def test_a_job_that_comes_back_was_never_gone(fake: FakePbs) -> None:
+    scheduler = fake.scheduler()
+    for _ in range(3):
+        fake.says(f"{QSTAT} 1.pbs", EMPTY, err=UNKNOWN.format("1.pbs"), code=153)
+        for _ in range(GONE_AFTER - 1):
+            assert polled(scheduler, "1.pbs")["1.pbs"].phase == "unknown"
+            fake.now_s += 10 * GONE_AFTER_S
+        fake.has({"1.pbs": job()})
+        assert polled(scheduler, "1.pbs")["1.pbs"].phase == "running"
+
+
+def test_without_history_a_job_runs_and_then_is_over_but_no_success(fake: FakePbs) -> None:
+    """23.06 says nothing at all of any job to qstat -x then, with exit code 0."""
+    for nothing in (EMPTY, ""):
+        fake.says(f"{QSTAT} 1.pbs", nothing, err=NO_HISTORY)
+        fake.says("qstat -f -F json 1.pbs", answer({"1.pbs": job()}))
+        scheduler = fake.scheduler()
+        assert polled(scheduler, "1.pbs")["1.pbs"].phase == "running"
+        asked = len(fake.asked)
+        assert polled(scheduler, "1.pbs")["1.pbs"].phase == "running"
+        assert fake.asked[asked:] == ["qstat -f -F json 1.pbs"]
+        fake.says("qstat -f -F json 1.pbs", EMPTY, err=UNKNOWN.format("1.pbs"), code=153)
+        assert "keeps no history" in said_of_missing(scheduler, fake, over_s=0.0)
+
+
+def test_history_that_is_switched_on_later_is_used(fake: FakePbs) -> None:
+    fake.says(f"{QSTAT} 1.pbs", EMPTY, err=NO_HISTORY)
+    fake.says("qstat -f -F json 1.pbs", answer({"1.pbs": job()}))
+    scheduler = fake.scheduler()
+    assert polled(scheduler, "1.pbs")["1.pbs"].phase == "running"
+    finished = "qstat: 1.pbs Job has finished, use -x or -H to obtain historical job information\n"
+    fake.says("qstat -f -F json 1.pbs", EMPTY, err=finished, code=35)
+    fake.has({"1.pbs": job(job_state="F", substate=92, Exit_status=0)})
+    assert polled(scheduler, "1.pbs")["1.pbs"].end == "completed"
+
+
+def test_a_job_that_has_finished_and_whose_history_is_kept_from_us_is_over(fake: FakePbs) -> None:
+    fake.says(f"{QSTAT} 1.pbs", EMPTY, err=NO_HISTORY)
+    finished = "qstat: 1.pbs Job has finished, use -x or -H to obtain historical job information\n"
+    fake.says("qstat -f -F json 1.pbs", EMPTY, err=finished, code=35)
+    assert "keeps no history" in said_of_missing(fake.scheduler(), fake, over_s=0.0)
+
+
+def test_a_job_that_pbs_is_silent_about_is_unknown_for_ever(fake: FakePbs) -> None:
+    fake.says("qstat", answer({"2.pbs": job()}), err="qstat: something new\n", code=1)
+    fake.has({"2.pbs": job()})
+    scheduler = fake.scheduler()
+    for _ in range(2 * GONE_AFTER):
+        states = polled(scheduler, "1.pbs", "2.pbs")
+        assert (states["1.pbs"].phase, states["2.pbs"].phase) == ("unknown", "running")
+        assert "something new" in states["1.pbs"].cause
+        fake.now_s += GONE_AFTER_S
+
+
+def test_an_answer_about_another_job_is_none_about_this_one(fake: FakePbs) -> None:
+    fake.says("qstat", answer({"2.pbs": job()}))
+    with pytest.raises(SchedulerError, match="nothing of job"):
+        polled(fake.scheduler(), "1.pbs")
+
+
+def test_a_number_that_another_user_got_is_not_our_job(fake: FakePbs) -> None:
+    fake.has({"1.pbs": job(Job_Name="other", Job_Owner="you@login1", job_state="F", substate=92, Exit_status=0)})
+    assert "another's" in said_of_missing(fake.scheduler(), fake)
+
+
+def test_ids_are_found_with_and_without_the_servers_name(fake: FakePbs) -> None:
+    fake.says("qstat", answer({"1.pbs.example.org": job(), "1002.pbs": job(job_state="Q", substate=10)}))
+    fake.says("qstat -T 1002")
+    states = polled(fake.scheduler(), "1.pbs", "1002")  # PBS's numbers may jump, as after it was killed
+    assert {name: state.phase for name, state in states.items()} == {"1.pbs": "running", "1002": "queued"}
+
+
+# --- Answers that are none.
+
+
+def test_one_unreadable_job_harms_no_other(fake: FakePbs) -> None:
+    broken = answer({"1.pbs": job(Variable_List={"F": "HERE"}), "2.pbs": job()}).replace("HERE", '() { echo "x" }')
+    fake.says(f"{QSTAT} 1.pbs 2.pbs", broken)
+    fake.says(f"{QSTAT} 1.pbs", broken)
+    fake.has({"2.pbs": job()})
+    states = polled(fake.scheduler(), "1.pbs", "2.pbs")
+    assert {name: state.phase for name, state in states.items()} == {"1.pbs": "unknown", "2.pbs": "running"}
+    assert "cannot read the answer of qstat" in states["1.pbs"].cause
+
+
+@pytest.mark.parametrize(
+    ("out", "err", "code", "says"),
+    [
+        ("", DOWN, 255, "does not reach the PBS server: Connection refused"),
+        ("", "qstat: Unauthorized Request \n", 159, "Unauthorized"),
+        ("", "usage: qstat [-f] ...\n", 2, "usage"),
+        ("", "", 0, "nothing of job"),
+        ("some site's greeting\n", "", 0, "cannot read"),
+        (answer({"1.pbs": job()})[:-200], "", 0, "cannot read"),
+        (EMPTY, DOWN, 255, "does not reach the PBS server"),
+        (EMPTY, "", 1, "exit code 1"),
+    ],
+)
+def test_what_is_no_answer_is_an_error_and_asked_for_again_later(
+    *, out: str, err: str, code: int, says: str, fake: FakePbs
+) -> None:
+    fake.says("qstat", out, err=err, code=code)
+    scheduler = fake.scheduler()
+
+    async def play() -> None:
+        for _ in range(5):
+            assert says in (await fails(scheduler.poll([JobId("1.pbs")]))).message
+            assert "asked again in" in (await fails(scheduler.submit(pilot_job(fake.directory)))).message
+        assert len(fake.asked) == 1
+        fake.has({"1.pbs": job()})
+        fake.now_s += 60.0
+        assert (await scheduler.poll([JobId("1.pbs")]))[JobId("1.pbs")].phase == "running"
+
+    asyncio.run(play())
+
+
+def test_a_server_that_hangs_is_given_up_and_left_alone_until_somebody_waits(fake: FakePbs) -> None:
+    fake.says("qstat", EMPTY, does="sleep 600")
+    scheduler = fake.scheduler(timeout_s=0.5)
+
+    async def play() -> None:
+        assert "did not answer within" in (await fails(scheduler.poll([JobId("1.pbs")]))).message
+        await fails(scheduler.poll([JobId("1.pbs")]))
+        assert len(fake.asked) == 1
+        scheduler.retry_now()
+        await fails(scheduler.poll([JobId("1.pbs")]))
+        assert len(fake.asked) == 2
+
+    asyncio.run(play())
+
+
+# --- Submissions.
+
+
+@pytest.mark.parametrize(
+    ("err", "code", "error", "says"),
+    [
+        ("qsub: Unknown queue\n", 170, JobRefused, "pilots.partition"),
+        ("qsub: Unknown resource: nosuchres\n", 187, JobRefused, "pilots.directives"),
+        ("qsub: Illegal attribute or resource value Resource_List.walltime\n", 166, JobRefused, "pilots.walltime_s"),
+        ("qsub: Unauthorized Request \n", 159, JobRefused, "ask the site"),
+        ("qsub: Job violates queue and/or server resource limits\n", 188, JobRefused, "pilots.nodes"),
+        ("qsub: Invalid Account\n", 201, JobRefused, "pilots.account"),
+        ("qsub: hook error: please add -l filesystems=\n", 32, JobRefused, "filesystems"),
+        ("qsub: would exceed queue generic's per-user limit of jobs in 'Q' state\n", 38, NoRoom, "when there is room"),
+        ("qsub: Maximum number of jobs already in queue\n", 198, NoRoom, "when there is room"),
+        ("qsub: Queue is not enabled\n", 173, NoRoom, "when there is room"),
+        (DOWN.replace("qstat", "qsub"), 162, SchedulerError, "at present"),
+        ("qsub: System error: \n", 162, SchedulerError, "at present"),
+        ("qsub: Request not allowed: Server shutting down\n", 212, SchedulerError, "at present"),
+        ("qsub: Connection reset by peer\n", 1, SubmissionUnknown, "may have taken"),
+        ("qsub: Batch protocol error\n", 183, SubmissionUnknown, "may have taken"),
+        ("", 1, SubmissionUnknown, "without a word"),
+    ],
+)
+def test_a_submission_that_fails_says_whether_it_may_be_tried_again(
+    *, err: str, code: int, error: type[SchedulerError], says: str, fake: FakePbs
+) -> None:
+    fake.says("qsub", err=err, code=code)
+    told = asyncio.run(fails(fake.commands().submit("#!/bin/sh\n")))
+    assert type(told) is error
+    assert says in told.message
+
+
+@pytest.mark.parametrize(("out", "code"), [("", 0), ("12.pbs\n", 1), ("thanks\n", 0), ("1.pbs\n2.pbs\n", 0)])
+def test_a_submission_without_one_id_may_have_been_taken(out: str, code: int, fake: FakePbs) -> None:
+    fake.says("qsub", out, code=code)
+    assert isinstance(asyncio.run(fails(fake.commands().submit("#!/bin/sh\n"))), SubmissionUnknown)
+
+
+def test_a_submission_that_is_not_answered_may_have_been_taken(fake: FakePbs) -> None:
+    fake.says("qsub", "1.pbs\n", does="sleep 600")
+    error = asyncio.run(fails(fake.scheduler(timeout_s=0.5).submit(pilot_job(fake.directory))))
+    assert isinstance(error, SubmissionUnknown)
+
+
+@pytest.mark.parametrize("line", ["12.pbs", "12", "12.pbs.example.org", "welcome\n12.pbs\nbye"])
+def test_a_submission_gives_the_id_that_pbs_prints(line: str, fake: FakePbs) -> None:
+    fake.says("qsub", f"{line}\n")
+    name = asyncio.run(fake.scheduler().submit(pilot_job(fake.directory)))
+    assert name.startswith("12")
+    assert f"#PBS -N hpcserve-{TAG}-1\n" in (fake.directory / "script").read_text()
+
+
+# --- Deletions.
+
+
+@pytest.mark.parametrize("code", [0, 153, 35, 168, 202, 237])
+def test_there_may_be_nothing_to_delete(code: int, fake: FakePbs) -> None:
+    fake.says("qdel", err="qdel: it is over 1.pbs\n" if code else "", code=code)
+    asyncio.run(fake.scheduler().cancel(JobId("1.pbs")))
+
+
+@pytest.mark.parametrize(("code", "err"), [(162, DOWN), (159, "qdel: Unauthorized Request  1.pbs\n"), (1, "")])
+def test_a_deletion_that_was_not_heard_is_an_error(code: int, err: str, fake: FakePbs) -> None:
+    fake.says("qdel", err=err, code=code)
+    asyncio.run(fails(fake.scheduler().cancel(JobId("1.pbs"))))
+
+
+# --- Finding jobs again.
+
+
+def found(scheduler: PbsScheduler, tag: str = TAG) -> dict[str, str]:
+    return {str(name): str(pilot) for name, pilot in asyncio.run(scheduler.find(tag)).items()}
+
+
+def test_jobs_are_found_by_their_tag_and_others_are_asked_about_once(fake: FakePbs) -> None:
+    fake.says("qselect", "3.pbs\n1.pbs\n7[].pbs\n2.pbs\n")
+    jobs = {
+        "1.pbs": job(Job_Name=f"hpcserve-{TAG}-p-1"),
+        "2.pbs": job(Job_Name=f"hpcserve-daemon-{TAG}-0"),
+        "3.pbs": job(Job_Name="STDIN"),
+    }
+    fake.has(jobs)
+    scheduler = fake.scheduler()
+    for _ in range(2):
+        assert found(scheduler) == {"1.pbs": "p-1"}
+    assert found(scheduler, f"daemon-{TAG}") == {"2.pbs": "0"}
+    assert fake.asked == ["qselect -u me", f"{QSTAT} 1.pbs 2.pbs 3.pbs", *["qselect -u me"] * 2]
+    fake.says("qselect", "4.pbs\n3.pbs\n")
+    fake.has({"4.pbs": job(Job_Name=f"hpcserve-{TAG}-p-4")})
+    assert found(scheduler) == {"4.pbs": "p-4"}
+    fake.says("qselect", "")
+    assert found(scheduler) == {}
+
+
+def test_a_job_of_the_users_that_nobody_can_read_does_not_hide_ours(fake: FakePbs) -> None:
+    """As with ``qsub -V`` and functions of bash in older releases."""
+    fake.says("qselect", "1.pbs\n2.pbs\n")
+    theirs = answer({"1.pbs": job(Job_Name="theirs", Variable_List={"F": "HERE"})}).replace("HERE", '() { echo "x" }')
+    fake.says("qstat", theirs)
+    fake.has({"2.pbs": job()})
+    assert found(fake.scheduler()) == {"2.pbs": "1"}
+    fake.says("qstat", theirs.replace('"theirs"', f'"hpcserve-{TAG}-9"'))
+    with pytest.raises(SchedulerError, match="cannot read"):
+        found(fake.scheduler())
+    fake.says("qstat", theirs[:60])
+    with pytest.raises(SchedulerError, match="cannot read"):
+        found(fake.scheduler())
+
+
+@pytest.mark.parametrize(
+    ("out", "err", "code"), [("", DOWN, 255), ("hello\n", "", 0), ("1.pbs\n2.p", "", 0), ("1.pbs\n", "", 1)]
+)
+def test_nothing_is_found_out_where_qselect_does_not_answer(*, out: str, err: str, code: int, fake: FakePbs) -> None:
+    fake.says("qselect", out, err=err, code=code)
+    with pytest.raises(SchedulerError):
+        found(fake.scheduler())
+
+
+# --- Guesses.
+
+
+def test_the_listing_is_asked_seldom_and_for_those_alone_that_have_no_guess(fake: FakePbs) -> None:
+    waits = job(job_state="Q", substate=10, exec_host=None)
+    fake.has({"1.pbs": waits})
+    row = "1.pbs           me       workq    hpcserve-*    --    4   8    --  00:05 Q 23:59\n"
+    fake.says("qstat -T 1.pbs", row)
+    scheduler = fake.scheduler()
+    first = polled(scheduler, "1.pbs")["1.pbs"].starts_in_s
+    fake.now_s += 1.0
+    second = polled(scheduler, "1.pbs")["1.pbs"].starts_in_s
+    assert fake.asked.count("qstat -T 1.pbs") == 1
+    if first is not None and first >= 1.0:  # but for the last minute of a day
+        assert second == first - 1.0
+    fake.says("qstat -T 1.pbs", err="qstat: no\n", code=1)
+    fake.now_s += 301.0
+    assert polled(scheduler, "1.pbs")["1.pbs"].starts_in_s is None
+    fake.has({"1.pbs": waits | {"estimated": {"start_time": 1795221415 + 5}}})
+    fake.now_s += 301.0
+    assert polled(scheduler, "1.pbs")["1.pbs"].starts_in_s == 5.0
+    assert fake.asked.count("qstat -T 1.pbs") == 2
+
+
+def test_nobody_is_asked_about_no_job(fake: FakePbs) -> None:
+    assert polled(fake.scheduler()) == {}
+    assert fake.asked == []
+
+
+def test_the_stage_answers_in_the_form_of_the_recordings() -> None:
+    assert re.search(r'^\t\t"1.pbs": \{$', answer({"1.pbs": job()}), re.MULTILINE)
+    assert json.loads(EMPTY).keys() == {"timestamp", "pbs_version", "pbs_server"}

@@ -1,0 +1,321 @@
+"""The job script for PBS: what stands in it for each site, what is refused, and what bash does with it in a job.
+
+A job is as the recorded server and qsub(1B) have it: it begins in the home directory with umask 077, its standard
+output is a file that PBS hands over later, and qstat answers as recorded.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from hpcserve.cluster.pbs_options import walltime
+from hpcserve.cluster.script import SETUP_FAILED, begins, job_script
+from hpcserve.cluster.seam import JobId, PilotJob, own_log
+from hpcserve.config import Pilots, Site, read_site
+from hpcserve.errors import ConfigError
+from hpcserve.types import PilotId
+
+DATA = Path(__file__).resolve().parents[2] / "data"
+SITES = ("pbs", "polaris", "aurora")
+TIMER = ("--walltime-s", "3600", "--warn-s", "120")
+RUNNING = json.loads((DATA / "openpbs-23.06" / "qstat_running.json").read_text())["stdout"]
+SAYS_ALL = ("/bin/sh", "-c", 'printf "%s\\n" "$PWD" "$$" "$@"', "sh")
+
+
+def made_up(**changes: Any) -> PilotJob:
+    """A job; its paths need quoting."""
+    job = PilotJob(
+        pilot=PilotId("p1"),
+        tag="ada",
+        argv=("/opt/it's/python", "-m", "hpcserve.pilot", "--record", "/lustre/a b/$x.json"),
+        directory=Path("/lustre/a b"),
+        log=Path("/lustre/a b/100%j.log"),
+        walltime_s=3600.0,
+    )
+    return replace(job, **changes)
+
+
+def pbs_site(**pilots: Any) -> Site:
+    site = msgspec.structs.replace(read_site("local"), name="lab", scheduler=read_site("pbs").scheduler)
+    return msgspec.structs.replace(site, pilots=Pilots(**pilots))
+
+
+def options(script: str) -> list[str]:
+    return [line.removeprefix("#PBS ") for line in script.splitlines() if line.startswith("#PBS ")]
+
+
+@dataclass
+class Node:
+    """Where a job runs, and what came of it.
+
+    Attributes:
+        tmp_path: Holds the home directory, the shared one and a place for qstat.
+        exit_code: Of the last job.
+        output: What PBS would hand over of it.
+    """
+
+    tmp_path: Path
+    exit_code: int = 0
+    output: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("home", "a b", "pbs/bin"):
+            (self.tmp_path / name).mkdir(parents=True)
+
+    @property
+    def shared(self) -> Path:
+        return self.tmp_path / "a b"
+
+    @property
+    def log(self) -> str:
+        return (self.shared / "p1.log").read_text()
+
+    def job(self, *argv: str) -> PilotJob:
+        return made_up(argv=argv, directory=self.shared, log=self.shared / "p1.log")
+
+    def qstat_says(self, answer: str, exit_code: int = 0) -> None:
+        """An executable that says so of the job, and nothing of others."""
+        (self.tmp_path / "answer").write_text(answer)
+        qstat = self.tmp_path / "pbs" / "bin" / "qstat"
+        asked = '[ "$*" = "-f -F json 2.pbs" ] || exit 153'
+        qstat.write_text(f"#!/bin/sh\n{asked}\ncat '{self.tmp_path}/answer'\nexit {exit_code}\n")
+        qstat.chmod(0o755)
+
+    def run(self, script: str, *, nodes: str = "node1\n", **more: str) -> None:
+        file, nodefile = self.tmp_path / "2.pbs.SC", self.tmp_path / "nodes"
+        file.write_text(script)
+        nodefile.write_text(nodes)
+        environment = {
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(self.tmp_path / "home"),
+            "PBS_EXEC": str(self.tmp_path / "pbs"),
+            "PBS_JOBID": "2.pbs",
+            "PBS_NODEFILE": str(nodefile),
+            "TMPDIR": str(self.tmp_path),
+            **more,
+        }
+        with (self.tmp_path / "output").open("w") as output:
+            self.exit_code = subprocess.run(
+                ["/bin/bash", str(file)],
+                env=environment,
+                cwd=self.tmp_path / "home",
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                umask=0o077,
+                timeout=60,
+                check=False,
+            ).returncode
+        self.output = (self.tmp_path / "output").read_text()
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    made = Node(tmp_path)
+    made.qstat_says(RUNNING)
+    return made
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_the_script_of_a_shipped_site(name: str) -> None:
+    """Word for word as recorded; a change of the template or of a site is to be seen here."""
+    script = job_script(read_site(name), made_up(), "hpcserve-ada-p1")
+    assert script == (DATA / "jobscripts" / f"{name}.sh").read_text()
+    assert subprocess.run(["/bin/bash", "-n"], input=script, text=True, timeout=60, check=False).returncode == 0
+
+
+def test_all_that_a_site_can_ask_for_stands_in_the_script_and_its_own_options_last() -> None:
+    site = pbs_site(
+        account="m1",
+        partition="gpu",
+        constraint="system=polaris",
+        nodes=2,
+        launcher="mpiexec",
+        gpus_per_node=4,
+        cpus_per_node=64,
+        memory_per_node_mib=512,
+        exclusive=True,
+        requeue=False,
+        directives=("-l filesystems=home:eagle", "-k doe"),
+    )
+    assert options(job_script(site, made_up(), "hpcserve-ada-p1")) == [
+        "-N hpcserve-ada-p1",
+        "-A m1",
+        "-q gpu",
+        "-l select=2:ncpus=64:ngpus=4:mem=512mb:system=polaris",
+        "-l place=scatter:excl",
+        "-l walltime=01:00:00",
+        "-o '/lustre/a b/100%j.log.scheduler'",
+        "-j oe",
+        "-r n",
+        "-l filesystems=home:eagle",
+        "-k doe",
+    ]
+
+
+def test_what_a_site_leaves_open_is_left_to_the_cluster() -> None:
+    assert options(job_script(pbs_site(), made_up(nodes=3), "x")) == [
+        "-N x",
+        "-l select=3",
+        "-l place=scatter",
+        "-l walltime=01:00:00",
+        "-o '/lustre/a b/100%j.log.scheduler'",
+        "-j oe",
+        "-r y",
+    ]
+
+
+def test_a_job_that_comes_after_others_waits_for_their_end() -> None:
+    script = job_script(pbs_site(), made_up(after=(JobId("1.pbs"), JobId("2.pbs"))), "x")
+    assert options(script)[-1] == "-W depend=afterany:1.pbs:2.pbs"
+
+
+def test_a_reservation_is_a_queue() -> None:
+    assert "-q R123" in options(job_script(pbs_site(reservation="R123"), made_up(), "x"))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(1.0, "00:00:01"), (59.2, "00:01:00"), (3600.0, "01:00:00"), (90061.0, "25:01:01"), (8.64e6, "2400:00:00")],
+)
+def test_the_walltime_is_rounded_up_and_has_no_days(seconds: float, told: str) -> None:
+    assert walltime(seconds) == told
+
+
+@pytest.mark.parametrize(
+    ("pilots", "told"),
+    [
+        ({"account": "a\n#PBS -q x"}, r"-A of the job script: expected printable text on one line, got 'a\\n#PBS"),
+        ({"directives": ("-k doe\necho",)}, r"expected one option on one line, such as '-l filesystems=home', got "),
+        ({"directives": ("rm -rf /",)}, r"pilots.directives: expected one option on one line, .* got 'rm -rf /'"),
+        ({"qos": "debug"}, r"pilots.qos: expected none, since PBS has queues alone, got 'debug'; leave it empty"),
+        ({"reservation": "R1", "partition": "q"}, r"pilots.reservation: a reservation of PBS is a queue, .*'q'; leave"),
+        ({"launcher": "srun"}, r"pilots.launcher: expected 'mpiexec' or 'process', got 'srun', which is Slurm's"),
+    ],
+)
+def test_what_pbs_does_not_have_or_would_be_another_line_is_refused(pilots: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        job_script(pbs_site(**pilots), made_up(), "x")
+
+
+def test_a_path_that_pbs_would_take_for_another_hosts_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"-o of the job script: expected a path without ':'.*set shared_dir to"):
+        job_script(pbs_site(), made_up(log=Path("/lustre/a:b/p1.log")), "x")
+
+
+def test_the_agent_takes_the_place_of_the_script_and_gets_its_arguments_whole(node: Node) -> None:
+    script = job_script(pbs_site(), node.job(*SAYS_ALL, "a b", "it's", "$HOME"), "x")
+    node.run(f"echo $$\n{script}")
+    begun, place, agent, *arguments = node.log.splitlines()
+    assert begun == begins(0)
+    assert (place, agent) == (str(node.shared), node.output.strip())
+    assert arguments == ["a b", "it's", "$HOME", "--restart", "0", "--nodes", "node1", *TIMER]
+
+
+def test_what_is_printed_stands_in_the_log_at_once_and_only_its_owner_reads_it(node: Node) -> None:
+    node.run(job_script(pbs_site(), node.job("/bin/sh", "-c", "echo out; echo err >&2; exit 7"), "x"))
+    assert (node.exit_code, node.log, node.output) == (7, f"{begins(0)}\nout\nerr\n", "")
+    assert (node.shared / "p1.log").stat().st_mode & 0o777 == 0o600
+
+
+def test_each_run_of_a_requeued_job_goes_on_in_the_log_under_its_number(node: Node) -> None:
+    script = job_script(pbs_site(), node.job("/bin/echo"), "x")
+    node.run(script)
+    node.qstat_says(RUNNING.replace('"run_count":\t1,', '"run_count":\t3,'))
+    node.run(script)
+    first, _, third, arguments = node.log.splitlines()
+    assert (first, third, arguments) == (begins(0), begins(2), f"--restart 2 --nodes node1 {' '.join(TIMER)}")
+
+
+def test_a_variable_that_looks_like_a_count_is_none(node: Node) -> None:
+    answer = RUNNING.replace('"HPCSERVE_PILOT_ID":\t1,', '"X":\t"a \\"run_count\\": 9,",')
+    assert answer != RUNNING
+    node.qstat_says(answer)
+    node.run(job_script(pbs_site(), node.job("/bin/echo"), "x"))
+    assert "--restart 0 " in node.log
+
+
+@pytest.mark.parametrize("answer", ["", "{\n", RUNNING.replace('"run_count":\t1,', ""), '\t"run_count":\t0,\n'])
+def test_where_the_server_does_not_tell_the_runs_in_the_log_are_counted(node: Node, answer: str) -> None:
+    script = job_script(pbs_site(), node.job("/bin/echo"), "x")
+    node.qstat_says(answer, exit_code=255)
+    for number in range(3):
+        node.run(script)
+        assert node.log.splitlines()[-1] == f"--restart {number} --nodes node1 {' '.join(TIMER)}"
+
+
+def test_a_node_without_qstat_counts_the_runs_in_the_log(node: Node) -> None:
+    (node.tmp_path / "pbs" / "bin" / "qstat").unlink()
+    script = job_script(pbs_site(), node.job("/bin/echo"), "x")
+    node.run(script)
+    node.run(script)
+    assert node.log.splitlines()[-1] == f"--restart 1 --nodes node1 {' '.join(TIMER)}"
+
+
+def test_each_node_is_named_once_the_own_one_first(node: Node) -> None:
+    script = job_script(pbs_site(nodes=3, launcher="mpiexec"), node.job("/bin/echo"), "x")
+    node.run(script, nodes="x3.hsn.cm\nx3.hsn.cm\nx1.hsn.cm\n\nx2.hsn.cm\n")
+    assert node.log.splitlines()[-1] == f"--restart 0 --nodes x3.hsn.cm,x1.hsn.cm,x2.hsn.cm {' '.join(TIMER)}"
+
+
+@pytest.mark.parametrize("nodefile", ["", "gone", None])
+def test_a_job_whose_nodes_nobody_names_says_so(node: Node, nodefile: str | None) -> None:
+    script = job_script(pbs_site(), node.job("/bin/echo", "begun"), "x")
+    if nodefile is None:
+        script = script.replace("set -u\n", "unset PBS_NODEFILE\nset -u\n")
+    more = {"PBS_NODEFILE": str(node.tmp_path / nodefile)} if nodefile else {}
+    node.run(script, nodes="", **more)
+    assert node.exit_code == SETUP_FAILED
+    assert node.log.endswith("hpcserve: $PBS_NODEFILE does not tell the names of the nodes\n")
+    assert "begun" not in node.log
+
+
+def test_a_node_that_does_not_see_the_shared_directory_says_so_to_pbs(node: Node) -> None:
+    node.shared.rmdir()
+    node.run(job_script(pbs_site(), node.job("/bin/echo", "begun"), "x"))
+    assert node.exit_code == SETUP_FAILED
+    assert node.output.splitlines()[-1].endswith("p1.log: does it see the site's shared_dir?")
+    assert "begun" not in node.output
+
+
+def test_a_log_that_cannot_be_written_ends_the_job(node: Node) -> None:
+    (node.shared / "p1.log").mkdir()
+    node.run(job_script(pbs_site(), node.job("/bin/echo", "begun"), "x"))
+    assert (node.exit_code, "begun" in node.output) == (SETUP_FAILED, False)
+
+
+def test_setup_runs_before_the_agent_in_its_shell(node: Node) -> None:
+    setup = ("X='a b'; export X", 'test -n "$X" && cd /', "export Y=${NOT_SET:-none}")
+    node.run(job_script(pbs_site(setup=setup), node.job("/bin/sh", "-c", 'echo "$X" "$Y" "$PWD"'), "x"))
+    assert node.log == f"{begins(0)}\na b none /\n"
+
+
+def test_a_setup_command_that_fails_ends_the_job_and_is_named(node: Node) -> None:
+    node.run(job_script(pbs_site(setup=("true", "(exit 7)", "echo later")), node.job("/bin/echo"), "x"))
+    assert node.exit_code == SETUP_FAILED
+    assert node.log == f"{begins(0)}\nhpcserve: a setup command of site lab failed with exit code 7: (exit 7)\n"
+
+
+def test_only_a_site_with_setup_has_a_login_shell_of_its_own() -> None:
+    """The shell that PBS begins with is one, and hands on no functions such as ``module``."""
+    assert job_script(pbs_site(), made_up(), "x").startswith("#!/bin/bash\n")
+    assert job_script(pbs_site(setup=("module load x",)), made_up(), "x").startswith("#!/bin/bash -l\n")
+
+
+def test_a_site_has_a_template_of_its_own_which_extends_the_shipped_one(tmp_path: Path) -> None:
+    own = tmp_path / "ours.sh.j2"
+    own.write_text('{% extends "pbs.sh.j2" %}\n{% block setup %}\n# {{ name }} of ours\n{% endblock %}\n')
+    script = job_script(pbs_site(script=str(own)), made_up(), "p1")
+    assert script.startswith("#!/bin/bash\n#PBS -N p1\n")
+    assert "\n# p1 of ours\n" in script
+
+
+def test_what_pbs_says_itself_goes_to_a_file_beside_the_log() -> None:
+    assert own_log(Path("/a/p1.log")) == Path("/a/p1.log.scheduler")
