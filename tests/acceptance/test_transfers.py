@@ -219,10 +219,11 @@ def test_a_delivery_outlives_its_client_and_the_controller(lab: Lab) -> None:
 
 
 SCRIPT = """
-import sys, time
+import faulthandler, sys, time
 import numpy as np
 from hpcserve import Client
 
+faulthandler.dump_traceback_later(45)
 client = Client()
 future = client.submit("echo.echo", np.load(sys.argv[1]), to=sys.argv[2])
 while future.transfer is None or future.transfer.state == "waiting":
@@ -260,6 +261,9 @@ def ends(lab: Lab, script: str, how: str, code: int) -> str:
             if code:
                 process.send_signal(signal.SIGINT)
             _, said = process.communicate(timeout=PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise AssertionError(f"it does not leave: {process.communicate()}") from None
         finally:
             process.kill()
     assert process.returncode == code, said
