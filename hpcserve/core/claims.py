@@ -167,7 +167,9 @@ def login_required(rules: Rules, why: str, *, scopes: Iterable[str] = (), **want
         scopes: What has to be consented to, if it is not the service's scope.
         wanted: Further authorization parameters, by Globus's names for them.
     """
-    scopes = list(scopes) or [rules.scope]
+    scopes = list(scopes)
+    command = "hpcserve transfers --login" if scopes else "hpcserve login"
+    scopes = scopes or [rules.scope]
     detail = {
         "code": "AuthorizationRequired",
         "authorization_parameters": {"session_message": why, "required_scopes": scopes, **wanted},
@@ -175,7 +177,7 @@ def login_required(rules: Rules, why: str, *, scopes: Iterable[str] = (), **want
         "scope": rules.scope,
         "resource_server": rules.client_id,
     }
-    return LoginRequired(f"{why}; log in: hpcserve login", detail=detail)
+    return LoginRequired(f"{why}; log in: {command}", detail=detail)
 
 
 def _check_origin(told: Mapping[str, Any], rules: Rules) -> None:
