@@ -142,8 +142,8 @@ class Grants:
             scopes: Those of others that the service's has to lead to.
             wanted: Further authorization parameters, by Globus's names for them.
         """
-        # A login alone, however new, asks for no consent to transfers.
-        mend = CONSENTS if any(each.startswith(TRANSFER_SCOPE) for each in scopes) else "hpcserve login"
+        # A login alone, however new, asks for no such consent.
+        mend = CONSENTS if scopes else "hpcserve login"
         scopes = [f"{self._rules.scope}[{each}]" for each in scopes]
         return login_required(self._rules, why, scopes=scopes, mend=mend, **wanted)
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
 from functools import partial
 from typing import NamedTuple
 from urllib.parse import quote
@@ -29,7 +30,15 @@ from hpcserve.daemon.controller.outside import Outside
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.daemon.controller.wallet import Wallet
 from hpcserve.daemon.registration import rules_of, secret_file
-from hpcserve.errors import Conflict, InvalidInput, NotFound, PermissionDenied, ServiceUnavailable, StagedFileGone
+from hpcserve.errors import (
+    Conflict,
+    InvalidInput,
+    LoginRequired,
+    NotFound,
+    PermissionDenied,
+    ServiceUnavailable,
+    StagedFileGone,
+)
 from hpcserve.staging.transfer import GlobusCollections, GlobusTransfer, StepFailed
 from hpcserve.wire import admin as verbs
 
@@ -44,6 +53,7 @@ class Service(NamedTuple):
     deliveries: Deliveries
     wallet: Wallet
     doors: Doors
+    outside: Outside
 
 
 class Transferring:
@@ -132,6 +142,8 @@ class Transferring:
     async def https(self, arguments: verbs.AskHttps, asking: Asking) -> verbs.ByHttps:
         """Where a staged result of the caller's can be fetched, and with which token of the caller's."""
         service, owner = self._seen(asking)
+        if not arguments.path:
+            return await self._consents(service, owner)
         size = (await self._own(asking, "fetch", owner, arguments.path)).st_size
         source = globus_uri(arguments.path, [each for each in self._collections if each.https])
         way = tier(size, visible=False, https=source is not None, https_limit_bytes=self._https_limit)
@@ -141,20 +153,46 @@ class Transferring:
                 f"staging.https_limit_bytes ({self._https_limit}); have it brought to a collection"
             )
         end = destination(source, "")
-        mapped = any(each.id == end.collection and each.kind == "mapped" for each in self._collections)
-        grant = await service.wallet.https(owner, end.collection, data_access=mapped)
+        grant = await service.wallet.https(owner, end.collection, data_access=self._is_mapped(end.collection))
         try:
             service.doors.fetching(owner, arguments.path)
             await service.doors.let_in(owner, end.collection)
-            speaker = GlobusCollections(await service.wallet.token(owner))
-            server = await asyncio.to_thread(speaker.https_server, end.collection)
         except StepFailed as error:
             raise ServiceUnavailable(error.trouble.why, retry_after_s=error.trouble.retry_after_s or 2.0) from error
+        server = await self._https_server(service, owner, end.collection)
         if not server:
             raise Conflict(f"collection {end.collection} has no HTTPS; take https = true out of the site file")
         await self._guard.note(asking, "fetch", arguments.path, OWN)
         url = f"{server.rstrip('/')}{quote(end.path)}"
         return verbs.ByHttps(url=url, token=grant.access_token, expires_in_s=grant.expires_in_s)
+
+    async def _consents(self, service: Service, owner: str) -> verbs.ByHttps:
+        """Whether the login of a caller's does to bring results: if not, the error says which one would."""
+        await service.wallet.token(owner)
+        for each in self._collections:
+            if each.https:
+                await service.wallet.https(owner, each.id, data_access=self._is_mapped(each.id))
+        return verbs.ByHttps(url="", token="", expires_in_s=0.0)
+
+    def _is_mapped(self, collection: str) -> bool:
+        return any(each.id == collection and each.kind == "mapped" for each in self._collections)
+
+    async def _https_server(self, service: Service, owner: str, collection: str) -> str:
+        """Where a collection's files are had. A token that is kept may have ended: then there is another one."""
+        for is_last in (False, True):
+            token = await service.wallet.token(owner)
+            try:
+                return await service.outside.do(_https_server, token, collection)
+            except StepFailed as error:
+                trouble = error.trouble
+                if trouble.kind == "fatal":
+                    raise Conflict(f"{trouble.why}; the result cannot be fetched by HTTPS") from error
+                if trouble.kind != "login":
+                    raise ServiceUnavailable(trouble.why, retry_after_s=trouble.retry_after_s or 2.0) from error
+                trouble = service.wallet.refused(owner, trouble)
+                if is_last:
+                    raise LoginRequired(trouble.why, detail=trouble.detail) from error
+        raise AssertionError("the last one returns or raises")
 
     async def fetched(self, owner: str, paths: Sequence[str]) -> None:
         """A caller has results: an access rule that was made for that may not be needed any more."""
@@ -285,7 +323,12 @@ def transferring_of(
         carrier=lambda token: GlobusTransfer(token, deadline_s=site.staging.transfer_deadline_s),
         delivered=lambda each: delivered(each.owner, each.name),
     )
-    return Transferring(site, guard, Service(deliveries, wallet, doors))
+    return Transferring(site, guard, Service(deliveries, wallet, doors, outside))
+
+
+def _https_server(token: str, collection: str) -> str:
+    with closing(GlobusCollections(token)) as speaker:
+        return speaker.https_server(collection)
 
 
 def limits_of(site: Site) -> Limits:
