@@ -265,5 +265,5 @@ def _arrived(transfer: Transfer) -> Transfer:
     error: type[HpcserveError] = Cancelled if transfer.state == "cancelled" else TransferFailed
     raise error(
         f"transfer {transfer.id} to {transfer.to} has {transfer.state}: {transfer.why}; the result is still on the "
-        f"site for a time; once more: hpcserve transfers --again {transfer.id}"
+        f"site for a time, in {transfer.path}; once more: hpcserve transfers --again {transfer.id}"
     )
