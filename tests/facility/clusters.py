@@ -53,6 +53,8 @@ class Cluster(Protocol):
     """What its nodes are called, as a regular expression."""
     network_of_jobs: Mapping[str, Any]
     """What a site file says in ``network`` of a daemon that runs in a job."""
+    is_apart: bool
+    """Whether nodes are other hosts than the login node."""
     asks: str
     """The command by which it is asked for jobs."""
     preempted: tuple[str, str]

@@ -19,6 +19,8 @@ from tests.integration.daemon_tree import command_of, until
 from tests.integration.pbs.server import COMMANDS, PbsServer
 
 LONG_S = 60.0
+NODES = 8
+"""Each has two processors, and so room for one pilot."""
 _STATES = {"R": RUNNING}
 _FAULTS = {"killed": "down", "frozen": "hang"}
 
@@ -29,6 +31,7 @@ class PbsCluster:
     name = "pbs"
     nodes = re.escape(socket.gethostname())
     network_of_jobs: Mapping[str, Any] = {}
+    is_apart = False
     asks = "qstat"
     preempted = ("preempted", "")
     preemptible: Mapping[str, Any] = {}
@@ -39,8 +42,10 @@ class PbsCluster:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.server = PbsServer(directory, ncpus=4)
-        self.server.set(node_fail_requeue_s=3.0)
+        self.server = PbsServer(directory, nodes=NODES)
+        self.server.set(node_fail_requeue_s=8.0)
+        # What /etc/profile.d/pbs.sh does for those that submit jobs from jobs.
+        (self.server.home / ".bash_profile").write_text("export PATH=$PBS_EXEC/bin:$PATH\n")
         self.submit = self.server.commands / "qsub"
         self.site: Mapping[str, Mapping[str, Any]] = {
             "": {"base": "pbs"},
@@ -148,7 +153,7 @@ class PbsCluster:
         os.kill(daemon, signal.SIGUSR1)
 
     def take_all_nodes(self) -> str:
-        self.server.submit("sleep 600", "-l", "select=4:ncpus=4")
+        self.server.submit("sleep 600", "-l", f"select={NODES}:ncpus=2")
         return "Insufficient amount of resource"
 
     def suspend(self, job: str) -> None:
@@ -171,8 +176,13 @@ class PbsCluster:
         finally:
             self.server.set(started=True)
 
-    def without_room_beside(self, pilot: admin.PilotView) -> AbstractContextManager[None]:
-        return self.nothing_begins()
+    @contextmanager
+    def without_room_beside(self, pilot: admin.PilotView) -> Iterator[None]:
+        assert pilot.job in self.jobs()
+        others = self.server.submit("sleep 600", "-l", f"select={NODES - 1}:ncpus=2")
+        self.server.submit("sleep 600", "-l", "select=1:ncpus=2")  # nor is the pilot's node free when it has ended
+        yield
+        self.cancel(others)
 
     def clear(self) -> None:
         for name, job in self.server.jobs().items():
@@ -188,11 +198,11 @@ class PbsCluster:
     # --- bad days -----------------------------------------------------------------------------------------
 
     def power_off(self, *pilots: admin.PilotView) -> None:
-        for number in {self.server.node_of(each.job) for each in pilots} or range(4):
+        for number in {self.server.node_of(each.job) for each in pilots} or range(NODES):
             self.server.lose_node(number)
 
     def power_on(self) -> None:
-        for number in range(4):
+        for number in range(NODES):
             self.server.restore_node(number)
 
     @contextmanager

