@@ -47,8 +47,10 @@ class Cluster(Protocol):
     name: str
     directory: Path
     """Its own, which all nodes see."""
+    base: str
+    """The shipped site file on which those of daemons stand."""
     site: Mapping[str, Mapping[str, Any]]
-    """What daemons' site files have; ``base`` of ``""`` is the shipped one that they stand on."""
+    """The tables that they have above it."""
     nodes: str
     """What its nodes are called, as a regular expression."""
     network_of_jobs: Mapping[str, Any]

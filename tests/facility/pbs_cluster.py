@@ -29,6 +29,7 @@ class PbsCluster:
     """The cluster of a stand-in's server, which is closed by :meth:`close`."""
 
     name = "pbs"
+    base = "pbs"
     nodes = re.escape(socket.gethostname())
     network_of_jobs: Mapping[str, Any] = {}
     is_apart = False
@@ -48,7 +49,6 @@ class PbsCluster:
         (self.server.home / ".bash_profile").write_text("export PATH=$PBS_EXEC/bin:$PATH\n")
         self.submit = self.server.commands / "qsub"
         self.site: Mapping[str, Mapping[str, Any]] = {
-            "": {"base": "pbs"},
             "network": {"host": "127.0.0.1"},
             "scheduler": {"poll_s": 0.5, "poll_max_s": 2.0, "submit_per_min": 600.0, "timeout_s": 10.0},
             "pilots": {"walltime_s": 600.0, "max_pilots": 4, "cpus_per_node": 2, "warn_s": 30.0, "orphan_s": 60.0},

@@ -64,8 +64,8 @@ class Facility:
     def write_site(self, **overrides: dict[str, Any]) -> None:
         """Writes the site file anew."""
         site = self.cluster.site
-        lines = [f'base = "{site[""]["base"]}"', *([f'shared_dir = "{self._sized}"'] if self._sized else [])]
-        for table in {**site, **SITE, **overrides}.keys() - {""}:
+        lines = [f'base = "{self.cluster.base}"', *([f'shared_dir = "{self._sized}"'] if self._sized else [])]
+        for table in {**site, **SITE, **overrides}:
             values = {**site.get(table, {}), **SITE.get(table, {}), **overrides.get(table, {})}
             lines += [f"[{table}]", *(f"{name} = {json.dumps(value)}" for name, value in values.items())]
         self.site.write_text("\n".join(lines) + "\n")

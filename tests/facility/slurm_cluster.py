@@ -27,6 +27,8 @@ class SlurmCluster:
     """The cluster of a box."""
 
     name = "slurm"
+    base = "facility"
+    site: Mapping[str, Mapping[str, Any]] = {}
     nodes = r"node\d"
     network_of_jobs: Mapping[str, Any] = {"host": "eth0"}
     is_apart = True
@@ -41,7 +43,6 @@ class SlurmCluster:
     def __init__(self, box: Box) -> None:
         self.box = box
         self.directory = box.directory
-        self.site: Mapping[str, Mapping[str, Any]] = {"": {"base": "facility"}}
         self.submit = Path(shutil.which("sbatch") or "/usr/bin/sbatch")
         self._off: list[str] = []
 
@@ -142,8 +143,10 @@ class SlurmCluster:
     @contextmanager
     def nothing_begins(self) -> Iterator[None]:
         self.box.partition_down("batch")
-        yield
-        self.box.partition_up("batch")
+        try:
+            yield
+        finally:
+            self.box.partition_up("batch")
 
     @contextmanager
     def without_room_beside(self, pilot: admin.PilotView) -> Iterator[None]:
