@@ -19,6 +19,7 @@ from hpcserve.wire import admin
 from tests.facility.box.cluster import Box
 from tests.facility.box.files import LOGIN
 from tests.facility.service import Facility, status
+from tests.facility.slurm_cluster import SlurmCluster
 
 __all__ = ["LOGIN", "TIMED", "Box", "Facility", "Feed", "Watch", "answered", "daemon", "job_start", "status"]
 
@@ -30,7 +31,7 @@ LOOK_S = 0.05
 @contextlib.contextmanager
 def daemon(box: Box, name: str, **tables: Any) -> Iterator[tuple[Facility, Client]]:
     """A daemon with these tables of its site file, and a client; no job of it is left at the end."""
-    facility = Facility(box, name, **tables)
+    facility = Facility(SlurmCluster(box), name, **tables)
     try:
         facility.up()
         with facility.client() as client:

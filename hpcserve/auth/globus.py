@@ -25,6 +25,7 @@ TIMEOUT_S = 4.0
 RETRIES = 2
 LONGEST_PAUSE_S = 1.0
 """Between two tries, whatever the service asks for: somebody waits."""
+AUTH = "Globus Auth"
 GROUPS = "groups.api.globus.org"
 GROUPS_SCOPE = f"urn:globus:auth:scope:{GROUPS}:view_my_groups_and_memberships"
 
@@ -100,6 +101,23 @@ class Globus:
         for client in (self._auth, self._groups):
             settle(client)
 
+    def try_secret(self) -> None:
+        """Whether Globus Auth knows the service's client by its secret: asks about a token that is none.
+
+        Raises:
+            ConfigError: It does not.
+            ServiceUnavailable: Globus does not answer.
+        """
+        try:
+            self._auth.oauth2_token_introspect("none")
+        except self._sdk.GlobusError as error:
+            if self._is_refused(error):
+                raise ConfigError(
+                    f"Globus Auth refuses the service's client {self._rules.client_id} (HTTP {error.http_status}), and "
+                    "so everybody: correct globus.client_id, or write a new secret of this client into its file"
+                ) from error
+            raise self._no_answer(AUTH, error) from error
+
     def check(self, question: Question, token: str) -> Checked:
         """Asks what is to be asked; errors are in the answer.
 
@@ -128,7 +146,7 @@ class Globus:
         try:
             answer = self._auth.post("/v2/oauth2/token/introspect", data=asked, encoding="form")
         except self._sdk.GlobusError as error:
-            raise self._no_answer("Globus Auth", error) from error
+            raise self._no_answer(AUTH, error) from error
         told: object = answer.data
         return told
 
@@ -151,7 +169,7 @@ class Globus:
         except self._sdk.GlobusError as error:
             raise self._consent_or_no_answer(error) from error
         except (KeyError, TypeError) as error:
-            raise self._no_answer("Globus Auth", error) from error
+            raise self._no_answer(AUTH, error) from error
 
     def _groups_if_told(self, token: str) -> tuple[str, ...] | None:
         try:
@@ -175,11 +193,19 @@ class Globus:
         what = type(error).__name__
         if isinstance(error, self._sdk.GlobusAPIError):
             what = f"HTTP {error.http_status}"
-            if error.http_status in (401, 403):
-                _log.error("%s refuses the service's own client (%s): see globus.client_id and its secret", who, what)
+        if self._is_refused(error):
+            _log.error("%s refuses the service's own client (%s): see globus.client_id and its secret", who, what)
+        if self._is_refused(error) and who == AUTH:
+            return ServiceUnavailable(
+                f"{who} does not know this service any more ({what}), so nobody can log in; that is its operator's to "
+                "mend: hpcserve site check says what"
+            )
         return ServiceUnavailable(
             f"{who} gives no answer about your login ({what}); try again in a moment", retry_after_s=2.0
         )
+
+    def _is_refused(self, error: Exception) -> bool:
+        return isinstance(error, self._sdk.GlobusAPIError) and error.http_status in (401, 403)
 
     def _how(self) -> dict[str, Any]:
         make = self._sdk.transport

@@ -6,6 +6,7 @@ needed any more. Tokens are neither stored nor logged here.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from hpcserve.errors import AuthenticationError, HpcserveError, LoginRequired, S
 
 TRANSFER = "transfer.api.globus.org"
 NOT_YET = "this service may not transfer files for you yet"
+CONSENTS = "hpcserve transfers --login"
 TRANSFER_SCOPE = f"urn:globus:auth:scope:{TRANSFER}:all"
 
 
@@ -28,7 +30,7 @@ class Grant(NamedTuple):
 
 
 class Grants:
-    """The service's client at Globus Auth.
+    """The service's client at Globus Auth. May be used by several threads: each has connections of its own.
 
     Args:
         rules: The client's id, and what a login is asked for with.
@@ -44,13 +46,21 @@ class Grants:
         self._transfer = f"{TRANSFER_SCOPE}[{optional}]" if optional else TRANSFER_SCOPE
         self._rules = rules
         self._sdk = sdk()
-        self._client = self._sdk.ConfidentialAppAuthClient(
-            rules.client_id,
-            secret,
-            transport=self._sdk.transport.RequestsTransport(http_timeout=TIMEOUT_S),
-            retry_config=self._sdk.transport.RetryConfig(max_retries=RETRIES, max_sleep=LONGEST_PAUSE_S),
-        )
-        settle(self._client)
+        self._secret = secret
+        self._of_thread = threading.local()
+
+    @property
+    def _client(self) -> Any:
+        if not hasattr(self._of_thread, "client"):
+            client = self._sdk.ConfidentialAppAuthClient(
+                self._rules.client_id,
+                self._secret,
+                transport=self._sdk.transport.RequestsTransport(http_timeout=TIMEOUT_S),
+                retry_config=self._sdk.transport.RetryConfig(max_retries=RETRIES, max_sleep=LONGEST_PAUSE_S),
+            )
+            settle(client)
+            self._of_thread.client = client
+        return self._of_thread.client
 
     def dependent(self, token: str, *, offline: bool) -> Grant:
         """For Transfer, on behalf of whose token this is. ``offline``: with a refresh token.
@@ -132,8 +142,10 @@ class Grants:
             scopes: Those of others that the service's has to lead to.
             wanted: Further authorization parameters, by Globus's names for them.
         """
+        # A login alone, however new, asks for no such consent.
+        mend = CONSENTS if scopes else "hpcserve login"
         scopes = [f"{self._rules.scope}[{each}]" for each in scopes]
-        return login_required(self._rules, why, scopes=scopes, **wanted)
+        return login_required(self._rules, why, scopes=scopes, mend=mend, **wanted)
 
     def _refused(self, error: Exception, why: str, needed: str = "") -> HpcserveError:
         """An invalid token and a missing consent want a login; anything else may be over soon."""

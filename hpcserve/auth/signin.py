@@ -96,12 +96,13 @@ def log_in(demand: Demand, service: str, code: Code, *, renews: bool = True) -> 
 
 
 def by_secret(demand: Demand, service: str, client_id: str, secret: str) -> Kept:
-    """A program logs in.
+    """A program logs in; it consents to what it asks for.
 
     Raises:
         HpcserveError: As :func:`log_in`.
     """
     globus_sdk = sdk(WHAT)
+    from globus_sdk import gare
     from globus_sdk.token_storage import MemoryTokenStorage
 
     storage = MemoryTokenStorage()
@@ -110,7 +111,8 @@ def by_secret(demand: Demand, service: str, client_id: str, secret: str) -> Kept
     try:
         client = _client(globus_sdk.ConfidentialAppAuthClient, client_id, secret)
         with globus_sdk.ClientApp(APP, login_client=client, scope_requirements=needed, config=settings) as app:
-            app.login(force=True)
+            further = demand.authorization_parameters.required_scopes
+            app.login(auth_params=gare.GlobusAuthorizationParameters(required_scopes=further), force=True)
             kept = _kept(demand, service, client_id, storage.get_token_data_by_resource_server(), by_secret=True)
     except globus_sdk.AuthAPIError as error:
         if error.http_status in REFUSED:
@@ -188,13 +190,21 @@ def keep(kept: Kept) -> None:
         raise
 
 
-def refuse_anothers(demand: Demand, service: str) -> None:
-    """Looks whether a service asks for the login of another one.
+def refuse_anothers(demand: Demand, service: str, program: str = "") -> None:
+    """Looks whether a service asks for the login of another one; whoever has let it have that is not asked again.
+
+    Args:
+        demand: What it asks for.
+        service: Its public key (Z85).
+        program: See :func:`hpcserve.auth.tokens.load`.
 
     Raises:
         AuthenticationError: It does.
         ConfigError: A file of logins cannot be read.
     """
+    own = tokens.load(service, program)
+    if own is not None and own.resource_server == demand.resource_server:
+        return
     for kept in tokens.every():
         if kept.resource_server == demand.resource_server and kept.service != service:
             raise AuthenticationError(
@@ -241,6 +251,11 @@ def _not_brought(globus_sdk: Any, error: Exception) -> HpcserveError:
 
 
 def _no_answer(globus_sdk: Any, error: Exception) -> ServiceUnavailable:
+    if isinstance(error, globus_sdk.NetworkError) and "certificate verify failed" in str(error.underlying_exception):
+        return ServiceUnavailable(
+            "the certificate of what answers in Globus Auth's place is none that is trusted here; if a proxy of your "
+            "site stands between, or a stand-in, name its certificates: REQUESTS_CA_BUNDLE, or GLOBUS_SDK_VERIFY_SSL"
+        )
     what = f"HTTP {error.http_status}" if isinstance(error, globus_sdk.GlobusAPIError) else type(error).__name__
     return ServiceUnavailable(f"Globus Auth gives no answer ({what}); try again in a moment", retry_after_s=2.0)
 

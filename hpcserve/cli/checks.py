@@ -61,6 +61,47 @@ def places(site: Site) -> Iterator[Finding]:
         yield told() if told else Finding(subject, "ok", str(home) if there else f"{home} will be made")
 
 
+def staging(site: Site) -> Iterator[Finding]:
+    """Whether staged results can travel, where the site has collections: nothing of that is told before the first."""
+    from pathlib import Path
+
+    from hpcserve.cluster.finding import Finding
+    from hpcserve.core.sitepaths import is_below
+
+    collections = site.staging.collections
+    for each in collections:
+        if not Path(each.prefix).is_dir():
+            yield Finding(
+                "staging", "warning", f"staging.collections: {each.id}: there is no directory {each.prefix} here"
+            )
+    if collections and not any(is_below(site.staging_dir, each.prefix) for each in collections):
+        yield Finding(
+            "staging",
+            "warning",
+            f"staging.directory: {site.staging_dir} is on none of the site's staging.collections, so that no result "
+            "can be brought to a collection, nor fetched by HTTPS; set it to a directory below one's prefix",
+        )
+
+
+def globus(site: Site) -> Iterator[Finding]:
+    """Whether Globus Auth takes the service's secret; a daemon learns that at the first login."""
+    from hpcserve.auth.globus import Globus, read_secret
+    from hpcserve.cluster.finding import Finding
+    from hpcserve.daemon.registration import rules_of, secret_file
+    from hpcserve.errors import ConfigError, HpcserveError
+
+    if site.auth != "globus":
+        return
+    try:
+        Globus(rules_of(site), read_secret(secret_file(site))).try_secret()
+    except ConfigError as error:
+        yield Finding("globus", "failed", f"{error} ({secret_file(site)})")
+    except HpcserveError as error:
+        yield Finding("globus", "warning", str(error))
+    else:
+        yield Finding("globus", "ok", f"Globus Auth takes the secret of client {site.globus.client_id}")
+
+
 async def queue(site: Site) -> Finding:
     """The daemon's own question to the scheduler, read as the daemon reads it."""
     import time

@@ -1,8 +1,9 @@
 """``hpcserve down``: asks the daemon to end, and waits until nothing of it runs.
 
 A daemon that is not there is down already: that is said, and is no error. One of this user on this host that cannot
-be asked, since it does not answer, or its directories were moved, is ended by a signal, with its pilots. Of a daemon
-that runs in a job, those jobs that wait in the queue are cancelled first.
+be asked, since it does not answer, or its directories were moved, or does not let its own user administer it, is
+ended by a signal, with its pilots. Of a daemon that runs in a job, those jobs that wait in the queue are cancelled
+first.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ def _take_back(site: Site) -> HpcserveError | None:
 
 def _ask(daemon: Leaving, pilots: Pilots, until: float) -> GoingDown | None:
     """What the daemon says that will end now; None: there is none."""
-    from hpcserve.errors import AuthenticationError, ServiceUnavailable
+    from hpcserve.errors import AuthenticationError, PermissionDenied, ServiceUnavailable
     from hpcserve.wire.admin import GoingDown
 
     service, record = daemon.service, daemon.record
@@ -172,6 +173,12 @@ def _ask(daemon: Leaving, pilots: Pilots, until: float) -> GoingDown | None:
         own = service.record is not None and service.record.stat().st_uid == os.geteuid()
         if not own or not daemon.is_here or not may_signal or not daemon.terminate():
             raise
+        return ends
+    except PermissionDenied as error:
+        # Its site file, or Globus, lets others administer it; whose process it is may end it all the same.
+        if not daemon.is_own or not daemon.is_here or not may_signal or not daemon.terminate():
+            raise
+        note(f"{error.message}; but it is your own daemon, so it is ended by a signal")
         return ends
 
 

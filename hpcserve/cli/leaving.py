@@ -42,6 +42,11 @@ class Leaving:
         self.is_here = service.record is not None and record.host == socket.gethostname()
         """Whether its supervisor is a process of this host, as far as the record says."""
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it was asked as the daemon of this user's own site."""
+        return self._site is not None
+
     def lives(self) -> bool:
         """Whether its supervisor, which is here, runs."""
         return is_daemon(self.record.pid)

@@ -46,8 +46,8 @@ def command(
         demand_of(told)
         if asks is None and not arrival.is_program:
             raise LoginRequired(
-                f"{told.message.partition(';')[0]}, and that takes a terminal; or, for programs, HPCSERVE_CLIENT_ID "
-                "and HPCSERVE_CLIENT_SECRET",
+                f"{told.message.partition(';')[0]}; a login takes a terminal, or, for programs, HPCSERVE_CLIENT_ID and "
+                "HPCSERVE_CLIENT_SECRET",
                 detail=told.detail,
             )
         welcome = arrival.log_in(told, asks, renews=not once, same_owner=same_owner)

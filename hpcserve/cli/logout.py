@@ -8,6 +8,7 @@ import typer
 
 from hpcserve.cli.login import SERVICE
 from hpcserve.cli.options import options
+from hpcserve.cli.terminal import note
 
 
 def command(
@@ -36,3 +37,7 @@ def command(
             )
     many = len(ended)
     typer.echo("you are logged out" if many == 1 else f"{many} logins are ended" if many else "nobody was logged in")
+    if many:
+        note(
+            "where a result of yours was to travel with --keep-login, its service keeps a login until all have arrived"
+        )

@@ -116,11 +116,15 @@ def _missing_keys(service: str | None) -> Path | None:
     from hpcserve import config
     from hpcserve.client.services import find_service
     from hpcserve.daemon.launch import AUTHORIZED_KEYS
+    from hpcserve.errors import ConfigError
 
     record = find_service(service).record
     if record is None:
         return None
-    site = config.load_site(None)
+    try:
+        site = config.load_site(None)
+    except ConfigError:  # so no service of its own has refused us
+        return None
     keys = site.state_dir / AUTHORIZED_KEYS
     own = record.parent == site.shared_dir
     return keys if own and not keys.exists() else None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import typer
 
+from hpcserve.cli.terminal import note
 from hpcserve.errors import ConfigError
 from hpcserve.wire.dtypes import DTYPES
 
@@ -77,9 +78,12 @@ def write_hdf5(outputs: Outputs, output: str) -> None:
 
 
 def show_staged(outputs: Outputs) -> None:
-    """Shows where a result is, and what."""
+    """Shows where a result is, and what. One that has come here goes when the command ends."""
     told = {name: f"{value.dtype}{list(value.shape)}" for name, value in outputs.items()}
-    place = None if outputs.staged is None else str(outputs.staged.path)
+    file = outputs.staged
+    place = None if file is None or file.own else str(file.path)
+    if file is not None and file.own:
+        note("the result came by HTTPS and is in no file that stays; to have it in one: --output FILE.h5")
     typer.echo(json.dumps({"staged": place, "outputs": told}, ensure_ascii=False))
 
 

@@ -100,14 +100,14 @@ def command(
             return
         wanted = reply or (Reply.staged if is_hdf5(output) else Reply.auto)
         answer = _infer(ctx, client, target, given, parameters=values, timeout_s=timeout, reply=wanted.value)
-        if is_hdf5(output):
-            write_hdf5(answer, str(output))
-    if output is None and wanted is Reply.staged:
-        show_staged(answer)
-    elif output is None:
-        show(answer)
-    elif not is_hdf5(output):
-        write(answer, output)
+        if output is None and wanted is Reply.staged:
+            show_staged(answer)
+        elif output is None:
+            show(answer)
+        elif is_hdf5(output):
+            write_hdf5(answer, output)
+        else:
+            write(answer if answer.staged is None else answer.staged.load(), output)
 
 
 def _infer(
@@ -161,17 +161,20 @@ def _send(
             note(now)
             said = now
 
-    while wait([future], SHOW_S).not_done:
-        show(future.transfer)
     try:
-        arrived = future.result().sent
-        transfer = None if arrived is None else arrived.transfer
-    except LoginRequired as wanted:
-        transfer = future.transfer
-        if transfer is None:
-            raise
-        arrived = with_logins(ctx, wanted, lambda: future.go_on(show)).sent
-        transfer = None if arrived is None else arrived.transfer
+        while wait([future], SHOW_S).not_done:
+            show(future.transfer)
+        try:
+            arrived = future.result().sent
+        except LoginRequired as wanted:
+            if future.transfer is None:
+                raise
+            arrived = with_logins(ctx, wanted, lambda: future.go_on(show)).sent
+    except KeyboardInterrupt:
+        if future.transfer is not None:
+            note(f"transfer {future.transfer.id} goes on; see: hpcserve transfers --watch")
+        raise
+    transfer = None if arrived is None else arrived.transfer
     show(transfer)
     typer.echo(json.dumps({"sent": None if transfer is None else transfer.to}))
 

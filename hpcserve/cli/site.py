@@ -108,6 +108,8 @@ async def _findings(name: str | None, site: Site, timeout_s: float | None) -> As
             site_host.of_a_node(site) if doors is None else site_host.network(site, doors),
             *(() if doors is None else _of_ports(site, doors)),
             *checks.places(site),
+            *checks.staging(site),
+            *checks.globus(site),
             *site_host.containers(site),
             *site_host.mpi(site),
         ):

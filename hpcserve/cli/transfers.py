@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 WATCH_S = 1.0
+AWAY_S = 30.0
+"""So long it is asked again whether a login is missing, while Globus does not say."""
 MOST_LOGINS = 5
+UNDELIVERED = ("failed", "cancelled")
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -36,8 +39,11 @@ def command(
     cancel: Annotated[
         str | None, typer.Option(metavar="ID", help="Have one not arrive; those with it in a task start anew.")
     ] = None,
+    again: Annotated[
+        str | None, typer.Option(metavar="ID", help="Bring one that has failed, or was cancelled, once more.")
+    ] = None,
     everybody: Annotated[bool, typer.Option("--everybody", help="Of all users; for administrators.")] = False,
-    login: Annotated[bool, typer.Option("--login", help="Log in as one needs it that waits for that.")] = False,
+    login: Annotated[bool, typer.Option("--login", help="Log in as it takes to have results brought.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object; with --watch, one a line.")] = False,
 ) -> None:
     """Show the transfers of your results: what has moved, how fast, and what they wait for."""
@@ -48,6 +54,11 @@ def command(
             done = client.call("cancel-transfer", CancelTransfer(id=cancel), TransferList)
             typer.echo(f"transfer {cancel}: {done.transfers[0].state}")
             return
+        if again is not None:
+            state = _again(client, again)
+            if not watch:
+                typer.echo(f"transfer {again}: {state}")
+                return
         if login:
             _log_in(ctx, client)
         while True:
@@ -62,6 +73,17 @@ def _ask(client: Client, *, everybody: bool) -> tuple[TransferView, ...]:
     from hpcserve.wire.admin import AskTransfers, TransferList
 
     return client.call("transfers", AskTransfers(everybody=everybody), TransferList).transfers
+
+
+def _again(client: Client, id: str) -> str:
+    """Has a file go once more to where it was to go; its state then."""
+    from hpcserve.wire.admin import AskTransfers, Deliver, TransferList
+
+    [before] = client.call("transfers", AskTransfers(ids=(id,)), TransferList).transfers
+    if before.state not in ENDED or before.state == "succeeded":
+        return before.state
+    asked = Deliver(paths=(before.path,), to=before.to)
+    return client.call("deliver", asked, TransferList).transfers[0].state
 
 
 def _show(found: Sequence[TransferView], *, json: bool, lines: bool) -> None:
@@ -83,7 +105,15 @@ def _drawn(found: Sequence[TransferView]) -> Iterator[RenderableType]:
     yield _table(found)
     for each in found:
         if each.why:
-            yield f"{each.id}: {each.why}"
+            yield f"{each.id}: {each.why}{_to_do(each)}"
+        if each.state in UNDELIVERED:
+            yield f"{each.id}: as long as it is kept, the result is in {each.path} on the site"
+
+
+def _to_do(each: TransferView) -> str:
+    """What is left to do for a login, where the service's own words do not say it."""
+    consents = "hpcserve transfers --login"
+    return "" if each.login is None or consents in each.why else f"; log in: {consents}"
 
 
 def _table(found: Sequence[TransferView]) -> Table:
@@ -117,16 +147,27 @@ def _left(each: TransferView) -> str:
 
 
 def _log_in(ctx: typer.Context, client: Client) -> None:
-    """Once for each login that is waited for, since one may be followed by another."""
+    """As the first transfer needs it that waits for a login; if none does, as results that are yet to come will."""
     from hpcserve.cli.consent import log_in_for
     from hpcserve.cli.terminal import note
+    from hpcserve.client.sending import patiently
     from hpcserve.errors import LoginRequired
+    from hpcserve.wire.admin import AskHttps, ByHttps
 
-    wanted = next((each for each in _ask(client, everybody=False) if each.login is not None), None)
-    if wanted is None:
-        note("no transfer waits for a login")
+    waiting = next((each for each in _ask(client, everybody=False) if each.login is not None), None)
+    if waiting is not None:
+        log_in_for(ctx, LoginRequired(waiting.why, detail=waiting.login))
         return
-    log_in_for(ctx, LoginRequired(wanted.why, detail=wanted.login))
+
+    def look() -> None:
+        patiently(client.call, "https", AskHttps(), ByHttps, for_s=AWAY_S)
+
+    try:
+        look()
+    except LoginRequired as wanted:
+        with_logins(ctx, wanted, look)
+    else:
+        note("no transfer waits for a login, and yours does for those to come")
 
 
 def with_logins(ctx: typer.Context, wanted: LoginRequired, go_on: Callable[[], T]) -> T:
@@ -149,7 +190,7 @@ def with_logins(ctx: typer.Context, wanted: LoginRequired, go_on: Callable[[], T
 
 def progress(transfer: Transfer) -> str:
     """How far a transfer is, in one line."""
-    moved = f", {amount(transfer.size_bytes)} of {amount(transfer.in_all_bytes)}" if transfer.task else ""
+    moved = f", {amount(transfer.moved_bytes)} of {amount(transfer.in_all_bytes)}" if transfer.task else ""
     why = f": {transfer.why}" if transfer.why else ""
     return f"transfer {transfer.id} to {transfer.to} is {transfer.state}{moved}{why}"
 

@@ -41,6 +41,8 @@ def command(
         daemon = DaemonProcess(site, tied=not detach)
         requests.watch(daemon)
         record = daemon.wait_ready()
+        if record is not None or daemon.is_elsewhere:
+            _warn(site)
         if record is not None:
             return _leave(daemon, record, requests, site) if detach else _stay(daemon, record, requests)
         if requests.number or not daemon.is_elsewhere:
@@ -48,6 +50,15 @@ def command(
     finally:
         requests.close()
     return _in_a_job(site, detach=detach)
+
+
+def _warn(site: str | None) -> None:
+    """Of what shows only when somebody's result is to travel."""
+    from hpcserve import config
+    from hpcserve.cli.checks import staging
+
+    for finding in staging(config.load_site(site)):
+        note(f"warning: {finding.told}")
 
 
 def _in_a_job(site: str | None, *, detach: bool) -> int:

@@ -11,7 +11,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -26,7 +26,7 @@ from hpcserve.client.call import AdminCall, Inference, Inputs, Pending
 from hpcserve.client.dial import Connection, dial, say_hello_again
 from hpcserve.client.engine import Engine
 from hpcserve.client.keys import client_keys
-from hpcserve.client.landing import SENT_AT_ONCE
+from hpcserve.client.landing import Landing
 from hpcserve.client.login import Asks, Login
 from hpcserve.client.outputs import Outputs
 from hpcserve.client.pauses import Patience, Pauses
@@ -37,7 +37,7 @@ from hpcserve.client.streaming import WINDOW, Came, Streaming
 from hpcserve.client.ways import way_to
 from hpcserve.core.destinations import directory
 from hpcserve.core.tiers import AUTO
-from hpcserve.errors import Cancelled, HpcserveError, InvalidInput, ProtocolError, ServiceUnavailable
+from hpcserve.errors import HpcserveError, InvalidInput, ProtocolError, ServiceUnavailable
 from hpcserve.types import Counter
 from hpcserve.wire.admin import Admin, Delivered, Noted
 
@@ -84,8 +84,7 @@ class AsyncClient:
         self._due: asyncio.TimerHandle | None = None
         self._due_at = FOREVER
         self._is_fork = False
-        self._landings: set[asyncio.Task[None]] = set()
-        self._looking: ThreadPoolExecutor | None = None
+        self._landing = Landing()
         forks.watch(self, AsyncClient._forked, self._context)
 
     @property
@@ -126,16 +125,12 @@ class AsyncClient:
             return
         if self._due is not None:
             self._due.cancel()
+        self._landing.close()
         self._unwatch()  # before the descriptors are closed, and perhaps somebody else's
         self._engine.bye()
         self._resolve()
         self._way.interrupt()
         self._login.interrupt()
-        for landing in self._landings:
-            landing.cancel()
-        await asyncio.gather(*self._landings, return_exceptions=True)
-        if self._looking is not None:
-            self._looking.shutdown(wait=False, cancel_futures=True)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         self._drop()
@@ -298,36 +293,45 @@ class AsyncClient:
 
     async def _go_on(self, call: Inference, seen: Callable[[Transfer], None]) -> Outputs:
         self._check_open()
-        return await asyncio.get_running_loop().run_in_executor(self._lookers(), call.go_on, seen)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Outputs] = loop.create_future()
+
+        def end(outcome: Outputs | HpcserveError) -> None:
+            if future.done():
+                return
+            if isinstance(outcome, HpcserveError):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        self._landing.go_on(call, seen, lambda outcome: _tell(loop, partial(end, outcome)))
+        return await future
 
     def _landed(self, resolve: Callable[[Pending], None], call: Inference) -> None:
         """A call has its answer, which may lie in a file."""
         if call.staged is None:
             resolve(call)
             return
-
-        async def land() -> None:
-            try:
-                if call.sending is None:
-                    await asyncio.to_thread(call.land)
-                else:  # it may look on for hours, and not in a thread that others wait for
-                    await asyncio.get_running_loop().run_in_executor(self._lookers(), call.land)
-            except asyncio.CancelledError:
-                call.error = Cancelled("the client was closed before the result was fetched")
-            resolve(call)
-
-        task = asyncio.get_running_loop().create_task(land(), name="hpcserve-staged")
-        self._landings.add(task)
-        task.add_done_callback(self._landings.discard)
-
-    def _lookers(self) -> ThreadPoolExecutor:
-        if self._looking is None:
-            self._looking = ThreadPoolExecutor(SENT_AT_ONCE, thread_name_prefix="hpcserve-staged")
-        return self._looking
+        loop = asyncio.get_running_loop()
+        self._landing.land(call, lambda landed: _tell(loop, partial(resolve, landed)))
 
     def _ask(self, loop: asyncio.AbstractEventLoop, verb: str, arguments: Admin, answer: type[T]) -> T:
         """A call, for another thread."""
-        return asyncio.run_coroutine_threadsafe(self.call(verb, arguments, answer), loop).result()
+        answered: Future[T] = Future()
+
+        def ask() -> None:
+            try:
+                self._check_open()
+                self._engine.admin(AdminCall(verb, arguments, answer, TELL_S, _resolver(answered)))
+                self._sent()
+            except HpcserveError as error:
+                answered.set_exception(error)
+
+        _tell(loop, ask)
+        try:
+            return answered.result(2 * TELL_S)
+        except TimeoutError as error:  # the loop is closed, or does something else
+            raise ServiceUnavailable(f"{verb}: the event loop has not asked in {2 * TELL_S:g} s") from error
 
     def _tell_delivered(self, loop: asyncio.AbstractEventLoop, path: str) -> None:
         """The service may remove a file from now on. Nobody waits for its answer; called by any thread."""
@@ -337,8 +341,7 @@ class AsyncClient:
                 self._engine.admin(AdminCall("delivered", Delivered(paths=(path,)), Noted, TELL_S))
                 self._sent()
 
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and so is the client
-            loop.call_soon_threadsafe(tell)
+        _tell(loop, tell)
 
     def _has_read(self, id: Counter, call: Streaming, item: Came) -> None:
         if call.incoming.read(item.size_bytes) and self._task is not None:
@@ -572,7 +575,13 @@ class AsyncClient:
             loop.remove_reader(watched.monitor_fd)
 
 
-def _resolver(future: asyncio.Future[Any]) -> Any:
+def _tell(loop: asyncio.AbstractEventLoop, what: Callable[[], object]) -> None:
+    """Has the loop do something, from any thread."""
+    with contextlib.suppress(RuntimeError):  # the loop is closed, and so is the client
+        loop.call_soon_threadsafe(what)
+
+
+def _resolver(future: asyncio.Future[Any] | Future[Any]) -> Any:
     def resolve(call: Pending) -> None:
         if future.done():
             return

@@ -13,11 +13,11 @@ from hpcserve.auth import tokens
 from hpcserve.auth.tokens import Kept
 from hpcserve.client.dial import MOST_LOGINS, say_hello
 from hpcserve.client.keys import client_keys
-from hpcserve.client.login import Asks, Login, log_in
+from hpcserve.client.login import Asks, Login, log_in, take_back
 from hpcserve.client.services import Service, find_service, load_services
 from hpcserve.client.ways import way_to
 from hpcserve.core.demands import demand_of
-from hpcserve.errors import AuthenticationError, LoginRequired, ServiceUnavailable
+from hpcserve.errors import AuthenticationError, Conflict, LoginRequired, PermissionDenied, ServiceUnavailable
 from hpcserve.wire.messages import Welcome
 
 PATIENCE_S, PAUSE_S = 5.0, 0.5
@@ -92,10 +92,16 @@ class Arrival:
         for _ in range(MOST_LOGINS):
             demand = demand_of(refused).after(demand)
             if asks is None or self.is_program:
-                token = self._login.after(self._key, refused, same_owner=same_owner)
+                answer = self._hello(self._login.after(self._key, refused, same_owner=same_owner))
             else:
-                token = log_in(demand, self._key, asks, renews=renews, same_owner=same_owner).access_token
-            answer = self._hello(token)
+                before = self.kept()
+                made = log_in(demand, self._key, asks, renews=renews, same_owner=same_owner)
+                try:
+                    answer = self._hello(made.access_token)
+                except (Conflict, PermissionDenied):  # it may be somebody else's, where one that did was there
+                    if before is not None:
+                        take_back(made, before)
+                    raise
             if isinstance(answer, Welcome):
                 return answer
             refused = answer

@@ -159,19 +159,29 @@ class Inference(Pending):
     def land(self) -> None:
         """Brings here what is in a file, if the result is. It may take long: by no thread that others wait for."""
         result, self.staged = self.staged, None
-        if result is None or self.fetching is None:
+        if result is not None:
+            self.landed(result, brought(lambda: self.bring(result)))
+
+    def bring(self, result: wire.Result, seen: Callable[[Transfer], None] | None = None) -> Outputs:
+        """The outputs of a result that is in a file.
+
+        Raises:
+            HpcserveError: It cannot be had.
+        """
+        fetching = self.fetching
+        assert fetching is not None, "a call that was sent"
+        if self.sending is not None and fetching.ask is not None:
+            return self.sending.send(result, fetching.ask, seen)
+        return fetching.outputs(result, lazy=self.reply == STAGED)
+
+    def landed(self, result: wire.Result, outcome: Outputs | HpcserveError) -> None:
+        """What became of a result that was to come here."""
+        if not isinstance(outcome, HpcserveError):
+            self.value = outcome
             return
-        try:
-            if self.sending is not None and self.fetching.ask is not None:
-                self.value = self.sending.send(result, self.fetching.ask)
-            else:
-                self.value = self.fetching.outputs(result, lazy=self.reply == STAGED)
-        except LoginRequired as error:
-            self.error, self.unfetched = error, result
-        except HpcserveError as error:
-            self.error = error
-        except MemoryError as error:
-            self.error = TransferFailed(f"no memory for the result: {error}; call with reply='staged'")
+        self.error = outcome
+        if isinstance(outcome, LoginRequired):
+            self.unfetched = result
 
     def go_on(self, seen: Callable[[Transfer], None]) -> Outputs:
         """Brings a result here after the login that it has wanted.
@@ -179,17 +189,33 @@ class Inference(Pending):
         Raises:
             HpcserveError: As :meth:`outcome`.
         """
-        if self.unfetched is None or self.fetching is None:
+        return self.bring(self.waiting(), seen)
+
+    def waiting(self) -> wire.Result:
+        """The result that has waited for a login.
+
+        Raises:
+            InvalidInput: None has.
+        """
+        if self.unfetched is None:
             raise InvalidInput("no result has waited for a login: there is nothing to go on with")
-        if self.sending is not None:
-            return self.sending.go_on(seen)
-        return self.fetching.outputs(self.unfetched, lazy=self.reply == STAGED)
+        return self.unfetched
 
     def outcome(self) -> Any:
         """The value; or the error is raised."""
         if self.staged is not None:
             self.land()
         return super().outcome()
+
+
+def brought(bring: Callable[[], Outputs]) -> Outputs | HpcserveError:
+    """What bringing a result here comes to."""
+    try:
+        return bring()
+    except HpcserveError as error:
+        return error
+    except MemoryError as error:
+        return TransferFailed(f"no memory for the result: {error}; call with reply='staged'")
 
 
 class AdminCall(Pending):

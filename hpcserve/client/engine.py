@@ -22,7 +22,15 @@ from hpcserve.client.fetching import Fetching
 from hpcserve.client.streaming import Streaming, Streams
 from hpcserve.core.caller import Caller
 from hpcserve.core.tiers import AUTO
-from hpcserve.errors import Cancelled, DeadlineExceeded, HpcserveError, InvalidInput, Overloaded, ServiceUnavailable
+from hpcserve.errors import (
+    Cancelled,
+    Conflict,
+    DeadlineExceeded,
+    HpcserveError,
+    InvalidInput,
+    Overloaded,
+    ServiceUnavailable,
+)
 from hpcserve.types import Counter
 from hpcserve.wire import messages as wire
 from hpcserve.wire.frames import decode_to_client, encode, error_from_wire
@@ -74,7 +82,13 @@ class Engine:
 
         Raises:
             InvalidInput: The service would never take so many bytes.
+            Conflict: The result is to be brought to a collection, and the service brings none anywhere.
         """
+        if call.sending is not None and self.connection is not None and not self.fetching.transfers:
+            raise Conflict(
+                "this service brings no results to collections: it lets nobody in by Globus, or its staging.directory "
+                "is on none of its staging.collections; ask its operator, and leave the destination out"
+            )
         size_bytes = 0 if call.enclosed else sum(map(len, call.frames))
         if size_bytes > self.session_bytes:
             raise InvalidInput(

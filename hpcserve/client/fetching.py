@@ -123,12 +123,10 @@ class Fetching:
         is_own = path is None
         if path is None:
             path = self._by_https(result.staged)
-        file = StagedFile(path, result.staged, self.delivered)
-        try:
-            values = file.arrays() if lazy else file.load()
-        finally:
-            if is_own and not lazy:
-                path.unlink(missing_ok=True)
+        file = StagedFile(path, result.staged, self.delivered, own=is_own)
+        values = file.arrays() if lazy else file.load()
+        if lazy and is_own:  # all of it is here, and was compared: whoever reads it needs the site's no more
+            self.delivered(result.staged.path)
         return Outputs(
             values,
             replica=result.replica,

@@ -1,4 +1,4 @@
-"""Staged results that are fetched by HTTPS from a collection of the site, into files that go when this process ends."""
+"""Staged results that are fetched by HTTPS from a collection of the site, into files that go when nobody has them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpcserve.client.sending import patiently
 from hpcserve.errors import AuthenticationError, Conflict, TransferFailed
 from hpcserve.wire import messages as wire
 from hpcserve.wire.admin import AskHttps
@@ -16,6 +17,8 @@ from hpcserve.wire.admin import ByHttps as Place
 if TYPE_CHECKING:
     from hpcserve.client.sending import Ask
 
+AWAY_S = 120.0
+"""A Globus that is busy answers again by then; others' results wait as long."""
 TRIES = 2
 """What came otherwise than it was sent is fetched once more, and so is what a token did not do for any more."""
 
@@ -43,7 +46,7 @@ class ByHttps:
         tries = TRIES
         while True:
             try:
-                place = self._ask("https", AskHttps(path=staged.path), Place)
+                place = patiently(self._ask, "https", AskHttps(path=staged.path), Place, for_s=AWAY_S)
             except Conflict:  # this service has no such way, or not for so much
                 return None
             try:

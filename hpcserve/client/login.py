@@ -6,6 +6,7 @@ seconds, or as long as a person does, so it belongs in the thread that dials.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
 from typing import Protocol
@@ -99,7 +100,7 @@ class Login:
         if kept is not None and kept.access_token != self._said:
             return self._to_say(kept)  # somebody has logged in meanwhile
         if self._program is not None:
-            if demand.needs_person:
+            if demand.needs_session:
                 raise LoginRequired(
                     f"{refused.message}; a program that logs in by HPCSERVE_CLIENT_SECRET cannot do that",
                     detail=refused.detail,
@@ -173,7 +174,7 @@ class Login:
             if kept is not None and kept.access_token != self._said:
                 return kept
             if not same_owner:
-                signin.refuse_anothers(demand, service)
+                signin.refuse_anothers(demand, service, self._program[0])
             made = signin.by_secret(demand, service, *self._program)
             tokens.save(made)
             return made
@@ -201,6 +202,20 @@ def log_in(demand: Demand, service: str, asks: Asks, *, renews: bool = True, sam
     kept = signin.log_in(demand, service, lambda address: asks.code(address, why, demand.scope), renews=renews)
     signin.keep(kept)
     return kept
+
+
+def take_back(made: Kept, before: Kept) -> None:
+    """A login that the service does not want: what was kept before it is there again, and it is ended.
+
+    Raises:
+        StorageFull: The disk is full.
+        ConfigError: The file cannot be written.
+    """
+    from hpcserve.auth import signin
+
+    tokens.save(before)
+    with contextlib.suppress(ServiceUnavailable):  # it ends by itself, and nobody has it any more
+        signin.revoke(made)
 
 
 Ended = list[tuple[str, HpcserveError | None]]

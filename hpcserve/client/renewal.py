@@ -17,6 +17,8 @@ _log = logging.getLogger(__name__)
 
 PART = 0.7
 """After so much of the time that was granted."""
+AGAIN = 0.25
+"""What fails is tried again after so much of what is left of it."""
 LEAST_S = 0.2
 
 
@@ -83,4 +85,4 @@ class Renewal:
     def _later(self) -> None:
         with self._changed:
             left = self._ends - time.monotonic()
-            self._due = time.monotonic() + max(LEAST_S, left / 4) if left > 0 else float("inf")
+            self._due = time.monotonic() + max(LEAST_S, AGAIN * left) if left > 0 else float("inf")

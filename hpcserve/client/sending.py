@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from hpcserve.client.arguments import FOREVER
 from hpcserve.core.delivery import ENDED, End
 from hpcserve.core.destinations import destination
 from hpcserve.errors import (
     Cancelled,
     DeadlineExceeded,
     HpcserveError,
-    InvalidInput,
     LoginRequired,
     Overloaded,
     ServiceUnavailable,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SHORTEST_LOOK_S, LONGEST_LOOK_S = 0.2, 2.0
+AWAY = (DeadlineExceeded, Overloaded, ServiceUnavailable)
 AWAY_S = 600.0
 """A daemon that is being restarted has come back by then."""
 LOGIN_S = 5.0
@@ -60,7 +61,8 @@ class Transfer:
             ``cancelled``.
         why: What it waits for, or why it failed.
         task: The id of Globus's task, when there is one.
-        size_bytes: What has moved, in bytes.
+        path: Where the file lies on the site, as long as it is kept there.
+        moved_bytes: What has moved, in bytes.
         in_all_bytes: Of how many.
         files: How many files have moved.
         in_all_files: Of how many.
@@ -72,7 +74,8 @@ class Transfer:
     state: str
     why: str = ""
     task: str = ""
-    size_bytes: int = 0
+    path: str = ""
+    moved_bytes: int = 0
     in_all_bytes: int = 0
     files: int = 0
     in_all_files: int = 0
@@ -81,7 +84,7 @@ class Transfer:
     @property
     def eta_s(self) -> float | None:
         """For how long it will still move, in seconds; None: not known."""
-        left = self.in_all_bytes - self.size_bytes
+        left = self.in_all_bytes - self.moved_bytes
         return max(0.0, left / self.bytes_per_s) if self.bytes_per_s > 0 else None
 
 
@@ -119,37 +122,76 @@ class Sending:
         self._to = to
         self._keep_login = keep_login
         self._seen = seen
-        self._begun: tuple[wire.Result, Ask] | None = None
 
-    def send(self, result: wire.Result, ask: Ask) -> Outputs:
+    def journey(self, result: wire.Result, seen: Callable[[Transfer], None] | None = None) -> Journey:
+        """The way of one result. It may be gone anew, after a login: what is asked for twice is sent once."""
+        assert result.staged is not None, "asked for what is staged"
+        asked = Deliver(paths=(result.staged.path,), to=self._to, keep_login=self._keep_login)
+        return Journey(asked, result, seen or self._seen)
+
+    def send(self, result: wire.Result, ask: Ask, seen: Callable[[Transfer], None] | None = None) -> Outputs:
         """Waits until a result has arrived. The outputs are empty, unless their new place is on this machine.
 
         Raises:
             TransferFailed: It does not arrive; or it arrived, and is not what it was.
             LoginRequired: The service needs another login for that; it goes on after it.
         """
-        self._begun = result, ask
-        return self._send(result, ask, self._seen)
+        journey = self.journey(result, seen)
+        view = _asked(ask, "deliver", journey.asked)
+        pause_s = SHORTEST_LOOK_S
+        while (transfer := journey.look(view, time.monotonic())) is None:
+            time.sleep(pause_s)
+            pause_s = longer(pause_s)
+            view = _asked(ask, "transfers", AskTransfers(ids=(view.id,)))
+        return journey.outputs(transfer)
 
-    def go_on(self, seen: Callable[[Transfer], None]) -> Outputs:
-        """Goes on after the login that :meth:`send` has raised as an error. What is asked for twice is sent once.
+
+class Journey:
+    """The way of one result, of which somebody looks how far it is.
+
+    Attributes:
+        asked: What the service is to be asked for.
+    """
+
+    def __init__(self, asked: Deliver, result: wire.Result, seen: Callable[[Transfer], None]) -> None:
+        self.asked = asked
+        self._result = result
+        self._seen = seen
+        self._waits_since = FOREVER
+
+    def look(self, view: TransferView, now: float) -> Transfer | None:
+        """What the service says at ``now``, in monotonic seconds. None: it has not arrived yet.
 
         Raises:
-            HpcserveError: As :meth:`send`.
+            TransferFailed: It does not arrive.
+            Cancelled: Somebody has cancelled it.
+            LoginRequired: The service needs another login for that; it goes on after it.
         """
-        if self._begun is None:
-            raise InvalidInput("nothing was to be sent yet: there is no result to go on with")
-        return self._send(*self._begun, seen)
+        transfer = transfer_of(view)
+        self._seen(transfer)
+        if view.state in ENDED:
+            return _arrived(transfer)
+        waits = view.login is not None or view.state == "inactive"
+        self._waits_since = min(self._waits_since, now) if waits else FOREVER
+        if now - self._waits_since > LOGIN_S:
+            raise LoginRequired(
+                f"transfer {view.id} waits for a login ({view.why}); it goes on after: hpcserve transfers --login",
+                detail=view.login,
+            )
+        return None
 
-    def _send(self, result: wire.Result, ask: Ask, seen: Callable[[Transfer], None]) -> Outputs:
+    def outputs(self, transfer: Transfer) -> Outputs:
+        """What has arrived. Reads all of it where its new place is on this machine.
+
+        Raises:
+            TransferFailed: It is not what it was.
+        """
         from hpcserve.client.outputs import Outputs
         from hpcserve.client.staged import StagedFile
 
+        result = self._result
         assert result.staged is not None, "asked for what is staged"
-        asked = Deliver(paths=(result.staged.path,), to=self._to, keep_login=self._keep_login)
-        transfer = follow(_asked(ask, "deliver", asked), ask, seen)
-        end = destination(transfer.to, "")
-        path = seen_here(end)
+        path = seen_here(destination(transfer.to, ""))
         values: dict[str, Any] = {}
         if path is not None:
             file = StagedFile(path, result.staged, lambda _path: None)
@@ -165,41 +207,24 @@ class Sending:
         )
 
 
-def follow(view: TransferView, ask: Ask, seen: Callable[[Transfer], None]) -> Transfer:
-    """Looks on until a transfer has arrived.
-
-    Raises:
-        TransferFailed: It does not arrive.
-        LoginRequired: The service needs another login for that; it goes on after it.
-    """
-    pause_s, waits_s = SHORTEST_LOOK_S, 0.0
-    while True:
-        transfer = transfer_of(view)
-        seen(transfer)
-        if view.state in ENDED:
-            return _arrived(transfer)
-        waits_s = waits_s + pause_s if view.login is not None or view.state == "inactive" else 0.0
-        if waits_s > LOGIN_S:
-            raise LoginRequired(
-                f"transfer {view.id} waits for a login ({view.why}); it goes on after: hpcserve transfers --login",
-                detail=view.login,
-            )
-        time.sleep(pause_s)
-        pause_s = min(pause_s * 1.3, LONGEST_LOOK_S)
-        view = _asked(ask, "transfers", AskTransfers(ids=(view.id,)))
+def longer(pause_s: float) -> float:
+    """The pause before the next look but one."""
+    return min(pause_s * 1.3, LONGEST_LOOK_S)
 
 
 def transfer_of(view: TransferView) -> Transfer:
-    """What the service says of a transfer."""
+    """What the service says of a transfer. All of one that has succeeded has moved, though its task is told no more."""
+    there = view.state == "succeeded"
     return Transfer(
         id=view.id,
         to=view.to,
         state=view.state,
         why=view.why,
         task=view.task,
-        size_bytes=view.task_bytes,
+        path=view.path,
+        moved_bytes=view.task_bytes_in_all if there else view.task_bytes,
         in_all_bytes=view.task_bytes_in_all,
-        files=view.task_files,
+        files=view.task_files_in_all if there else view.task_files,
         in_all_files=view.task_files_in_all,
         bytes_per_s=view.bytes_per_s,
     )
@@ -218,16 +243,20 @@ def seen_here(end: End) -> Path | None:
     return path if os.access(path, os.R_OK) else None
 
 
-def _asked(ask: Ask, verb: str, arguments: Admin) -> TransferView:
-    """Asks again while the daemon is away: both calls may be made twice."""
-    until = time.monotonic() + AWAY_S
+def patiently(ask: Ask, verb: str, arguments: Admin, answer: type[T], *, for_s: float) -> T:
+    """Asks again while the daemon, or Globus, is away, for so many seconds: for calls that may be made twice."""
+    until = time.monotonic() + for_s
     while True:
         try:
-            return ask(verb, arguments, TransferList).transfers[0]
-        except (DeadlineExceeded, Overloaded, ServiceUnavailable):
+            return ask(verb, arguments, answer)
+        except AWAY:
             if time.monotonic() > until:
                 raise
         time.sleep(LONGEST_LOOK_S)
+
+
+def _asked(ask: Ask, verb: str, arguments: Admin) -> TransferView:
+    return patiently(ask, verb, arguments, TransferList, for_s=AWAY_S).transfers[0]
 
 
 def _arrived(transfer: Transfer) -> Transfer:
@@ -236,5 +265,5 @@ def _arrived(transfer: Transfer) -> Transfer:
     error: type[HpcserveError] = Cancelled if transfer.state == "cancelled" else TransferFailed
     raise error(
         f"transfer {transfer.id} to {transfer.to} has {transfer.state}: {transfer.why}; the result is still on the "
-        "site for a time"
+        f"site for a time, in {transfer.path}; once more: hpcserve transfers --again {transfer.id}"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -24,8 +26,9 @@ class StagedArray:
         shape: Its shape.
     """
 
-    def __init__(self, path: Path, tensor: StagedTensor) -> None:
-        self._path = path
+    def __init__(self, file: StagedFile, tensor: StagedTensor) -> None:
+        self._file = file  # which is there as long as somebody has it
+        self._path = file.path
         self._tensor = tensor
         self.dtype = tensor.dtype
         self.shape = tensor.shape
@@ -51,10 +54,14 @@ class StagedFile:
     Attributes:
         path: Where it is seen here.
         size_bytes: Its size.
+        own: It came here for its caller alone, and goes when nobody has it, or an array in it, any more.
     """
 
-    def __init__(self, path: Path, staged: Staged, delivered: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, staged: Staged, delivered: Callable[[str], None], *, own: bool = False) -> None:
         self.path = path
+        self.own = own
+        if own:
+            weakref.finalize(self, _remove, path, os.getpid())
         self.size_bytes = staged.size_bytes
         self._staged = staged
         self._delivered = delivered
@@ -92,7 +99,13 @@ class StagedFile:
 
     def arrays(self) -> dict[str, Any]:
         """The outputs by name, left in the file."""
-        return {tensor.name: StagedArray(self.path, tensor) for tensor in self._staged.tensors}
+        return {tensor.name: StagedArray(self, tensor) for tensor in self._staged.tensors}
 
     def __repr__(self) -> str:
         return f"<StagedFile {self.path}, {self.size_bytes} bytes>"
+
+
+def _remove(path: Path, process: int) -> None:
+    """Not in a forked child: there its parent has it."""
+    if os.getpid() == process:
+        path.unlink(missing_ok=True)

@@ -277,9 +277,11 @@ class Client:
 
     def close(self) -> None:
         """Ends the session; calls without an answer fail with Cancelled at once. May be called twice."""
-        if not self._shared.close():
+        if self._shared.closed:  # in a forked child, too, where nobody lets go of locks
             return
         self._landing.close()
+        if not self._shared.close():
+            return
         self._way.interrupt()
         self._login.interrupt()
         self._keeper.join()

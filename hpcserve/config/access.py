@@ -42,7 +42,8 @@ def visibility(words: Iterable[str]) -> tuple[str, ...]:
             f"expected {PUBLIC!r} alone, {PRIVATE!r} alone, or rules such as 'user:NAME', got {', '.join(wanted)}"
         )
     for rule in wanted:
-        check_rule(rule)
+        if not _RULE.fullmatch(rule):
+            raise ValueError(f"expected {PUBLIC!r}, {PRIVATE!r}, {RULES}, got {rule!r}")
     return wanted
 
 

@@ -370,6 +370,8 @@ class Site(Section, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.mode == "service":
             self._check_service()
+        if self.auth == "keys" and self.globus.client_id:
+            raise ValueError("globus: counts only with auth = 'globus', and auth is 'keys'; set auth, or take it out")
         for field in ("client_id", "native_client_id") if self.auth == "globus" else ():
             if not getattr(self.globus, field):
                 raise ValueError(f"globus.{field}: expected a client's id, since auth is 'globus', got none")

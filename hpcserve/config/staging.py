@@ -27,6 +27,7 @@ class Collection(Section, frozen=True):
     def __post_init__(self) -> None:
         if not _COLLECTION_ID.fullmatch(self.id):
             raise ValueError(f"id: expected the UUID of a collection, got {self.id!r}")
+        msgspec.structs.force_setattr(self, "id", self.id.lower())  # as everywhere else, whoever wrote it
         _check_path("prefix", self.prefix)
 
 

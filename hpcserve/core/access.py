@@ -120,6 +120,14 @@ def decide(policy: Policy, caller: Caller, action: Action, thing: Thing) -> Deci
     return decision if administrator is None else Decision(allowed=True, by=administrator)
 
 
+def is_named(policy: Policy, caller: Caller) -> bool:
+    """Whether any list lets the caller do anything; owners may change what is theirs all the same."""
+    return any(
+        _denied(policy, caller, listed) is None and _match(caller, getattr(policy, listed).allow) is not None
+        for listed in Policy._fields
+    )
+
+
 def everybody_administers(policy: Policy) -> bool:
     """Whether all are administrators, so that nothing is hidden from anybody."""
     return EVERYBODY in policy.administer.allow and not policy.administer.deny

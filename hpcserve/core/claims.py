@@ -158,13 +158,16 @@ def memberships(answer: object) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def login_required(rules: Rules, why: str, *, scopes: Iterable[str] = (), **wanted: object) -> LoginRequired:
+def login_required(
+    rules: Rules, why: str, *, scopes: Iterable[str] = (), mend: str = "hpcserve login", **wanted: object
+) -> LoginRequired:
     """The error that asks for a login.
 
     Args:
         rules: What the site demands.
         why: What is wrong with the present one.
         scopes: What has to be consented to, if it is not the service's scope.
+        mend: The command by which a person logs in as is wanted.
         wanted: Further authorization parameters, by Globus's names for them.
     """
     scopes = list(scopes) or [rules.scope]
@@ -175,7 +178,7 @@ def login_required(rules: Rules, why: str, *, scopes: Iterable[str] = (), **want
         "scope": rules.scope,
         "resource_server": rules.client_id,
     }
-    return LoginRequired(f"{why}; log in: hpcserve login", detail=detail)
+    return LoginRequired(f"{why}; log in: {mend}", detail=detail)
 
 
 def _check_origin(told: Mapping[str, Any], rules: Rules) -> None:

@@ -44,7 +44,10 @@ class Delivery:
 
 
 class Limits(NamedTuple):
-    """What a site sets, and how patient to be. Seconds, but for the counts."""
+    """What a site sets, and how patient to be. Seconds, but for the counts.
+
+    ``deadline_s``: Globus has so long for a task, which has ended by then in any case.
+    """
 
     tasks_per_owner: int = 3
     batch_files: int = 1000
@@ -52,6 +55,7 @@ class Limits(NamedTuple):
     batch_wait_s: float = 1.0
     faults_s: float = 600.0
     give_up_s: float = 7 * 24 * 3600.0
+    deadline_s: float = 24 * 3600.0
     shortest_pause_s: float = 0.5
     longest_pause_s: float = 30.0
     forget_s: float = 24 * 3600.0
@@ -73,8 +77,7 @@ class Trouble(NamedTuple):
     """Why a step did not succeed.
 
     ``again``: it may go well later. ``login``: when its owner has logged in (again); ``detail`` says how, as in
-    :class:`hpcserve.errors.LoginRequired`. ``stale``: its submission id is not good any more, and nothing was submitted
-    with it. ``fatal``: never.
+    :class:`hpcserve.errors.LoginRequired`. ``stale``: its submission id is not good any more. ``fatal``: never.
     """
 
     kind: Literal["again", "login", "stale", "fatal"]
@@ -119,6 +122,15 @@ class Submit:
 
 
 @dataclass(frozen=True)
+class Find:
+    """Globus is asked whether a task was submitted with this id."""
+
+    shipment: int
+    owner: str
+    submission: str
+
+
+@dataclass(frozen=True)
 class Look:
     """Globus is asked for the task."""
 
@@ -136,4 +148,6 @@ class Cancel:
     task: str
 
 
-Action = Store | Forget | Prepare | Submit | Look | Cancel
+Step = Prepare | Submit | Find | Look | Cancel
+"""What is said to Globus."""
+Action = Store | Forget | Step

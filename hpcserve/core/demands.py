@@ -55,6 +55,12 @@ class Demand(msgspec.Struct, frozen=True):
     @property
     def needs_person(self) -> bool:
         """Whether somebody has to do something: a token that is merely newer would not do."""
+        scopes = self.authorization_parameters.required_scopes or ()
+        return self.needs_session or any(each != self.scope for each in scopes)
+
+    @property
+    def needs_session(self) -> bool:
+        """Whether a person has to prove more: no program could. To a further scope a program consents by asking."""
         wanted = self.authorization_parameters
         told = (
             wanted.session_required_identities,
@@ -63,7 +69,7 @@ class Demand(msgspec.Struct, frozen=True):
             wanted.session_required_mfa,
             wanted.prompt,
         )
-        return any(told) or any(each != self.scope for each in wanted.required_scopes or ())
+        return any(told)
 
     def after(self, before: Demand | None) -> Demand:
         """This one, and what was asked for before: a service says one thing at a time."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from hpcserve.core.access import OPEN, Caller, Decision, Policy, decide
-from hpcserve.core.routes import RoutingTable, groups_unknown, unknown_endpoint
+from hpcserve.core.access import OPEN, Caller, Decision, Policy, decide, is_named
+from hpcserve.core.routes import RoutingTable, groups_unknown, of_nobody, unknown_endpoint
 from hpcserve.core.sessions import Session
 from hpcserve.core.spelling import shortened
 from hpcserve.errors import HpcserveError, PermissionDenied
@@ -47,7 +47,7 @@ class Gate:
         """
         name = table.endpoints.get(EndpointName(endpoint))
         if name is None:
-            raise _not_seen(session, endpoint, self._seen(session, table))
+            raise self._not_seen(session, endpoint, self._seen(session, table))
         decision = session.decided.get(endpoint)
         if decision is None:
             decision = decide(self._policy, session.caller, "call", table.deployments[name].access)
@@ -57,7 +57,7 @@ class Gate:
             return
         seen = self._seen(session, table)
         if endpoint not in seen:
-            raise _not_seen(session, endpoint, seen)
+            raise self._not_seen(session, endpoint, seen)
         raise PermissionDenied(f"you may not call endpoint {shortened(endpoint)}: {decision.reason}")
 
     def _seen(self, session: Session, table: RoutingTable) -> frozenset[str]:
@@ -70,14 +70,17 @@ class Gate:
             )
         return session.seen
 
+    def _not_seen(self, session: Session, endpoint: str, seen: frozenset[str]) -> HpcserveError:
+        if session.caller.groups is None:
+            return groups_unknown(endpoint)
+        return (
+            unknown_endpoint(endpoint, seen) if seen or is_named(self._policy, session.caller) else of_nobody(endpoint)
+        )
+
     def take(self) -> list[Decided]:
         """What was decided, once."""
         taken, self.news = self.news, []
         return taken
-
-
-def _not_seen(session: Session, endpoint: str, seen: frozenset[str]) -> HpcserveError:
-    return groups_unknown(endpoint) if session.caller.groups is None else unknown_endpoint(endpoint, seen)
 
 
 def recall(session: Session, caller: Caller) -> None:

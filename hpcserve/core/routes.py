@@ -66,6 +66,14 @@ def unknown_endpoint(endpoint: str, known: Iterable[str]) -> UnknownEndpoint:
     return UnknownEndpoint(f"no endpoint {shortened(endpoint)}{nearest(endpoint, known)}")
 
 
+def of_nobody(endpoint: str) -> UnknownEndpoint:
+    """What to tell somebody whom no list of the site names, whether there is such an endpoint or not."""
+    return UnknownEndpoint(
+        f"no endpoint {shortened(endpoint)} is visible to you: the site's [access] lets you do nothing here (see: "
+        "hpcserve whoami); ask its operator"
+    )
+
+
 def groups_unknown(endpoint: str) -> ServiceUnavailable:
     """What to tell somebody who does not see it, and perhaps would if his groups could be asked for."""
     return ServiceUnavailable(

@@ -48,7 +48,6 @@ def tier(
     https: bool,
     https_limit_bytes: int,
     destination: bool = False,
-    sent: bool = False,
 ) -> Tier | None:
     """The way of one result that is in a file; None: there is none.
 
@@ -58,10 +57,7 @@ def tier(
         https: Whether the file lies on a collection that can be read by HTTPS.
         https_limit_bytes: Up to so many bytes that is done.
         destination: Whether the client named a collection that it is to go to if it cannot come otherwise.
-        sent: Whether it is to go to a collection in any case.
     """
-    if sent:
-        return "transfer"
     if visible:
         return "path"
     if https and size_bytes <= https_limit_bytes:

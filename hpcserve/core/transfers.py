@@ -8,6 +8,8 @@ transfer task, here a **shipment**. The rules:
 - An owner has so many tasks at once; further deliveries wait, in the order in which they were asked for.
 - What may go well later (429, 502, 503, no connection) is tried again, ever more seldom, and not before the time that
   Globus asks for. What goes wrong for too long fails, in Globus's own words.
+- What may have been submitted does not end for that: it is submitted with its id again, or, where that is refused or
+  of no avail, its task is looked for. One that is under way ends as Globus says, or after its deadline there.
 - Only a task that SUCCEEDED has delivered. One that is INACTIVE, or whose owner is not logged in, waits for that.
 - Which login is wanted is told until a step goes well, or the file is asked for again, which is how a client goes on
   after one. A step that may go well later says nothing about it, and neither does a token that is merely newer.
@@ -27,6 +29,7 @@ from hpcserve.core.delivery import (
     Action,
     Cancel,
     Delivery,
+    Find,
     Forget,
     Limits,
     Look,
@@ -55,6 +58,9 @@ class _Shipment:
     busy: bool = False
     bad_since: float | None = None
     cancelled: bool = False
+    unsure: bool = False  # whether it was submitted
+    lost: Trouble | None = None  # what it ends for, if it was not
+    stale: bool = False  # its last submission id was not good
     progress: Progress | None = None
     login: dict[str, Any] | None = None
 
@@ -82,7 +88,7 @@ class Transfers:
         for submission, members in by_submission.items():
             number = self._ship(members)
             shipment = self._shipments[number]
-            shipment.submission = submission
+            shipment.submission, shipment.unsure = submission, True
             shipment.task = next((each.task for each in members if each.task), "")
 
     # --- what is known ----------------------------------------------------------------------------
@@ -163,7 +169,7 @@ class Transfers:
         shipment = self._shipments[number]
         shipment.at = now
         stored = self._change([id], state="cancelling", why=BY_OWNER)
-        if not shipment.submission and not shipment.busy:
+        if not shipment.busy and not shipment.unsure and not shipment.task:
             return self._leave(number, now)
         return [stored]
 
@@ -183,13 +189,15 @@ class Transfers:
 
     def tick(self, now: float) -> list[Action]:
         """What is to be done now."""
-        actions: list[Action] = []
+        actions = self._give_up(now)
         for number, shipment in list(self._shipments.items()):
             if shipment.busy or shipment.at > now:
                 continue
             shipment.busy = True
             if not shipment.submission:
                 actions.append(Prepare(number, shipment.owner))
+            elif not shipment.task and self._is_looked_for(shipment, now):
+                actions.append(Find(number, shipment.owner, shipment.submission))
             elif not shipment.task:
                 actions += self._submit(number)
             elif not shipment.cancelled and self._wants_cancel(shipment):
@@ -202,6 +210,20 @@ class Transfers:
             actions.append(Prepare(number, members[0].owner))
         actions += self._forget(now)
         return actions
+
+    def _give_up(self, now: float) -> list[Action]:
+        """What was not submitted for too long is not submitted any more."""
+        old = [
+            each
+            for each in self._deliveries.values()
+            if each.state == "waiting" and each.asked_s + self._limits.give_up_s <= now
+        ]
+        over = [each.id for each in old if each.id not in self._of or not self._shipments[self._of[each.id]].busy]
+        for id in over:
+            self._take_out(id)
+            why = self._deliveries[id].why or "it was not its turn in time"
+            self._change([id], state="failed", why=why, ended_s=now)
+        return [Store(tuple(self._deliveries[id] for id in over))] if over else []
 
     def _forget(self, now: float) -> list[Action]:
         over = [
@@ -254,7 +276,8 @@ class Transfers:
     def prepared(self, number: int, submission: str, now: float) -> list[Action]:
         """Globus has given a submission id: it is stored, then used."""
         shipment = self._shipments[number]
-        self._went_well(shipment)
+        if not shipment.stale:  # else nothing is better yet
+            self._went_well(shipment)
         left = self._leave(number, now)
         if not shipment.ids:
             return left
@@ -268,6 +291,20 @@ class Transfers:
         self._went_well(shipment)
         shipment.task, shipment.at, shipment.busy = task, now, False
         return [self._change(shipment.ids, task=task, state="active", why="")]
+
+    def found(self, number: int, task: str, now: float) -> list[Action]:
+        """Globus has told which task was submitted; empty: none."""
+        if task:
+            return self.submitted(number, task, now)
+        shipment = self._shipments[number]
+        shipment.busy = shipment.unsure = False
+        lost, shipment.lost, shipment.at = shipment.lost, None, now
+        left = self._leave(number, now)
+        if not shipment.ids:
+            return left
+        if lost is not None and lost.kind == "fatal":
+            return [*left, *self._end(number, "failed", lost.why, now)]
+        return [*left, self._anew(shipment)]
 
     def looked(self, number: int, progress: Progress, now: float, login: dict[str, Any] | None = None) -> list[Action]:
         """Globus has told of the task. ``login``: which one it waits for where it is INACTIVE."""
@@ -304,26 +341,50 @@ class Transfers:
         """A step did not succeed."""
         shipment = self._shipments[number]
         shipment.busy = False
-        left = [] if shipment.submission else self._leave(number, now)
+        shipment.unsure = shipment.unsure or (bool(shipment.submission) and trouble.kind == "again")
+        if shipment.bad_since is None and (not shipment.task or trouble.kind == "fatal"):
+            shipment.bad_since = now
+        self._pause(shipment, now, trouble.retry_after_s)
+        if shipment.task:
+            return self._task_failed(number, trouble, now)
+        left = [] if shipment.unsure else self._leave(number, now)
         return [*left, *self._failed(number, trouble, now)] if shipment.ids else left
 
-    def _failed(self, number: int, trouble: Trouble, now: float) -> list[Action]:
+    def _task_failed(self, number: int, trouble: Trouble, now: float) -> list[Action]:
         shipment = self._shipments[number]
-        oldest = min(self._deliveries[each].asked_s for each in shipment.ids)
-        if trouble.kind == "fatal" or now - oldest >= self._limits.give_up_s:
+        if (trouble.kind == "fatal" and self._is_too_long(shipment, now)) or self._has_ended(shipment, now):
             return self._end(number, "failed", trouble.why, now)
-        if trouble.kind == "stale":
-            shipment.submission, shipment.at = "", now
-            return [self._change(shipment.ids, state="waiting", submission="")]
-        shipment.bad_since = now if shipment.bad_since is None else shipment.bad_since
-        if trouble.kind == "again" and now - shipment.bad_since >= self._limits.faults_s and not shipment.task:
+        return self._wait(shipment, trouble)
+
+    def _failed(self, number: int, trouble: Trouble, now: float) -> list[Action]:
+        shipment, too_long = self._shipments[number], self._is_too_long(self._shipments[number], now)
+        if shipment.lost is not None:
+            over = self._has_ended(shipment, now)
+            return self._end(number, "failed", shipment.lost.why, now) if over else self._wait(shipment, trouble)
+        if trouble.kind in ("again", "stale") and too_long:
+            trouble = trouble._replace(kind="fatal")
+        elif trouble.kind != "fatal" and shipment.submission and self._is_old(shipment, now):
+            trouble = trouble._replace(kind="stale")  # only some of it may be too old: the others start anew
+        if trouble.kind in ("fatal", "stale") and shipment.unsure:
+            shipment.lost = trouble
+        elif trouble.kind == "fatal":
             return self._end(number, "failed", trouble.why, now)
-        self._pause(shipment, now, trouble.retry_after_s)
+        elif trouble.kind == "stale":
+            shipment.stale = True
+            return [self._anew(shipment, trouble.why)]
+        return self._wait(shipment, trouble)
+
+    def _wait(self, shipment: _Shipment, trouble: Trouble) -> list[Action]:
         if trouble.kind == "login":
             shipment.login = trouble.detail
         state: State | None = "inactive" if trouble.kind == "login" and shipment.task else None
         changes = self._change(shipment.ids, state=state, why=trouble.why)
         return [changes] if changes.deliveries else []
+
+    def _anew(self, shipment: _Shipment, why: str | None = None) -> Store:
+        """What was not submitted is, with another id."""
+        shipment.submission = ""
+        return self._change(shipment.ids, state="waiting", submission="", why=why)
 
     # --- how --------------------------------------------------------------------------------------
 
@@ -348,12 +409,15 @@ class Transfers:
         shipment = self._shipments[number]
         gone = [each for each in shipment.ids if self._deliveries[each].state == "cancelling"]
         for each in gone:
-            shipment.ids.remove(each)
-            del self._of[each]
-        stored = self._change(gone, state="cancelled", ended_s=now)
-        if not shipment.ids:
-            del self._shipments[number]
-        return [stored] if gone else []
+            self._take_out(each)
+        return [self._change(gone, state="cancelled", ended_s=now)] if gone else []
+
+    def _take_out(self, id: str) -> None:
+        number = self._of.pop(id, None)
+        if number is not None:
+            self._shipments[number].ids.remove(id)
+            if not self._shipments[number].ids:
+                del self._shipments[number]
 
     def _end(self, number: int, state: State, why: str, now: float) -> list[Action]:
         ended = self._change(self._shipments[number].ids, state=state, why=why, ended_s=now, whatever=True)
@@ -362,6 +426,20 @@ class Transfers:
 
     def _wants_cancel(self, shipment: _Shipment) -> bool:
         return any(self._deliveries[each].state == "cancelling" for each in shipment.ids)
+
+    def _is_looked_for(self, shipment: _Shipment, now: float) -> bool:
+        """Whether it is not submitted once more, though it may have been submitted."""
+        return shipment.lost is not None or self._wants_cancel(shipment) or self._is_old(shipment, now)
+
+    def _is_old(self, shipment: _Shipment, now: float) -> bool:
+        return min(self._deliveries[each].asked_s for each in shipment.ids) + self._limits.give_up_s <= now
+
+    def _is_too_long(self, shipment: _Shipment, now: float) -> bool:
+        return shipment.bad_since is not None and now - shipment.bad_since >= self._limits.faults_s
+
+    def _has_ended(self, shipment: _Shipment, now: float) -> bool:
+        """Whether its task is over its deadline, whenever it was submitted: nothing is that is too old."""
+        return self._is_old(shipment, now - self._limits.deadline_s)
 
     def _submit(self, number: int) -> list[Action]:
         """Stored each time that it is said: the last time may not have succeeded in that."""
@@ -382,6 +460,7 @@ class Transfers:
 
     def _went_well(self, shipment: _Shipment) -> None:
         shipment.pause_s, shipment.bad_since, shipment.login = 0.0, None, None
+        shipment.lost, shipment.stale = None, False
 
     def _pause(self, shipment: _Shipment, now: float, asked_s: float, *, anew: bool = False) -> None:
         limits = self._limits

@@ -85,7 +85,6 @@ class AuditLog:
         self._floods = floods or Floods()
         self._lock = threading.Lock()
         self._lost = 0
-        self._in_line = False
 
     def write(self, record: Record) -> None:
         """Appends a line, unless its caller makes too many. Never raises: a daemon serves with a full disk too."""
@@ -113,15 +112,14 @@ class AuditLog:
 
     def _append(self, line: bytes) -> None:
         private_directory(self.path.parent)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(self.path, flags, 0o600)
         try:
             os.fchmod(descriptor, 0o600)
             # What was begun when the disk was full, by this process or one before it, is not to spoil this line.
-            whole = b"\n" + line if self._in_line else line
+            whole = line if _ends_a_line(descriptor) else b"\n" + line
             written = os.write(descriptor, whole)
-            self._in_line = written < len(whole)
-            if self._in_line:
+            if written < len(whole):
                 raise OSError(f"only {written} of {len(whole)} bytes were written")
             size_bytes = os.fstat(descriptor).st_size
         finally:
@@ -135,6 +133,11 @@ class AuditLog:
             if older.exists():
                 older.replace(self.path.with_name(f"{self.path.name}.{number}"))
         self.path.replace(self.path.with_name(f"{self.path.name}.1"))
+
+
+def _ends_a_line(descriptor: int) -> bool:
+    size_bytes = os.fstat(descriptor).st_size
+    return not size_bytes or os.pread(descriptor, 1, size_bytes - 1) == b"\n"
 
 
 def _line(record: Record, missing: int) -> bytes:

@@ -6,6 +6,7 @@ wants a login, and what never will. Checksums are always verified.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,8 @@ TOO_MANY_PAUSE_S = 30.0
 RESOURCE_SERVER = "transfer.api.globus.org"
 SCOPE = f"urn:globus:auth:scope:{RESOURCE_SERVER}:all"
 _FINE = ("", "OK", "Queued")
+_OF_THE_ID = re.compile(r"submission[ _]id\b", re.IGNORECASE)
+"""In what Transfer says of an id that is unknown or too old; its code is the one of every bad request."""
 
 
 class StepFailed(Exception):
@@ -44,11 +47,17 @@ class Carrier(Protocol):
     def submit(self, submission: str, items: Sequence[tuple[End, End]]) -> str:
         """Submits these files, all between the same two collections; the task's id, if it was submitted before too."""
 
+    def find(self, submission: str) -> str:
+        """The task that was submitted with this id; empty: none was."""
+
     def look(self, task: str) -> Progress:
         """What there is to know of a task."""
 
     def cancel(self, task: str) -> None:
         """Ends a task, unless it has ended."""
+
+    def close(self) -> None:
+        """Nothing more is said."""
 
 
 class _Speaker:
@@ -62,6 +71,10 @@ class _Speaker:
             retry_config=self._sdk.transport.RetryConfig(max_retries=0),  # who asks tries again, when it is time
         )
         settle(self._client)
+
+    def close(self) -> None:
+        """Closes its connections."""
+        self._client.close()
 
     @contextmanager
     def _troubles(self) -> Iterator[None]:
@@ -86,6 +99,8 @@ class _Speaker:
             return Trouble("again", why, TOO_MANY_PAUSE_S)
         if error.http_status == 429 or error.http_status >= 500:
             return Trouble("again", why, _retry_after_s(error))
+        if error.http_status == 400 and _OF_THE_ID.search(str(error.message)):
+            return Trouble("stale", why)
         return Trouble("fatal", why)
 
 
@@ -111,11 +126,11 @@ class GlobusTransfer(_Speaker):
 
     def submit(self, submission: str, items: Sequence[tuple[End, End]]) -> str:
         """The task's id; the same for the same submission id, however often it is said."""
-        (source, target), label = items[0], f"hpcserve {submission}"
+        source, target = items[0]
         data = self._sdk.TransferData(
             source.collection,
             target.collection,
-            label=label,
+            label=_label(submission),
             submission_id=submission,
             sync_level="checksum",
             verify_checksum=True,
@@ -126,16 +141,14 @@ class GlobusTransfer(_Speaker):
         for start, end in items:
             data.add_item(start.path, end.path)
         with self._troubles():
-            try:
-                return str(self._client.submit_transfer(data)["task_id"])
-            except self._sdk.TransferAPIError as error:
-                if error.http_status != 400 or "submission" not in str(error.message).lower():
-                    raise
-                # An id that is too old to be used may have been used when it was not.
-                found = self._client.task_list(query_params={"filter": f"type:TRANSFER/label:{label}"}).data
-                if found["DATA"]:
-                    return str(found["DATA"][0]["task_id"])
-                raise StepFailed(Trouble("stale", str(error.message))) from error
+            return str(self._client.submit_transfer(data)["task_id"])
+
+    def find(self, submission: str) -> str:
+        """The task that was submitted with this id, by its label; empty: none was."""
+        query = {"filter": f"type:TRANSFER/label:{_label(submission)}"}
+        with self._troubles():
+            found = self._client.task_list(query_params=query)["DATA"]
+            return str(found[0]["task_id"]) if found else ""
 
     def look(self, task: str) -> Progress:
         """What Globus says of a task."""
@@ -196,6 +209,10 @@ class GlobusRules(_Speaker):
             if (rule["principal_type"], rule["principal"], rule["path"]) == ("identity", identity, path):
                 return str(rule["id"])
         return ""
+
+
+def _label(submission: str) -> str:
+    return f"hpcserve {submission}"
 
 
 def progress_of(task: dict[str, Any]) -> Progress:

@@ -387,9 +387,12 @@ class TransferList(Admin, frozen=True, kw_only=True):
 
 
 class AskHttps(Admin, frozen=True, kw_only=True):
-    """``https``: where a staged result of the caller's, ``path`` on the site, can be fetched by HTTPS."""
+    """``https``: where a staged result of the caller's, ``path`` on the site, can be fetched by HTTPS.
 
-    path: str
+    Without one: whether the caller's login does to have results brought; else the error ``login_required`` tells which.
+    """
+
+    path: str = ""
 
 
 class ByHttps(Admin, frozen=True, kw_only=True):

@@ -100,6 +100,18 @@ def test_files_in_and_files_out(serving: User, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "z.npy"), numbers)
 
 
+def test_what_came_in_a_file_of_the_site_is_written_in_any_format(serving: User, tmp_path: Path) -> None:
+    for numbers in (np.arange(4, dtype=np.float32), np.zeros(0, np.float32)):
+        np.save(tmp_path / "x.npy", numbers)
+        staged = ("run", "echo.echo", "--input", f"x={tmp_path / 'x.npy'}", "--reply", "staged", "--output")
+        for name in ("y.npy", "y.npz", "y.json", "y.h5"):
+            serving.ok(*staged, tmp_path / name)
+        np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), numbers)
+        np.testing.assert_array_equal(np.load(tmp_path / "y.npz")["x"], numbers)
+        assert json.loads((tmp_path / "y.json").read_text()) == {"x": numbers.tolist()}
+        assert json.loads(serving.ok(*staged, "-")) == {"x": numbers.tolist()}
+
+
 def test_the_items_of_a_stream_are_lines_of_json(serving: User, tmp_path: Path) -> None:
     called = tmp_path / "called"
     serving.ok("publish", broken(tmp_path / "broken", go=f"open({str(called)!r}, 'w'); yield x; yield x + 1; x[1]"))

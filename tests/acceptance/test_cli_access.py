@@ -128,6 +128,12 @@ def test_a_name_is_its_first_publishers(town: Town) -> None:
     town.ops.ok("undeploy", "pi")
 
 
+def test_who_may_be_named_is_told_with_what_nobody_is(town: Town) -> None:
+    assert "expected 'public', 'private', \"*\", \"user:NAME\"" in town.ada.fails(
+        1, "share", "echo", "--visible-to", "bogus"
+    )
+
+
 def test_the_lists_of_the_site_are_kept_to_and_a_deny_wins(town: Town) -> None:
     said = town.eve.fails(4, "publish", examples.path("walk"))
     assert said == "error: you may not publish a servable: the site's [access] publish.allow does not name you\n"

@@ -124,3 +124,16 @@ def test_a_daemon_that_cannot_be_asked_to_is_left_alone(user: User) -> None:
         assert f"cannot be asked to {pilots} its pilots" in said
     away.rename(shared)
     assert len(replica_pids(user)) == 2
+
+
+def test_whose_daemon_it_is_takes_it_down_though_others_administer_it(tmp_path: Path) -> None:
+    with user_in(tmp_path / "home") as user:
+        (user.home / "sites").mkdir(mode=0o700, parents=True)
+        user.home.chmod(0o700)
+        site = 'base = "local"\n[access]\nadminister = { allow = ["user:somebody-else"] }\n'
+        (user.home / "sites" / "local.toml").write_text(site)
+        user.ok("up", "--detach")
+        assert "administer.allow does not name you" in user.fails(4, "down", "--pilots", "drain")
+        done = user.run("down")
+        assert (done.returncode, b"your own daemon" in done.stderr) == (0, True), done
+        until(user.gone)

@@ -14,12 +14,15 @@ from pathlib import Path
 import pytest
 
 from hpcserve import AsyncClient, Client, examples
+from hpcserve.auth import tokens
 from hpcserve.auth.globus import RETRIES
+from hpcserve.client import renewal
 from hpcserve.client.services import Service
 from hpcserve.cluster.slurm_text import QUEUE_FORMAT
 from hpcserve.errors import LoginRequired
 from hpcserve.testing.globus.browser import log_in
 from hpcserve.testing.globus.records import Policy
+from hpcserve.testing.globus.tls import make_certificates
 from tests.acceptance.house import House, X, house_in
 from tests.acceptance.newcomer import User, until, user_in
 from tests.acceptance.typist import Typist
@@ -106,10 +109,13 @@ def test_a_revoked_token_is_replaced_while_a_client_goes_on(house: House) -> Non
         client.infer("echo.echo", X)
 
 
-def test_a_login_is_renewed_before_it_ends_and_no_call_is_lost(house: House) -> None:
-    house.globus.world.lifetime_s = 4
+def test_a_login_is_renewed_before_it_ends_and_no_call_is_lost(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Early, so that a machine that does much else is in time."""
+    monkeypatch.setattr(renewal, "PART", 0.05)
+    house.globus.world.lifetime_s = 15
     user = house.logged_in()
     first = house.tokens(user)[0]
+    house.globus.world.lifetime_s = 3600
 
     async def play(client: Client) -> None:
         async with AsyncClient(Service(house.ops.record)) as other:
@@ -334,6 +340,54 @@ def test_a_service_that_asks_for_the_login_of_another_one_does_not_get_it(house:
         typist.ends(4)
     assert len(list((user.home / "logins").iterdir())) == 1
     user.ok(*house.call)
+
+
+def test_a_service_with_a_new_key_gets_the_login_of_the_old_one_after_one_yes(house: House) -> None:
+    user = house.logged_in()
+    (path,) = (user.home / "logins").glob("*.json")
+    kept = json.loads(path.read_text()) | {"service": "the key that it had"}
+    path.rename(path_of(kept["service"], user.home)).write_text(json.dumps(kept))
+    with house.types(user, "login") as typist:
+        typist.ends(4)
+    with house.types(user, "login", "--same-owner") as typist:
+        typist.logs_in().ends()
+    with house.types(user, "login", "--force") as typist:
+        typist.logs_in().ends()
+
+
+def path_of(service: str, home: Path) -> Path:
+    """Where somebody's login for a service is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HPCSERVE_HOME", str(home))
+        return tokens.path_of(service)
+
+
+def test_a_certificate_that_is_not_trusted_is_told_as_that(house: House, tmp_path: Path) -> None:
+    user = house.user()
+    others = make_certificates(tmp_path)
+    user.environment["GLOBUS_SDK_VERIFY_SSL"] = str(others)
+    with house.types(user, "login") as typist:
+        typist.logs_in().ends(3)
+        assert "the certificate of what answers in Globus Auth's place" in typist.seen.replace("\n", " ")
+
+
+def test_why_a_program_is_not_let_in_is_told_whatever_the_site_is_called(house: House) -> None:
+    user = house.user(HPCSERVE_CLIENT_ID=POLICY, HPCSERVE_CLIENT_SECRET="none", HPCSERVE_SITE="nowhere")
+    assert f"Globus does not let the client {POLICY} in (HTTP 401)" in user.fails(4, "whoami")
+
+
+def test_a_login_of_somebody_else_leaves_the_one_that_there_is(house: House) -> None:
+    user = house.logged_in()
+    with house.client(user) as client:
+        client.infer("echo.echo", X)
+        kept = [path.read_text() for path in (user.home / "logins").iterdir()]
+        house.globus.world.sign_in(house.globus.world.add_person("eve@lab.example"))
+        with Typist(user, house.globus.ca, "login", "--force") as typist:
+            typist.logs_in().ends(7)
+            assert "your key is in use by a login of" in typist.seen
+        assert [path.read_text() for path in (user.home / "logins").iterdir()] == kept
+        assert all(token.active for token in house.tokens(user))
+        user.ok(*house.call)
 
 
 def test_a_service_that_wants_more_gets_it(house: House, strict: User) -> None:

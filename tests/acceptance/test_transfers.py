@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,7 @@ command = "{mpiexec}"
 
 [staging]
 transfer_wait_s = 0.2
+transfers_per_user = 5
 inline_limit_bytes = 1000
 https_limit_bytes = 500000
 
@@ -60,6 +62,7 @@ administer = {{ allow = ["*"] }}
 """
 GUIDES_LAPTOP = "6c54cade-bde5-45c1-bdea-f4bd71dba2cc"
 """Its id in docs/how-to/get-large-results.md."""
+PATIENCE_S = 60.0
 X = np.random.default_rng(7).random(100_000, np.float32)
 
 
@@ -68,6 +71,7 @@ class Lab:
 
     def __init__(self, globus: Setting, ada: User, facility: Collection, laptop: Collection, x: Path) -> None:
         self.globus, self.ada, self.facility, self.laptop = globus, ada, facility, laptop
+        self.x = x
         self.run = ("run", "echo.echo", "--input", f"x={x}")
         self.call = (*self.run, "--to", f"globus://{laptop.id}/results/")
 
@@ -96,6 +100,13 @@ class Lab:
     def arrived(self) -> list[Path]:
         """The files on the laptop."""
         return sorted((self.laptop.root / "results").glob("*.h5"))
+
+    def kept_logins(self) -> int:
+        """How many refresh tokens of hers the service has that are good."""
+        service = self.globus.service.id
+        return sum(
+            each.refresh and each.active and each.client_id == service for each in self.globus.world.tokens.values()
+        )
 
     def tasks(self) -> int:
         """How many transfer tasks Globus has seen of her."""
@@ -190,12 +201,13 @@ def test_a_result_reaches_the_laptop_after_the_consents_that_it_needs(lab: Lab) 
 
 def test_a_delivery_outlives_its_client_and_the_controller(lab: Lab) -> None:
     lab.laptop.trouble.offline = True
-    with Typist(lab.ada, lab.globus.ca, *lab.call) as typist:
+    with Typist(lab.ada, lab.globus.ca, *lab.call, "--keep-login") as typist:
         typist.logs_in()
         until(lambda: any(each["task"] for each in lab.transfers()), 90.0)
         typist.process.send_signal(signal.SIGKILL)
         typist.process.wait()
     until(lambda: "GC_NOT_CONNECTED" in str(lab.transfers()[0]["why"]), 90.0)
+    assert lab.kept_logins() == 1
     before = lab.ada.status()["processes"]["controller"]
     os.kill(before, signal.SIGKILL)
     until(lambda: lab.ada.run("status", "--json").returncode == 0, 90.0)
@@ -203,15 +215,94 @@ def test_a_delivery_outlives_its_client_and_the_controller(lab: Lab) -> None:
     lab.laptop.trouble.offline = False
     until(lambda: lab.transfers()[0]["state"] == "succeeded", 90.0)
     assert len(lab.arrived()) == lab.tasks() == 1
+    until(lambda: lab.kept_logins() == 0, PATIENCE_S)
+
+
+SCRIPT = """
+import faulthandler, sys, time
+import numpy as np
+from hpcserve import Client
+
+faulthandler.dump_traceback_later(45)
+client = Client()
+future = client.submit("echo.echo", np.load(sys.argv[1]), to=sys.argv[2])
+while future.transfer is None or future.transfer.state == "waiting":
+    time.sleep(0.05)
+print("under way", flush=True)
+if sys.argv[3] == "waits":
+    future.result()
+"""
+ASYNC_SCRIPT = """
+import asyncio, sys
+import numpy as np
+from hpcserve import AsyncClient
+
+async def main():
+    async with AsyncClient() as client:
+        future = client.submit("echo.echo", np.load(sys.argv[1]), to=sys.argv[2])
+        while future.transfer is None or future.transfer.state == "waiting":
+            await asyncio.sleep(0.05)
+        print("under way", flush=True)
+        await future
+
+asyncio.run(main())
+"""
+
+
+def ends(lab: Lab, script: str, how: str, code: int) -> str:
+    """What a script says that is interrupted, or ends, while the laptop is away."""
+    words = (sys.executable, "-c", script, str(lab.x), f"globus://{lab.laptop.id}/results/", how)
+    with subprocess.Popen(
+        words, env=lab.ada.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "under way\n"
+            if code:
+                process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise AssertionError(f"it does not leave: {process.communicate()}") from None
+        finally:
+            process.kill()
+    assert process.returncode == code, said
+    return said
+
+
+def test_who_is_interrupted_leaves_at_once_and_comes_back_for_the_result(lab: Lab) -> None:
+    lab.laptop.trouble.offline = True
+    with Typist(lab.ada, lab.globus.ca, *lab.call) as typist:
+        typist.logs_in().says("is active").interrupts().ends(130)
+    assert "goes on; see: hpcserve transfers" in typist.seen
+    interrupted = -signal.SIGINT
+    for script, how, code in ((SCRIPT, "waits", interrupted), (SCRIPT, "ends", 0), (ASYNC_SCRIPT, "", interrupted)):
+        said = ends(lab, script, how, code)
+        assert said.endswith("KeyboardInterrupt\n") if code else not said
+        assert "never awaited" not in said
+    id = str(lab.transfers()[0]["id"])
+    lab.ada.ok("transfers", "--cancel", id)
+    until(lambda: lab.transfers()[0]["state"] == "cancelled", PATIENCE_S)
+    assert lab.ada.ok("transfers", "--again", id).startswith(f"transfer {id}: ")
+    lab.laptop.trouble.offline = False
+    lab.ada.ok("transfers", "--watch")
+    assert [each["state"] for each in lab.transfers()] == ["succeeded"] * 4
+    assert len(lab.arrived()) == 4
 
 
 def test_without_a_terminal_the_login_that_is_needed_is_told_and_made_later(lab: Lab) -> None:
     refused = lab.ada.fails(4, *lab.call)
     assert "hpcserve transfers --login" in refused
+    assert "hpcserve login" not in refused
+    assert "log in: hpcserve transfers --login" in " ".join(lab.ada.ok("transfers").split())
+    first = lab.transfers()[0]
+    lab.ada.ok("transfers", "--cancel", str(first["id"]))
+    assert Path(str(first["path"])).name in lab.ada.ok("transfers"), "where the result is"
+    lab.ada.fails(4, *lab.call)
     with Typist(lab.ada, lab.globus.ca, "transfers", "--login", "--watch") as typist:
         typist.logs_in().ends()
     assert len(lab.arrived()) == 1
-    gone = lab.transfers()[0]["id"]
+    gone = next(each["id"] for each in lab.transfers() if each["state"] == "succeeded")
     assert "has succeeded already" in lab.ada.fails(1, "transfers", "--cancel", str(gone))
 
 
@@ -300,6 +391,24 @@ def test_a_large_result_comes_by_the_nearest_way_that_there_is(lab: Lab) -> None
     with as_ada(lab):
         asyncio.run(from_afar(lab))
     assert lab.tasks() == 1
+
+
+def test_who_has_no_terminal_consents_at_another_and_fetches(lab: Lab) -> None:
+    lab.ada.ok("service", "add", "afar", lab.from_afar())
+    output = lab.ada.home / "y.h5"
+    call = ("--service", "afar", *lab.run, "--reply", "staged", "--output", output)
+    assert "log in: hpcserve transfers --login" in lab.ada.fails(4, *call)
+    with Typist(lab.ada, lab.globus.ca, "--service", "afar", "transfers", "--login") as typist:
+        typist.logs_in().logs_in().ends()
+    lab.ada.ok(*call)
+    with h5py.File(output) as file:
+        assert np.array_equal(file["x"][()], X)
+    shown = lab.ada.run(*call[:-2])
+    assert json.loads(shown.stdout) == {"staged": None, "outputs": {"x": "float32[100000]"}}
+    assert b"--output FILE.h5" in shown.stderr
+    with Typist(lab.ada, lab.globus.ca, "--service", "afar", "transfers", "--login") as typist:
+        typist.ends()
+    assert "yours does for those to come" in typist.seen
 
 
 def test_an_async_client_has_somebody_asked_to_log_in(lab: Lab) -> None:

@@ -64,6 +64,13 @@ class Typist:
         """Opens the address, and pastes the code."""
         return self.types(log_in(self.address(), self._ca))
 
+    def says(self, text: str) -> Self:
+        """Waits until that stands there."""
+        until = time.monotonic() + self.patience_s
+        while text not in self.seen:
+            assert self._look(until), f"not said: {self.seen}"
+        return self
+
     def types(self, text: str) -> Self:
         os.write(self._screen, f"{text}\n".encode())
         return self

@@ -9,7 +9,7 @@ BETWEEN = Path(__file__).resolve().parents[1] / "fakes" / "slurm-between" / "com
 NAMES = ("sbatch", "squeue", "sacct", "scancel")
 
 
-class Commands:
+class SlurmCommands:
     """A directory that is a daemon's whole PATH.
 
     Args:
@@ -30,6 +30,10 @@ class Commands:
         """What a command was asked, a line each time."""
         noted = self._directory / f"{name}.asked"
         return noted.read_text().splitlines() if noted.exists() else []
+
+    def submissions(self) -> int:
+        """So many jobs a daemon has tried to submit."""
+        return len(self.asked("sbatch"))
 
     def misbehave(self, how: str) -> None:
         """From now on all of them hang, print garbage, print half of their answer, or are missing."""

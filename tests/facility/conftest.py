@@ -14,10 +14,11 @@ from tests.facility.box.cluster import Box
 from tests.facility.box.files import LOGIN
 from tests.facility.box.machine import lacks, must_hold_one
 from tests.facility.box.options import Options
-from tests.facility.commands import Commands
+from tests.facility.clusters import Cluster, Commands
+from tests.facility.pbs_cluster import PbsCluster
 from tests.facility.service import Facility
+from tests.facility.slurm_cluster import SlurmCluster
 
-IDLE_S = 120.0
 NewFacility = Callable[..., Facility]
 
 
@@ -44,21 +45,35 @@ def box(able_machine: None, box_options: Options) -> Iterator[Box]:  # noqa: ARG
         yield made
 
 
+@pytest.fixture(scope="module")
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The file's box, unless :data:`tests.facility.clusters.ON_BOTH` asks for the stand-in for PBS."""
+    if getattr(request, "param", "slurm") == "slurm":
+        yield SlurmCluster(request.getfixturevalue("box"))
+        return
+    made = PbsCluster(tmp_path_factory.mktemp("pbs"))
+    try:
+        yield made
+    finally:
+        made.close()
+
+
 @pytest.fixture
-def all_nodes(box: Box) -> Iterator[None]:
+def all_nodes(cluster: Cluster) -> Iterator[None]:
     """After a test no job is left, and all nodes are idle; what it switched off, it has switched on."""
     yield
-    box.run(LOGIN, ["scancel", "--user=root"])
-    box.wait_idle(IDLE_S)
+    cluster.clear()
+    cluster.wait_idle()
 
 
 @contextmanager
-def facilities(box: Box) -> Iterator[NewFacility]:
-    """Makes daemons on the box that are not started yet; all of them are ended after the block."""
+def facilities(cluster: Cluster) -> Iterator[NewFacility]:
+    """Makes daemons on the cluster that are not started yet; all of them are ended after the block."""
     made: list[Facility] = []
 
     def make(*, sized: str = "", **overrides: Any) -> Facility:
-        made.append(Facility(box, f"{len(list((box.directory / 'homes').glob('*')))}", sized=sized, **overrides))
+        number = len(list((cluster.directory / "homes").glob("*")))
+        made.append(Facility(cluster, f"{number}", sized=sized, **overrides))
         return made[-1]
 
     yield make
@@ -67,9 +82,9 @@ def facilities(box: Box) -> Iterator[NewFacility]:
 
 
 @pytest.fixture
-def new_facility(box: Box) -> Iterator[NewFacility]:
+def new_facility(cluster: Cluster) -> Iterator[NewFacility]:
     """Makes daemons of the test's own; see :func:`facilities`."""
-    with facilities(box) as make:
+    with facilities(cluster) as make:
         yield make
 
 
@@ -83,6 +98,6 @@ def service(request: pytest.FixtureRequest, box: Box, tmp_path: Path) -> Iterato
 
 
 @pytest.fixture
-def commands(tmp_path: Path) -> Commands:
-    """Slurm's, for one daemon's PATH."""
-    return Commands(tmp_path / "commands")
+def commands(cluster: Cluster, tmp_path: Path) -> Commands:
+    """The scheduler's, for one daemon."""
+    return cluster.commands(tmp_path / "commands")

@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 
 from hpcserve import Client
-from tests.facility.box.cluster import Box
-from tests.facility.box.files import LOGIN
+from tests.facility.clusters import Cluster
 from tests.facility.service import Facility, status
 from tests.integration.daemon_tree import Daemon
 
 TIMEOUT_S = 200.0
 LOOK_S = 0.2
 ROUNDED_S = 1.0
-"""Slurm's accounting has whole seconds."""
+"""Schedulers have whole seconds."""
 
 
 @dataclass(kw_only=True)
@@ -144,19 +143,11 @@ def idle_s(log: Path) -> float:
     return longest_s
 
 
-def ended(box: Box, job: str) -> tuple[str, float | None]:
-    """How a job ended, as accounting says, and when, in seconds since 1970; None: it has no end of it."""
-    asked = ["sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={job}", "--format=State,End"]
-    told = box.run(LOGIN, asked, env={"SLURM_TIME_FORMAT": "%s"}).stdout.strip().splitlines()
-    state, _, end = "".join(told[-1:]).partition("|")
-    return state, float(end) if end.isdigit() else None
-
-
-def none_ran_past_its_pilot(box: Box, load: Load, seen: Seen) -> int:
+def none_ran_past_its_pilot(cluster: Cluster, load: Load, seen: Seen) -> int:
     """Each request was run once and to its end, before its pilot's; returns how many of the pilots have ended."""
     assert cut_off(load.log) == set()
     assert twice(load.log) == []
-    ends_s = {job: ended(box, job)[1] for job in set(seen.jobs.values())}
+    ends_s = {job: cluster.ended_s(job) for job in set(seen.jobs.values())}
     late = [
         (n, replica)
         for n, replica, at_s in runs(load.log)["end"]

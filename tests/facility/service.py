@@ -1,4 +1,4 @@
-"""A whole hpcserve daemon on a login node of the box, and a client of it in this process."""
+"""A whole hpcserve daemon on a cluster's login node, and a client of it in this process."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import pytest
 from hpcserve import Client
 from hpcserve.client.services import Service
 from hpcserve.wire import admin
-from tests.facility.box.cluster import Box
 from tests.facility.box.files import LOGIN
+from tests.facility.clusters import Cluster
 from tests.integration.daemon_tree import EXAMPLES, SERVABLES, deployment, status, until
 
 __all__ = ["EXAMPLES", "SERVABLES", "Facility", "deployment", "status", "until"]
@@ -29,30 +29,32 @@ SITE: dict[str, dict[str, Any]] = {
     "pilots": {"idle_s": 300.0, "stop_grace_s": 2.0, "slots": 4, "queue_wait_s": 5.0},
     "recovery": {"session_linger_s": 5.0, "lease_s": 3.0},
 }
-"""What stands above the shipped site file ``facility``: times for tests."""
+"""What stands above the site file of a cluster: times for tests."""
 
 
 class Facility:
-    """A daemon of its own, its home below the box's directory, which all nodes see.
+    """A daemon of its own, its home below the cluster's directory, which all nodes see.
 
     Args:
-        box: Where it runs.
-        name: Tells it from the others of the same box.
+        cluster: Where it runs.
+        name: Tells it from the others of the same cluster.
         sized: The directory of limited size that its ``shared_dir`` lies in; "": it lies in its home.
         user: Whose it is; "": root's. This one must be able to read the project and its virtual environment.
         overrides: Tables of the site file.
     """
 
-    def __init__(self, box: Box, name: str, *, sized: str = "", user: str = "", **overrides: dict[str, Any]) -> None:
-        self.box = box
+    def __init__(
+        self, cluster: Cluster, name: str, *, sized: str = "", user: str = "", **overrides: dict[str, Any]
+    ) -> None:
+        self.cluster = cluster
         self.user = user
         self.login = LOGIN
         """Where the daemon was started last, and commands are run by default."""
-        self.home = box.directory / "homes" / name
+        self.home = cluster.directory / "homes" / name
         self.home.mkdir(mode=0o700, parents=True)
         self.site = self.home / "site.toml"
-        self._sized = box.directory / sized / name if sized else None
-        self.shared = box.seen(self._sized) if self._sized else self.home / "sites" / "site" / "shared"
+        self._sized = cluster.directory / sized / name if sized else None
+        self.shared = cluster.seen(self._sized) if self._sized else self.home / "sites" / "site" / "shared"
         self.logs = self.shared / "logs"
         self.write_site(**overrides)
         if user:
@@ -61,9 +63,10 @@ class Facility:
 
     def write_site(self, **overrides: dict[str, Any]) -> None:
         """Writes the site file anew."""
-        lines = ['base = "facility"', *([f'shared_dir = "{self._sized}"'] if self._sized else [])]
-        for table in SITE | overrides:
-            values = SITE.get(table, {}) | overrides.get(table, {})
+        site = self.cluster.site
+        lines = [f'base = "{self.cluster.base}"', *([f'shared_dir = "{self._sized}"'] if self._sized else [])]
+        for table in {**site, **SITE, **overrides}:
+            values = {**site.get(table, {}), **SITE.get(table, {}), **overrides.get(table, {})}
             lines += [f"[{table}]", *(f"{name} = {json.dumps(value)}" for name, value in values.items())]
         self.site.write_text("\n".join(lines) + "\n")
 
@@ -77,7 +80,7 @@ class Facility:
     ) -> subprocess.CompletedProcess[str]:
         """Runs ``hpcserve`` on a login node to its end, whatever that is."""
         command = self.argv(*argv, env=env)
-        return self.box.run(login or self.login, command, timeout_s=timeout_s, check=False)
+        return self.cluster.run(login or self.login, command, timeout_s=timeout_s, check=False)
 
     def argv(self, *argv: str, env: dict[str, str] | None = None) -> list[str]:
         """The whole command ``hpcserve``, as its user's."""
@@ -116,19 +119,16 @@ class Facility:
             pids = status(client).processes
         named = pids.values() if process == "all" else [pids[process]]
         # When all are killed, some may have ended with those before them.
-        self.box.run(self.login, ["kill", "-KILL", *map(str, named)], check=process != "all")
+        self.cluster.run(self.login, ["kill", "-KILL", *map(str, named)], check=process != "all")
 
     def jobs(self) -> dict[str, str]:
-        """The pilots' jobs that slurmctld has not ended: id to state."""
-        asked = ["squeue", "--noheader", "--me", "--format=%i %T %j"]
-        lines = self.box.run(LOGIN, asked).stdout.splitlines()
-        found = [line.split() for line in lines]
-        return {job: state for job, state, name in found if name.startswith("hpcserve-")}
+        """The jobs of pilots that have not ended: id to state."""
+        return self.cluster.jobs()
 
     @contextlib.contextmanager
     def client(self, host: str = "", **options: Any) -> Iterator[Client]:
         """A client in this process, on the network of a host; "": of the daemon's login node."""
-        with self.box.enter_network(host or self.login), pytest.MonkeyPatch.context() as patch:
+        with self.cluster.enter_network(host or self.login), pytest.MonkeyPatch.context() as patch:
             for name, value in self.variables.items():
                 patch.setenv(name, value)
             with self._identity():

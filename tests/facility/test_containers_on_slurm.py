@@ -62,8 +62,9 @@ def test_containers_on_two_nodes_answer_and_see_their_gpus(
         assert sorted(seen.values()) == [(b"node1", b"0"), (b"node1", b"1"), (b"node2", b"0"), (b"node2", b"1")]
         facility.cli("undeploy", endpoint)
     # Without the containers' own: srun's end leaves nothing of them on any node.
+    seek = ["pgrep", "-f", "hpcserve.replica"]
     for node in ("node1", "node2"):
         until(
-            lambda node=node: facility.box.run(node, ["pgrep", "-f", "hpcserve.replica"], check=False).returncode == 1,  # type: ignore[misc]
+            lambda node=node: facility.cluster.run(node, seek, check=False).returncode == 1,  # type: ignore[misc]
             f"no container is left on {node}",
         )

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
-from tests.facility.box.files import LOGIN
+from tests.facility.clusters import ON_BOTH
 from tests.facility.conftest import NewFacility
 from tests.facility.load import Load, cut_off, twice
 from tests.facility.service import SERVABLES, Facility, status, until
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
+pytestmark = [ON_BOTH, pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
 
 TIMEOUT_S = 3.0
 
 
-class Sbatch:
-    """An sbatch, first on a daemon's PATH, that stands still before or after it has submitted a job.
+class Submission:
+    """The command that submits jobs, first on a daemon's PATH, that stands still before or after it has done so.
 
     It does so while there is a file of this name in its directory, and then says in another file that it does.
     """
@@ -25,7 +23,8 @@ class Sbatch:
     def __init__(self, facility: Facility) -> None:
         self.directory = facility.home / "bin"
         self.directory.mkdir()
-        program = self.directory / "sbatch"
+        submit = facility.cluster.submit
+        program = self.directory / submit.name
         program.write_text(
             f"""#!/bin/sh
 cd {self.directory}
@@ -35,14 +34,13 @@ stand_still() {{
 }}
 cat > script.$$
 stand_still before
-job=$({shutil.which("sbatch")} "$@" < script.$$)
+job=$({submit} "$@" < script.$$)
 stand_still after
 echo "$job"
 """
         )
         program.chmod(0o755)
-        path = facility.box.host(LOGIN).environment()["PATH"]
-        self.variables = {"PATH": f"{self.directory}:{path}"}
+        self.variables = {"PATH": f"{self.directory}:{facility.cluster.path}"}
 
     def hold(self, where: str) -> None:
         """From now on it stands still there."""
@@ -56,13 +54,13 @@ echo "$job"
         return (self.directory / f"still-{where}").exists()
 
 
-def killed_while_it_submits(facility: Facility, sbatch: Sbatch, where: str) -> str:
+def killed_while_it_submits(facility: Facility, submission: Submission, where: str) -> str:
     """A daemon that stands still while it submits its first pilot, and is killed there; returns the endpoint."""
-    sbatch.hold(where)
-    facility.up(env=sbatch.variables)
+    submission.hold(where)
+    facility.up(env=submission.variables)
     with facility.client() as client:
         endpoint = facility.want(client, SERVABLES / "spans")
-        until(lambda: sbatch.stands_still(where), "it submits a pilot")
+        until(lambda: submission.stands_still(where), "it submits a pilot")
         assert len(status(client).pilots) == 1
     facility.kill("all")
     return endpoint
@@ -70,10 +68,10 @@ def killed_while_it_submits(facility: Facility, sbatch: Sbatch, where: str) -> s
 
 def test_a_job_submitted_before_the_daemon_could_note_it_is_adopted(new_facility: NewFacility) -> None:
     facility = new_facility()
-    sbatch = Sbatch(facility)
-    endpoint = killed_while_it_submits(facility, sbatch, "after")
+    submission = Submission(facility)
+    endpoint = killed_while_it_submits(facility, submission, "after")
     (job,) = facility.jobs()
-    facility.up(env=sbatch.variables)
+    facility.up(env=submission.variables)
     with facility.client() as client:
         facility.wait_ready(client, endpoint)
         assert [pilot.job for pilot in status(client).pilots] == [job]
@@ -84,15 +82,15 @@ def test_a_job_that_was_never_submitted_is_given_up_and_cancelled_should_it_come
     new_facility: NewFacility,
 ) -> None:
     facility = new_facility(scheduler={"timeout_s": TIMEOUT_S})
-    sbatch = Sbatch(facility)
-    endpoint = killed_while_it_submits(facility, sbatch, "before")
+    submission = Submission(facility)
+    endpoint = killed_while_it_submits(facility, submission, "before")
     assert not facility.jobs()
     facility.up()
     with facility.client() as client:
         facility.wait_ready(client, endpoint)
         (pilot,) = status(client).pilots
         assert list(facility.jobs()) == [pilot.job]
-        sbatch.let_go("before")
+        submission.let_go("before")
         (late,) = until(lambda: facility.jobs().keys() - {pilot.job}, "the orphan submits its job")
         until(lambda: late not in facility.jobs(), "it is cancelled")
         assert [each.pilot for each in status(client).pilots] == [pilot.pilot]
@@ -101,13 +99,13 @@ def test_a_job_that_was_never_submitted_is_given_up_and_cancelled_should_it_come
 
 def test_a_job_that_comes_late_but_in_time_is_used(new_facility: NewFacility) -> None:
     facility = new_facility()
-    sbatch = Sbatch(facility)
-    endpoint = killed_while_it_submits(facility, sbatch, "before")
+    submission = Submission(facility)
+    endpoint = killed_while_it_submits(facility, submission, "before")
     facility.up()
     with facility.client() as client:
         (pilot,) = until(lambda: status(client).pilots, "the pilot is adopted")
         until(lambda: status(client).pilots[0].state == "unknown", "nobody knows its job")
-        sbatch.let_go("before")
+        submission.let_go("before")
         facility.wait_ready(client, endpoint)
         assert [each.pilot for each in status(client).pilots] == [pilot.pilot]
     assert len(facility.jobs()) == 1
@@ -131,10 +129,10 @@ def test_a_daemon_killed_under_load_loses_nothing(new_facility: NewFacility) -> 
         assert (twice(load.log), cut_off(load.log)) == ([], set())
 
 
-@pytest.mark.parametrize("command", [["scontrol", "requeue"], ["scancel"]])
-def test_what_happened_to_a_pilot_while_no_daemon_was_there(new_facility: NewFacility, command: list[str]) -> None:
+@pytest.mark.parametrize("happened", ["requeued", "cancelled"])
+def test_what_happened_to_a_pilot_while_no_daemon_was_there(new_facility: NewFacility, happened: str) -> None:
     facility = new_facility().up()
-    box = facility.box
+    does = {"requeued": facility.cluster.requeue, "cancelled": facility.cluster.cancel}[happened]
     with facility.client() as client:
         endpoint = facility.deploy(client, SERVABLES / "spans")
         (pilot,) = status(client).pilots
@@ -143,12 +141,11 @@ def test_what_happened_to_a_pilot_while_no_daemon_was_there(new_facility: NewFac
             load.send()
         until(load.log.exists, "requests are run")
         facility.kill("all")
-        box.run(LOGIN, [*command, pilot.job])
-        until(lambda: facility.jobs().get(pilot.job) != "RUNNING", "Slurm has done it")
+        does(pilot.job)
         facility.up()
         assert load.keep(0, 0.0).answered == 20
         (after,) = status(client).pilots
-        if command == ["scancel"]:
+        if happened == "cancelled":
             assert after.pilot != pilot.pilot
         else:
             assert (after.pilot, after.job, after.restarts) == (pilot.pilot, pilot.job, 1)

@@ -8,15 +8,15 @@ import pytest
 
 from tests.facility.box.cluster import Box
 from tests.facility.box.files import LOGIN
+from tests.facility.clusters import ON_BOTH, Cluster
 from tests.facility.conftest import NewFacility
 from tests.facility.service import SERVABLES, status, until
 from tests.facility.tallied import LONG_S, all_answered, losses, requests, under_way
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
 
 IN_FLIGHT = 200
 NOTICED_S = 10.0
-NODES = ("node1", "node2", "node3", "node4")
 
 
 def nodes_of(box: Box, job: str) -> set[str]:
@@ -24,7 +24,8 @@ def nodes_of(box: Box, job: str) -> set[str]:
     return set(box.run(LOGIN, ["scontrol", "show", "hostnames", names]).stdout.split())
 
 
-def test_power_loss_of_a_node_with_200_requests_in_flight(box: Box, new_facility: NewFacility) -> None:
+@ON_BOTH
+def test_power_loss_of_a_node_with_200_requests_in_flight(cluster: Cluster, new_facility: NewFacility) -> None:
     facility = new_facility(pilots={"slots": 1}).up()
     with facility.client() as client:
         endpoint = facility.deploy(client, SERVABLES / "tally", replicas=2)
@@ -32,30 +33,34 @@ def test_power_loss_of_a_node_with_200_requests_in_flight(box: Box, new_facility
         (replica,) = [each.replica for each in status(client).deployments[0].replicas if each.pilot == pilot.pilot]
         futures = requests(facility, client, endpoint, IN_FLIGHT, 0.2)
         under_way(futures)
-        box.power_off(pilot.host)
+        cluster.power_off(pilot)
         off_s = time.monotonic()
         until(lambda: replica not in {each.replica for each in status(client).deployments[0].replicas}, "it is noticed")
         assert time.monotonic() - off_s <= NOTICED_S
         all_answered(futures)
-        until(lambda: losses(client).get(replica) == "node failed", lambda: f"Slurm says why: {losses(client)}", LONG_S)
+        until(
+            lambda: losses(client).get(replica) == "node failed",
+            lambda: f"its cause: {losses(client)}",
+            LONG_S,
+        )
         assert "[this replica was lost: node failed" in facility.cli("logs", replica)
-    box.power_on(pilot.host)
+    cluster.power_on()
 
 
-def test_power_loss_of_all_nodes(box: Box, new_facility: NewFacility) -> None:
+@ON_BOTH
+def test_power_loss_of_all_nodes(cluster: Cluster, new_facility: NewFacility) -> None:
     facility = new_facility(pilots={"slots": 1}).up()
     with facility.client() as client:
         endpoint = facility.deploy(client, SERVABLES / "tally", replicas=2)
         futures = requests(facility, client, endpoint, 60, 0.1)
         under_way(futures)
-        for node in NODES:
-            box.power_off(node)
+        cluster.power_off()
         until(lambda: not status(client).deployments[0].replicas, "all are noticed")
-        for node in NODES:
-            box.power_on(node)
+        cluster.power_on()
         all_answered(futures)
 
 
+@pytest.mark.facility
 def test_a_lost_node_of_a_pilot_with_two_takes_only_its_own_replicas(box: Box, new_facility: NewFacility) -> None:
     facility = new_facility(pilots={"nodes": 2, "slots": 1, "launcher": "srun", "max_pilots": 1}).up()
     with facility.client() as client:

@@ -10,7 +10,7 @@ import pytest
 from tests.facility.box.cluster import Box
 from tests.facility.box.files import LOGIN
 from tests.facility.box.options import Options
-from tests.facility.commands import Commands
+from tests.facility.commands import SlurmCommands
 from tests.facility.conftest import NewFacility
 from tests.facility.load import Load
 from tests.facility.service import SERVABLES, Facility, status, until
@@ -29,8 +29,8 @@ def box_options() -> Options:
 
 
 @pytest.fixture
-def commands(tmp_path: Path) -> Commands:
-    return Commands(tmp_path / "commands")
+def commands(tmp_path: Path) -> SlurmCommands:
+    return SlurmCommands(tmp_path / "commands")
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +94,7 @@ def test_it_says_why_a_pilot_does_not_begin(box: Box, new_facility: NewFacility)
         assert [pilot.job for pilot in status(client).pilots] == [job]
 
 
-def test_a_full_spool_directory_starts_no_storm(box: Box, new_facility: NewFacility, commands: Commands) -> None:
+def test_a_full_spool_directory_starts_no_storm(box: Box, new_facility: NewFacility, commands: SlurmCommands) -> None:
     """Slurm drains one node after another, and puts the job back into the queue each time."""
     facility = new_facility(pilots={"max_pilots": 1}).up(commands.variables)
     with facility.client() as client:
@@ -113,7 +113,7 @@ def test_a_full_spool_directory_starts_no_storm(box: Box, new_facility: NewFacil
 
 
 def test_a_full_spool_directory_where_jobs_are_not_put_back(
-    box: Box, new_facility: NewFacility, commands: Commands
+    box: Box, new_facility: NewFacility, commands: SlurmCommands
 ) -> None:
     """Slurm cancels them, as the node's own user."""
     facility = new_facility(pilots={"max_pilots": 1, "requeue": False}).up(commands.variables)
@@ -126,7 +126,7 @@ def test_a_full_spool_directory_where_jobs_are_not_put_back(
     assert len(commands.asked("sbatch")) == 2
 
 
-def test_a_full_shared_dir_stops_only_what_is_new(box: Box, new_facility: NewFacility, commands: Commands) -> None:
+def test_a_full_shared_dir_stops_only_what_is_new(box: Box, new_facility: NewFacility, commands: SlurmCommands) -> None:
     facility = new_facility(sized=SHARED, pilots={"slots": 1}).up(commands.variables)
     with facility.client() as client:
         endpoint = facility.deploy(client, SERVABLES / "spans")

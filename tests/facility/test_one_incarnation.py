@@ -12,44 +12,36 @@ from hpcserve.errors import OutcomeUnknown
 from hpcserve.wire import exits
 from tests.facility.box.cluster import Box
 from tests.facility.box.files import LOGIN
+from tests.facility.clusters import ON_BOTH, Cluster
 from tests.facility.conftest import NewFacility
-from tests.facility.load import Load, ended, runs
-from tests.facility.service import SERVABLES, Facility, status, until
+from tests.facility.load import Load, runs
+from tests.facility.service import SERVABLES, status, until
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
 
 LONG_S = 100.0
 
 
-def how_it_ended(box: Box, facility: Facility, script: Path) -> str:
-    """The exit code of a job, as accounting tells it once the job has ended."""
-    job = box.run(LOGIN, ["sbatch", "--parsable", str(script)]).stdout.strip()
-    until(lambda: job not in facility.jobs(), "it ends")
-    until(lambda: ended(box, job)[0] == "FAILED", "accounting has it")
-    asked = ["sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={job}", "--format=ExitCode"]
-    return box.run(LOGIN, asked).stdout.strip()
-
-
-def test_a_second_job_of_the_same_pilot_is_refused(box: Box, new_facility: NewFacility) -> None:
+@ON_BOTH
+def test_a_second_job_of_the_same_pilot_is_refused(cluster: Cluster, new_facility: NewFacility) -> None:
     facility = new_facility(pilots={"max_pilots": 1}).up()
     with facility.client() as client:
-        box.partition_down("batch")
-        endpoint = facility.want(client, SERVABLES / "spans")
-        (job,) = until(facility.jobs, "the pilot is submitted")
-        (enrolment,) = until(lambda: list((facility.shared / "enrolments").iterdir()), "its enrolment is there")
-        kept = shutil.copy2(enrolment, facility.home / "kept")
-        script = box.run(LOGIN, ["scontrol", "write", "batch_script", job, "-"]).stdout
-        box.partition_up("batch")
+        with cluster.nothing_begins():
+            endpoint = facility.want(client, SERVABLES / "spans")
+            (job,) = until(facility.jobs, "the pilot is submitted")
+            (enrolment,) = until(lambda: list((facility.shared / "enrolments").iterdir()), "its enrolment is there")
+            kept = shutil.copy2(enrolment, facility.home / "kept")
+            script = cluster.script_of(job)
         facility.wait_ready(client, endpoint)
         until(lambda: not enrolment.read_bytes(), "its enrolment is used up")
         twin = facility.home / "twin.sh"
         twin.write_text(script)
-        assert how_it_ended(box, facility, twin) == f"{exits.REFUSED}:0"
+        assert cluster.exit_code(twin) == exits.REFUSED
         log = facility.logs / f"{enrolment.name.partition('.')[0]}.log"
         assert "is used up: another run of this pilot was enrolled by it" in log.read_text()
         assert "the daemon refuses this pilot" not in log.read_text()
         shutil.copy2(kept, enrolment)
-        assert how_it_ended(box, facility, twin) == f"{exits.REFUSED}:0"
+        assert cluster.exit_code(twin) == exits.REFUSED
         assert "the daemon refuses this pilot" in log.read_text()
         load = Load(facility, client, endpoint, 0.01)
         assert load.keep(4, 1.0).answered
@@ -63,6 +55,7 @@ def agents(box: Box, node: str) -> list[str]:
     return box.run(node, ["pgrep", "-f", "hpcserve.pilot "], check=False).stdout.split()
 
 
+@pytest.mark.facility
 @pytest.mark.parametrize("is_cut", [True, False], ids=["cut off", "connected"])
 def test_the_run_before_a_requeue_is_fenced(box: Box, new_facility: NewFacility, is_cut: bool) -> None:  # noqa: FBT001
     """Its slurmd is dead, so nobody but the daemon can tell it to end."""

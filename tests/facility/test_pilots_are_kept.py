@@ -6,23 +6,20 @@ import numpy as np
 import pytest
 
 from hpcserve import Client
-from tests.facility.box.files import LOGIN
+from tests.facility.clusters import ON_BOTH, RUNNING
 from tests.facility.conftest import NewFacility
 from tests.facility.service import EXAMPLES, Facility, deployment, status, until
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
+pytestmark = [ON_BOTH, pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
 
 X = np.arange(3, dtype=np.float32)
 
 
 def accounted(facility: Facility) -> dict[str, str]:
-    """All jobs of pilots that Slurm has ever taken, by their names; of one name there is never a second one."""
-    asked = ["sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,JobName%100"]
-    lines = facility.box.run(LOGIN, asked).stdout.splitlines()
-    found = [line.split("|") for line in lines if "|hpcserve-" in line]
-    names = [name for _, name in found]
-    assert len(set(names)) == len(names), f"submitted twice: {names}"
-    return {name: job for job, name in found}
+    """All jobs of pilots that there ever were, by their names; of one name there is never a second one."""
+    found = facility.cluster.ever()
+    assert len(dict(found)) == len(found), f"submitted twice: {found}"
+    return dict(found)
 
 
 def pids(client: Client, endpoint: str) -> set[int | None]:
@@ -40,11 +37,11 @@ def test_the_next_daemon_has_the_same_jobs_and_the_same_processes(new_facility: 
         ever = accounted(facility)
         said = facility.cli("down", "--pilots", "keep")
         assert all(f"{pilot}, job {job}, goes on" in said for pilot, job in jobs.items())
-        assert set(facility.jobs().values()) == {"RUNNING"}
+        assert set(facility.jobs().values()) == {RUNNING}
         facility.up()
         until(lambda: pids(client, endpoint) == before, "the same processes are ready")
         np.testing.assert_array_equal(client.infer(f"{endpoint}.echo", X)["x"], X)
-        until(lambda: {each.state for each in status(client).pilots} == {"running"}, "Slurm has told of them")
+        until(lambda: {each.state for each in status(client).pilots} == {"running"}, "the scheduler has told of them")
         assert {each.pilot: each.job for each in status(client).pilots} == jobs
         assert facility.jobs().keys() == set(jobs.values())
         assert not status(client).losses

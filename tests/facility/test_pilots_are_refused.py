@@ -1,4 +1,4 @@
-"""A site file that Slurm, or hpcserve itself, does not accept: what users are told, and how often Slurm is asked."""
+"""A site file that the scheduler, or hpcserve itself, does not accept: what users are told, how often it is asked."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.facility.box.cluster import Box
-from tests.facility.box.files import LOGIN
-from tests.facility.commands import Commands
+from tests.facility.clusters import ON_BOTH, Cluster, Commands
 from tests.facility.conftest import NewFacility, facilities
 from tests.facility.service import SERVABLES, Facility
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(150)]
+pytestmark = pytest.mark.timeout(150)
 
 FAILED, USAGE, TOO_LATE = 1, 2, 6
 MOST_TRIES = 3
@@ -24,14 +22,14 @@ ANY_QUEUE: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(autouse=True)
-def _no_jobs(box: Box) -> Iterator[None]:
+def _no_jobs(cluster: Cluster) -> Iterator[None]:
     yield
-    box.run(LOGIN, ["scancel", "--user=root"])
+    cluster.clear()
 
 
 @pytest.fixture(scope="module")
-def lasting(box: Box) -> Iterator[Facility]:
-    with facilities(box) as new_facility:
+def lasting(cluster: Cluster) -> Iterator[Facility]:
+    with facilities(cluster) as new_facility:
         yield new_facility()
 
 
@@ -53,16 +51,17 @@ def complaint(facility: Facility) -> str:
 
 
 def refused(facility: Facility, commands: Commands, field: str, says: str) -> None:
-    """The deployment fails with Slurm's words and with the field, after so many tries as are allowed."""
+    """The deployment fails with the scheduler's words and with the field, after so many tries as are allowed."""
     code, said = facility.try_to_deploy(SERVABLES / "tally", timeout_s=60)
     assert code == FAILED
     shown = facility.told()
     for text in (says, f"correct pilots.{field} in the site file"):
         assert text in said
         assert text in shown
-    assert len(commands.asked("sbatch")) == MOST_TRIES
+    assert commands.submissions() == MOST_TRIES
 
 
+@pytest.mark.facility
 @pytest.mark.parametrize(
     ("field", "wrong", "says"),
     [
@@ -76,17 +75,28 @@ def test_what_slurm_does_not_know_fails_with_the_field_to_correct(
     refused(new_facility(pilots={field: wrong}).up(commands.variables), commands, field, says)
 
 
-def test_a_corrected_site_file_works_after_down_and_up(new_facility: NewFacility, commands: Commands) -> None:
-    facility = new_facility(pilots={"qos": "nothing"}).up(commands.variables)
-    refused(facility, commands, "qos", "Invalid qos specification")
+@pytest.mark.parametrize(
+    ("cluster", "field", "wrong", "right", "says"),
+    [
+        pytest.param("slurm", "qos", "nothing", "normal", "Invalid qos specification", marks=pytest.mark.facility),
+        ("pbs", "partition", "nosuch", "workq", "Unknown queue"),
+    ],
+    indirect=["cluster"],
+)
+def test_a_corrected_site_file_works_after_down_and_up(
+    new_facility: NewFacility, commands: Commands, field: str, wrong: str, right: str, says: str
+) -> None:
+    facility = new_facility(pilots={field: wrong}).up(commands.variables)
+    refused(facility, commands, field, says)
     facility.cli("down")
-    facility.write_site(pilots={"qos": "normal"})
+    facility.write_site(pilots={field: right})
     facility.up(commands.variables)
     code, said = facility.try_to_deploy(SERVABLES / "tally", timeout_s=60)
     assert code == 0, said
-    assert len(commands.asked("sbatch")) == MOST_TRIES + 1
+    assert commands.submissions() == MOST_TRIES + 1
 
 
+@pytest.mark.facility
 @pytest.mark.parametrize(
     ("pilots", "says"),
     [
@@ -105,6 +115,7 @@ def test_too_much_for_a_queue_that_the_site_file_knows(never_up: Facility, pilot
     assert says in complaint(never_up)
 
 
+@pytest.mark.facility
 @pytest.mark.parametrize(
     ("pilots", "says", "field"),
     [
@@ -121,9 +132,10 @@ def test_too_much_for_a_queue_that_only_slurm_knows(
     for text in (says, field):
         assert text in said
         assert text in facility.told()
-    assert len(commands.asked("sbatch")) == 1
+    assert commands.submissions() == 1
 
 
+@ON_BOTH
 @pytest.mark.parametrize(
     ("content", "says"),
     [

@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 
 from hpcserve.errors import PoisonRequest
-from tests.facility.box.cluster import Box
-from tests.facility.box.files import LOGIN
-from tests.facility.commands import Commands
+from tests.facility.clusters import ON_BOTH, Cluster, Commands
 from tests.facility.conftest import NewFacility
 from tests.facility.service import SERVABLES, Facility, deployment, status, until
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(150)]
+pytestmark = pytest.mark.timeout(150)
 
 FAILED = 1
 MOST_TRIES = 3
@@ -32,9 +30,9 @@ messages.WIRE_VERSIONS = (0,)
 
 
 @pytest.fixture(autouse=True)
-def _no_jobs(box: Box) -> Iterator[None]:
+def _no_jobs(cluster: Cluster) -> Iterator[None]:
     yield
-    box.run(LOGIN, ["scancel", "--user=root"])
+    cluster.clear()
 
 
 def ended_pilot(facility: Facility, said: str) -> str:
@@ -43,6 +41,7 @@ def ended_pilot(facility: Facility, said: str) -> str:
     return facility.cli("logs", named)
 
 
+@ON_BOTH
 @pytest.mark.parametrize(
     ("pilots", "says"),
     [
@@ -64,9 +63,10 @@ def test_what_the_job_script_cannot_do(
     assert says in facility.told()
     if "setup" in pilots:
         assert says in ended_pilot(facility, said)
-    assert len(commands.asked("sbatch")) == MOST_TRIES
+    assert commands.submissions() == MOST_TRIES
 
 
+@ON_BOTH
 def test_an_agent_of_another_wire_version(new_facility: NewFacility, commands: Commands) -> None:
     facility = new_facility()
     python = facility.home / "older-python"
@@ -81,9 +81,10 @@ def test_an_agent_of_another_wire_version(new_facility: NewFacility, commands: C
         assert text in said
         assert text in facility.told()
     assert "upgrade" in ended_pilot(facility, said)
-    assert len(commands.asked("sbatch")) == MOST_TRIES
+    assert commands.submissions() == MOST_TRIES
 
 
+@pytest.mark.facility
 def test_more_memory_than_the_job_has(new_facility: NewFacility, commands: Commands) -> None:
     """Before a replica is ready, which is given up, and once one works, which is put in its place again."""
     facility = new_facility(pilots={"memory_per_node_mib": LITTLE_MIB}).up(commands.variables)
@@ -91,7 +92,7 @@ def test_more_memory_than_the_job_has(new_facility: NewFacility, commands: Comma
     assert code == FAILED
     assert "out of memory" in said.lower()
     assert "pilots.memory_per_node_mib" in said
-    assert len(commands.asked("sbatch")) == MOST_TRIES
+    assert commands.submissions() == MOST_TRIES
     facility.cli("undeploy", "hungry")
     code, said = facility.try_to_deploy(SERVABLES / "greedy", timeout_s=90)
     assert code == 0, said
@@ -110,5 +111,5 @@ def test_more_memory_than_the_job_has(new_facility: NewFacility, commands: Comma
         assert "memory limit" in log.lower()
         facility.wait_ready(client, "greedy")
         assert client.infer("greedy.take", np.int64(0))["mib"] == 0
-        submitted = len(commands.asked("sbatch")) - MOST_TRIES
+        submitted = commands.submissions() - MOST_TRIES
         assert submitted <= MOST_TRIES, "it ran once among others, and once alone"

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.facility.box.cluster import Box
 from tests.facility.box.files import LOGIN
+from tests.facility.clusters import ON_BOTH, Cluster
 from tests.facility.conftest import NewFacility
 from tests.facility.service import SERVABLES, Facility, status, until
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
 
 WITHIN_S = 60.0
 SMALL = {"placement": "job", "walltime_s": 600.0, "cpus_per_node": 1, "memory_per_node_mib": 1500}
@@ -26,7 +26,7 @@ SMALL = {"placement": "job", "walltime_s": 600.0, "cpus_per_node": 1, "memory_pe
 
 def job_of(said: str) -> str:
     """The daemon's job, as ``up`` says it."""
-    found = re.search(r"serves site site on node\d \(pid \d+\), in job (\d+)", said)
+    found = re.search(r"serves site site on \S+ \(pid \d+\), in job (\d\S*)", said)
     assert found, said
     return found[1]
 
@@ -42,26 +42,30 @@ def answers(facility: Facility) -> tuple[str, set[str]]:
     return now.host, {each.pilot for each in now.pilots}
 
 
-def test_a_daemon_in_a_job_serves_hands_over_and_is_taken_over(box: Box, new_facility: NewFacility) -> None:
-    facility = new_facility(daemon=SMALL, network={"host": "eth0"})
+@ON_BOTH
+def test_a_daemon_in_a_job_serves_hands_over_and_is_taken_over(cluster: Cluster, new_facility: NewFacility) -> None:
+    facility = new_facility(daemon=SMALL, network=cluster.network_of_jobs)
     said = facility.cli("up", "--detach")
     first = job_of(said)
     assert f"the daemon of site site is job {first}" in said
     facility.cli("publish", str(SERVABLES / "tally"))
     facility.cli("deploy", "tally", "--timeout=60")
     host, pilots = answers(facility)
-    assert host.startswith("node")
+    assert re.fullmatch(cluster.nodes, host)
     assert "which is there already\n" in facility.cli("up", "--detach")
-    assert re.search(rf"^ok +job: {first} runs on {host}$", facility.cli("doctor", "--pilot"), re.MULTILINE)
+    assert re.search(
+        rf"^ok +job: {re.escape(first)} runs on {host}$",
+        facility.cli("doctor", "--pilot", check=cluster.is_apart),
+        re.MULTILINE,
+    )
 
-    # As Slurm warns it before the end of its walltime.
-    box.run(LOGIN, ["scancel", "--batch", "--signal=USR1", first])
+    cluster.warn(first)
     until(lambda: first not in facility.jobs(), lambda: f"job {first} ends: {facility.jobs()}", WITHIN_S)
     assert answers(facility)[1] == pilots, "the next daemon has taken them over"
     second = job_of(facility.cli("up", "--detach"))
     assert second != first
 
-    box.run(LOGIN, ["scancel", second])
+    cluster.cancel(second)
     until(lambda: second not in facility.jobs(), lambda: f"job {second} ends: {facility.jobs()}", WITHIN_S)
     assert facility.jobs(), "its pilot goes on"
     third = job_of(facility.cli("up", "--detach"))
@@ -79,7 +83,7 @@ def up_in_the_foreground(facility: Facility) -> Iterator[tuple[subprocess.Popen[
     variables = [f"{name}={value}" for name, value in facility.variables.items()]
     command = ["env", *variables, sys.executable, "-m", "hpcserve.cli.main", "up"]
     with said.open("w") as output:
-        process = facility.box.spawn(LOGIN, command, stdout=output.fileno(), stderr=output.fileno())
+        process = facility.cluster.spawn(LOGIN, command, stdout=output.fileno(), stderr=output.fileno())
     try:
         yield process, said
     finally:
@@ -87,13 +91,17 @@ def up_in_the_foreground(facility: Facility) -> Iterator[tuple[subprocess.Popen[
         process.wait()
 
 
-def test_a_daemon_that_waits_in_the_queue_says_why_until_it_is_taken_back(box: Box, new_facility: NewFacility) -> None:
-    box.run(LOGIN, ["sbatch", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 300"])
-    facility = new_facility(daemon=SMALL, network={"host": "eth0"})
+@ON_BOTH
+def test_a_daemon_that_waits_in_the_queue_says_why_until_it_is_taken_back(
+    cluster: Cluster, new_facility: NewFacility
+) -> None:
+    why = cluster.take_all_nodes()
+    facility = new_facility(daemon=SMALL, network=cluster.network_of_jobs)
     with up_in_the_foreground(facility) as (up, said):
-        until(lambda: re.search(r"job \d+ is queued: (Resources|Priority)", said.read_text()), "it waits", WITHIN_S)
+        until(lambda: re.search(rf"job \d\S* is queued: .*({why})", said.read_text()), "it waits", WITHIN_S)
         assert re.search(
-            r"record: no daemon can be called yet; wait for its job, \d+ is queued", facility.cli("doctor")
+            r"record: no daemon can be called yet; wait for its job, \d\S* is queued",
+            facility.cli("doctor", check=cluster.is_apart),
         )
         assert "of the daemon, which waited in the queue, was cancelled" in facility.cli("down")
         assert up.wait(WITHIN_S) == 1
@@ -106,8 +114,9 @@ def test_a_daemon_that_waits_in_the_queue_says_why_until_it_is_taken_back(box: B
     until(lambda: not facility.jobs(), "nothing of it is left in the queue", WITHIN_S)
 
 
-def test_ctrl_c_takes_a_daemon_in_a_job_down(new_facility: NewFacility) -> None:
-    facility = new_facility(daemon=SMALL, network={"host": "eth0"})
+@ON_BOTH
+def test_ctrl_c_takes_a_daemon_in_a_job_down(cluster: Cluster, new_facility: NewFacility) -> None:
+    facility = new_facility(daemon=SMALL, network=cluster.network_of_jobs)
     with up_in_the_foreground(facility) as (up, said):
         until(lambda: "take it down: Ctrl-C here" in said.read_text(), said.read_text(), WITHIN_S)
         up.send_signal(signal.SIGINT)
@@ -116,6 +125,7 @@ def test_ctrl_c_takes_a_daemon_in_a_job_down(new_facility: NewFacility) -> None:
     assert not (facility.shared / "service.json").exists()
 
 
+@pytest.mark.facility
 def test_a_daemon_that_cannot_start_in_its_job_says_why(new_facility: NewFacility) -> None:
     facility = new_facility(daemon=SMALL, network={"host": "eth0"})
     told = facility.cli("site", "check", "--timeout=60")  # this host has no such interface

@@ -1,4 +1,4 @@
-"""Slurm does not answer, or not sensibly: what works goes on, what is not known is called so, nothing is submitted.
+"""The scheduler does not answer, or not sensibly: what works goes on, what is unknown is called so, nobody submits.
 
 The tests share a daemon: its deployment grows from one to the next, and the last one takes it down.
 """
@@ -17,11 +17,11 @@ from hpcserve import Client
 from tests.facility.box.cluster import Box
 from tests.facility.box.files import LOGIN
 from tests.facility.box.options import Options
-from tests.facility.commands import Commands
+from tests.facility.clusters import ON_BOTH, Cluster, Commands
 from tests.facility.conftest import facilities
 from tests.facility.service import SERVABLES, Facility, status, until
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(150)]
+pytestmark = pytest.mark.timeout(150)
 
 TOO_LATE, MACHINE = 6, 8
 SERVABLE = "tally"
@@ -40,14 +40,14 @@ def box_options() -> Options:
 
 
 @pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Commands:
-    return Commands(tmp_path_factory.mktemp("programs") / "commands")
+def commands(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Commands:
+    return cluster.commands(tmp_path_factory.mktemp("programs") / "commands")
 
 
 @pytest.fixture(scope="module")
-def facility(box: Box, commands: Commands) -> Iterator[Facility]:
+def facility(cluster: Cluster, commands: Commands) -> Iterator[Facility]:
     """Serves on one pilot."""
-    with facilities(box) as new_facility:
+    with facilities(cluster) as new_facility:
         made = new_facility(**SITE).up(commands.variables)
         with made.client() as client:
             made.deploy(client, SERVABLES / SERVABLE)
@@ -110,19 +110,23 @@ def told(facility: Facility) -> str:
     return " ".join(facility.cli("status").split())
 
 
+@ON_BOTH
 @pytest.mark.parametrize(
     ("how", "says"),
     [
         ("missing", "command not found in PATH"),
         ("hang", "did not answer within 2 s"),
-        ("garbage", "cannot read the answer of squeue"),
-        ("half", "cannot read the answer of squeue"),
-        ("nothing", "accounting may lag"),
+        ("garbage", "cannot read the answer of "),
+        ("half", "cannot read the answer of "),
+        ("nothing", {"slurm": "accounting may lag", "pbs": "qstat tells nothing of job"}),
     ],
 )
-def test_commands_that_fail_while_pilots_run(facility: Facility, commands: Commands, how: str, says: str) -> None:
+def test_commands_that_fail_while_pilots_run(
+    cluster: Cluster, facility: Facility, commands: Commands, how: str, says: str | dict[str, str]
+) -> None:
+    says = says if isinstance(says, str) else says[cluster.name]
     with facility.client() as client, load(facility, client) as next_one:
-        before, submitted = pilots(client), len(commands.asked("sbatch"))
+        before, submitted = pilots(client), commands.submissions()
         wanted = len(before) + 1
         with without(lambda: commands.misbehave(how), commands.come_back):
             until(lambda: are(client, "unknown"), "it is not known")
@@ -136,34 +140,31 @@ def test_commands_that_fail_while_pilots_run(facility: Facility, commands: Comma
         until(lambda: are(client, "running"), "the new one runs as well")
         assert not status(client).losses
         assert len(pilots(client)) == wanted
-        assert len(commands.asked("sbatch")) == submitted + 1
+        assert commands.submissions() == submitted + 1
 
 
+@ON_BOTH
 @pytest.mark.parametrize("how", ["killed", "frozen"])
-def test_slurmctld_is_away_under_load(box: Box, facility: Facility, commands: Commands, how: str) -> None:
-    stop, go_on = {
-        "killed": (box.kill_slurmctld, box.start_slurmctld),
-        "frozen": (box.freeze_slurmctld, box.thaw_slurmctld),
-    }[how]
+def test_the_server_is_away_under_load(cluster: Cluster, facility: Facility, commands: Commands, how: str) -> None:
     with facility.client() as client, load(facility, client) as next_one:
-        before, submitted = pilots(client), len(commands.asked("sbatch"))
-        box.wait_saved(*(job for job, _ in before.values()))
-        with without(stop, go_on):
+        before, submitted = pilots(client), commands.submissions()
+        with cluster.away(how):
             until(lambda: are(client, "unknown"), "it is not known")
             assert deploy(facility, len(before), 30) == (0, ""), "there are so many already"
             code, said = deploy(facility, len(before) + 1, 3)
             assert code == TOO_LATE
-            assert "unknown: squeue" in said
+            assert f"unknown: {cluster.asks}" in said
             next_one()
             assert pilots(client).keys() == before.keys()
-            assert len(commands.asked("sbatch")) == submitted
+            assert commands.submissions() == submitted
         assert deploy(facility, len(before) + 1, 60) == (0, "")
         until(lambda: are(client, "running"), "they are known again")
         assert pilots(client).items() > before.items()
         assert not status(client).losses
-        assert len(commands.asked("sbatch")) == submitted + 1
+        assert commands.submissions() == submitted + 1
 
 
+@pytest.mark.facility
 def test_accounting_is_away_when_a_pilot_ends(box: Box, facility: Facility) -> None:
     with facility.client() as client:
         served = len(pilots(client))
@@ -178,11 +179,11 @@ def test_accounting_is_away_when_a_pilot_ends(box: Box, facility: Facility) -> N
             next_one()
 
 
-def test_down_while_slurmctld_is_away(box: Box, facility: Facility) -> None:
+@ON_BOTH
+def test_down_while_the_server_is_away(cluster: Cluster, facility: Facility) -> None:
     with facility.client() as client:
         held = status(client).pilots
-    box.wait_saved(*(each.job for each in held))
-    with without(box.kill_slurmctld, box.start_slurmctld):
+    with cluster.away("killed"):
         done = facility.command("down")
         assert done.returncode == MACHINE
         said = " ".join(done.stderr.split())

@@ -13,6 +13,7 @@ from hpcserve import Client
 from tests.facility.box.cluster import Box
 from tests.facility.box.files import logins
 from tests.facility.box.options import Options
+from tests.facility.clusters import Cluster
 from tests.facility.conftest import facilities
 from tests.facility.load import Load, cut_off, twice
 from tests.facility.service import PATIENCE_S, SERVABLES, Facility, status, until
@@ -36,9 +37,9 @@ def box_options() -> Options:
 
 
 @pytest.fixture(scope="module")
-def facility(box: Box) -> Iterator[Facility]:
+def facility(cluster: Cluster) -> Iterator[Facility]:
     """Served with a replica on each of two nodes, from one login node or the other."""
-    with facilities(box) as make:
+    with facilities(cluster) as make:
         made = make(sized="disk", **SITE)
         made.up()
         with made.client() as client:
@@ -69,13 +70,13 @@ def told_who_runs(facility: Facility, supervisor: int) -> str:
 
 def signal_all(facility: Facility, login: str, number: str, *pids: int) -> None:
     # The first that goes on may have killed the others before they are told to.
-    facility.box.run(login, ["kill", f"-{number}", *map(str, pids)], check=number == "STOP")
+    facility.cluster.run(login, ["kill", f"-{number}", *map(str, pids)], check=number == "STOP")
 
 
-def are_gone(box: Box, login: str, *pids: int) -> bool:
+def are_gone(facility: Facility, login: str, *pids: int) -> bool:
     """Whether none of these processes of a login node lives."""
     script = 'for pid; do grep -qs "^State:.[^ZX]" /proc/$pid/status && exit 1; done; exit 0'
-    return box.run(login, ["sh", "-c", script, "sh", *map(str, pids)], check=False).returncode == 0
+    return facility.cluster.run(login, ["sh", "-c", script, "sh", *map(str, pids)], check=False).returncode == 0
 
 
 def begun(facility: Facility, client: Client, *sleeps_s: float, requests: int = 24) -> Load:
@@ -104,7 +105,7 @@ def test_of_two_that_want_a_dead_ones_place_one_gets_it_and_the_other_is_told(
     facility.kill("all")
     pipe = subprocess.PIPE
     argv = facility.argv("up", "--detach")
-    ups = {login: facility.box.spawn(login, argv, stdout=pipe, stderr=pipe) for login in rivals}
+    ups = {login: facility.cluster.spawn(login, argv, stdout=pipe, stderr=pipe) for login in rivals}
     said = {login: up.communicate(timeout=PATIENCE_S) for login, up in ups.items()}
     codes = {login: up.returncode for login, up in ups.items()}
     assert sorted(codes.values()) == [0, 7], said
@@ -130,7 +131,7 @@ def test_one_that_stood_still_and_was_succeeded_ends_at_once(facility: Facility,
         load.keep(0, 0.0)  # it stands still all the time, and its clients and replicas have left it
         facility.wait_ready(client, ENDPOINT, 2)
         signal_all(facility, old_login, "CONT", *pids.values())
-    until(lambda: are_gone(facility.box, old_login, *pids.values()), "the old one ends", PATIENCE_S)
+    until(lambda: are_gone(facility, old_login, *pids.values()), "the old one ends", PATIENCE_S)
     load.keep(0, 0.0)
     facility.wait_ready(client, ENDPOINT, 2)
     assert twice(load.log) == []
@@ -142,12 +143,14 @@ def test_one_that_stood_still_and_was_succeeded_ends_at_once(facility: Facility,
     assert any(told_by), "by whoever goes on first, and ends the other"
 
 
-def test_while_the_shared_directory_stands_still_nobody_takes_over(facility: Facility, client: Client) -> None:
+def test_while_the_shared_directory_stands_still_nobody_takes_over(
+    box: Box, facility: Facility, client: Client
+) -> None:
     before = status(client)
     rival = others(facility)[0]
-    with facility.box.frozen("disk"):
+    with box.frozen("disk"):
         began_s = time.monotonic()
-        up = facility.box.spawn(rival, facility.argv("up", "--detach"), stderr=subprocess.PIPE)
+        up = facility.cluster.spawn(rival, facility.argv("up", "--detach"), stderr=subprocess.PIPE)
         load = Load(facility, client, ENDPOINT, 0.05)
         load.keep(2, 3 * LEASE_S)
         assert "that it still has its lease: the file system of" in status(client).trouble

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import pytest
 
-from tests.facility.box.cluster import Box
+from tests.facility.clusters import ON_BOTH, Cluster
 from tests.facility.conftest import NewFacility
 from tests.facility.load import Load, idle_s, none_ran_past_its_pilot
 from tests.facility.service import SERVABLES, status
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
+pytestmark = [ON_BOTH, pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
 
 IN_FLIGHT = 64
-WALLTIME_S = 60.0
-ONE_GENERATION_S = 45.0
+GENERATION = 0.75
+"""That part of its walltime a pilot serves alone."""
 PAUSE_S = 1.0
 """Between two requests at a replica, on a machine that is busy."""
 
 
-def test_pilots_hand_over_under_full_load(box: Box, new_facility: NewFacility) -> None:
-    facility = new_facility(pilots={"walltime_s": WALLTIME_S, "slots": 2, "max_pilots": 2}).up()
+def test_pilots_hand_over_under_full_load(cluster: Cluster, new_facility: NewFacility) -> None:
+    facility = new_facility(pilots={"walltime_s": cluster.walltime_s, "slots": 2, "max_pilots": 2}).up()
     with facility.client() as client:
         endpoint = facility.deploy(client, SERVABLES / "spans", replicas=3)
         load = Load(facility, client, endpoint, 0.2, 0.4, 1.0)
-        seen = load.keep(IN_FLIGHT, 1.6 * ONE_GENERATION_S)
+        seen = load.keep(IN_FLIGHT, 1.6 * GENERATION * cluster.walltime_s)
         assert len(set(seen.jobs.values())) >= 4
         # On a machine that others keep busy a successor may need longer than any before it, by a moment.
         assert seen.looks_without <= 1
         assert idle_s(load.log) <= PAUSE_S
         assert status(client).losses == ()
-        assert none_ran_past_its_pilot(box, load, seen) >= 2
+        assert none_ran_past_its_pilot(cluster, load, seen) >= 2

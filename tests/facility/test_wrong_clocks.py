@@ -62,7 +62,7 @@ def hosts(facility: Facility, load: Load, seen: Seen) -> dict[str, str]:
     ran = {replica for _, replica, _ in runs(load.log)["begin"]}
 
     def told() -> dict[str, str]:
-        nodes = dict(line.split("|") for line in facility.box.run(LOGIN, asked).stdout.splitlines())
+        nodes = dict(line.split("|") for line in facility.cluster.run(LOGIN, asked).stdout.splitlines())
         found = {replica: nodes.get(job, "") for replica, job in seen.jobs.items() if replica in ran}
         return found if set(found.values()) <= SKEWS_S.keys() else {}
 

@@ -9,22 +9,31 @@ from typing import Any
 import pytest
 
 from tests.integration.daemon_tree import Daemon
+from tests.integration.pbs.daemon import DaemonOnPbs
+from tests.integration.pbs.server import PbsServer
 
 NewDaemon = Callable[..., Daemon]
 
 
 @pytest.fixture
-def new_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewDaemon]:
-    """Makes daemons that are not started yet; all of them are ended after the test."""
+def new_daemon(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewDaemon]:
+    """Makes daemons that are not started yet; all of them are ended after the test.
+
+    With the parameter ``pbs`` their pilots are jobs of the stand-in for PBS.
+    """
     made: list[Daemon] = []
+    servers = [PbsServer(tmp_path_factory.mktemp("pbs"))] if getattr(request, "param", "") == "pbs" else []
 
     def make(**overrides: dict[str, Any]) -> Daemon:
-        made.append(Daemon(tmp_path_factory.mktemp("daemon"), **overrides))
+        place = tmp_path_factory.mktemp("daemon")
+        made.append(DaemonOnPbs(place, servers[0], **overrides) if servers else Daemon(place, **overrides))
         return made[-1]
 
     yield make
     for each in made:
         each.end()
+    for server in servers:
+        server.close()
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ def scale(client: Client, **wanted: float) -> None:
     client.call("deploy", admin.Deploy(servable="tally", **wanted), admin.Deployed)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("new_daemon", ["local", "pbs"], indirect=True)
 def test_from_none_to_many_and_back_with_the_controller_killed_on_the_way(
     new_daemon: NewDaemon, tmp_path: Path
 ) -> None:

@@ -120,6 +120,10 @@ def test_who_is_nowhere_at_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None
         ('[network]\nport_range = "700000-800000"\n', r"of ports from 1 to 65535, got '700000-800000'$"),
         ('[network]\nport_range = "8-9"\n', r"port_range: expected FIRST-LAST of at least 3 ports, got '8-9'$"),
         ('[network]\nfront_port = 9\nport_range = "5-5"\n', r"FIRST-LAST of at least 2 ports, got '5-5'"),
+        (
+            '[globus]\nclient_id = "11111111-2222-4333-8444-555555555555"\n',
+            r"polaris.toml: globus: counts only with auth = 'globus', and auth is 'keys'; set auth, or take it out$",
+        ),
         ('auth = "none"\n', r"polaris.toml: auth: expected .globus. or .keys., got 'none'$"),
         ("[pilots]\norphan_s = 3\n", r"polaris.toml: pilots.orphan_s: expected ≥ 4, got 3: agents would end"),
         (

@@ -45,7 +45,7 @@ def main() -> int:
             _limits(site),
             start.epoch,
             outbox_bytes=site.budgets.outbox_bytes,
-            most_sessions=site.globus.sessions_per_identity if site.auth == "globus" else MOST_SESSIONS,
+            most_sessions=most_sessions(site),
             policy=policy_of(site),
             places=places_of(site),
         )
@@ -59,6 +59,11 @@ def main() -> int:
     gc.freeze()
     broker.run(lifeline.gone, lifeline.fileno())
     return 0
+
+
+def most_sessions(site: Site) -> int:
+    """How many sessions one identity may have; with keys, one key."""
+    return site.globus.sessions_per_identity if site.auth == "globus" else MOST_SESSIONS
 
 
 def _limits(site: Site) -> Limits:

@@ -84,7 +84,7 @@ def places_of(site: Site) -> Places:
     """The paths of ``site``."""
     staging = site.staging
     collections = tuple(Collection(each.id, each.prefix, each.kind, each.https) for each in staging.collections)
-    transfers = site.auth == "globus" and bool(collections)
+    transfers = site.auth == "globus" and globus_uri(f"{site.staging_dir}/any", collections) is not None
     by_https = transfers and globus_uri(f"{site.staging_dir}/any", [each for each in collections if each.https])
     return Places(
         site.staging_dir,

@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 
-from hpcserve.core.access import Service
+from hpcserve.core.access import Service, is_named
 from hpcserve.core.capacity import limit_in_words, most_replicas
 from hpcserve.core.fleetview import Policy
-from hpcserve.core.routes import groups_unknown, unknown_endpoint
+from hpcserve.core.routes import groups_unknown, of_nobody, unknown_endpoint
 from hpcserve.core.spelling import nearest, shortened
 from hpcserve.core.width import Ranks, misfit
 from hpcserve.daemon.access import own_directory
@@ -252,7 +252,7 @@ class Admin:
         """A caller has staged results of its own."""
         owner = own_directory(asking.asker.identity)
         known = await self._controller.staged.delivered(owner, arguments.paths)
-        await self._controller.transferring.fetched(owner)
+        await self._controller.transferring.fetched(owner, arguments.paths)
         return verbs.Noted(known=known)
 
     async def down(self, arguments: verbs.Down, asking: Asking) -> verbs.GoingDown:
@@ -288,7 +288,9 @@ class Admin:
                 return name
         if asking.caller.groups is None:
             raise groups_unknown(endpoint)
-        raise unknown_endpoint(endpoint, [each for each, name in known.items() if controller.sees(asking, name)])
+        seen = [each for each, name in known.items() if controller.sees(asking, name)]
+        named = is_named(controller.guard.policy, asking.caller)
+        raise unknown_endpoint(endpoint, seen) if seen or named else of_nobody(endpoint)
 
 
 def _check_scale(arguments: verbs.Deploy, policy: Policy, ranks: Ranks) -> None:

@@ -9,12 +9,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from hpcserve.core.delivery import Action, Cancel, Delivery, Forget, Limits, Look, Prepare, Store, Submit, Trouble
+from hpcserve.core.delivery import Action, Cancel, Delivery, Find, Forget, Limits, Prepare, Step, Store, Submit, Trouble
 from hpcserve.core.transfers import Transfers
+from hpcserve.daemon.controller.outside import Outside
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.errors import HpcserveError, LoginRequired
 from hpcserve.registry.deliveries import DeliveryRow, deliveries, forget_deliveries, put_deliveries
@@ -22,14 +23,13 @@ from hpcserve.staging.transfer import Carrier, StepFailed
 
 _log = logging.getLogger(__name__)
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
-AT_ONCE = 16
+WRITTEN_AGAIN_S = 5.0
+"""What could not be written down, since the disk was full, is tried again after that."""
 STEP_S = 120.0
 """No step takes longer: the SDK gives up before."""
 EXPIRED = Trouble("login", "your credentials for the transfer have expired")
-Step = Prepare | Submit | Look | Cancel
 
 
 class Purse(Protocol):
@@ -44,8 +44,11 @@ class Purse(Protocol):
     def refused(self, owner: str, trouble: Trouble) -> Trouble:
         """Transfer wants another login; returns which one."""
 
-    async def done(self, owner: str) -> None:
-        """No more tokens are needed for the owner at present."""
+    async def done(self, owner: str, is_idle: Callable[[], bool]) -> None:
+        """No more tokens are needed for the owner at present, if still nothing of the owner's is under way."""
+
+    def keepers(self) -> list[str]:
+        """Those for whom :meth:`done` has something to do."""
 
 
 class Doorkeeper(Protocol):
@@ -66,6 +69,7 @@ class Deliveries:
         storage: Where they are written down.
         wallet: Where tokens come from.
         doors: What lets owners at their files.
+        outside: What asks Globus.
         carrier: Makes, of a token, what speaks to Globus.
         delivered: Told of each file that has arrived.
     """
@@ -76,6 +80,7 @@ class Deliveries:
         storage: Storage,
         wallet: Purse,
         doors: Doorkeeper,
+        outside: Outside,
         *,
         carrier: Callable[[str], Carrier],
         delivered: Callable[[Delivery], Awaitable[object]],
@@ -84,12 +89,13 @@ class Deliveries:
         self._storage = storage
         self._wallet = wallet
         self._doors = doors
+        self._outside = outside
         self._carrier = carrier
         self._delivered = delivered
         self.book = Transfers(limits)
         self._changed = asyncio.Event()
-        # Of its own: where Globus stalls, nothing else of the controller waits for a thread.
-        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="transfer")
+        self._owed: set[str] = set()
+        self._write_again_at = 0.0
         # Seconds since 1970 that go on evenly, whoever sets the clock.
         self._since_1970 = time.time() - time.monotonic()
 
@@ -143,11 +149,13 @@ class Deliveries:
     async def run(self) -> None:
         """Works until it is cancelled."""
         async with asyncio.TaskGroup() as steps:
+            steps.create_task(self._tidy())
             while True:
+                await self._make_up()
                 for step in await self._carry_out(self.book.tick(self.now())):
                     steps.create_task(self._take(step))
                 self._changed.clear()
-                left_s = self.book.due - self.now()
+                left_s = min(self.book.due, self._write_again_at if self._owed else self.book.due) - self.now()
                 if left_s > 0:
                     await self._wait(left_s)
 
@@ -185,29 +193,36 @@ class Deliveries:
         return self.book.failed(step.shipment, trouble, self.now())
 
     async def _try(self, step: Step) -> list[Action]:
-        carrier = self._carrier(await self._wallet.token(step.owner))
+        token = await self._wallet.token(step.owner)
         async with asyncio.timeout(STEP_S):
             if isinstance(step, Prepare):
-                submission = await self._in_a_thread(carrier.submission_id)
+                submission = await self._said(token, lambda carrier: carrier.submission_id())
                 return self.book.prepared(step.shipment, submission, self.now())
             if isinstance(step, Submit):
                 items = [(each.source, each.target) for each in step.deliveries]
                 for collection in {source.collection for source, _ in items}:
                     await self._doors.let_in(step.owner, collection)
-                task = await self._in_a_thread(carrier.submit, step.submission, items)
+                task = await self._said(token, lambda carrier: carrier.submit(step.submission, items))
                 _log.info("transfer task %s of %s: %d files", task, step.owner, len(items))
                 return self.book.submitted(step.shipment, task, self.now())
+            if isinstance(step, Find):
+                task = await self._said(token, lambda carrier: carrier.find(step.submission))
+                return self.book.found(step.shipment, task, self.now())
             if isinstance(step, Cancel):
-                await self._in_a_thread(carrier.cancel, step.task)
+                await self._said(token, lambda carrier: carrier.cancel(step.task))
                 return self.book.cancelled(step.shipment, self.now())
-            progress = await self._in_a_thread(carrier.look, step.task)
+            progress = await self._said(token, lambda carrier: carrier.look(step.task))
             login = None
             if progress.status == "INACTIVE":  # a newer token may do already
                 login = self._wallet.refused(step.owner, EXPIRED).detail
             return self.book.looked(step.shipment, progress, self.now(), login)
 
-    async def _in_a_thread(self, do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(do, *args, **kwargs))
+    async def _said(self, token: str, say: Callable[[Carrier], T]) -> T:
+        def said() -> T:
+            with closing(self._carrier(token)) as carrier:
+                return say(carrier)
+
+        return await self._outside.do(said)
 
     async def _carry_out(self, actions: Iterable[Action]) -> list[Step]:
         """Writes down what is to be, and returns the steps; those behind what cannot be written are not taken."""
@@ -230,15 +245,45 @@ class Deliveries:
         if isinstance(action, Forget):
             await self._storage.do(forget_deliveries, action.ids)
             return
-        await self._store(action)
-        ended = [each for each in action.deliveries if each.ended]
-        for each in ended:
-            await self._ended(each)
-        for owner in {each.owner for each in ended}:
-            if self.is_idle(owner):
-                await self._doors.let_out(owner, partial(self.is_idle, owner))
-            if self.is_idle(owner):
-                await self._wallet.done(owner)
+        ids = {each.id for each in action.deliveries}
+        try:
+            await self._store(action)
+            ended = [each for each in action.deliveries if each.ended]
+            for each in ended:
+                await self._ended(each)
+            for owner in {each.owner for each in ended}:
+                await self._settle(owner)
+        except HpcserveError:
+            if not self._owed:
+                self._write_again_at = self.now() + WRITTEN_AGAIN_S
+            self._owed |= ids
+            raise
+        self._owed -= ids
+
+    async def _settle(self, owner: str) -> None:
+        """Of whom nothing is under way, no rule and no login is needed."""
+        is_idle = partial(self.is_idle, owner)
+        if is_idle():
+            await self._doors.let_out(owner, is_idle)
+        if is_idle():
+            await self._wallet.done(owner, is_idle)
+
+    async def _tidy(self) -> None:
+        """What the daemon before this one did not come to."""
+        for owner in self._wallet.keepers():
+            try:
+                await self._settle(owner)
+            except HpcserveError as error:
+                _log.warning("what was kept for %s is still there: %s", owner, error)
+
+    async def _make_up(self) -> None:
+        """Writes down once more, as it is now, what could not be, and does what comes after that."""
+        if not self._owed or self.now() < self._write_again_at:
+            return
+        self._write_again_at = self.now() + WRITTEN_AGAIN_S
+        owed = [each for id in sorted(self._owed) if (each := self.book.get(id)) is not None]
+        self._owed &= {each.id for each in owed}
+        await self._carry_out([Store(tuple(owed))])
 
     async def _store(self, action: Store) -> None:
         rows = [DeliveryRow.made(each, self._wallet.digest(each.owner)) for each in action.deliveries]

@@ -7,6 +7,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
 from functools import partial
 from typing import NamedTuple
 from urllib.parse import quote
@@ -25,10 +26,19 @@ from hpcserve.daemon.access import own_directory
 from hpcserve.daemon.controller.deliveries import Deliveries
 from hpcserve.daemon.controller.doors import Doors
 from hpcserve.daemon.controller.guard import Asking, Guard
+from hpcserve.daemon.controller.outside import Outside
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.daemon.controller.wallet import Wallet
 from hpcserve.daemon.registration import rules_of, secret_file
-from hpcserve.errors import Conflict, InvalidInput, NotFound, PermissionDenied, ServiceUnavailable, StagedFileGone
+from hpcserve.errors import (
+    Conflict,
+    InvalidInput,
+    LoginRequired,
+    NotFound,
+    PermissionDenied,
+    ServiceUnavailable,
+    StagedFileGone,
+)
 from hpcserve.staging.transfer import GlobusCollections, GlobusTransfer, StepFailed
 from hpcserve.wire import admin as verbs
 
@@ -43,6 +53,7 @@ class Service(NamedTuple):
     deliveries: Deliveries
     wallet: Wallet
     doors: Doors
+    outside: Outside
 
 
 class Transferring:
@@ -73,9 +84,12 @@ class Transferring:
 
     async def run(self) -> None:
         """Works until it is cancelled."""
-        if self._service is not None:
-            await self._service.deliveries.run()
-        await asyncio.Event().wait()
+        if self._service is None:
+            await asyncio.Event().wait()
+            return
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._service.deliveries.run())
+            tasks.create_task(self._service.doors.tidy(self._service.deliveries.is_idle))
 
     def holds(self, owner: str, name: str) -> bool:
         """Whether a staged file is still to be delivered, and must stay."""
@@ -97,7 +111,7 @@ class Transferring:
         for each in wanted:
             await self._guard.note(asking, "deliver", f"{each.name} to {uri_of(each.target)}", OWN)
         if arguments.keep_login:
-            service.wallet.may_keep(owner)
+            await service.wallet.may_keep(owner)
         await service.deliveries.ask(wanted)
         return self._listed(service.deliveries, [each.id for each in wanted])
 
@@ -128,6 +142,8 @@ class Transferring:
     async def https(self, arguments: verbs.AskHttps, asking: Asking) -> verbs.ByHttps:
         """Where a staged result of the caller's can be fetched, and with which token of the caller's."""
         service, owner = self._seen(asking)
+        if not arguments.path:
+            return await self._consents(service, owner)
         size = (await self._own(asking, "fetch", owner, arguments.path)).st_size
         source = globus_uri(arguments.path, [each for each in self._collections if each.https])
         way = tier(size, visible=False, https=source is not None, https_limit_bytes=self._https_limit)
@@ -137,24 +153,51 @@ class Transferring:
                 f"staging.https_limit_bytes ({self._https_limit}); have it brought to a collection"
             )
         end = destination(source, "")
-        mapped = any(each.id == end.collection and each.kind == "mapped" for each in self._collections)
-        grant = await service.wallet.https(owner, end.collection, data_access=mapped)
+        grant = await service.wallet.https(owner, end.collection, data_access=self._is_mapped(end.collection))
         try:
+            service.doors.fetching(owner, arguments.path)
             await service.doors.let_in(owner, end.collection)
-            speaker = GlobusCollections(await service.wallet.token(owner))
-            server = await asyncio.to_thread(speaker.https_server, end.collection)
         except StepFailed as error:
             raise ServiceUnavailable(error.trouble.why, retry_after_s=error.trouble.retry_after_s or 2.0) from error
+        server = await self._https_server(service, owner, end.collection)
         if not server:
             raise Conflict(f"collection {end.collection} has no HTTPS; take https = true out of the site file")
         await self._guard.note(asking, "fetch", arguments.path, OWN)
         url = f"{server.rstrip('/')}{quote(end.path)}"
         return verbs.ByHttps(url=url, token=grant.access_token, expires_in_s=grant.expires_in_s)
 
-    async def fetched(self, owner: str) -> None:
-        """A caller has a result: an access rule that was made for that is not needed any more."""
-        if self._service is not None and self._service.doors.is_open(owner):
-            await self._service.doors.let_out(owner, partial(self._service.deliveries.is_idle, owner))
+    async def _consents(self, service: Service, owner: str) -> verbs.ByHttps:
+        """Whether the login of a caller's does to bring results: if not, the error says which one would."""
+        await service.wallet.token(owner)
+        for each in self._collections:
+            if each.https:
+                await service.wallet.https(owner, each.id, data_access=self._is_mapped(each.id))
+        return verbs.ByHttps(url="", token="", expires_in_s=0.0)
+
+    def _is_mapped(self, collection: str) -> bool:
+        return any(each.id == collection and each.kind == "mapped" for each in self._collections)
+
+    async def _https_server(self, service: Service, owner: str, collection: str) -> str:
+        """Where a collection's files are had. A token that is kept may have ended: then there is another one."""
+        for is_last in (False, True):
+            token = await service.wallet.token(owner)
+            try:
+                return await service.outside.do(_https_server, token, collection)
+            except StepFailed as error:
+                trouble = error.trouble
+                if trouble.kind == "fatal":
+                    raise Conflict(f"{trouble.why}; the result cannot be fetched by HTTPS") from error
+                if trouble.kind != "login":
+                    raise ServiceUnavailable(trouble.why, retry_after_s=trouble.retry_after_s or 2.0) from error
+                trouble = service.wallet.refused(owner, trouble)
+                if is_last:
+                    raise LoginRequired(trouble.why, detail=trouble.detail) from error
+        raise AssertionError("the last one returns or raises")
+
+    async def fetched(self, owner: str, paths: Sequence[str]) -> None:
+        """A caller has results: an access rule that was made for that may not be needed any more."""
+        if self._service is not None:
+            await self._service.doors.fetched(owner, paths, partial(self._service.deliveries.is_idle, owner))
 
     def _seen(self, asking: Asking) -> tuple[Service, str]:
         """The caller's own directory. Whoever comes with a new token lets go on what waits for that."""
@@ -268,17 +311,24 @@ def transferring_of(
         return Transferring(site, guard, None)
     mapped = [each.id for each in site.staging.collections if each.kind == "mapped"]
     grants = Grants(rules_of(site), read_secret(secret_file(site)), mapped)
-    wallet = Wallet(grants, Seal(site.state_dir / SEAL_KEY), storage, ask)
-    doors = Doors(site.staging_dir, collections_of(site), grants.own)
+    outside = Outside()
+    wallet = Wallet(grants, Seal(site.state_dir / SEAL_KEY), storage, ask, outside)
+    doors = Doors(site.staging_dir, collections_of(site), grants.own, outside)
     deliveries = Deliveries(
         limits_of(site),
         storage,
         wallet,
         doors,
+        outside,
         carrier=lambda token: GlobusTransfer(token, deadline_s=site.staging.transfer_deadline_s),
         delivered=lambda each: delivered(each.owner, each.name),
     )
-    return Transferring(site, guard, Service(deliveries, wallet, doors))
+    return Transferring(site, guard, Service(deliveries, wallet, doors, outside))
+
+
+def _https_server(token: str, collection: str) -> str:
+    with closing(GlobusCollections(token)) as speaker:
+        return speaker.https_server(collection)
 
 
 def limits_of(site: Site) -> Limits:
@@ -291,4 +341,5 @@ def limits_of(site: Site) -> Limits:
         batch_wait_s=said.transfer_wait_s,
         faults_s=said.transfer_faults_s,
         give_up_s=said.keep_undelivered_s,
+        deadline_s=said.transfer_deadline_s,
     )

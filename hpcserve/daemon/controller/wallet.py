@@ -2,7 +2,7 @@
 
 A token is got when one is needed: by the login that is kept, or by the token with which its owner is in. A kept login
 is a refresh token in the store, encrypted; when nothing of its owner's is to be delivered any more, it is revoked and
-removed.
+removed. An owner has one at most. One with which Transfer wants another login is revoked when that has come.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from hpcserve.auth.grants import TRANSFER_SCOPE, Grant, Grants
 from hpcserve.auth.sealed import Seal
 from hpcserve.core.delivery import Trouble
+from hpcserve.daemon.controller.outside import Outside
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.errors import AuthenticationError, HpcserveError, LoginRequired, ServiceUnavailable
 from hpcserve.registry.deliveries import KeptLogin, forget_login, keep_login, kept_logins
@@ -37,8 +38,10 @@ class _Purse:
     token: str = ""
     until: float = 0.0
     kept: str = ""
+    outdone_by: str = ""  # what is kept does not do; a login does that is newer than this one
     in_at: float = float("-inf")
     refused: str = ""
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Wallet:
@@ -49,19 +52,27 @@ class Wallet:
         seal: What encrypts those that are kept.
         storage: Where they are kept.
         ask: What gives the token of a digest; empty: nobody is in by it.
+        outside: What asks Globus Auth.
     """
 
-    def __init__(self, grants: Grants, seal: Seal, storage: Storage, ask: Callable[[str], Awaitable[str]]) -> None:
+    def __init__(
+        self, grants: Grants, seal: Seal, storage: Storage, ask: Callable[[str], Awaitable[str]], outside: Outside
+    ) -> None:
         self._grants = grants
+        self._outside = outside
         self._seal = seal
         self._storage = storage
         self._ask = ask
         self._purses: dict[str, _Purse] = {}
 
     async def open(self) -> None:
-        """Takes up what is kept."""
+        """Takes up what is kept, and who agreed to that."""
         for row in await self._storage.do(kept_logins):
-            self._purses[row.owner] = _Purse(kept=row.sealed)
+            self._purses[row.owner] = _Purse(kept=row.sealed, offline=True)
+
+    def keepers(self) -> list[str]:
+        """Those of whom a login is kept, or will be."""
+        return [owner for owner, purse in self._purses.items() if purse.offline or purse.kept]
 
     def seen(self, owner: str, digest: str) -> bool:
         """An owner is in by this token; whether that is a new one."""
@@ -76,17 +87,26 @@ class Wallet:
         """The SHA-256 of the token by which an owner was in last."""
         return next(reversed(self._purses.get(owner, _Purse()).digests), "")
 
-    def may_keep(self, owner: str) -> None:
-        """The owner agrees that the login is kept until everything is delivered."""
+    async def may_keep(self, owner: str) -> None:
+        """The owner agrees that the login is kept until everything is delivered. That is written down.
+
+        Raises:
+            HpcserveError: It cannot be written down.
+        """
         purse = self._purses.setdefault(owner, _Purse())
-        if not purse.offline and not purse.kept:
-            purse.offline, purse.token, purse.until = True, "", 0.0
+        async with purse.lock:
+            if not purse.offline and not purse.kept:
+                await self._storage.do(keep_login, KeptLogin(owner=owner, sealed=""))
+                purse.token, purse.until = "", 0.0
+            purse.offline = True
 
     def refused(self, owner: str, trouble: Trouble) -> Trouble:
         """Transfer wants another login of this owner's; returns which one that means at this service."""
         purse = self._purses.get(owner)
         if purse is not None:
             purse.token = ""
+            if purse.kept and trouble.detail is not None:
+                purse.outdone_by = self.digest(owner)
         wanted = dict((trouble.detail or {}).get("authorization_parameters", {}))
         scopes = wanted.pop("required_scopes", None) or [TRANSFER_SCOPE]
         wanted.pop("session_message", None)
@@ -101,12 +121,13 @@ class Wallet:
             ServiceUnavailable: There may be one later.
         """
         purse = self._purses.setdefault(owner, _Purse())
-        if not purse.token or purse.until <= time.monotonic():
-            grant = await self._grant(owner, purse)
-            purse.token, purse.until = grant.access_token, time.monotonic() + grant.expires_in_s - EARLY_S
-            if grant.refresh_token:
-                await self._keep(owner, purse, grant.refresh_token)
-        return purse.token
+        async with purse.lock:
+            if not purse.token or purse.until <= time.monotonic():
+                grant = await self._grant(owner, purse)
+                purse.token, purse.until = grant.access_token, time.monotonic() + grant.expires_in_s - EARLY_S
+                if grant.refresh_token:
+                    await self._keep(owner, purse, grant.refresh_token)
+            return purse.token
 
     async def https(self, owner: str, collection: str, *, data_access: bool) -> Grant:
         """A token for the files of a collection by HTTPS, which its owner may have.
@@ -118,19 +139,23 @@ class Wallet:
         known = await self._known(self._purses.get(owner, _Purse()))
         if not known:
             raise self._grants.login_required("your login is not known any more", [])
-        return await asyncio.to_thread(self._grants.https, known, collection, data_access=data_access)
+        return await self._outside.do(self._grants.https, known, collection, data_access=data_access)
 
     async def _grant(self, owner: str, purse: _Purse) -> Grant:
         known = await self._known(purse)
+        if known and purse.outdone_by and purse.outdone_by != self.digest(owner):
+            # Revoked first: at the stand-in that ends all tokens of this user's for this service, newer ones too.
+            await self._revoke(owner, await self._opened(owner, purse))
+            await self._forget(owner, purse)
         if known and not purse.kept:
             return await self._dependent(purse, known)
         if purse.kept:
-            refresh_token = await asyncio.to_thread(self._seal.opened, purse.kept)
+            refresh_token = await self._opened(owner, purse)
             try:
                 if refresh_token:
-                    return await asyncio.to_thread(self._grants.refreshed, refresh_token)
+                    return await self._outside.do(self._grants.refreshed, refresh_token)
             except LoginRequired:
-                await self._drop(owner, purse)
+                await self._forget(owner, purse)
                 if not known:
                     raise
         if known:
@@ -142,7 +167,7 @@ class Wallet:
     async def _dependent(self, purse: _Purse, known: str) -> Grant:
         """By a token that was good a moment ago. One that is refused may just have ended: it is tried once more."""
         try:
-            return await asyncio.to_thread(self._grants.dependent, known, offline=purse.offline)
+            return await self._outside.do(self._grants.dependent, known, offline=purse.offline)
         except LoginRequired:
             raise
         except AuthenticationError as error:
@@ -167,21 +192,39 @@ class Wallet:
         except HpcserveError as error:
             _log.warning("the login of %s cannot be kept: %s", owner, error)
 
-    async def done(self, owner: str) -> None:
-        """Nothing of this owner's is to be delivered any more: no login is kept."""
+    async def _forget(self, owner: str, purse: _Purse) -> None:
+        """What is kept does not do: another is, when there is one."""
+        await self._storage.do(keep_login, KeptLogin(owner=owner, sealed=""))
+        purse.kept = purse.outdone_by = ""
+
+    async def done(self, owner: str, is_idle: Callable[[], bool]) -> None:
+        """No login of this owner's is kept any more, if still nothing is to be delivered.
+
+        Raises:
+            HpcserveError: What is kept cannot be removed from the store; it is worthless.
+        """
         purse = self._purses.get(owner)
         if purse is None:
             return
-        purse.offline = False
-        if purse.kept:
-            refresh_token = await asyncio.to_thread(self._seal.opened, purse.kept)
-            try:
-                if refresh_token:
-                    await asyncio.to_thread(self._grants.revoke, refresh_token)
-            except HpcserveError as error:
-                _log.warning("the kept login of %s is removed, but not revoked: %s", owner, error)
-            await self._drop(owner, purse)
+        async with purse.lock:
+            if not is_idle() or not (purse.offline or purse.kept):
+                return
+            if purse.kept:
+                await self._revoke(owner, await self._opened(owner, purse))
+                purse.token = ""  # which ends with it
+            await self._storage.do(forget_login, owner)
+            purse.kept, purse.offline, purse.outdone_by = "", False, ""
 
-    async def _drop(self, owner: str, purse: _Purse) -> None:
-        purse.kept = ""
-        await self._storage.do(forget_login, owner)
+    async def _opened(self, owner: str, purse: _Purse) -> str:
+        try:
+            return purse.kept and await asyncio.to_thread(self._seal.opened, purse.kept)
+        except HpcserveError as error:
+            _log.warning("the kept login of %s cannot be read: %s", owner, error)
+            return ""
+
+    async def _revoke(self, owner: str, refresh_token: str) -> None:
+        try:
+            if refresh_token:
+                await self._outside.do(self._grants.revoke, refresh_token)
+        except HpcserveError as error:
+            _log.warning("a login of %s that was kept is removed, but not revoked: %s", owner, error)

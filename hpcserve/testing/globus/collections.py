@@ -229,7 +229,14 @@ class Collections:
         return self._all.get(collection_id)
 
     def open(
-        self, name: str, owner: str, kind: Kind = Kind.MAPPED, *, root: Path | None = None, host: str | None = None
+        self,
+        name: str,
+        owner: str,
+        kind: Kind = Kind.MAPPED,
+        *,
+        root: Path | None = None,
+        host: str | None = None,
+        collection: str = "",
     ) -> Collection:
         """A new collection, with the scopes that a client may ask for.
 
@@ -239,8 +246,10 @@ class Collections:
             kind: What it is.
             root: The directory that it shows, made if it is not there.
             host: The mapped collection that a guest collection lies on.
+            collection: Its id; empty: a new one.
         """
-        made = Collection(root or self._directory / name.replace("/", "-"), owner, kind, name, host=host)
+        id = collection or str(uuid.uuid4())
+        made = Collection(root or self._directory / name.replace("/", "-"), owner, kind, name, id, host=host)
         made.root.mkdir(parents=True, exist_ok=True)
         self._world.add_scope(made.id, "data_access")
         needs = [Dependent(made.data_access, optional=True)] if made.needs_data_access else []

@@ -29,21 +29,27 @@ class LoopbackGlobus:
     Args:
         directory: Where its certificates go, and the files of collections. Nobody else should be able to write there.
         mover: What moves the bytes of transfers; by default a plain copy.
+        port: Where it listens, if nobody else does; by default, and else, the system chooses.
     """
 
-    def __init__(self, directory: Path, mover: Mover | None = None) -> None:
+    def __init__(self, directory: Path, mover: Mover | None = None, *, port: int = 0) -> None:
         self.directory = directory
         self.world = World()
         self.faults = Faults()
         self.collections = Collections(self.world, directory / "collections")
         self.transfer = Transfer(self.world, self.collections, mover or CopyMover())
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._server = Server(directory, self._services(), self.faults)
+        self._server = Server(directory, self._services(), self.faults, port=port)
 
     @property
     def url(self) -> str:
         """Of Auth, Groups and Transfer alike; it ends with a slash."""
         return self._server.url
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._server.port
 
     @property
     def environment(self) -> dict[str, str]:

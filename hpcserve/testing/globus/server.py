@@ -31,11 +31,16 @@ class Server:
         directory: Where the certificates go.
         services: Who answers.
         faults: What to do wrong.
+        port: Which port to take, if it is free.
     """
 
-    def __init__(self, directory: Path, services: Sequence[Service], faults: Faults) -> None:
+    def __init__(self, directory: Path, services: Sequence[Service], faults: Faults, *, port: int = 0) -> None:
         self.ca = make_certificates(directory)
-        self._server = _Server(server_context(directory), services, faults)
+        context = server_context(directory)
+        try:
+            self._server = _Server(context, services, faults, port)
+        except OSError:
+            self._server = _Server(context, services, faults, 0)
         self._faults = faults
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
@@ -43,6 +48,11 @@ class Server:
     def url(self) -> str:
         """Ends with a slash."""
         return f"https://localhost:{self._server.server_address[1]}/"
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._server.server_address[1])
 
     def start(self) -> None:
         """Begin to answer, in threads of its own."""
@@ -62,8 +72,8 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 1024
 
-    def __init__(self, context: ssl.SSLContext, services: Sequence[Service], faults: Faults) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, context: ssl.SSLContext, services: Sequence[Service], faults: Faults, port: int) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self._context = context
         self._services = services
         self._lock = threading.Lock()

@@ -5,6 +5,7 @@ Whoever can reach the port can use it, and can sign in as anybody.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -35,6 +36,7 @@ class Steering:
             "people": self._person,
             "sign-in": self._sign_in,
             "groups": self._group,
+            "clients": self._client,
             "tokens": self._token,
             "expire": self._expire,
             "revoke": self._revoke,
@@ -62,7 +64,7 @@ class Steering:
         try:
             with self._world.lock:
                 return Response(200, order(request.json()))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, re.error) as error:
             raise Refusal(400, {"code": "BadRequest", "message": f"{name}: {error!r}"}) from error
 
     def _person(self, order: dict[str, Any]) -> dict[str, Any]:
@@ -84,6 +86,11 @@ class Steering:
         group = world.groups[order["id"]] if "id" in order else world.add_group(order["name"])
         group.members = {person.id: "member" for person in members}
         return {"id": group.id}
+
+    def _client(self, order: dict[str, Any]) -> dict[str, Any]:
+        """A program by its ``name`` and ``secret``: an identity of its own."""
+        client = self._world.add_client(order["name"], secret=str(order["secret"]))
+        return {"id": client.id, "username": f"{client.id}@clients.auth.globus.org"}
 
     def _token(self, order: dict[str, Any]) -> dict[str, Any]:
         """An access token of ``username`` for a ``client`` and a ``scope``; ``by``: the linked one that logged in."""

@@ -20,7 +20,8 @@ NAMES: tuple[x509.GeneralName, ...] = (x509.DNSName("localhost"), x509.IPAddress
 def make_certificates(directory: Path) -> Path:
     """Write ``ca.pem``, and ``server.pem`` with its key, mode 0600.
 
-    The key of the authority is written nowhere: nothing else can be signed with it.
+    The key of the authority is written nowhere: nothing else can be signed with it. That of the server lies in its file
+    only until :func:`server_context` has read it.
 
     Returns:
         The path of ``ca.pem``.
@@ -62,9 +63,10 @@ def make_certificates(directory: Path) -> Path:
 
 
 def server_context(directory: Path) -> ssl.SSLContext:
-    """What :func:`make_certificates` wrote, for a server."""
+    """What :func:`make_certificates` wrote, for a server. The file with the key is gone then."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(directory / "server.pem")
+    (directory / "server.pem").unlink()
     return context
 
 

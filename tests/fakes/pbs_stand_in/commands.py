@@ -48,6 +48,8 @@ def main(argv: list[str]) -> int:
         sys.stdout.write("<html>502 Bad Gateway</html>\n")
         return 0
     code, text = _answered(store, command, argv[1:], script)
+    if does == "nothing":
+        return 0
     if does == "silent":
         faults.hang()
     sys.stdout.write(text[: len(text) // 2] if does == "half" else text)

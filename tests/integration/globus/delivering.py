@@ -19,6 +19,7 @@ from hpcserve.auth.sealed import Seal
 from hpcserve.core.claims import Rules
 from hpcserve.core.delivery import Delivery, End, Limits, Progress
 from hpcserve.daemon.controller.deliveries import Deliveries
+from hpcserve.daemon.controller.outside import Outside
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.daemon.controller.wallet import Wallet
 from hpcserve.staging.transfer import Carrier, GlobusTransfer
@@ -63,13 +64,15 @@ class Service:
         self.token = token
         self.arrived: list[str] = []
         self.storage = Storage()
+        self.outside = Outside()
         self.grants = Grants(rules, SECRET)
-        self.wallet = Wallet(self.grants, Seal(directory / "seal.key"), self.storage, self._ask)
+        self.wallet = Wallet(self.grants, Seal(directory / "seal.key"), self.storage, self._ask, self.outside)
         self.deliveries = Deliveries(
             limits,
             self.storage,
             self.wallet,
             doors or NoDoors(),
+            self.outside,
             carrier=carrier or (lambda token: GlobusTransfer(token, deadline_s=3600.0)),
             delivered=self._delivered,
         )
@@ -126,12 +129,18 @@ class Killed:
     def submit(self, submission: str, items: Sequence[tuple[End, End]]) -> str:
         return str(self._step("submit", lambda: self._carrier.submit(submission, items)))
 
+    def find(self, submission: str) -> str:
+        return self._carrier.find(submission)
+
     def look(self, task: str) -> Progress:
         progress: Progress = self._step("look", lambda: self._carrier.look(task))
         return progress
 
     def cancel(self, task: str) -> None:
         self._carrier.cancel(task)
+
+    def close(self) -> None:
+        self._carrier.close()
 
     def _step(self, step: str, take: Callable[[], Any]) -> Any:
         if self._where == f"before-{step}":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 
@@ -59,6 +60,34 @@ def test_an_old_id_is_not_used_twice_and_not_taken_for_submitted(transfers: Tran
     with pytest.raises(StepFailed) as caught:
         globus.submit("00000000-0000-0000-0000-000000000000", items(transfers, "a"))
     assert caught.value.trouble.kind == "stale"
+
+
+def test_a_task_is_found_by_its_submission_id(transfers: Transfers) -> None:
+    transfers.write("/a")
+    globus = carrier(transfers)
+    submissions = [globus.submission_id() for _ in range(2)]
+    found = [globus.submit(each, items(transfers, "a")) for each in submissions]
+    assert [globus.find(each) for each in submissions] == found
+    assert globus.find(globus.submission_id()) == ""
+
+
+def test_a_task_has_the_deadline_of_the_site(transfers: Transfers) -> None:
+    transfers.write("/a")
+    globus = carrier(transfers)
+    began = datetime.now(UTC)
+    shown = transfers.client().get_task(globus.submit(globus.submission_id(), items(transfers, "a")))
+    deadline = datetime.fromisoformat(shown["deadline"])
+    left_s = ((deadline if deadline.tzinfo else deadline.replace(tzinfo=UTC)) - began).total_seconds()
+    assert 3598.0 <= left_s <= 3600.0 + WITHIN_S
+
+
+def test_another_complaint_about_the_submission_is_fatal(transfers: Transfers) -> None:
+    refusal = {"code": "ClientError.BadRequest", "message": "the submission has too many items"}
+    transfers.setting.globus.faults.add("POST /v0.10/transfer", 400, body=refusal)
+    globus = carrier(transfers)
+    with pytest.raises(StepFailed) as caught:
+        globus.submit(globus.submission_id(), items(transfers, "a"))
+    assert caught.value.trouble.kind == "fatal"
 
 
 @pytest.mark.parametrize("status", [429, 502, 503])

@@ -122,6 +122,33 @@ async def test_a_busy_globus_delays_and_does_no_more(
 
 
 @in_a_loop
+async def test_a_task_whose_answer_was_lost_is_found_though_globus_refuses_everything_for_long(
+    transfers: Transfers, rules: Rules, tmp_path: Path
+) -> None:
+    faults = transfers.setting.globus.faults
+    faults.add("POST /v0.10/transfer", 502, after=True)
+    faults.add("POST /v0.10/transfer", 503, times=None)
+    async with Service(tmp_path, rules, token(transfers), limits=LIMITS._replace(faults_s=0.3)) as service:
+        service.log_in(service.token)
+        assert states(await served(service, delivery(transfers, "a.h5"))) == ["succeeded"]
+    assert tasks(transfers) == 1
+
+
+@in_a_loop
+async def test_ids_that_are_never_good_fail_after_a_time_and_few_calls(
+    transfers: Transfers, rules: Rules, tmp_path: Path
+) -> None:
+    faults = transfers.setting.globus.faults
+    refusal = {"code": "ClientError.BadRequest", "message": "the submission id has expired"}
+    faults.add("POST /v0.10/transfer", 400, times=None, body=refusal)
+    async with Service(tmp_path, rules, token(transfers), limits=LIMITS._replace(faults_s=2.0)) as service:
+        service.log_in(service.token)
+        (found,) = await served(service, delivery(transfers, "a.h5"))
+    assert (found.state, "has expired" in found.why) == ("failed", True)
+    assert faults.asked["POST /v0.10/transfer"] < 40
+
+
+@in_a_loop
 async def test_a_consent_is_asked_for_and_it_goes_on_after_it(
     transfers: Transfers, rules: Rules, tmp_path: Path
 ) -> None:
@@ -267,7 +294,7 @@ async def test_a_kept_login_outlives_the_daemon_and_is_revoked_at_the_end(
     transfers.laptop.trouble.offline = True
     async with Service(tmp_path, rules, token(transfers, offline=True)) as service:
         service.log_in(service.token)
-        service.wallet.may_keep("ada")
+        await service.wallet.may_keep("ada")
         await service.deliveries.ask([delivery(transfers, "a.h5")])
         await service.until(lambda: service.deliveries.book.deliveries()[0].state == "active")
     kept = [each for each in world.tokens.values() if each.refresh and each.client_id == transfers.setting.service.id]

@@ -89,7 +89,7 @@ def test_a_revoked_login_ends_its_session_and_its_key(served: Daemon, globus: Se
 
 
 def test_a_login_that_is_renewed_drops_no_request(served: Daemon, globus: Setting, tmp_path: Path) -> None:
-    globus.world.lifetime_s = 5
+    globus.world.lifetime_s = 30
     token = token_of(globus)
     globus.world.lifetime_s = 3600
     with session(served, globus, token) as ada:

@@ -114,6 +114,10 @@ def test_it_is_steered_by_orders(process: Process) -> None:
     identities = told(token(by="ada@site.example"))["identity_set_detail"]
     logins = {each["username"]: each["last_authentication"] for each in identities}
     assert [logins[name] is None for name in ("ada@lab.example", "ada@site.example")] == [True, False]
+    program = process.order("clients", {"name": "nightly", "secret": "of-nightly"})
+    nightly = globus_sdk.ConfidentialAppAuthClient(program["id"], "of-nightly")
+    its = nightly.oauth2_client_credentials_tokens(scope).by_resource_server[settings["client_id"]]["access_token"]
+    assert told(its)["username"] == program["username"]
     process.order("revoke", {"token": first})
     process.order("expire", {"token": second})
     assert [told(each) for each in (first, second)] == [{"active": False}] * 2
@@ -186,8 +190,46 @@ def test_a_disk_that_takes_no_more_is_a_fault_of_the_task(process: Process) -> N
     assert client.get_task(task)["fatal_error"]["code"] == "QUOTA_EXCEEDED"
 
 
+def started(directory: Path) -> subprocess.Popen[str]:
+    argv = [sys.executable, "-m", "hpcserve.testing.globus", str(directory)]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_second_one_in_the_same_directory_is_refused_and_harms_nothing(process: Process) -> None:
+    before = {path: path.read_bytes() for path in process.directory.iterdir() if path.is_file()}
+    with started(process.directory) as second:
+        told = second.communicate(timeout=60)
+    assert (second.returncode, told[0]) == (1, "")
+    assert "another stand-in runs there" in told[1]
+    assert {path: path.read_bytes() for path in process.directory.iterdir() if path.is_file()} == before
+
+
+def test_started_again_it_is_the_same(tmp_path: Path) -> None:
+    seen = []
+    for _ in range(2):
+        with started(tmp_path / "globus") as child:
+            assert child.stdout is not None
+            address = child.stdout.readline()
+            files = [(tmp_path / "globus" / name).read_text() for name in ("site.toml", "client_secret")]
+            child.send_signal(signal.SIGINT)
+            assert child.wait(60) == 0
+        seen.append((address, files))
+    assert seen[0] == seen[1]
+    assert not [path for path in (tmp_path / "globus").iterdir() if path.is_file() and "PRIVATE" in path.read_text()]
+
+
+def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "cryptography.py").write_text("raise ModuleNotFoundError('no cryptography', name='cryptography')\n")
+    argv = [sys.executable, "-m", "hpcserve.testing.globus", str(tmp_path / "globus")]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: it needs cryptography, which is not installed; pip install 'hpcserve[globus]'\n"
+
+
 def test_two_collections_lie_ready(process: Process) -> None:
     [facility] = process.site["staging"]["collections"]
+    assert facility["prefix"] == process.site["staging"]["directory"], "else nothing could travel from there"
     assert Path(facility["prefix"]) == process.directory / "collections" / "facility"
     assert all((process.directory / "collections" / name).is_dir() for name in ("facility", "laptop"))
 
@@ -202,6 +244,8 @@ def test_two_collections_lie_ready(process: Process) -> None:
         ("settings", {"colour": 1}, 400),
         ("settings", {"lifetime_s": "long"}, 400),
         ("faults", {"pattern": "("}, 400),
+        ("faults", {"pattern": "(", "status": 503}, 400),
+        ("clients", {"name": "nightly"}, 400),
         ("collections", {"name": "x", "owner": "nobody"}, 400),
         ("trouble", {"collection": "x"}, 400),
         ("transfers", {"speed": 1}, 400),

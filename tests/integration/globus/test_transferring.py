@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,7 @@ from hpcserve.daemon.controller.guard import Asking, Guard, asking_of
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.daemon.controller.transferring import Transferring, transferring_of
 from hpcserve.errors import Conflict, InvalidInput, NotFound, PermissionDenied, StagedFileGone
+from hpcserve.registry.deliveries import kept_logins
 from hpcserve.testing.globus.collections import Collection, Kind
 from hpcserve.testing.globus.records import TRANSFER_ALL, Person
 from hpcserve.types import SessionId
@@ -36,6 +38,7 @@ class Stage:
     site: Site
     guest: Collection
     transferring: Transferring
+    storage: Storage
     arrived: list[tuple[str, str]]
 
     def staged(self, person: Person, name: str = "r.h5") -> str:
@@ -45,9 +48,9 @@ class Stage:
         (directory / name).write_bytes(b"result of " + person.id.encode())
         return str(directory / name)
 
-    def asking(self, person: Person) -> Asking:
-        """Somebody calls."""
-        identity = hub.Identity(person.username, id=person.id, token_sha256=f"of-{person.id}")
+    def asking(self, person: Person, login: str = "") -> Asking:
+        """Somebody calls, by this login of his."""
+        identity = hub.Identity(person.username, id=person.id, token_sha256=f"of-{person.id}{login}")
         call = hub.ClientCalls(b"", person.username, 1, "", msgspec.Raw(), hub.Asker(identity, SessionId(b"s")))
         return asking_of(call)
 
@@ -63,8 +66,15 @@ class Stage:
 
 @asynccontextmanager
 async def staged_service(
-    transfers: Transfers, place: Path, *, https: bool = False, scopes: str = ""
+    transfers: Transfers,
+    place: Path,
+    *,
+    https: bool = False,
+    scopes: str = "",
+    mapped: Collection | None = None,
+    **staging: float,
 ) -> AsyncIterator[Stage]:
+    """``mapped``: shows the directory in place of a guest collection. ``staging``: more of the site's."""
     setting = transfers.setting
     (place / "secret").write_text(SECRET)
     (place / "secret").chmod(0o600)
@@ -86,7 +96,15 @@ async def staged_service(
             },
             "staging": {
                 "transfer_wait_s": 0.0,
-                "collections": [{"id": guest.id, "prefix": str(place / "staged"), "kind": "guest", "https": https}],
+                "collections": [
+                    {
+                        "id": (mapped or guest).id.upper(),
+                        "prefix": str(place / "staged"),
+                        "kind": "mapped" if mapped else "guest",
+                        "https": https,
+                    }
+                ],
+                **staging,
             },
         },
         Site,
@@ -96,7 +114,7 @@ async def staged_service(
 
     async def ask(digest: str) -> str:
         if digest not in tokens:
-            person = setting.world.people[digest.removeprefix("of-")]
+            person = setting.world.people[digest.removeprefix("of-")[:36]]
             scope = f"{setting.scope}{scopes or f'[{TRANSFER_ALL} {guest.https_scope}]'}"
             tokens[digest] = setting.world.token_for(person, setting.native, scope).value
         return tokens[digest]
@@ -114,7 +132,7 @@ async def staged_service(
     await transferring.open()
     running = asyncio.create_task(transferring.run())
     try:
-        yield Stage(transfers, site, guest, transferring, arrived)
+        yield Stage(transfers, site, guest, transferring, storage, arrived)
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
@@ -193,6 +211,76 @@ def test_nobody_has_to_do_with_what_is_another_s(transfers: Transfers, tmp_path:
         assert noted[0] == (ada.username, "deliver", True)
         assert noted.count((bob.username, "deliver", False)) == 12
         assert noted[-1] == (ada.username, "cancel-transfer", True)
+
+    asyncio.run(scenario())
+
+
+def test_administrators_cancel_what_is_another_s(transfers: Transfers, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        ada, ops = transfers.setting.person, transfers.setting.world.add_person("ops@lab.example")
+        async with staged_service(transfers, tmp_path) as stage:
+            transfers.laptop.trouble.offline = True
+            [view] = await stage.deliver(ada, stage.staged(ada))
+            await stage.transferring.cancel(CancelTransfer(id=view.id), stage.asking(ops))
+            async with asyncio.timeout(WITHIN_S):
+                while (await stage.look(ada))[0].state != "cancelled":
+                    await asyncio.sleep(0.02)
+
+    asyncio.run(scenario())
+
+
+def test_a_task_is_as_the_site_says(transfers: Transfers, tmp_path: Path) -> None:
+    asked = transfers.setting.globus.faults.asked
+
+    async def scenario() -> None:
+        ada = transfers.setting.person
+        async with staged_service(
+            transfers, tmp_path, transfers_per_user=1, transfer_files=2, transfer_deadline_s=600.0
+        ) as stage:
+            transfers.laptop.trouble.offline = True
+            await stage.deliver(ada, *(stage.staged(ada, f"{number}.h5") for number in range(3)))
+            async with asyncio.timeout(WITHIN_S):
+                while sum(asked[each] for each in asked if each.startswith("GET /v0.10/task/")) < 3:
+                    await asyncio.sleep(0.02)
+            first, second, third = await stage.look(ada)
+            assert (first.task, third.state, third.task) == (second.task, "waiting", "")
+            shown = transfers.client().get_task(first.task)
+            given = datetime.fromisoformat(shown["deadline"]) - datetime.fromisoformat(shown["request_time"])
+            assert 500.0 < given.total_seconds() <= 600.0
+            transfers.laptop.trouble.offline = False
+            async with asyncio.timeout(WITHIN_S):
+                while len(stage.arrived) < 3:
+                    await asyncio.sleep(0.02)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_login_is_kept_for_who_agrees(transfers: Transfers, tmp_path: Path, *, keep: bool) -> None:
+    async def scenario() -> None:
+        ada = transfers.setting.person
+        async with staged_service(transfers, tmp_path) as stage:
+            transfers.laptop.trouble.offline = True
+            wanted = Deliver(paths=(stage.staged(ada),), to=f"globus://{transfers.laptop.id}/in/", keep_login=keep)
+            await stage.transferring.deliver(wanted, stage.asking(ada))
+            rows = await stage.storage.do(kept_logins)
+            assert [each.owner for each in rows] == ([ada.id] if keep else [])
+
+    asyncio.run(scenario())
+
+
+def test_a_new_login_wakes_what_waits(transfers: Transfers, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        ada = transfers.setting.person
+        async with staged_service(transfers, tmp_path) as stage:
+            transfers.setting.globus.faults.add("GET /v0.10/submission_id", 503, retry_after_s=3600)
+            await stage.deliver(ada, stage.staged(ada))
+            async with asyncio.timeout(WITHIN_S):
+                while "503" not in (await stage.look(ada))[0].why:
+                    await asyncio.sleep(0.02)
+                await stage.transferring.transfers(AskTransfers(), stage.asking(ada, "-anew"))
+                while not stage.arrived:
+                    await asyncio.sleep(0.02)
 
     asyncio.run(scenario())
 

@@ -1,4 +1,4 @@
-"""Pilots on the stand-in for PBS that come to an end, by their walltime or by others: no request is lost."""
+"""Pilots on the stand-in for PBS that end as only jobs of PBS do: no request is lost."""
 
 from __future__ import annotations
 
@@ -6,30 +6,12 @@ import pytest
 
 from tests.facility.load import Load, cut_off, twice
 from tests.facility.tallied import all_answered, losses, requests, under_way
-from tests.integration.daemon_tree import SERVABLES, status, until
+from tests.integration.daemon_tree import SERVABLES, until
 from tests.integration.pbs.conftest import NewDaemonOnPbs
 from tests.integration.pbs.daemon import LONG_S, only_replica, pilots
 from tests.integration.pbs.server import PbsServer
 
 pytestmark = pytest.mark.timeout(240)
-
-WALLTIME_S = 25.0
-ONE_GENERATION_S = 20.0
-
-
-def test_pilots_hand_over_before_their_walltime_and_lose_nothing(
-    pbs: PbsServer, new_daemon_on_pbs: NewDaemonOnPbs
-) -> None:
-    daemon = new_daemon_on_pbs(pilots={"walltime_s": WALLTIME_S, "max_pilots": 1}).up()
-    with daemon.client() as client:
-        endpoint = daemon.serve(client, SERVABLES / "spans")
-        load = Load(daemon, client, endpoint, 0.1, 0.2, 0.5)
-        seen = load.keep(8, 1.5 * ONE_GENERATION_S)
-        assert len(set(seen.jobs.values())) >= 2
-        assert (twice(load.log), cut_off(load.log)) == ([], set())
-        assert status(client).losses == ()
-        ended = [pbs.reaches(min(seen.jobs.values()), "F")]
-        assert [each["exit_status"] for each in ended] == [0], "it left before PBS would have ended it"
 
 
 def test_a_pilot_that_somebody_deletes_drains_and_loses_nothing(
@@ -50,23 +32,20 @@ def test_a_pilot_that_somebody_deletes_drains_and_loses_nothing(
         assert job["exit_status"] == 0, "the agent ended by itself"
 
 
-@pytest.mark.parametrize("history", ["kept", "off"])
-def test_a_pilot_that_somebody_deletes_at_once_is_replaced(
-    pbs: PbsServer, new_daemon_on_pbs: NewDaemonOnPbs, history: str
+def test_a_pilot_that_is_deleted_with_its_history_is_replaced(
+    pbs: PbsServer, new_daemon_on_pbs: NewDaemonOnPbs
 ) -> None:
-    pbs.set(history=history == "kept", kill_delay_s=0.0)
+    pbs.set(history=False, kill_delay_s=0.0)
     daemon = new_daemon_on_pbs().up()
     with daemon.client() as client:
         endpoint = daemon.serve(client, SERVABLES / "tally")
         (pilot,), replica = pilots(client), only_replica(client)
         futures = requests(daemon, client, endpoint, 30, 0.1)
         under_way(futures)
-        options = () if history == "kept" else ("-x",)
-        assert pbs.run("qdel", *options, pilot.job).returncode == 0
+        assert pbs.run("qdel", "-x", pilot.job).returncode == 0
         all_answered(futures)
         until(lambda: pilot.pilot not in {each.pilot for each in pilots(client)}, "it is gone", 120.0)
-        kind = losses(client)[replica]
-        assert kind == "cancelled" if history == "kept" else kind not in {"", "completed"}
+        assert losses(client)[replica] not in {"", "completed"}
 
 
 def test_output_that_cannot_be_delivered_holds_up_nobody(pbs: PbsServer, new_daemon_on_pbs: NewDaemonOnPbs) -> None:

@@ -1,4 +1,4 @@
-"""A daemon whose pilots are jobs of the stand-in for PBS: whatever becomes of them, no request is lost."""
+"""What only PBS does to a daemon's pilots. What every scheduler may do to them, tests/facility asks of PBS, too."""
 
 from __future__ import annotations
 
@@ -33,9 +33,8 @@ def test_a_deployment_answers_from_jobs_whatever_their_ids(pbs: PbsServer, new_d
     until(lambda: all(each["state"] == "F" for each in pbs.jobs().values()), "no job is left", LONG_S)
 
 
-@pytest.mark.parametrize("how", ["requeue", "restart"])
-def test_a_requeued_pilot_is_the_same_one_once_more(
-    pbs: PbsServer, new_daemon_on_pbs: NewDaemonOnPbs, how: str
+def test_a_restarted_server_puts_pilots_back_and_no_request_is_lost(
+    pbs: PbsServer, new_daemon_on_pbs: NewDaemonOnPbs
 ) -> None:
     daemon = new_daemon_on_pbs(pilots={"max_pilots": 1}).up()
     with daemon.client() as client:
@@ -43,12 +42,9 @@ def test_a_requeued_pilot_is_the_same_one_once_more(
         (pilot,), replica = pilots(client), only_replica(client)
         futures = requests(daemon, client, endpoint, 30, 0.1)
         under_way(futures)
-        if how == "requeue":
-            pbs.requeue(pilot.job)
-        else:
-            pbs.fault("all", "down")
-            until(lambda: daemon.are(client, "unknown"), "it is not known", LONG_S)
-            pbs.restart()
+        pbs.fault("all", "down")
+        until(lambda: daemon.are(client, "unknown"), "it is not known", LONG_S)
+        pbs.restart()
         all_answered(futures)
         until(lambda: pilots(client)[0].restarts == 1, "it is seen as another run", LONG_S)
         until(lambda: replica in losses(client), "the loss is told of", LONG_S)
@@ -57,10 +53,9 @@ def test_a_requeued_pilot_is_the_same_one_once_more(
         assert len(pbs.jobs()) == 1
 
 
-@pytest.mark.parametrize("then", ["queued again", "ended"])
-def test_a_lost_node_loses_no_request(pbs: PbsServer, new_daemon_on_pbs: NewDaemonOnPbs, then: str) -> None:
+def test_a_job_that_ends_with_its_node_loses_no_request(pbs: PbsServer, new_daemon_on_pbs: NewDaemonOnPbs) -> None:
     pbs.set(node_fail_requeue_s=5.0)
-    daemon = new_daemon_on_pbs(pilots={"cpus_per_node": 2, "requeue": then == "queued again"}).up()
+    daemon = new_daemon_on_pbs(pilots={"cpus_per_node": 2, "requeue": False}).up()
     with daemon.client() as client:
         endpoint = daemon.serve(client, SERVABLES / "tally", replicas=2)
         (pilot, _), replicas = pilots(client), status(client).deployments[0].replicas
@@ -70,45 +65,5 @@ def test_a_lost_node_loses_no_request(pbs: PbsServer, new_daemon_on_pbs: NewDaem
         all_answered(futures)
         (lost,) = (each.replica for each in replicas if each.pilot == pilot.pilot)
         until(lambda: list(losses(client)) == [lost], lambda: f"it is lost: {losses(client)}", LONG_S)
-        if then == "queued again":
-            assert losses(client) == {lost: "node failed"}
-        else:
-            pbs.reaches(pilot.job, "F")
-            until(lambda: pilot.pilot not in {each.pilot for each in pilots(client)}, "the pilot is gone", LONG_S)
-
-
-def test_a_suspended_pilot_has_its_work_done_by_another(pbs: PbsServer, new_daemon_on_pbs: NewDaemonOnPbs) -> None:
-    daemon = new_daemon_on_pbs().up()
-    with daemon.client() as client:
-        endpoint = daemon.serve(client, SERVABLES / "tally")
-        (pilot,) = pilots(client)
-        futures = requests(daemon, client, endpoint, 40, 0.05)
-        under_way(futures)
-        pbs.suspend(pilot.job)
-        all_answered(futures)
-        until(lambda: daemon.are(client, "running", "suspended"), "PBS says that it is", LONG_S)
-        pbs.resume(pilot.job)
-        until(lambda: daemon.are(client, "running", "running"), "it runs again", LONG_S)
-        all_answered(requests(daemon, client, endpoint, 10, 0.0))
-
-
-@pytest.mark.parametrize("how", ["daemon", "submission"])
-def test_a_killed_daemon_finds_its_pilots_again(pbs: PbsServer, new_daemon_on_pbs: NewDaemonOnPbs, how: str) -> None:
-    daemon = new_daemon_on_pbs(pilots={"orphan_s": 120.0}).up()
-    with daemon.client() as client:
-        if how == "daemon":
-            endpoint = daemon.serve(client, SERVABLES / "tally", replicas=2)
-        else:  # it is killed before qsub has said the job's id
-            pbs.fault("qsub", "silent")
-            endpoint = daemon.deploy(client, SERVABLES / "tally")
-            until(lambda: len(pbs.jobs()) == 1, "the job is taken", LONG_S)
-        before = set(pbs.jobs())
-        daemon.kill("supervisor")
-        pbs.mend()
-        futures = requests(daemon, client, endpoint, 20, 0.0)
-        daemon.up()
-        all_answered(futures)
-        daemon.wait_ready(client, endpoint, len(before))
-        until(lambda: {each.job for each in pilots(client)} == before, "they are adopted", LONG_S)
-        assert set(pbs.jobs()) == before
-        assert status(client).losses == ()
+        pbs.reaches(pilot.job, "F")
+        until(lambda: pilot.pilot not in {each.pilot for each in pilots(client)}, "the pilot is gone", LONG_S)

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from hpcserve.client import renewal as renewal_
 from hpcserve.client.renewal import Renewal
 from hpcserve.errors import ServiceUnavailable
 
@@ -42,10 +43,12 @@ def test_it_says_hello_before_the_end_and_again_before_the_next() -> None:
 
 
 @pytest.mark.parametrize("failure", [ServiceUnavailable("away"), RuntimeError("a defect")])
-def test_what_fails_is_tried_again_until_the_end(failure: Exception) -> None:
+def test_what_fails_is_tried_again_until_the_end(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(renewal_, "PART", 0.01)
+    monkeypatch.setattr(renewal_, "AGAIN", 0.01)
     door = Door(None, (failure, failure))
     renewal = Renewal(door.hello)
-    renewal.welcomed(4.0)
+    renewal.welcomed(30.0)
     for _ in range(3):
         assert door.said.acquire(timeout=PATIENCE_S)
     assert door.at[2] - door.at[1] >= 0.1, "with pauses"

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import queue
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
 import h5py
+import msgspec
 import numpy as np
 import pytest
 
-from hpcserve.client import sending
+from hpcserve.client import lookout, sending
+from hpcserve.client.call import Inference
+from hpcserve.client.fetching import Fetching
+from hpcserve.client.landing import Landing
 from hpcserve.client.sending import Ask, Sending, Transfer
-from hpcserve.errors import Cancelled, InvalidInput, LoginRequired, ServiceUnavailable, TransferFailed
+from hpcserve.errors import Cancelled, InvalidInput, LoginRequired, ServiceUnavailable, StagedFileGone, TransferFailed
 from hpcserve.types import Counter, SessionId
 from hpcserve.wire import messages as wire
 from hpcserve.wire.admin import AskTransfers, Deliver, TransferList, TransferView
@@ -46,19 +52,22 @@ def service(answers: Iterable[TransferView | Exception]) -> tuple[Ask, list[Any]
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sending, "SHORTEST_LOOK_S", 0.001)
-    monkeypatch.setattr(sending, "LONGEST_LOOK_S", 0.001)
+    for each in (sending, lookout):
+        monkeypatch.setattr(each, "SHORTEST_LOOK_S", 0.001)
+        monkeypatch.setattr(each, "LONGEST_LOOK_S", 0.001)
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
 def test_it_is_asked_for_once_and_looked_at_until_it_has_arrived() -> None:
     moving = view("active", task="g", task_bytes=40, task_bytes_in_all=100, bytes_per_s=30.0, task_files_in_all=1)
-    ask, asked = service([view("waiting"), moving, ServiceUnavailable("restarted"), view("succeeded")])
+    there = view("succeeded", task_bytes_in_all=100, task_files_in_all=1)
+    ask, asked = service([view("waiting"), moving, ServiceUnavailable("restarted"), there])
     seen: list[Transfer] = []
     outputs = Sending(f"globus://{LAPTOP}/in/", keep_login=True, seen=seen.append).send(RESULT, ask)
     assert asked[0] == Deliver(paths=("/staged/ada/r.h5",), to=f"globus://{LAPTOP}/in/", keep_login=True)
     assert asked[1:] == [AskTransfers(ids=("t",))] * 3
     assert [each.state for each in seen] == ["waiting", "active", "succeeded"]
+    assert [(each.moved_bytes, each.files) for each in seen] == [(0, 0), (40, 0), (100, 1)]
     assert (seen[0].eta_s, seen[1].eta_s) == (None, 2.0)
     assert outputs.sent is not None
     assert (dict(outputs), outputs.sent.uri, outputs.sent.path) == ({}, f"globus://{LAPTOP}/in/r.h5", None)
@@ -77,20 +86,18 @@ def test_a_login_that_does_not_come_by_itself_is_asked_for(monkeypatch: pytest.M
     soon = [view("inactive"), view("active"), view("succeeded")]
     Sending(f"globus://{LAPTOP}/in/").send(RESULT, service(soon)[0])
     waits = view("waiting", login=detail, why="consent")
-    now, first = service([waits] * 10)
+    now, first = service([waits] * 100)
 
     def ask(*arguments: Any) -> Any:
         return now(*arguments)
 
     sent = Sending(f"globus://{LAPTOP}/in/")
-    with pytest.raises(InvalidInput):
-        sent.go_on(lambda _: None)
     with pytest.raises(LoginRequired, match="hpcserve transfers --login") as caught:
         sent.send(RESULT, cast("Ask", ask))
     assert caught.value.detail == detail
     now, then = service([view("active"), view("succeeded")])
     seen: list[str] = []
-    outputs = sent.go_on(lambda transfer: seen.append(transfer.state))
+    outputs = sent.send(RESULT, now, lambda transfer: seen.append(transfer.state))
     assert outputs.sent is not None
     assert then[0] == first[0], "what is asked for twice is sent once"
     assert seen == ["active", "succeeded"]
@@ -116,3 +123,80 @@ def test_on_this_machine_it_is_compared_once_more(tmp_path: Path, place: str) ->
 def test_what_is_no_destination_is_said_before_anything_is_called() -> None:
     with pytest.raises(InvalidInput, match="to="):
         Sending("laptop:/in/")
+
+
+def call_for(ask: Ask, number: int) -> Inference:
+    """A call whose result is in a file, and is to be brought to the laptop."""
+    call = Inference(
+        "echo", X, parameters=None, timeout_s=60.0, priority=0, own=True, sending=Sending(f"globus://{LAPTOP}/in/")
+    )
+    call.fetching = Fetching()
+    call.fetching.ask = ask
+    call.staged = msgspec.structs.replace(RESULT, staged=wire.Staged(f"/staged/ada/{number}.h5", 100, (TENSOR,)))
+    return call
+
+
+class Site:
+    """A service where nothing arrives before everything was asked for."""
+
+    def __init__(self, number: int, *, bad: str = "", away: int = 0) -> None:
+        self.paths: list[str] = []
+        self.calls = 0
+        self._number, self._bad, self._away = number, bad, away
+        self._threads: set[str] = set()
+
+    def ask(self, verb: str, arguments: Any, _kind: type[Any]) -> TransferList:
+        self.calls += 1
+        self._threads.add(threading.current_thread().name)
+        assert len(self._threads) == 1, "one looks for all"
+        if self._away:
+            self._away -= 1
+            raise ServiceUnavailable("restarted")
+        if verb == "deliver":
+            if self._bad in arguments.paths:
+                raise StagedFileGone(f"{self._bad} is gone")
+            self.paths += [path for path in arguments.paths if path not in self.paths]
+            return TransferList(transfers=tuple(self._view(path, "waiting") for path in arguments.paths))
+        state = "succeeded" if len(self.paths) == self._number else "active"
+        return TransferList(transfers=tuple(self._view(id, state) for id in arguments.ids))
+
+    def _view(self, path: str, state: str) -> TransferView:
+        return msgspec.structs.replace(view(state, path=f"/in/{path.rpartition('/')[2]}"), id=path)
+
+
+def landed(site: Site, number: int) -> list[Inference]:
+    """So many calls, when their results have come or not."""
+    landing, settled = Landing(), queue.SimpleQueue[Inference]()
+    calls = [call_for(cast("Ask", site.ask), each) for each in range(number)]
+    for call in calls:
+        landing.land(call, settled.put)
+    for _ in calls:
+        settled.get(timeout=60.0)
+    landing.close()
+    return calls
+
+
+def test_however_many_there_are_all_are_asked_for_before_the_first_has_arrived() -> None:
+    site = Site(300)
+    calls = landed(site, 300)
+    assert [call.outcome().sent.uri for call in calls] == [f"globus://{LAPTOP}/in/{each}.h5" for each in range(300)]
+    assert site.calls < 100, "they are looked at together"
+
+
+def test_one_that_fails_leaves_the_others_alone() -> None:
+    calls = landed(Site(9, bad="/staged/ada/7.h5", away=3), 10)
+    with pytest.raises(StagedFileGone):
+        calls.pop(7).outcome()
+    assert all(call.outcome().sent is not None for call in calls)
+
+
+def test_what_is_under_way_is_given_up_when_the_client_is_closed() -> None:
+    landing, settled = Landing(), queue.SimpleQueue[Inference]()
+    landing.land(call_for(cast("Ask", Site(2).ask), 0), settled.put)
+    with pytest.raises(queue.Empty):
+        settled.get(timeout=0.1)
+    landing.close()
+    landing.land(call_for(cast("Ask", Site(2).ask), 1), settled.put)
+    for _ in range(2):
+        with pytest.raises(Cancelled, match="hpcserve transfers"):
+            settled.get(timeout=60.0).outcome()

@@ -72,6 +72,19 @@ def test_whose_groups_are_not_known_is_not_told_what_exists_but_to_try_again() -
     check(gate, ann, "team", routes)
 
 
+def test_whom_no_list_names_is_told_that_and_not_whether_the_endpoint_exists() -> None:
+    policy = POLICY._replace(deploy=Rules(("user:dan",)))
+    told = set()
+    for routes in (table(m=("*",)), table(), table(m=())):
+        with pytest.raises(UnknownEndpoint, match=r"the site's \[access\] lets you do nothing here") as caught:
+            check(Gate(policy), session("eve"), "m", routes)
+        told.add(caught.value.message)
+    assert len(told) == 1
+    for name in ("bob", "dan", "ops"):
+        with pytest.raises(UnknownEndpoint, match="there are none"):
+            check(Gate(policy), session(name), "m", table())
+
+
 def test_what_is_seen_and_may_not_be_called_says_which_list_decided() -> None:
     with pytest.raises(PermissionDenied, match=r"may not call endpoint 'public': .*\[access\] call.allow does not nam"):
         check(Gate(POLICY), session("eve"), "public", table(public=("*",)))

@@ -28,10 +28,6 @@ def test_the_way_of_a_result(*, size: int, visible: bool, https: bool, destinati
     assert found == expected
 
 
-def test_what_is_to_be_sent_is_sent() -> None:
-    assert tier(10, visible=True, https=True, https_limit_bytes=LIMIT, sent=True) == "transfer"
-
-
 @pytest.mark.parametrize(
     ("visible", "destination", "limit", "expected"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from hpcserve.core.delivery import Delivery, End, Limits, Progress, Trouble
 from hpcserve.core.transfers import Transfers
 from hpcserve.errors import NotFound, TransferFailed
 
-LIMITS = Limits(tasks_per_owner=2, batch_files=3, batch_wait_s=1.0, faults_s=100.0, give_up_s=1000.0)
+LIMITS = Limits(tasks_per_owner=2, batch_files=3, batch_wait_s=1.0, faults_s=100.0, give_up_s=1000.0, deadline_s=500.0)
 
 
 def delivery(number: int, *, owner: str = "ann", size: int = 10, at: float = 0.0, to: str = "laptop") -> Delivery:
@@ -234,18 +235,99 @@ def test_a_task_under_way_is_not_given_up_because_globus_does_not_answer() -> No
     for now in range(6, 900, 100):
         transfers.failed(1, Trouble("again", "HTTP 503"), now)
     assert states(transfers) == ["active"]
-    transfers.failed(1, Trouble("again", "HTTP 503"), 1000.0)
+
+
+@pytest.mark.parametrize("kind", ["again", "login"])
+def test_a_task_under_way_is_held_until_it_is_over_its_deadline(kind: str) -> None:
+    transfers = submitted(delivery(1))
+    trouble = Trouble(kind, "HTTP 503")  # type: ignore[arg-type]  # of the kinds above
+    transfers.failed(1, trouble, 1499.0)  # it may have been submitted as late as at 1000
+    assert transfers.holds("ann", "1.h5")
+    transfers.failed(1, trouble, 1500.0)
     assert states(transfers) == ["failed"]
+
+
+def test_one_refusal_to_tell_of_a_task_does_not_end_it() -> None:
+    transfers = submitted(delivery(1))
+    for now in (6.0, 105.0):
+        transfers.failed(1, Trouble("fatal", "HTTP 403, by a proxy"), now)
+        assert states(transfers) == ["active"]
+    transfers.failed(1, Trouble("fatal", "HTTP 404"), 106.0)
+    assert (states(transfers), transfers.deliveries()[0].why) == (["failed"], "HTTP 404")
+
+
+def test_one_that_was_asked_for_long_ago_takes_no_other_with_it() -> None:
+    transfers, _ = begun(delivery(1), delivery(2, at=990.0), now=995.0)
+    transfers.failed(1, Trouble("again", "HTTP 503"), 999.0)
+    assert transfers.tick(1000.0) == [
+        core.Store((replace(delivery(1), state="failed", why="HTTP 503", ended_s=1000.0),)),
+        core.Prepare(1, "ann"),
+    ]
+    assert states(transfers) == ["failed", "waiting"]
+
+
+def test_nobody_waits_in_line_for_ever() -> None:
+    transfers, _ = begun(*(delivery(number) for number in range(8)))
+    for now in (999.0, 1000.0):
+        transfers.tick(now)
+    assert states(transfers) == ["waiting"] * 6 + ["failed"] * 2
+    assert "turn" in transfers.deliveries()[7].why
 
 
 def test_a_submission_id_that_is_too_old_is_replaced() -> None:
     transfers, _ = begun(delivery(1))
     transfers.prepared(1, "old", 5.0)
     transfers.failed(1, Trouble("stale", "expired"), 6.0)
-    assert transfers.tick(6.0) == [core.Prepare(1, "ann")]
+    assert transfers.tick(transfers.due) == [core.Prepare(1, "ann")]
     _, submit = transfers.prepared(1, "new", 6.0)
     assert isinstance(submit, core.Submit)
     assert submit.submission == "new"
+
+
+def test_ids_that_are_never_good_are_asked_for_more_seldom_and_then_no_more() -> None:
+    transfers, _ = begun(delivery(1))
+    asked = [6.0]
+    while not transfers.deliveries()[0].ended:
+        transfers.tick(asked[-1])
+        transfers.prepared(1, f"at-{asked[-1]}", asked[-1])
+        transfers.failed(1, Trouble("stale", "no such submission id"), asked[-1])
+        asked.append(transfers.due)
+    pauses = [later - sooner for sooner, later in pairwise(asked)]
+    assert pauses == sorted(pauses)
+    assert len(pauses) < 20
+    assert (states(transfers), transfers.deliveries()[0].why) == (["failed"], "no such submission id")
+
+
+@pytest.mark.parametrize(
+    "refusals", [[Trouble("again", "HTTP 503")] * 2, [Trouble("fatal", "no")], [Trouble("stale", "old")]]
+)
+@pytest.mark.parametrize("found", ["task", ""])
+def test_what_may_have_been_submitted_is_looked_for_before_it_ends(refusals: list[Trouble], found: str) -> None:
+    transfers, _ = begun(delivery(1))
+    transfers.prepared(1, "sub", 5.0)
+    transfers.failed(1, Trouble("again", "the answer is lost"), 6.0)
+    for trouble in refusals:
+        now = 106.0 if trouble.kind == "again" else 50.0
+        [_, submit] = transfers.tick(now)
+        assert isinstance(submit, core.Submit)
+        transfers.failed(1, trouble, now)
+        if transfers.tick(now + 30.0) == [core.Find(1, "ann", "sub")]:
+            break
+    else:
+        raise AssertionError("not looked for")
+    transfers.failed(1, Trouble("again", "HTTP 503"), 300.0)
+    assert transfers.holds("ann", "1.h5")
+    assert transfers.tick(400.0) == [core.Find(1, "ann", "sub")]
+    transfers.found(1, found, 401.0)
+    wanted = "active" if found else "waiting" if refusals[0].kind == "stale" else "failed"
+    assert states(transfers) == [wanted]
+
+
+def test_what_was_refused_and_never_taken_ends_at_once() -> None:
+    transfers, _ = begun(delivery(1))
+    transfers.prepared(1, "sub", 5.0)
+    transfers.failed(1, Trouble("fatal", "no such collection"), 6.0)
+    assert states(transfers) == ["failed"]
 
 
 def test_one_of_two_is_cancelled_and_the_other_starts_anew() -> None:
@@ -329,6 +411,7 @@ class World:
         self.now = 0.0
         self.steps_left: int | None = None
         self.trouble: Callable[[], Trouble | None] = lambda: None
+        self.lost: Callable[[], bool] = lambda: False
 
     def step(self) -> None:
         if self.steps_left is not None:
@@ -355,7 +438,7 @@ class World:
             else:
                 self.ask_globus(transfers, action)
 
-    def ask_globus(self, transfers: Transfers, action: core.Prepare | core.Submit | core.Look | core.Cancel) -> None:
+    def ask_globus(self, transfers: Transfers, action: core.Step) -> None:
         trouble = self.trouble()
         if trouble is not None:
             self.carry_out(transfers, transfers.failed(action.shipment, trouble, self.now))
@@ -367,7 +450,14 @@ class World:
             assert all(self.rows[each.id].submission == action.submission for each in action.deliveries), "not stored"
             self.tasks.setdefault(action.submission, tuple(each.id for each in action.deliveries))
             self.step()  # killed after Globus took it, and before its answer came
+            if self.lost():
+                trouble = Trouble("again", "the answer is lost")
+                self.carry_out(transfers, transfers.failed(action.shipment, trouble, self.now))
+                return
             answer = transfers.submitted(action.shipment, f"task-{action.submission}", self.now)
+        elif isinstance(action, core.Find):
+            task = f"task-{action.submission}" if action.submission in self.tasks else ""
+            answer = transfers.found(action.shipment, task, self.now)
         elif isinstance(action, core.Cancel):
             self.cancelled.add(action.task)
             answer = transfers.cancelled(action.shipment, self.now)
@@ -413,6 +503,42 @@ def test_killed_anywhere_it_submits_each_once_and_forgets_none(
     assert {each.state for each in world.rows.values()} == {"succeeded"}
     submitted = [id for members in world.tasks.values() for id in members]
     assert sorted(submitted) == sorted(each.id for each in asked)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    lives=st.lists(st.integers(0, 25), max_size=4),
+    files=st.integers(1, 5),
+    lost=st.lists(st.booleans(), max_size=4),
+    troubles=st.lists(st.sampled_from(["", "", "again", "again", "login", "fatal", "stale"]), max_size=12),
+)
+def test_whatever_globus_answers_no_task_is_forgotten_and_nothing_is_sent_twice(
+    lives: list[int], files: int, lost: list[bool], troubles: list[str]
+) -> None:
+    world = World()
+    left, to_lose = list(troubles), list(lost)
+
+    def trouble() -> Trouble | None:
+        kind = left.pop() if left else ""
+        return Trouble(kind, "told to") if kind else None  # type: ignore[arg-type]  # of the kinds above
+
+    world.trouble = trouble
+    world.lost = lambda: bool(to_lose) and to_lose.pop()
+    for number in range(files):
+        world.rows[str(number)] = delivery(number)
+    limits = LIMITS._replace(faults_s=1.0)
+    for steps in [*lives, None]:
+        world.steps_left = steps
+        transfers = Transfers(limits, world.rows.values())
+        try:
+            world.run(transfers, lambda: all(each.ended for each in world.rows.values()))
+        except Died:
+            continue
+    sent = [id for members in world.tasks.values() for id in members]
+    assert sorted(sent) == sorted(set(sent))
+    for id in sent:
+        # A refusal to tell of a task for longer than faults_s is the one way to lose sight of it.
+        assert world.rows[id].state == "succeeded" or "fatal" in troubles
 
 
 @settings(deadline=None, max_examples=100)

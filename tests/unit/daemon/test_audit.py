@@ -80,6 +80,16 @@ def test_what_stands_there_stays(tmp_path: Path) -> None:
     assert [line["object"] for line in lines(path)] == ["first", "second"]
 
 
+def test_a_line_that_a_daemon_before_left_unfinished_spoils_no_other(tmp_path: Path) -> None:
+    path = audit_path(tmp_path, "controller")
+    AuditLog(path).write(record(what="first"))
+    with path.open("ab") as file:
+        file.write(b'{"time": "20')
+    AuditLog(path).write(record(what="second"))
+    first, _torn, second = path.read_bytes().splitlines()
+    assert [json.loads(each)["object"] for each in (first, second)] == ["first", "second"]
+
+
 def test_a_long_file_is_put_aside_and_the_last_few_stay(tmp_path: Path) -> None:
     log = AuditLog(audit_path(tmp_path, "controller"), max_bytes=1, kept=2)
     for name in ("one", "two", "three", "four"):

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Literal
 
+import msgspec
 import pytest
 import zmq
 
 from hpcserve.auth.keys import KeyPair, new_key_pair, to_z85
 from hpcserve.auth.zap import ZapHandler
+from hpcserve.config import load_site
+from hpcserve.config.access import Access, Rules
+from hpcserve.config.globus import Globus
 from hpcserve.core.exchange import Exchange
-from hpcserve.daemon.broker.front import Front
+from hpcserve.daemon.broker.__main__ import most_sessions
+from hpcserve.daemon.broker.front import MOST_SESSIONS, Front
 from hpcserve.daemon.broker.keyring import FRONT, Keyring
 from hpcserve.daemon.broker.sockets import router
 from hpcserve.daemon.broker.staging import Places
@@ -74,6 +80,15 @@ def lobby() -> Iterator[Lobby]:
             client.close()
         made.zap.close()
         made.front.socket.close()
+
+
+@pytest.mark.parametrize(("auth", "most"), [("globus", 7), ("keys", MOST_SESSIONS)])
+def test_the_site_says_how_many(auth: Literal["globus", "keys"], most: int) -> None:
+    own, login = (f"8f2c1d1e-0000-4000-8000-00000000000{number}" for number in (1, 2))
+    said = Globus(client_id=own, native_client_id=login, sessions_per_identity=7)
+    access = Access(administer=Rules(allow=("user:ada@lab.example",)))
+    site = msgspec.structs.replace(load_site("local"), auth=auth, globus=said, access=access)
+    assert most_sessions(site) == most
 
 
 @pytest.mark.parametrize("id", ["ada-id", ""])
