@@ -26,6 +26,8 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 NICENESS = 10
 """Of the commands that only ask. Source: nice(1), whose default it is."""
 
+_SUBMIT = frozenset({"sbatch", "qsub"})
+
 KILLED_WITHIN_S = 5.0
 """What was killed and is still there after so long waits for a dead file server, and is not waited for."""
 
@@ -178,8 +180,8 @@ def failure(answer: Answer) -> SchedulerError:
 
 def _yield_to_others(process: Process, command: str) -> None:
     """Requests go before the scheduler's answers, which take a processor for long where many jobs are queued."""
-    # Not sbatch: with PropagatePrioProcess of slurm.conf the job would inherit it.
-    if command != "sbatch":
+    # Not these, which submit: with PropagatePrioProcess of slurm.conf the job would inherit it.
+    if command not in _SUBMIT:
         with contextlib.suppress(ProcessLookupError):
             os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
 

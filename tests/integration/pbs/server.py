@@ -130,7 +130,10 @@ class PbsServer:
         self.set(faults={})
 
     def restart(self) -> None:
-        """The server comes up again, and has put everything that ran back into the queue."""
+        """The server comes up again, and has put everything that ran back into the queue.
+
+        One that was only away keeps what runs: ``fault("all", "down")``, and then :meth:`mend`.
+        """
         with self._store.changed() as state:
             running = [each for each in state["jobs"].values() if each["state"] == "R"]
             for job in running:

@@ -203,7 +203,7 @@ def test_commands_speak_english_but_one_that_begins_a_job_has_the_locale_that_th
     assert locale(own_locale=True, inherited={"PATH": "/usr/bin:/bin"}) == b" unset\n"
 
 
-@pytest.mark.parametrize(("command", "niceness"), [("squeue", NICENESS), ("sbatch", 0)])
+@pytest.mark.parametrize(("command", "niceness"), [("squeue", NICENESS), ("sbatch", 0), ("qsub", 0)])
 def test_who_only_asks_lets_requests_go_first_and_no_job_inherits_that(
     tmp_path: Path, command: str, niceness: int
 ) -> None:
