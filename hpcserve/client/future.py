@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+from hpcserve.client.arguments import FOREVER
 from hpcserve.client.outputs import Outputs
 from hpcserve.errors import InvalidInput
 
 if TYPE_CHECKING:
     from hpcserve.client.call import Inference
     from hpcserve.client.sending import Transfer
+
+
+LOOK_S = 1.0
 
 
 class InferenceFuture(Future[Outputs]):
@@ -55,12 +60,14 @@ class InferenceFuture(Future[Outputs]):
 
     def result(self, timeout: float | None = None) -> Outputs:
         """See :meth:`concurrent.futures.Future.result`."""
+        until = FOREVER if timeout is None else time.monotonic() + timeout
         if self._read is not None and not self.done():
-            began = time.monotonic()
             self._read(timeout)
-            if timeout is not None:
-                timeout = max(0.0, timeout - (time.monotonic() - began))
-        return super().result(timeout)
+        while not self.done() and (left := until - time.monotonic()) > 0:
+            # Python looks for a Ctrl-C before it begins to wait: one that comes just then is heard after this time.
+            with contextlib.suppress(TimeoutError):
+                return super().result(min(left, LOOK_S))
+        return super().result(0)
 
     def cancel(self) -> bool:
         """Takes the request back, even while it runs; False when it was answered before."""

@@ -39,15 +39,23 @@ class ByHttps:
         Raises:
             HpcserveError: It leads there, and the file did not come.
         """
+        path = Path(_directory().name) / f"{secrets.token_hex(8)}.h5"
+        try:
+            return self._fetched(staged, path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+    def _fetched(self, staged: wire.Staged, path: Path) -> Path | None:
         from hpcserve.staging import hdf5
         from hpcserve.staging.https import download
 
-        path = Path(_directory().name) / f"{secrets.token_hex(8)}.h5"
         tries = TRIES
         while True:
             try:
                 place = patiently(self._ask, "https", AskHttps(path=staged.path), Place, for_s=AWAY_S)
             except Conflict:  # this service has no such way, or not for so much
+                path.unlink(missing_ok=True)
                 return None
             try:
                 download(place.url, place.token, path, staged.size_bytes)
@@ -55,7 +63,6 @@ class ByHttps:
             except (AuthenticationError, TransferFailed) as error:
                 tries -= 1
                 if not tries:
-                    path.unlink(missing_ok=True)
                     raise
                 if isinstance(error, TransferFailed):
                     path.unlink(missing_ok=True)

@@ -109,6 +109,7 @@ class Landing:
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
             work()
+            del work  # it has a result, which is not kept until the next one
 
     def _settle(self, number: int, outcome: Outcome) -> None:
         with self._lock:

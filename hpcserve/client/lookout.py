@@ -12,7 +12,7 @@ import msgspec
 
 from hpcserve.client.arguments import FOREVER
 from hpcserve.client.sending import AWAY, AWAY_S, LONGEST_LOOK_S, SHORTEST_LOOK_S, Ask, Journey, Transfer, longer
-from hpcserve.errors import HpcserveError
+from hpcserve.errors import HpcserveError, ProtocolError, ServiceUnavailable
 from hpcserve.wire.admin import Admin, AskTransfers, TransferList, TransferView
 
 MOST_AT_ONCE = 200
@@ -37,6 +37,7 @@ class Lookout:
         self._watched: list[_Watched] = []
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._away: HpcserveError = ServiceUnavailable("the service does not answer")
 
     def watch(self, journey: Journey, ask: Ask, ended: Callable[[Transfer | HpcserveError], None]) -> None:
         """Asks for it at once, and calls ``ended`` when it has arrived or will not."""
@@ -72,6 +73,7 @@ class Lookout:
                 look_at = time.monotonic() + pause_s
             if not self._watched:
                 look_at = FOREVER
+            del new  # what has ended is not kept until there is more
 
     def _ask_all(self, wanted: Sequence[_Watched]) -> bool:
         """Asks for what was not asked for yet, and looks at the others. Whether the service has answered."""
@@ -79,7 +81,8 @@ class Lookout:
         answered = True
         for part in parts:
             for first in range(0, len(part), MOST_AT_ONCE):
-                answered = answered and self._ask(part[first : first + MOST_AT_ONCE])
+                some = part[first : first + MOST_AT_ONCE]
+                answered = self._ask(some) if answered else self._is_away(some, self._away)
         return answered
 
     def _ask(self, part: Sequence[_Watched]) -> bool:
@@ -91,8 +94,13 @@ class Lookout:
             return self._is_away(part, error)
         except HpcserveError as error:
             if len(part) > 1:  # it may be about one of them
-                return all(self._ask([each]) for each in part)
+                answers = [self._ask([each]) for each in part]
+                return all(answers)
             self._end(part[0], error)
+            return True
+        if len(views) != len(part):
+            for each in part:
+                self._end(each, ProtocolError(f"{len(part)} transfers were asked about, {len(views)} were told of"))
             return True
         for watched, view in zip(part, views, strict=True):
             watched.id = view.id
@@ -112,6 +120,7 @@ class Lookout:
 
     def _is_away(self, part: Sequence[_Watched], error: HpcserveError) -> bool:
         """Both calls may be made twice: they are, for a time. False."""
+        self._away = error
         now = time.monotonic()
         for each in part:
             each.away_since = min(each.away_since, now)

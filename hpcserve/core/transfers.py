@@ -342,7 +342,9 @@ class Transfers:
         shipment = self._shipments[number]
         shipment.busy = False
         shipment.unsure = shipment.unsure or (bool(shipment.submission) and trouble.kind == "again")
-        if shipment.bad_since is None and (not shipment.task or trouble.kind == "fatal"):
+        if trouble.kind == "login" and not shipment.task:
+            shipment.bad_since = None  # that is an answer: what goes wrong after the login has only begun
+        elif shipment.bad_since is None and (not shipment.task or trouble.kind == "fatal"):
             shipment.bad_since = now
         self._pause(shipment, now, trouble.retry_after_s)
         if shipment.task:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import queue
 import threading
+import time
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -18,8 +21,17 @@ from hpcserve.client import lookout, sending
 from hpcserve.client.call import Inference
 from hpcserve.client.fetching import Fetching
 from hpcserve.client.landing import Landing
+from hpcserve.client.outputs import Outputs
 from hpcserve.client.sending import Ask, Sending, Transfer
-from hpcserve.errors import Cancelled, InvalidInput, LoginRequired, ServiceUnavailable, StagedFileGone, TransferFailed
+from hpcserve.errors import (
+    Cancelled,
+    InvalidInput,
+    LoginRequired,
+    ProtocolError,
+    ServiceUnavailable,
+    StagedFileGone,
+    TransferFailed,
+)
 from hpcserve.types import Counter, SessionId
 from hpcserve.wire import messages as wire
 from hpcserve.wire.admin import AskTransfers, Deliver, TransferList, TransferView
@@ -125,11 +137,9 @@ def test_what_is_no_destination_is_said_before_anything_is_called() -> None:
         Sending("laptop:/in/")
 
 
-def call_for(ask: Ask, number: int) -> Inference:
+def call_for(ask: Ask, number: int, *, to: str = f"globus://{LAPTOP}/in/") -> Inference:
     """A call whose result is in a file, and is to be brought to the laptop."""
-    call = Inference(
-        "echo", X, parameters=None, timeout_s=60.0, priority=0, own=True, sending=Sending(f"globus://{LAPTOP}/in/")
-    )
+    call = Inference("echo", X, parameters=None, timeout_s=60.0, priority=0, own=True, sending=Sending(to))
     call.fetching = Fetching()
     call.fetching.ask = ask
     call.staged = msgspec.structs.replace(RESULT, staged=wire.Staged(f"/staged/ada/{number}.h5", 100, (TENSOR,)))
@@ -188,6 +198,54 @@ def test_one_that_fails_leaves_the_others_alone() -> None:
     with pytest.raises(StagedFileGone):
         calls.pop(7).outcome()
     assert all(call.outcome().sent is not None for call in calls)
+
+
+def test_where_the_service_is_away_no_destination_waits_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookout, "AWAY_S", 0.2)
+    landing, settled = Landing(), queue.SimpleQueue[Inference]()
+    site = Site(9, away=1 << 30)
+    calls = [call_for(cast("Ask", site.ask), each, to=f"globus://{LAPTOP}/{each}/") for each in range(20)]
+    began = time.monotonic()
+    for call in calls:
+        landing.land(call, settled.put)
+    for call in [settled.get(timeout=60.0) for _ in calls]:
+        with pytest.raises(ServiceUnavailable, match="restarted"):
+            call.outcome()
+    assert time.monotonic() - began < 20 * 0.2, "each its own time"
+    landing.close()
+
+
+def test_a_service_that_leaves_some_out_is_told() -> None:
+    def ask(_verb: str, _arguments: Any, _kind: type[Any]) -> TransferList:
+        return TransferList(transfers=())
+
+    landing, settled = Landing(), queue.SimpleQueue[Inference]()
+    landing.land(call_for(cast("Ask", ask), 0), settled.put)
+    with pytest.raises(ProtocolError, match="1 transfers were asked about, 0"):
+        settled.get(timeout=60.0).outcome()
+    landing.close()
+
+
+def test_a_result_is_not_kept_until_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    landing, settled = Landing(), queue.SimpleQueue[Inference]()
+    call = call_for(cast("Ask", Site(1).ask), 0)
+    call.sending = None
+    monkeypatch.setattr(
+        Inference, "bring", lambda _call, _result: Outputs({"y": X}, replica="r", version="v", run_s=0, image="")
+    )
+    landing.land(call, settled.put)
+    held = weakref.ref(settled.get(timeout=60.0).outcome())
+    del call
+
+    def is_gone() -> bool:
+        gc.collect()
+        return held() is None
+
+    deadline = time.monotonic() + 20.0
+    while not is_gone():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    landing.close()
 
 
 def test_what_is_under_way_is_given_up_when_the_client_is_closed() -> None:

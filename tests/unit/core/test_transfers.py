@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -179,6 +180,17 @@ def test_a_login_that_is_wanted_is_tried_at_once_when_it_has_come() -> None:
     assert transfers.tick(later) == [core.Prepare(1, "ann")]
     transfers.prepared(1, "sub", 20.0)
     assert transfers.login("1") is None
+
+
+@pytest.mark.parametrize("kind", ["again", "stale"])
+def test_what_has_long_waited_for_a_login_does_not_fail_at_the_first_hiccup(kind: Literal["again", "stale"]) -> None:
+    transfers, _ = begun(delivery(1))
+    transfers.failed(1, Trouble("login", "consent"), 6.0)
+    transfers.failed(1, Trouble("login", "consent"), 500.0)
+    transfers.failed(1, Trouble(kind, "HTTP 503"), 501.0)
+    assert states(transfers) == ["waiting"]
+    transfers.failed(1, Trouble(kind, "HTTP 503"), 501.0 + LIMITS.faults_s)
+    assert states(transfers) == ["failed"]
 
 
 def test_a_login_is_wanted_until_one_has_come_whatever_else_goes_wrong_meanwhile() -> None:
