@@ -144,7 +144,7 @@ def test_a_stubborn_replica_is_killed_after_its_grace_and_a_killed_one_at_once(
 def test_every_end_has_a_cause(
     daemon: FakeDaemon, pilot: Pilot, what: str, state: str, exit_code: int, cause: str, traceback: str
 ) -> None:
-    pilot.start(stop_grace_s=0.1)
+    pilot.start(stop_grace_s=0.1 if what == "hang" else 30.0)
     daemon.serve(lambda: daemon.reports, "the agent reports")
     daemon.tell(pilot.orders(pilot.spec("r1", what, setup_timeout_s=4.0 if what == "hang" else 60.0)))
     status = daemon.wait_for("r1", "failed", "exited")

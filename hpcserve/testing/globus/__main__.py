@@ -8,11 +8,12 @@ laptop's. Started there again, it has the same ids, and if it is free the same p
 from __future__ import annotations
 
 import argparse
-import contextlib
 import signal
 import sys
 import threading
 from pathlib import Path
+
+LOOK_S = 0.5
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,8 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
             for name, value in globus.environment.items():
                 sys.stdout.write(f"export {name}={value}\n")
             sys.stdout.flush()
-            with contextlib.suppress(KeyboardInterrupt):
-                stopped.wait()
+            while not stopped.wait(LOOK_S):  # a signal that comes just before a wait does not end it
+                pass
     except InUse as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
