@@ -18,7 +18,14 @@ import pytest
 from hpcserve.client import https, sending
 from hpcserve.client.fetching import Fetching
 from hpcserve.client.https import ByHttps
-from hpcserve.errors import Conflict, LoginRequired, PermissionDenied, StagedFileGone, TransferFailed
+from hpcserve.errors import (
+    Conflict,
+    LoginRequired,
+    PermissionDenied,
+    ServiceUnavailable,
+    StagedFileGone,
+    TransferFailed,
+)
 from hpcserve.staging.https import download
 from hpcserve.testing.globus.records import TRANSFER_ALL
 from hpcserve.testing.globus.tls import make_certificates, server_context
@@ -119,6 +126,24 @@ def test_the_rule_is_there_until_the_last_fetch_has_ended(transfers: Transfers, 
                     await asyncio.sleep(0.02)
             assert stage.guest.rules
             await stage.transferring.fetched(ada.id, [paths[1]])
+            assert not stage.guest.rules
+
+    asyncio.run(run())
+
+
+def test_what_failed_at_first_keeps_no_rule(transfers: Transfers, tmp_path: Path) -> None:
+    async def run() -> None:
+        ada = transfers.setting.person
+        async with staged_service(transfers, tmp_path, https=True) as stage:
+            path = result_of(stage).path
+            transfers.setting.globus.faults.add(f"GET /v0.10/endpoint/{stage.guest.id}$", 503, times=None)
+            with pytest.raises(ServiceUnavailable):
+                await stage.transferring.https(AskHttps(path=path), stage.asking(ada))
+            transfers.setting.globus.faults.clear()
+            for _ in range(2):  # what came was damaged
+                await stage.transferring.https(AskHttps(path=path), stage.asking(ada))
+            assert stage.guest.rules
+            await stage.transferring.fetched(ada.id, [path])
             assert not stage.guest.rules
 
     asyncio.run(run())
