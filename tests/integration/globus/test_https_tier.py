@@ -257,6 +257,23 @@ def test_a_missing_consent_asks_for_a_login(transfers: Transfers, tmp_path: Path
     asyncio.run(run())
 
 
+def test_a_token_that_has_just_ended_is_no_missing_consent(transfers: Transfers, tmp_path: Path) -> None:
+    async def run() -> None:
+        ada, world = transfers.setting.person, transfers.setting.world
+        async with staged_service(transfers, tmp_path, https=True) as stage:
+            await stage.transferring.https(AskHttps(), stage.asking(ada))
+            for each in list(world.tokens.values()):
+                world.expire(each.value)
+            asked = AskHttps(path=result_of(stage).path)
+            with pytest.raises(ServiceUnavailable, match="being renewed"):
+                await stage.transferring.https(asked, stage.asking(ada))
+            with pytest.raises(LoginRequired):
+                await stage.transferring.https(asked, stage.asking(ada))
+            await stage.transferring.https(asked, stage.asking(ada, "-anew"))
+
+    asyncio.run(run())
+
+
 def test_on_a_mapped_collection_the_consent_leads_to_its_files(transfers: Transfers, tmp_path: Path) -> None:
     async def run() -> None:
         ada, mapped = transfers.setting.person, transfers.facility
