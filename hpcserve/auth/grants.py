@@ -86,17 +86,26 @@ class Grants:
         """For the files of a collection by HTTPS, on behalf of whose token this is.
 
         Raises:
-            LoginRequired: The token is not good any more, or its owner has not consented to that.
+            LoginRequired: Its owner has not consented to that.
+            AuthenticationError: The token is not good any more.
             ServiceUnavailable: Globus Auth gives no answer.
         """
-        of_collection = f"https://auth.globus.org/scopes/{collection}"
-        scope = f"{of_collection}/https"
+        scope = _https_scope(collection)
         try:
             answer = self._client.oauth2_get_dependent_tokens(token, scope=scope)
         except self._sdk.GlobusError as error:
-            needed = f"{scope}[*{of_collection}/data_access]" if data_access else scope
-            raise self._refused(error, "this service may not fetch files for you yet", needed) from error
+            if isinstance(error, self._sdk.AuthAPIError) and error.http_status in (400, 401):
+                raise AuthenticationError("Globus Auth does not take the token any more") from error
+            if isinstance(error, self._sdk.AuthAPIError) and error.http_status == 403:
+                raise self.https_consent_required(collection, data_access=data_access) from error
+            raise self._no_answer(error) from error
         return _grant(answer, collection)
+
+    def https_consent_required(self, collection: str, *, data_access: bool) -> LoginRequired:
+        """What asks for a login by which this service may fetch files of a collection."""
+        scope = _https_scope(collection)
+        of_files = f"[*https://auth.globus.org/scopes/{collection}/data_access]" if data_access else ""
+        return self.login_required("this service may not fetch files for you yet", [f"{scope}{of_files}"])
 
     def refreshed(self, refresh_token: str) -> Grant:
         """A new access token.
@@ -158,6 +167,10 @@ class Grants:
         if isinstance(error, self._sdk.GlobusAPIError):
             what = f"HTTP {error.http_status}"
         return ServiceUnavailable(f"Globus Auth gives no token for Transfer ({what})", retry_after_s=2.0)
+
+
+def _https_scope(collection: str) -> str:
+    return f"https://auth.globus.org/scopes/{collection}/https"
 
 
 def _grant(answer: Any, server: str = TRANSFER) -> Grant:

@@ -103,8 +103,8 @@ def forget_deliveries(store: Store, ids: Iterable[str]) -> None:
 
 def keep_login(store: Store, row: KeptLogin) -> None:
     """Keeps a login; an owner has one at most."""
-    forget_login(store, row.owner)
     with store.transaction() as connection:
+        connection.execute(sa.delete(schema.kept_logins).where(schema.kept_logins.c.owner == row.owner))
         connection.execute(sa.insert(schema.kept_logins).values(row.columns()))
 
 

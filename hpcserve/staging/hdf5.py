@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpcserve.errors import StagedFileGone, TransferFailed
+from hpcserve.staging.readers import READERS
 from hpcserve.wire.dtype_names import BYTES, JSON
 from hpcserve.wire.dtypes import dtype_named
 from hpcserve.wire.elements import decode_elements
@@ -60,9 +61,14 @@ def load(path: Path, staged: Staged) -> dict[str, Any]:
     Raises:
         StagedFileGone: The file is not there any more.
         TransferFailed: It is not what the result told of.
+        Cancelled: This is a daemon thread, and the program ends.
     """
-    with opened(path) as file:
-        return {tensor.name: _load(file, path, tensor) for tensor in staged.tensors}
+
+    def read() -> dict[str, Any]:
+        with opened(path) as file:
+            return {tensor.name: _load(file, path, tensor) for tensor in staged.tensors}
+
+    return READERS.run(read)
 
 
 def verify(path: Path, staged: Staged) -> None:
@@ -71,13 +77,18 @@ def verify(path: Path, staged: Staged) -> None:
     Raises:
         StagedFileGone: The file is not there any more.
         TransferFailed: It is not what the result told of.
+        Cancelled: This is a daemon thread, and the program ends.
     """
-    with opened(path) as file:
-        for tensor in staged.tensors:
-            hashed = hashlib.sha256()
-            for _, piece in _pieces(_dataset(file, path, tensor), path):
-                hashed.update(_octets(piece))
-            _check(hashed.hexdigest(), path, tensor)
+
+    def read() -> None:
+        with opened(path) as file:
+            for tensor in staged.tensors:
+                hashed = hashlib.sha256()
+                for _, piece in _pieces(_dataset(file, path, tensor), path):
+                    hashed.update(_octets(piece))
+                _check(hashed.hexdigest(), path, tensor)
+
+    READERS.run(read)
 
 
 def value(path: Path, tensor: StagedTensor, selection: Any) -> Any:
@@ -86,14 +97,19 @@ def value(path: Path, tensor: StagedTensor, selection: Any) -> Any:
     Raises:
         StagedFileGone: The file is not there any more.
         TransferFailed: It is not what the result told of.
+        Cancelled: This is a daemon thread, and the program ends.
     """
-    with opened(path) as file:
-        dataset = _dataset(file, path, tensor)
-        if tensor.dtype in (BYTES, JSON):
-            whole = _as_told(tensor, np.asarray(dataset[()]))
-            return whole[selection] if tensor.dtype == BYTES else whole
-        with _readable(path):
-            return np.asarray(dataset[selection]).view(dtype_named(tensor.dtype))
+
+    def read() -> Any:
+        with opened(path) as file:
+            dataset = _dataset(file, path, tensor)
+            if tensor.dtype in (BYTES, JSON):
+                whole = _as_told(tensor, np.asarray(dataset[()]))
+                return whole[selection] if tensor.dtype == BYTES else whole
+            with _readable(path):
+                return np.asarray(dataset[selection]).view(dtype_named(tensor.dtype))
+
+    return READERS.run(read)
 
 
 def _load(file: h5py.File, path: Path, tensor: StagedTensor) -> Any:
@@ -134,6 +150,7 @@ def _pieces(
     steps[axis] = steps[axis] * max(1, PIECE_BYTES // (rows * steps[axis]))
     places = (range(0, length, step) for length, step in zip(dataset.shape, steps, strict=True))
     for first in itertools.product(*places):
+        READERS.go_on()
         where = tuple(slice(start, start + step) for start, step in zip(first, steps, strict=True))
         with _readable(path):
             if into is None:

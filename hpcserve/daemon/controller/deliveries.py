@@ -95,6 +95,7 @@ class Deliveries:
         self.book = Transfers(limits)
         self._changed = asyncio.Event()
         self._owed: set[str] = set()
+        self._over: set[str] = set()
         self._write_again_at = 0.0
         # Seconds since 1970 that go on evenly, whoever sets the clock.
         self._since_1970 = time.time() - time.monotonic()
@@ -154,6 +155,8 @@ class Deliveries:
                 await self._make_up()
                 for step in await self._carry_out(self.book.tick(self.now())):
                     steps.create_task(self._take(step))
+                while self._over:
+                    steps.create_task(self._settle_soon(self._over.pop()))
                 self._changed.clear()
                 left_s = min(self.book.due, self._write_again_at if self._owed else self.book.due) - self.now()
                 if left_s > 0:
@@ -251,8 +254,8 @@ class Deliveries:
             ended = [each for each in action.deliveries if each.ended]
             for each in ended:
                 await self._ended(each)
-            for owner in {each.owner for each in ended}:
-                await self._settle(owner)
+            self._over |= {each.owner for each in ended}
+            self._changed.set()
         except HpcserveError:
             if not self._owed:
                 self._write_again_at = self.now() + WRITTEN_AGAIN_S
@@ -267,6 +270,16 @@ class Deliveries:
             await self._doors.let_out(owner, is_idle)
         if is_idle():
             await self._wallet.done(owner, is_idle)
+
+    async def _settle_soon(self, owner: str) -> None:
+        """Globus may take its time, and the other owners do not wait for that."""
+        try:
+            await self._settle(owner)
+        except HpcserveError as error:
+            _log.warning("what was kept for %s is still there: %s", owner, error)
+            await asyncio.sleep(WRITTEN_AGAIN_S)
+            self._over.add(owner)
+            self._changed.set()
 
     async def _tidy(self) -> None:
         """What the daemon before this one did not come to."""

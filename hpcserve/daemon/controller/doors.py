@@ -85,9 +85,13 @@ class Doors:
             if is_idle() and not self._fetches.is_open(owner, time.monotonic()):
                 await self._take_back(owner)
 
-    def fetching(self, owner: str, path: str) -> None:
-        """The owner is about to fetch a result."""
-        self._fetches.begin(owner, path, time.monotonic())
+    def fetching(self, owner: str, path: str, by: bytes) -> None:
+        """The owner is about to fetch a result, by this session."""
+        self._fetches.begin(owner, path, time.monotonic(), by)
+
+    def gave_up(self, owner: str, path: str, by: bytes) -> None:
+        """That session was not told where: it does not fetch. A rule that was made for it goes with the next look."""
+        self._fetches.give_up(owner, path, by)
 
     async def fetched(self, owner: str, paths: Sequence[str], is_idle: Callable[[], bool]) -> None:
         """The owner has these: where they were the last, a rule that was made for that is taken back."""

@@ -154,17 +154,27 @@ class Transferring:
             )
         end = destination(source, "")
         grant = await service.wallet.https(owner, end.collection, data_access=self._is_mapped(end.collection))
+        by = asking.asker.session
+        service.doors.fetching(owner, arguments.path, by)
         try:
-            service.doors.fetching(owner, arguments.path)
-            await service.doors.let_in(owner, end.collection)
-        except StepFailed as error:
-            raise ServiceUnavailable(error.trouble.why, retry_after_s=error.trouble.retry_after_s or 2.0) from error
-        server = await self._https_server(service, owner, end.collection)
-        if not server:
-            raise Conflict(f"collection {end.collection} has no HTTPS; take https = true out of the site file")
-        await self._guard.note(asking, "fetch", arguments.path, OWN)
+            server = await self._let_in(service, owner, end.collection)
+            await self._guard.note(asking, "fetch", arguments.path, OWN)
+        except BaseException:
+            service.doors.gave_up(owner, arguments.path, by)
+            raise
         url = f"{server.rstrip('/')}{quote(end.path)}"
         return verbs.ByHttps(url=url, token=grant.access_token, expires_in_s=grant.expires_in_s)
+
+    async def _let_in(self, service: Service, owner: str, collection: str) -> str:
+        """Has an owner's files on a collection be his to read; where they are had by HTTPS."""
+        try:
+            await service.doors.let_in(owner, collection)
+        except StepFailed as error:
+            raise ServiceUnavailable(error.trouble.why, retry_after_s=error.trouble.retry_after_s or 2.0) from error
+        server = await self._https_server(service, owner, collection)
+        if not server:
+            raise Conflict(f"collection {collection} has no HTTPS; take https = true out of the site file")
+        return server
 
     async def _consents(self, service: Service, owner: str) -> verbs.ByHttps:
         """Whether the login of a caller's does to bring results: if not, the error says which one would."""

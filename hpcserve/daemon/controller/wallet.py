@@ -136,10 +136,19 @@ class Wallet:
             LoginRequired: There is none, until its owner logs in.
             ServiceUnavailable: There may be one later.
         """
-        known = await self._known(self._purses.get(owner, _Purse()))
+        purse = self._purses.setdefault(owner, _Purse())
+        known = await self._known(purse)
         if not known:
             raise self._grants.login_required("your login is not known any more", [])
-        return await self._outside.do(self._grants.https, known, collection, data_access=data_access)
+        try:
+            return await self._outside.do(self._grants.https, known, collection, data_access=data_access)
+        except LoginRequired:
+            raise
+        except AuthenticationError as error:
+            if purse.refused == known:
+                raise self._grants.https_consent_required(collection, data_access=data_access) from error
+            purse.refused = known
+            raise ServiceUnavailable("the login is being renewed", retry_after_s=1.0) from error
 
     async def _grant(self, owner: str, purse: _Purse) -> Grant:
         known = await self._known(purse)

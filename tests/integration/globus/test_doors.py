@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hpcserve.errors import StorageFull
 from hpcserve.registry.deliveries import deliveries
 from hpcserve.testing.globus.collections import Collection as Shown
 from hpcserve.testing.globus.collections import Kind
-from tests.integration.globus.delivering import LIMITS, Service
+from tests.integration.globus.delivering import LIMITS, NoDoors, Service
 from tests.integration.globus.setting import SECRET
 from tests.integration.globus.test_deliveries import delivery, in_a_loop, rules, states, token
 from tests.integration.globus.test_kept_logins import good, kept
@@ -108,6 +109,29 @@ async def test_one_whose_rule_is_slow_delays_nobody_else(transfers: Transfers, r
     assert not slow.done()
     faults.clear()
     await slow
+
+
+class Stuck(NoDoors):
+    """Globus does not answer whoever wants to take a rule back."""
+
+    def __init__(self) -> None:
+        self.asked, self.answers = asyncio.Event(), asyncio.Event()
+
+    async def let_out(self, _owner: str, _is_idle: Any) -> None:
+        self.asked.set()
+        await self.answers.wait()
+
+
+@in_a_loop
+async def test_a_rule_that_is_slow_to_go_delays_no_delivery(transfers: Transfers, rules: Rules, tmp_path: Path) -> None:
+    doors = Stuck()
+    async with Service(tmp_path, rules, token(transfers), doors=doors) as service:
+        service.log_in(service.token)
+        await service.deliveries.ask([replace(delivery(transfers, "a.h5"), asked_s=0.0)])  # given up at once
+        await service.until(doors.asked.is_set)
+        await service.deliveries.ask([delivery(transfers, "b.h5")])
+        await service.until(lambda: service.arrived == ["b.h5"])
+        doors.answers.set()
 
 
 @in_a_loop

@@ -18,7 +18,14 @@ import pytest
 from hpcserve.client import https, sending
 from hpcserve.client.fetching import Fetching
 from hpcserve.client.https import ByHttps
-from hpcserve.errors import Conflict, LoginRequired, PermissionDenied, StagedFileGone, TransferFailed
+from hpcserve.errors import (
+    Conflict,
+    LoginRequired,
+    PermissionDenied,
+    ServiceUnavailable,
+    StagedFileGone,
+    TransferFailed,
+)
 from hpcserve.staging.https import download
 from hpcserve.testing.globus.records import TRANSFER_ALL
 from hpcserve.testing.globus.tls import make_certificates, server_context
@@ -119,6 +126,24 @@ def test_the_rule_is_there_until_the_last_fetch_has_ended(transfers: Transfers, 
                     await asyncio.sleep(0.02)
             assert stage.guest.rules
             await stage.transferring.fetched(ada.id, [paths[1]])
+            assert not stage.guest.rules
+
+    asyncio.run(run())
+
+
+def test_what_failed_at_first_keeps_no_rule(transfers: Transfers, tmp_path: Path) -> None:
+    async def run() -> None:
+        ada = transfers.setting.person
+        async with staged_service(transfers, tmp_path, https=True) as stage:
+            path = result_of(stage).path
+            transfers.setting.globus.faults.add(f"GET /v0.10/endpoint/{stage.guest.id}$", 503, times=None)
+            with pytest.raises(ServiceUnavailable):
+                await stage.transferring.https(AskHttps(path=path), stage.asking(ada))
+            transfers.setting.globus.faults.clear()
+            for _ in range(2):  # what came was damaged
+                await stage.transferring.https(AskHttps(path=path), stage.asking(ada))
+            assert stage.guest.rules
+            await stage.transferring.fetched(ada.id, [path])
             assert not stage.guest.rules
 
     asyncio.run(run())
@@ -228,6 +253,23 @@ def test_a_missing_consent_asks_for_a_login(transfers: Transfers, tmp_path: Path
             with pytest.raises(LoginRequired) as caught:
                 await stage.transferring.https(AskHttps(path=result_of(stage).path), stage.asking(ada))
             assert guest_scope(caught.value) == f"{transfers.setting.scope}[{stage.guest.https_scope}]"
+
+    asyncio.run(run())
+
+
+def test_a_token_that_has_just_ended_is_no_missing_consent(transfers: Transfers, tmp_path: Path) -> None:
+    async def run() -> None:
+        ada, world = transfers.setting.person, transfers.setting.world
+        async with staged_service(transfers, tmp_path, https=True) as stage:
+            await stage.transferring.https(AskHttps(), stage.asking(ada))
+            for each in list(world.tokens.values()):
+                world.expire(each.value)
+            asked = AskHttps(path=result_of(stage).path)
+            with pytest.raises(ServiceUnavailable, match="being renewed"):
+                await stage.transferring.https(asked, stage.asking(ada))
+            with pytest.raises(LoginRequired):
+                await stage.transferring.https(asked, stage.asking(ada))
+            await stage.transferring.https(asked, stage.asking(ada, "-anew"))
 
     asyncio.run(run())
 
