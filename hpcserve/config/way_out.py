@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import ssl
+from pathlib import Path
 from typing import Any
 
 
@@ -21,3 +24,18 @@ def settle(client: Any) -> None:
     session.proxies = dict(settings["proxies"])
     transport.verify_ssl = settings["verify"]
     session.trust_env = False
+
+
+def trusted() -> ssl.SSLContext:
+    """Trusts the system's certificates, and those that ``GLOBUS_SDK_VERIFY_SSL`` or ``REQUESTS_CA_BUNDLE`` names.
+
+    ``GLOBUS_SDK_VERIFY_SSL=false`` counts here as unset: a server that gets a token is always known by its certificate.
+    """
+    context = ssl.create_default_context()
+    for name in ("GLOBUS_SDK_VERIFY_SSL", "REQUESTS_CA_BUNDLE"):
+        path = Path(os.environ.get(name) or os.devnull)
+        if path.is_file():
+            context.load_verify_locations(cafile=path)
+        elif path.is_dir():
+            context.load_verify_locations(capath=path)
+    return context

@@ -120,7 +120,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
         queue = globus.globus.transfer.queue
         queue.retry_s = 0.05
         ada = stack.enter_context(user_in(tmp_path / "ada"))
-        ada.environment |= globus.globus.environment | {"SSL_CERT_FILE": globus.ca}
+        ada.environment |= globus.globus.environment
         staged = tmp_path / "staged"
         staged.mkdir(mode=0o700)
         open_ = globus.globus.collections.open
@@ -158,7 +158,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 def as_ada(lab: Lab) -> Iterator[None]:
     """This process is hers."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("HPCSERVE_HOME", "SSL_CERT_FILE", *lab.globus.globus.environment):
+        for name in ("HPCSERVE_HOME", *lab.globus.globus.environment):
             patch.setenv(name, lab.ada.environment[name])
         yield
 

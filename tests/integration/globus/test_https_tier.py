@@ -72,7 +72,7 @@ def asking(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Runs a scenario in a thread, as a client's is; its calls are answered by the service's loop."""
-    monkeypatch.setenv("SSL_CERT_FILE", transfers.setting.ca)
+    monkeypatch.setenv("GLOBUS_SDK_VERIFY_SSL", transfers.setting.ca)
 
     async def run() -> None:
         async with staged_service(transfers, place, https=True) as stage:
@@ -315,11 +315,14 @@ class Elsewhere(BaseHTTPRequestHandler):
 
 
 def test_a_token_goes_nowhere_that_its_server_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(make_certificates(tmp_path)))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(make_certificates(tmp_path)))
     with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
         server.socket = server_context(tmp_path).wrap_socket(server.socket, server_side=True)
         Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(TransferFailed, match="HTTP 302"):
+            download(f"https://localhost:{server.server_port}/r.h5", "secret", tmp_path / "r.h5", 100)
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+        with pytest.raises(TransferFailed, match="name its certificates: REQUESTS_CA_BUNDLE"):
             download(f"https://localhost:{server.server_port}/r.h5", "secret", tmp_path / "r.h5", 100)
         server.shutdown()
     assert Elsewhere.seen == [("/r.h5", "Bearer secret")]
