@@ -75,12 +75,14 @@ class Arrival:
         return self._hello(token) if token else None
 
     def demanded(self) -> Welcome | LoginRequired:
-        """What the service says to somebody without a login.
+        """What the service says to somebody without a login. A login that there is does not count from now on.
 
         Raises:
             HpcserveError: As :meth:`try_kept`.
         """
-        return self._hello("")
+        told = self._hello("")
+        self._login.pass_over(self._key)
+        return told
 
     def log_in(self, refused: LoginRequired, asks: Asks | None, *, renews: bool, same_owner: bool) -> Welcome:
         """Logs in, again if the service then wants more.

@@ -115,6 +115,12 @@ class Login:
         self._asked = demand.after(self._asked)
         return self._to_say(log_in(self._asked, service, self._asks, same_owner=same_owner))
 
+    def pass_over(self, service: str) -> None:
+        """What is kept is not said again: somebody wants to log in anew."""
+        kept = self._load(service)
+        if kept is not None:
+            self._said = kept.access_token
+
     def newer(self, service: str) -> str | None:
         """A token that lasts longer than the one that was said; None if there is none, now."""
         kept = self._load(service)

@@ -229,6 +229,8 @@ def test_a_program_logs_in_by_its_secret(house: House) -> None:
     user.ok("login", "--force")
     user.ok(*house.call)
     user.environment["HPCSERVE_CLIENT_SECRET"] = "wrong"
+    assert "HPCSERVE_CLIENT_SECRET" in user.fails(4, "login", "--force"), "it logs in anew"
+    user.ok(*house.call)
     (path,) = (user.home / "logins").glob("*.json")
     path.unlink()
     assert "HPCSERVE_CLIENT_SECRET" in user.fails(4, *house.call)
