@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +21,13 @@ from hpcserve.cluster.script import SETUP_FAILED, begins, job_script
 from hpcserve.cluster.seam import JobId, PilotJob, own_log
 from hpcserve.config import Pilots, Site, read_site
 from hpcserve.errors import ConfigError, SchedulerError
-from hpcserve.types import PilotId
+from tests.unit.cluster.pilot_jobs import made_up
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 SITES = ("pbs", "polaris", "aurora")
 TIMER = ("--walltime-s", "3600", "--warn-s", "120")
 RUNNING = json.loads((DATA / "openpbs-23.06" / "qstat_running.json").read_text())["stdout"]
 SAYS_ALL = ("/bin/sh", "-c", 'printf "%s\\n" "$PWD" "$$" "$@"', "sh")
-
-
-def made_up(**changes: Any) -> PilotJob:
-    """A job; its paths need quoting."""
-    job = PilotJob(
-        pilot=PilotId("p1"),
-        tag="ada",
-        argv=("/opt/it's/python", "-m", "hpcserve.pilot", "--record", "/lustre/a b/$x.json"),
-        directory=Path("/lustre/a b"),
-        log=Path("/lustre/a b/100%j.log"),
-        walltime_s=3600.0,
-    )
-    return replace(job, **changes)
 
 
 def pbs_site(**pilots: Any) -> Site:

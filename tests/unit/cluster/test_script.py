@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +17,13 @@ from hpcserve.cluster.script import (
     job_environment,
     job_script,
 )
-from hpcserve.cluster.seam import PilotJob
 from hpcserve.cluster.slurm_options import walltime, warning_s
 from hpcserve.config import Pilots, Site, read_site
 from hpcserve.errors import ConfigError
-from hpcserve.types import PilotId
+from tests.unit.cluster.pilot_jobs import made_up
 
 EXPECTED = Path(__file__).resolve().parents[2] / "data" / "jobscripts"
 SLURM_SITES = ("slurm", "facility", "perlmutter", "frontier", "delta")
-
-
-def made_up(**changes: Any) -> PilotJob:
-    """A job; its paths need quoting."""
-    job = PilotJob(
-        pilot=PilotId("p1"),
-        tag="ada",
-        argv=("/opt/it's/python", "-m", "hpcserve.pilot", "--record", "/lustre/a b/$x.json"),
-        directory=Path("/lustre/a b"),
-        log=Path("/lustre/a b/100%j.log"),
-        walltime_s=3600.0,
-    )
-    return replace(job, **changes)
 
 
 def slurm_site(**pilots: Any) -> Site:
