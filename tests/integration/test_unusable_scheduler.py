@@ -13,7 +13,7 @@ from tests.integration.daemon_tree import Daemon
 @pytest.mark.parametrize(
     ("scheduler", "message"),
     [
-        ({"kind": "slrm"}, "scheduler.kind: nothing is called 'slrm'; known: local, slurm"),
+        ({"kind": "slrm"}, "scheduler.kind: nothing is called 'slrm'; known: local, pbs, slurm"),
         ({"kind": "slurm", "transport": "pyslurm"}, 'scheduler.transport: "pyslurm" cannot be used here: '),
     ],
 )
