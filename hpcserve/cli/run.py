@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from enum import StrEnum
@@ -27,6 +28,8 @@ class Reply(StrEnum):
 
 
 SHOW_S = 1.0
+LOOK_S = 10.0
+"""So long is waited for what the service says of the place where a result is to go."""
 DESCRIBE_S = 5.0
 """So long a call whose inputs need no declaration waits for it, and any one where the service says to try again."""
 
@@ -151,6 +154,7 @@ def _send(
     from hpcserve.cli.transfers import progress, with_logins
     from hpcserve.errors import LoginRequired
 
+    _check_destination(client, to)
     future = client.submit(target, given, parameters=parameters, timeout_s=timeout_s, to=to, keep_login=keep_login)
     said = ""
 
@@ -177,6 +181,19 @@ def _send(
     transfer = None if arrived is None else arrived.transfer
     show(transfer)
     typer.echo(json.dumps({"sent": None if transfer is None else transfer.to}))
+
+
+def _check_destination(client: Client, to: str) -> None:
+    """Whether the result can come there, before it is computed; where nobody can tell now, it is called all the same.
+
+    Raises:
+        HpcserveError: It cannot.
+    """
+    from hpcserve.errors import DeadlineExceeded, ServiceUnavailable
+    from hpcserve.wire.admin import AskDestination, Destination
+
+    with contextlib.suppress(ServiceUnavailable, DeadlineExceeded):
+        client.call("destination", AskDestination(to=to), Destination, timeout_s=LOOK_S)
 
 
 def _declared_if_told(client: Client, target: str) -> MethodSpec | None:

@@ -105,7 +105,7 @@ def _drawn(found: Sequence[TransferView]) -> Iterator[RenderableType]:
     yield _table(found)
     for each in found:
         if each.why:
-            yield f"{each.id}: {each.why}{_to_do(each)}"
+            yield f"{each.id}: {each.why}{_to_do(each)}{_until(each.until_s)}"
         if each.state in UNDELIVERED:
             yield f"{each.id}: as long as it is kept, the result is in {each.path} on the site"
 
@@ -114,6 +114,13 @@ def _to_do(each: TransferView) -> str:
     """What is left to do for a login, where the service's own words do not say it."""
     consents = "hpcserve transfers --login"
     return "" if each.login is None or consents in each.why else f"; log in: {consents}"
+
+
+def _until(at_s: float | None) -> str:
+    """For how long something may be wrong, by this machine's time of day."""
+    if at_s is None:
+        return ""
+    return f"; it is given up at {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(at_s))}"
 
 
 def _table(found: Sequence[TransferView]) -> Table:
@@ -191,7 +198,7 @@ def with_logins(ctx: typer.Context, wanted: LoginRequired, go_on: Callable[[], T
 def progress(transfer: Transfer) -> str:
     """How far a transfer is, in one line."""
     moved = f", {amount(transfer.moved_bytes)} of {amount(transfer.in_all_bytes)}" if transfer.task else ""
-    why = f": {transfer.why}" if transfer.why else ""
+    why = f": {transfer.why}{_until(transfer.until_s)}" if transfer.why else ""
     return f"transfer {transfer.id} to {transfer.to} is {transfer.state}{moved}{why}"
 
 

@@ -67,6 +67,8 @@ class Transfer:
         files: How many files have moved.
         in_all_files: Of how many.
         bytes_per_s: How fast.
+        until_s: For how long it is borne that something is wrong, in seconds since 1970; None: nothing is, or it is
+            not known.
     """
 
     id: str
@@ -80,6 +82,7 @@ class Transfer:
     files: int = 0
     in_all_files: int = 0
     bytes_per_s: float = 0.0
+    until_s: float | None = None
 
     @property
     def eta_s(self) -> float | None:
@@ -227,6 +230,7 @@ def transfer_of(view: TransferView) -> Transfer:
         files=view.task_files_in_all if there else view.task_files,
         in_all_files=view.task_files_in_all,
         bytes_per_s=view.bytes_per_s,
+        until_s=view.until_s,
     )
 
 

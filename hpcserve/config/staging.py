@@ -40,8 +40,8 @@ class Staging(Section, frozen=True):
 
     Up to ``https_limit_bytes`` a result is fetched by HTTPS from a collection that has that. Each user has
     ``transfers_per_user`` transfer tasks at once, of at most ``transfer_files`` files and ``transfer_bytes``, and a
-    result waits ``transfer_wait_s`` for more. Globus has ``transfer_deadline_s`` for a task; what nobody's coming back
-    mends, such as a destination that is not writable, it may try again for ``transfer_faults_s``.
+    result waits ``transfer_wait_s`` for more. Globus has ``transfer_deadline_s`` for a task; what may mend
+    itself though nobody comes back, such as a collection in disorder, it may try again for ``transfer_faults_s``.
     """
 
     directory: str = ""

@@ -15,6 +15,11 @@ class End(NamedTuple):
     collection: str
     path: str
 
+    @property
+    def directory(self) -> str:
+        """What its path lies in; ends with a slash."""
+        return self.path[: self.path.rindex("/") + 1] if "/" in self.path else "/"
+
 
 @dataclass(frozen=True)
 class Delivery:
@@ -62,7 +67,10 @@ class Limits(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What Globus says of a task. ``status`` in its words; ``fault`` the code of what goes wrong now, or empty."""
+    """What Globus says of a task. ``status`` in its words; ``fault`` the code of what goes wrong now, or empty.
+
+    ``until_s``: when Globus gives it up, in seconds since 1970; None: it does not say.
+    """
 
     status: str
     size_bytes: int = 0
@@ -71,6 +79,7 @@ class Progress(NamedTuple):
     fault: str = ""
     details: str = ""
     cancelled: bool = False
+    until_s: float | None = None
 
 
 class Trouble(NamedTuple):

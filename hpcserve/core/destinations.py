@@ -53,6 +53,21 @@ def directory(uri: str | None) -> str | None:
     return uri
 
 
+def unfit(uri: str, found: str) -> str:
+    """Why no file can come there, and what to do; empty: one may.
+
+    Args:
+        uri: The destination, as it was given.
+        found: What is there: ``file``, ``dir`` or another word of Globus's; empty: nothing.
+    """
+    names_directory = destination(uri, "").path.endswith("/")
+    if found == "dir" and not names_directory:
+        return f"to={shortened(uri)}: a directory is there; let it end with a slash: {uri}/"
+    if found == "file" and names_directory:
+        return f"to={shortened(uri)}: a file is there, and no directory; choose another one"
+    return ""
+
+
 def uri_of(end: End) -> str:
     """The URI of a file on a collection."""
     return f"globus://{end.collection}/{quote(end.path.lstrip('/'))}"

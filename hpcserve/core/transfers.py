@@ -11,6 +11,8 @@ transfer task, here a **shipment**. The rules:
 - What may have been submitted does not end for that: it is submitted with its id again, or, where that is refused or
   of no avail, its task is looked for. One that is under way ends as Globus says, or after its deadline there.
 - Only a task that SUCCEEDED has delivered. One that is INACTIVE, or whose owner is not logged in, waits for that.
+- A fault that no trying again mends ends a task at once. Which of its files is to blame is not known: those for one
+  directory end; those for several start anew, each directory's in a task of its own.
 - Which login is wanted is told until a step goes well, or the file is asked for again, which is how a client goes on
   after one. A step that may go well later says nothing about it, and neither does a token that is merely newer.
 
@@ -40,11 +42,11 @@ from hpcserve.core.delivery import (
     Submit,
     Trouble,
 )
+from hpcserve.core.faults import AT_ONCE, IN_TIME
 from hpcserve.errors import NotFound, TransferFailed
 
 BY_OWNER = "cancelled by its owner"
-HOPELESS = frozenset({"PERMISSION_DENIED", "FILE_NOT_FOUND", "QUOTA_EXCEEDED", "VERIFY_CHECKSUM", "ENDPOINT_ERROR"})
-"""Faults that Globus would try again until the task's deadline, and that nobody's coming back mends."""
+APART = "one that travels with it is refused; it starts anew without those for other directories"
 
 
 @dataclass
@@ -78,6 +80,7 @@ class Transfers:
         self._deliveries = {each.id: each for each in sorted(deliveries, key=lambda each: (each.asked_s, each.id))}
         self._shipments: dict[int, _Shipment] = {}
         self._of: dict[str, int] = {}
+        self._apart: set[str] = set()
         self._last = 0
         by_submission: dict[str, list[Delivery]] = {}
         for each in list(self._deliveries.values()):
@@ -112,6 +115,15 @@ class Transfers:
         """Which login a delivery waits for, as the ``detail`` of a LoginRequired; None: for none."""
         shipment = self._shipments.get(self._of.get(id, 0))
         return None if shipment is None else shipment.login
+
+    def until(self, id: str) -> float | None:
+        """Until when it is borne that something is wrong with a delivery; None: nothing is, or nobody knows."""
+        shipment = self._shipments.get(self._of.get(id, 0))
+        if shipment is None or self._deliveries[id].state in ("inactive", "cancelling"):
+            return None
+        if shipment.bad_since is not None:
+            return shipment.bad_since + self._limits.faults_s
+        return shipment.progress.until_s if shipment.progress is not None and shipment.progress.fault else None
 
     def holds(self, owner: str, name: str) -> bool:
         """Whether a staged file is still to be delivered, and must stay."""
@@ -168,7 +180,7 @@ class Transfers:
             return [self._change([id], state="cancelled", why=BY_OWNER, ended_s=now)]
         shipment = self._shipments[number]
         shipment.at = now
-        stored = self._change([id], state="cancelling", why=BY_OWNER)
+        stored = self._change([id], state="cancelling", why=BY_OWNER, whatever=True)
         if not shipment.busy and not shipment.unsure and not shipment.task:
             return self._leave(number, now)
         return [stored]
@@ -233,17 +245,19 @@ class Transfers:
         ]
         for id in over:
             del self._deliveries[id]
+            self._apart.discard(id)
         return [Forget(tuple(over))] if over else []
 
     def _batches(self, now: float) -> list[list[Delivery]]:
         """The shipments that may begin now."""
-        lines: dict[tuple[str, str, str], list[Delivery]] = {}
+        lines: dict[tuple[str, ...], list[Delivery]] = {}
         for each in self._deliveries.values():
             if each.state == "waiting" and each.id not in self._of:
-                lines.setdefault((each.owner, each.source.collection, each.target.collection), []).append(each)
+                alone = each.target.directory if each.id in self._apart else ""
+                lines.setdefault((each.owner, each.source.collection, each.target.collection, alone), []).append(each)
         begun: dict[str, int] = {}
         chosen = []
-        for (owner, _, _), line in sorted(lines.items(), key=lambda item: item[1][0].asked_s):
+        for (owner, *_), line in sorted(lines.items(), key=lambda item: item[1][0].asked_s):
             rest = line
             while rest and self._has_room(owner, begun.get(owner, 0)):
                 batch = self._first(rest)
@@ -316,7 +330,11 @@ class Transfers:
             return self._end(number, "succeeded", "", now)
         if progress.status == "FAILED":
             return self._over(number, progress, now)
-        faulty = progress.fault in HOPELESS
+        ends = self._wants_cancel(shipment)
+        if progress.fault in AT_ONCE and progress.status == "ACTIVE" and not ends:
+            shipment.at = now
+            return [self._refused(shipment, progress)]
+        faulty = progress.fault in IN_TIME and not ends
         if faulty and shipment.bad_since is not None and now - shipment.bad_since >= self._limits.faults_s:
             why = f"Globus Transfer: {progress.fault}: {progress.details}"
             doomed = self._change(shipment.ids, state="cancelling", why=why)
@@ -330,6 +348,13 @@ class Transfers:
             why = f"log in again: hpcserve transfers --login ({progress.details or 'credentials have expired'})"
         changes = self._change(shipment.ids, state="inactive" if inactive else "active", why=why)
         return [changes] if changes.deliveries else []
+
+    def _refused(self, shipment: _Shipment, progress: Progress) -> Store:
+        """No trying again mends it: the task is cancelled, if it has not failed."""
+        why = f"Globus Transfer: {progress.fault}: {progress.details}; {AT_ONCE[progress.fault]}"
+        if len({self._deliveries[each].target.directory for each in shipment.ids}) > 1:
+            why = APART
+        return self._change(shipment.ids, state="cancelling", why=why)
 
     def cancelled(self, number: int, now: float) -> list[Action]:
         """Globus was told to cancel the task: it is looked at until that has ended."""
@@ -394,12 +419,16 @@ class Transfers:
         """The task ended without delivering. Those of it that nobody gave up start anew if it was for others' sake."""
         shipment = self._shipments[number]
         why = ": ".join(each for each in ("Globus Transfer", progress.fault, progress.details) if each)
+        if progress.fault in AT_ONCE and not progress.cancelled:
+            self._refused(shipment, progress)
         given_up = [each for each in shipment.ids if self._deliveries[each].state == "cancelling"]
         if not given_up:
             return self._end(number, "cancelled" if progress.cancelled else "failed", why, now)
-        rest = [each for each in shipment.ids if each not in given_up]
-        stored = [self._change([each], state=self._fate(each), ended_s=now) for each in given_up]
-        again = self._change(rest, state="waiting", submission="", task="", why="")
+        apart = {each for each in given_up if self._deliveries[each].why == APART}
+        self._apart |= apart
+        rest = [each for each in shipment.ids if each in apart or each not in given_up]
+        stored = [self._change([each], state=self._fate(each), ended_s=now) for each in given_up if each not in apart]
+        again = self._change(rest, state="waiting", submission="", task="", why="", whatever=True)
         self._drop(number)
         return [Store(tuple(each for store in (*stored, again) for each in store.deliveries))]
 

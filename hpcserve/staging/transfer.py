@@ -26,6 +26,8 @@ TOO_MANY_PAUSE_S = 30.0
 RESOURCE_SERVER = "transfer.api.globus.org"
 SCOPE = f"urn:globus:auth:scope:{RESOURCE_SERVER}:all"
 _FINE = ("", "OK", "Queued")
+_NOTHING_THERE = ("NotFound", "ClientError.NotFound")
+"""What Transfer says of a path that is not there; of a collection it says another thing."""
 _OF_THE_ID = re.compile(r"submission[ _]id\b", re.IGNORECASE)
 """In what Transfer says of an id that is unknown or too old; its code is the one of every bad request."""
 
@@ -53,6 +55,9 @@ class Carrier(Protocol):
     def look(self, task: str) -> Progress:
         """What there is to know of a task."""
 
+    def found(self, end: End) -> str:
+        """What is there: ``file``, ``dir`` or another word of Globus's; empty: nothing."""
+
     def cancel(self, task: str) -> None:
         """Ends a task, unless it has ended."""
 
@@ -75,6 +80,19 @@ class _Speaker:
     def close(self) -> None:
         """Closes its connections."""
         self._client.close()
+
+    def found(self, end: End) -> str:
+        """What is there: ``file``, ``dir`` or another word of Globus's; empty: nothing."""
+        with self._troubles():
+            try:
+                return str(self._client.operation_stat(end.collection, path=end.path)["type"])
+            except self._sdk.TransferAPIError as error:
+                if error.http_status == 404 and error.code in _NOTHING_THERE:
+                    return ""
+                trouble = self._trouble(error)
+                if trouble.kind == "fatal" and error.http_status not in (403, 404):  # the collection is away
+                    raise StepFailed(trouble._replace(kind="again")) from error
+                raise
 
     @contextmanager
     def _troubles(self) -> Iterator[None]:
@@ -228,9 +246,21 @@ def progress_of(task: dict[str, Any]) -> Progress:
         files=int(task.get("files_transferred") or 0) + int(task.get("files_skipped") or 0),
         bytes_per_s=float(task.get("effective_bytes_per_second") or 0.0),
         fault=fault,
-        details=details or _ended(task),
+        details=" ".join((details or _ended(task)).split()),
         cancelled=task["status"] == "FAILED" and bool(task.get("subtasks_canceled")),
+        until_s=_deadline_s(task),
     )
+
+
+def _deadline_s(task: dict[str, Any]) -> float | None:
+    """When Globus gives a task up that has not ended, in seconds since 1970."""
+    if task["status"] not in ("ACTIVE", "INACTIVE"):
+        return None
+    try:
+        deadline = datetime.fromisoformat(str(task.get("deadline")))
+    except ValueError:
+        return None
+    return (deadline if deadline.tzinfo else deadline.replace(tzinfo=UTC)).timestamp()
 
 
 def _ended(task: dict[str, Any]) -> str:

@@ -347,6 +347,16 @@ class Deliver(Admin, frozen=True, kw_only=True):
     keep_login: bool = False
 
 
+class AskDestination(Admin, frozen=True, kw_only=True):
+    """``destination``: whether a result of the caller's can come to ``to``, said as in ``deliver``."""
+
+    to: str
+
+
+class Destination(Admin, frozen=True, kw_only=True):
+    """Nothing that can be seen is in its way; else the answer is an error. Who may write there shows only then."""
+
+
 class AskTransfers(Admin, frozen=True, kw_only=True):
     """``transfers``: these, or all of the caller's; of ``everybody``, for administrators."""
 
@@ -359,7 +369,8 @@ class TransferView(Admin, frozen=True, kw_only=True):
 
     ``state``: ``waiting``, ``prepared``, ``active``, ``inactive``, ``cancelling``, ``succeeded``, ``failed`` or
     ``cancelled``; ``why``: what it waits for, or why it failed. ``login``: the login that it waits for, as the detail
-    of the error ``login_required``. Files may share a Globus task: the last six say what that has done, of how much.
+    of the error ``login_required``. Files may share a Globus task: ``task`` and what follows say what that has done, of
+    how much. ``until_s``: for so long it is borne that something is wrong; None: nothing is, or it is not known.
     """
 
     id: str
@@ -378,6 +389,7 @@ class TransferView(Admin, frozen=True, kw_only=True):
     task_files: int = 0
     task_files_in_all: int = 0
     bytes_per_s: float = 0.0
+    until_s: float | None = None
 
 
 class TransferList(Admin, frozen=True, kw_only=True):

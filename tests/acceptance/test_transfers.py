@@ -197,6 +197,15 @@ def test_a_result_reaches_the_laptop_after_the_consents_that_it_needs(lab: Lab) 
     assert lab.ada.ok("transfers").count("succeeded") == 2
     asyncio.run(both_clients(lab))
     assert len(lab.arrived()) == 4
+    # What cannot arrive is said before it is computed, or as soon as Globus has tried.
+    computed = len(list(Path(lab.facility.root).rglob("*.h5")))
+    assert "let it end with a slash" in lab.ada.fails(1, *lab.run, "--to", lab.call[-1].rstrip("/"))
+    assert len(list(Path(lab.facility.root).rglob("*.h5"))) == computed
+    lab.laptop.trouble.read_only = True
+    assert "see to it that you may write there" in lab.ada.fails(1, *lab.call)
+    lab.laptop.trouble.read_only = False
+    lab.ada.ok("transfers", "--again", str(lab.transfers()[-1]["id"]), "--watch")
+    assert len(lab.arrived()) == 5
 
 
 def test_a_delivery_outlives_its_client_and_the_controller(lab: Lab) -> None:

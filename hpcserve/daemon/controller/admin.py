@@ -52,7 +52,7 @@ SETTINGS = (
 MOST_BYTES = 1 << 62
 """More than this no queue may be allowed: the store's numbers end soon after it."""
 MOST_SAMPLES = (1 << 31) - 1  # what an INTEGER of PostgreSQL holds
-ASKING = frozenset({"status", "whoami", "describe", "logs", "delivered", "transfers"})
+ASKING = frozenset({"status", "whoami", "describe", "logs", "delivered", "transfers", "destination"})
 """The calls that change little. Programs make them many times a second, and would bury the others in the log."""
 
 
@@ -77,6 +77,7 @@ class Admin:
             "down": (verbs.Down, self.down),
             "delivered": (verbs.Delivered, self.delivered),
             "deliver": (verbs.Deliver, controller.transferring.deliver),
+            "destination": (verbs.AskDestination, controller.transferring.destination),
             "transfers": (verbs.AskTransfers, controller.transferring.transfers),
             "https": (verbs.AskHttps, controller.transferring.https),
             "cancel-transfer": (verbs.CancelTransfer, controller.transferring.cancel),

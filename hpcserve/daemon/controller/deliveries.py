@@ -13,7 +13,20 @@ from contextlib import closing
 from functools import partial
 from typing import Protocol, TypeVar
 
-from hpcserve.core.delivery import Action, Cancel, Delivery, Find, Forget, Limits, Prepare, Step, Store, Submit, Trouble
+from hpcserve.core.delivery import (
+    Action,
+    Cancel,
+    Delivery,
+    End,
+    Find,
+    Forget,
+    Limits,
+    Prepare,
+    Step,
+    Store,
+    Submit,
+    Trouble,
+)
 from hpcserve.core.transfers import Transfers
 from hpcserve.daemon.controller.outside import Outside
 from hpcserve.daemon.controller.storage import Storage
@@ -29,6 +42,7 @@ WRITTEN_AGAIN_S = 5.0
 """What could not be written down, since the disk was full, is tried again after that."""
 STEP_S = 120.0
 """No step takes longer: the SDK gives up before."""
+NOT_IN_FORCE = "the access rule that lets you at your result is not in force yet"
 EXPIRED = Trouble("login", "your credentials for the transfer have expired")
 
 
@@ -54,8 +68,8 @@ class Purse(Protocol):
 class Doorkeeper(Protocol):
     """Lets owners at their own files on collections where that needs a rule."""
 
-    async def let_in(self, owner: str, collection: str) -> None:
-        """The owner can read its staged results on this collection from now on."""
+    async def let_in(self, owner: str, collection: str) -> bool:
+        """The owner can read its staged results on this collection from now on; whether that took a rule."""
 
     async def let_out(self, owner: str, is_idle: Callable[[], bool]) -> None:
         """The owner's rules are taken back, if still nothing of the owner's is under way."""
@@ -203,8 +217,9 @@ class Deliveries:
                 return self.book.prepared(step.shipment, submission, self.now())
             if isinstance(step, Submit):
                 items = [(each.source, each.target) for each in step.deliveries]
-                for collection in {source.collection for source, _ in items}:
-                    await self._doors.let_in(step.owner, collection)
+                source = items[0][0]  # all are on one collection, and in one directory
+                if await self._doors.let_in(step.owner, source.collection):
+                    await self._said(token, lambda carrier: _wait_for_rule(carrier, source))
                 task = await self._said(token, lambda carrier: carrier.submit(step.submission, items))
                 _log.info("transfer task %s of %s: %d files", task, step.owner, len(items))
                 return self.book.submitted(step.shipment, task, self.now())
@@ -312,3 +327,14 @@ class Deliveries:
             await self._delivered(delivery)
         else:
             _log.warning("delivery %s of %s has %s: %s", delivery.id, delivery.owner, delivery.state, delivery.why)
+
+
+def _wait_for_rule(carrier: Carrier, source: End) -> None:
+    """A task that meets a rule too early is refused, and that ends it. A collection that is away, it waits for."""
+    try:
+        carrier.found(source)
+    except StepFailed as error:
+        if error.trouble.kind == "login":
+            raise
+        if error.trouble.kind == "fatal":
+            raise StepFailed(Trouble("again", f"{NOT_IN_FORCE} ({error.trouble.why})")) from error

@@ -61,8 +61,11 @@ class Doors:
         self._of_owner: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._of_token = asyncio.Lock()
 
-    async def let_in(self, owner: str, collection: str) -> None:
+    async def let_in(self, owner: str, collection: str) -> bool:
         """Where the collection is a guest collection of the service, the owner can read its own directory there.
+
+        Returns:
+            Whether that is so by a rule.
 
         Raises:
             HpcserveError: The service has no token.
@@ -70,11 +73,12 @@ class Doors:
         """
         place = self._place(owner, collection)
         if not place:
-            return
+            return False
         async with self._of_owner[owner]:
             if collection not in self._open.get(owner, ()):
                 await self._ask(partial(GlobusRules.add, collection=collection, path=place, identity=owner))
                 self._open.setdefault(owner, set()).add(collection)
+        return True
 
     async def let_out(self, owner: str, is_idle: Callable[[], bool]) -> None:
         """The owner's rules are taken back, unless something new is under way by now, or being fetched.

@@ -23,6 +23,7 @@ from hpcserve.core.sitepaths import Collection, globus_uri
 from hpcserve.core.spelling import shortened
 from hpcserve.core.tiers import tier
 from hpcserve.daemon.access import own_directory
+from hpcserve.daemon.controller.arrivals import Arrivals
 from hpcserve.daemon.controller.deliveries import Deliveries
 from hpcserve.daemon.controller.doors import Doors
 from hpcserve.daemon.controller.guard import Asking, Guard
@@ -54,6 +55,7 @@ class Service(NamedTuple):
     wallet: Wallet
     doors: Doors
     outside: Outside
+    arrivals: Arrivals
 
 
 class Transferring:
@@ -108,12 +110,24 @@ class Transferring:
         for path in arguments.paths:
             found = await self._own(asking, "deliver", owner, path)
             wanted.append(self._delivery(service, owner, path, arguments.to, found.st_size))
+        try:
+            await service.arrivals.check(owner, arguments.to)
+        except InvalidInput as error:
+            raise InvalidInput(
+                f"{error.message}; as long as it is kept, the result is in {path} on the site"
+            ) from error
         for each in wanted:
             await self._guard.note(asking, "deliver", f"{each.name} to {uri_of(each.target)}", OWN)
         if arguments.keep_login:
             await service.wallet.may_keep(owner)
         await service.deliveries.ask(wanted)
         return self._listed(service.deliveries, [each.id for each in wanted])
+
+    async def destination(self, arguments: verbs.AskDestination, asking: Asking) -> verbs.Destination:
+        """Whether a result of the caller's can come to a place, as far as can be seen."""
+        service, owner = self._seen(asking)
+        await service.arrivals.check(owner, arguments.to)
+        return verbs.Destination()
 
     async def transfers(self, arguments: verbs.AskTransfers, asking: Asking) -> verbs.TransferList:
         """Those of the caller, or of everybody."""
@@ -284,6 +298,7 @@ class Transferring:
             task_files=0 if progress is None else progress.files,
             task_files_in_all=files,
             bytes_per_s=0.0 if progress is None else progress.bytes_per_s,
+            until_s=deliveries.book.until(id),
         )
 
 
@@ -324,16 +339,21 @@ def transferring_of(
     outside = Outside()
     wallet = Wallet(grants, Seal(site.state_dir / SEAL_KEY), storage, ask, outside)
     doors = Doors(site.staging_dir, collections_of(site), grants.own, outside)
+
+    def carrier(token: str) -> GlobusTransfer:
+        return GlobusTransfer(token, deadline_s=site.staging.transfer_deadline_s)
+
     deliveries = Deliveries(
         limits_of(site),
         storage,
         wallet,
         doors,
         outside,
-        carrier=lambda token: GlobusTransfer(token, deadline_s=site.staging.transfer_deadline_s),
+        carrier=carrier,
         delivered=lambda each: delivered(each.owner, each.name),
     )
-    return Transferring(site, guard, Service(deliveries, wallet, doors, outside))
+    arrivals = Arrivals(wallet.token, outside, carrier)
+    return Transferring(site, guard, Service(deliveries, wallet, doors, outside, arrivals))
 
 
 def _https_server(token: str, collection: str) -> str:

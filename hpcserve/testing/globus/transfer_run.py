@@ -20,6 +20,8 @@ from hpcserve.testing.globus.movers import Mover, Place
 from hpcserve.testing.globus.transfer_tasks import (
     ENDPOINT_ERROR,
     FILE_NOT_FOUND,
+    IS_A_DIRECTORY,
+    NOT_A_DIRECTORY,
     PERMISSION_DENIED,
     QUOTA_EXCEEDED,
     VERIFY_CHECKSUM,
@@ -28,7 +30,9 @@ from hpcserve.testing.globus.transfer_tasks import (
 
 _CODES = {
     errno.ENOENT: FILE_NOT_FOUND,
-    errno.ENOTDIR: FILE_NOT_FOUND,
+    errno.ENOTDIR: NOT_A_DIRECTORY,
+    errno.EEXIST: NOT_A_DIRECTORY,
+    errno.EISDIR: IS_A_DIRECTORY,
     errno.EACCES: PERMISSION_DENIED,
     errno.EPERM: PERMISSION_DENIED,
     errno.EROFS: PERMISSION_DENIED,

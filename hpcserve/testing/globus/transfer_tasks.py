@@ -25,9 +25,12 @@ class Status(Enum):
 
 UNFINISHED = frozenset({Status.ACTIVE, Status.INACTIVE})
 
-# Codes of events and of ``nice_status``, as real tasks show them.
+# Codes of events and of ``nice_status``. Globus's developers have listed them; which of them is given when is assumed
+# for the destination that is a directory, or lies below a file.
 FILE_NOT_FOUND = "FILE_NOT_FOUND"
 PERMISSION_DENIED = "PERMISSION_DENIED"
+IS_A_DIRECTORY = "IS_A_DIRECTORY"
+NOT_A_DIRECTORY = "NOT_A_DIRECTORY"
 QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
 VERIFY_CHECKSUM = "VERIFY_CHECKSUM"
 ENDPOINT_ERROR = "ENDPOINT_ERROR"

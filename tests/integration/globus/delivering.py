@@ -33,8 +33,9 @@ WITHIN_S = 60.0
 class NoDoors:
     """Nobody needs a rule."""
 
-    async def let_in(self, owner: str, collection: str) -> None:
+    async def let_in(self, owner: str, collection: str) -> bool:
         """Needs none."""
+        return False
 
     async def let_out(self, owner: str, is_idle: Callable[[], bool]) -> None:
         """Needs none."""
@@ -135,6 +136,9 @@ class Killed:
     def look(self, task: str) -> Progress:
         progress: Progress = self._step("look", lambda: self._carrier.look(task))
         return progress
+
+    def found(self, end: End) -> str:
+        return self._carrier.found(end)
 
     def cancel(self, task: str) -> None:
         self._carrier.cancel(task)

@@ -182,6 +182,26 @@ def test_a_read_only_destination_is_told(transfers: Transfers) -> None:
     assert (seen.status, seen.cancelled) == ("FAILED", True)
 
 
+def test_what_is_at_a_place_is_told(transfers: Transfers) -> None:
+    transfers.write("/a/b")
+    globus, facility = carrier(transfers), transfers.facility.id
+    assert [globus.found(End(facility, path)) for path in ("/a/b", "/a/", "/a", "/c")] == ["file", "dir", "dir", ""]
+    for end in (End(facility, "/a/../../x"), End("5f2a1c1e-0000-4000-8000-000000000000", "/")):
+        with pytest.raises(StepFailed) as caught:
+            globus.found(end)
+        assert caught.value.trouble.kind == "fatal"
+
+
+def test_a_task_tells_until_when_globus_tries(transfers: Transfers) -> None:
+    transfers.write("/a")
+    transfers.laptop.trouble.offline = True
+    globus = carrier(transfers)
+    before = time.time()
+    seen = globus.look(globus.submit(globus.submission_id(), items(transfers, "a")))
+    assert seen.until_s is not None
+    assert before + 3598.0 <= seen.until_s <= time.time() + 3601.0
+
+
 def test_a_collection_that_is_not_there_is_fatal(transfers: Transfers) -> None:
     globus = carrier(transfers)
     nowhere = End("5f2a1c1e-0000-4000-8000-000000000000", "/a")

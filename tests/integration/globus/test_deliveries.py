@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import ParamSpec
 
@@ -17,6 +18,7 @@ import pytest
 
 from hpcserve.core.claims import Rules
 from hpcserve.core.delivery import Delivery, End, Trouble
+from hpcserve.core.faults import AT_ONCE
 from hpcserve.staging.transfer import GlobusTransfer, StepFailed
 from hpcserve.testing.globus.records import TRANSFER_ALL
 from tests.integration.globus.delivering import DIGEST, LIMITS, WITHIN_S, Service
@@ -343,14 +345,29 @@ async def test_a_full_destination_and_one_that_spoils_files(transfers: Transfers
 
 
 @in_a_loop
-async def test_an_unwritable_destination_is_given_up_after_a_time(
-    transfers: Transfers, rules: Rules, tmp_path: Path
-) -> None:
+async def test_an_unwritable_destination_ends_at_once(transfers: Transfers, rules: Rules, tmp_path: Path) -> None:
     transfers.laptop.trouble.read_only = True
-    async with Service(tmp_path, rules, token(transfers), limits=LIMITS._replace(faults_s=0.2)) as service:
+    async with Service(tmp_path, rules, token(transfers), limits=LIMITS._replace(faults_s=3600.0)) as service:
         service.log_in(service.token)
         (found,) = await served(service, delivery(transfers, "a.h5"))
     assert (found.state, "PERMISSION_DENIED" in found.why) == ("failed", True)
+    assert found.why.endswith(AT_ONCE["PERMISSION_DENIED"])
+    assert transfers.client().get_task(found.task)["status"] == "FAILED"
+
+
+@in_a_loop
+async def test_what_goes_elsewhere_arrives_though_it_travelled_with_what_is_refused(
+    transfers: Transfers, rules: Rules, tmp_path: Path
+) -> None:
+    transfers.arrived("in").mkdir()
+    transfers.arrived("in").joinpath("a.h5").mkdir()
+    one, other = delivery(transfers, "a.h5"), delivery(transfers, "b.h5")
+    other = replace(other, target=End(transfers.laptop.id, "/elsewhere/b.h5"))
+    async with Service(tmp_path, rules, token(transfers)) as service:
+        service.log_in(service.token)
+        refused, arrived = await served(service, one, other)
+    assert (refused.state, "IS_A_DIRECTORY" in refused.why) == ("failed", True)
+    assert (arrived.state, transfers.arrived("elsewhere/b.h5").exists()) == ("succeeded", True)
 
 
 @in_a_loop

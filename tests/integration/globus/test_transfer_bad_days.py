@@ -62,6 +62,10 @@ def in_the_way(transfers: Transfers) -> None:
     transfers.arrived("a").mkdir()
 
 
+def below_a_file(transfers: Transfers) -> None:
+    transfers.arrived("in").touch()
+
+
 def missing(transfers: Transfers) -> None:
     (transfers.facility.root / "a").unlink()
 
@@ -72,6 +76,7 @@ def over(transfers: Transfers) -> None:
     trouble.quota_bytes = None
     if transfers.arrived("a").is_dir():
         transfers.arrived("a").rmdir()
+    transfers.arrived("in").unlink(missing_ok=True)
     if not (transfers.facility.root / "a").exists():
         transfers.write("a")
 
@@ -83,7 +88,8 @@ def over(transfers: Transfers) -> None:
         (gone, "CONNECT_FAILED", "laptop: nobody answers"),
         (read_only, "PERMISSION_DENIED", "Read-only file system"),
         (full, "QUOTA_EXCEEDED", "quota exceeded"),
-        (in_the_way, "ENDPOINT_ERROR", "Is a directory"),
+        (in_the_way, "IS_A_DIRECTORY", "Is a directory"),
+        (below_a_file, "NOT_A_DIRECTORY", "File exists"),
         (missing, "FILE_NOT_FOUND", "No such file"),
     ],
 )
@@ -92,7 +98,8 @@ def test_a_task_says_what_is_wrong_and_goes_on_when_it_is_over(
 ) -> None:
     transfers.write("a")
     mishap(transfers)
-    task = transfers.send(("/a", "/a"), verify_checksum=True)
+    target = "/in/a" if mishap is below_a_file else "/a"
+    task = transfers.send(("/a", target), verify_checksum=True)
     shown = transfers.until(task, lambda shown: shown["faults"] >= 2)
     assert (shown["status"], shown["nice_status"], shown["is_ok"]) == ("ACTIVE", nice, False)
     assert words.lower() in shown["nice_status_details"].lower()
@@ -100,7 +107,7 @@ def test_a_task_says_what_is_wrong_and_goes_on_when_it_is_over(
     assert transfers.client().get_endpoint(transfers.laptop.id)["gcp_connected"] is (mishap is not offline)
     over(transfers)
     assert transfers.ended(task)["status"] == "SUCCEEDED"
-    assert transfers.arrived("a").read_bytes() == (transfers.facility.root / "a").read_bytes()
+    assert transfers.arrived(target).read_bytes() == (transfers.facility.root / "a").read_bytes()
 
 
 def test_a_laptop_that_closes_in_the_middle(transfers: Transfers) -> None:

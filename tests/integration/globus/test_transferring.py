@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from hpcserve.testing.globus.collections import Collection, Kind
 from hpcserve.testing.globus.records import TRANSFER_ALL, Person
 from hpcserve.types import SessionId
 from hpcserve.wire import hub
-from hpcserve.wire.admin import AskTransfers, CancelTransfer, Deliver, TransferView
+from hpcserve.wire.admin import AskDestination, AskTransfers, CancelTransfer, Deliver, TransferView
 from tests.integration.globus.delivering import WITHIN_S
 from tests.integration.globus.setting import SECRET
 from tests.integration.globus.transfers import Transfers
@@ -296,6 +297,67 @@ def test_what_is_no_destination_or_too_much_is_said(transfers: Transfers, tmp_pa
                 await stage.deliver(ada, *both, to="globus://laptop/in/")
             with pytest.raises(InvalidInput, match="from 1 to"):
                 await stage.deliver(ada)
+
+    asyncio.run(scenario())
+
+
+def test_where_no_result_can_come_is_said_before_one_is_computed_and_before_it_travels(
+    transfers: Transfers, tmp_path: Path
+) -> None:
+    laptop = transfers.laptop
+    (laptop.root / "results").mkdir()
+    (laptop.root / "notes").touch()
+    nowhere = "5f2a1c1e-0000-4000-8000-000000000000"
+    wrong = {
+        f"globus://{laptop.id}/results": f"a directory is there; let it end with a slash: globus://{laptop.id}/results/",
+        f"globus://{laptop.id}/notes/": "a file is there, and no directory",
+        f"globus://{nowhere}/in/": "no result can come there: Globus Transfer: EndpointNotFound",
+    }
+
+    async def scenario() -> None:
+        async with staged_service(transfers, tmp_path) as stage:
+            ada = transfers.setting.person
+            path = stage.staged(ada)
+
+            async def look(to: str) -> object:
+                return await stage.transferring.destination(AskDestination(to=to), stage.asking(ada))
+
+            for to, why in wrong.items():
+                with pytest.raises(InvalidInput) as early:
+                    await look(to)
+                assert why in str(early.value)
+                with pytest.raises(InvalidInput) as late:
+                    await stage.deliver(ada, path, to=to)
+                assert why in str(late.value)
+                assert f"the result is in {path} on the site" in str(late.value)
+            assert await stage.look(ada) == ()
+            laptop.trouble.offline = True  # nothing can be seen, and nothing is refused
+            for to in (f"globus://{laptop.id}/results", f"globus://{laptop.id}/new/"):
+                await look(to)
+            laptop.trouble.offline = False
+            for place in ("results/", "notes", "new/"):
+                await look(f"globus://{laptop.id}/{place}")
+
+    asyncio.run(scenario())
+
+
+def test_a_result_travels_when_its_rule_is_in_force(transfers: Transfers, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with staged_service(transfers, tmp_path) as stage:
+            ada = transfers.setting.person
+            denied = {"code": "EndpointPermissionDenied", "message": "Denied by endpoint"}
+            pattern = f"GET /v0.10/operation/endpoint/{stage.guest.id}/stat"
+            transfers.setting.globus.faults.add(pattern, 403, times=3, body=denied)
+            await stage.deliver(ada, stage.staged(ada))
+            async with asyncio.timeout(WITHIN_S):
+                while not (await stage.look(ada))[0].why:
+                    await asyncio.sleep(0.01)
+                waits = (await stage.look(ada))[0]
+                assert "not in force yet" in waits.why
+                assert waits.until_s is not None
+                assert abs(waits.until_s - time.time() - stage.site.staging.transfer_faults_s) < WITHIN_S
+                while not stage.arrived:
+                    await asyncio.sleep(0.02)
 
     asyncio.run(scenario())
 

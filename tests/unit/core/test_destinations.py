@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpcserve.core.delivery import End
-from hpcserve.core.destinations import destination, uri_of
+from hpcserve.core.destinations import destination, unfit, uri_of
 from hpcserve.errors import InvalidInput
 
 ID = "1c9d3f0e-8d2b-4c53-9f7e-2f1f6e0d0a11"
@@ -48,3 +48,22 @@ def test_a_directory_keeps_the_name_and_a_file_has_its_own(uri: str, path: str) 
 def test_what_is_no_destination_is_said(uri: str) -> None:
     with pytest.raises(InvalidInput, match="to="):
         destination(uri, "r.h5")
+
+
+@pytest.mark.parametrize(
+    ("path", "found", "words"),
+    [
+        ("/in", "dir", f"let it end with a slash: globus://{ID}/in/"),
+        ("/~", "dir", "let it end with a slash"),
+        ("/in/", "file", "a file is there"),
+        ("/in/", "dir", ""),
+        ("", "dir", ""),
+        ("/in/r.h5", "file", ""),
+        ("/in/", "", ""),
+        ("/in", "", ""),
+        ("/dev/null", "chr", ""),
+    ],
+)
+def test_a_place_where_something_else_is_does_not_do(path: str, found: str, words: str) -> None:
+    why = unfit(f"globus://{ID}{path}", found)
+    assert words in why if words else not why

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from hpcserve.core import delivery as core
 from hpcserve.core.delivery import Delivery, End, Limits, Progress, Trouble
-from hpcserve.core.transfers import Transfers
+from hpcserve.core.faults import AT_ONCE
+from hpcserve.core.transfers import APART, Transfers
 from hpcserve.errors import NotFound, TransferFailed
 
 LIMITS = Limits(tasks_per_owner=2, batch_files=3, batch_wait_s=1.0, faults_s=100.0, give_up_s=1000.0, deadline_s=500.0)
@@ -122,12 +123,13 @@ def test_a_failed_task_says_why_in_the_words_of_globus() -> None:
     assert transfers.deliveries()[0].why == "Globus Transfer: NO_SPACE: disk full"
 
 
-def test_what_nobody_mends_is_cancelled_after_a_time() -> None:
+def test_what_nobody_mends_is_cancelled_after_a_time_that_is_told() -> None:
     transfers = submitted(delivery(1))
-    faulty = Progress("ACTIVE", fault="PERMISSION_DENIED", details="read-only")
+    assert transfers.until("1") is None
+    faulty = Progress("ACTIVE", fault="ENDPOINT_ERROR", details="broken")
     for now in (6.0, 50.0, 105.0):
         transfers.looked(1, faulty, now)
-        assert states(transfers) == ["active"]
+        assert (states(transfers), transfers.until("1")) == (["active"], 6.0 + LIMITS.faults_s)
     transfers.looked(1, faulty, 106.0)
     assert transfers.tick(106.0) == [core.Cancel(1, "ann", "task")]
     transfers.cancelled(1, 106.0)
@@ -135,8 +137,68 @@ def test_what_nobody_mends_is_cancelled_after_a_time() -> None:
     transfers.looked(1, Progress("FAILED", cancelled=True), 107.0)
     assert (states(transfers), transfers.deliveries()[0].why) == (
         ["failed"],
-        "Globus Transfer: PERMISSION_DENIED: read-only",
+        "Globus Transfer: ENDPOINT_ERROR: broken",
     )
+
+
+@pytest.mark.parametrize("code", sorted(AT_ONCE))
+def test_what_only_its_owner_mends_is_cancelled_at_once_and_says_what_to_do(code: str) -> None:
+    transfers = submitted(delivery(1), delivery(2))
+    refused = Progress("ACTIVE", fault=code, details="no")
+    transfers.looked(1, refused, 6.0)
+    assert (states(transfers), transfers.until("1")) == (["cancelling"] * 2, None)
+    assert transfers.tick(6.0) == [core.Cancel(1, "ann", "task")]
+    transfers.cancelled(1, 6.0)
+    transfers.tick(6.0)
+    transfers.looked(1, refused, 6.5)  # it has not ended yet
+    assert transfers.tick(6.5) == []
+    transfers.looked(1, Progress("FAILED", cancelled=True), 8.0)
+    why = f"Globus Transfer: {code}: no; {AT_ONCE[code]}"
+    assert [(each.state, each.why) for each in transfers.deliveries()] == [("failed", why)] * 2
+
+
+def elsewhere(number: int, path: str) -> Delivery:
+    return replace(delivery(number), target=End("laptop", path))
+
+
+@pytest.mark.parametrize("status", ["ACTIVE", "FAILED"])
+def test_a_refusal_takes_with_it_only_what_goes_to_the_same_directory(status: str) -> None:
+    transfers = submitted(elsewhere(1, "/in/a"), elsewhere(2, "/locked/b"), elsewhere(3, "/in/c"))
+    transfers.looked(1, Progress(status, fault="PERMISSION_DENIED", details="/locked/b"), 6.0)
+    if status == "ACTIVE":
+        assert {each.why for each in transfers.deliveries()} == {APART}
+        assert transfers.tick(6.0) == [core.Cancel(1, "ann", "task")]
+        transfers.cancelled(1, 6.0)
+        transfers.looked(1, Progress("FAILED", cancelled=True), 7.0)
+    assert states(transfers) == ["waiting"] * 3
+    assert transfers.tick(8.0) == [core.Prepare(2, "ann"), core.Prepare(3, "ann")]
+    together = []
+    for number in (2, 3):
+        submit = transfers.prepared(number, f"sub-{number}", 8.0)[-1]
+        assert isinstance(submit, core.Submit)
+        together.append([each.id for each in submit.deliveries])
+        transfers.submitted(number, f"task-{number}", 8.0)
+    assert together == [["1", "3"], ["2"]]
+    transfers.looked(2, Progress("SUCCEEDED"), 9.0)
+    transfers.looked(3, Progress("FAILED", fault="PERMISSION_DENIED", details="/locked/b"), 9.0)
+    assert states(transfers) == ["succeeded", "failed", "succeeded"]
+
+
+def test_what_starts_anew_apart_can_be_cancelled_and_a_new_daemon_ends_the_task_too() -> None:
+    transfers = submitted(elsewhere(1, "/in/a"), elsewhere(2, "/locked/b"))
+    transfers.looked(1, Progress("ACTIVE", fault="PERMISSION_DENIED"), 6.0)
+    transfers.cancel("1", 6.0)
+    again = Transfers(LIMITS, transfers.deliveries())
+    assert again.tick(7.0) == [core.Cancel(1, "ann", "task")]
+    again.cancelled(1, 7.0)
+    again.looked(1, Progress("FAILED", cancelled=True), 8.0)
+    assert states(again) == ["cancelled", "waiting"]
+
+
+def test_somebody_else_s_cancelling_is_no_refusal() -> None:
+    transfers = submitted(delivery(1))
+    transfers.looked(1, Progress("FAILED", fault="PERMISSION_DENIED", cancelled=True), 6.0)
+    assert states(transfers) == ["cancelled"]
 
 
 def test_a_fault_that_goes_away_is_forgiven() -> None:
@@ -153,6 +215,8 @@ def test_an_offline_laptop_is_waited_for_and_said() -> None:
         transfers.looked(1, Progress("ACTIVE", fault="GC_NOT_CONNECTED", details="gc not connected"), now)
     assert states(transfers) == ["active"]
     assert transfers.deliveries()[0].why == "GC_NOT_CONNECTED: gc not connected"
+    transfers.looked(1, Progress("ACTIVE", fault="GC_NOT_CONNECTED", until_s=4000.0), 1000.0)
+    assert transfers.until("1") == 4000.0, "as Globus says"
 
 
 def test_expired_credentials_wait_for_a_login_and_go_on_after_it() -> None:

@@ -39,6 +39,7 @@ VERBS = {
     "down": (admin.Down, admin.GoingDown),
     "delivered": (admin.Delivered, admin.Noted),
     "deliver": (admin.Deliver, admin.TransferList),
+    "destination": (admin.AskDestination, admin.Destination),
     "transfers": (admin.AskTransfers, admin.TransferList),
     "https": (admin.AskHttps, admin.ByHttps),
     "cancel-transfer": (admin.CancelTransfer, admin.TransferList),
