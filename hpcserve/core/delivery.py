@@ -86,10 +86,11 @@ class Trouble(NamedTuple):
     """Why a step did not succeed.
 
     ``again``: it may go well later. ``login``: when its owner has logged in (again); ``detail`` says how, as in
-    :class:`hpcserve.errors.LoginRequired`. ``stale``: its submission id is not good any more. ``fatal``: never.
+    :class:`hpcserve.errors.LoginRequired`. ``stale``: its submission id is not good any more. ``gone``: Globus knows no
+    such task. ``fatal``: never.
     """
 
-    kind: Literal["again", "login", "stale", "fatal"]
+    kind: Literal["again", "login", "stale", "gone", "fatal"]
     why: str
     retry_after_s: float = 0.0
     detail: dict[str, Any] | None = None

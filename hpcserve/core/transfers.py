@@ -46,6 +46,9 @@ from hpcserve.core.faults import AT_ONCE, IN_TIME
 from hpcserve.errors import NotFound, TransferFailed
 
 BY_OWNER = "cancelled by its owner"
+REFUSED = ("fatal", "gone")
+GONE_S = 15.0
+"""A task that is to be cancelled and that Globus does not know for so long has ended."""
 APART = "one that travels with it is refused; it starts anew without those for other directories"
 
 
@@ -369,7 +372,7 @@ class Transfers:
         shipment.unsure = shipment.unsure or (bool(shipment.submission) and trouble.kind == "again")
         if trouble.kind == "login" and not shipment.task:
             shipment.bad_since = None  # that is an answer: what goes wrong after the login has only begun
-        elif shipment.bad_since is None and (not shipment.task or trouble.kind == "fatal"):
+        elif shipment.bad_since is None and (not shipment.task or trouble.kind in REFUSED):
             shipment.bad_since = now
         self._pause(shipment, now, trouble.retry_after_s)
         if shipment.task:
@@ -379,7 +382,10 @@ class Transfers:
 
     def _task_failed(self, number: int, trouble: Trouble, now: float) -> list[Action]:
         shipment = self._shipments[number]
-        if (trouble.kind == "fatal" and self._is_too_long(shipment, now)) or self._has_ended(shipment, now):
+        since = now if shipment.bad_since is None else shipment.bad_since
+        if trouble.kind == "gone" and self._wants_cancel(shipment) and now - since >= GONE_S:
+            return self._over(number, Progress("FAILED", details=trouble.why, cancelled=True), now)
+        if (trouble.kind in REFUSED and self._is_too_long(shipment, now)) or self._has_ended(shipment, now):
             return self._end(number, "failed", trouble.why, now)
         return self._wait(shipment, trouble)
 

@@ -170,13 +170,24 @@ class GlobusTransfer(_Speaker):
 
     def look(self, task: str) -> Progress:
         """What Globus says of a task."""
-        with self._troubles():
+        with self._troubles_of_task():
             return progress_of(self._client.get_task(task).data)
 
     def cancel(self, task: str) -> None:
         """Ends a task; one that has ended stays as it is."""
-        with self._troubles():
+        with self._troubles_of_task():
             self._client.cancel_task(task)
+
+    @contextmanager
+    def _troubles_of_task(self) -> Iterator[None]:
+        """The same for a task that Globus may not know any more."""
+        with self._troubles():
+            try:
+                yield
+            except self._sdk.TransferAPIError as error:
+                if error.http_status == 404 and error.code in _NOTHING_THERE:
+                    raise StepFailed(Trouble("gone", f"{self._trouble(error).why}: it knows no such task")) from error
+                raise
 
 
 class GlobusCollections(_Speaker):

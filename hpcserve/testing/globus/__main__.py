@@ -2,7 +2,7 @@
 
 It prints ``export`` lines for the programs that are to use it. In the directory it leaves ``site.toml``, a site file
 for a daemon that uses it, the client secret that this names, and the files of two collections: a facility's and a
-laptop's. Started there again, it has the same ids, and if it is free the same port.
+laptop's. Started there again, it has the same ids, if it is free the same port, and goes on with its transfers.
 """
 
 from __future__ import annotations

@@ -19,8 +19,9 @@ from hpcserve.testing.globus.collections import Kind
 from hpcserve.testing.globus.loopback import LoopbackGlobus
 from hpcserve.testing.globus.movers import Mover
 from hpcserve.testing.globus.records import GROUPS_VIEW, TRANSFER_ALL, Dependent
+from hpcserve.testing.globus.transfer_journal import Journal
 
-IDS, SECRET, SITE_FILE, LOCK = "ids.json", "client_secret", "site.toml", "lock"
+IDS, SECRET, SITE_FILE, LOCK, TASKS = "ids.json", "client_secret", "site.toml", "lock", "tasks.json"
 NAMES = ("person", "group", "service", "native", "facility", "laptop")
 SITE = """\
 name = "loopback"
@@ -74,6 +75,7 @@ def furnished(directory: Path, mover: Mover | None = None) -> Iterator[LoopbackG
         ids, port = _ids(directory / IDS)
         with LoopbackGlobus(directory, mover, port=port) as globus:
             _furnish(globus, ids)
+            globus.transfer.queue.take_up(Journal(directory / TASKS), globus.collections.get, globus.world.people)
             _write(directory / IDS, json.dumps({**ids, "port": globus.port}, indent=2) + "\n")
             yield globus
 

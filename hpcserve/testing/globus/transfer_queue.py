@@ -10,12 +10,13 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
 
 from hpcserve.testing.globus.collections import Caller, Collection
 from hpcserve.testing.globus.movers import Mover
+from hpcserve.testing.globus.transfer_journal import Journal
 from hpcserve.testing.globus.transfer_run import DeleteRun, Fault, TransferRun
 from hpcserve.testing.globus.transfer_tasks import (
     CONNECT_FAILED,
@@ -76,6 +77,7 @@ class TransferQueue:
         self._sides: dict[str, list[Collection]] = {}
         self._threads: list[threading.Thread] = []
         self._closed = False
+        self._journal: Journal | None = None
 
     # --- what is asked of it ----------------------------------------------------------------------
 
@@ -132,10 +134,42 @@ class TransferQueue:
             )
             self._submissions[document["submission_id"]].task = task
             self._tasks[task.id], self._sides[task.id] = task, sides
-            thread = threading.Thread(target=self._run, args=(task, sides), daemon=True)
-            self._threads = [*(each for each in self._threads if each.is_alive()), thread]
-            thread.start()
+            self._note()
+            self._begin(task, sides)
             return task, True
+
+    def take_up(self, journal: Journal, side: Callable[[str], Collection | None], owners: Container[str]) -> None:
+        """Go on with the tasks of a stand-in that was here before, and note those to come.
+
+        Args:
+            journal: Where they are noted.
+            side: Gives a collection that is here, by its id.
+            owners: Identities that are known here; others' tasks are forgotten.
+        """
+        with self._changed:
+            for task in journal.read():
+                if task.owner not in owners:
+                    continue
+                self._tasks[task.id] = task
+                self._submissions[task.document["submission_id"]] = _Submission(task.owner, task.requested, task)
+                sides = [side(each.id) for each in (task.source, task.destination) if each is not None]
+                self._sides[task.id] = [each for each in sides if each is not None]
+                if None in sides:
+                    task.fail(ENDPOINT_ERROR, "the stand-in was started again without this collection", self._clock())
+                elif task.unfinished:
+                    self._begin(task, self._sides[task.id])
+            self._journal = journal
+            self._note()
+
+    def _begin(self, task: Task, sides: list[Collection]) -> None:
+        thread = threading.Thread(target=self._run, args=(task, sides), daemon=True)
+        self._threads = [*(each for each in self._threads if each.is_alive()), thread]
+        thread.start()
+
+    def _note(self) -> None:
+        """Write the tasks down as they are; with the lock."""
+        if self._journal is not None:
+            self._journal.note(list(self._tasks.values()))
 
     def get(self, task_id: str) -> Task | None:
         """The task with this id."""
@@ -150,6 +184,7 @@ class TransferQueue:
         """End a task; False if it had ended."""
         with self._changed:
             cancelled = task.cancel(self._clock())
+            self._note()
             self._changed.notify_all()
             return cancelled
 
@@ -180,7 +215,10 @@ class TransferQueue:
             while task.unfinished:
                 self._try(task, sides, attempt)
         except _Ended:
-            return
+            pass
+        with self._changed:
+            if not self._closed:
+                self._note()
 
     def _attempt(self, task: Task, sides: list[Collection]) -> Callable[[], None]:
         owner = self._who(task.owner)

@@ -91,6 +91,20 @@ class Task:
         """Whether there is something left to come."""
         return self.status in UNFINISHED
 
+    def anew(self) -> Task:
+        """The same as it was submitted, and what happened to it."""
+        return Task(
+            id=self.id,
+            owner=self.owner,
+            document=self.document,
+            requested=self.requested,
+            deadline=self.deadline,
+            source=self.source,
+            destination=self.destination,
+            faults=self.faults,
+            events=self.events,
+        )
+
     def start(self, now: float) -> None:
         """Its turn has come, after others of its owner's."""
         if self.unfinished and self.nice == QUEUED:

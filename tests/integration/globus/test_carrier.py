@@ -202,6 +202,15 @@ def test_a_task_tells_until_when_globus_tries(transfers: Transfers) -> None:
     assert before + 3598.0 <= seen.until_s <= time.time() + 3601.0
 
 
+def test_a_task_that_globus_does_not_know_is_told(transfers: Transfers) -> None:
+    globus, task = carrier(transfers), "5f2a1c1e-0000-4000-8000-000000000000"
+    steps: list[Callable[[str], object]] = [globus.look, globus.cancel]
+    for step in steps:
+        with pytest.raises(StepFailed, match="knows no such task") as caught:
+            step(task)
+        assert caught.value.trouble.kind == "gone"
+
+
 def test_a_collection_that_is_not_there_is_fatal(transfers: Transfers) -> None:
     globus = carrier(transfers)
     nowhere = End("5f2a1c1e-0000-4000-8000-000000000000", "/a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
@@ -216,6 +217,60 @@ def test_started_again_it_is_the_same(tmp_path: Path) -> None:
         seen.append((address, files))
     assert seen[0] == seen[1]
     assert not [path for path in (tmp_path / "globus").iterdir() if path.is_file() and "PRIVATE" in path.read_text()]
+
+
+def exports_of(child: subprocess.Popen[str]) -> dict[str, str]:
+    assert child.stdout is not None
+    lines = [re.fullmatch(r"export ([A-Z_]+)=(\S+)\n", child.stdout.readline()) for _ in range(4)]
+    return {line[1]: line[2] for line in lines if line}
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_started_again_it_goes_on_with_its_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
+) -> None:
+    directory = tmp_path / "globus"
+
+    def client(process: Process) -> globus_sdk.TransferClient:
+        for name, value in process.exports.items():
+            monkeypatch.setenv(name, value)
+        asked = {"username": person, "client": process.site["globus"]["native_client_id"], "scope": TRANSFER_ALL}
+        token = process.order("tokens", asked)["access_token"]
+        return globus_sdk.TransferClient(authorizer=globus_sdk.AccessTokenAuthorizer(token))
+
+    def submit(globus: globus_sdk.TransferClient, to: str, name: str) -> str:
+        data = globus_sdk.TransferData(laptop, to, verify_checksum=True)
+        data.add_item("/a", name)
+        return str(globus.submit_transfer(data)["task_id"])
+
+    with started(directory) as child:
+        process = Process(directory, exports_of(child), child.pid)
+        person = process.site["access"]["administer"]["allow"][0].removeprefix("user:")
+        laptop = json.loads((directory / "ids.json").read_text())["laptop"]
+        root = directory / "collections" / "laptop"
+        (root / "a").write_bytes(b"contents")
+        globus = client(process)
+        done = submit(globus, laptop, "/done")
+        assert globus.task_wait(done, timeout=60, polling_interval=1)
+        other = process.order("collections", {"name": "other", "owner": person, "kind": "personal"})["id"]
+        for each in (laptop, other):
+            process.order("trouble", {"collection": each, "stalled": True})
+        under_way, homeless = submit(globus, laptop, "/b"), submit(globus, other, "/c")
+        process.close()
+        child.send_signal(how)
+        child.wait(60)
+    assert not (root / "b").exists()
+    with started(directory) as child:
+        process = Process(directory, exports_of(child), child.pid)
+        globus = client(process)
+        assert globus.get_task(done)["status"] == "SUCCEEDED"
+        assert globus.task_wait(under_way, timeout=60, polling_interval=1)
+        assert globus.get_task(under_way)["status"] == "SUCCEEDED"
+        assert (root / "b").read_bytes() == b"contents"
+        assert "without this collection" in globus.get_task(homeless)["fatal_error"]["description"]
+        process.close()
+        child.send_signal(signal.SIGINT)
+        assert child.wait(60) == 0
 
 
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:

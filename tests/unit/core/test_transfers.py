@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hpcserve.core import delivery as core
 from hpcserve.core.delivery import Delivery, End, Limits, Progress, Trouble
 from hpcserve.core.faults import AT_ONCE
-from hpcserve.core.transfers import APART, Transfers
+from hpcserve.core.transfers import APART, GONE_S, Transfers
 from hpcserve.errors import NotFound, TransferFailed
 
 LIMITS = Limits(tasks_per_owner=2, batch_files=3, batch_wait_s=1.0, faults_s=100.0, give_up_s=1000.0, deadline_s=500.0)
@@ -330,6 +330,27 @@ def test_one_refusal_to_tell_of_a_task_does_not_end_it() -> None:
         assert states(transfers) == ["active"]
     transfers.failed(1, Trouble("fatal", "HTTP 404"), 106.0)
     assert (states(transfers), transfers.deliveries()[0].why) == (["failed"], "HTTP 404")
+
+
+def test_what_is_to_be_cancelled_ends_soon_when_globus_does_not_know_it() -> None:
+    transfers = submitted(delivery(1), delivery(2))
+    transfers.cancel("1", 6.0)
+    transfers.tick(6.0)
+    gone = Trouble("gone", "HTTP 404")
+    for now in (6.0, 6.0 + GONE_S - 0.1):  # it may have been submitted a moment ago
+        transfers.failed(1, gone, now)
+        assert states(transfers) == ["cancelling", "active"]
+    transfers.failed(1, gone, 6.0 + GONE_S)
+    assert states(transfers) == ["cancelled", "waiting"]
+
+
+def test_a_task_that_globus_does_not_know_is_borne_for_a_time_that_is_told() -> None:
+    transfers = submitted(delivery(1))
+    transfers.failed(1, Trouble("gone", "HTTP 404: it knows no such task"), 6.0)
+    assert (states(transfers), transfers.until("1")) == (["active"], 106.0)
+    assert transfers.deliveries()[0].why == "HTTP 404: it knows no such task"
+    transfers.failed(1, Trouble("gone", "HTTP 404: it knows no such task"), 106.0)
+    assert states(transfers) == ["failed"]
 
 
 def test_one_that_was_asked_for_long_ago_takes_no_other_with_it() -> None:
