@@ -20,6 +20,8 @@ from hpcserve.auth.private import private_directory, read_private, replace, stor
 from hpcserve.errors import ConfigError
 
 DIRECTORY = "logins"
+LENT = "lent"
+"""The file that is there when a service may keep a login of the user's until a result has arrived."""
 SOON_S = 60.0
 """A token that ends sooner than that is not begun with."""
 
@@ -144,6 +146,29 @@ def save_renewed(kept: Kept, before: Kept) -> bool:
         return False
     save(kept)
     return True
+
+
+def note_lent() -> None:
+    """Some service may keep a login from now on: whoever logs out is told.
+
+    Raises:
+        StorageFull: The disk is full.
+        ConfigError: It cannot be written.
+    """
+    private_directory(config.home())
+    private_directory(directory())
+    replace(directory() / LENT, b"")
+
+
+def forget_lent() -> bool:
+    """Whether some service may have kept a login since this was asked last.
+
+    Raises:
+        ConfigError: The file cannot be removed.
+    """
+    lent = (directory() / LENT).exists()
+    remove(directory() / LENT)
+    return lent
 
 
 def remove(path: Path) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hpcserve import config
+from hpcserve.auth.private import private_directory
 from hpcserve.cluster.plugins import open_scheduler
 from hpcserve.daemon.controller.job import service_tag
 
@@ -59,7 +60,7 @@ def moved_in(site: str | None) -> Iterator[Path]:
     place = None
     if site is not None:
         place = config.load_site(site).shared_dir
-        place.mkdir(parents=True, exist_ok=True)
+        private_directory(place, secret=False)
     with tempfile.TemporaryDirectory(prefix="hpcserve-demo-", dir=place, ignore_cleanup_errors=True) as directory:
         home = Path(directory)
         _furnish(home, site)

@@ -20,6 +20,7 @@ def command(
     ] = False,
 ) -> None:
     """Revoke a login's tokens, and forget them."""
+    from hpcserve.auth.tokens import forget_lent
     from hpcserve.client.login import log_out_everywhere, log_out_of
     from hpcserve.client.services import find_service
     from hpcserve.errors import ServiceUnavailable
@@ -37,7 +38,7 @@ def command(
             )
     many = len(ended)
     typer.echo("you are logged out" if many == 1 else f"{many} logins are ended" if many else "nobody was logged in")
-    if many:
+    if forget_lent() and many:
         note(
             "where a result of yours was to travel with --keep-login, its service keeps a login until all have arrived"
         )

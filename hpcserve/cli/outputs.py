@@ -78,12 +78,15 @@ def write_hdf5(outputs: Outputs, output: str) -> None:
 
 
 def show_staged(outputs: Outputs) -> None:
-    """Shows where a result is, and what. One that has come here goes when the command ends."""
+    """Shows where a result is on the site, and what. What came here of it goes when the command ends."""
     told = {name: f"{value.dtype}{list(value.shape)}" for name, value in outputs.items()}
     file = outputs.staged
-    place = None if file is None or file.own else str(file.path)
+    place = None if file is None else file.site_path if file.own else str(file.path)
     if file is not None and file.own:
-        note("the result came by HTTPS and is in no file that stays; to have it in one: --output FILE.h5")
+        note(
+            "the result came by HTTPS: its file is on the site for a time, where this machine does not see it; to have "
+            "it in one here: --output FILE.h5"
+        )
     typer.echo(json.dumps({"staged": place, "outputs": told}, ensure_ascii=False))
 
 

@@ -9,20 +9,24 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from hpcserve.auth.tokens import note_lent
 from hpcserve.client.arguments import FOREVER
 from hpcserve.core.delivery import ENDED, End
 from hpcserve.core.destinations import destination
 from hpcserve.errors import (
     Cancelled,
+    ConfigError,
     DeadlineExceeded,
     HpcserveError,
     LoginRequired,
     Overloaded,
     ServiceUnavailable,
+    StorageFull,
     TransferFailed,
 )
 from hpcserve.wire import messages as wire
@@ -124,6 +128,9 @@ class Sending:
         destination(to, "checked")
         self._to = to
         self._keep_login = keep_login
+        if keep_login:
+            with suppress(ConfigError, StorageFull):  # nothing but a hint when one logs out depends on it
+                note_lent()
         self._seen = seen
 
     def journey(self, result: wire.Result, seen: Callable[[Transfer], None] | None = None) -> Journey:

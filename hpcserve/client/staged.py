@@ -53,6 +53,7 @@ class StagedFile:
 
     Attributes:
         path: Where it is seen here.
+        site_path: Where it is on the site, as long as it is kept there.
         size_bytes: Its size.
         own: It came here for its caller alone, and goes when nobody has it, or an array in it, any more.
     """
@@ -62,6 +63,7 @@ class StagedFile:
         self.own = own
         if own:
             weakref.finalize(self, _remove, path, os.getpid())
+        self.site_path = staged.path
         self.size_bytes = staged.size_bytes
         self._staged = staged
         self._delivered = delivered

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from zipfile import ZipFile
 
+from hpcserve.cluster import directories
 from hpcserve.cluster.packages import downloading, gathering, requirements, runtime_dir
 from hpcserve.errors import ConfigError
 
@@ -162,7 +163,7 @@ def _unpack_data(wheel: Path, target: Path) -> None:
 def _scratch(beside: Path) -> Iterator[Path]:
     """A directory on the same file system, removed afterwards."""
     try:
-        beside.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directories.make(beside)
         scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=beside))
     except OSError as error:
         raise ConfigError(f"cannot write to {beside}: {error}") from error

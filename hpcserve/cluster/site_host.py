@@ -13,7 +13,7 @@ from typing import Any
 
 import zmq
 
-from hpcserve.cluster import interfaces
+from hpcserve.cluster import directories, interfaces
 from hpcserve.cluster.finding import Finding
 from hpcserve.config import MIB, Mpi, Site
 from hpcserve.errors import ConfigError
@@ -181,9 +181,7 @@ def shared_dir(site: Site) -> Finding:
     """Whether files can be written there, and how many; makes it where it is missing, as the daemon would."""
     place = site.shared_dir
     try:
-        # With parents=True these would be open to others, and no daemon would start in them.
-        for missing in reversed([each for each in (place, *place.parents) if not each.exists()]):
-            missing.mkdir(mode=0o700, exist_ok=True)
+        directories.make(place)
         free_bytes = _free_bytes(place)
     except OSError as error:
         return Finding("shared_dir", "failed", f"cannot write to {place}: {error}; set shared_dir to another place")

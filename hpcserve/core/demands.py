@@ -11,6 +11,7 @@ Source: https://globus-sdk-python.readthedocs.io/en/stable/authorization/gare.ht
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -92,6 +93,22 @@ class Demand(msgspec.Struct, frozen=True):
 
 def _joined(old: list[str] | None, new: list[str] | None) -> list[str] | None:
     return list(dict.fromkeys((old or []) + (new or []))) or None
+
+
+def together(wanted: Sequence[LoginRequired]) -> LoginRequired:
+    """One login in place of several that a service needs, of which each lacks something else: all consents at once.
+
+    What the first says in other respects counts.
+    """
+    first = wanted[0]
+    parameters = [each.detail.get("authorization_parameters", {}) for each in wanted if each.detail]
+    if len(parameters) < 2:
+        return first
+    scopes = dict.fromkeys(scope for each in parameters for scope in each.get("required_scopes") or ())
+    why = dict.fromkeys(each["session_message"] for each in parameters if each.get("session_message"))
+    more = {"required_scopes": list(scopes), "session_message": "; ".join(why)}
+    joint = {name: value for each in reversed(parameters) for name, value in each.items()} | more
+    return LoginRequired(first.message, detail={**first.detail, "authorization_parameters": joint})
 
 
 def demand_of(refused: LoginRequired) -> Demand:

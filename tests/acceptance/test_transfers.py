@@ -225,6 +225,9 @@ def test_a_delivery_outlives_its_client_and_the_controller(lab: Lab) -> None:
     until(lambda: lab.transfers()[0]["state"] == "succeeded", 90.0)
     assert len(lab.arrived()) == lab.tasks() == 1
     until(lambda: lab.kept_logins() == 0, PATIENCE_S)
+    assert b"with --keep-login" in lab.ada.run("logout").stderr
+    lab.login()
+    assert b"--keep-login" not in lab.ada.run("logout").stderr, "since then none was kept"
 
 
 SCRIPT = """
@@ -395,7 +398,7 @@ def test_a_large_result_comes_by_the_nearest_way_that_there_is(lab: Lab) -> None
     said = lab.ada.fails(4, "--service", "afar", *lab.run, "--output", output)
     assert "was to come by HTTPS" in said
     with Typist(lab.ada, lab.globus.ca, "--service", "afar", *lab.run, "--output", output) as typist:
-        typist.logs_in().logs_in().ends()  # to fetch files for her, and to let her in on the collection
+        typist.logs_in().ends()  # once, to fetch files for her and to let her in on the collection
     assert np.array_equal(np.load(output), X)
     with as_ada(lab):
         asyncio.run(from_afar(lab))
@@ -408,12 +411,14 @@ def test_who_has_no_terminal_consents_at_another_and_fetches(lab: Lab) -> None:
     call = ("--service", "afar", *lab.run, "--reply", "staged", "--output", output)
     assert "log in: hpcserve transfers --login" in lab.ada.fails(4, *call)
     with Typist(lab.ada, lab.globus.ca, "--service", "afar", "transfers", "--login") as typist:
-        typist.logs_in().logs_in().ends()
+        typist.logs_in().ends()  # both consents at once
     lab.ada.ok(*call)
     with h5py.File(output) as file:
         assert np.array_equal(file["x"][()], X)
     shown = lab.ada.run(*call[:-2])
-    assert json.loads(shown.stdout) == {"staged": None, "outputs": {"x": "float32[100000]"}}
+    told = json.loads(shown.stdout)
+    assert told["outputs"] == {"x": "float32[100000]"}
+    assert Path(told["staged"]).is_relative_to(lab.facility.root), "where it is on the site"
     assert b"--output FILE.h5" in shown.stderr
     with Typist(lab.ada, lab.globus.ca, "--service", "afar", "transfers", "--login") as typist:
         typist.ends()

@@ -18,6 +18,7 @@ from hpcserve.auth.sealed import Seal
 from hpcserve.config import Site
 from hpcserve.core.access import Decision
 from hpcserve.core.delivery import Delivery, End, Limits
+from hpcserve.core.demands import together
 from hpcserve.core.destinations import destination, uri_of
 from hpcserve.core.sitepaths import Collection, globus_uri
 from hpcserve.core.spelling import shortened
@@ -167,7 +168,10 @@ class Transferring:
                 f"staging.https_limit_bytes ({self._https_limit}); have it brought to a collection"
             )
         end = destination(source, "")
-        grant = await service.wallet.https(owner, end.collection, data_access=self._is_mapped(end.collection))
+        try:
+            grant = await service.wallet.https(owner, end.collection, data_access=self._is_mapped(end.collection))
+        except LoginRequired as error:
+            raise together(await self._missing(service, owner, [end.collection]) or [error]) from error
         by = asking.asker.session
         service.doors.fetching(owner, arguments.path, by)
         try:
@@ -192,11 +196,24 @@ class Transferring:
 
     async def _consents(self, service: Service, owner: str) -> verbs.ByHttps:
         """Whether the login of a caller's does to bring results: if not, the error says which one would."""
-        await service.wallet.token(owner)
-        for each in self._collections:
-            if each.https:
-                await service.wallet.https(owner, each.id, data_access=self._is_mapped(each.id))
+        missing = await self._missing(service, owner, [each.id for each in self._collections if each.https])
+        if missing:
+            raise together(missing)
         return verbs.ByHttps(url="", token="", expires_in_s=0.0)
+
+    async def _missing(self, service: Service, owner: str, collections: Sequence[str]) -> list[LoginRequired]:
+        """What logins are missing, to transfer and to fetch files of these collections: a person is asked once."""
+        missing = []
+        try:
+            await service.wallet.token(owner)
+        except LoginRequired as error:
+            missing.append(error)
+        for each in collections:
+            try:
+                await service.wallet.https(owner, each, data_access=self._is_mapped(each))
+            except LoginRequired as error:
+                missing.append(error)
+        return missing
 
     def _is_mapped(self, collection: str) -> bool:
         return any(each.id == collection and each.kind == "mapped" for each in self._collections)

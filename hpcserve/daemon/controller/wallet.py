@@ -64,9 +64,11 @@ class Wallet:
         self._storage = storage
         self._ask = ask
         self._purses: dict[str, _Purse] = {}
+        self._opened_at = float("-inf")
 
     async def open(self) -> None:
-        """Takes up what is kept, and who agreed to that."""
+        """Takes up what is kept, and who agreed to that. Those who are in are not known yet: their clients come."""
+        self._opened_at = time.monotonic()
         for row in await self._storage.do(kept_logins):
             self._purses[row.owner] = _Purse(kept=row.sealed, offline=True)
 
@@ -171,6 +173,8 @@ class Wallet:
             return await self._dependent(purse, known)
         if time.monotonic() - purse.in_at < RENEWED_S:
             raise ServiceUnavailable("the login is being renewed", retry_after_s=1.0)
+        if time.monotonic() - self._opened_at < RENEWED_S:
+            raise ServiceUnavailable("the service has just started, and waits for your client", retry_after_s=1.0)
         raise self._grants.login_required("nobody is logged in on whose behalf files could be transferred", [])
 
     async def _dependent(self, purse: _Purse, known: str) -> Grant:

@@ -238,6 +238,22 @@ async def test_no_login_is_asked_for_while_one_is_renewed(transfers: Transfers, 
 
 
 @in_a_loop
+async def test_a_service_that_has_just_started_asks_nobody_to_log_in_who_comes_by_himself(
+    transfers: Transfers, rules: Rules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Service(tmp_path, rules, "") as service:
+        await service.deliveries.ask([delivery(transfers, "a.h5")])
+        await service.until(lambda: service.deliveries.book.deliveries()[0].why)
+        assert "has just started" in service.deliveries.book.deliveries()[0].why
+        assert service.deliveries.book.login("id-a.h5") is None
+        monkeypatch.setattr("hpcserve.daemon.controller.wallet.RENEWED_S", 0.0)
+        await service.until(lambda: service.deliveries.book.login("id-a.h5"))
+        assert "nobody is logged in" in service.deliveries.book.deliveries()[0].why
+        service.log_in(token(transfers))
+        assert states(await service.ended()) == ["succeeded"]
+
+
+@in_a_loop
 async def test_a_token_that_ends_on_its_way_to_auth_is_no_reason_for_a_login(
     transfers: Transfers, rules: Rules, tmp_path: Path
 ) -> None:

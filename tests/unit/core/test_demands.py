@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcserve.core.claims import Rules, login_required
-from hpcserve.core.demands import demand_of
+from hpcserve.core.demands import demand_of, together
 from hpcserve.errors import AuthenticationError, LoginRequired
 
 SERVICE, NATIVE = "11111111-2222-3333-4444-555555555555", "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"
@@ -85,6 +85,17 @@ def test_what_a_service_must_not_have_is_refused(refused: LoginRequired) -> None
 
 def test_a_prompt_that_globus_does_not_know_is_left_out() -> None:
     assert demand_of(asked(prompt="consent")).authorization_parameters.prompt is None
+
+
+def test_several_missing_consents_are_asked_for_at_once() -> None:
+    own = demand_of(asked()).scope
+    one = asked(required_scopes=[f"{own}[a]"], session_message="no transfers")
+    other = asked(required_scopes=[f"{own}[b]", f"{own}[a]"], session_message="no files", prompt="login")
+    wanted = demand_of(together([one, other])).authorization_parameters
+    assert wanted.required_scopes == [f"{own}[a]", f"{own}[b]"]
+    assert (wanted.session_message, wanted.prompt) == ("no transfers; no files", "login")
+    assert together([one, other]).message == one.message
+    assert together([other]) is other
 
 
 def test_what_was_asked_for_before_stays_asked_for() -> None:
