@@ -113,7 +113,7 @@ class Keeper:
             away_s = (AWAY_WAITED_S if self._engine.waiting else AWAY_IDLE_S) - since_s
             # Never in line for the role: it would be handed over at each pause of a caller that reads in a loop.
             # Nor before a caller that has asked for it and was not woken yet, which takes long on a busy machine.
-            if self._shared.role.locked() or self._shared.asking.locked():
+            if self._shared.reader or self._shared.asker:
                 time.sleep(AWAY_IDLE_S)  # each look costs the caller that reads
             elif away_s > 0 or not self._shared.role.acquire(blocking=False):
                 time.sleep(max(away_s, AWAY_WAITED_S))

@@ -5,6 +5,10 @@ to another, which would cost more than the message itself. One thread at a time 
 others that wait are woken by it. A background thread, the keeper, has the role when nobody waits (see
 :mod:`hpcserve.client.keeper`), and a caller that finds it reading asks it to step aside.
 
+A Ctrl-C may come wherever Python calls something, also between a lock that is had and the ``try`` that would let go
+of it. So those that a waiting caller takes know whose they are: it lets go of what is its own, in whatever way it
+leaves. What does that stands in line, in one function, since a call of ours could be cut short before its first line.
+
 The socket's descriptor is edge-triggered, and any use of the socket may swallow an edge. So whoever sends
 while another thread reads looks for what has arrived before it lets go of the lock.
 """
@@ -37,6 +41,7 @@ class SharedEngine:
         engine: What is shared; touched with the ``lock`` held.
         role: Held by the one thread that reads.
         asking: Held by the one caller that asks the keeper for the role.
+        asker: The thread that has asked the keeper for the role; 0: none.
         keeper_reads: Whether it is the keeper that reads.
         keeper_rests: Whether it sleeps without an end, because nothing is waited for.
         reader: The thread that has the reading role; 0: none.
@@ -49,8 +54,9 @@ class SharedEngine:
     def __init__(self) -> None:
         self.engine = Engine()
         self.lock = threading.Lock()
-        self.role = threading.Lock()
-        self.asking = threading.Lock()
+        self.role = threading.RLock()
+        self.asking = threading.RLock()
+        self.asker = 0
         self.keeper_reads = False
         self.keeper_rests = False
         self.reader = 0
@@ -64,6 +70,7 @@ class SharedEngine:
         self._can_wake = True
         self._waking = threading.RLock()  # what the collector closes during a nudge may nudge, too
         self._forked = False
+        self._descriptors = [self.wake_read, self._wake_write]
         self._unwanted: deque[Counter] = deque()
 
     # --- calls ----------------------------------------------------------------------------------------
@@ -186,31 +193,31 @@ class SharedEngine:
             self.engine.lost()
         with self._waking:
             self._can_wake = False
-            os.close(self.wake_read)
-            os.close(self._wake_write)
+            while self._descriptors:  # each once, if a Ctrl-C comes meanwhile and this is called again
+                os.close(self._descriptors.pop())
 
     def forked(self) -> None:
         """In a forked child: closed from now on. See :mod:`hpcserve.client.forks`."""
-        self.lock, self.role, self.asking = threading.Lock(), threading.Lock(), threading.Lock()
+        self.lock, self.role, self.asking = threading.Lock(), threading.RLock(), threading.RLock()
         self._waking = threading.RLock()
         if self.closed:
             return  # its descriptors may be others by now
         self._forked = self.closed = True
         self._can_wake = False
         self.wanted = threading.Event()
-        self.reader, self.keeper_reads = 0, False
+        self.reader, self.asker, self.keeper_reads = 0, 0, False
         self.engine.finished.clear()
         self._unwanted.clear()
         forks.keep(self.engine.connection)
         self.engine.connection = None
-        os.close(self.wake_read)
-        os.close(self._wake_write)
+        while self._descriptors:
+            os.close(self._descriptors.pop())
 
     # --- reading --------------------------------------------------------------------------------------
 
     def _look_for_reader(self) -> None:
         """After a send, with the lock: what the sleeping reader would not wake for. A new one looks first."""
-        if self.role.locked():
+        if self.reader:
             while self.engine.drain():
                 pass
             if self.engine.connection is None:
@@ -222,23 +229,35 @@ class SharedEngine:
         while not call.done and (left := until - time.monotonic()) > 0:
             if self.reader == threading.get_ident():
                 self._read(call, until)  # a callback of a call that this thread has read waits for another one
-            elif self.engine.connection is not None and self._take_role(call):
-                self.reader = threading.get_ident()
-                try:
-                    self._read(call, until)
-                finally:
-                    self.reader = 0
-                    self.last_read = time.monotonic()
-                    self.role.release()
-                    if self.engine.connection is None:
-                        self.wanted.set()  # the keeper sleeps on this only while there is no connection
-            else:
+            elif self.engine.connection is None or not self._read_in_turn(call, until):
                 self._wait_for_reader(call, left)
         if not call.done and timeout is None:
             with self.lock:
                 self.engine.expire()
                 self._look_for_reader()
             self.resolve()
+
+    def _read_in_turn(self, call: Pending, until: float) -> bool:
+        """Reads as :meth:`_read`, if this thread may; whether it might."""
+        me, was_ours = threading.get_ident(), True
+        try:
+            if not self._take_role(call):
+                return False
+            self.reader = me
+            self._read(call, until)
+            return True
+        finally:
+            try:
+                if self.reader == me:
+                    self.reader = 0
+                    self.last_read = time.monotonic()
+            finally:
+                try:
+                    self.role.release()
+                except RuntimeError:
+                    was_ours = False
+            if was_ours and self.engine.connection is None:
+                self.wanted.set()  # the keeper sleeps on this only while there is no connection
 
     def _wait_for_reader(self, call: Pending, left: float) -> None:
         """Another thread reads, or there is no connection: sleeps until that changes."""
@@ -254,16 +273,25 @@ class SharedEngine:
         """Whether this thread may read now; the keeper is asked to step aside, another caller is not."""
         if self.role.acquire(blocking=False):
             return True
-        if not self.keeper_reads or not self.asking.acquire(blocking=False):
+        if not self.keeper_reads:
             return False
+        me = threading.get_ident()
         try:
+            if not self.asking.acquire(blocking=False):
+                return False
+            self.asker = me
             while self.keeper_reads and not call.done:
                 self.nudge()
                 if self.role.acquire(timeout=STEP_ASIDE_S):
                     return True
             return self.role.acquire(blocking=False)
         finally:
-            self.asking.release()
+            if self.asker == me:
+                self.asker = 0
+            try:
+                self.asking.release()
+            except RuntimeError:
+                me = 0  # another one asks
 
     def _read(self, call: Pending, until: float) -> None:
         """Reads until the call is answered, the time is over or the connection lost. Has the role."""

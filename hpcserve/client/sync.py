@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from functools import partial
@@ -72,6 +73,7 @@ class Client:
         self.timeout_s = timeout_s
         self._way = way_to(find_service(service_named(service)))
         self._login = Login(asks)
+        self._process, self._cut_short = os.getpid(), False
         keys = client_keys()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._shared = SharedEngine()
@@ -277,16 +279,22 @@ class Client:
 
     def close(self) -> None:
         """Ends the session; calls without an answer fail with Cancelled at once. May be called twice."""
-        if self._shared.closed:  # in a forked child, too, where nobody lets go of locks
+        goes_on = self._cut_short and os.getpid() == self._process
+        if self._shared.closed and not goes_on:  # in a forked child, too, where nobody lets go of locks
             return
-        self._landing.close()
-        if not self._shared.close():
-            return
-        self._way.interrupt()
-        self._login.interrupt()
-        self._keeper.join()
-        atexit.unregister(self.close)
-        self._release()
+        try:
+            self._landing.close()
+            if not self._shared.close() and not goes_on:
+                return
+            self._way.interrupt()
+            self._login.interrupt()
+            self._keeper.join()
+            self._release()
+            self._cut_short = False
+            atexit.unregister(self.close)
+        except BaseException:  # Ctrl-C: who closes it again goes on, the interpreter at its end for one
+            self._cut_short = True
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import select
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+import zmq
 
 from hpcserve.client import Client
 from hpcserve.client.call import Inference, Pending
+from hpcserve.client.landing import Landing
+from hpcserve.client.login import Login
 from hpcserve.client.shared import SharedEngine
 from hpcserve.types import Counter
 
@@ -62,6 +67,7 @@ def test_what_comes_after_the_end_writes_to_no_descriptor_of_others(
 ) -> None:
     monkeypatch.undo()
     with shared.role:  # another thread is still inside its poll
+        shared.reader = 1
         shared.close()
         shared.release()
         pipes = [os.pipe() for _ in range(4)]  # these have its descriptors' numbers now
@@ -69,6 +75,7 @@ def test_what_comes_after_the_end_writes_to_no_descriptor_of_others(
             late(shared)
             assert not select.select([read for read, _ in pipes], [], [], 0)[0]
         finally:
+            shared.reader = 0
             for each in pipes:
                 os.close(each[0])
                 os.close(each[1])
@@ -153,3 +160,117 @@ def test_what_is_collected_within_a_nudge_waits_for_nothing(shared: SharedEngine
     if is_stuck:
         shared.lock, shared.wanted, shared._waking = threading.Lock(), threading.Event(), threading.RLock()
     assert not is_stuck
+
+
+class CutShort:
+    """A lock whose caller is interrupted when it has just been had: a Ctrl-C comes after such a call, too."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._was = False
+
+    def acquire(self, *, blocking: bool = True, timeout: float = -1) -> bool:
+        taken = self._lock.acquire(blocking, timeout)
+        if taken and not self._was:
+            self._was = True
+            raise KeyboardInterrupt
+        return taken
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def is_free(lock: Any) -> bool:
+    """Whether another thread could have it."""
+    had: list[bool] = []
+
+    def have() -> None:
+        had.append(lock.acquire(blocking=False))
+        if had[0]:
+            lock.release()
+
+    thread = threading.Thread(target=have)
+    thread.start()
+    thread.join(10)
+    return had == [True]
+
+
+@pytest.mark.parametrize("where", ["as it is had", "as it reads", "as it is given back", "as it is asked for"])
+def test_a_ctrl_c_leaves_the_role_to_others(shared: SharedEngine, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def read(*_: object) -> None:
+        if where == "as it reads":
+            interrupt()
+        monkeypatch.setattr("hpcserve.client.shared.time.monotonic", interrupt)
+
+    monkeypatch.setattr(shared, "_read", read)
+    monkeypatch.setattr(shared.engine, "connection", object())  # there is something to read from
+    keeper = shared.role if where == "as it is asked for" else None
+    if where == "as it is had":
+        monkeypatch.setattr(shared, "role", CutShort())
+    if keeper is not None:
+        monkeypatch.setattr(shared, "asking", CutShort())
+        shared.keeper_reads = True
+    with held_by_another(keeper), pytest.raises(KeyboardInterrupt):
+        shared.wait(call(), None)
+    role, asking = shared.role, shared.asking
+    monkeypatch.undo()
+    assert (shared.reader, shared.asker) == (0, 0)
+    assert is_free(role)
+    assert is_free(asking)
+
+
+@contextlib.contextmanager
+def held_by_another(lock: Any) -> Iterator[None]:
+    """Another thread has it meanwhile, if there is one."""
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock or contextlib.nullcontext():
+            held.set()
+            over.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(60)
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+class Once:
+    """What is interrupted the first time that it is waited for."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def join(self) -> None:
+        self.times += 1
+        if self.times == 1:
+            raise KeyboardInterrupt
+
+    def interrupt(self) -> None:
+        """Nothing waits."""
+
+    def close(self) -> None:
+        """It holds nothing."""
+
+
+def test_a_close_that_is_cut_short_goes_on_the_next_time(shared: SharedEngine) -> None:
+    client = Client.__new__(Client)  # connected to nothing
+    parts: dict[str, Any] = {"_shared": shared, "_landing": Landing(), "_login": Login(), "_way": Once()}
+    parts |= {"_context": zmq.Context(), "_keeper": Once(), "_process": os.getpid(), "_cut_short": False}
+    vars(client).update(parts)
+    with pytest.raises(KeyboardInterrupt):
+        client.close()
+    assert not parts["_context"].closed
+    for _ in range(2):
+        client.close()
+        assert parts["_context"].closed
+        assert parts["_keeper"].times == 2
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(shared.wake_read)
