@@ -8,6 +8,7 @@ import typer
 
 from hpcserve.cli.login import SERVICE
 from hpcserve.cli.options import open_client, options
+from hpcserve.core.spans import span
 
 if TYPE_CHECKING:
     from hpcserve.wire.admin import Me
@@ -53,4 +54,7 @@ def command(
 def _groups(me: Me) -> str:
     if not me.groups_count:
         return "not asked for: no rule here names one" if me.id else ""
-    return "not known" if me.groups is None else ", ".join(me.groups)
+    if me.groups is None:
+        return "not known"
+    told = ", ".join(me.groups) or "none"
+    return f"{told}; asked for once in {span(me.groups_age_s)}, and at once by: hpcserve login --force"

@@ -135,7 +135,10 @@ def check_groups(rules: Rules, groups: tuple[str, ...] | None) -> None:
         )
     if not set(groups) & set(rules.groups):
         listed = ", ".join(rules.groups)
-        raise PermissionDenied(f"you are in none of the Globus groups that may use this service ({listed}); join one")
+        raise PermissionDenied(
+            f"you are in none of the Globus groups that may use this service ({listed}); join one, then "
+            "log in anew: hpcserve login --force"
+        )
 
 
 def memberships(answer: object) -> tuple[str, ...]:

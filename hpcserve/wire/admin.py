@@ -249,7 +249,7 @@ class Me(Admin, frozen=True, kw_only=True):
     """The caller. ``groups``: None, if they cannot be asked for. ``may``: what the site's lists allow.
 
     ``account``: the one of the site that the caller's identity is mapped to, if any. ``groups_count``: whether groups
-    are asked for, which they are not while no rule names one.
+    are asked for, which they are not while no rule names one; then they are ``groups_age_s`` old at most.
     """
 
     name: str
@@ -260,6 +260,7 @@ class Me(Admin, frozen=True, kw_only=True):
     may: tuple[str, ...]
     account: str = ""
     groups_count: bool = True
+    groups_age_s: float = 0.0
 
 
 class Describe(Admin, frozen=True, kw_only=True):

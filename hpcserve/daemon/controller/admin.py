@@ -207,6 +207,7 @@ class Admin:
             may=self._controller.guard.listed(asking),
             account=identity.account,
             groups_count=self._controller.groups_count,
+            groups_age_s=self._controller.site.globus.groups_cache_s if self._controller.groups_count else 0.0,
         )
 
     async def describe(self, arguments: verbs.Describe, asking: Asking) -> verbs.Described:

@@ -197,7 +197,11 @@ def test_groups(new_house: NewHouse, setting: Setting) -> None:
     assert isinstance(house.hello(new_key_pair(), token=token_of(setting)), Welcome)
     eve = setting.world.add_person("eve@lab.example")
     token = setting.world.token_for(eve, setting.native, setting.scope).value
-    assert refused(house, token).code == "permission_denied"
+    assert "join one, then log in anew: hpcserve login --force" in refused(house, token).message
+    setting.group.members[eve.id] = "member"
+    assert refused(house, token).code == "permission_denied", "by what was asked a moment ago"
+    anew = setting.world.token_for(eve, setting.native, setting.scope).value
+    assert isinstance(house.hello(new_key_pair(), token=anew), Welcome)
 
 
 def test_groups_are_asked_for_only_while_a_rule_names_one(new_house: NewHouse, setting: Setting) -> None:
