@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 from hpcserve import examples
-from tests.acceptance.newcomer import User, user_in
+from tests.acceptance.newcomer import User, until, user_in
 from tests.acceptance.typist import Typist
 
 
@@ -27,6 +28,7 @@ class Laptop:
 
     def __init__(self, user: User, directory: Path) -> None:
         self.user, self.directory = user, directory
+        self.stand_in: subprocess.Popen[str] | None = None
         self.site = directory / "site.toml"
         self.x = directory / "x.npy"
         np.save(self.x, np.ones(3, np.float32))
@@ -41,23 +43,37 @@ class Laptop:
         with urllib.request.urlopen(url, json.dumps(values).encode(), timeout=60, context=context) as answer:
             return json.load(answer)
 
+    def transfers(self) -> str:
+        """What is said of them, whether there is an answer or not."""
+        shown = self.user.run("transfers")
+        return " ".join((shown.stdout + shown.stderr).decode().split())
+
     def types(self, *arguments: str | Path) -> None:
         with Typist(self.user, self.user.environment["GLOBUS_SDK_VERIFY_SSL"], *arguments) as typist:
             typist.logs_in().ends()
 
 
-@pytest.fixture
-def laptop(tmp_path: Path) -> Iterator[Laptop]:
-    directory = tmp_path / "loopback-globus"
+@contextlib.contextmanager
+def started(user: User, directory: Path) -> Iterator[subprocess.Popen[str]]:
+    """The stand-in of this directory, for the user's programs."""
     argv = [sys.executable, "-m", "hpcserve.testing.globus", str(directory)]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process, user_in(tmp_path / "home") as user:
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for _ in range(4):
             name, _, value = process.stdout.readline().removeprefix("export ").strip().partition("=")
             user.environment[name] = value
-        user.environment["HPCSERVE_SITE"] = str(directory / "site.toml")
-        yield Laptop(user, directory)
+        yield process
         process.send_signal(signal.SIGINT)
+
+
+@pytest.fixture
+def laptop(tmp_path: Path) -> Iterator[Laptop]:
+    directory = tmp_path / "loopback-globus"
+    with user_in(tmp_path / "home") as user, started(user, directory) as process:
+        user.environment["HPCSERVE_SITE"] = str(directory / "site.toml")
+        made = Laptop(user, directory)
+        made.stand_in = process
+        yield made
 
 
 def test_the_page_leads_to_a_result_on_the_laptop_and_a_program_gets_one_too(laptop: Laptop) -> None:
@@ -105,3 +121,26 @@ def test_where_results_cannot_travel_it_is_said_before_any_is_computed(laptop: L
     assert "this service brings no results to collections" in user.fails(7, *laptop.call)
     assert not list(Path(user.home).rglob("staged/*/*.h5")), "nothing was computed"
     user.ok("down")
+
+
+def test_a_transfer_goes_on_when_the_stand_in_is_started_again(laptop: Laptop) -> None:
+    user = laptop.user
+    user.ok("up", "--detach")
+    laptop.types("login")
+    user.ok("publish", examples.path("echo"))
+    user.ok("deploy", "echo")
+    there = json.loads((laptop.directory / "ids.json").read_text())["laptop"]
+    laptop.order("trouble", {"collection": there, "stalled": True})
+    ca = user.environment["GLOBUS_SDK_VERIFY_SSL"]
+    with Typist(user, ca, *laptop.call) as typist:
+        typist.logs_in().says("is active").interrupts().ends(130)
+    assert laptop.stand_in is not None
+    laptop.stand_in.kill()
+    laptop.stand_in.wait()
+    until(lambda: "gives no answer" in laptop.transfers(), 60.0)
+    with started(user, laptop.directory):
+        laptop.types("login", "--force")  # as it has forgotten who was logged in
+        until(lambda: "hpcserve transfers --login" in laptop.transfers(), 60.0)  # and what was consented to
+        laptop.types("transfers", "--login", "--watch")
+        assert len(list(laptop.results.iterdir())) == 1
+        user.ok("down")
