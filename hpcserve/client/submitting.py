@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -41,6 +42,7 @@ MOST_SHOWN = 10
 MOST_LOGINS = 5
 LONGEST_DEADLINE_S = 366 * 86_400.0
 FOR_TRANSFER = "this login lets hpcserve submit it for you, here"
+NO_SERVICE = ""
 
 
 class Submitter:
@@ -147,9 +149,10 @@ class Submitter:
             raise AuthenticationError("Globus wants one login after the other; try again later")
         asks = self._asks
         if self._program is not None:
-            self._login = signin.by_secret(demand, "", *self._program)
+            self._login = signin.by_secret(demand, NO_SERVICE, *self._program)
         elif asks is not None:
-            self._login = signin.log_in(demand, "", lambda address: asks.code(address, FOR_TRANSFER, ""), renews=False)
+            code = partial(asks.code, why=FOR_TRANSFER, scope="")
+            self._login = signin.log_in(demand, NO_SERVICE, code, renews=False)
 
 
 def _check(order: Submission, to: str) -> None:

@@ -145,6 +145,25 @@ def test_its_owner_submits_what_the_service_may_not(transfers: Transfers, vault:
     asyncio.run(scenario())
 
 
+def test_a_program_submits_by_its_secret(
+    transfers: Transfers, vault: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = transfers.setting.world.add_client("nightly", secret="of-nightly")
+    monkeypatch.setenv("HPCSERVE_CLIENT_ID", client.id)
+    monkeypatch.setenv("HPCSERVE_CLIENT_SECRET", "of-nightly")
+    program = transfers.setting.world.people[client.id]
+    vault.domain, vault.owner = program.domain, program.id
+
+    async def scenario() -> None:
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, program, vault)
+            submitter = Submitter(asked_by(stage, program), None, lambda _: None)
+            await asyncio.to_thread(submitter.submit, view.id, view.to)
+            await until(stage, program, lambda seen: seen.state == "succeeded")
+
+    asyncio.run(scenario())
+
+
 def test_nobody_submits_or_reports_for_another(transfers: Transfers, vault: Collection, tmp_path: Path) -> None:
     async def scenario() -> None:
         ada, bob = transfers.setting.person, transfers.setting.world.add_person("bob@lab.example")
