@@ -80,6 +80,8 @@ class Admin:
             "destination": (verbs.AskDestination, controller.transferring.destination),
             "transfers": (verbs.AskTransfers, controller.transferring.transfers),
             "https": (verbs.AskHttps, controller.transferring.https),
+            "submission": (verbs.AskSubmission, controller.transferring.submission),
+            "submitted": (verbs.Submitted, controller.transferring.submitted),
             "cancel-transfer": (verbs.CancelTransfer, controller.transferring.cancel),
         }
 

@@ -42,6 +42,8 @@ VERBS = {
     "destination": (admin.AskDestination, admin.Destination),
     "transfers": (admin.AskTransfers, admin.TransferList),
     "https": (admin.AskHttps, admin.ByHttps),
+    "submission": (admin.AskSubmission, admin.Submission),
+    "submitted": (admin.Submitted, admin.TransferList),
     "cancel-transfer": (admin.CancelTransfer, admin.TransferList),
 }
 
