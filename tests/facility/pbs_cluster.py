@@ -44,7 +44,7 @@ class PbsCluster:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.server = PbsServer(directory, nodes=NODES)
-        self.server.set(node_fail_requeue_s=12.0)
+        self.server.set(node_fail_requeue_s=8.0)
         # What /etc/profile.d/pbs.sh does for those that submit jobs from jobs.
         (self.server.home / ".bash_profile").write_text("export PATH=$PBS_EXEC/bin:$PATH\n")
         self.submit = self.server.commands / "qsub"
