@@ -81,13 +81,13 @@ def _begin(state: State, job: Job, placed: list[str]) -> None:
 
 
 def _placed(state: State, job: Job) -> list[str] | None:
-    """A virtual node for each chunk; with ``place=scatter`` another one for each."""
+    """A virtual node for each chunk; with ``place=scatter`` on another host each. Source: qsub(1B)."""
     free = _free(state)
-    scatter = job["resources"]["place"].startswith("scatter")
+    hosts = {each["name"]: each["host"] for each in state["nodes"]}
     placed: list[str] = []
     for chunk in job["chunks"]:
         for name, has in free.items():
-            if scatter and name in placed:
+            if _is_scattered(job) and hosts[name] in {hosts[each] for each in placed}:
                 continue
             if all(has[each] >= chunk.get(each, 0) for each in has):
                 placed.append(name)
@@ -96,6 +96,10 @@ def _placed(state: State, job: Job) -> list[str] | None:
         else:
             return None
     return placed
+
+
+def _is_scattered(job: Job) -> bool:
+    return str(job["resources"]["place"]).partition(":")[0] == "scatter"
 
 
 def _free(state: State) -> dict[str, dict[str, int]]:
@@ -113,9 +117,14 @@ def _free(state: State) -> dict[str, dict[str, int]]:
 
 
 def _why_not(state: State, job: Job) -> str:
-    """Only the first is recorded: what fits no empty node either is told of in PBS's own words for it."""
-    asked = sum(chunk["ncpus"] for chunk in job["chunks"])
-    total = sum(each["ncpus"] for each in state["nodes"])
-    free = sum(each["ncpus"] for each in _free(state).values())
-    amounts = f"Insufficient amount of resource: ncpus (R: {asked} A: {free} T: {total})"
-    return f"{'Can Never Run' if asked > total else 'Not Running'}: {amounts}"
+    """That processors are lacking for now is recorded; the other words are in ``job_info.cpp`` of PBS's scheduler."""
+    for resource in ("ncpus", "ngpus"):
+        asked = sum(chunk.get(resource, 0) for chunk in job["chunks"])
+        total = sum(each[resource] for each in state["nodes"])
+        free = sum(each[resource] for each in _free(state).values())
+        if asked > free:
+            amounts = f"Insufficient amount of resource: {resource} (R: {asked} A: {free} T: {total})"
+            return f"{'Can Never Run' if asked > total else 'Not Running'}: {amounts}"
+    if _is_scattered(job) and len(job["chunks"]) > len({each["host"] for each in state["nodes"]}):
+        return "Can Never Run: Not enough total nodes available"
+    return "Not Running: Not enough free nodes available"

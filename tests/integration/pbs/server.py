@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,16 +32,31 @@ class PbsServer:
         place: Its directory, which is made.
         host: What its nodes and it itself call themselves: this machine's name, where the jobs do run.
         nodes: So many virtual nodes, all of them this machine.
-        ncpus: The processors of each.
+        hosts: Names of hosts in place of this machine's, in turn. Their jobs do run here.
+        ncpus: The processors of each node.
+        gpus: The GPUs of each; there are none but by their numbers.
         user: Whose jobs they are, as PBS says it.
     """
 
-    def __init__(self, place: Path, *, host: str = "", nodes: int = 4, ncpus: int = 2, user: str = "") -> None:
+    def __init__(
+        self,
+        place: Path,
+        *,
+        host: str = "",
+        nodes: int = 4,
+        hosts: Sequence[str] = (),
+        ncpus: int = 2,
+        gpus: int = 0,
+        user: str = "",
+    ) -> None:
         self._store = Store(place)
         host = host or socket.gethostname()
-        each = {"host": host, "ncpus": ncpus, "ngpus": 0, "state": "free"}
+        called = hosts or [host]
         state = new_state(host, user)
-        self._store.create(state | {"nodes": [{"name": f"{host}[{n}]", **each} for n in range(nodes)]})
+        each = {"ncpus": ncpus, "ngpus": gpus, "state": "free"}
+        made = [(called[n % len(called)], n // len(called)) for n in range(nodes)]
+        state["nodes"] = [{"name": f"{name}[{part}]", "host": name, **each} for name, part in made]
+        self._store.create(state)
         self.commands = place / "bin"
         self.commands.mkdir()
         for command in COMMANDS.iterdir():

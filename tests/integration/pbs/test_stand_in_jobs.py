@@ -196,6 +196,39 @@ def test_an_impossible_job_is_taken_and_waits_for_ever(pbs: PbsServer) -> None:
     assert pbs.told(name)["comment"].startswith("Can Never Run: Insufficient amount of resource: ncpus")
 
 
+def test_a_job_that_is_scattered_has_each_chunk_on_another_host(new_pbs: NewServer) -> None:
+    pbs = new_pbs(nodes=4, hosts=["n1", "n2"])
+    scatter = ("-l", "place=scatter:excl")
+
+    first = pbs.reaches(pbs.submit("sleep 300", "-l", "select=2:ncpus=2", *scatter), "R")
+    assert {each.partition("/")[0] for each in first["exec_host"].split("+")} == {"n1", "n2"}
+
+    pbs.reaches(pbs.submit("sleep 300", "-l", "select=1:ncpus=2"), "R")
+    waits = pbs.submit("true", "-l", "select=2:ncpus=1", *scatter)  # two processors are left, of one host
+    assert pbs.told(waits)["comment"] == "Not Running: Not enough free nodes available"
+    never = pbs.submit("true", "-l", "select=3", *scatter)
+    assert pbs.told(never)["comment"].startswith("Not Running: Insufficient amount of resource: ncpus")
+    pbs.run("qdel", first["id"])
+    pbs.reaches(waits, "F")
+    assert pbs.told(never)["comment"] == "Can Never Run: Not enough total nodes available"
+
+
+def test_hosts_in_parts_have_room_for_one_chunk_of_what_is_scattered(new_pbs: NewServer) -> None:
+    pbs = new_pbs(nodes=2)
+    waits = pbs.submit("true", "-l", "select=2:ncpus=1", "-l", "place=scatter")
+    assert pbs.told(waits)["comment"] == "Can Never Run: Not enough total nodes available"
+
+
+def test_gpus_are_given_to_one_job_at_a_time(new_pbs: NewServer) -> None:
+    pbs = new_pbs(nodes=1, gpus=2)
+    first = pbs.submit("sleep 300", "-l", "select=1:ncpus=1:ngpus=2")
+    assert pbs.reaches(first, "R")["exec_vnode"].endswith(":ngpus=2)")
+    second = pbs.submit("true", "-l", "select=1:ncpus=1:ngpus=1")
+    assert pbs.told(second)["comment"] == "Not Running: Insufficient amount of resource: ngpus (R: 1 A: 0 T: 2)"
+    more = pbs.submit("true", "-l", "select=1:ncpus=1:ngpus=3")
+    assert pbs.told(more)["comment"].startswith("Can Never Run: Insufficient amount of resource: ngpus")
+
+
 def test_a_job_may_be_in_state_e_for_long_and_its_output_never_come(pbs: PbsServer, tmp_path: Path) -> None:
     pbs.set(exiting_s=3600.0, delivers=False)
     name = pbs.submit("echo out", *ONE, "-j", "oe", "-o", str(tmp_path / "log"))
