@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hpcserve.cli.login import SERVICE
 from hpcserve.cli.options import open_client, options
+
+if TYPE_CHECKING:
+    from hpcserve.wire.admin import Me
 
 
 def command(
@@ -36,7 +39,7 @@ def command(
         "name": me.name,
         "identity": me.id,
         "domain": me.domain,
-        "groups": "not known" if me.groups is None else ", ".join(me.groups),
+        "groups": _groups(me),
         "account": me.account,
         "key": me.key,
         "may": ", ".join(me.may) or "nothing",
@@ -45,3 +48,9 @@ def command(
     for name, value in lines.items():
         if value:
             typer.echo(f"{name:9} {value}")
+
+
+def _groups(me: Me) -> str:
+    if not me.groups_count:
+        return "not asked for: no rule here names one" if me.id else ""
+    return "not known" if me.groups is None else ", ".join(me.groups)

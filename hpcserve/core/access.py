@@ -207,7 +207,7 @@ def _administers(policy: Policy, caller: Caller) -> str | None:
 def _denied(policy: Policy, caller: Caller, listed: str) -> Decision | None:
     rules: Rules = getattr(policy, listed)
     for rule in rules.deny:
-        if caller.groups is None and rule.startswith("group:"):
+        if caller.groups is None and names_group(rule):
             reason = f"the site's [access] {listed}.deny names a group, and your groups cannot be asked for at present"
             return Decision(allowed=False, by=f"access.{listed}.deny {rule}", reason=reason)
         if _names(rule, caller) or any(_names(rule, other) for other in _others(caller)):
@@ -226,6 +226,11 @@ def _others(caller: Caller) -> Iterator[Caller]:
 
 def _match(caller: Caller, rules: Iterable[str]) -> str | None:
     return next((rule for rule in rules if _names(rule, caller)), None)
+
+
+def names_group(rule: str) -> bool:
+    """Whether a rule is about a group."""
+    return rule.startswith("group:")
 
 
 def _names(rule: str, caller: Caller) -> bool:

@@ -6,7 +6,7 @@ are over: once a period for each token, however many come with it, and in time f
 comes, those who were let in stay until the old answer's time is up, and no longer.
 
 A token that was refused is refused again for ``refused_s`` without a question. Memberships of groups have an age of
-their own.
+their own, and are asked for only while anything depends on them: that takes two of three questions of a login.
 """
 
 from __future__ import annotations
@@ -92,13 +92,13 @@ class Tokens:
     Args:
         rules: What the site demands.
         ages: How long answers count.
-        ask_groups: Whether groups are asked for at all.
+        asks_groups: Whether groups are asked for at present; may be set. While they are not, everybody is in none.
     """
 
-    def __init__(self, rules: Rules, ages: Ages, *, ask_groups: bool = True) -> None:
+    def __init__(self, rules: Rules, ages: Ages, *, asks_groups: bool = True) -> None:
         self._rules = rules
         self._ages = ages
-        self._ask_groups = ask_groups
+        self.asks_groups = asks_groups
         self._known: dict[Digest, _Known] = {}
 
     def __len__(self) -> int:
@@ -113,7 +113,9 @@ class Tokens:
             return known.refusal
         if known.person is None or now >= known.until:
             return None
-        groups = known.groups if now < known.groups_until else None
+        groups: tuple[str, ...] | None = ()
+        if self.asks_groups:
+            groups = known.groups if now < known.groups_until else None
         try:
             check_groups(self._rules, groups)
         except HpcserveError as error:
@@ -136,7 +138,7 @@ class Tokens:
     def ask(self, digest: Digest, now: float) -> Question | None:
         """The question that is to be put now; None if one is under way, or it is too early for another."""
         known = self._known.setdefault(digest, _Known())
-        question = Question(digest, now >= known.renew, self._ask_groups and now >= known.groups_renew)
+        question = Question(digest, now >= known.renew, self.asks_groups and now >= known.groups_renew)
         if known.asked_at is not None or not (question.token or question.groups):
             return None
         known.asked_at = now
@@ -191,7 +193,7 @@ class Tokens:
         until = min(known.until, known.groups_until) if self._rules.groups else known.until
         if known.asked_at is not None:
             return until
-        return min(until, known.renew, known.groups_renew if self._ask_groups else until)
+        return min(until, known.renew, known.groups_renew if self.asks_groups else until)
 
     def forget(self, kept: set[Digest], now: float) -> list[Digest]:
         """Drops, and returns, those of which nothing counts and that are not to be ``kept``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hpcserve.config import Site
-from hpcserve.core.access import Caller, Deployment, Policy, Rules, Servable
+from hpcserve.core.access import Caller, Deployment, Policy, Rules, Servable, names_group
 from hpcserve.core.sitepaths import caller_directory
 from hpcserve.wire.hub import AccessRule, Identity
 
@@ -12,6 +12,12 @@ def policy_of(site: Site) -> Policy:
     """The site's lists, with what holds where it says nothing."""
     lists = {name: Rules(each.allowed(site.auth), each.deny) for name, each in site.access.lists().items()}
     return Policy(**lists)
+
+
+def names_groups(site: Site) -> bool:
+    """Whether anything in the site file depends on who is in which group."""
+    rules = [rule for each in policy_of(site) for rule in (*each.allow, *each.deny)]
+    return bool(site.globus.groups) or any(map(names_group, rules))
 
 
 def caller_of(identity: Identity) -> Caller:

@@ -252,7 +252,8 @@ class WhoAmI(Admin, frozen=True, kw_only=True):
 class Me(Admin, frozen=True, kw_only=True):
     """The caller. ``groups``: None, if they cannot be asked for. ``may``: what the site's lists allow.
 
-    ``account``: the one of the site that the caller's identity is mapped to, if any.
+    ``account``: the one of the site that the caller's identity is mapped to, if any. ``groups_count``: whether groups
+    are asked for, which they are not while no rule names one.
     """
 
     name: str
@@ -262,6 +263,7 @@ class Me(Admin, frozen=True, kw_only=True):
     key: str
     may: tuple[str, ...]
     account: str = ""
+    groups_count: bool = True
 
 
 class Describe(Admin, frozen=True, kw_only=True):

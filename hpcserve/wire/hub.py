@@ -153,6 +153,15 @@ class PilotSecrets(Message, frozen=True, tag="pilot-secrets"):
     sha256: dict[str, str]
 
 
+class GroupsNamed(Message, frozen=True, tag="groups-named"):
+    """Whether any rule names a group, of the site's or of who sees a servable.
+
+    The broker keeps it for admission, which asks nobody's groups else.
+    """
+
+    named: bool
+
+
 # --- broker to controller ---------------------------------------------------------------------------
 
 
@@ -344,6 +353,7 @@ ToBroker = (
     | EnrolAsk
     | EnrolVerdict
     | PilotSecrets
+    | GroupsNamed
     | DecisionsNoted
     | AskToken
     | TokenIs
@@ -364,4 +374,4 @@ ToController = (
     | EnrolAsk
     | TokenIs
 )
-ToAdmission = BrokerUp | Done | EnrolVerdict | PilotSecrets | AskToken
+ToAdmission = BrokerUp | Done | EnrolVerdict | PilotSecrets | GroupsNamed | AskToken

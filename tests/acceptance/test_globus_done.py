@@ -116,7 +116,7 @@ def check(path: Path, seed: int) -> None:
             assert np.array_equal(data[number], row ^ number)
 
 
-@pytest.mark.timeout(480)
+@pytest.mark.timeout(600)
 def test_two_gigabytes_reach_a_laptop_while_tokens_end_and_auth_is_busy(
     house: House, ada: User, laptop: Collection, tmp_path: Path
 ) -> None:

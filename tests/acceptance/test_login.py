@@ -65,7 +65,9 @@ def test_somebody_logs_in_calls_and_logs_out(house: House) -> None:
     told = json.loads(user.ok("whoami", "--json"))
     assert (told["name"], told["id"], told["domain"]) == (name, house.person(user).id, "lab.example")
     assert told["login"]["renews"]
-    assert "administer" in user.ok("whoami", "lab")
+    said = user.ok("whoami", "lab")
+    assert "administer" in said
+    assert "not asked for: no rule here names one" in said
     tokens = house.tokens(user)
     assert user.ok("logout") == "you are logged out\n"
     assert not any(token.active for token in tokens)

@@ -9,7 +9,7 @@ from tests.facility.box.files import LOGIN
 from tests.facility.conftest import NewFacility
 from tests.facility.service import SERVABLES, status, until
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
+pytestmark = [pytest.mark.facility, pytest.mark.timeout(600), pytest.mark.usefixtures("all_nodes")]
 
 MAINTENANCE = ["ReservationName=maintenance", "StartTime=now+20minutes", "Duration=60", "Nodes=ALL", "User=root"]
 

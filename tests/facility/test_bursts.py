@@ -19,7 +19,7 @@ from tests.facility.conftest import NewFacility
 from tests.facility.load import Load, cut_off, runs, twice
 from tests.facility.service import SERVABLES, Facility, status, until
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.facility, pytest.mark.timeout(600)]
 
 POLL_S = 5.0
 SITE = {

@@ -12,7 +12,7 @@ from tests.facility.conftest import NewFacility
 from tests.facility.service import PATIENCE_S, until
 from tests.integration import images
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.facility, pytest.mark.timeout(600)]
 
 CODE = """
 import os, time

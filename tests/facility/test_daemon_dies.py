@@ -9,7 +9,7 @@ from tests.facility.conftest import NewFacility
 from tests.facility.load import Load, cut_off, twice
 from tests.facility.service import SERVABLES, Facility, status, until
 
-pytestmark = [ON_BOTH, pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
+pytestmark = [ON_BOTH, pytest.mark.timeout(600), pytest.mark.usefixtures("all_nodes")]
 
 TIMEOUT_S = 3.0
 

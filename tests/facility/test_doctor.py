@@ -16,7 +16,7 @@ from tests.facility.service import SERVABLES, Facility, status, until
 
 AT = address_of(LOGIN)
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
+pytestmark = [pytest.mark.facility, pytest.mark.timeout(600), pytest.mark.usefixtures("all_nodes")]
 
 WITHIN_S = 60.0
 LOOKS_S = 60.0

@@ -11,7 +11,7 @@ from hpcserve.cluster.evidence import evidence
 from tests.facility.adapter import Service
 from tests.facility.box.host import until
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.facility, pytest.mark.timeout(600)]
 
 
 def test_preemption_puts_a_job_back_and_it_begins_once_more(service: Service) -> None:

@@ -8,7 +8,7 @@ from benchmarks import scaling_zero
 from tests.facility.box.cluster import Box
 from tests.facility.box.options import Options
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.facility, pytest.mark.timeout(600)]
 
 FAR_TOO_MUCH = 5 * scaling_zero.RATIO
 """No machine is so busy with other things just while it is our turn."""

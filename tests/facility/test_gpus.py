@@ -9,7 +9,7 @@ from tests.facility.box.options import Options
 from tests.facility.conftest import NewFacility
 from tests.facility.service import PATIENCE_S, SERVABLES, until
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.facility, pytest.mark.timeout(600)]
 
 SLEEP_S = 0.2
 

@@ -20,7 +20,7 @@ from tests.facility.service import SERVABLES, Facility, deployment, status, unti
 from tests.facility.tallied import LONG_S, losses
 from tests.integration import images
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
+pytestmark = [pytest.mark.facility, pytest.mark.timeout(600), pytest.mark.usefixtures("all_nodes")]
 
 PILOTS = {"nodes": 3, "slots": 2, "launcher": "srun", "max_pilots": 1}
 AT_ONCE = 8

@@ -20,7 +20,7 @@ from tests.facility.service import PATIENCE_S, SERVABLES, Facility, deployment, 
 from tests.facility.test_groups_on_slurm import where
 from tests.integration import images
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
+pytestmark = [pytest.mark.facility, pytest.mark.timeout(600), pytest.mark.usefixtures("all_nodes")]
 
 NODES = ("node1", "node2", "node3", "node4")
 CODE = """

@@ -13,7 +13,7 @@ from tests.facility.box.files import LOGIN, address_of
 from tests.facility.conftest import NewFacility
 from tests.facility.service import SERVABLES, Facility
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
+pytestmark = [pytest.mark.facility, pytest.mark.timeout(600), pytest.mark.usefixtures("all_nodes")]
 
 INTERFACES = """
 ip link show bare0 2>/dev/null && exit

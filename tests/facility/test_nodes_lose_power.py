@@ -13,7 +13,7 @@ from tests.facility.conftest import NewFacility
 from tests.facility.service import SERVABLES, status, until
 from tests.facility.tallied import LONG_S, all_answered, losses, requests, under_way
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("all_nodes")]
 
 IN_FLIGHT = 200
 NOTICED_S = 10.0

@@ -15,7 +15,7 @@ from tests.facility.conftest import NewFacility
 from tests.facility.load import Load
 from tests.facility.service import SERVABLES, Facility, status, until
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.facility, pytest.mark.timeout(600)]
 
 SPOOL, SHARED = "spool", "small"
 NODES = 2

@@ -17,7 +17,7 @@ from tests.facility.conftest import NewFacility
 from tests.facility.load import Load, runs
 from tests.facility.service import SERVABLES, status, until
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("all_nodes")]
 
 LONG_S = 100.0
 

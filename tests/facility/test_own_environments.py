@@ -13,7 +13,7 @@ from tests.facility.conftest import NewFacility
 from tests.facility.service import PATIENCE_S, deployment, status, until
 from tests.own_python import NEEDED, make_conda, make_module, make_servable, need_modules
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.facility, pytest.mark.timeout(600)]
 
 FAILED = 1
 

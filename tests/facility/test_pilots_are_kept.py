@@ -10,7 +10,7 @@ from tests.facility.clusters import ON_BOTH, RUNNING
 from tests.facility.conftest import NewFacility
 from tests.facility.service import EXAMPLES, Facility, deployment, status, until
 
-pytestmark = [ON_BOTH, pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
+pytestmark = [ON_BOTH, pytest.mark.timeout(600), pytest.mark.usefixtures("all_nodes")]
 
 X = np.arange(3, dtype=np.float32)
 

@@ -9,7 +9,7 @@ from tests.facility.conftest import NewFacility
 from tests.facility.service import SERVABLES, status, until
 from tests.facility.tallied import LONG_S, all_answered, losses, requests, under_way
 
-pytestmark = [ON_BOTH, pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
+pytestmark = [ON_BOTH, pytest.mark.timeout(600), pytest.mark.usefixtures("all_nodes")]
 
 
 def test_preemption_requeues_the_same_pilot_as_another_incarnation(cluster: Cluster, new_facility: NewFacility) -> None:

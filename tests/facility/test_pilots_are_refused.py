@@ -11,7 +11,7 @@ from tests.facility.clusters import ON_BOTH, Cluster, Commands
 from tests.facility.conftest import NewFacility, facilities
 from tests.facility.service import SERVABLES, Facility
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(600)
 
 FAILED, USAGE, TOO_LATE = 1, 2, 6
 MOST_TRIES = 3

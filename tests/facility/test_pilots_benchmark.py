@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(300), pytest.mark.usefixtures("able_machine")]
+pytestmark = [pytest.mark.facility, pytest.mark.timeout(600), pytest.mark.usefixtures("able_machine")]
 
 
 def test_pilots_are_measured_and_judged(root: Path) -> None:

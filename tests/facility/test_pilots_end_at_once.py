@@ -14,7 +14,7 @@ from tests.facility.clusters import ON_BOTH, Cluster, Commands
 from tests.facility.conftest import NewFacility
 from tests.facility.service import SERVABLES, Facility, deployment, status, until
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(600)
 
 FAILED = 1
 MOST_TRIES = 3

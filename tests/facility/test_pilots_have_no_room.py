@@ -10,7 +10,7 @@ from tests.facility.clusters import ON_BOTH, Cluster, Commands
 from tests.facility.conftest import NewFacility
 from tests.facility.service import SERVABLES, Facility, status, until
 
-pytestmark = [ON_BOTH, pytest.mark.timeout(150)]
+pytestmark = [ON_BOTH, pytest.mark.timeout(600)]
 
 TOO_LATE = 6
 

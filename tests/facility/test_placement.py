@@ -18,7 +18,7 @@ from tests.facility.clusters import ON_BOTH, Cluster
 from tests.facility.conftest import NewFacility
 from tests.facility.service import SERVABLES, Facility, status, until
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("all_nodes")]
 
 WITHIN_S = 60.0
 SMALL = {"placement": "job", "walltime_s": 600.0, "cpus_per_node": 1, "memory_per_node_mib": 1500}

@@ -21,7 +21,7 @@ from tests.facility.clusters import ON_BOTH, Cluster, Commands
 from tests.facility.conftest import facilities
 from tests.facility.service import SERVABLES, Facility, status, until
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(600)
 
 TOO_LATE, MACHINE = 6, 8
 SERVABLE = "tally"

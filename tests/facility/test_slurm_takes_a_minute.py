@@ -15,7 +15,7 @@ from tests.facility.adapter import TAG, TRANSPORTS, Service, served
 from tests.facility.box.cluster import Box
 from tests.facility.box.options import Options
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.facility, pytest.mark.timeout(600)]
 
 FORGOTTEN_AFTER_S = 150.0
 """slurmctld looks once a minute for jobs that it may forget."""

@@ -9,7 +9,7 @@ from tests.facility.conftest import NewFacility
 from tests.facility.load import Load, cut_off, idle_s, none_ran_past_its_pilot, twice
 from tests.facility.service import SERVABLES, status, until
 
-pytestmark = [ON_BOTH, pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
+pytestmark = [ON_BOTH, pytest.mark.timeout(600), pytest.mark.usefixtures("all_nodes")]
 
 SHORT_S = 30.0
 MORE = 70

@@ -8,7 +8,7 @@ from benchmarks import scaling_move
 from tests.facility.box.cluster import Box
 from tests.facility.box.options import Options
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.facility, pytest.mark.timeout(600)]
 
 REPLICAS = 20
 DEADLINE_S = 60.0

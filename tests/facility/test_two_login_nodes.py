@@ -18,7 +18,7 @@ from tests.facility.conftest import facilities
 from tests.facility.load import Load, cut_off, twice
 from tests.facility.service import PATIENCE_S, SERVABLES, Facility, status, until
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.facility, pytest.mark.timeout(600)]
 
 BOX = Options(logins=3, nodes=2, disks_mib={"disk": 64})
 LOGINS = logins(BOX)

@@ -17,7 +17,7 @@ from hpcserve.wire.record import ServiceRecord, decode_record
 from tests.facility.box.files import PROJECT
 from tests.facility.service import EXAMPLES, PATIENCE_S
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(180), pytest.mark.usefixtures("able_machine")]
+pytestmark = [pytest.mark.facility, pytest.mark.timeout(600), pytest.mark.usefixtures("able_machine")]
 
 DEEP = "a-path-that-is-too-long-for-unix-sockets/" * 2
 """So the directories of the sockets are both below /tmp."""

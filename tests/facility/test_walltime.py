@@ -9,7 +9,7 @@ from tests.facility.conftest import NewFacility
 from tests.facility.load import Load, idle_s, none_ran_past_its_pilot
 from tests.facility.service import SERVABLES, status
 
-pytestmark = [ON_BOTH, pytest.mark.timeout(300), pytest.mark.usefixtures("all_nodes")]
+pytestmark = [ON_BOTH, pytest.mark.timeout(600), pytest.mark.usefixtures("all_nodes")]
 
 IN_FLIGHT = 64
 GENERATION = 0.75

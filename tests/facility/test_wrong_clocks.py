@@ -15,7 +15,7 @@ from tests.facility.conftest import NewFacility
 from tests.facility.load import Load, Seen, cut_off, runs, twice
 from tests.facility.service import SERVABLES, Facility, status, until
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.facility, pytest.mark.timeout(600)]
 
 SKEW_S = 300
 SKEWS_S = {"node1": SKEW_S, "node2": -SKEW_S, "node3": SKEW_S, "node4": -SKEW_S}

@@ -51,7 +51,7 @@ def doomed(daemon: Daemon, step: tuple[str, str, int]) -> int:
     return code
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_the_next_one_takes_over_whatever_the_one_before_had_done(new_daemon: NewDaemon) -> None:
     daemon = new_daemon(pilots={"orphan_s": 600.0}).up()
     with daemon.client() as client:

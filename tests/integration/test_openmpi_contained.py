@@ -12,7 +12,7 @@ from hpcserve.cluster.gather import gather_prefix
 from tests.integration import images
 from tests.integration.daemon_tree import Daemon
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 PATIENCE_S = 90.0
 VERSION = "openmpi>=5,<6"

@@ -20,7 +20,7 @@ from hpcserve.cluster.packages import extra, requirements
 from hpcserve.wire.launch import ContainerRules
 from tests.integration import debian, images
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1500)
 
 # Debian's releases and their Python, the newer one first: the first that is not ours is taken.
 RELEASES = {"trixie": (3, 13), "bookworm": (3, 11)}

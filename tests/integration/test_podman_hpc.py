@@ -11,7 +11,7 @@ import pytest
 from tests.integration import images
 from tests.integration.conftest import NewDaemon
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 PATIENCE_S = 90.0
 # It knows what podman-run(1) says of the options that we use, and refuses all others, as podman does, by 125.

@@ -17,7 +17,7 @@ from hpcserve.wire import admin
 from tests.integration import images
 from tests.integration.daemon_tree import Daemon, command_of, deployment, status, until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 PATIENCE_S = 90.0
 AGENT = f"{sys.executable} -P -m hpcserve.pilot "

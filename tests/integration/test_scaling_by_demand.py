@@ -13,7 +13,7 @@ from hpcserve.wire import admin
 from tests.integration.conftest import NewDaemon
 from tests.integration.daemon_tree import SERVABLES, deployment, status, until
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(600)
 
 SLOW_S = 0.4
 

@@ -64,7 +64,7 @@ def stopped(daemon: Daemon) -> Iterator[Callable[[], list[int]]]:
             os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_clients_and_replicas_go_over_and_the_old_one_ends_when_it_goes_on(
     daemon: Daemon, stopped: Callable[[], list[int]], tmp_path: Path
 ) -> None:

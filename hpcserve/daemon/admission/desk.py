@@ -36,6 +36,7 @@ from hpcserve.wire.hub import (
     Done,
     EnrolAsk,
     EnrolVerdict,
+    GroupsNamed,
     Identity,
     PilotSecrets,
     RevokeKey,
@@ -301,6 +302,10 @@ class Desk:
                 self._replies.append(Reply(waiting.connection, welcome))
         elif isinstance(message, PilotSecrets):
             self._secrets = message.sha256
+        elif isinstance(message, GroupsNamed):
+            if self._logins is not None:
+                self._logins.groups_are_named(message.named, self._now)
+                self._follow(self._logins, self._now)
         elif isinstance(message, AskToken):
             token = "" if self._logins is None else self._logins.token(message.token_sha256)
             self._to_broker.append(TokenIs(message.ticket, token))

@@ -8,6 +8,7 @@ from hpcserve.auth.accounts import Accounts
 from hpcserve.auth.globus import Globus, read_secret
 from hpcserve.config import Site
 from hpcserve.core.tokens import Ages, Tokens
+from hpcserve.daemon.access import names_groups
 from hpcserve.daemon.admission.checks import Checks
 from hpcserve.daemon.admission.logins import Logins
 from hpcserve.daemon.registration import rules_of, secret_file
@@ -27,9 +28,17 @@ def logins_of(site: Site) -> Logins:
         ConfigError: Its mapping of accounts is wrong.
     """
     rules, said = rules_of(site), site.globus
-    tokens = Tokens(rules, Ages(said.cache_s, said.groups_cache_s), ask_groups=said.ask_groups)
+    ages = Ages(said.cache_s, said.groups_cache_s)
+    tokens = Tokens(rules, ages, asks_groups=said.ask_groups and names_groups(site))
     account = Accounts(Path(site.access.accounts)).account if site.access.accounts else None
-    return Logins(tokens, rules, keys_per_identity=said.sessions_per_identity, rate=HELLOS, account=account)
+    return Logins(
+        tokens,
+        rules,
+        keys_per_identity=said.sessions_per_identity,
+        rate=HELLOS,
+        account=account,
+        may_ask_groups=said.ask_groups,
+    )
 
 
 def checks_of(site: Site) -> Checks:

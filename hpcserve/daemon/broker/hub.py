@@ -55,7 +55,7 @@ class Hub:
         self._front = front
         self._back = back
         self._began = time.monotonic()
-        self._secrets = hub.PilotSecrets({})
+        self._for_admission: dict[type, wire.Message] = {}
         self._calls: dict[tuple[bytes, int], tuple[hub.ClientCalls, bool]] = {}
         self._decisions = Decisions(lambda message: self.tell(CONTROLLER, message))
         self._decode = decoder(hub.ToBroker)
@@ -68,7 +68,8 @@ class Hub:
             hub.AskStats: self._stats,
             hub.EnrolAsk: lambda sender, message: self.tell(CONTROLLER, message),
             hub.EnrolVerdict: lambda sender, message: self.tell(ADMISSION, message),
-            hub.PilotSecrets: self._pilots,
+            hub.PilotSecrets: self._keep,
+            hub.GroupsNamed: self._keep,
             hub.AskToken: lambda sender, message: self.tell(ADMISSION, message),
             hub.TokenIs: lambda sender, message: self.tell(CONTROLLER, message),
             hub.DecisionsNoted: lambda sender, message: self._decisions.noted(message.number),
@@ -87,7 +88,8 @@ class Hub:
                 self._hand_over()
                 self._decisions.send_again()
             elif message.sender == ADMISSION:
-                self.tell(ADMISSION, self._secrets)
+                for kept in self._for_admission.values():
+                    self.tell(ADMISSION, kept)
             return True
         try:
             header = self._decode(message.header.bytes)
@@ -194,8 +196,9 @@ class Hub:
         self._back.roster_changed(before)
         self._back.tune({id: each.tune for each in message.deployments for id in each.replicas})
 
-    def _pilots(self, sender: bytes, message: hub.PilotSecrets) -> None:
-        self._secrets = message
+    def _keep(self, sender: bytes, message: wire.Message) -> None:
+        """What the controller says to admission, which may not be there, or be another one soon."""
+        self._for_admission[type(message)] = message
         self.tell(ADMISSION, message)
 
     def _answer(self, sender: bytes, message: hub.ToClientRelay) -> None:

@@ -205,6 +205,7 @@ class Admin:
             key=identity.key,
             may=self._controller.guard.listed(asking),
             account=identity.account,
+            groups_count=self._controller.groups_count,
         )
 
     async def describe(self, arguments: verbs.Describe, asking: Asking) -> verbs.Described:

@@ -105,6 +105,7 @@ class Controller:
             served=self.served,
             servables=self.servables,
             access=self.ownership.deployment,
+            published=self.ownership.names,
         )
         self.agents = Agents(
             storage=self.storage,
@@ -360,6 +361,11 @@ class Controller:
 
     def _tell_admission(self) -> None:
         self._telling.tell_admission()
+
+    @property
+    def groups_count(self) -> bool:
+        """Whether it is asked for who is in which group of Globus."""
+        return self.site.auth == "globus" and self.site.globus.ask_groups and self._telling.names_groups
 
     def tell_broker(self) -> None:
         """The routing table, as soon as it can be trusted: a replica that is not in it is dead to the broker."""

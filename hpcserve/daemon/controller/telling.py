@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 
 from hpcserve.config import Site
-from hpcserve.core.access import Deployment
+from hpcserve.core.access import Deployment, Servable, names_group
 from hpcserve.core.fleet import Fleet
+from hpcserve.daemon.access import names_groups
 from hpcserve.daemon.controller.hub import HubLine
 from hpcserve.daemon.controller.pilots import Pilots
 from hpcserve.daemon.controller.plan import Servables, orders, routes
@@ -32,6 +34,7 @@ class Telling:
         served: What is wanted.
         servables: The versions of it.
         access: Whose a deployment is, and what it serves.
+        published: The servables' names, and who sees them.
 
     Attributes:
         routed: Set once the broker was told a routing table.
@@ -47,6 +50,7 @@ class Telling:
         served: Mapping[DeploymentName, DeploymentRow],
         servables: Servables,
         access: Callable[[DeploymentName], Deployment],
+        published: Mapping[str, Servable],
     ) -> None:
         self._site = site
         self._line = line
@@ -55,10 +59,12 @@ class Telling:
         self._served = served
         self._servables = servables
         self._access = access
+        self._published = published
         self.routed = asyncio.Event()
         self._orders: dict[PilotId, Orders] = {}
         self._routes: hub.Routes | None = None
         self._secrets: hub.PilotSecrets | None = None
+        self._groups: hub.GroupsNamed | None = None
 
     def tell_agents(self, pilots: Iterable[PilotId]) -> None:
         """The agents of these pilots are told what to run."""
@@ -80,11 +86,21 @@ class Telling:
                 self._line.tell(hub.ToAgentRelay(pilot, encode(message)))
 
     def tell_admission(self) -> None:
-        """Which pilots may enrol, so that no stranger can keep them out."""
+        """Which pilots may enrol, so that no stranger can keep them out, and whether groups matter."""
         message = hub.PilotSecrets({pilot: job.row.secret_sha256 for pilot, job in self._pilots.jobs.items()})
         if message != self._secrets:
             self._secrets = message
             self._line.tell(message)
+        named = hub.GroupsNamed(self.names_groups)
+        if named != self._groups:
+            self._groups = named
+            self._line.tell(named)
+
+    @property
+    def names_groups(self) -> bool:
+        """Whether any rule names a group, of the site's or of who sees a servable."""
+        visible_to = chain.from_iterable(each.visible_to for each in self._published.values())
+        return names_groups(self._site) or any(map(names_group, visible_to))
 
     def tell_broker(self) -> None:
         """The routing table."""
@@ -102,4 +118,5 @@ class Telling:
         """Everybody is told everything again: there is a new broker, or a new connection to it."""
         self._routes = None
         self._secrets = None
+        self._groups = None
         self._orders.clear()

@@ -13,7 +13,7 @@ from tests.integration.pbs.conftest import NewDaemonOnPbs
 from tests.integration.pbs.daemon import LONG_S, DaemonOnPbs
 from tests.integration.pbs.server import PbsServer
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 WALLTIME_S, WARN_S, BEFORE_S = 40, 15, 16
 """The daemon begins ``BEFORE_S`` after its job; did it count from there, its warning would come after its end."""

@@ -13,7 +13,7 @@ from tests.integration.daemon_tree import EXAMPLES, until
 from tests.integration.pbs.daemon import LONG_S, DaemonOnPbs, pilots
 from tests.integration.pbs.server import PbsServer
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 ECHO = "echo"
 

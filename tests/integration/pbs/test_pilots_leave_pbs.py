@@ -11,7 +11,7 @@ from tests.integration.pbs.conftest import NewDaemonOnPbs
 from tests.integration.pbs.daemon import LONG_S, only_replica, pilots
 from tests.integration.pbs.server import PbsServer
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 def test_a_pilot_that_somebody_deletes_drains_and_loses_nothing(

@@ -12,7 +12,7 @@ from tests.integration.pbs.conftest import NewDaemonOnPbs
 from tests.integration.pbs.daemon import LONG_S, only_replica, pilots
 from tests.integration.pbs.server import PbsServer
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 ONE = np.ones(1, np.float32)
 

@@ -164,7 +164,20 @@ def test_what_nobody_uses_is_forgotten() -> None:
 
 
 def test_groups_are_not_asked_for_if_the_site_does_not_want_that() -> None:
-    assert asked(Tokens(OPEN, AGES, ask_groups=False), 0) == Question(TOKEN, token=True, groups=False)
+    tokens = Tokens(OPEN, AGES, asks_groups=False)
+    question = asked(tokens, 0)
+    assert question == Question(TOKEN, token=True, groups=False)
+    tokens.heard(question, good(groups=None), 0)
+    standing = tokens.standing(TOKEN, 1)
+    assert isinstance(standing, Standing)
+    assert standing.groups == (), "in none, which no rule asks about"
+    assert tokens.due(TOKEN) == RENEW * AGES.cache_s
+    tokens.asks_groups = True
+    standing = tokens.standing(TOKEN, 1)
+    assert isinstance(standing, Standing)
+    assert standing.groups is None
+    assert tokens.due(TOKEN) == 0
+    assert asked(tokens, 1) == Question(TOKEN, token=False, groups=True)
 
 
 NO = Checked(error=AuthenticationError("no"))
