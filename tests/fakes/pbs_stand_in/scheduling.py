@@ -55,7 +55,7 @@ def finish(state: State, job: Job, *, substate: int, why: str, exit_code: int | 
 
 def requeue(job: Job) -> None:
     """Back into the queue; ``run_count`` grows when it runs again."""
-    for name in ("keeper", "exec_host", "exec_vnode", "session", "stime", "used", "order", "begun"):
+    for name in ("keeper", "gpus", "exec_host", "exec_vnode", "session", "stime", "used", "order", "begun"):
         job.pop(name, None)
     job.update(state="Q", substate=10, mtime=int(time.time()))
 
@@ -76,8 +76,21 @@ def _begin(state: State, job: Job, placed: list[str]) -> None:
         asked = ":".join(f"{name}={n}" for name, n in chunk.items() if name in {"ncpus", "ngpus"})
         vnodes.append(f"({vnode}:{asked})")
     job.update(state="R", substate=SENT, stime=now, mtime=now, run_count=job.get("run_count", 0) + 1)
-    job.update(exec_host="+".join(tasks), exec_vnode="+".join(vnodes), placed=placed)
+    job.update(exec_host="+".join(tasks), exec_vnode="+".join(vnodes), placed=placed, gpus=_gpus(state, job, placed))
     job["comment"] = f"Job run at {words.day(now)} on {job['exec_vnode']}"
+
+
+def _gpus(state: State, job: Job, placed: list[str]) -> dict[str, list[int]]:
+    """On each virtual node of a job the numbers of its GPUs, which no other job has."""
+    others = [each["gpus"] for each in state["jobs"].values() if each["state"] in HELD_BY and "gpus" in each]
+    found: dict[str, list[int]] = {}
+    for node in state["nodes"]:
+        name = node["name"]
+        wanted = sum(chunk.get("ngpus", 0) for each, chunk in zip(placed, job["chunks"], strict=True) if each == name)
+        taken = {number for each in others for number in each.get(name, ())}
+        free = [number for number in range(node["ngpus"]) if number not in taken]
+        found |= {name: free[:wanted]} if wanted else {}
+    return found
 
 
 def _placed(state: State, job: Job) -> list[str] | None:

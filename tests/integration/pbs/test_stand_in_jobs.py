@@ -219,14 +219,28 @@ def test_hosts_in_parts_have_room_for_one_chunk_of_what_is_scattered(new_pbs: Ne
     assert pbs.told(waits)["comment"] == "Can Never Run: Not enough total nodes available"
 
 
-def test_gpus_are_given_to_one_job_at_a_time(new_pbs: NewServer) -> None:
-    pbs = new_pbs(nodes=1, gpus=2)
-    first = pbs.submit("sleep 300", "-l", "select=1:ncpus=1:ngpus=2")
-    assert pbs.reaches(first, "R")["exec_vnode"].endswith(":ngpus=2)")
-    second = pbs.submit("true", "-l", "select=1:ncpus=1:ngpus=1")
-    assert pbs.told(second)["comment"] == "Not Running: Insufficient amount of resource: ngpus (R: 1 A: 0 T: 2)"
-    more = pbs.submit("true", "-l", "select=1:ncpus=1:ngpus=3")
-    assert pbs.told(more)["comment"].startswith("Can Never Run: Insufficient amount of resource: ngpus")
+def test_gpus_are_given_to_one_job_at_a_time_and_named_where_the_site_does_so(
+    new_pbs: NewServer, tmp_path: Path
+) -> None:
+    pbs = new_pbs(nodes=1, ncpus=8, gpus=3)
+    said = tmp_path / "said"
+
+    def seen(*options: str) -> str:
+        pbs.reaches(pbs.submit(f'echo "${{CUDA_VISIBLE_DEVICES-none}}" >{said}', *options), "F")
+        return said.read_text().strip()
+
+    one, two = (("-l", f"select=1:ncpus=1:ngpus={number}") for number in (1, 2))
+    assert seen(*two) == "none"
+    pbs.set(names_gpus=True)
+    assert (seen(*two), seen("-l", "select=1:ncpus=1")) == ("0,1", "none")
+    job = pbs.submit("sleep 300", *one)
+    assert pbs.reaches(job, "R")["exec_vnode"].endswith(":ngpus=1)")
+    assert seen(*two) == "1,2"
+    pbs.reaches(pbs.submit("sleep 300", *two), "R")
+    waits, never = pbs.submit("true", *one), pbs.submit("true", "-l", "select=1:ngpus=4")
+    lacks = "Insufficient amount of resource: ngpus"
+    assert pbs.told(waits)["comment"] == f"Not Running: {lacks} (R: 1 A: 0 T: 3)"
+    assert pbs.told(never)["comment"] == f"Can Never Run: {lacks} (R: 4 A: 0 T: 3)"
 
 
 def test_a_job_may_be_in_state_e_for_long_and_its_output_never_come(pbs: PbsServer, tmp_path: Path) -> None:
