@@ -152,14 +152,19 @@ def test_a_daemon_in_a_job_that_does_not_find_the_submit_command_says_so(
 
 
 @pytest.mark.facility
-def test_a_daemon_that_cannot_start_in_its_job_says_why(new_facility: NewFacility) -> None:
+def test_an_interface_that_nodes_alone_have_is_looked_for_on_a_node(new_facility: NewFacility) -> None:
     facility = new_facility(daemon=SMALL, network={"host": "eth0"})
     told = facility.cli("site", "check", "--timeout=60")  # this host has no such interface
     assert re.search(r"^ok +interface: on node\d a daemon could listen at 10\.", told, re.MULTILINE), told
+
+
+@ON_BOTH
+def test_a_daemon_that_cannot_start_in_its_job_says_why(cluster: Cluster, new_facility: NewFacility) -> None:
     facility = new_facility(daemon=SMALL, network={"host": "hsn0"})
     checked = facility.command("site", "check", "--timeout=60")
     assert checked.returncode == 1
-    assert re.search(r"^failed +interface: on node\d, .*'hsn0' is no interface", checked.stdout, re.MULTILINE), checked
+    told = rf"^failed +interface: on {cluster.nodes}, .*'hsn0' is no interface"
+    assert re.search(told, checked.stdout, re.MULTILINE), checked
     done = facility.command("up", "--detach")
     assert done.returncode == 1
-    assert re.search(r"job \d+ of the daemon ended before it was ready: .*'hsn0' is no interface", done.stderr)
+    assert re.search(r"job \d\S* of the daemon ended before it was ready: .*'hsn0' is no interface", done.stderr)
