@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 from hpcserve.auth.globus import LONGEST_PAUSE_S, RETRIES, TIMEOUT_S, sdk
 from hpcserve.config.way_out import settle
 from hpcserve.core.claims import Rules, login_required
+from hpcserve.core.demands import TRANSFER, TRANSFER_SCOPE
 from hpcserve.errors import AuthenticationError, HpcserveError, LoginRequired, ServiceUnavailable
 
-TRANSFER = "transfer.api.globus.org"
 NOT_YET = "this service may not transfer files for you yet"
 CONSENTS = "hpcserve transfers --login"
-TRANSFER_SCOPE = f"urn:globus:auth:scope:{TRANSFER}:all"
 
 
 class Grant(NamedTuple):

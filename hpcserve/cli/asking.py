@@ -26,9 +26,12 @@ class Terminal:
             AuthenticationError: The person has given none.
             Cancelled: Nobody wants it any more.
         """
+        right = f"It gives this service the right to {scope}. Look whether the page says so."
+        if not scope:
+            right = "It gives this command the right to transfer files for you, and the service none."
         sys.stderr.write(
             f"{why}\n\nOpen this address in a browser, on any machine, and log in there:\n\n{address}\n\n"
-            f"It gives this service the right to {scope}. Look whether the page says so.\nPaste the code: "
+            f"{right}\nPaste the code: "
         )
         sys.stderr.flush()
         while not self._over.is_set():

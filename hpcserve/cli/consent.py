@@ -1,11 +1,31 @@
-"""A login that a transfer waits for, at the terminal."""
+"""What transfers wait for that a person does at the terminal: a login, or to submit one by a login of their own."""
 
 from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
 from hpcserve.cli.options import options
 from hpcserve.errors import LoginRequired
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from hpcserve.client import Client
+    from hpcserve.client.submitting import Submitter
+    from hpcserve.wire.admin import TransferView
+
+T = TypeVar("T")
+
+AWAY_S = 30.0
+"""So long it is asked again whether a login is missing, while Globus does not say."""
+LOGIN_S = 5.0
+"""A transfer is tried with a new login by then, unless Globus is busy."""
+LOOK_S = 0.5
+MOST_LOGINS = 5
+UNDECIDED = ("waiting", "prepared", "offered")
 
 
 def log_in_for(ctx: typer.Context, wanted: LoginRequired) -> None:
@@ -26,3 +46,114 @@ def log_in_for(ctx: typer.Context, wanted: LoginRequired) -> None:
             raise wanted
         arrival.try_kept()
         arrival.log_in(wanted, asks, renews=True, same_owner=False)
+
+
+def submitter(client: Client) -> Submitter:
+    """What submits transfers that Globus takes from their owner alone."""
+    from hpcserve.cli.asking import terminal
+    from hpcserve.cli.terminal import note
+    from hpcserve.client.submitting import Submitter
+
+    return Submitter(client.call, terminal(), note)
+
+
+def with_logins(
+    ctx: typer.Context, wanted: LoginRequired, go_on: Callable[[], T], submit: Callable[[], bool] = lambda: False
+) -> T:
+    """What ``go_on`` comes to, with all the logins that it takes.
+
+    Args:
+        ctx: The command's.
+        wanted: The first login.
+        go_on: What wants logins, once more.
+        submit: Submits what waits for that, and not for a login at the service; whether it did.
+
+    Raises:
+        HpcserveError: As ``go_on``, or nobody is there to log in.
+    """
+    for _ in range(MOST_LOGINS):
+        if not submit():
+            log_in_for(ctx, wanted)
+        try:
+            return go_on()
+        except LoginRequired as error:
+            wanted = error
+    raise wanted
+
+
+def log_in_for_all(ctx: typer.Context, client: Client) -> None:
+    """As the transfers need it that wait for it; if none does, as results that are yet to come will.
+
+    Raises:
+        HpcserveError: As :func:`log_in_for`.
+    """
+    by_owner = submitter(client)
+    some = False
+    for _ in range(MOST_LOGINS):
+        waiting = [each for each in _transfers(client) if _waits(each)]
+        if not waiting:
+            break
+        some = True
+        offered, rest = [each for each in waiting if each.state == "offered"], []
+        for each in offered:
+            by_owner.submit(each.id, each.to)
+        if not offered:
+            first = waiting[0]
+            log_in_for(ctx, LoginRequired(first.why, detail=first.login))
+            rest = [each for each in waiting if each.login != first.login]
+            waiting = [each for each in waiting if each.login == first.login]
+            for each in waiting:
+                _go_on(client, each)
+        _settled(client, [each.id for each in waiting])
+        _seen_to(client, [each.id for each in rest])
+    if not some:
+        _log_in_beforehand(ctx, client)
+
+
+def _waits(each: TransferView) -> bool:
+    return each.login is not None or each.state == "offered"
+
+
+def _transfers(client: Client, ids: Sequence[str] = ()) -> tuple[TransferView, ...]:
+    from hpcserve.wire.admin import AskTransfers, TransferList
+
+    return client.call("transfers", AskTransfers(ids=tuple(ids)), TransferList).transfers
+
+
+def _go_on(client: Client, each: TransferView) -> None:
+    """Says to the service that somebody has logged in: what is asked for twice is sent once."""
+    from hpcserve.wire.admin import Deliver, TransferList
+
+    client.call("deliver", Deliver(paths=(each.path,), to=each.to), TransferList)
+
+
+def _settled(client: Client, ids: Sequence[str]) -> None:
+    """Waits for a time until it is known of all of these whether they wait for more."""
+    until = time.monotonic() + AWAY_S
+    while any(each.state in UNDECIDED and each.login is None for each in _transfers(client, ids)):
+        if time.monotonic() > until:
+            return
+        time.sleep(LOOK_S)
+
+
+def _seen_to(client: Client, ids: Sequence[str]) -> None:
+    """Gives those time that another login than the last is told of: it may have done for them, too."""
+    until = time.monotonic() + LOGIN_S
+    while ids and any(map(_waits, _transfers(client, ids))) and time.monotonic() < until:
+        time.sleep(LOOK_S)
+
+
+def _log_in_beforehand(ctx: typer.Context, client: Client) -> None:
+    from hpcserve.cli.terminal import note
+    from hpcserve.client.sending import patiently
+    from hpcserve.wire.admin import AskHttps, ByHttps
+
+    def look() -> None:
+        patiently(client.call, "https", AskHttps(), ByHttps, for_s=AWAY_S)
+
+    try:
+        look()
+    except LoginRequired as wanted:
+        with_logins(ctx, wanted, look)
+    else:
+        note("no transfer waits for a login, and yours does for those to come")

@@ -129,7 +129,7 @@ def _infer(
     except LoginRequired as wanted:
         if not future.can_go_on:
             raise
-        from hpcserve.cli.transfers import with_logins
+        from hpcserve.cli.consent import with_logins
 
         return with_logins(ctx, wanted, future.go_on)
 
@@ -148,18 +148,27 @@ def _send(
     """Calls, and says in one line on standard error how far the result is, until it is there."""
     from concurrent.futures import wait
 
-    from hpcserve.cli.transfers import progress, with_logins
+    from hpcserve.cli.consent import submitter, with_logins
+    from hpcserve.cli.transfers import progress
     from hpcserve.errors import LoginRequired
 
     future = client.submit(target, given, parameters=parameters, timeout_s=timeout_s, to=to, keep_login=keep_login)
-    said = ""
+    said, seen = "", None
+    by_owner = submitter(client)
 
     def show(transfer: Transfer | None) -> None:
-        nonlocal said
+        nonlocal said, seen
+        seen = transfer or seen
         now = "" if transfer is None else progress(transfer)
         if now and now != said:
             note(now)
             said = now
+
+    def submit() -> bool:
+        if seen is None or seen.state != "offered":
+            return False
+        by_owner.submit(seen.id, to)
+        return True
 
     try:
         while wait([future], SHOW_S).not_done:
@@ -169,7 +178,8 @@ def _send(
         except LoginRequired as wanted:
             if future.transfer is None:
                 raise
-            arrived = with_logins(ctx, wanted, lambda: future.go_on(show)).sent
+            show(future.transfer)
+            arrived = with_logins(ctx, wanted, lambda: future.go_on(show), submit).sent
     except KeyboardInterrupt:
         if future.transfer is not None:
             note(f"transfer {future.transfer.id} goes on; see: hpcserve transfers --watch")

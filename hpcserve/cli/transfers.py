@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,22 +12,16 @@ from hpcserve.core.delivery import ENDED
 from hpcserve.core.spans import span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from rich.console import RenderableType
     from rich.table import Table
 
     from hpcserve.client import Client
     from hpcserve.client.sending import Transfer
-    from hpcserve.errors import LoginRequired
     from hpcserve.wire.admin import TransferView
 
-T = TypeVar("T")
-
 WATCH_S = 1.0
-AWAY_S = 30.0
-"""So long it is asked again whether a login is missing, while Globus does not say."""
-MOST_LOGINS = 5
 UNDELIVERED = ("failed", "cancelled")
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -47,6 +41,7 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="One JSON object; with --watch, one a line.")] = False,
 ) -> None:
     """Show the transfers of your results: what has moved, how fast, and what they wait for."""
+    from hpcserve.cli.consent import log_in_for_all
     from hpcserve.wire.admin import CancelTransfer, TransferList
 
     with open_client(ctx) as client:
@@ -60,7 +55,7 @@ def command(
                 typer.echo(f"transfer {again}: {state}")
                 return
         if login:
-            _log_in(ctx, client)
+            log_in_for_all(ctx, client)
         while True:
             found = _ask(client, everybody=everybody)
             _show(found, json=json, lines=watch)
@@ -113,6 +108,8 @@ def _drawn(found: Sequence[TransferView]) -> Iterator[RenderableType]:
 def _to_do(each: TransferView) -> str:
     """What is left to do for a login, where the service's own words do not say it."""
     consents = "hpcserve transfers --login"
+    if each.state == "offered":
+        return f"; submit it yourself: {consents}"
     return "" if each.login is None or consents in each.why else f"; log in: {consents}"
 
 
@@ -144,48 +141,6 @@ def _left(each: TransferView) -> str:
 
     eta_s = transfer_of(each).eta_s
     return "" if eta_s is None or each.state != "active" else span(eta_s)
-
-
-def _log_in(ctx: typer.Context, client: Client) -> None:
-    """As the first transfer needs it that waits for a login; if none does, as results that are yet to come will."""
-    from hpcserve.cli.consent import log_in_for
-    from hpcserve.cli.terminal import note
-    from hpcserve.client.sending import patiently
-    from hpcserve.errors import LoginRequired
-    from hpcserve.wire.admin import AskHttps, ByHttps
-
-    waiting = next((each for each in _ask(client, everybody=False) if each.login is not None), None)
-    if waiting is not None:
-        log_in_for(ctx, LoginRequired(waiting.why, detail=waiting.login))
-        return
-
-    def look() -> None:
-        patiently(client.call, "https", AskHttps(), ByHttps, for_s=AWAY_S)
-
-    try:
-        look()
-    except LoginRequired as wanted:
-        with_logins(ctx, wanted, look)
-    else:
-        note("no transfer waits for a login, and yours does for those to come")
-
-
-def with_logins(ctx: typer.Context, wanted: LoginRequired, go_on: Callable[[], T]) -> T:
-    """What ``go_on`` comes to, with all the logins that it takes.
-
-    Raises:
-        HpcserveError: As ``go_on``, or nobody is there to log in.
-    """
-    from hpcserve.cli.consent import log_in_for
-    from hpcserve.errors import LoginRequired
-
-    for _ in range(MOST_LOGINS):
-        log_in_for(ctx, wanted)
-        try:
-            return go_on()
-        except LoginRequired as error:
-            wanted = error
-    raise wanted
 
 
 def progress(transfer: Transfer) -> str:

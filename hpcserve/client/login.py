@@ -30,7 +30,7 @@ class Asks(Protocol):
         Args:
             address: What to open in a browser.
             why: What the service says.
-            scope: What the service is to be let do.
+            scope: What the service is to be let do; empty: nothing, this program alone submits transfers.
 
         Raises:
             HpcserveError: There will be none.

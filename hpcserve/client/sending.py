@@ -57,8 +57,8 @@ class Transfer:
     Attributes:
         id: What ``hpcserve transfers`` calls it.
         to: The URI of the file where it will be.
-        state: ``waiting``, ``prepared``, ``active``, ``inactive``, ``cancelling``, ``succeeded``, ``failed``,
-            ``cancelled``.
+        state: ``waiting``, ``prepared``, ``offered`` (to its owner: ``hpcserve transfers --login`` submits it),
+            ``active``, ``inactive``, ``cancelling``, ``succeeded``, ``failed``, ``cancelled``.
         why: What it waits for, or why it failed.
         task: The id of Globus's task, when there is one.
         path: Where the file lies on the site, as long as it is kept there.
@@ -171,6 +171,12 @@ class Journey:
         self._seen(transfer)
         if view.state in ENDED:
             return _arrived(transfer)
+        if view.state == "offered" and view.login is not None:
+            raise LoginRequired(
+                f"transfer {view.id} waits for you to submit it yourself ({view.why}); at a terminal: "
+                "hpcserve transfers --login",
+                detail=view.login,
+            )
         waits = view.login is not None or view.state == "inactive"
         self._waits_since = min(self._waits_since, now) if waits else FOREVER
         if now - self._waits_since > LOGIN_S:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-State = Literal["waiting", "prepared", "active", "inactive", "cancelling", "succeeded", "failed", "cancelled"]
+State = Literal[
+    "waiting", "prepared", "offered", "active", "inactive", "cancelling", "succeeded", "failed", "cancelled"
+]
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -46,7 +48,8 @@ class Delivery:
 class Limits(NamedTuple):
     """What a site sets, and how patient to be. Seconds, but for the counts.
 
-    ``deadline_s``: Globus has so long for a task, which has ended by then in any case.
+    ``deadline_s``: Globus has so long for a task, which has ended by then in any case. ``hand_s``: an owner to whom a
+    submission is handed submits it within that time, or asks for it again.
     """
 
     tasks_per_owner: int = 3
@@ -56,13 +59,17 @@ class Limits(NamedTuple):
     faults_s: float = 600.0
     give_up_s: float = 7 * 24 * 3600.0
     deadline_s: float = 24 * 3600.0
+    hand_s: float = 60.0
     shortest_pause_s: float = 0.5
     longest_pause_s: float = 30.0
     forget_s: float = 24 * 3600.0
 
 
 class Progress(NamedTuple):
-    """What Globus says of a task. ``status`` in its words; ``fault`` the code of what goes wrong now, or empty."""
+    """What Globus says of a task. ``status`` in its words; ``fault`` the code of what goes wrong now, or empty.
+
+    ``label``: the one with which it was submitted.
+    """
 
     status: str
     size_bytes: int = 0
@@ -71,6 +78,7 @@ class Progress(NamedTuple):
     fault: str = ""
     details: str = ""
     cancelled: bool = False
+    label: str = ""
 
 
 class Trouble(NamedTuple):
@@ -78,12 +86,14 @@ class Trouble(NamedTuple):
 
     ``again``: it may go well later. ``login``: when its owner has logged in (again); ``detail`` says how, as in
     :class:`hpcserve.errors.LoginRequired`. ``stale``: its submission id is not good any more. ``fatal``: never.
+    ``by_transfer``: Transfer itself wants that login, for what was asked of it.
     """
 
     kind: Literal["again", "login", "stale", "fatal"]
     why: str
     retry_after_s: float = 0.0
     detail: dict[str, Any] | None = None
+    by_transfer: bool = False
 
 
 # --- actions ----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ Source: https://globus-sdk-python.readthedocs.io/en/stable/authorization/gare.ht
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -20,6 +21,9 @@ from hpcserve.errors import AuthenticationError, LoginRequired
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SCOPE = re.compile(r"https://auth\.globus\.org/scopes/([A-Za-z0-9.-]+)/([A-Za-z0-9_.:-]+)")
+_DATA_ACCESS = re.compile(r"https://auth\.globus\.org/scopes/([^/\[\] ]+)/data_access")
+TRANSFER = "transfer.api.globus.org"
+TRANSFER_SCOPE = f"urn:globus:auth:scope:{TRANSFER}:all"
 OF_COLLECTIONS = frozenset({"data_access", "https", "manage_collections"})
 """Names of scopes by which somebody's files are reached."""
 MOST_CHARACTERS = 2000
@@ -116,6 +120,29 @@ def demand_of(refused: LoginRequired) -> Demand:
         if rest == each or len(each) > MOST_CHARACTERS or (rest and not _is_in_brackets(rest)):
             raise _too_much(each)
     return demand
+
+
+def own_demand(refused: LoginRequired, consents: Iterable[str] = ()) -> Demand:
+    """The login with which somebody submits himself what Transfer has refused to a service: for Transfer alone.
+
+    No service gets the token. Of what the service says nothing counts but the session, and on which collections
+    Transfer is to be let act.
+
+    Args:
+        refused: What the service was refused, as it says it.
+        consents: Further collections on which Transfer is to be let act.
+
+    Raises:
+        AuthenticationError: As :func:`demand_of`.
+    """
+    told = demand_of(refused)
+    named = [*consents, *_DATA_ACCESS.findall(" ".join(told.authorization_parameters.required_scopes or ()))]
+    below = " ".join(f"*https://auth.globus.org/scopes/{each}/data_access" for each in dict.fromkeys(named))
+    if not all(map(_UUID.fullmatch, named)):
+        raise AuthenticationError("the service names a collection whose id is no UUID")
+    scope = f"{TRANSFER_SCOPE}[{below}]" if below else TRANSFER_SCOPE
+    wanted = replace(told.authorization_parameters, required_scopes=[scope])
+    return Demand(told.client_id, TRANSFER_SCOPE, TRANSFER, wanted)
 
 
 def _with_parameters(detail: dict[str, Any]) -> dict[str, Any]:

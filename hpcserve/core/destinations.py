@@ -28,7 +28,7 @@ def destination(uri: str, name: str) -> End:
         split = urlsplit(uri)
     except ValueError as error:
         raise InvalidInput(f"{told}: {error}") from error
-    if split.scheme != "globus" or not _is_uuid(split.netloc.lower()):
+    if split.scheme != "globus" or not is_uuid(split.netloc.lower()):
         raise InvalidInput(f"{told}: expected globus://COLLECTION/DIRECTORY/, COLLECTION being the collection's UUID")
     if split.query or split.fragment:
         raise InvalidInput(f"{told}: a ? in a path is written %3F, a # %23")
@@ -58,6 +58,7 @@ def uri_of(end: End) -> str:
     return f"globus://{end.collection}/{quote(end.path.lstrip('/'))}"
 
 
-def _is_uuid(text: str) -> bool:
+def is_uuid(text: str) -> bool:
+    """Whether it is a UUID in lower case, as ids of Globus are."""
     parts = text.split("-")
     return [len(each) for each in parts] == [8, 4, 4, 4, 12] and all(_HEX.issuperset(each) for each in parts)

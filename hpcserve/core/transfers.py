@@ -11,6 +11,10 @@ transfer task, here a **shipment**. The rules:
 - What may have been submitted does not end for that: it is submitted with its id again, or, where that is refused or
   of no avail, its task is looked for. One that is under way ends as Globus says, or after its deadline there.
 - Only a task that SUCCEEDED has delivered. One that is INACTIVE, or whose owner is not logged in, waits for that.
+- What Transfer refuses once more, in the same words, after the login that it wanted, is *offered* to its owner, and so
+  is what goes the same way later: his own login may do where the service's token does not. Who submits does so with the
+  same id, so that there is one task; the id is not replaced while an owner may be about to. Whether he has, he reports;
+  and it is looked for, since nobody knows who was killed when.
 - Which login is wanted is told until a step goes well, or the file is asked for again, which is how a client goes on
   after one. A step that may go well later says nothing about it, and neither does a token that is merely newer.
 
@@ -21,7 +25,7 @@ told. Times are seconds of one clock, which goes on over restarts. Decides nothi
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from hpcserve.core.delivery import (
@@ -40,29 +44,12 @@ from hpcserve.core.delivery import (
     Submit,
     Trouble,
 )
-from hpcserve.errors import NotFound, TransferFailed
+from hpcserve.core.shipments import Shipment, asked_of, batches
+from hpcserve.errors import Conflict, NotFound, ServiceUnavailable, TransferFailed
 
 BY_OWNER = "cancelled by its owner"
 HOPELESS = frozenset({"PERMISSION_DENIED", "FILE_NOT_FOUND", "QUOTA_EXCEEDED", "VERIFY_CHECKSUM", "ENDPOINT_ERROR"})
 """Faults that Globus would try again until the task's deadline, and that nobody's coming back mends."""
-
-
-@dataclass
-class _Shipment:
-    owner: str
-    ids: list[str]
-    submission: str = ""
-    task: str = ""
-    at: float = 0.0
-    pause_s: float = 0.0
-    busy: bool = False
-    bad_since: float | None = None
-    cancelled: bool = False
-    unsure: bool = False  # whether it was submitted
-    lost: Trouble | None = None  # what it ends for, if it was not
-    stale: bool = False  # its last submission id was not good
-    progress: Progress | None = None
-    login: dict[str, Any] | None = None
 
 
 class Transfers:
@@ -71,13 +58,15 @@ class Transfers:
     Args:
         limits: What the site sets.
         deliveries: As they were stored.
+        now: The time, which counts for what was offered.
     """
 
-    def __init__(self, limits: Limits, deliveries: Iterable[Delivery] = ()) -> None:
+    def __init__(self, limits: Limits, deliveries: Iterable[Delivery] = (), now: float = 0.0) -> None:
         self._limits = limits
         self._deliveries = {each.id: each for each in sorted(deliveries, key=lambda each: (each.asked_s, each.id))}
-        self._shipments: dict[int, _Shipment] = {}
+        self._shipments: dict[int, Shipment] = {}
         self._of: dict[str, int] = {}
+        self._closed: set[tuple[str, str, str]] = set()  # to the service's tokens
         self._last = 0
         by_submission: dict[str, list[Delivery]] = {}
         for each in list(self._deliveries.values()):
@@ -90,6 +79,9 @@ class Transfers:
             shipment = self._shipments[number]
             shipment.submission, shipment.unsure = submission, True
             shipment.task = next((each.task for each in members if each.task), "")
+            if any(each.state == "offered" for each in members):
+                shipment.offered, shipment.handed_until = True, now + limits.hand_s
+                self._closed.add(self._way(shipment))
 
     # --- what is known ----------------------------------------------------------------------------
 
@@ -145,6 +137,8 @@ class Transfers:
         if number is None:
             return []
         shipment = self._shipments[number]
+        if shipment.login is not None and shipment.refused:
+            shipment.tried.append(asked_of(shipment.login))
         waited, shipment.login = shipment.login is not None, None
         shipment.at, shipment.pause_s = min(shipment.at, now), 0.0
         ids = [each for each in shipment.ids if waited and self._deliveries[each].state == "inactive"]
@@ -173,6 +167,32 @@ class Transfers:
             return self._leave(number, now)
         return [stored]
 
+    def hand_out(self, id: str, now: float) -> tuple[Store, Submit]:
+        """The owner of a delivery is about to submit what it travels in; the store is written first.
+
+        Raises:
+            Conflict: It is not, or no longer, for its owner to submit.
+            ServiceUnavailable: It is being submitted by the service just now.
+        """
+        number = self._of.get(id, 0)
+        shipment = self._shipments.get(number)
+        if shipment is None or not shipment.offered or self._is_looked_for(shipment, now):
+            raise Conflict(f"transfer {id} is {self._deliveries[id].state}, and not its owner's to submit")
+        if shipment.login is None:
+            raise ServiceUnavailable(f"transfer {id} is being tried by the service once more", retry_after_s=0.5)
+        shipment.unsure, shipment.handed_until = True, now + self._limits.hand_s
+        stored, submit = self._submit(number)
+        return stored, submit
+
+    def reported(self, id: str, submission: str, task: str, now: float) -> list[Action]:
+        """The owner of a delivery has submitted what it travels in with this id, as this task; that was verified."""
+        number = self._of.get(id, 0)
+        shipment = self._shipments.get(number)
+        if shipment is None or shipment.task or shipment.submission != submission:
+            return []
+        shipment.reported = task
+        return [] if shipment.busy else self.submitted(number, task, now)
+
     def withdraw(self, id: str) -> None:
         """A delivery that was asked for could not be stored: it never was."""
         if id not in self._of:
@@ -196,7 +216,7 @@ class Transfers:
             shipment.busy = True
             if not shipment.submission:
                 actions.append(Prepare(number, shipment.owner))
-            elif not shipment.task and self._is_looked_for(shipment, now):
+            elif not shipment.task and (self._is_looked_for(shipment, now) or self._waits_for_owner(shipment)):
                 actions.append(Find(number, shipment.owner, shipment.submission))
             elif not shipment.task:
                 actions += self._submit(number)
@@ -204,7 +224,8 @@ class Transfers:
                 actions.append(Cancel(number, shipment.owner, shipment.task))
             else:
                 actions.append(Look(number, shipment.owner, shipment.task))
-        for members in self._batches(now):
+        waiting = [each for each in self._deliveries.values() if each.state == "waiting" and each.id not in self._of]
+        for members in batches(waiting, self._has_room, self._limits, now):
             number = self._ship(members)
             self._shipments[number].busy = True
             actions.append(Prepare(number, members[0].owner))
@@ -235,38 +256,6 @@ class Transfers:
             del self._deliveries[id]
         return [Forget(tuple(over))] if over else []
 
-    def _batches(self, now: float) -> list[list[Delivery]]:
-        """The shipments that may begin now."""
-        lines: dict[tuple[str, str, str], list[Delivery]] = {}
-        for each in self._deliveries.values():
-            if each.state == "waiting" and each.id not in self._of:
-                lines.setdefault((each.owner, each.source.collection, each.target.collection), []).append(each)
-        begun: dict[str, int] = {}
-        chosen = []
-        for (owner, _, _), line in sorted(lines.items(), key=lambda item: item[1][0].asked_s):
-            rest = line
-            while rest and self._has_room(owner, begun.get(owner, 0)):
-                batch = self._first(rest)
-                full = len(batch) < len(rest) or len(batch) >= self._limits.batch_files
-                if not full and batch[0].asked_s + self._limits.batch_wait_s > now:
-                    break
-                chosen.append(batch)
-                begun[owner] = begun.get(owner, 0) + 1
-                rest = rest[len(batch) :]
-        return chosen
-
-    def _first(self, line: list[Delivery]) -> list[Delivery]:
-        """As many from the front as one task takes; no two of them to the same path."""
-        batch: list[Delivery] = []
-        size, targets = 0, set()
-        for each in line[: self._limits.batch_files]:
-            size += each.size_bytes
-            if batch and (size > self._limits.batch_bytes or each.target in targets):
-                break
-            targets.add(each.target)
-            batch.append(each)
-        return batch
-
     def _has_room(self, owner: str, begun: int = 0) -> bool:
         active = sum(each.owner == owner for each in self._shipments.values())
         return active + begun < self._limits.tasks_per_owner
@@ -277,7 +266,7 @@ class Transfers:
         """Globus has given a submission id: it is stored, then used."""
         shipment = self._shipments[number]
         if not shipment.stale:  # else nothing is better yet
-            self._went_well(shipment)
+            shipment.went_well()
         left = self._leave(number, now)
         if not shipment.ids:
             return left
@@ -288,15 +277,22 @@ class Transfers:
     def submitted(self, number: int, task: str, now: float) -> list[Action]:
         """Globus has taken the task, now or before."""
         shipment = self._shipments[number]
-        self._went_well(shipment)
-        shipment.task, shipment.at, shipment.busy = task, now, False
+        shipment.went_well()
+        if not shipment.offered:
+            self._closed.discard(self._way(shipment))
+        shipment.task, shipment.at, shipment.busy, shipment.offered = task, now, False, False
         return [self._change(shipment.ids, task=task, state="active", why="")]
 
     def found(self, number: int, task: str, now: float) -> list[Action]:
         """Globus has told which task was submitted; empty: none."""
+        shipment = self._shipments[number]
+        task = task or shipment.reported
         if task:
             return self.submitted(number, task, now)
-        shipment = self._shipments[number]
+        if now < shipment.handed_until or (self._waits_for_owner(shipment) and not self._is_looked_for(shipment, now)):
+            shipment.busy = False
+            shipment.pause(now, 0.0, self._limits)
+            return []
         shipment.busy = shipment.unsure = False
         lost, shipment.lost, shipment.at = shipment.lost, None, now
         left = self._leave(number, now)
@@ -317,13 +313,13 @@ class Transfers:
         if progress.status == "FAILED":
             return self._over(number, progress, now)
         faulty = progress.fault in HOPELESS
-        if faulty and shipment.bad_since is not None and now - shipment.bad_since >= self._limits.faults_s:
+        if faulty and shipment.is_bad_too_long(now, self._limits):
             why = f"Globus Transfer: {progress.fault}: {progress.details}"
             doomed = self._change(shipment.ids, state="cancelling", why=why)
             shipment.at = now
             return [doomed]
         shipment.bad_since = (shipment.bad_since if shipment.bad_since is not None else now) if faulty else None
-        self._pause(shipment, now, 0.0, anew=moved)
+        shipment.pause(now, 0.0, self._limits, anew=moved)
         inactive = progress.status == "INACTIVE"
         why = f"{progress.fault}: {progress.details}" if progress.fault else progress.details
         if inactive:
@@ -341,12 +337,14 @@ class Transfers:
         """A step did not succeed."""
         shipment = self._shipments[number]
         shipment.busy = False
+        if shipment.reported and not shipment.task:
+            return self.submitted(number, shipment.reported, now)
         shipment.unsure = shipment.unsure or (bool(shipment.submission) and trouble.kind == "again")
-        if trouble.kind == "login" and not shipment.task:
+        if (trouble.kind == "login" or shipment.offered) and not shipment.task:
             shipment.bad_since = None  # that is an answer: what goes wrong after the login has only begun
         elif shipment.bad_since is None and (not shipment.task or trouble.kind == "fatal"):
             shipment.bad_since = now
-        self._pause(shipment, now, trouble.retry_after_s)
+        shipment.pause(now, trouble.retry_after_s, self._limits)
         if shipment.task:
             return self._task_failed(number, trouble, now)
         left = [] if shipment.unsure else self._leave(number, now)
@@ -354,12 +352,12 @@ class Transfers:
 
     def _task_failed(self, number: int, trouble: Trouble, now: float) -> list[Action]:
         shipment = self._shipments[number]
-        if (trouble.kind == "fatal" and self._is_too_long(shipment, now)) or self._has_ended(shipment, now):
+        if (trouble.kind == "fatal" and shipment.is_bad_too_long(now, self._limits)) or self._has_ended(shipment, now):
             return self._end(number, "failed", trouble.why, now)
         return self._wait(shipment, trouble)
 
     def _failed(self, number: int, trouble: Trouble, now: float) -> list[Action]:
-        shipment, too_long = self._shipments[number], self._is_too_long(self._shipments[number], now)
+        shipment, too_long = self._shipments[number], self._shipments[number].is_bad_too_long(now, self._limits)
         if shipment.lost is not None:
             over = self._has_ended(shipment, now)
             return self._end(number, "failed", shipment.lost.why, now) if over else self._wait(shipment, trouble)
@@ -376,16 +374,35 @@ class Transfers:
             return [self._anew(shipment, trouble.why)]
         return self._wait(shipment, trouble)
 
-    def _wait(self, shipment: _Shipment, trouble: Trouble) -> list[Action]:
+    def _wait(self, shipment: Shipment, trouble: Trouble) -> list[Action]:
+        refused = trouble.by_transfer and bool(shipment.submission) and not shipment.task
+        if shipment.offered and not refused:
+            return []  # what is told is still so
         if trouble.kind == "login":
-            shipment.login = trouble.detail
+            shipment.login, shipment.refused = trouble.detail, refused
         state: State | None = "inactive" if trouble.kind == "login" and shipment.task else None
+        if refused and self._is_its_owners(shipment):
+            shipment.offered, state = True, "offered"
         changes = self._change(shipment.ids, state=state, why=trouble.why)
         return [changes] if changes.deliveries else []
 
-    def _anew(self, shipment: _Shipment, why: str | None = None) -> Store:
+    def _is_its_owners(self, shipment: Shipment) -> bool:
+        """Whether no login at the service will do for what Transfer has just refused."""
+        if asked_of(shipment.login) in shipment.tried:
+            self._closed.add(self._way(shipment))
+        return self._way(shipment) in self._closed
+
+    def _waits_for_owner(self, shipment: Shipment) -> bool:
+        """Whether it is offered, and was refused to the service since that was asked for last."""
+        return shipment.offered and shipment.login is not None
+
+    def _way(self, shipment: Shipment) -> tuple[str, str, str]:
+        first = self._deliveries[shipment.ids[0]]
+        return shipment.owner, first.source.collection, first.target.collection
+
+    def _anew(self, shipment: Shipment, why: str | None = None) -> Store:
         """What was not submitted is, with another id."""
-        shipment.submission = ""
+        shipment.submission, shipment.offered = "", False
         return self._change(shipment.ids, state="waiting", submission="", why=why)
 
     # --- how --------------------------------------------------------------------------------------
@@ -426,32 +443,29 @@ class Transfers:
         self._drop(number)
         return [ended]
 
-    def _wants_cancel(self, shipment: _Shipment) -> bool:
+    def _wants_cancel(self, shipment: Shipment) -> bool:
         return any(self._deliveries[each].state == "cancelling" for each in shipment.ids)
 
-    def _is_looked_for(self, shipment: _Shipment, now: float) -> bool:
+    def _is_looked_for(self, shipment: Shipment, now: float) -> bool:
         """Whether it is not submitted once more, though it may have been submitted."""
         return shipment.lost is not None or self._wants_cancel(shipment) or self._is_old(shipment, now)
 
-    def _is_old(self, shipment: _Shipment, now: float) -> bool:
+    def _is_old(self, shipment: Shipment, now: float) -> bool:
         return min(self._deliveries[each].asked_s for each in shipment.ids) + self._limits.give_up_s <= now
 
-    def _is_too_long(self, shipment: _Shipment, now: float) -> bool:
-        return shipment.bad_since is not None and now - shipment.bad_since >= self._limits.faults_s
-
-    def _has_ended(self, shipment: _Shipment, now: float) -> bool:
+    def _has_ended(self, shipment: Shipment, now: float) -> bool:
         """Whether its task is over its deadline, whenever it was submitted: nothing is that is too old."""
         return self._is_old(shipment, now - self._limits.deadline_s)
 
-    def _submit(self, number: int) -> list[Action]:
+    def _submit(self, number: int) -> tuple[Store, Submit]:
         """Stored each time that it is said: the last time may not have succeeded in that."""
         shipment = self._shipments[number]
         members = tuple(self._deliveries[each] for each in shipment.ids)
-        return [Store(members), Submit(number, shipment.owner, shipment.submission, members)]
+        return Store(members), Submit(number, shipment.owner, shipment.submission, members)
 
     def _ship(self, members: list[Delivery]) -> int:
         self._last += 1
-        self._shipments[self._last] = _Shipment(members[0].owner, [each.id for each in members])
+        self._shipments[self._last] = Shipment(members[0].owner, [each.id for each in members])
         for each in members:
             self._of[each.id] = self._last
         return self._last
@@ -459,16 +473,6 @@ class Transfers:
     def _drop(self, number: int) -> None:
         for each in self._shipments.pop(number).ids:
             del self._of[each]
-
-    def _went_well(self, shipment: _Shipment) -> None:
-        shipment.pause_s, shipment.bad_since, shipment.login = 0.0, None, None
-        shipment.lost, shipment.stale = None, False
-
-    def _pause(self, shipment: _Shipment, now: float, asked_s: float, *, anew: bool = False) -> None:
-        limits = self._limits
-        longer = 0.0 if anew else shipment.pause_s * 1.5
-        shipment.pause_s = min(max(longer, limits.shortest_pause_s), limits.longest_pause_s)
-        shipment.at = now + max(shipment.pause_s, asked_s)
 
     def _change(
         self,

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 TIMEOUT_S = 10.0
 TOO_MANY_PAUSE_S = 30.0
 """An owner has too many tasks at Globus, of whatever program: some of them have to end first."""
-RESOURCE_SERVER = "transfer.api.globus.org"
-SCOPE = f"urn:globus:auth:scope:{RESOURCE_SERVER}:all"
 _FINE = ("", "OK", "Queued")
 _OF_THE_ID = re.compile(r"submission[ _]id\b", re.IGNORECASE)
 """In what Transfer says of an id that is unknown or too old; its code is the one of every bad request."""
@@ -92,7 +90,7 @@ class _Speaker:
         why = f"Globus Transfer: {error.code}: {error.message}"
         asked = _gare(error)
         if asked is not None:
-            return Trouble("login", why, detail=asked)
+            return Trouble("login", why, detail=asked, by_transfer=True)
         if error.http_status == 401:
             return Trouble("login", f"{why}; log in again: hpcserve transfers --login")
         if error.http_status == 409 and error.code == "TooManyPendingJobs":
@@ -124,13 +122,16 @@ class GlobusTransfer(_Speaker):
         with self._troubles():
             return str(self._client.get_submission_id()["value"])
 
-    def submit(self, submission: str, items: Sequence[tuple[End, End]]) -> str:
-        """The task's id; the same for the same submission id, however often it is said."""
+    def submit(self, submission: str, items: Sequence[tuple[End, End]], *, label: str = "") -> str:
+        """The task's id; the same for the same submission id, however often it is said, and whoever has said it.
+
+        ``label``: by which the service knows it; by default as :func:`label_of`.
+        """
         source, target = items[0]
         data = self._sdk.TransferData(
             source.collection,
             target.collection,
-            label=_label(submission),
+            label=label or label_of(submission),
             submission_id=submission,
             sync_level="checksum",
             verify_checksum=True,
@@ -145,7 +146,7 @@ class GlobusTransfer(_Speaker):
 
     def find(self, submission: str) -> str:
         """The task that was submitted with this id, by its label; empty: none was."""
-        query = {"filter": f"type:TRANSFER/label:{_label(submission)}"}
+        query = {"filter": f"type:TRANSFER/label:{label_of(submission)}"}
         with self._troubles():
             found = self._client.task_list(query_params=query)["DATA"]
             return str(found[0]["task_id"]) if found else ""
@@ -211,7 +212,8 @@ class GlobusRules(_Speaker):
         return ""
 
 
-def _label(submission: str) -> str:
+def label_of(submission: str) -> str:
+    """The label of the task that is submitted with this id, by which it is found."""
     return f"hpcserve {submission}"
 
 
@@ -230,6 +232,7 @@ def progress_of(task: dict[str, Any]) -> Progress:
         fault=fault,
         details=details or _ended(task),
         cancelled=task["status"] == "FAILED" and bool(task.get("subtasks_canceled")),
+        label=task.get("label") or "",
     )
 
 
@@ -250,7 +253,8 @@ def _gare(error: Any) -> dict[str, Any] | None:
     if asked is None:
         return None
     told: dict[str, Any] = asked.to_dict()
-    return {"code": told["code"], "authorization_parameters": told["authorization_parameters"]}
+    wanted = {name: value for name, value in told["authorization_parameters"].items() if value not in ([], False)}
+    return {"code": told["code"], "authorization_parameters": wanted}
 
 
 def _retry_after_s(error: Any) -> float:

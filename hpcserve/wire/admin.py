@@ -363,9 +363,10 @@ class AskTransfers(Admin, frozen=True, kw_only=True):
 class TransferView(Admin, frozen=True, kw_only=True):
     """One file on its way to ``to``. Times are seconds since 1970.
 
-    ``state``: ``waiting``, ``prepared``, ``active``, ``inactive``, ``cancelling``, ``succeeded``, ``failed`` or
-    ``cancelled``; ``why``: what it waits for, or why it failed. ``login``: the login that it waits for, as the detail
-    of the error ``login_required``. Files may share a Globus task: the last six say what that has done, of how much.
+    ``state``: ``waiting``, ``prepared``, ``offered`` (to its owner, see AskSubmission), ``active``, ``inactive``,
+    ``cancelling``, ``succeeded``, ``failed`` or ``cancelled``; ``why``: what it waits for, or why it failed. ``login``:
+    the login that it waits for, as the detail of the error ``login_required``. Files may share a Globus task: the last
+    six say what that has done, of how much.
     """
 
     id: str
@@ -407,6 +408,39 @@ class ByHttps(Admin, frozen=True, kw_only=True):
     url: str
     token: str
     expires_in_s: float
+
+
+class AskSubmission(Admin, frozen=True, kw_only=True):
+    """``submission``: the caller is about to submit a transfer that is ``offered``, with a login of his own."""
+
+    id: str
+
+
+class Submission(Admin, frozen=True, kw_only=True):
+    """What the caller's own task is to be. It verifies checksums.
+
+    Whoever does not submit it ``within_s`` seconds asks again first. ``login``: what Transfer has wanted of the
+    service's, as the detail of the error ``login_required``; ``why``: in its words. ``consents``: collections on which
+    Transfer must be let act, besides those that this tells of.
+    """
+
+    submission: str
+    source: str
+    target: str
+    items: tuple[tuple[str, str], ...]
+    label: str
+    deadline_s: float
+    within_s: float
+    login: dict[str, Any]
+    why: str
+    consents: tuple[str, ...] = ()
+
+
+class Submitted(Admin, frozen=True, kw_only=True):
+    """``submitted``: the caller has submitted a transfer that was ``offered``, as this task."""
+
+    id: str
+    task: str
 
 
 class CancelTransfer(Admin, frozen=True, kw_only=True):

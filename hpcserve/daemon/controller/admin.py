@@ -79,6 +79,8 @@ class Admin:
             "deliver": (verbs.Deliver, controller.transferring.deliver),
             "transfers": (verbs.AskTransfers, controller.transferring.transfers),
             "https": (verbs.AskHttps, controller.transferring.https),
+            "submission": (verbs.AskSubmission, controller.transferring.submission),
+            "submitted": (verbs.Submitted, controller.transferring.submitted),
             "cancel-transfer": (verbs.CancelTransfer, controller.transferring.cancel),
         }
 

@@ -14,12 +14,13 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from hpcserve.core.delivery import Action, Cancel, Delivery, Find, Forget, Limits, Prepare, Step, Store, Submit, Trouble
+from hpcserve.core.spelling import shortened
 from hpcserve.core.transfers import Transfers
 from hpcserve.daemon.controller.outside import Outside
 from hpcserve.daemon.controller.storage import Storage
-from hpcserve.errors import HpcserveError, LoginRequired
+from hpcserve.errors import Conflict, HpcserveError, LoginRequired, PermissionDenied
 from hpcserve.registry.deliveries import DeliveryRow, deliveries, forget_deliveries, put_deliveries
-from hpcserve.staging.transfer import Carrier, StepFailed
+from hpcserve.staging.transfer import Carrier, StepFailed, label_of
 
 _log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ class Deliveries:
         rows = await self._storage.do(deliveries)
         for row in rows:
             seen(row.owner, row.token_sha256)
-        self.book = Transfers(self._limits, [row.delivery for row in rows])
+        self.book = Transfers(self._limits, [row.delivery for row in rows], self.now())
 
     async def ask(self, wanted: Iterable[Delivery]) -> None:
         """Files are to go somewhere.
@@ -140,6 +141,45 @@ class Deliveries:
             TransferFailed: It has ended.
         """
         await self._carry_out(self.book.cancel(id, self.now()))
+        self._changed.set()
+
+    async def hand_out(self, id: str) -> Submit:
+        """What the owner of a delivery is to submit himself, with a login of his own.
+
+        Raises:
+            Conflict: It is not for its owner to submit.
+            ServiceUnavailable: Not yet.
+            StepFailed: Globus does not let the owner at the files.
+            HpcserveError: It cannot be written down.
+        """
+        stored, submit = self.book.hand_out(id, self.now())
+        await self._store(stored)
+        await self._let_in(submit)
+        return submit
+
+    async def reported(self, id: str, task: str) -> None:
+        """The owner of a delivery says that he has submitted it, as this task: he has, as far as his token sees.
+
+        Raises:
+            PermissionDenied: The task is not his, or not of this submission.
+            Conflict: What was submitted is not wanted any more.
+            HpcserveError: There is no token of his.
+            StepFailed: Globus gives no answer.
+        """
+        delivery = self.book.get(id)
+        if delivery is None or not delivery.submission:
+            raise Conflict(f"transfer {id} is not submitted any more, and nothing else was; see: hpcserve transfers")
+        if delivery.task != task:
+            token = await self._wallet.token(delivery.owner)
+            try:
+                told = await self._said(token, lambda carrier: carrier.look(task))
+            except StepFailed as error:
+                if error.trouble.kind != "fatal":
+                    raise
+                raise PermissionDenied(f"no task {shortened(task)} of yours is known: {error.trouble.why}") from error
+            if delivery.task or told.label != label_of(delivery.submission):
+                raise PermissionDenied(f"task {shortened(task)} is not that of transfer {id}")
+            await self._carry_out(self.book.reported(id, delivery.submission, task, self.now()))
         self._changed.set()
 
     def logged_in(self, owner: str) -> None:
@@ -203,8 +243,7 @@ class Deliveries:
                 return self.book.prepared(step.shipment, submission, self.now())
             if isinstance(step, Submit):
                 items = [(each.source, each.target) for each in step.deliveries]
-                for collection in {source.collection for source, _ in items}:
-                    await self._doors.let_in(step.owner, collection)
+                await self._let_in(step)
                 task = await self._said(token, lambda carrier: carrier.submit(step.submission, items))
                 _log.info("transfer task %s of %s: %d files", task, step.owner, len(items))
                 return self.book.submitted(step.shipment, task, self.now())
@@ -219,6 +258,10 @@ class Deliveries:
             if progress.status == "INACTIVE":  # a newer token may do already
                 login = self._wallet.refused(step.owner, EXPIRED).detail
             return self.book.looked(step.shipment, progress, self.now(), login)
+
+    async def _let_in(self, step: Submit) -> None:
+        for collection in {each.source.collection for each in step.deliveries}:
+            await self._doors.let_in(step.owner, collection)
 
     async def _said(self, token: str, say: Callable[[Carrier], T]) -> T:
         def said() -> T:

@@ -18,7 +18,7 @@ from hpcserve.auth.sealed import Seal
 from hpcserve.config import Site
 from hpcserve.core.access import Decision
 from hpcserve.core.delivery import Delivery, End, Limits
-from hpcserve.core.destinations import destination, uri_of
+from hpcserve.core.destinations import destination, is_uuid, uri_of
 from hpcserve.core.sitepaths import Collection, globus_uri
 from hpcserve.core.spelling import shortened
 from hpcserve.core.tiers import tier
@@ -39,7 +39,7 @@ from hpcserve.errors import (
     ServiceUnavailable,
     StagedFileGone,
 )
-from hpcserve.staging.transfer import GlobusCollections, GlobusTransfer, StepFailed
+from hpcserve.staging.transfer import GlobusCollections, GlobusTransfer, StepFailed, label_of
 from hpcserve.wire import admin as verbs
 
 MOST_PATHS = 1000
@@ -70,6 +70,7 @@ class Transferring:
         self._directory = site.staging_dir
         self._collections = collections_of(site)
         self._https_limit = site.staging.https_limit_bytes
+        self._limits = limits_of(site)
         self._service = service
 
     async def open(self) -> None:
@@ -138,6 +139,53 @@ class Transferring:
         await self._guard.note(asking, "cancel-transfer", found.id, OWN)
         await service.deliveries.cancel(found.id)
         return self._listed(service.deliveries, [found.id])
+
+    async def submission(self, arguments: verbs.AskSubmission, asking: Asking) -> verbs.Submission:
+        """One is to be submitted by the caller himself."""
+        service, delivery = await self._own_transfer(asking, arguments.id)
+        try:
+            order = await service.deliveries.hand_out(delivery.id)
+        except StepFailed as error:
+            raise ServiceUnavailable(error.trouble.why, retry_after_s=error.trouble.retry_after_s or 2.0) from error
+        await self._guard.note(asking, "submit", delivery.id, OWN)
+        source, target = delivery.source.collection, delivery.target.collection
+        return verbs.Submission(
+            submission=order.submission,
+            source=source,
+            target=target,
+            items=tuple((each.source.path, each.target.path) for each in order.deliveries),
+            label=label_of(order.submission),
+            deadline_s=self._limits.deadline_s,
+            within_s=self._limits.hand_s / 2,
+            login=service.deliveries.book.login(delivery.id) or {},
+            why=delivery.why,
+            consents=(source,) if self._is_mapped(source) else (),
+        )
+
+    async def submitted(self, arguments: verbs.Submitted, asking: Asking) -> verbs.TransferList:
+        """The caller has submitted one."""
+        service, delivery = await self._own_transfer(asking, arguments.id)
+        if not is_uuid(arguments.task):
+            raise InvalidInput(f"task={shortened(arguments.task)}: expected the id of a task of Globus Transfer")
+        try:
+            await service.deliveries.reported(delivery.id, arguments.task)
+        except PermissionDenied as error:
+            decision = Decision(allowed=False, by="owner", reason=error.message)
+            await self._guard.note(asking, "submit", delivery.id, decision)
+            raise
+        except StepFailed as error:
+            raise ServiceUnavailable(error.trouble.why, retry_after_s=error.trouble.retry_after_s or 2.0) from error
+        return self._listed(service.deliveries, [delivery.id])
+
+    async def _own_transfer(self, asking: Asking, id: str) -> tuple[Service, Delivery]:
+        """One of the caller's; what is another's, also an administrator's to see, is written down."""
+        service, owner = self._seen(asking)
+        found = service.deliveries.book.get(id)
+        if found is None or found.owner != owner:
+            reason = "no such transfer of the caller's"
+            await self._guard.note(asking, "submit", id, Decision(allowed=False, by="owner", reason=reason))
+            raise NotFound(f"no transfer {shortened(id)}; see: hpcserve transfers")
+        return service, found
 
     async def https(self, arguments: verbs.AskHttps, asking: Asking) -> verbs.ByHttps:
         """Where a staged result of the caller's can be fetched, and with which token of the caller's."""

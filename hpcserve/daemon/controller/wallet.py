@@ -13,9 +13,10 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from hpcserve.auth.grants import TRANSFER_SCOPE, Grant, Grants
+from hpcserve.auth.grants import Grant, Grants
 from hpcserve.auth.sealed import Seal
 from hpcserve.core.delivery import Trouble
+from hpcserve.core.demands import TRANSFER_SCOPE
 from hpcserve.daemon.controller.outside import Outside
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.errors import AuthenticationError, HpcserveError, LoginRequired, ServiceUnavailable

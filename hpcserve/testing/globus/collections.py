@@ -110,6 +110,9 @@ class Collection:
     https: bool = True
     consent: bool = True
     """Whether a mapped one asks for the ``data_access`` consent."""
+    domain: str = ""
+    """Of high assurance: who acts here has proved, in the session of the very program that asks, an identity of this
+    domain. What a service has by a dependent token is no session of its own."""
     host: str | None = None
     """The mapped collection that a guest collection lies on."""
     rules: dict[str, Rule] = field(default_factory=dict)

@@ -72,9 +72,31 @@ def check_consent(world: World, request: Request, token: Token, *collections: Co
             asked = each.trouble.authorization_parameters
             message = asked.get("session_message", "The session does not satisfy the collection")
             raise refusal(request, 403, "PermissionDenied", message, authorization_parameters=asked)
+        _check_session(world, request, token, each)
         missing += each.trouble.required_scopes
         if each.needs_data_access and not world.consented(token, scope, each.data_access):
             missing.append(f"{scope}[*{each.data_access}]")
     if missing:
         message = "Missing required data_access consent"
         raise refusal(request, 403, "ConsentRequired", message, required_scopes=missing)
+
+
+def _check_session(world: World, request: Request, token: Token, collection: Collection) -> None:
+    """Whether the session of a token does for a collection of high assurance."""
+    domain = collection.domain
+    with world.lock:
+        by = token.session.authentications or {token.sub} & world.clients.keys()  # a program has proved its secret
+        proved = {world.people[each].domain for each in by}
+    if not domain or (domain in proved and not token.grant.way):
+        return
+    wanted = {
+        "session_message": "Session reauthentication required (Globus Transfer)",
+        "session_required_identities": [],
+        "session_required_mfa": False,
+        "session_required_single_domain": [domain],
+    }
+    message = (
+        f"Error validating login to endpoint '{collection.name} ({collection.id})': None of your authenticated "
+        "identities are from domains allowed by resource policies"
+    )
+    raise refusal(request, 403, "PermissionDenied", message, authorization_parameters=wanted)

@@ -160,7 +160,7 @@ def collection_document(collection: Collection, username: str, base: str) -> dic
         "host_endpoint_id": collection.host,
         "mapped_collection_id": collection.host,
         "host_path": str(collection.root) if guest else None,
-        "high_assurance": collection.trouble.authorization_parameters is not None,
+        "high_assurance": bool(collection.domain) or collection.trouble.authorization_parameters is not None,
         "https_server": https,
         "tlsftp_server": None,
         "gcs_manager_url": None if personal else base,

@@ -25,6 +25,7 @@ def transfer_orders(
             raise KeyError(order["owner"])
         kind, root = Kind[order.get("kind", "mapped").upper()], order.get("root")
         made = collections.open(order["name"], owner.id, kind, root=root and Path(root), host=order.get("host"))
+        made.domain = order.get("domain", "")
         return {"id": made.id, "root": str(made.root)}
 
     def troubled(order: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from hpcserve.core.delivery import End, Progress
-from hpcserve.staging.transfer import GlobusTransfer, StepFailed
+from hpcserve.staging.transfer import GlobusTransfer, StepFailed, label_of
 from hpcserve.testing.globus.records import TRANSFER_ALL
 from tests.integration.globus.transfers import WITHIN_S, Transfers
 
@@ -38,8 +38,10 @@ def ended(globus: GlobusTransfer, task: str) -> Progress:
 def test_files_arrive_verified(transfers: Transfers) -> None:
     contents = [transfers.write(f"/{name}", 3000) for name in ("a", "b")]
     globus = carrier(transfers)
-    task = globus.submit(globus.submission_id(), items(transfers, "a", "b"))
-    assert ended(globus, task)._replace(bytes_per_s=0.0) == Progress("SUCCEEDED", 6000, 2)
+    submission = globus.submission_id()
+    task = globus.submit(submission, items(transfers, "a", "b"))
+    seen = ended(globus, task)._replace(bytes_per_s=0.0)
+    assert seen == Progress("SUCCEEDED", 6000, 2, label=label_of(submission))
     assert [transfers.arrived(f"/in/{name}").read_bytes() for name in ("a", "b")] == contents
     shown = transfers.client().get_task(task)
     assert (shown["verify_checksum"], shown["bytes_checksummed"]) == (True, 6000)

@@ -153,12 +153,14 @@ def test_collections_and_their_troubles_are_orders(process: Process) -> None:
     opened = [
         process.order("collections", {"name": name, "owner": owner, "kind": "personal"}) for name in ("one", "two")
     ]
+    vault = process.order("collections", {"name": "vault", "owner": owner, "domain": "vault.example"})
     (Path(opened[0]["root"]) / "a").write_bytes(b"contents")
     process.order("transfers", {"retry_s": 0.02})
     process.order("trouble", {"collection": opened[1]["id"], "offline": True})
     token = process.order("tokens", {**person, "client": native, "scope": scope})["access_token"]
     client = globus_sdk.TransferClient(authorizer=globus_sdk.AccessTokenAuthorizer(token))
     assert client.get_endpoint(opened[1]["id"])["gcp_connected"] is False
+    assert client.get_endpoint(vault["id"])["high_assurance"] is True
     data = globus_sdk.TransferData(opened[0]["id"], opened[1]["id"], verify_checksum=True)
     data.add_item("/a", "/b")
     task = client.submit_transfer(data)["task_id"]

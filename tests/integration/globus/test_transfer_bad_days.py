@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import globus_sdk
 import pytest
+from globus_sdk import gare
 
 from hpcserve.testing.globus.collections import Collection, Kind
 from hpcserve.testing.globus.records import GROUPS_VIEW, TRANSFER_ALL
@@ -254,6 +255,34 @@ def test_consents_and_logins_that_a_collection_is_told_to_ask_for(transfers: Tra
         client.operation_ls(transfers.laptop.id)
     assert caught.value.info.authorization_parameters.session_required_mfa is True
     assert client.get_endpoint(transfers.laptop.id)["high_assurance"] is True
+
+
+def test_high_assurance_wants_a_session_of_its_domain_and_takes_no_dependent_token(transfers: Transfers) -> None:
+    setting, world = transfers.setting, transfers.setting.world
+    other = world.add_person("ada@elsewhere.example")
+    world.link(setting.person, other)
+    transfers.laptop.domain = "lab.example"
+    transfers.write("/a")
+
+    def submit(token: str) -> globus_sdk.GlobusHTTPResponse:
+        client = globus_sdk.TransferClient(authorizer=globus_sdk.AccessTokenAuthorizer(token))
+        return client.submit_transfer(transfers.data(("/a", "/a")))
+
+    by_service = world.token_for(
+        setting.person, setting.native, f"{setting.scope}[{TRANSFER_ALL}[*{transfers.facility.data_access}]]"
+    )
+    [dependent] = setting.confidential().oauth2_get_dependent_tokens(by_service.value, scope=TRANSFER_ALL).data
+    elsewhere = world.token_for(setting.person, setting.native, TRANSFER_ALL, by=other).value
+    for token in (dependent["access_token"], elsewhere):
+        with pytest.raises(globus_sdk.TransferAPIError) as caught:
+            submit(token)
+        assert (caught.value.http_status, caught.value.code) == (403, "PermissionDenied")
+        wanted = gare.to_gare(caught.value)
+        assert wanted is not None
+        assert wanted.authorization_parameters.session_required_single_domain == ["lab.example"]
+    assert transfers.client().get_endpoint(transfers.laptop.id)["high_assurance"] is True
+    task = submit(world.token_for(setting.person, setting.native, TRANSFER_ALL).value)["task_id"]
+    assert transfers.ended(task)["status"] == "SUCCEEDED"
 
 
 def test_tokens_that_do_not_do(transfers: Transfers) -> None:

@@ -70,6 +70,15 @@ def _at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
+def test_what_is_offered_is_said_as_soon_as_it_is_known_what_transfer_wants() -> None:
+    wanted = {"code": "AuthorizationRequired"}
+    ask, asked = service([view("offered"), view("offered", login=wanted, why="wrong domain")])
+    seen: list[Transfer] = []
+    with pytest.raises(LoginRequired, match=r"submit it yourself \(wrong domain\).*transfers --login") as caught:
+        Sending(f"globus://{LAPTOP}/in/", seen=seen.append).send(RESULT, ask)
+    assert (caught.value.detail, len(asked), seen[-1].state) == (wanted, 2, "offered")
+
+
 def test_it_is_asked_for_once_and_looked_at_until_it_has_arrived() -> None:
     moving = view("active", task="g", task_bytes=40, task_bytes_in_all=100, bytes_per_s=30.0, task_files_in_all=1)
     there = view("succeeded", task_bytes_in_all=100, task_files_in_all=1)

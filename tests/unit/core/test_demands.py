@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcserve.core.claims import Rules, login_required
-from hpcserve.core.demands import demand_of
+from hpcserve.core.demands import demand_of, own_demand
 from hpcserve.errors import AuthenticationError, LoginRequired
 
 SERVICE, NATIVE = "11111111-2222-3333-4444-555555555555", "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"
@@ -115,3 +115,28 @@ def test_whatever_comes_is_refused_or_is_the_services_own(detail: dict[str, Any]
         return
     assert demand.scope == SCOPE
     assert all(each.startswith(SCOPE) for each in demand.authorization_parameters.required_scopes or ())
+
+
+def test_what_somebody_submits_himself_takes_a_login_for_transfer_and_nothing_else() -> None:
+    collections = [f"{digit * 8}-0000-4000-8000-000000000000" for digit in "123"]
+    access = [f"https://auth.globus.org/scopes/{each}/data_access" for each in collections]
+    scopes = [
+        f"{SCOPE}[{TRANSFER}[*{access[1]} *{access[2]}]]",
+        f"{SCOPE}[https://auth.globus.org/scopes/{NATIVE}/https]",
+    ]
+    told = asked(required_scopes=scopes, session_required_single_domain=["lab.gov"])
+    demand = own_demand(told, collections[:2])
+    assert (demand.client_id, demand.scope, demand.resource_server) == (NATIVE, TRANSFER, "transfer.api.globus.org")
+    wanted = demand.authorization_parameters
+    assert wanted.required_scopes == [f"{TRANSFER}[*{access[0]} *{access[1]} *{access[2]}]"]
+    assert wanted.session_required_single_domain == ["lab.gov"]
+    assert own_demand(changed()).authorization_parameters.required_scopes == [TRANSFER]
+
+
+@pytest.mark.parametrize(
+    ("scopes", "consents"),
+    [([f"{SCOPE}[{TRANSFER}[*https://auth.globus.org/scopes/x/data_access]]"], []), ([SCOPE], ["x] openid"])],
+)
+def test_nobody_is_asked_to_consent_for_a_collection_that_is_none(scopes: list[str], consents: list[str]) -> None:
+    with pytest.raises(AuthenticationError, match="no UUID"):
+        own_demand(asked(required_scopes=scopes), consents)

@@ -41,6 +41,8 @@ VERBS = {
     "deliver": (admin.Deliver, admin.TransferList),
     "transfers": (admin.AskTransfers, admin.TransferList),
     "https": (admin.AskHttps, admin.ByHttps),
+    "submission": (admin.AskSubmission, admin.Submission),
+    "submitted": (admin.Submitted, admin.TransferList),
     "cancel-transfer": (admin.CancelTransfer, admin.TransferList),
 }
 

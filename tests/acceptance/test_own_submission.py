@@ -1,0 +1,87 @@
+"""Results onto a collection of high assurance, which takes no service's tokens: the command line submits them itself.
+
+A real daemon, real terminals and the loopback stand-in over TLS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from hpcserve.testing.globus.records import TRANSFER_ALL
+from tests.acceptance.lab import Lab, X, lab_in
+from tests.acceptance.newcomer import until
+from tests.acceptance.typist import Typist
+
+PATIENCE_S = 90.0
+SUBMIT = "POST /v0.10/transfer"
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    with lab_in(tmp_path) as made:
+        made.laptop.domain = "lab.example"
+        yield made
+
+
+def states(lab: Lab) -> list[object]:
+    return [each["state"] for each in lab.transfers()]
+
+
+@contextlib.contextmanager
+def at_the_last_prompt(lab: Lab) -> Iterator[Typist]:
+    """Ada at the prompt of the login with which a transfer is submitted, to which nobody without a terminal comes."""
+    assert "hpcserve transfers --login" in lab.ada.fails(4, *lab.call)
+    with Typist(lab.ada, lab.globus.ca, "transfers", "--login", "--watch") as typist:
+        typist.patience_s = PATIENCE_S
+        yield typist.logs_in().logs_in().says("Globus takes this transfer from you alone")
+
+
+def test_who_sits_at_a_terminal_submits_what_the_service_may_not(lab: Lab) -> None:
+    with Typist(lab.ada, lab.globus.ca, *lab.call) as typist:
+        # To transfer at all; with an identity of that domain, in vain; and to submit it herself.
+        told = json.loads(typist.logs_in().logs_in().logs_in().ends())
+    [path] = lab.arrived()
+    assert told == {"sent": f"globus://{lab.laptop.id}/results/{path.name}"}
+    assert f"to {told['sent']}" in typist.seen
+    assert typist.seen.count("and the service none") == 1
+    with h5py.File(path) as file:
+        assert np.array_equal(file["x"][()], X)
+    # Now that it is known, nobody is asked for a login in vain.
+    said = lab.ada.fails(4, *lab.call)
+    assert "waits for you to submit it yourself" in said
+    assert "submit it yourself: hpcserve transfers --login" in " ".join(lab.ada.ok("transfers").split())
+    with Typist(lab.ada, lab.globus.ca, "transfers", "--login", "--watch") as typist:
+        typist.logs_in().ends()
+    assert (states(lab), lab.tasks(), len(lab.arrived())) == (["succeeded"] * 2, 2, 2)
+    own = {each.client_id for each in lab.globus.world.tokens.values() if TRANSFER_ALL in each.scopes}
+    assert own == {lab.globus.service.id, lab.globus.native.id}
+
+
+def test_a_controller_that_is_killed_meanwhile_follows_what_was_submitted(lab: Lab) -> None:
+    with at_the_last_prompt(lab) as typist:
+        before = lab.ada.status()["processes"]["controller"]
+        os.kill(before, signal.SIGKILL)
+        typist.logs_in().ends()
+    assert lab.ada.status()["processes"]["controller"] != before
+    assert (states(lab), lab.tasks(), len(lab.arrived())) == (["succeeded"], 1, 1)
+
+
+def test_who_is_killed_while_it_submits_leaves_one_task_that_arrives(lab: Lab) -> None:
+    faults = lab.globus.globus.faults
+    with at_the_last_prompt(lab) as typist:
+        asked = faults.asked[SUBMIT]
+        faults.stall(SUBMIT, 2.0)
+        typist.logs_in()
+        until(lambda: faults.asked[SUBMIT] > asked, PATIENCE_S)
+        typist.process.kill()
+        until(lambda: states(lab) == ["succeeded"], PATIENCE_S)
+    assert lab.tasks() == len(lab.arrived()) == 1

@@ -1,0 +1,295 @@
+"""Transfers that a service may not submit, on a collection of high assurance: their owners do, once, whoever dies when.
+
+With the real globus_sdk and the loopback stand-in, as the calls of the controller and the client's part of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from hpcserve.client import submitting
+from hpcserve.client.sending import Ask
+from hpcserve.client.submitting import Submitter
+from hpcserve.core.delivery import End
+from hpcserve.daemon.audit import audit_path
+from hpcserve.errors import (
+    AuthenticationError,
+    Conflict,
+    InvalidInput,
+    LoginRequired,
+    NotFound,
+    PermissionDenied,
+    ServiceUnavailable,
+    TransferFailed,
+)
+from hpcserve.staging.transfer import GlobusTransfer
+from hpcserve.testing.globus.browser import log_in
+from hpcserve.testing.globus.collections import Collection, Kind
+from hpcserve.testing.globus.records import TRANSFER_ALL, Person
+from hpcserve.wire.admin import AskSubmission, Deliver, Submission, Submitted, TransferView
+from tests.integration.globus.delivering import WITHIN_S
+from tests.integration.globus.test_transferring import Stage, staged_service
+from tests.integration.globus.transfers import Transfers
+
+SUBMIT = "POST /v0.10/transfer"
+
+
+class Page:
+    """A person who logs in wherever a client asks for it."""
+
+    def __init__(self, transfers: Transfers) -> None:
+        self._ca = transfers.setting.ca
+        self.asked: list[str] = []
+
+    def code(self, address: str, why: str, scope: str) -> str:
+        self.asked.append(scope)
+        return log_in(address, self._ca)
+
+    def interrupt(self) -> None:
+        """Nothing waits."""
+
+
+@pytest.fixture
+def vault(transfers: Transfers) -> Collection:
+    """Ada's, of high assurance: it takes nobody's dependent tokens."""
+    made = transfers.setting.globus.add_collection("vault", transfers.setting.person, Kind.GUEST)
+    made.domain = "lab.example"
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submitting, "LONGEST_LOOK_S", 0.01)
+
+
+async def until(stage: Stage, person: Person, wanted: Callable[[TransferView], object]) -> TransferView:
+    async with asyncio.timeout(WITHIN_S):
+        while not wanted(seen := (await stage.look(person))[0]):
+            await asyncio.sleep(0.02)
+    return seen
+
+
+async def offered(stage: Stage, person: Person, vault: Collection, *names: str) -> TransferView:
+    """What is refused to the service before and after the login that it asks for."""
+    paths, to = [stage.staged(person, name) for name in names or ("r.h5",)], f"globus://{vault.id}/in/"
+    [view, *_] = await stage.deliver(person, *paths, to=to)
+    first = await until(stage, person, lambda seen: seen.login is not None)
+    assert first.state == "prepared"
+    await stage.transferring.deliver(Deliver(paths=(view.path,), to=view.to), stage.asking(person, "-anew"))
+    return await until(stage, person, lambda seen: seen.state == "offered" and seen.login is not None)
+
+
+def asked_by(stage: Stage, person: Person) -> Ask:
+    """The calls of somebody, from another thread; each is carried out in the loop of the service."""
+    loop = asyncio.get_running_loop()
+    verbs: dict[str, Any] = {
+        "submission": stage.transferring.submission,
+        "submitted": stage.transferring.submitted,
+    }
+
+    def ask(verb: str, arguments: Any, _answer: type[Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(verbs[verb](arguments, stage.asking(person, "-anew")), loop).result(
+            WITHIN_S
+        )
+
+    return cast("Ask", ask)
+
+
+def own(transfers: Transfers, person: Person) -> GlobusTransfer:
+    """Transfer, by a person's own login."""
+    token = transfers.setting.world.token_for(person, transfers.setting.native, TRANSFER_ALL)
+    return GlobusTransfer(token.value, deadline_s=3600.0)
+
+
+def ends(order: Submission) -> Sequence[tuple[End, End]]:
+    return [(End(order.source, start), End(order.target, end)) for start, end in order.items]
+
+
+def tasks(transfers: Transfers) -> int:
+    return len(transfers.setting.globus.transfer.queue.of(transfers.setting.person.id))
+
+
+def test_its_owner_submits_what_the_service_may_not(transfers: Transfers, vault: Collection, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        ada, page, said = transfers.setting.person, Page(transfers), list[str]()
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault, "r.h5", "s.h5")
+            assert "None of your authenticated identities" in view.why
+            submitter = Submitter(asked_by(stage, ada), page, said.append)
+            await asyncio.to_thread(submitter.submit, view.id, view.to)
+            await until(stage, ada, lambda seen: seen.state == "succeeded")
+            # The next one is offered at once, and the same login does.
+            third = stage.staged(ada, "t.h5")
+            [third_view] = await stage.deliver(ada, third, to=f"globus://{vault.id}/in/")
+            async with asyncio.timeout(WITHIN_S):
+                while (await stage.look(ada))[2].login is None:
+                    await asyncio.sleep(0.02)
+            await asyncio.to_thread(submitter.submit, third_view.id, third_view.to)
+            await asyncio.to_thread(submitter.submit, third_view.id, third_view.to)  # it is submitted: nothing is done
+            async with asyncio.timeout(WITHIN_S):
+                while len(stage.arrived) < 3:
+                    await asyncio.sleep(0.02)
+        assert page.asked == [""], "one login, and none of the service's"
+        assert f"globus://{vault.id}/in/s.h5" in said[0]
+        assert (tasks(transfers), len(said)) == (2, 2)
+        assert sorted(each.name for each in (vault.root / "in").iterdir()) == ["r.h5", "s.h5", "t.h5"]
+        shown = transfers.client().task_list()["DATA"]
+        assert all(each["verify_checksum"] for each in shown)
+
+    asyncio.run(scenario())
+
+
+def test_a_program_submits_by_its_secret(
+    transfers: Transfers, vault: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = transfers.setting.world.add_client("nightly", secret="of-nightly")
+    monkeypatch.setenv("HPCSERVE_CLIENT_ID", client.id)
+    monkeypatch.setenv("HPCSERVE_CLIENT_SECRET", "of-nightly")
+    program = transfers.setting.world.people[client.id]
+    vault.domain, vault.owner = program.domain, program.id
+
+    async def scenario() -> None:
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, program, vault)
+            submitter = Submitter(asked_by(stage, program), None, lambda _: None)
+            await asyncio.to_thread(submitter.submit, view.id, view.to)
+            await until(stage, program, lambda seen: seen.state == "succeeded")
+
+    asyncio.run(scenario())
+
+
+def test_nobody_submits_or_reports_for_another(transfers: Transfers, vault: Collection, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        ada, bob = transfers.setting.person, transfers.setting.world.add_person("bob@lab.example")
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            calls = stage.transferring
+            transfers.write("/own.h5")
+            transfers.consent(transfers.facility, bob)
+            other = End(transfers.facility.id, "/own.h5"), End(transfers.laptop.id, "/own.h5")
+            of_bob = own(transfers, bob)
+            bobs = of_bob.submit(of_bob.submission_id(), [other])
+            for id in (view.id, "none"):
+                with pytest.raises(NotFound):
+                    await calls.submission(AskSubmission(id=id), stage.asking(bob))
+                with pytest.raises(NotFound):
+                    await calls.submitted(Submitted(id=id, task=bobs), stage.asking(bob))
+            mine = own(transfers, ada)
+            another = mine.submit(mine.submission_id(), [other])
+            for task in ("", "../task_list"):
+                with pytest.raises(InvalidInput):
+                    await calls.submitted(Submitted(id=view.id, task=task), stage.asking(ada))
+            for task in (bobs, another, "00000000-0000-4000-8000-000000000000"):
+                with pytest.raises(PermissionDenied):
+                    await calls.submitted(Submitted(id=view.id, task=task), stage.asking(ada))
+            assert (await stage.look(ada))[0].task == ""
+            order = await calls.submission(AskSubmission(id=view.id), stage.asking(ada))
+            task = mine.submit(order.submission, ends(order), label=order.label)
+            for _ in range(2):
+                [told] = (await calls.submitted(Submitted(id=view.id, task=task), stage.asking(ada))).transfers
+                assert told.task == task
+            with pytest.raises(PermissionDenied):
+                await calls.submitted(Submitted(id=view.id, task=another), stage.asking(ada))
+            with pytest.raises(Conflict):
+                await calls.submission(AskSubmission(id=view.id), stage.asking(ada))
+            await until(stage, ada, lambda seen: seen.state == "succeeded")
+        lines = [json.loads(each) for each in audit_path(stage.site.state_dir, "controller").read_text().splitlines()]
+        noted = [(each["name"], each["allowed"]) for each in lines if each["action"] == "submit"]
+        assert noted == [(bob.username, False)] * 4 + [(ada.username, False)] * 3 + [
+            (ada.username, True),
+            (ada.username, False),
+        ]
+
+    asyncio.run(scenario())
+
+
+def test_who_is_killed_before_the_report_is_found_out_by_the_service(
+    transfers: Transfers, vault: Collection, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        ada = transfers.setting.person
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            order = await stage.transferring.submission(AskSubmission(id=view.id), stage.asking(ada))
+            task = own(transfers, ada).submit(order.submission, ends(order), label=order.label)
+            assert (await until(stage, ada, lambda seen: seen.state == "succeeded")).task == task
+        assert tasks(transfers) == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("after", [True, False])
+def test_an_answer_that_is_lost_makes_no_second_task(
+    transfers: Transfers, vault: Collection, tmp_path: Path, *, after: bool
+) -> None:
+    async def scenario() -> None:
+        ada, page = transfers.setting.person, Page(transfers)
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            transfers.setting.globus.faults.add(SUBMIT, 503, times=2, after=after)
+            submitter = Submitter(asked_by(stage, ada), page, lambda _: None)
+            await asyncio.to_thread(submitter.submit, view.id, view.to)
+            await until(stage, ada, lambda seen: seen.state == "succeeded")
+        assert (tasks(transfers), page.asked) == (1, [""])
+
+    asyncio.run(scenario())
+
+
+def test_a_service_is_not_trusted_with_where_it_goes(transfers: Transfers, vault: Collection, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        ada, page = transfers.setting.person, Page(transfers)
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            submitter = Submitter(asked_by(stage, ada), page, lambda _: None)
+            with pytest.raises(PermissionDenied, match="nothing is submitted"):
+                await asyncio.to_thread(submitter.submit, view.id, f"globus://{transfers.laptop.id}/in/")
+        assert (tasks(transfers), page.asked) == (0, [])
+
+    asyncio.run(scenario())
+
+
+def test_a_further_login_is_had_where_globus_wants_it_and_a_useless_one_once(
+    transfers: Transfers, vault: Collection, tmp_path: Path
+) -> None:
+    consent = f"{TRANSFER_ALL}[*https://auth.globus.org/scopes/{vault.id}/data_access]"
+
+    async def scenario() -> None:
+        ada, page = transfers.setting.person, Page(transfers)
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            with pytest.raises(LoginRequired, match="hpcserve transfers --login"):
+                await asyncio.to_thread(Submitter(asked_by(stage, ada), None, print).submit, view.id, view.to)
+            vault.trouble.required_scopes = [consent]
+            submitter = Submitter(asked_by(stage, ada), page, lambda _: None)
+            with pytest.raises(AuthenticationError, match="your own login does not do either"):
+                await asyncio.to_thread(submitter.submit, view.id, view.to)
+            assert page.asked == ["", ""]
+            vault.trouble.required_scopes = []
+            await asyncio.to_thread(submitter.submit, view.id, view.to)
+            await until(stage, ada, lambda seen: seen.state == "succeeded")
+
+    asyncio.run(scenario())
+
+
+def test_what_globus_does_not_take_from_its_owner_is_said(
+    transfers: Transfers, vault: Collection, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        ada, page = transfers.setting.person, Page(transfers)
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            submitter = Submitter(asked_by(stage, ada), page, lambda _: None)
+            transfers.setting.globus.faults.add(SUBMIT, 400, body={"code": "ClientError", "message": "no"})
+            with pytest.raises(TransferFailed, match="refused to you"):
+                await asyncio.to_thread(submitter.submit, view.id, view.to)
+            transfers.setting.globus.transfer.queue.submission_s = 0.0
+            with pytest.raises(ServiceUnavailable, match="once more"):
+                await asyncio.to_thread(submitter.submit, view.id, view.to)
+
+    asyncio.run(scenario())

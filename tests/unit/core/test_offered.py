@@ -1,0 +1,394 @@
+"""Transfers that their owners submit themselves: when they are offered, and that each is one task whoever is killed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpcserve.core import delivery as core
+from hpcserve.core.delivery import Delivery, End, Limits, Progress, State, Trouble
+from hpcserve.core.transfers import Transfers
+from hpcserve.errors import Conflict, ServiceUnavailable
+
+LIMITS = Limits(batch_files=3, batch_wait_s=1.0, faults_s=100.0, give_up_s=1000.0, deadline_s=500.0, hand_s=60.0)
+DOMAIN = {"authorization_parameters": {"session_message": "first", "session_required_single_domain": ["lab.example"]}}
+REFUSED = Trouble("login", "wrong domain", detail=DOMAIN, by_transfer=True)
+
+
+def delivery(number: int, *, at: float = 0.0, to: str = "vault", state: State = "waiting") -> Delivery:
+    source, target = End("site", f"/ann/{number}.h5"), End(to, f"/in/{number}.h5")
+    submission = "sub" if state == "offered" else ""
+    return Delivery(str(number), "ann", f"{number}.h5", source, target, 10, at, state, submission)
+
+
+def refused(*deliveries: Delivery, trouble: Trouble = REFUSED) -> Transfers:
+    """One shipment that Transfer does not take for a login."""
+    transfers = Transfers(LIMITS)
+    for each in deliveries:
+        transfers.ask(each)
+    transfers.tick(5.0)
+    transfers.prepared(1, "sub", 5.0)
+    transfers.failed(1, trouble, 5.0)
+    return transfers
+
+
+def offered(*deliveries: Delivery) -> Transfers:
+    transfers = refused(*deliveries)
+    transfers.go_on(deliveries[0].id, 6.0)
+    [_, submit] = transfers.tick(6.0)
+    assert isinstance(submit, core.Submit)
+    transfers.failed(1, REFUSED, 6.0)
+    return transfers
+
+
+def states(transfers: Transfers) -> list[str]:
+    return [each.state for each in transfers.deliveries()]
+
+
+def test_what_is_refused_again_after_the_login_is_its_owners() -> None:
+    transfers = refused(delivery(1), delivery(2))
+    assert states(transfers) == ["prepared"] * 2
+    transfers.logged_in("ann", 6.0)  # perhaps a token that is merely newer
+    transfers.tick(6.0)
+    transfers.failed(1, REFUSED, 6.0)
+    assert states(transfers) == ["prepared"] * 2
+    with pytest.raises(Conflict, match="prepared"):
+        transfers.hand_out("1", 6.0)
+    transfers.go_on("2", 7.0)
+    transfers.tick(7.0)
+    worded = {"authorization_parameters": {**DOMAIN["authorization_parameters"], "session_message": "second"}}
+    [stored] = transfers.failed(1, REFUSED._replace(detail=worded), 7.0)
+    assert isinstance(stored, core.Store)
+    assert [(each.state, each.why) for each in stored.deliveries] == [("offered", "wrong domain")] * 2
+    assert transfers.login("1") == worded
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        REFUSED._replace(by_transfer=False),
+        REFUSED._replace(detail={"authorization_parameters": {"session_required_mfa": True}}),
+        Trouble("again", "HTTP 503"),
+    ],
+)
+def test_another_refusal_than_the_first_offers_nothing(second: Trouble) -> None:
+    transfers = refused(delivery(1))
+    transfers.go_on("1", 6.0)
+    transfers.tick(6.0)
+    transfers.failed(1, second, 6.0)
+    assert states(transfers) == ["prepared"]
+
+
+def test_a_login_for_something_else_was_none_for_what_transfer_wants() -> None:
+    transfers = refused(delivery(1))
+    transfers.tick(transfers.due)
+    transfers.failed(1, Trouble("login", "nobody is logged in", detail={}), 6.0)
+    transfers.go_on("1", 7.0)
+    transfers.tick(7.0)
+    transfers.failed(1, REFUSED, 7.0)
+    assert states(transfers) == ["prepared"]
+
+
+def test_what_goes_the_same_way_later_is_offered_at_once_until_the_service_gets_through() -> None:
+    transfers = offered(delivery(1))
+    transfers.ask(delivery(2, at=7.0))
+    transfers.ask(delivery(3, at=7.0, to="tape"))
+    transfers.tick(9.0)
+    for number in (2, 3):
+        transfers.prepared(number, f"sub-{number}", 9.0)
+        transfers.failed(number, REFUSED, 9.0)
+    assert states(transfers) == ["offered", "offered", "prepared"]
+    transfers.ask(delivery(4, at=10.0))
+    transfers.ask(delivery(5, at=20.0))
+    transfers = Transfers(LIMITS._replace(tasks_per_owner=9), transfers.deliveries(), 20.0)
+    transfers.tick(22.0)  # an owner who has come back, to a daemon that has
+    transfers.prepared(4, "sub-4", 22.0)
+    transfers.submitted(4, "task-4", 22.0)
+    transfers.ask(delivery(6, at=23.0))
+    transfers.tick(25.0)
+    transfers.prepared(5, "sub-6", 25.0)
+    transfers.failed(5, REFUSED, 25.0)
+    assert states(transfers) == ["offered", "offered", "prepared", "active", "active", "prepared"]
+
+
+def test_what_is_offered_is_looked_for_and_its_id_stays_while_its_owner_may_be_about_to() -> None:
+    transfers = offered(delivery(1), delivery(2))
+    stored, submit = transfers.hand_out("1", 10.0)
+    assert (submit.submission, [each.id for each in submit.deliveries]) == ("sub", ["1", "2"])
+    assert [each.state for each in stored.deliveries] == ["offered"] * 2
+    transfers.cancel("2", 11.0)
+    for now in (12.0, 40.0, 69.0):
+        assert transfers.tick(now) == [core.Find(1, "ann", "sub")]
+        assert transfers.found(1, "", now) == []
+        transfers.logged_in("ann", now)
+    assert states(transfers) == ["offered", "cancelling"]
+    with pytest.raises(Conflict):
+        transfers.hand_out("1", 69.0)
+    transfers.tick(70.0)
+    transfers.found(1, "", 70.0)
+    assert states(transfers) == ["waiting", "cancelled"]
+    assert transfers.tick(71.0) == [core.Prepare(1, "ann")]
+
+
+def test_what_its_owner_has_submitted_and_cancelled_is_cancelled_at_globus() -> None:
+    transfers = offered(delivery(1))
+    transfers.hand_out("1", 10.0)
+    transfers.cancel("1", 11.0)
+    transfers.tick(12.0)
+    transfers.found(1, "task", 12.0)
+    assert transfers.tick(12.0) == [core.Cancel(1, "ann", "task")]
+
+
+def test_nothing_is_handed_out_while_the_service_tries_once_more() -> None:
+    transfers = offered(delivery(1))
+    transfers.go_on("1", 10.0)
+    with pytest.raises(ServiceUnavailable):
+        transfers.hand_out("1", 10.0)
+    transfers.tick(10.0)
+    transfers.failed(1, Trouble("login", "nobody is logged in", detail={}), 10.0)
+    assert (transfers.deliveries()[0].why, states(transfers)) == ("wrong domain", ["offered"])
+    [_, submit] = transfers.tick(transfers.due)
+    assert isinstance(submit, core.Submit), "it is not known yet which login Transfer wants"
+
+
+@pytest.mark.parametrize("busy", [True, False])
+@pytest.mark.parametrize("answer", ["found", "failed"])
+def test_what_is_reported_is_followed_whatever_comes_of_the_look_on_its_way(*, busy: bool, answer: str) -> None:
+    transfers = offered(delivery(1))
+    transfers.hand_out("1", 10.0)
+    assert transfers.reported("1", "another", "task", 10.0) == []
+    if busy:
+        transfers.tick(11.0)
+    stored = transfers.reported("1", "sub", "task", 12.0)
+    assert bool(stored) is not busy
+    if busy and answer == "found":
+        transfers.found(1, "", 12.0)
+    elif busy:
+        transfers.failed(1, Trouble("fatal", "no"), 12.0)
+    assert [(each.state, each.task, each.why) for each in transfers.deliveries()] == [("active", "task", "")]
+    assert transfers.reported("1", "sub", "another", 13.0) == []
+    assert transfers.deliveries()[0].task == "task"
+
+
+def test_what_was_offered_before_a_restart_is_tried_and_told_of_again() -> None:
+    transfers = Transfers(LIMITS, [delivery(1, state="offered")], 100.0)
+    [_, submit] = transfers.tick(100.0)
+    assert isinstance(submit, core.Submit)
+    transfers.failed(1, REFUSED, 100.0)
+    assert (states(transfers), transfers.login("1")) == (["offered"], DOMAIN)
+    assert transfers.tick(101.0) == [core.Find(1, "ann", "sub")]
+    transfers.cancel("1", 102.0)
+    transfers.found(1, "", 102.0)
+    assert states(transfers) == ["cancelling"], "an owner may have had it just before the restart"
+    transfers.tick(160.0)
+    transfers.found(1, "", 160.0)
+    assert states(transfers) == ["cancelled"]
+
+
+def test_an_offer_does_not_end_because_globus_is_away() -> None:
+    transfers = offered(delivery(1))
+    for now in range(10, 900, 30):
+        transfers.tick(now)
+        transfers.failed(1, Trouble("again", "HTTP 503"), now)
+    assert states(transfers) == ["offered"]
+    transfers.tick(1000.0)
+    transfers.found(1, "", 1000.0)
+    transfers.tick(1001.0)
+    assert states(transfers) == ["failed"]
+
+
+def test_an_id_that_is_too_old_is_replaced_when_nobody_can_have_used_it() -> None:
+    transfers = offered(delivery(1))
+    transfers.hand_out("1", 10.0)
+    transfers.go_on("1", 11.0)
+    transfers.tick(11.0)
+    transfers.failed(1, Trouble("stale", "expired"), 11.0)
+    transfers.tick(20.0)
+    transfers.found(1, "", 20.0)
+    assert transfers.deliveries()[0].submission == "sub"
+    transfers.tick(70.0)
+    transfers.found(1, "", 70.0)
+    assert (states(transfers), transfers.deliveries()[0].submission) == (["waiting"], "")
+
+
+# --- killed between any two of their steps ------------------------------------------------------------
+
+
+class Died(Exception):
+    pass
+
+
+@dataclass
+class Globus:
+    """Takes nothing from the service itself. It outlives everybody, and so does the store."""
+
+    rows: dict[str, Delivery]
+    tasks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    cancelled: set[str] = field(default_factory=set)
+    ids: int = 0
+    now: float = 0.0
+
+
+@dataclass
+class Daemon:
+    """It dies after so many steps."""
+
+    globus: Globus
+    steps_left: int | None
+
+    def __post_init__(self) -> None:
+        self.transfers = Transfers(LIMITS, self.globus.rows.values(), self.globus.now)
+
+    def step(self) -> None:
+        if self.steps_left is not None:
+            if not self.steps_left:
+                raise Died
+            self.steps_left -= 1
+
+    def tick(self) -> None:
+        self.carry_out(self.transfers.tick(self.globus.now))
+
+    def carry_out(self, actions: list[core.Action]) -> None:
+        for action in actions:
+            self.step()
+            if isinstance(action, core.Store):
+                self.globus.rows |= {each.id: each for each in action.deliveries}
+            elif not isinstance(action, core.Forget):
+                self.carry_out(self.answer(action))
+
+    def answer(self, step: core.Step) -> list[core.Action]:
+        globus, transfers, now = self.globus, self.transfers, self.globus.now
+        if isinstance(step, core.Prepare):
+            globus.ids += 1
+            return transfers.prepared(step.shipment, f"sub-{globus.ids}", now)
+        if isinstance(step, core.Submit):
+            return transfers.failed(step.shipment, REFUSED, now)
+        if isinstance(step, core.Find):
+            task = f"task-{step.submission}" if step.submission in globus.tasks else ""
+            return transfers.found(step.shipment, task, now)
+        if isinstance(step, core.Cancel):
+            globus.cancelled.add(step.task)
+            return transfers.cancelled(step.shipment, now)
+        over = step.task in globus.cancelled
+        return transfers.looked(step.shipment, Progress("FAILED" if over else "SUCCEEDED", cancelled=over), now)
+
+
+@dataclass
+class Service:
+    """A daemon, and after each that dies another. ``cancel_at``: then the first delivery is not wanted any more."""
+
+    globus: Globus
+    lives: list[int | None]
+    cancel_at: float
+
+    def __post_init__(self) -> None:
+        self.daemon = Daemon(self.globus, self.lives.pop(0))
+
+    def do(self, what: Callable[[Daemon], None]) -> bool:
+        """Whether nobody has died of it."""
+        try:
+            what(self.daemon)
+        except Died:
+            self.daemon = Daemon(self.globus, self.lives.pop(0))
+            return False
+        return True
+
+    def tick(self) -> None:
+        now = self.globus.now
+        if (
+            now >= self.cancel_at
+            and not self.globus.rows["0"].ended
+            and self.do(lambda daemon: daemon.carry_out(daemon.transfers.cancel("0", now)))
+        ):
+            self.cancel_at = float("inf")
+        self.do(Daemon.tick)
+
+    def goes_on(self, for_s: float) -> None:
+        until = self.globus.now + for_s
+        while self.globus.now < until:
+            self.tick()
+            self.globus.now = min(until, max(self.globus.now + 0.1, self.daemon.transfers.due))
+
+
+@dataclass
+class Owner:
+    """Logs in, submits and reports; dies after so many of these, and is as slow as the service waits for."""
+
+    globus: Globus
+    steps_left: int
+    slow_s: float
+
+    def steps(self) -> bool:
+        self.steps_left -= 1
+        return self.steps_left >= 0
+
+    def act(self, service: Service) -> None:
+        for each in service.daemon.transfers.deliveries():
+            if each.ended or service.daemon.transfers.login(each.id) is None or not self.steps():
+                continue
+            if each.state == "offered":
+                self.submit(service, each.id)
+            else:
+                self.log_in(service, each.id)
+
+    def log_in(self, service: Service, id: str) -> None:
+        service.do(lambda daemon: daemon.carry_out(daemon.transfers.go_on(id, self.globus.now)))
+
+    def submit(self, service: Service, id: str) -> None:
+        orders: list[core.Submit] = []
+
+        def hand_out(daemon: Daemon) -> None:
+            stored, submit = daemon.transfers.hand_out(id, self.globus.now)
+            daemon.carry_out([stored])
+            orders.append(submit)
+
+        try:
+            if not service.do(hand_out):
+                return
+        except (Conflict, ServiceUnavailable):
+            return
+        service.goes_on(self.slow_s)
+        if not self.steps():
+            return
+        [order] = orders
+        self.globus.tasks.setdefault(order.submission, tuple(each.id for each in order.deliveries))
+        task = f"task-{order.submission}"
+        if self.steps():
+            service.do(
+                lambda daemon: daemon.carry_out(daemon.transfers.reported(id, order.submission, task, self.globus.now))
+            )
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    lives=st.lists(st.integers(0, 20), max_size=6),
+    owners=st.lists(st.integers(1, 12), max_size=8),
+    files=st.integers(1, 5),
+    slow_s=st.sampled_from([0.0, 1.0, 29.0]),
+    cancel_at=st.just(float("inf")) | st.floats(0.0, 60.0),
+)
+def test_whoever_is_killed_when_each_is_one_task_and_none_is_forgotten(
+    lives: list[int], owners: list[int], files: int, slow_s: float, cancel_at: float
+) -> None:
+    globus = Globus({str(number): delivery(number) for number in range(files)})
+    left, service = [*owners, 10_000], Service(globus, [*lives, None], cancel_at)
+    owner = Owner(globus, left.pop(0), slow_s)
+    for _ in range(2_000):
+        if all(each.ended for each in globus.rows.values()):
+            break
+        owner.act(service)
+        service.tick()
+        if owner.steps_left <= 0:
+            owner = Owner(globus, left.pop(0), slow_s)
+        globus.now = max(globus.now + 0.1, min(service.daemon.transfers.due, globus.now + 20.0))
+    else:
+        raise AssertionError(f"no end: {globus.rows}")
+    over = {each: members for each, members in globus.tasks.items() if f"task-{each}" not in globus.cancelled}
+    moved = sorted(id for members in over.values() for id in members)
+    assert moved == sorted(set(moved)), "twice"
+    assert moved == sorted(each.id for each in globus.rows.values() if each.state == "succeeded")
+    assert all(each.state == "succeeded" or each.id == "0" for each in globus.rows.values())
