@@ -1,7 +1,8 @@
 """Jobs of which PBS says nothing that can be used, though it answers: for how long they are waited for. Pure.
 
 Each of them keeps new pilots from being submitted, since it may live. So it is waited for a minute, as it may be
-between two states, and then deleted, whatever it is. That the deletion was heard is waited for as long again.
+between two states, and then deleted, whatever it is. Once the deletion was heard it is given up at once; where it is
+refused, it is tried for as long again.
 """
 
 from __future__ import annotations

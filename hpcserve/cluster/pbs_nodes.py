@@ -3,13 +3,16 @@
 PBS takes a job that no node can run, and lets it wait for ever. What a pilot asks for of a node is one chunk, which
 lies on one host; a host may be several virtual nodes, and has what they have together.
 
+Of what kind a resource is only PBS knows, and pbsnodes does not tell. So a value is a number, or true or false, where
+those of all nodes are; else it is a word.
+
 Source: pbs_node_attributes(7B) and pbs_resources(7B) of OpenPBS 23.06; the recorded answer of a server of it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,27 +22,39 @@ from hpcserve.config import Pilots, Site
 from hpcserve.errors import SchedulerError
 
 _SIZE = re.compile(r"(\d+)([kmgtp]?)(b|w)?", re.IGNORECASE)
+_FLOAT = re.compile(r"[+-]?\d*\.\d+|[+-]\d+")
 _BYTES = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4, "p": 1024**5}
+_TRUTHS = {
+    **dict.fromkeys(("true", "t", "y", "1"), True),
+    **dict.fromkeys(("false", "f", "n", "0"), False),
+}
 _USELESS = frozenset({"down", "offline", "stale", "state-unknown", "unresolvable", "Stale"})
 _USUAL = {"ncpus": "cpus_per_node", "ngpus": "gpus_per_node", "mem": "memory_per_node_mib"}
 _MIB = 1024**2
 _NO_NODES = frozenset({"mpiprocs", "ompthreads"})
 """What a chunk may say that is not looked for at nodes."""
+# One resource of a chunk: a value in quotes may hold the colon that else stands between two.
+_RESOURCE = re.compile(r"""([^:=]+)=("[^"]*"|'[^']*'|[^:]*)""")
 
 
 @dataclass(slots=True)
 class _Host:
     """One host: the sums of its numbers, all its words, and whether any part of it can run jobs."""
 
-    numbers: dict[str, int] = field(default_factory=dict)
+    numbers: dict[str, float] = field(default_factory=dict)
     words: dict[str, set[str]] = field(default_factory=dict)
     is_up: bool = False
 
-    def fits(self, numbers: Mapping[str, int], words: Mapping[str, str]) -> bool:
-        """Whether it has at least these, and these words."""
-        return all(self.numbers.get(name, 0) >= value for name, value in numbers.items()) and all(
-            value in self.words.get(name, ()) for name, value in words.items()
-        )
+
+_Hosts = Mapping[str, _Host]
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What each node is to have: whether a host has it, and what to say where none has."""
+
+    fits: Callable[[_Host], bool]
+    lacking: str
 
 
 def nodes(site: Site, asked: Asked) -> Finding:
@@ -48,17 +63,16 @@ def nodes(site: Site, asked: Asked) -> Finding:
         hosts = _hosts(asked)
     except SchedulerError as error:
         return Finding("nodes", "warning", f"not compared with what pilots ask for: {error}")
-    numbers, words = _wanted(site.pilots)
-    unheard = [name for name in (*numbers, *words) if not any(name in host.words for host in hosts.values())]
-    numbers = {name: value for name, value in numbers.items() if name in _USUAL or _is_told(name, hosts)}
-    words = {name: value for name, value in words.items() if name not in unheard}
-    lacking = list(_lacking(numbers, words, hosts))
-    fitting = [host for host in hosts.values() if host.fits(numbers, words)]
+    wanted = _wanted(site.pilots)
+    wishes = [wish for name, value in wanted.items() if (wish := _wish(name, value, hosts)) is not None]
+    lacking = [wish.lacking for wish in wishes if not any(map(wish.fits, hosts.values()))]
     if lacking:
         return Finding("nodes", "failed", f"{'; '.join(lacking)}; correct the site file, or pilots wait for ever")
+    unheard = [name for name in wanted if not _told(name, hosts)]
     if unheard:
         told = f"pilots.constraint: no node tells of {', '.join(unheard)}; pilots may wait for ever"
         return Finding("nodes", "warning", f"{told}: `pbsnodes -av` shows what nodes have")
+    fitting = [host for host in hosts.values() if all(wish.fits(host) for wish in wishes)]
     return _enough(site.pilots.nodes, len(hosts), fitting)
 
 
@@ -73,42 +87,43 @@ def _enough(wanted: int, there: int, fitting: list[_Host]) -> Finding:
     return Finding("nodes", "ok", f"{up} of {there} could run a part of a pilot")
 
 
-def _lacking(numbers: Mapping[str, int], words: Mapping[str, str], hosts: Mapping[str, _Host]) -> Iterator[str]:
-    """What no host has."""
-    for name, value in numbers.items():
-        most = max((host.numbers.get(name, 0) for host in hosts.values()), default=0)
-        unit = _MIB if name == "mem" else 1
-        if value > most:
-            setting = _USUAL.get(name, f"constraint, {name}")
-            yield f"pilots.{setting}: expected ≤ {most // unit}, got {value // unit}"
-    for name, word in words.items():
-        there = sorted(set[str]().union(*(host.words.get(name, set()) for host in hosts.values())))
-        if word not in there:
-            yield f"pilots.constraint: no node has {name}={word}; nodes have: {', '.join(there)}"
+def _wanted(pilots: Pilots) -> dict[str, str]:
+    """What the chunk of a node asks for: resources and their values, as they stand there."""
+    usual = {"ncpus": pilots.cpus_per_node or 1, "ngpus": pilots.gpus_per_node, "mem": pilots.memory_per_node_mib}
+    found = {name: f"{value}mb" if name == "mem" else f"{value}" for name, value in usual.items() if value}
+    further = {name: _unquoted(value) for name, value in _RESOURCE.findall(pilots.constraint)}
+    return found | {name: value for name, value in further.items() if name not in _NO_NODES}
 
 
-def _is_told(name: str, hosts: Mapping[str, _Host]) -> bool:
-    """Whether nodes tell of a resource, and how much each has: ``@`` stands before the place that has it."""
-    words = set[str]().union(*(host.words.get(name, set()) for host in hosts.values()))
-    return bool(words) and not any(word.startswith("@") for word in words)
+def _wish(name: str, value: str, hosts: _Hosts) -> _Wish | None:
+    """None: nodes do not tell what they have of it."""
+    told = _told(name, hosts)
+    number, truth = _number(value), _TRUTHS.get(value.lower())
+    if number is not None and all(_number(each) is not None for each in told):
+        return _amount(name, number, hosts) if told or name in _USUAL else None
+    if not told or any(each.startswith("@") for each in told):  # behind it stands the place that has it
+        return None
+    there = f"pilots.constraint: no node has {name}={value}; nodes have: {', '.join(sorted(told))}"
+    if all(each.lower() in {"true", "false"} for each in told):
+        return _Wish(lambda host: truth in _truths(name, host), there)
+    return _Wish(lambda host: value in host.words.get(name, ()), there)
 
 
-def _wanted(pilots: Pilots) -> tuple[dict[str, int], dict[str, str]]:
-    """The numbers and the words that a node is to have."""
-    numbers = {"ncpus": pilots.cpus_per_node or 1, "ngpus": pilots.gpus_per_node}
-    numbers["mem"] = pilots.memory_per_node_mib * _MIB
-    numbers = {name: value for name, value in numbers.items() if value}
-    words = {}
-    for part in pilots.constraint.split(":") if pilots.constraint else ():
-        name, _, value = part.partition("=")
-        if name in _NO_NODES:
-            continue
-        number = _number(value)
-        if number is None:
-            words[name] = value
-        else:
-            numbers[name] = number
-    return numbers, words
+def _amount(name: str, value: float, hosts: _Hosts) -> _Wish:
+    most = max((host.numbers.get(name, 0) for host in hosts.values()), default=0)
+    setting, unit = _USUAL.get(name, f"constraint, {name}"), _MIB if name == "mem" else 1
+    lacking = f"pilots.{setting}: expected ≤ {_in(most, unit)}, got {_in(value, unit)}"
+    return _Wish(lambda host: host.numbers.get(name, 0) >= value, lacking)
+
+
+def _truths(name: str, host: _Host) -> set[bool]:
+    """A node that does not say so has it not. Source: ``false_res`` of OpenPBS's scheduler."""
+    return {_TRUTHS[word.lower()] for word in host.words.get(name, ("false",))}
+
+
+def _told(name: str, hosts: _Hosts) -> set[str]:
+    """The values that nodes have of a resource."""
+    return set[str]().union(*(host.words.get(name, set()) for host in hosts.values()))
 
 
 def _hosts(asked: Asked) -> dict[str, _Host]:
@@ -132,7 +147,17 @@ def _hosts(asked: Asked) -> dict[str, _Host]:
     return hosts
 
 
-def _number(text: str) -> int | None:
+def _number(text: str) -> float | None:
     """A number or a size in bytes."""
+    if _FLOAT.fullmatch(text):
+        return float(text)
     found = _SIZE.fullmatch(text)
     return None if found is None else int(found[1]) * _BYTES[found[2].lower()]
+
+
+def _in(value: float, unit: int) -> float:
+    return value if unit == 1 else value // unit
+
+
+def _unquoted(value: str) -> str:
+    return value[1:-1] if value[:1] in {'"', "'"} and value[:1] == value[-1:] else value

@@ -61,6 +61,10 @@ class Cluster(Protocol):
     """The command by which it is asked for jobs."""
     preempted: tuple[str, str]
     """The cause of a loss by preemption, as far as the scheduler tells one, and a text of the job's own output."""
+    with_gpus: Mapping[str, Any]
+    """What a site file says in ``pilots`` of pilots that have two GPUs on each of their nodes."""
+    launcher: Mapping[str, Any]
+    """What it says there of replicas that are started by other means than the agent's own, and on how many nodes."""
     preemptible: Mapping[str, Any]
     """What a site file says in ``pilots`` of pilots that may be preempted."""
     cancelled: str

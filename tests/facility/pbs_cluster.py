@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -21,6 +22,9 @@ from tests.integration.pbs.server import COMMANDS, PbsServer
 LONG_S = 60.0
 NODES = 8
 """Each has two processors, and so room for one pilot."""
+GPUS = 2
+"""Of each node; they are but numbers."""
+MPIEXEC = Path(sys.executable).with_name("mpiexec")
 _STATES = {"R": RUNNING}
 _FAULTS = {"killed": "down", "frozen": "hang"}
 
@@ -34,7 +38,9 @@ class PbsCluster:
     network_of_jobs: Mapping[str, Any] = {}
     is_apart = False
     asks = "qstat"
-    preempted = ("preempted", "")
+    preempted = ("requeued", "")
+    with_gpus: Mapping[str, Any] = {"gpus_per_node": GPUS}
+    launcher: Mapping[str, Any] = {"launcher": "mpiexec"}
     preemptible: Mapping[str, Any] = {}
     cancelled = ""
     narrow: Mapping[str, Any] = {}
@@ -43,13 +49,14 @@ class PbsCluster:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.server = PbsServer(directory, nodes=NODES)
-        self.server.set(node_fail_requeue_s=8.0)
+        self.server = PbsServer(directory, nodes=NODES, gpus=GPUS)
+        self.server.set(node_fail_requeue_s=8.0, names_gpus=True)
         # What /etc/profile.d/pbs.sh does for those that submit jobs from jobs.
         (self.server.home / ".bash_profile").write_text("export PATH=$PBS_EXEC/bin:$PATH\n")
         self.submit = self.server.commands / "qsub"
         self.site: Mapping[str, Mapping[str, Any]] = {
             "network": {"host": "127.0.0.1"},
+            "mpi": {"command": str(MPIEXEC)},
             "scheduler": {"poll_s": 0.5, "poll_max_s": 2.0, "submit_per_min": 600.0, "timeout_s": 10.0},
             "pilots": {"walltime_s": 600.0, "max_pilots": 4, "cpus_per_node": 2, "warn_s": 30.0, "orphan_s": 60.0},
         }

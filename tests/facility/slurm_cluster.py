@@ -34,6 +34,8 @@ class SlurmCluster:
     is_apart = True
     asks = "squeue"
     preempted = ("preempted", "DUE TO PREEMPTION")
+    with_gpus: Mapping[str, Any] = {"partition": "gpu", "gpus_per_node": 2}
+    launcher: Mapping[str, Any] = {"launcher": "srun", "nodes": 2}
     preemptible: Mapping[str, Any] = {"partition": "preempt"}
     cancelled = "CANCELLED"
     narrow: Mapping[str, Any] = {"qos": TINY_QOS}

@@ -1,4 +1,7 @@
-"""The daemon is killed while it submits, and whatever happens to pilots until the next one: each pilot is one job."""
+"""The daemon is killed while it submits, and whatever happens to pilots until the next one: each pilot is one job.
+
+It is one of its own daemon, too.
+"""
 
 from __future__ import annotations
 
@@ -150,3 +153,26 @@ def test_what_happened_to_a_pilot_while_no_daemon_was_there(new_facility: NewFac
         else:
             assert (after.pilot, after.job, after.restarts) == (pilot.pilot, pilot.job, 1)
     assert len(facility.jobs()) == 1
+
+
+def test_two_daemons_of_one_user_leave_each_others_jobs_alone(new_facility: NewFacility) -> None:
+    one, other = new_facility().up(), new_facility().up()
+    with one.client() as client:
+        one.deploy(client, SERVABLES / "spans")
+        (first,) = status(client).pilots
+    with other.client() as client:
+        endpoint = other.deploy(client, SERVABLES / "spans")
+        (second,) = status(client).pilots
+    assert one.jobs().keys() == {first.job, second.job}
+    other.kill("all")
+    other.up()
+    with other.client() as client:
+        other.wait_ready(client, endpoint)
+        assert [pilot.job for pilot in status(client).pilots] == [second.job]
+    assert one.jobs().keys() == {first.job, second.job}
+    other.cli("down")
+    until(lambda: one.jobs().keys() == {first.job}, "its own job ends, and no other")
+    with one.client() as client:
+        assert [pilot.job for pilot in status(client).pilots] == [first.job]
+        assert Load(one, client, endpoint, 0.01).keep(4, 1.0).answered
+        assert status(client).losses == ()

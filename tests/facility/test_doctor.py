@@ -11,12 +11,13 @@ from hpcserve.wire.record import decode_record
 from tests.facility.box.cluster import Box
 from tests.facility.box.files import LOGIN, address_of
 from tests.facility.box.firewall import Firewall, firewall
+from tests.facility.clusters import ON_BOTH
 from tests.facility.conftest import NewFacility
 from tests.facility.service import SERVABLES, Facility, status, until
 
 AT = address_of(LOGIN)
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(600), pytest.mark.usefixtures("all_nodes")]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("all_nodes")]
 
 WITHIN_S = 60.0
 LOOKS_S = 60.0
@@ -64,6 +65,7 @@ def said_of(facility: Facility, pilot: str, told: str) -> None:
     until(lambda: told in facility.cli("logs", pilot), f"{pilot} says: {told}", WITHIN_S)
 
 
+@pytest.mark.facility
 def test_a_firewall_is_told_by_the_agent_by_status_and_by_the_doctor(new_facility: NewFacility, wall: Firewall) -> None:
     wall.stop(PORTS, "drop")
     facility = new_facility(network={"host": "switch", "port_range": PORTS}).up()
@@ -107,6 +109,7 @@ def test_a_firewall_is_told_by_the_agent_by_status_and_by_the_doctor(new_facilit
     assert re.match(r"ok node\d reaches the daemon on login at ", found["way back"])
 
 
+@pytest.mark.facility
 def test_a_wrong_interface_is_told_with_the_right_one(box: Box, new_facility: NewFacility) -> None:
     box.run(LOGIN, ["sh", "-ec", OUTSIDE_INTERFACE])
     facility = new_facility(network={"host": "ext0"}).up()
@@ -121,12 +124,15 @@ def test_a_wrong_interface_is_told_with_the_right_one(box: Box, new_facility: Ne
     )
 
 
+@ON_BOTH
 def test_a_daemon_that_is_gone_is_told_from_a_firewall(new_facility: NewFacility) -> None:
     facility = new_facility().up()
+    record = decode_record((facility.shared / "service.json").read_bytes(), "")
     facility.kill("all")
     code, found = doctor(facility, "--pilot")
     assert code == 1
-    assert re.match(r"failed its holder, pid \d+ on login, has ended without a word; hpcserve up puts", found["lease"])
+    ended = f"failed its holder, pid {record.pid} on {record.host}, has ended without a word; hpcserve up puts"
+    assert found["lease"].startswith(ended)
     assert re.match(r"failed this host does not reach the daemon's admission at .*: refused", found["ports"])
     assert "nor does this host (refused" in found["way back"]
     assert "the service record is out of date; run: hpcserve up" in found["way back"]

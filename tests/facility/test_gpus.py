@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from tests.facility.box.options import Options
+from tests.facility.clusters import ON_BOTH, Cluster
 from tests.facility.conftest import NewFacility
 from tests.facility.service import PATIENCE_S, SERVABLES, until
 
-pytestmark = [pytest.mark.facility, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.timeout(600)]
 
 SLEEP_S = 0.2
 
@@ -19,22 +20,34 @@ def box_options() -> Options:
     return Options(nodes=2)
 
 
+@pytest.mark.facility
 @pytest.mark.parametrize(
     ("pilots", "expected"),
     [
         ({"slots": 2}, ["0", "1"]),
-        ({"slots": 2, "launcher": "srun", "nodes": 2}, ["0", "0", "1", "1"]),
         ({"slots": 4}, ["0", "0", "1", "1"]),
         ({"slots": 3}, ["0,1", "0,1"]),
     ],
-    ids=["process", "srun", "several on each", "not to be divided"],
+    ids=["as many", "several on each", "not to be divided"],
 )
 def test_each_replica_sees_its_share_of_the_gpus(
-    new_facility: NewFacility, pilots: dict[str, object], expected: list[str]
+    cluster: Cluster, new_facility: NewFacility, pilots: dict[str, object], expected: list[str]
 ) -> None:
-    facility = new_facility(pilots={"partition": "gpu", "gpus_per_node": 2, "max_pilots": 1, **pilots}).up()
+    assert shares({**cluster.with_gpus, **pilots}, new_facility, len(expected)) == expected
+
+
+@ON_BOTH
+def test_so_it_does_when_another_launcher_starts_it(cluster: Cluster, new_facility: NewFacility) -> None:
+    nodes = int(cluster.launcher.get("nodes", 1))
+    expected = sorted(["0", "1"] * nodes)
+    assert shares({**cluster.with_gpus, **cluster.launcher, "slots": 2}, new_facility, len(expected)) == expected
+
+
+def shares(pilots: dict[str, object], new_facility: NewFacility, replicas: int) -> list[str]:
+    """What each replica of one pilot saw named."""
+    facility = new_facility(pilots={"max_pilots": 1, **pilots}).up()
     with facility.client() as client:
-        endpoint = facility.deploy(client, SERVABLES / "devices", replicas=len(expected))
+        endpoint = facility.deploy(client, SERVABLES / "devices", replicas=replicas)
         seen: dict[str, str] = {}
 
         def all_told() -> bool:
@@ -43,7 +56,7 @@ def test_each_replica_sees_its_share_of_the_gpus(
             for each in asked:
                 answer = each.result(PATIENCE_S)
                 seen[answer.replica] = answer["seen"]
-            return len(seen) == len(expected)
+            return len(seen) == replicas
 
         until(all_told, "each replica has answered")
-        assert sorted(seen.values()) == expected
+    return sorted(seen.values())

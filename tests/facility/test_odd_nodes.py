@@ -1,4 +1,4 @@
-"""Directories that are full, jobs that are held, two daemons of one user: users are told why, and it goes on."""
+"""Directories that are full, jobs that are held: users are told why, and it goes on."""
 
 from __future__ import annotations
 
@@ -146,26 +146,3 @@ def test_a_full_shared_dir_stops_only_what_is_new(box: Box, new_facility: NewFac
         assert status(client).losses == ()
         assert not status(client).deployments[0].error
     assert len(commands.asked("sbatch")) == 2
-
-
-def test_two_daemons_of_one_user_leave_each_others_jobs_alone(new_facility: NewFacility) -> None:
-    one, other = new_facility().up(), new_facility().up()
-    with one.client() as client:
-        one.deploy(client, SERVABLES / "spans")
-        (first,) = status(client).pilots
-    with other.client() as client:
-        endpoint = other.deploy(client, SERVABLES / "spans")
-        (second,) = status(client).pilots
-    assert one.jobs().keys() == {first.job, second.job}
-    other.kill("all")
-    other.up()
-    with other.client() as client:
-        other.wait_ready(client, endpoint)
-        assert [pilot.job for pilot in status(client).pilots] == [second.job]
-    assert one.jobs().keys() == {first.job, second.job}
-    other.cli("down")
-    until(lambda: one.jobs().keys() == {first.job}, "its own job ends, and no other")
-    with one.client() as client:
-        assert [pilot.job for pilot in status(client).pilots] == [first.job]
-        assert Load(one, client, endpoint, 0.01).keep(4, 1.0).answered
-        assert status(client).losses == ()

@@ -125,15 +125,46 @@ def test_ctrl_c_takes_a_daemon_in_a_job_down(cluster: Cluster, new_facility: New
     assert not (facility.shared / "service.json").exists()
 
 
+def everything_but(command: Path, cluster: Cluster, directory: Path) -> Path:
+    """A directory with all that a user's PATH on the login node leads to, but for one command."""
+    directory.mkdir()
+    for entry in (each for place in cluster.path.split(":") if Path(place).is_dir() for each in Path(place).iterdir()):
+        link = directory / entry.name
+        if entry.name != command.name and not link.is_symlink():
+            link.symlink_to(entry)
+    return directory
+
+
+@ON_BOTH
+def test_a_daemon_in_a_job_that_does_not_find_the_submit_command_says_so(
+    cluster: Cluster, new_facility: NewFacility
+) -> None:
+    path = everything_but(cluster.submit, cluster, cluster.directory / "without")
+    setup = {"setup": [f"export PATH={path}"]}
+    facility = new_facility(daemon=SMALL, network=cluster.network_of_jobs, pilots=setup)
+    facility.cli("up", "--detach")
+    missing = f"{cluster.submit.name}: command not found in PATH ({path}); start the daemon where"
+    code, said = facility.try_to_deploy(SERVABLES / "tally", timeout_s=5)
+    assert code
+    assert missing in said
+    assert missing in facility.told()
+    assert len(facility.jobs()) == 1, "only the daemon's own"
+
+
 @pytest.mark.facility
-def test_a_daemon_that_cannot_start_in_its_job_says_why(new_facility: NewFacility) -> None:
+def test_an_interface_that_nodes_alone_have_is_looked_for_on_a_node(new_facility: NewFacility) -> None:
     facility = new_facility(daemon=SMALL, network={"host": "eth0"})
     told = facility.cli("site", "check", "--timeout=60")  # this host has no such interface
     assert re.search(r"^ok +interface: on node\d a daemon could listen at 10\.", told, re.MULTILINE), told
+
+
+@ON_BOTH
+def test_a_daemon_that_cannot_start_in_its_job_says_why(cluster: Cluster, new_facility: NewFacility) -> None:
     facility = new_facility(daemon=SMALL, network={"host": "hsn0"})
     checked = facility.command("site", "check", "--timeout=60")
     assert checked.returncode == 1
-    assert re.search(r"^failed +interface: on node\d, .*'hsn0' is no interface", checked.stdout, re.MULTILINE), checked
+    told = rf"^failed +interface: on {cluster.nodes}, .*'hsn0' is no interface"
+    assert re.search(told, checked.stdout, re.MULTILINE), checked
     done = facility.command("up", "--detach")
     assert done.returncode == 1
-    assert re.search(r"job \d+ of the daemon ended before it was ready: .*'hsn0' is no interface", done.stderr)
+    assert re.search(r"job \d\S* of the daemon ended before it was ready: .*'hsn0' is no interface", done.stderr)

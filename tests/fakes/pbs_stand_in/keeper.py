@@ -118,6 +118,7 @@ class Keeper:
             # What /etc/profile.d/pbs.sh does for a login shell.
             "PBS_EXEC": str(place),
             "FAKE_PBS": str(place),
+            **self._named_gpus(),
         }
         with contextlib.ExitStack() as files:
             output = files.enter_context(self._file("output").open("ab"))
@@ -140,6 +141,12 @@ class Keeper:
         with contextlib.suppress(BrokenPipeError), shell.stdin:
             shell.stdin.write(f"{script}\n".encode())
         return shell
+
+    def _named_gpus(self) -> dict[str, str]:
+        """Those of its first node. Source: ``setup_job_devices_env`` in OpenPBS's ``pbs_cgroups.PY``."""
+        given = self._job["gpus"].get(self._job["placed"][0])
+        named = given and self._store.read()["names_gpus"]
+        return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, given))} if named else {}
 
     def _file(self, which: str) -> Path:
         """Where it is written: with ``-k doe`` where it was asked for, else on the node; it is copied at the end."""

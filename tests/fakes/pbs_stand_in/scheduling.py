@@ -11,6 +11,9 @@ from tests.fakes.pbs_stand_in.store import Job, State
 HELD_BY = ("R", "E")
 """The states in which a job has its nodes."""
 
+SENT = 41
+"""The substate of a job that was sent to its nodes, of which they have not told that it runs."""
+
 Start = Callable[[str], None]
 """Begins a job's keeper."""
 
@@ -52,7 +55,7 @@ def finish(state: State, job: Job, *, substate: int, why: str, exit_code: int | 
 
 def requeue(job: Job) -> None:
     """Back into the queue; ``run_count`` grows when it runs again."""
-    for name in ("keeper", "exec_host", "exec_vnode", "session", "stime", "used", "order", "begun"):
+    for name in ("keeper", "gpus", "exec_host", "exec_vnode", "session", "stime", "used", "order", "begun"):
         job.pop(name, None)
     job.update(state="Q", substate=10, mtime=int(time.time()))
 
@@ -72,19 +75,32 @@ def _begin(state: State, job: Job, placed: list[str]) -> None:
         taken[host] = taken.get(host, 0) + 1
         asked = ":".join(f"{name}={n}" for name, n in chunk.items() if name in {"ncpus", "ngpus"})
         vnodes.append(f"({vnode}:{asked})")
-    job.update(state="R", substate=41, stime=now, mtime=now, run_count=job.get("run_count", 0) + 1)
-    job.update(exec_host="+".join(tasks), exec_vnode="+".join(vnodes), placed=placed)
+    job.update(state="R", substate=SENT, stime=now, mtime=now, run_count=job.get("run_count", 0) + 1)
+    job.update(exec_host="+".join(tasks), exec_vnode="+".join(vnodes), placed=placed, gpus=_gpus(state, job, placed))
     job["comment"] = f"Job run at {words.day(now)} on {job['exec_vnode']}"
 
 
+def _gpus(state: State, job: Job, placed: list[str]) -> dict[str, list[int]]:
+    """On each virtual node of a job the numbers of its GPUs, which no other job has."""
+    others = [each["gpus"] for each in state["jobs"].values() if each["state"] in HELD_BY and "gpus" in each]
+    found: dict[str, list[int]] = {}
+    for node in state["nodes"]:
+        name = node["name"]
+        wanted = sum(chunk.get("ngpus", 0) for each, chunk in zip(placed, job["chunks"], strict=True) if each == name)
+        taken = {number for each in others for number in each.get(name, ())}
+        free = [number for number in range(node["ngpus"]) if number not in taken]
+        found |= {name: free[:wanted]} if wanted else {}
+    return found
+
+
 def _placed(state: State, job: Job) -> list[str] | None:
-    """A virtual node for each chunk; with ``place=scatter`` another one for each."""
+    """A virtual node for each chunk; with ``place=scatter`` on another host each. Source: qsub(1B)."""
     free = _free(state)
-    scatter = job["resources"]["place"].startswith("scatter")
+    hosts = {each["name"]: each["host"] for each in state["nodes"]}
     placed: list[str] = []
     for chunk in job["chunks"]:
         for name, has in free.items():
-            if scatter and name in placed:
+            if _is_scattered(job) and hosts[name] in {hosts[each] for each in placed}:
                 continue
             if all(has[each] >= chunk.get(each, 0) for each in has):
                 placed.append(name)
@@ -93,6 +109,10 @@ def _placed(state: State, job: Job) -> list[str] | None:
         else:
             return None
     return placed
+
+
+def _is_scattered(job: Job) -> bool:
+    return str(job["resources"]["place"]).partition(":")[0] == "scatter"
 
 
 def _free(state: State) -> dict[str, dict[str, int]]:
@@ -110,9 +130,14 @@ def _free(state: State) -> dict[str, dict[str, int]]:
 
 
 def _why_not(state: State, job: Job) -> str:
-    """Only the first is recorded: what fits no empty node either is told of in PBS's own words for it."""
-    asked = sum(chunk["ncpus"] for chunk in job["chunks"])
-    total = sum(each["ncpus"] for each in state["nodes"])
-    free = sum(each["ncpus"] for each in _free(state).values())
-    amounts = f"Insufficient amount of resource: ncpus (R: {asked} A: {free} T: {total})"
-    return f"{'Can Never Run' if asked > total else 'Not Running'}: {amounts}"
+    """That processors are lacking for now is recorded; the other words are in ``job_info.cpp`` of PBS's scheduler."""
+    for resource in ("ncpus", "ngpus"):
+        asked = sum(chunk.get(resource, 0) for chunk in job["chunks"])
+        total = sum(each[resource] for each in state["nodes"])
+        free = sum(each[resource] for each in _free(state).values())
+        if asked > free:
+            amounts = f"Insufficient amount of resource: {resource} (R: {asked} A: {free} T: {total})"
+            return f"{'Can Never Run' if asked > total else 'Not Running'}: {amounts}"
+    if _is_scattered(job) and len(job["chunks"]) > len({each["host"] for each in state["nodes"]}):
+        return "Can Never Run: Not enough total nodes available"
+    return "Not Running: Not enough free nodes available"

@@ -37,6 +37,7 @@ def new_state(host: str = "pbs", user: str = "") -> State:
         "kill_delay_s": 10.0,
         "exiting_s": 0.0,  # so long a job is in state E
         "node_fail_requeue_s": 310.0,  # so long after a node was lost its jobs are put back into the queue
+        "names_gpus": False,  # whether a job is told the numbers of its GPUs, as by the hook for cgroups
         "delivers": True,  # whether output is copied to where it was asked for
         "faults": {},  # a command's name: what it does instead; see faults.py
     }

@@ -13,9 +13,9 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tests.fakes.pbs_stand_in import keeper, scheduling
 from tests.fakes.pbs_stand_in.commands import starter
@@ -32,16 +32,31 @@ class PbsServer:
         place: Its directory, which is made.
         host: What its nodes and it itself call themselves: this machine's name, where the jobs do run.
         nodes: So many virtual nodes, all of them this machine.
-        ncpus: The processors of each.
+        hosts: Names of hosts in place of this machine's, in turn. Their jobs do run here.
+        ncpus: The processors of each node.
+        gpus: The GPUs of each; there are none but by their numbers.
         user: Whose jobs they are, as PBS says it.
     """
 
-    def __init__(self, place: Path, *, host: str = "", nodes: int = 4, ncpus: int = 2, user: str = "") -> None:
+    def __init__(
+        self,
+        place: Path,
+        *,
+        host: str = "",
+        nodes: int = 4,
+        hosts: Sequence[str] = (),
+        ncpus: int = 2,
+        gpus: int = 0,
+        user: str = "",
+    ) -> None:
         self._store = Store(place)
         host = host or socket.gethostname()
-        each = {"host": host, "ncpus": ncpus, "ngpus": 0, "state": "free"}
+        called = hosts or [host]
         state = new_state(host, user)
-        self._store.create(state | {"nodes": [{"name": f"{host}[{n}]", **each} for n in range(nodes)]})
+        each = {"ncpus": ncpus, "ngpus": gpus, "state": "free"}
+        made = [(called[n % len(called)], n // len(called)) for n in range(nodes)]
+        state["nodes"] = [{"name": f"{name}[{part}]", "host": name, **each} for name, part in made]
+        self._store.create(state)
         self.commands = place / "bin"
         self.commands.mkdir()
         for command in COMMANDS.iterdir():
@@ -129,15 +144,20 @@ class PbsServer:
         """No command misbehaves any more."""
         self.set(faults={})
 
-    def restart(self) -> None:
-        """The server comes up again, and has put everything that ran back into the queue.
+    def restart(self, *, stopped: Literal["quick", "immediate"] = "quick") -> None:
+        """The server comes up again, as ``pbs_server`` does without a word how (``-t warm``).
 
-        One that was only away keeps what runs: ``fault("all", "down")``, and then :meth:`mend`.
+        Not recorded. Source: qterm(8B), pbs_server(8B) and ``pbsd_init_job`` of OpenPBS.
+
+        Args:
+            stopped: How it went: ``quick``, as by a signal or ``qterm``, leaves alone what runs, and but for what had
+                just been sent to its nodes (substate 41) that still runs; ``immediate`` has put all of it back.
         """
         with self._store.changed() as state:
             running = [each for each in state["jobs"].values() if each["state"] == "R"]
             for job in running:
-                keeper.order(job, "requeue")
+                if stopped == "immediate" or job["substate"] == scheduling.SENT:
+                    keeper.order(job, "requeue")
             state["faults"] = {}
         self._wait_for_orders()
 

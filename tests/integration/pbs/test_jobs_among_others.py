@@ -41,6 +41,11 @@ def served(server: PbsServer, tmp_path_factory: pytest.TempPathFactory) -> Itera
         made.end()
 
 
+def polls(server: PbsServer, job: str) -> int:
+    """So often the server was asked about a job."""
+    return sum(job in words.split() for words in server.asked("qstat"))
+
+
 def test_a_job_that_was_taken_without_a_word_is_found_by_its_name(server: PbsServer, served: DaemonOnPbs) -> None:
     with served.client() as client:
         wanted = len(pilots(client)) + 1
@@ -53,12 +58,18 @@ def test_a_job_that_was_taken_without_a_word_is_found_by_its_name(server: PbsSer
 
 
 def test_other_peoples_jobs_and_arrays_are_none_of_ours(server: PbsServer, served: DaemonOnPbs) -> None:
+    """Not even one whose name a controller that has just begun would take for that of a pilot of its own."""
     with served.client() as client:
         before = {each.job for each in pilots(client)}
         host = min(before).partition(".")[2]
+        ours = server.jobs()[min(before)]["name"]
         server.add_stranger(f"900[].{host}", f"other@{host}", indices="1-3", state="B", substate=70)
-        server.add_stranger(f"901.{host}", f"other@{host}", name="hpcserve-of-somebody")
-        asked = len(server.asked("qstat"))
-        until(lambda: len(server.asked("qstat")) > asked + 2, "PBS is asked", LONG_S)
+        server.add_stranger(f"901.{host}", f"other@{host}", name=f"{ours}9")
+        looked = len(server.asked("qselect"))
+        served.kill("controller")
+        until(lambda: len(server.asked("qselect")) > looked, "the next controller looks for jobs of its own", LONG_S)
+        polled = polls(server, min(before))
+        until(lambda: polls(server, min(before)) > polled + 4, "it has asked about those time and again", LONG_S)
         assert {each.job for each in pilots(client)} == before
-        assert server.jobs()[f"901.{host}"]["state"] == "R"
+        assert server.asked("qdel") == [], "nobody's job is deleted"
+        served.wait_ready(client, ECHO, len(before))

@@ -12,10 +12,13 @@ from hpcserve.cli.main import main
 from hpcserve.cluster import site_pilot
 from hpcserve.cluster.finding import Finding
 from hpcserve.cluster.plugins import open_scheduler
+from hpcserve.cluster.script import job_script
 from hpcserve.cluster.site_host import Listeners
 from hpcserve.cluster.site_pilot import Look, modest, reaches, try_pilot
 from hpcserve.config import Site, home, read_site
+from tests.integration.pbs.conftest import NewServer
 from tests.integration.pbs.server import PbsServer
+from tests.unit.cluster.pilot_jobs import made_up
 
 
 @pytest.fixture
@@ -87,6 +90,34 @@ def test_history_that_is_off_is_told(pbs: PbsServer, capsys: pytest.CaptureFixtu
     pbs.set(history=False)
     main(["site", "check", "lab", "--no-submit"])
     assert told(capsys)["ok history"].startswith("off: ")
+
+
+@pytest.mark.parametrize(
+    ("hosts", "told_of", "runs"),
+    [
+        ((), "failed nodes: 1 of 1 have all that pilots ask of each node, and a pilot has 2", False),
+        (("n1", "n2"), "ok nodes: 2 of 2 could run a part of a pilot", True),
+    ],
+)
+def test_pilots_of_more_nodes_than_there_are_hosts_fail_the_check_as_they_would_never_run(
+    *,
+    hosts: tuple[str, ...],
+    told_of: str,
+    runs: bool,
+    new_pbs: NewServer,
+    lab: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pbs = new_pbs(hosts=hosts)
+    monkeypatch.setenv("PATH", pbs.path)
+    lab.write_text(f'{lab.read_text()}[pilots]\nnodes = 2\ncpus_per_node = 1\nlauncher = "mpiexec"\n')
+    main(["site", "check", "lab", "--no-submit"])
+    subject = told_of.partition(": ")[0]
+    assert f"{subject}: {told(capsys).get(subject)}".startswith(told_of)
+    script = job_script(read_site("lab"), made_up(), "x")
+    job = pbs.submit("\n".join(line for line in script.splitlines() if line.startswith("#PBS -l")))
+    assert pbs.told(job)["comment"].startswith("Job run" if runs else "Can Never Run")
 
 
 @pytest.mark.usefixtures("lab")

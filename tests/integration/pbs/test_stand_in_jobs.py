@@ -99,7 +99,7 @@ def test_a_requeued_job_runs_again_and_is_counted(pbs: PbsServer, tmp_path: Path
     until(lambda: pbs.told(name).get("run_count") == 2, "it is counted", within_s=60)
 
 
-def test_a_restarted_server_puts_back_what_ran(pbs: PbsServer, tmp_path: Path) -> None:
+def test_a_server_that_was_ended_at_once_puts_back_what_ran(pbs: PbsServer, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     name = pbs.submit(f"echo run >>{runs}; sleep 300", *ONE)
     until(runs.exists, "it runs", within_s=60)
@@ -108,10 +108,33 @@ def test_a_restarted_server_puts_back_what_ran(pbs: PbsServer, tmp_path: Path) -
     assert pbs.run("qstat", "-f", "-F", "json", name).returncode == 255
     assert pbs.run("qsub", stdin="true").returncode == 162
     assert pbs.run("qdel", name).returncode == 162
-    pbs.restart()
+    pbs.restart(stopped="immediate")
 
     until(lambda: runs.read_text().count("run") == 2, "it runs again", within_s=60)
     assert pbs.told(name)["run_count"] == 2
+
+
+def test_a_restarted_server_leaves_alone_what_ran_and_tells_what_ended_meanwhile(
+    pbs: PbsServer, tmp_path: Path
+) -> None:
+    pids, gate = tmp_path / "pids", tmp_path / "gate"
+    goes_on = pbs.submit(f"echo $$ >>{pids}; sleep 300", *ONE)
+    ends = pbs.submit(f"until [ -e {gate} ]; do sleep 0.1; done; exit 7", *ONE)
+    until(lambda: pids.exists() and pids.read_text().strip(), "it runs", within_s=60)
+    until(lambda: {pbs.told(each)["substate"] for each in (goes_on, ends)} == {42}, "both do", within_s=60)
+    pbs.set(prerun_s=3600.0)
+    sent = pbs.submit("sleep 300", *ONE)
+    pbs.fault("all", "down")
+    gate.touch()
+    pbs.reaches(ends, "F")
+
+    pbs.restart()
+
+    told = pbs.told(goes_on)
+    assert (told["job_state"], told["substate"], told["run_count"]) == ("R", 42, 1)
+    assert is_alive(int(pids.read_text()))
+    assert pbs.told(ends)["Exit_status"] == 7
+    until(lambda: pbs.told(sent).get("run_count") == 2, "what was on its way is sent again", within_s=60)
 
 
 def test_a_lost_node_takes_all_of_its_jobs_processes(new_pbs: NewServer, tmp_path: Path) -> None:
@@ -171,6 +194,53 @@ def test_an_impossible_job_is_taken_and_waits_for_ever(pbs: PbsServer) -> None:
 
     assert (pbs.told(name)["job_state"], pbs.told(name)["substate"]) == ("Q", 10)
     assert pbs.told(name)["comment"].startswith("Can Never Run: Insufficient amount of resource: ncpus")
+
+
+def test_a_job_that_is_scattered_has_each_chunk_on_another_host(new_pbs: NewServer) -> None:
+    pbs = new_pbs(nodes=4, hosts=["n1", "n2"])
+    scatter = ("-l", "place=scatter:excl")
+
+    first = pbs.reaches(pbs.submit("sleep 300", "-l", "select=2:ncpus=2", *scatter), "R")
+    assert {each.partition("/")[0] for each in first["exec_host"].split("+")} == {"n1", "n2"}
+
+    pbs.reaches(pbs.submit("sleep 300", "-l", "select=1:ncpus=2"), "R")
+    waits = pbs.submit("true", "-l", "select=2:ncpus=1", *scatter)  # two processors are left, of one host
+    assert pbs.told(waits)["comment"] == "Not Running: Not enough free nodes available"
+    never = pbs.submit("true", "-l", "select=3", *scatter)
+    assert pbs.told(never)["comment"].startswith("Not Running: Insufficient amount of resource: ncpus")
+    pbs.run("qdel", first["id"])
+    pbs.reaches(waits, "F")
+    assert pbs.told(never)["comment"] == "Can Never Run: Not enough total nodes available"
+
+
+def test_hosts_in_parts_have_room_for_one_chunk_of_what_is_scattered(new_pbs: NewServer) -> None:
+    pbs = new_pbs(nodes=2)
+    waits = pbs.submit("true", "-l", "select=2:ncpus=1", "-l", "place=scatter")
+    assert pbs.told(waits)["comment"] == "Can Never Run: Not enough total nodes available"
+
+
+def test_gpus_are_given_to_one_job_at_a_time_and_named_where_the_site_does_so(
+    new_pbs: NewServer, tmp_path: Path
+) -> None:
+    pbs = new_pbs(nodes=1, ncpus=8, gpus=3)
+    said = tmp_path / "said"
+
+    def seen(*options: str) -> str:
+        pbs.reaches(pbs.submit(f'echo "${{CUDA_VISIBLE_DEVICES-none}}" >{said}', *options), "F")
+        return said.read_text().strip()
+
+    one, two = (("-l", f"select=1:ncpus=1:ngpus={number}") for number in (1, 2))
+    assert seen(*two) == "none"
+    pbs.set(names_gpus=True)
+    assert (seen(*two), seen("-l", "select=1:ncpus=1")) == ("0,1", "none")
+    job = pbs.submit("sleep 300", *one)
+    assert pbs.reaches(job, "R")["exec_vnode"].endswith(":ngpus=1)")
+    assert seen(*two) == "1,2"
+    pbs.reaches(pbs.submit("sleep 300", *two), "R")
+    waits, never = pbs.submit("true", *one), pbs.submit("true", "-l", "select=1:ngpus=4")
+    lacks = "Insufficient amount of resource: ngpus"
+    assert pbs.told(waits)["comment"] == f"Not Running: {lacks} (R: 1 A: 0 T: 3)"
+    assert pbs.told(never)["comment"] == f"Can Never Run: {lacks} (R: 4 A: 0 T: 3)"
 
 
 def test_a_job_may_be_in_state_e_for_long_and_its_output_never_come(pbs: PbsServer, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tests.unit.cluster.pbs_stage import DOWN, QSTAT, TAG, FakePbs, answer, job,
 UNKNOWN = "qstat: Unknown Job Id {}\n"
 NO_HISTORY = "qstat: PBS is not configured to maintain job history 1.pbs\n"
 EMPTY = answer({})
+OF_THE_SITE = "qsub: in words of the site's own\n"
 
 
 @pytest.fixture
@@ -306,6 +307,11 @@ def test_a_server_that_hangs_is_given_up_and_left_alone_until_somebody_waits(fak
         ("qsub: would exceed queue generic's per-user limit of jobs in 'Q' state\n", 38, NoRoom, "when there is room"),
         ("qsub: Maximum number of jobs already in queue\n", 198, NoRoom, "when there is room"),
         ("qsub: Queue is not enabled\n", 173, NoRoom, "when there is room"),
+        ("qsub: limit on number of jobs\n", 1, NoRoom, "when there is room"),  # a hook's, in PBS's words
+        (OF_THE_SITE, 38, NoRoom, "when there is room"),
+        (OF_THE_SITE, 186, SchedulerError, "at present"),
+        (OF_THE_SITE, 56, SchedulerError, "at present"),
+        (OF_THE_SITE, 183, SubmissionUnknown, "may have taken"),
         (DOWN.replace("qstat", "qsub"), 162, SchedulerError, "at present"),
         ("qsub: cannot connect to server pbs (errno=111)\n", 1, SchedulerError, "at present"),
         ("qsub: System error: \n", 162, SchedulerError, "at present"),

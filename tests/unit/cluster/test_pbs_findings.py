@@ -67,6 +67,12 @@ def test_a_server_that_begins_no_jobs_is_told_of(change: tuple[str, str], told: 
     assert told in up.told
 
 
+@pytest.mark.parametrize("state", ["Scheduling", "Hot_Start"])
+def test_a_server_that_is_about_to_begin_jobs_is_as_it_should_be(state: str) -> None:
+    up, _ = pbs_findings.server(answer(SERVER, ('"server_state":\t"Active"', f'"server_state":\t"{state}"')))
+    assert up == Finding("PBS", "ok", f"pbs, PBS 23.06.06, {state}")
+
+
 @pytest.mark.parametrize(
     "change",
     [

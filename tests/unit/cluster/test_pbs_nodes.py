@@ -29,7 +29,8 @@ def told(out: str = RECORDED["stdout"], *, code: int = 0, err: str = "") -> Answ
 
 def machine(**states: str) -> Answer:
     """Nodes of one virtual node each, with GPUs and a resource of the site's."""
-    of_site = {"system": "polaris", "disk": "8tb", "filesystems": "home,eagle"}
+    of_site = {"system": "polaris", "disk": "8tb", "filesystems": "home,eagle", "switch": "sw1", "accel": "a100:80"}
+    of_site |= {"score": "1.5", "bigmem": "True", "licences": "@login1"}
     available = {"ncpus": 64, "ngpus": 4, "mem": "512gb", **of_site}
     told_of = {
         name: {"state": state, "resources_available": {**available, "host": name}} for name, state in states.items()
@@ -58,6 +59,13 @@ def test_the_recorded_server_has_one_host_of_four_virtual_nodes() -> None:
         (THREE, {"constraint": "ngpus=5"}, "pilots.gpus_per_node: expected ≤ 4, got 5"),
         (THREE, {"constraint": "disk=9tb"}, "pilots.constraint, disk: expected ≤ 8796093022208, got 9895604649984"),
         (THREE, {"nodes": 3}, "3 fit, and 1 of them are down or offline; wait, or ask the facility"),
+        (machine(n1="offline"), {}, "1 fit, and 1 of them are down or offline"),
+        (machine(n1="free, stale"), {}, "1 fit, and 1 of them are down or offline"),
+        (THREE, {"constraint": "score=2.5"}, "pilots.constraint, score: expected ≤ 1.5, got 2.5"),
+        (THREE, {"constraint": "bigmem=f"}, "no node has bigmem=f; nodes have: True"),
+        (THREE, {"constraint": "bigmem=yes"}, "no node has bigmem=yes; nodes have: True"),
+        (THREE, {"constraint": "switch=1"}, "no node has switch=1; nodes have: sw1"),
+        (THREE, {"constraint": "accel='h100:80'"}, "no node has accel=h100:80; nodes have: a100:80"),
         (machine(), {}, "pilots.cpus_per_node: expected ≤ 0, got 1"),
     ],
 )
@@ -74,10 +82,27 @@ def test_what_no_node_can_run_is_said(asked: Asked, pilots: dict[str, Any], says
         {"nodes": 2},
         {"gpus_per_node": 4, "constraint": "system=polaris"},
         {"constraint": "filesystems=home:mpiprocs=9"},
+        {"constraint": "score=0.5:disk=8tb"},
+        {"constraint": "bigmem=true:switch=sw1"},
+        {"constraint": "bigmem=T"},
+        {"constraint": "bigmem=1"},
+        {"constraint": "accel='a100:80':system=polaris"},
+        {"constraint": 'system="polaris"'},
+        {"constraint": "licences=7"},  # which those have to whom the server hands them out
     ],
 )
 def test_what_two_nodes_can_run_is_right(pilots: dict[str, Any]) -> None:
     assert nodes(site(**pilots), THREE) == Finding("nodes", "ok", "2 of 3 could run a part of a pilot")
+
+
+def test_a_node_that_does_not_say_so_has_it_not_and_one_word_makes_all_values_words() -> None:
+    hosts = {"n1": {"bigmem": "True", "switch": "3"}, "n2": {"bigmem": "False", "switch": "sw2"}, "n3": {}}
+    told_of = {n: {"state": "free", "resources_available": {"ncpus": 2, "host": n, **own}} for n, own in hosts.items()}
+    asked = told(json.dumps({"timestamp": 1, "nodes": told_of}))
+    assert nodes(site(constraint="bigmem=True"), asked).told == "1 of 3 could run a part of a pilot"
+    assert nodes(site(constraint="bigmem=False"), asked).told == "2 of 3 could run a part of a pilot"
+    assert nodes(site(constraint="switch=3"), asked).told == "1 of 3 could run a part of a pilot"
+    assert "no node has switch=2; nodes have: 3, sw2" in nodes(site(constraint="switch=2"), asked).told
 
 
 @pytest.mark.parametrize("constraint", ["arm=True", "tiles=2"])

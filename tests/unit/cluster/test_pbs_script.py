@@ -185,6 +185,12 @@ def test_the_walltime_is_rounded_up_and_has_no_days(seconds: float, told: str) -
     assert walltime(seconds) == told
 
 
+def test_the_agent_counts_no_less_than_what_is_asked_for() -> None:
+    script = job_script(pbs_site(), made_up(walltime_s=59.2), "x")
+    assert "-l walltime=00:01:00" in options(script)
+    assert "--walltime-s 60 " in script
+
+
 @pytest.mark.parametrize(
     ("pilots", "told"),
     [
@@ -359,3 +365,26 @@ def test_a_site_has_a_template_of_its_own_which_extends_the_shipped_one(tmp_path
 
 def test_what_pbs_says_itself_goes_to_a_file_beside_the_log() -> None:
     assert own_log(Path("/a/p1.log")) == Path("/a/p1.log.scheduler")
+
+
+def test_a_shell_that_a_job_is_just_reading_is_not_changed_under_it(node: Node) -> None:
+    shell = pbs_shell.path(node.shared)
+    shell.write_text("#!/bin/sh\n# an older one\n")
+    with shell.open() as read:
+        pbs_shell.lay_down(node.shared)
+        assert read.read() == "#!/bin/sh\n# an older one\n"
+    assert "trap '' TERM" in shell.read_text()
+    assert list(node.shared.iterdir()) == [shell]
+
+
+@pytest.mark.parametrize("spoil", ["text", "mode"])
+def test_a_shell_that_is_not_as_it_should_be_is_written_anew(node: Node, spoil: str) -> None:
+    pbs_shell.lay_down(node.shared)
+    shell = pbs_shell.path(node.shared)
+    if spoil == "text":
+        shell.write_text("#!/bin/sh\n")
+    else:
+        shell.chmod(0o600)
+    pbs_shell.lay_down(node.shared)
+    assert "trap '' TERM" in shell.read_text()
+    assert shell.stat().st_mode & 0o777 == 0o755

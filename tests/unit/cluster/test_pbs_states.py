@@ -9,7 +9,7 @@ import pytest
 from hpcserve.cluster import pbs_json
 from hpcserve.cluster.pbs import state_of
 from hpcserve.cluster.pbs_json import PbsJob, hosts_of, id_parts, parse_jobs, same_job
-from hpcserve.cluster.pbs_states import OWN_STATUS
+from hpcserve.cluster.pbs_states import OWN_STATUS, is_given_up
 from hpcserve.cluster.seam import JobEnd, JobState
 from hpcserve.errors import SchedulerError
 from tests.unit.cluster.pbs_stage import answer, job
@@ -31,6 +31,7 @@ def state(**fields: object) -> JobState:
         ("R", 41, "running", ""),
         ("R", 42, "running", ""),
         ("R", 71, "queued", "prepared"),
+        ("R", 72, "queued", "prepared"),
         ("S", 43, "suspended", "stopped"),
         ("U", 43, "suspended", "stopped"),
         ("E", 51, "running", "cleans up"),
@@ -84,12 +85,28 @@ def test_each_end_is_told_and_only_a_success_is_one(
     assert (found.phase, found.end, found.exit_code) == ("ended", end, code)
 
 
-@pytest.mark.parametrize("status", OWN_STATUS)
-def test_what_pbs_writes_in_the_place_of_an_exit_code_is_no_exit_code(status: int) -> None:
-    found = state(job_state="F", substate=93, Exit_status=status)
-    assert found.exit_code is None
-    assert found.end not in ("completed", None)
-    assert OWN_STATUS[status][1] in found.cause
+# As ``job.h`` of OpenPBS and the Reference Guide have them: JOB_EXEC_FAIL1 is -1, JOB_EXEC_KILL_MEM is -27, and so on.
+WRITTEN_BY_PBS: dict[JobEnd, tuple[int, ...]] = {
+    "never started": (-1, -2, -3, -10, -13, -16, -17, -21, -22, -23),
+    "node failed": (-4, -5, -6, -14, -20, -30),
+    "failed": (-7, -24, -25, -28),
+    "out of memory": (-26, -27, -31),
+    "cancelled": (-19,),
+    "walltime": (-29,),
+    "?": (-11, -12, -15, -18, -32),
+}
+
+
+@pytest.mark.parametrize(("end", "status"), [(end, each) for end, all_ in WRITTEN_BY_PBS.items() for each in all_])
+def test_what_pbs_writes_in_the_place_of_an_exit_code_is_no_exit_code(end: JobEnd, status: int) -> None:
+    for substate in (91, 93):
+        found = state(job_state="F", substate=substate, Exit_status=status)
+        assert (found.end, found.exit_code) == (end, None)
+        assert OWN_STATUS[status][1] in found.cause
+
+
+def test_all_that_pbs_writes_itself_is_known() -> None:
+    assert sorted(each for all_ in WRITTEN_BY_PBS.values() for each in all_) == sorted(OWN_STATUS)
 
 
 @pytest.mark.parametrize(
@@ -128,12 +145,33 @@ def test_an_impossible_request_stays_queued_and_says_what_to_lower() -> None:
     assert "Can Never Run" in found.cause
 
 
+@pytest.mark.parametrize("letter", ["R", "S", "E"])
+def test_of_a_job_that_has_begun_an_older_comment_says_nothing(letter: str) -> None:
+    found = state(job_state=letter, comment="Can Never Run: Insufficient amount of resource: ngpus")
+    assert found.phase != "queued"
+    assert "pilots." not in found.cause
+
+
+def test_only_a_job_that_is_held_is_given_up_by_pbs() -> None:
+    often = "job held, too many failed attempts to run"
+    assert is_given_up(only(answer({"1.pbs": job(job_state="H", substate=20, comment=often)})))
+    for letter in ("Q", "R"):  # `qrls` has let it go since
+        assert not is_given_up(only(answer({"1.pbs": job(job_state=letter, substate=10, comment=often)})))
+
+
 @pytest.mark.parametrize(
     ("letter", "runs", "restarts"),
-    [("Q", None, 0), ("Q", 1, 1), ("H", 2, 2), ("W", 1, 1), ("R", 1, 0), ("R", 3, 2), ("S", 2, 1), ("E", 2, 1)],
+    [
+        *[("Q", None, 0), ("Q", -1, 0), ("Q", 1, 1), ("H", 2, 2), ("W", 1, 1)],
+        *[("R", -1, 0), ("R", 1, 0), ("R", 3, 2), ("S", 2, 1), ("E", 2, 1)],
+    ],
 )
 def test_all_runs_but_one_are_restarts(letter: str, runs: int | None, restarts: int) -> None:
     assert state(job_state=letter, substate=10, run_count=runs).restarts == restarts
+
+
+def test_a_job_whose_nodes_are_prepared_is_in_its_run_already() -> None:
+    assert state(job_state="R", substate=71, run_count=3).restarts == 2
 
 
 def test_a_job_that_waits_has_no_node_whatever_its_last_run_had() -> None:
@@ -141,6 +179,12 @@ def test_a_job_that_waits_has_no_node_whatever_its_last_run_had() -> None:
     assert (found.host, found.former_end) == ("", "preempted")
     for other in ("Not Running", "User has reached queue preemptable running job limit."):
         assert state(job_state="Q", substate=10, run_count=1, comment=other).former_end is None
+    waits = "Not Running: it would be preempted at once"
+    assert state(job_state="Q", substate=10, run_count=None, comment=waits).former_end is None, "it has not run yet"
+
+
+def test_a_comment_of_several_lines_is_one() -> None:
+    assert state(job_state="Q", substate=10, comment="Not\n Running:\t busy ").cause == "PBS says: Not Running: busy"
 
 
 @pytest.mark.parametrize(
