@@ -16,7 +16,7 @@ MORE = 70
 """Requests of half a second: more than one of these short pilots can run."""
 GENERATION = 0.75
 """That part of its walltime a pilot serves alone."""
-PAUSE_S = 2.0
+PAUSE_S = 3.0
 """Between two requests at a replica, on a machine that is busy."""
 
 

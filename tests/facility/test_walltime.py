@@ -14,7 +14,7 @@ pytestmark = [ON_BOTH, pytest.mark.timeout(600), pytest.mark.usefixtures("all_no
 IN_FLIGHT = 64
 GENERATION = 0.75
 """That part of its walltime a pilot serves alone."""
-PAUSE_S = 1.0
+PAUSE_S = 3.0
 """Between two requests at a replica, on a machine that is busy."""
 
 
