@@ -41,6 +41,7 @@ LossKind = Literal[
     "",
     "walltime",
     "preempted",
+    "requeued",
     "node failed",
     "out of memory",
     "cancelled",

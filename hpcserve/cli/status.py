@@ -320,13 +320,17 @@ def _waiting(status: Status) -> Iterator[Text]:
 
 
 def _losses(status: Status) -> Iterator[Text]:
-    """The replicas that were lost last, and why, a line each."""
+    """The replicas that were lost last, and why, a line each; by themselves those that had finished what they ran."""
     from rich.text import Text
 
-    yield Text("\nlost replicas", style="bold")
-    for each in status.losses[-MOST_LOSSES:]:
-        ago, first = span(time.time() - each.at_s), each.cause.partition("\n")[0]
-        yield Text(f"{each.replica}, {ago} ago: {loss_in_words(each.kind, first)}")
+    last = status.losses[-MOST_LOSSES:]
+    for title, drained in (("lost replicas", False), ("drained replicas", True)):
+        those = [each for each in last if each.drained == drained]
+        if those:
+            yield Text(f"\n{title}", style="bold")
+        for each in those:
+            ago, first = span(time.time() - each.at_s), each.cause.partition("\n")[0]
+            yield Text(f"{each.replica}, {ago} ago: {loss_in_words(each.kind, first)}")
 
 
 def _servables(status: Status) -> Table:

@@ -81,7 +81,8 @@ OWN_STATUS: dict[int, tuple[JobEnd, str]] = {
     -32: ("?", "its processes were lost sight of"),
 }
 
-# In comments. The first is recorded; of the others the words stand in the sources of OpenPBS.
+# In comments. None is recorded, only "exceeded resource walltime", which is like the first; docs/explanation/pbs.md
+# says where each is from.
 _OUT_OF_MEMORY = re.compile(r"exceeded resource \w*mem\b|memory limit exceeded", re.IGNORECASE)
 _PREEMPTED = re.compile(r"\b(?:preempted|preemption)\b", re.IGNORECASE)  # a queue may be called preemptable
 _FAILED_OFTEN = "too many failed attempts"

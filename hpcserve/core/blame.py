@@ -45,7 +45,8 @@ class Blame:
         if deployment is not None:
             deployment.restarts_count += 1
             if not deployment.failed:
-                deployment.reason, deployment.traceback = f"{loss.replica}: {loss_in_words(loss.kind, loss.cause)}", ""
+                said = loss_in_words(loss.kind, loss.cause, drained=loss.drained)
+                deployment.reason, deployment.traceback = f"{loss.replica}: {said}", ""
 
     def replica_failed(self, replica: FleetReplica, traceback: str, now: float) -> Iterable[FailDeployment]:
         """A replica has ended by itself, or was killed because a request hung."""

@@ -15,7 +15,14 @@ from hpcserve.types import DeploymentName, LossKind, PilotId, ReplicaId
 
 ENDED_STATES = ("failed", "exited")
 """The states of a report that say that a replica's process is gone."""
-LOST_WITH_ITS_NODE: tuple[LossKind, ...] = ("walltime", "preempted", "node failed", "cancelled", "unreachable")
+LOST_WITH_ITS_NODE: tuple[LossKind, ...] = (
+    "walltime",
+    "preempted",
+    "requeued",
+    "node failed",
+    "cancelled",
+    "unreachable",
+)
 """Ends for which neither the servable nor what it computed is to blame."""
 
 
@@ -50,7 +57,8 @@ class ReplicaSaid:
     """One replica in an agent's report. ``kind`` is that of its end, ``host`` the node that it runs on.
 
     ``nodes``: all the nodes of one of several ranks, once it has some. ``slots``: those that it holds of each.
-    ``lasting``: it failed, and the next one would fail in the same way there.
+    ``lasting``: it failed, and the next one would fail in the same way there. ``drained``: it was ended by its agent, and
+    has finished what it ran.
     """
 
     replica: ReplicaId
@@ -62,6 +70,7 @@ class ReplicaSaid:
     nodes: tuple[str, ...] = ()
     slots: tuple[tuple[int, ...], ...] = ()
     lasting: bool = False
+    drained: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,8 @@ from hpcserve.types import DeploymentName, LossKind, PilotId, ReplicaId
 class Loss:
     """A replica that ended unasked.
 
-    ``kind`` is empty while nobody knows; ``told``: its agent has written the cause into its log.
+    ``kind`` is empty while nobody knows; ``told``: its agent has written the cause into its log. ``drained``: it had
+    finished what it ran, so only its place is lost.
     """
 
     replica: ReplicaId
@@ -25,13 +26,16 @@ class Loss:
     kind: LossKind
     cause: str
     told: bool = False
+    drained: bool = False
 
 
-def loss_in_words(kind: str, cause: str) -> str:
+def loss_in_words(kind: str, cause: str, *, drained: bool = False) -> str:
     """``KIND: CAUSE``, or the one that says all: Slurm's word for ``cancelled`` is CANCELLED."""
     if not cause or cause.casefold() == kind:
-        return kind
-    return cause if cause.casefold().startswith(kind) else f"{kind}: {cause}"
+        said = kind
+    else:
+        said = cause if cause.casefold().startswith(kind) else f"{kind}: {cause}"
+    return f"drained; {said}" if drained else said
 
 
 JOB_ENDS: dict[str, LossKind] = {

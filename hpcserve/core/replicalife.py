@@ -108,7 +108,7 @@ class ReplicaLife:
         if asked or replica.unwanted:
             return
         if lost and pilot.phase == "leaving":
-            pilot.unexplained.append(_loss(replica, words.kind, replica.cause))
+            pilot.unexplained.append(_loss(replica, words.kind, replica.cause, drained=words.drained))
             return
         loss = _loss(replica, words.kind or "crashed", replica.cause, told=True)
         yield ReplicaLost(loss)
@@ -271,7 +271,7 @@ def _short(host: str) -> str:
     return host.partition(".")[0]
 
 
-def _loss(replica: FleetReplica, kind: LossKind, cause: str, *, told: bool = False) -> Loss:
+def _loss(replica: FleetReplica, kind: LossKind, cause: str, *, told: bool = False, drained: bool = False) -> Loss:
     return Loss(
         replica=replica.replica,
         deployment=replica.deployment,
@@ -279,4 +279,5 @@ def _loss(replica: FleetReplica, kind: LossKind, cause: str, *, told: bool = Fal
         kind=kind,
         cause=cause,
         told=told,
+        drained=drained,
     )

@@ -168,7 +168,10 @@ class DeploymentView(Admin, frozen=True, kw_only=True):
 
 
 class LossView(Admin, frozen=True, kw_only=True):
-    """A replica that ended unasked, at ``at_s`` seconds since 1970; ``kind`` is its cause in one term."""
+    """A replica that ended unasked, at ``at_s`` seconds since 1970; ``kind`` is its cause in one term.
+
+    ``drained``: it had finished what it ran.
+    """
 
     replica: str
     deployment: str
@@ -176,6 +179,7 @@ class LossView(Admin, frozen=True, kw_only=True):
     kind: str
     cause: str
     at_s: float
+    drained: bool = False
 
 
 class PilotView(Admin, frozen=True, kw_only=True):

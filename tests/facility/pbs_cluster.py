@@ -34,7 +34,7 @@ class PbsCluster:
     network_of_jobs: Mapping[str, Any] = {}
     is_apart = False
     asks = "qstat"
-    preempted = ("preempted", "")
+    preempted = ("requeued", "")
     preemptible: Mapping[str, Any] = {}
     cancelled = ""
     narrow: Mapping[str, Any] = {}

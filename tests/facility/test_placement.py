@@ -125,6 +125,32 @@ def test_ctrl_c_takes_a_daemon_in_a_job_down(cluster: Cluster, new_facility: New
     assert not (facility.shared / "service.json").exists()
 
 
+def everything_but(command: Path, cluster: Cluster, directory: Path) -> Path:
+    """A directory with all that a user's PATH on the login node leads to, but for one command."""
+    directory.mkdir()
+    for entry in (each for place in cluster.path.split(":") if Path(place).is_dir() for each in Path(place).iterdir()):
+        link = directory / entry.name
+        if entry.name != command.name and not link.is_symlink():
+            link.symlink_to(entry)
+    return directory
+
+
+@ON_BOTH
+def test_a_daemon_in_a_job_that_does_not_find_the_submit_command_says_so(
+    cluster: Cluster, new_facility: NewFacility
+) -> None:
+    path = everything_but(cluster.submit, cluster, cluster.directory / "without")
+    setup = {"setup": [f"export PATH={path}"]}
+    facility = new_facility(daemon=SMALL, network=cluster.network_of_jobs, pilots=setup)
+    facility.cli("up", "--detach")
+    missing = f"{cluster.submit.name}: command not found in PATH ({path}); start the daemon where"
+    code, said = facility.try_to_deploy(SERVABLES / "tally", timeout_s=5)
+    assert code
+    assert missing in said
+    assert missing in facility.told()
+    assert len(facility.jobs()) == 1, "only the daemon's own"
+
+
 @pytest.mark.facility
 def test_a_daemon_that_cannot_start_in_its_job_says_why(new_facility: NewFacility) -> None:
     facility = new_facility(daemon=SMALL, network={"host": "eth0"})

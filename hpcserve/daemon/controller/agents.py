@@ -150,6 +150,7 @@ class Agents:
                         each.nodes,
                         each.slots,
                         each.lasting,
+                        each.exit_code == 0 and each.state == "exited",
                     )
                     for each in report.replicas
                 ],

@@ -17,6 +17,7 @@ from hpcserve.core.fleetbook import Action
 from hpcserve.core.losses import JOB_ENDS
 from hpcserve.daemon.controller.agents import Agents
 from hpcserve.daemon.controller.ends import pilot_end
+from hpcserve.daemon.controller.jobs import Job
 from hpcserve.daemon.controller.pilots import Pilots
 from hpcserve.daemon.controller.scheduling import LASTING
 from hpcserve.errors import HpcserveError
@@ -24,6 +25,9 @@ from hpcserve.types import LossKind, PilotId
 from hpcserve.wire import exits
 
 _log = logging.getLogger(__name__)
+
+ENDS_WITHIN_S = 5.0
+"""What is put back into the queue, or ends, is not said to run any more so long after its processes were killed."""
 
 LOST_PAUSE_S = 30.0
 """After a submission of which nothing came, as the scheduler did not answer."""
@@ -110,14 +114,23 @@ class Fates:
 
     def _older_run(self, pilot: PilotId, state: JobState) -> tuple[LossKind, str, str]:
         """How the run of a requeued pilot ended that its replicas were in: in one term, in words, and what shows it."""
-        run = self._pilots.jobs[pilot].row.restarts
-        known = self._fleet.pilots.get(pilot)
+        job = self._pilots.jobs[pilot]
+        run = job.row.restarts
         printed, lines = evidence(self._pilots.output(pilot, run))
         # The scheduler tells of the last one before the present run.
         said = JOB_ENDS.get(str(state.former_end), "") if state.restarts == run + 1 else ""
-        was_away = known is not None and known.away_since_s is not None
-        kind: LossKind = said or printed or ("node failed" if was_away else "preempted")
-        return kind, f"its pilot was put back into the queue ({kind})", lines
+        kind: LossKind = said or printed or ("node failed" if self._was_without_agent(pilot, job) else "requeued")
+        put_back = "its pilot was put back into the queue"
+        return kind, put_back if kind == "requeued" else f"{put_back} ({kind})", lines
+
+    def _was_without_agent(self, pilot: PilotId, job: Job) -> bool:
+        """Whether a pilot's agent was gone while the scheduler took the job for running: so it is where a node fails.
+
+        One that is killed for a requeue is gone, too, but then the job does not run for long any more.
+        """
+        known = self._fleet.pilots.get(pilot)
+        away_since_s = None if known is None else known.away_since_s
+        return away_since_s is not None and away_since_s + ENDS_WITHIN_S <= job.ran_s
 
     async def refused(self, pilot: PilotId, error: HpcserveError) -> None:
         """A pilot was not submitted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -19,7 +20,8 @@ class Job:
     ``name`` is None until the scheduler is known to have taken it; ``doubt``: why that is open, and
     ``since_s`` since when, on the monotonic clock. ``cancel_at_s``: on the
     monotonic clock, when it is to be cancelled, or cancelled again if it is still there; None: it is not to end.
-    ``seen_s``: when the scheduler told its state. ``told``: the log has that this run of it has begun.
+    ``seen_s``: when the scheduler told its state; ``ran_s``: when it was asked last and said that this run of it runs.
+    ``told``: the log has that this run of it has begun.
     """
 
     row: PilotRow
@@ -30,6 +32,7 @@ class Job:
     since_s: float = 0.0
     cancel_at_s: float | None = None
     seen_s: float = 0.0
+    ran_s: float = -math.inf
     told: bool = False
 
     @property

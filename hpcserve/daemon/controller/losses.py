@@ -39,7 +39,10 @@ class Losses:
             loss: What was lost.
             evidence: The lines of the pilot's output that show it.
         """
-        _log.warning("replica %s of pilot %s is lost: %s: %s", loss.replica, loss.pilot, loss.kind, loss.cause)
+        if loss.drained:
+            _log.info("replica %s of pilot %s has drained: %s: %s", loss.replica, loss.pilot, loss.kind, loss.cause)
+        else:
+            _log.warning("replica %s of pilot %s is lost: %s: %s", loss.replica, loss.pilot, loss.kind, loss.cause)
         self._views.append(
             LossView(
                 replica=loss.replica,
@@ -48,13 +51,15 @@ class Losses:
                 kind=loss.kind,
                 cause=loss.cause,
                 at_s=time.time(),
+                drained=loss.drained,
             )
         )
         if not loss.told:
             self._tell(loss, evidence)
 
     def _tell(self, loss: Loss, evidence: str) -> None:
-        lines = [f"[this replica was lost: {loss_in_words(loss.kind, loss.cause)}]"]
+        became = "has drained" if loss.drained else "was lost"
+        lines = [f"[this replica {became}: {loss_in_words(loss.kind, loss.cause)}]"]
         lines += [f"[pilot {loss.pilot} printed: {line}]" for line in evidence.splitlines() if line.strip()]
         try:
             file = os.open(self._logs / f"{loss.replica}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
@@ -158,7 +159,7 @@ class Pilots:
             await self._storage.do(Store.put_pilot, row)
             self._enrolments.lay_down(row, secret)
             old, job.row = job.row.public_key, row
-            job.state, job.told = JobState(phase="queued", restarts=restarts), False
+            job.state, job.told, job.ran_s = JobState(phase="queued", restarts=restarts), False, -math.inf
         _log.info("pilot %s (job %s) was put back into the queue; restarts: %d", pilot, job.name, restarts)
         if job.cancel_at_s is not None:
             job.cancel_at_s = time.monotonic()  # only the one before was
@@ -203,6 +204,7 @@ class Pilots:
 
     async def poll(self) -> dict[PilotId, JobState]:
         """What the scheduler says about each pilot; ``unknown`` when it says nothing."""
+        asked_s = time.monotonic()
         try:
             if not self._swept or self.is_looking or any(job.name is None for job in self.jobs.values()):
                 await self._find()
@@ -217,6 +219,8 @@ class Pilots:
         for pilot, state in states.items():
             if pilot in self.jobs:  # it may have ended while the scheduler was asked
                 _tell_begun(self.jobs[pilot], state)
+                if state.phase == "running" and state.restarts == self.jobs[pilot].row.restarts:
+                    self.jobs[pilot].ran_s = asked_s
                 self.jobs[pilot].state, self.jobs[pilot].seen_s = state, time.monotonic()
         await self._cancel_again()
         return {pilot: state for pilot, state in states.items() if pilot in self.jobs}

@@ -11,6 +11,9 @@ from tests.fakes.pbs_stand_in.store import Job, State
 HELD_BY = ("R", "E")
 """The states in which a job has its nodes."""
 
+SENT = 41
+"""The substate of a job that was sent to its nodes, of which they have not told that it runs."""
+
 Start = Callable[[str], None]
 """Begins a job's keeper."""
 
@@ -72,7 +75,7 @@ def _begin(state: State, job: Job, placed: list[str]) -> None:
         taken[host] = taken.get(host, 0) + 1
         asked = ":".join(f"{name}={n}" for name, n in chunk.items() if name in {"ncpus", "ngpus"})
         vnodes.append(f"({vnode}:{asked})")
-    job.update(state="R", substate=41, stime=now, mtime=now, run_count=job.get("run_count", 0) + 1)
+    job.update(state="R", substate=SENT, stime=now, mtime=now, run_count=job.get("run_count", 0) + 1)
     job.update(exec_host="+".join(tasks), exec_vnode="+".join(vnodes), placed=placed)
     job["comment"] = f"Job run at {words.day(now)} on {job['exec_vnode']}"
 

@@ -15,7 +15,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tests.fakes.pbs_stand_in import keeper, scheduling
 from tests.fakes.pbs_stand_in.commands import starter
@@ -129,15 +129,20 @@ class PbsServer:
         """No command misbehaves any more."""
         self.set(faults={})
 
-    def restart(self) -> None:
-        """The server comes up again, and has put everything that ran back into the queue.
+    def restart(self, *, stopped: Literal["quick", "immediate"] = "quick") -> None:
+        """The server comes up again, as ``pbs_server`` does without a word how (``-t warm``).
 
-        One that was only away keeps what runs: ``fault("all", "down")``, and then :meth:`mend`.
+        Not recorded. Source: qterm(8B), pbs_server(8B) and ``pbsd_init_job`` of OpenPBS.
+
+        Args:
+            stopped: How it went: ``quick``, as by a signal or ``qterm``, leaves alone what runs, and but for what had
+                just been sent to its nodes (substate 41) that still runs; ``immediate`` has put all of it back.
         """
         with self._store.changed() as state:
             running = [each for each in state["jobs"].values() if each["state"] == "R"]
             for job in running:
-                keeper.order(job, "requeue")
+                if stopped == "immediate" or job["substate"] == scheduling.SENT:
+                    keeper.order(job, "requeue")
             state["faults"] = {}
         self._wait_for_orders()
 

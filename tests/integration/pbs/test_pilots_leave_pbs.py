@@ -6,7 +6,7 @@ import pytest
 
 from tests.facility.load import Load, cut_off, twice
 from tests.facility.tallied import all_answered, losses, requests, under_way
-from tests.integration.daemon_tree import SERVABLES, until
+from tests.integration.daemon_tree import SERVABLES, status, until
 from tests.integration.pbs.conftest import NewDaemonOnPbs
 from tests.integration.pbs.daemon import LONG_S, only_replica, pilots
 from tests.integration.pbs.server import PbsServer
@@ -21,7 +21,7 @@ def test_a_pilot_that_somebody_deletes_drains_and_loses_nothing(
     daemon = new_daemon_on_pbs().up()
     with daemon.client() as client:
         endpoint = daemon.serve(client, SERVABLES / "spans")
-        (pilot,) = pilots(client)
+        (pilot,), replica = pilots(client), only_replica(client)
         load = Load(daemon, client, endpoint, 0.1, 0.5, 1.0)
         load.keep(8, 2.0)
         assert pbs.run("qdel", pilot.job).returncode == 0
@@ -30,6 +30,8 @@ def test_a_pilot_that_somebody_deletes_drains_and_loses_nothing(
         job = pbs.reaches(pilot.job, "F")
         assert (twice(load.log), cut_off(load.log)) == ([], set())
         assert job["exit_status"] == 0, "the agent ended by itself"
+        (drained,) = until(lambda: status(client).losses, "what became of its replica is told", LONG_S)
+        assert (drained.replica, drained.kind, drained.drained) == (replica, "cancelled", True)
 
 
 def test_a_pilot_that_is_deleted_with_its_history_is_replaced(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.facility.load import Load, cut_off, twice
 from tests.facility.tallied import all_answered, losses, requests, under_way
 from tests.integration.daemon_tree import EXAMPLES, SERVABLES, status, until
 from tests.integration.pbs.conftest import NewDaemonOnPbs
@@ -33,7 +34,28 @@ def test_a_deployment_answers_from_jobs_whatever_their_ids(pbs: PbsServer, new_d
     until(lambda: all(each["state"] == "F" for each in pbs.jobs().values()), "no job is left", LONG_S)
 
 
-def test_a_restarted_server_puts_pilots_back_and_no_request_is_lost(
+def test_pilots_go_on_serving_over_a_restart_of_the_server(pbs: PbsServer, new_daemon_on_pbs: NewDaemonOnPbs) -> None:
+    daemon = new_daemon_on_pbs(pilots={"max_pilots": 1}).up()
+    with daemon.client() as client:
+        endpoint = daemon.serve(client, SERVABLES / "spans")
+        (pilot,), replica = pilots(client), only_replica(client)
+        load = Load(daemon, client, endpoint, 0.05)
+        load.keep(4, 1.0)
+        pbs.fault("all", "down")
+        until(lambda: daemon.are(client, "unknown"), "it is not known", LONG_S)
+        before = load.seen.answered
+        assert load.keep(4, 1.0).answered > before, "requests are answered while the server is away"
+        pbs.restart()
+        until(lambda: daemon.are(client, "running"), lambda: f"it runs: {pilots(client)}", LONG_S)
+        load.keep(4, 1.0)
+        (after,) = pilots(client)
+        assert (after.pilot, after.job, after.restarts) == (pilot.pilot, pilot.job, 0)
+        assert only_replica(client) == replica
+        assert (losses(client), list(pbs.jobs())) == ({}, [pilot.job])
+        assert (twice(load.log), cut_off(load.log)) == ([], set())
+
+
+def test_a_server_that_was_ended_at_once_puts_pilots_back_and_no_request_is_lost(
     pbs: PbsServer, new_daemon_on_pbs: NewDaemonOnPbs
 ) -> None:
     daemon = new_daemon_on_pbs(pilots={"max_pilots": 1}).up()
@@ -44,10 +66,11 @@ def test_a_restarted_server_puts_pilots_back_and_no_request_is_lost(
         under_way(futures)
         pbs.fault("all", "down")
         until(lambda: daemon.are(client, "unknown"), "it is not known", LONG_S)
-        pbs.restart()
+        pbs.restart(stopped="immediate")
         all_answered(futures)
         until(lambda: pilots(client)[0].restarts == 1, "it is seen as another run", LONG_S)
         until(lambda: replica in losses(client), "the loss is told of", LONG_S)
+        assert losses(client)[replica] == "requeued", "nobody has said anything of a preemption"
         (again,) = pilots(client)
         assert (again.pilot, again.job) == (pilot.pilot, pilot.job)
         assert len(pbs.jobs()) == 1

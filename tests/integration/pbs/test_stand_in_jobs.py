@@ -99,7 +99,7 @@ def test_a_requeued_job_runs_again_and_is_counted(pbs: PbsServer, tmp_path: Path
     until(lambda: pbs.told(name).get("run_count") == 2, "it is counted", within_s=60)
 
 
-def test_a_restarted_server_puts_back_what_ran(pbs: PbsServer, tmp_path: Path) -> None:
+def test_a_server_that_was_ended_at_once_puts_back_what_ran(pbs: PbsServer, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     name = pbs.submit(f"echo run >>{runs}; sleep 300", *ONE)
     until(runs.exists, "it runs", within_s=60)
@@ -108,10 +108,33 @@ def test_a_restarted_server_puts_back_what_ran(pbs: PbsServer, tmp_path: Path) -
     assert pbs.run("qstat", "-f", "-F", "json", name).returncode == 255
     assert pbs.run("qsub", stdin="true").returncode == 162
     assert pbs.run("qdel", name).returncode == 162
-    pbs.restart()
+    pbs.restart(stopped="immediate")
 
     until(lambda: runs.read_text().count("run") == 2, "it runs again", within_s=60)
     assert pbs.told(name)["run_count"] == 2
+
+
+def test_a_restarted_server_leaves_alone_what_ran_and_tells_what_ended_meanwhile(
+    pbs: PbsServer, tmp_path: Path
+) -> None:
+    pids, gate = tmp_path / "pids", tmp_path / "gate"
+    goes_on = pbs.submit(f"echo $$ >>{pids}; sleep 300", *ONE)
+    ends = pbs.submit(f"until [ -e {gate} ]; do sleep 0.1; done; exit 7", *ONE)
+    until(lambda: pids.exists() and pids.read_text().strip(), "it runs", within_s=60)
+    until(lambda: {pbs.told(each)["substate"] for each in (goes_on, ends)} == {42}, "both do", within_s=60)
+    pbs.set(prerun_s=3600.0)
+    sent = pbs.submit("sleep 300", *ONE)
+    pbs.fault("all", "down")
+    gate.touch()
+    pbs.reaches(ends, "F")
+
+    pbs.restart()
+
+    told = pbs.told(goes_on)
+    assert (told["job_state"], told["substate"], told["run_count"]) == ("R", 42, 1)
+    assert is_alive(int(pids.read_text()))
+    assert pbs.told(ends)["Exit_status"] == 7
+    until(lambda: pbs.told(sent).get("run_count") == 2, "what was on its way is sent again", within_s=60)
 
 
 def test_a_lost_node_takes_all_of_its_jobs_processes(new_pbs: NewServer, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from hpcserve.core.spans import span
 )
 def test_a_loss_in_words(kind: str, cause: str, told: str) -> None:
     assert loss_in_words(kind, cause) == told
+    assert loss_in_words(kind, cause, drained=True) == f"drained; {told}"
 
 
 @pytest.mark.parametrize(

@@ -90,17 +90,20 @@ def test_a_pilot_that_was_asked_to_end_loses_nothing() -> None:
         ("walltime", "crashed", "walltime"),
     ],
 )
-def test_why_an_agent_had_to_leave_the_scheduler_knows_best(told: LossKind, seen: LossKind, found: LossKind) -> None:
+@pytest.mark.parametrize("drained", [False, True])
+def test_why_an_agent_had_to_leave_the_scheduler_knows_best(
+    *, told: LossKind, seen: LossKind, found: LossKind, drained: bool
+) -> None:
     play = Play()
     pilot = play.serve()
     play.report(pilot, leaving=True)
     (replica,) = play.said[pilot]
-    play.said[pilot][replica] = ReplicaSaid(replica, "exited", "SIGTERM", kind=told, host="n1")
+    play.said[pilot][replica] = ReplicaSaid(replica, "exited", "SIGTERM", kind=told, host="n1", drained=drained)
     play.report(pilot, leaving=True)
     assert play.losses == [], "it will be known when the job has ended"
     assert not any(each.crashed for each in play.fleet.replicas.values())
     play.end(pilot, seen)
-    assert [(loss.replica, loss.kind) for loss in play.losses] == [(replica, found)]
+    assert [(loss.replica, loss.kind, loss.drained) for loss in play.losses] == [(replica, found, drained)]
 
 
 def test_a_requeued_pilot_begins_anew() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -55,7 +56,7 @@ class Stage:
         if away:
             self.fleet.away(P, 1.0)
         row = SimpleNamespace(public_key=None, restarts=0)
-        self.job = SimpleNamespace(row=row, name="7", seen_s=0.0)
+        self.job = SimpleNamespace(row=row, name="7", seen_s=0.0, ran_s=0.0)
         pilots: Any = SimpleNamespace(jobs={P: self.job}, output=lambda *_: "", end=self._end)
         agents: Any = SimpleNamespace(lose=lambda *_: None)
         self.fates = Fates(pilots, self.fleet, agents, self._act)
@@ -134,6 +135,49 @@ def test_one_that_was_to_end_and_was_requeued_unseen_holds_up_no_other(*, asked:
     submitted = [each for each in stage.fleet.step(time.monotonic()) if isinstance(each, SubmitPilot)]
     assert len(submitted) == asked
     assert bool(stage.fleet.deployments[D].reason) != asked
+
+
+# --- what is put back into the queue ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("away_s", "ran_s", "said", "kind"),
+    [
+        (None, 100.0, None, "requeued"),  # it goes without a word
+        (None, 100.0, "preempted", "preempted"),
+        (99.0, 100.0, None, "requeued"),  # its agent was killed for it
+        (101.0, 100.0, None, "requeued"),
+        (90.0, 100.0, None, "node failed"),  # its agent was gone, and the scheduler had not noticed yet
+        (90.0, -math.inf, None, "requeued"),  # a daemon that has just begun has not seen it run
+        (90.0, 100.0, "preempted", "preempted"),
+    ],
+)
+def test_a_requeue_is_called_no_more_than_is_known(
+    *, away_s: float | None, ran_s: float, said: JobEnd | None, kind: str
+) -> None:
+    stage = Stage(reported=True)
+    stage.fleet.pilots[P].away_since_s = away_s
+    stage.job.ran_s = ran_s
+    found, cause, _ = stage.fates._older_run(P, JobState(phase="queued", restarts=1, former_end=said))
+    put_back = "its pilot was put back into the queue"
+    assert (found, cause) == (kind, put_back if kind == "requeued" else f"{put_back} ({kind})")
+
+
+def test_a_pilot_runs_as_long_as_the_scheduler_says_so_of_this_run_of_it(tmp_path: Path) -> None:
+    async def scene(pilots: Pilots, cluster: Cluster) -> None:
+        await pilots.submit(P)
+        before_s = time.monotonic()
+        await pilots.poll()
+        ran_s = pilots.jobs[P].ran_s
+        assert ran_s >= before_s
+        for state in (JobState(phase="queued"), JobState(phase="running", restarts=1), JobState(phase="unknown")):
+            cluster.become(JobId("1"), state)
+            await pilots.poll()
+            assert pilots.jobs[P].ran_s == ran_s
+        await pilots.requeued(P, 1)
+        assert pilots.jobs[P].ran_s == -math.inf
+
+    play(tmp_path, scene)
 
 
 # --- the lines that show it -------------------------------------------------------------------------------
