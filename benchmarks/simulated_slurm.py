@@ -111,7 +111,7 @@ class CountedCommands(Runner):
         *argv: str,
         stdin: bytes = b"",
         environment: Mapping[str, str] | None = None,
-        own_locale: bool = False,
+        submits: bool = False,
     ) -> Answer:
         """One command, counted."""
         slurm = self._slurm

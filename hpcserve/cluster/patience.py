@@ -1,20 +1,45 @@
 """Leaves a part of a batch scheduler alone that has not answered, as :mod:`hpcserve.core.breaker` says for how long.
 
-Meanwhile the answer is at once the error that came last. Decides what counts as an answer: also that a job is refused,
-or that there is no accounting, was said by somebody who is there.
+Meanwhile the answer is at once the error that came last. Decides what counts as an answer: also that a job is refused
+was said by somebody who is there, and so is each error that is :class:`~hpcserve.cluster.seam.Answered`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
-from hpcserve.cluster.slurm_jobs import NoAccounting
+from hpcserve.cluster.seam import Answered
 from hpcserve.core.breaker import LONGEST_S, Breaker
 from hpcserve.errors import JobRefused, NoRoom, SchedulerError
 
 T = TypeVar("T")
+
+
+class Parts:
+    """The parts of a scheduler that are left alone each by itself, and looked at anew together.
+
+    Args:
+        least_s: One is left alone for no shorter a time at first.
+        most_s: And for no longer.
+        clock: Seconds, on a clock that is never set back.
+    """
+
+    def __init__(self, *, least_s: float, most_s: float, clock: Callable[[], float]) -> None:
+        self._make = partial(Patience, least_s=least_s, most_s=most_s, clock=clock)
+        self._made: list[Patience] = []
+
+    def part(self) -> Patience:
+        """One more."""
+        self._made.append(self._make())
+        return self._made[-1]
+
+    def end(self) -> None:
+        """Somebody waits for an answer: the next question to each of them is asked."""
+        for each in self._made:
+            each.end()
 
 
 class Patience:
@@ -57,7 +82,7 @@ class Patience:
         self.check()
         try:
             answer = await question()
-        except (JobRefused, NoRoom, NoAccounting):
+        except (JobRefused, NoRoom, Answered):
             self._breaker.answered()
             raise
         except SchedulerError as error:

@@ -26,16 +26,15 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
-from functools import partial
 
 from hpcserve.cluster import pbs_shell, pbs_states
 from hpcserve.cluster.job_watch import Watch
-from hpcserve.cluster.patience import Patience
+from hpcserve.cluster.patience import Parts
 from hpcserve.cluster.pbs_commands import PbsCommands
 from hpcserve.cluster.pbs_doubts import Doubts
 from hpcserve.cluster.pbs_json import PbsJob, id_parts
 from hpcserve.cluster.pbs_refusals import Gone
-from hpcserve.cluster.seam import OUR_JOBS, JobId, JobState, PilotJob, job_name
+from hpcserve.cluster.seam import OUR_JOBS, JobId, JobState, PilotJob, job_name, unknown
 from hpcserve.errors import SchedulerError
 from hpcserve.types import PilotId
 
@@ -76,8 +75,8 @@ class PbsScheduler:
         self._watch = Watch()
         self._doubts = Doubts()
         self._asking = asyncio.Lock()
-        patience = partial(Patience, least_s=poll_s, most_s=poll_max_s, clock=clock)
-        self._server, self._submission = patience(), patience()
+        self._parts = Parts(least_s=poll_s, most_s=poll_max_s, clock=clock)
+        self._server, self._submission = self._parts.part(), self._parts.part()
         self._estimates: dict[str, float] = {}
         self._estimated_s = float("-inf")
 
@@ -120,7 +119,7 @@ class PbsScheduler:
         for name in [name for name in known if pbs_states.is_given_up(told.jobs[name])]:
             known[name] = await self._never_started(name, known[name])
         await self._add_estimates(known)
-        silent = {name: _unknown(f"job {name}: {why}") for name, why in told.silent.items()}
+        silent = {name: unknown(f"job {name}: {why}") for name, why in told.silent.items()}
         doubtful = {name: state for name, state in (known | silent).items() if state.phase == "unknown"}
         self._doubts.told(jobs, doubtful, now_s)
         return {
@@ -167,8 +166,7 @@ class PbsScheduler:
 
     def retry_now(self) -> None:
         """The next question is asked, however long PBS would be left alone yet."""
-        for patience in (self._server, self._submission):
-            patience.end()
+        self._parts.end()
 
     async def close(self) -> None:
         """Nothing is held open."""
@@ -181,7 +179,7 @@ class PbsScheduler:
         told = "its number is now another's" if strange else "PBS does not know it any more"
         is_usual = not self._commands.has_history
         if not self._watch.is_lost(name, now_s, *([GONE_WITHOUT_HISTORY_S] if is_usual else [])):
-            return _unknown(f"job {name}: {told}")
+            return unknown(f"job {name}: {told}")
         history = "; this PBS keeps no history of jobs that have ended" if is_usual else ""
         watched = self._watch[name]
         return JobState(
@@ -233,7 +231,3 @@ def _cause(job: PbsJob, meant: pbs_states.Meaning) -> str:
     if job.comment and meant.phase != "running":
         told.append(f"PBS says: {job.comment}")
     return "; ".join(told)
-
-
-def _unknown(cause: str) -> JobState:
-    return JobState(phase="unknown", cause=cause)

@@ -19,16 +19,17 @@ from datetime import datetime
 from hpcserve.cluster import pbs_json, pbs_refusals
 from hpcserve.cluster.pbs_estimate import parse_estimates
 from hpcserve.cluster.pbs_json import PbsJob, id_parts, same_job
-from hpcserve.cluster.runner import Answer, Runner, Unanswered, failure
+from hpcserve.cluster.runner import Answer, Runner
 from hpcserve.cluster.seam import OUR_JOBS, JobId
-from hpcserve.errors import JobRefused, SchedulerError, SubmissionUnknown
+from hpcserve.cluster.submission import submitted
+from hpcserve.errors import JobRefused, SchedulerError
 
 QSTAT = ("qstat", "-f", "-F", "json")
 _MOST_IDS = 100
 _FEW = 10
 """Of more jobs than these it is first asked which may be ours."""
 _LISTED = re.compile(r"(\d+)(?:\.\S*)?\s+\S+\s+\S+\s+(\S+)\s+\S+\s+\S+\s+\S+\s+\S+\s+\S+\s+[A-Z]\s")
-_SUBMITTED = re.compile(r"(\d+(\[\d*\])?)(?:\.[\w.-]+)?")
+_SUBMITTED = re.compile(r"(\d+(?:\[\d*\])?(?:\.[\w.-]+)?)")
 _FINISHED = "Job has finished"
 _NOT_THERE = ("Unknown Job Id", _FINISHED)
 _NO_HISTORY = re.compile(r"not configured to maintain job history|job_history_enable", re.IGNORECASE)
@@ -81,16 +82,7 @@ class PbsCommands:
 
     async def submit(self, script: str) -> JobId:
         """``qsub``, with the script on its standard input."""
-        try:
-            answer = await self._runner.run("qsub", stdin=script.encode(), own_locale=True)
-        except Unanswered as error:
-            raise SubmissionUnknown(f"{error}; the job may have been taken: its name will tell") from error
-        name = _printed_id(answer)
-        if answer.exit_code != 0 and name is None:
-            raise pbs_refusals.refusal(answer)
-        if answer.exit_code != 0 or name is None:
-            printed = f"the id of a job, {name}" if name else "no id"
-            raise SubmissionUnknown(f"{failure(answer)}, and printed {printed}; if it is there, its name will tell")
+        name = await submitted(self._runner, ("qsub",), script, id_of=_SUBMITTED, refusal=pbs_refusals.refusal)
         if "[" in name:
             try:
                 await self.cancel(name)
@@ -250,10 +242,3 @@ def _names(answer: Answer, name: JobId, texts: Iterable[str]) -> bool:
         if any(text in line for text in texts)
         for word in line.split()
     )
-
-
-def _printed_id(answer: Answer) -> JobId | None:
-    """That of the one line that tells it: a site's hook or wrapper may print others before and after it."""
-    lines = [line.strip() for line in answer.stdout.decode(errors="replace").splitlines()]
-    ids = [line for line in lines if _SUBMITTED.fullmatch(line)]
-    return JobId(ids[0]) if len(ids) == 1 else None

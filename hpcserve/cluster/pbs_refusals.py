@@ -12,6 +12,7 @@ import re
 from typing import Literal
 
 from hpcserve.cluster.runner import Answer, failure
+from hpcserve.cluster.submission import AGAIN, advice, in_one_line, without_a_word
 from hpcserve.errors import JobRefused, NoRoom, SchedulerError, SubmissionUnknown
 
 UNKNOWN_JOB = 15001
@@ -20,6 +21,7 @@ BAD_STATE = 15016
 ALREADY_EXITING = 15050
 DELETED_ALREADY = 15085
 HISTORY_JOB = 15139
+_SHOWN_CHARACTERS = 300
 
 
 class Gone(SchedulerError):
@@ -80,8 +82,6 @@ _WHAT_TO_DO = (
     ("illegal", "correct pilots.directives in the site file, or what pilots.script holds"),
     ("usage", "correct pilots.directives in the site file, or what pilots.script holds"),
 )  # fmt: skip
-_LOOK = "look at the script with `hpcserve site render`"
-_AGAIN = "it will be submitted again"
 
 
 def is_error(answer: Answer, *numbers: int) -> bool:
@@ -93,20 +93,17 @@ def refusal(answer: Answer) -> SchedulerError:
     """The error for an answer of qsub that gives no job id."""
     line = _line(answer)
     if not line:
-        return SubmissionUnknown(
-            f"qsub ended with exit code {answer.exit_code} and without a word; whether the job was taken, its name "
-            "will tell"
-        )
+        return without_a_word(answer)
     if is_error(answer, UNKNOWN_JOB):
-        return Gone(f"PBS does not take the job: {line}; one that it was to come after has just ended; {_AGAIN}")
+        return Gone(f"PBS does not take the job: {line}; one that it was to come after has just ended; {AGAIN}")
     verdict = _verdict(answer.exit_code, line)
     if verdict == "perhaps":
         return SubmissionUnknown(f"PBS may have taken the job: qsub says {line}; its name will tell")
     if verdict == "trouble":
-        return SchedulerError(f"PBS cannot take a job at present: {line}; {_AGAIN}")
+        return SchedulerError(f"PBS cannot take a job at present: {line}; {AGAIN}")
     if verdict == "no room":
-        return NoRoom(f"PBS takes no more jobs at present: {line}; {_AGAIN} when there is room")
-    return JobRefused(f"PBS refuses the job: {line}; {_hint(line)}")
+        return NoRoom(f"PBS takes no more jobs at present: {line}; {AGAIN} when there is room")
+    return JobRefused(f"PBS refuses the job: {line}; {advice(line, _WHAT_TO_DO)}")
 
 
 def no_answer(answer: Answer) -> SchedulerError:
@@ -131,10 +128,4 @@ def _verdict(exit_code: int, line: str) -> Verdict:
 
 
 def _line(answer: Answer) -> str:
-    said = answer.stderr or answer.stdout.decode(errors="replace")
-    return " ".join(said.replace(f"{answer.argv[0]}: ", "").split())[:300]
-
-
-def _hint(line: str) -> str:
-    said = line.lower()
-    return next((what for word, what in _WHAT_TO_DO if word in said), _LOOK)
+    return in_one_line(answer, f"{answer.argv[0]}: ")[:_SHOWN_CHARACTERS]

@@ -26,8 +26,6 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 NICENESS = 10
 """Of the commands that only ask. Source: nice(1), whose default it is."""
 
-_SUBMIT = frozenset({"sbatch", "qsub"})
-
 KILLED_WITHIN_S = 5.0
 """What was killed and is still there after so long waits for a dead file server, and is not waited for."""
 
@@ -82,7 +80,7 @@ class Runner:
         *argv: str,
         stdin: bytes = b"",
         environment: Mapping[str, str] | None = None,
-        own_locale: bool = False,
+        submits: bool = False,
     ) -> Answer:
         """Runs ``argv``, its first word looked up in PATH, and waits for its end.
 
@@ -90,15 +88,17 @@ class Runner:
             argv: The command.
             stdin: All that it reads from its standard input.
             environment: Variables for this command alone.
-            own_locale: The command gets the locale as it was, since what it begins inherits it; others speak English.
+            submits: What the command begins may inherit its locale and its priority, so it gets both as they are.
+                Others speak English, and let requests go before them.
 
         Raises:
             Unanswered: It did not end in time, was killed or printed too much.
             SchedulerError: It could not be started: nothing has happened.
         """
-        inherited = self._environment if own_locale else in_english(self._environment)
+        inherited = self._environment if submits else in_english(self._environment)
         process = await self._start(argv, {**inherited, **(environment or {})})
-        _yield_to_others(process, argv[0])
+        if not submits:
+            _yield_to_others(process)
         try:
             async with asyncio.timeout(self._timeout_s):
                 stdout, stderr = await self._talk(process, stdin)
@@ -120,7 +120,8 @@ class Runner:
         except FileNotFoundError as error:
             raise SchedulerError(
                 f"{argv[0]}: command not found in PATH ({environment.get('PATH', 'not set')}); start the daemon where "
-                "the scheduler's commands are found, for instance after the site's `module load`"
+                "the scheduler's commands are found, for instance after the site's `module load` (of a daemon in a "
+                "job, pilots.setup is the place for it)"
             ) from error
         except OSError as error:
             raise SchedulerError(
@@ -178,12 +179,13 @@ def failure(answer: Answer) -> SchedulerError:
     return SchedulerError(f"{answer.argv[0]} failed with exit code {answer.exit_code}{_after(answer.stderr)}")
 
 
-def _yield_to_others(process: Process, command: str) -> None:
-    """Requests go before the scheduler's answers, which take a processor for long where many jobs are queued."""
-    # Not these, which submit: with PropagatePrioProcess of slurm.conf the job would inherit it.
-    if command not in _SUBMIT:
-        with contextlib.suppress(ProcessLookupError):
-            os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
+def _yield_to_others(process: Process) -> None:
+    """Requests go before the scheduler's answers, which take a processor for long where many jobs are queued.
+
+    What is submitted would inherit it, with PropagatePrioProcess of slurm.conf for example.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
 
 
 async def _feed(process: Process, stdin: bytes) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NewType, Protocol, runtime_checkable
 
+from hpcserve.errors import SchedulerError
 from hpcserve.types import LossKind, PilotId
 
 JobId = NewType("JobId", str)
@@ -90,6 +91,15 @@ class JobState:
     restarts: int = 0
     former_end: JobEnd | None = None
     starts_in_s: float | None = None
+
+
+def unknown(cause: str) -> JobState:
+    """A job of which nothing is known, and why."""
+    return JobState(phase="unknown", cause=cause)
+
+
+class Answered(SchedulerError):
+    """What was asked for is not to be had; but that was said by somebody who is there, and may be asked again."""
 
 
 class Scheduler(Protocol):

@@ -22,12 +22,11 @@ import dataclasses
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from functools import partial
 
 from hpcserve.cluster import slurm_reasons, slurm_states
 from hpcserve.cluster.job_watch import GONE_AFTER, Watch
-from hpcserve.cluster.patience import Patience
-from hpcserve.cluster.seam import JobEnd, JobId, JobState, PilotJob, job_name
+from hpcserve.cluster.patience import Parts
+from hpcserve.cluster.seam import JobEnd, JobId, JobState, PilotJob, job_name, unknown
 from hpcserve.cluster.slurm_jobs import NoAccounting, SlurmJob, Transport
 from hpcserve.errors import SchedulerError
 from hpcserve.types import PilotId
@@ -67,8 +66,9 @@ class SlurmScheduler:
         self._estimate = estimate
         self._watch = Watch()
         self._asking = asyncio.Lock()
-        patience = partial(Patience, least_s=poll_s, most_s=poll_max_s, clock=clock)
-        self._controller, self._submission, self._accounting = patience(), patience(), patience()
+        self._parts = Parts(least_s=poll_s, most_s=poll_max_s, clock=clock)
+        part = self._parts.part
+        self._controller, self._submission, self._accounting = part(), part(), part()
         self._takes_jobs = True
 
     async def submit(self, job: PilotJob) -> JobId:
@@ -133,8 +133,7 @@ class SlurmScheduler:
 
     def retry_now(self) -> None:
         """The next question is asked, however long Slurm would be left alone yet."""
-        for patience in (self._controller, self._submission, self._accounting):
-            patience.end()
+        self._parts.end()
 
     async def close(self) -> None:
         """Closes the transport."""
@@ -160,13 +159,13 @@ class SlurmScheduler:
             return {name: self._without_accounting(name, error) for name in missing}
         except SchedulerError as error:
             self._watch.accounting_is_silent(missing, self._clock())
-            return {name: _unknown(f"slurmctld has forgotten job {name}, and {error}") for name in missing}
+            return {name: unknown(f"slurmctld has forgotten job {name}, and {error}") for name in missing}
         past = {job.job: job for job in history}
         return {name: self._past_state(name, past.get(name)) for name in missing}
 
     def _without_accounting(self, name: JobId, error: NoAccounting) -> JobState:
         if self._watch[name].missed < GONE_AFTER:
-            return _unknown(f"slurmctld does not know job {name}, and {error}")
+            return unknown(f"slurmctld does not know job {name}, and {error}")
         cause = f"slurmctld has forgotten job {name}, and this Slurm keeps no accounting that tells how it ended"
         return self._lost(name, "?", cause, host=self._watch[name].host)
 
@@ -181,7 +180,7 @@ class SlurmScheduler:
 
     def _without_end(self, name: JobId, job: SlurmJob | None, told: str) -> JobState:
         if not self._watch.is_lost(name, self._clock()):
-            return _unknown(f"job {name}: {told}; accounting may lag")
+            return unknown(f"job {name}: {told}; accounting may lag")
         host = self._watch[name].host or ("" if job is None else job.host)
         never_ran = not host and (job is not None or self._watch[name].seen)
         cause = f"job {name} is lost: {told}; slurmctld was ended before it had saved its state, it seems"
@@ -245,7 +244,3 @@ def _cause(job: SlurmJob, words: str, *, ended: bool) -> str:
 
 def _shown(job: SlurmJob) -> str:
     return " ".join([job.state, *sorted(job.flags)])
-
-
-def _unknown(cause: str) -> JobState:
-    return JobState(phase="unknown", cause=cause)

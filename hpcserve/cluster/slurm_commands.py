@@ -12,18 +12,19 @@ import time
 from collections.abc import Callable, Collection
 
 from hpcserve.cluster import slurm_json, slurm_text
-from hpcserve.cluster.runner import Answer, Runner, Unanswered, failure
+from hpcserve.cluster.runner import Answer, Runner, failure
 from hpcserve.cluster.seam import JobId
 from hpcserve.cluster.slurm_jobs import NoAccounting, SlurmJob
 from hpcserve.cluster.slurm_refusals import refusal
-from hpcserve.errors import SchedulerError, SubmissionUnknown
+from hpcserve.cluster.submission import submitted
+from hpcserve.errors import SchedulerError
 
 # 22.05 ignores all filters with --json; from 23.11 on a state is a list, and last_update tells slurmctld's time.
 _JSON_SINCE = (23, 11)
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 _NO_JSON = re.compile(r"json|serializer|data_parser|data parser", re.IGNORECASE)
-# The second: of a wrapper of sbatch that does not pass --parsable on.
-_SUBMITTED = re.compile(r"(?:(\d+)(?:;\S+)?|Submitted batch job (\d+)(?: on cluster \S+)?)")
+# With words: of a wrapper of sbatch that does not pass --parsable on.
+_SUBMITTED = re.compile(r"(?:Submitted batch job )?(\d+)(?:;\S+| on cluster \S+)?")
 _NO_ACCOUNTING = "accounting storage is disabled"
 # A job that is over or was never there: nothing to cancel.
 _NOTHING_TO_CANCEL = ("Invalid job id specified", "already completing or completed", "Job has already finished")
@@ -52,24 +53,8 @@ class CommandsTransport:
 
     async def submit(self, script: str) -> JobId:
         """``sbatch --parsable``, with the script on its standard input."""
-        try:
-            # The job inherits the environment. sbatch itself never calls setlocale(3), so its errors stay English.
-            answer = await self._runner.run("sbatch", "--parsable", stdin=script.encode(), own_locale=True)
-        except Unanswered as error:
-            raise SubmissionUnknown(f"{error}; the job may have been taken: its name will tell") from error
-        name = _printed_id(answer)
-        if answer.exit_code != 0 and name is None:
-            raise refusal(answer)
-        if answer.exit_code != 0:
-            raise SubmissionUnknown(
-                f"{failure(answer)}, and printed the id of a job before, {name}; if it is there, its name will tell"
-            )
-        if name is None:
-            said = " ".join(answer.stdout.decode(errors="replace").split())[:200]
-            raise SubmissionUnknown(
-                f"sbatch took the job, it seems, but printed no id: {said!r}; the job's name will tell"
-            )
-        return name
+        # The job inherits the environment. sbatch itself never calls setlocale(3), so its errors stay English.
+        return await submitted(self._runner, ("sbatch", "--parsable"), script, id_of=_SUBMITTED, refusal=refusal)
 
     async def queue(self) -> Collection[SlurmJob]:
         """``squeue``, one question for all jobs of this user, in all states."""
@@ -131,13 +116,6 @@ class CommandsTransport:
         if not _NO_JSON.search(answer.stderr):
             raise failure(answer)
         self._json = False
-
-
-def _printed_id(answer: Answer) -> JobId | None:
-    """That of the one line that tells it: a site's wrapper or plugin may print others before and after it."""
-    lines = [line.strip() for line in answer.stdout.decode(errors="replace").splitlines()]
-    ids = [found[1] or found[2] for found in map(_SUBMITTED.fullmatch, lines) if found is not None]
-    return JobId(ids[0]) if len(ids) == 1 else None
 
 
 def _says(answer: Answer, text: str) -> bool:

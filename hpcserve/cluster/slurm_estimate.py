@@ -33,7 +33,7 @@ class SlurmEstimate:
         Raises:
             SchedulerError: Slurm does not answer.
         """
-        answer = await self._runner.run("sbatch", "--test-only", stdin=script.encode(), own_locale=True)
+        answer = await self._runner.run("sbatch", "--test-only", stdin=script.encode(), submits=True)
         if answer.exit_code != 0 and not isinstance(refusal(answer), JobRefused | NoRoom):
             raise failure(answer)
         return parsed(answer.stderr)

@@ -10,11 +10,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
-from hpcserve.cluster.seam import JobId
-from hpcserve.errors import SchedulerError
+from hpcserve.cluster.seam import Answered, JobId
 
 
-class NoAccounting(SchedulerError):
+class NoAccounting(Answered):
     """This Slurm keeps no accounting, so nobody will ever tell of a job that slurmctld has forgotten."""
 
 

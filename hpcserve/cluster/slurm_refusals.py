@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from hpcserve.cluster.runner import Answer
+from hpcserve.cluster.submission import AGAIN, advice, in_one_line, without_a_word
 from hpcserve.errors import JobRefused, NoRoom, SchedulerError, SubmissionUnknown
 
 # The request had left, or may have, when the connection broke: the job may be in the queue.
@@ -84,19 +85,13 @@ _WHAT_TO_DO = (
     ("node", "ask for fewer or smaller nodes in [pilots] of the site file"),
     ("option", "correct pilots.directives in the site file, or what pilots.script holds"),
 )
-_LOOK = "look at the script with `hpcserve site render`"
-_SUBMIT_AGAIN = "it will be submitted again"
 
 
 def refusal(answer: Answer) -> SchedulerError:
     """The error for an answer of sbatch that gives no job id."""
-    said = answer.stderr or answer.stdout.decode(errors="replace").strip()
-    line = " ".join(said.replace("sbatch: error: ", "").split())
+    line = in_one_line(answer, "sbatch: error: ")
     if not line:
-        return SubmissionUnknown(
-            f"sbatch ended with exit code {answer.exit_code} and without a word; whether the job was taken, its name "
-            "will tell"
-        )
+        return without_a_word(answer)
     if _any(_PERHAPS_TAKEN, line):
         return SubmissionUnknown(f"Slurm may have taken the job: sbatch says {line}; its name will tell")
     return _verdict(line)
@@ -107,11 +102,11 @@ def _verdict(line: str) -> SchedulerError:
     if _LIMIT_ON_ONE_JOB.search(line):
         return JobRefused(f"Slurm refuses the job: {line}; it is larger than this limit allows; {hint(line)}")
     if _LIMIT_ON_JOBS.search(line) or _SOME_LIMIT in line:
-        return NoRoom(f"Slurm takes no more jobs at present: {line}; {_SUBMIT_AGAIN} when others have ended")
+        return NoRoom(f"Slurm takes no more jobs at present: {line}; {AGAIN} when others have ended")
     if _any(_PARTITION_IS_OFF, line):
-        return NoRoom(f"Slurm takes no job into this partition at present: {line}; {_SUBMIT_AGAIN}; {hint(line)}")
+        return NoRoom(f"Slurm takes no job into this partition at present: {line}; {AGAIN}; {hint(line)}")
     if _any(_NOT_AT_PRESENT, line):
-        return SchedulerError(f"Slurm cannot take a job at present: {line}; {_SUBMIT_AGAIN}")
+        return SchedulerError(f"Slurm cannot take a job at present: {line}; {AGAIN}")
     return JobRefused(f"Slurm refuses the job: {line}; {hint(line)}")
 
 
@@ -121,5 +116,4 @@ def _any(texts: tuple[str, ...], line: str) -> bool:
 
 def hint(line: str) -> str:
     """What to do about a refusal in these words."""
-    said = line.lower()
-    return next((what for word, what in _WHAT_TO_DO if word in said), _LOOK)
+    return advice(line, _WHAT_TO_DO)

@@ -57,7 +57,7 @@ class ReplicaSaid:
     """One replica in an agent's report. ``kind`` is that of its end, ``host`` the node that it runs on.
 
     ``nodes``: all the nodes of one of several ranks, once it has some. ``slots``: those that it holds of each.
-    ``lasting``: it failed, and the next one would fail in the same way there. ``drained``: it was ended by its agent, and
+    ``lasting``: it failed, and the next one would fail in the same way there. ``drained``: its agent ended it, and it
     has finished what it ran.
     """
 

@@ -29,6 +29,7 @@ from hpcserve.replica.mpi import World, alone
 from hpcserve.replica.nvml import Gpus, open_nvml
 from hpcserve.replica.place import take_place
 from hpcserve.replica.rank import forget_launcher, rank_of
+from hpcserve.replica.running import Running
 from hpcserve.replica.sigterm import on_sigterm
 from hpcserve.replica.start import Lifeline, Mouth, print_whole_lines
 from hpcserve.replica.sweep import sweep_at_end
@@ -95,12 +96,11 @@ def serve(lifeline: Lifeline, mouth: Mouth, laps: Laps, world: World | None) -> 
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     alarm = Alarm(start.hang_grace_s)
     executor = Executor(servable, default_method(manifest))
-    replica = Replica(
-        Link(context, Path(start.record), start.public_key, start.secret_key),
+    link = Link(context, Path(start.record), start.public_key, start.secret_key)
+    running = Running(
+        link,
         executor,
-        lifeline,
         alarm,
-        Gauge(_devices() if world is None else OfAllRanks(_devices(), world.devices)),
         replica=start.replica,
         version=start.version,
         image=manifest.environment.published.sha256 if manifest.environment.published else "",
@@ -108,11 +108,12 @@ def serve(lifeline: Lifeline, mouth: Mouth, laps: Laps, world: World | None) -> 
         staging=start.staging,
         servable=manifest.name,
         policy_of=lambda method: policy(executor.batching(method), overlaps=method in executor.launching),
-        ready=lambda: mouth.say(_ready(laps)),
         why_broken=lead.why_broken,
     )
-    watch.ask = replica.gave_up
-    lead.on_lost(lambda error: _break(replica, error, context, world))
+    watch.ask = running.gave_up
+    lead.on_lost(lambda error: _break(running, error, context, world))
+    gauge = Gauge(_devices() if world is None else OfAllRanks(_devices(), world.devices))
+    replica = Replica(link, running, lifeline, alarm, gauge, ready=lambda: mouth.say(_ready(laps)))
     if world is None:
         signal.signal(signal.SIGTERM, lambda signum, frame: replica.stop())
     else:
@@ -234,10 +235,10 @@ def _give_up(mouth: Mouth, error: HpcserveError, world: World | None) -> int:
 
 
 def _break(
-    replica: Replica, error: HpcserveError, context: zmq.Context[zmq.Socket[bytes]], world: World | None
+    running: Running, error: HpcserveError, context: zmq.Context[zmq.Socket[bytes]], world: World | None
 ) -> None:
     """The main thread will never return from what runs: what can be told is told in its stead."""
-    replica.fail(error)
+    running.fail(error)
     _leave(context, world)
 
 

@@ -194,20 +194,19 @@ def test_users_habits_do_not_change_what_is_asked() -> None:
 def test_commands_speak_english_but_one_that_begins_a_job_has_the_locale_that_the_daemon_has() -> None:
     german = {"PATH": "/usr/bin:/bin", "LANG": "de_DE.UTF-8", "LC_ALL": "de_AT.UTF-8"}
 
-    def locale(*, own_locale: bool, inherited: dict[str, str]) -> bytes:
+    def locale(*, submits: bool, inherited: dict[str, str]) -> bytes:
         runs = Runner(timeout_s=20.0, environment=inherited)
-        return asyncio.run(runs.run("sh", "-c", 'echo "$LANG ${LC_ALL-unset}"', own_locale=own_locale)).stdout
+        return asyncio.run(runs.run("sh", "-c", 'echo "$LANG ${LC_ALL-unset}"', submits=submits)).stdout
 
-    assert locale(own_locale=False, inherited=german) == b"de_DE.UTF-8 C\n"
-    assert locale(own_locale=True, inherited=german) == b"de_DE.UTF-8 de_AT.UTF-8\n"
-    assert locale(own_locale=True, inherited={"PATH": "/usr/bin:/bin"}) == b" unset\n"
+    assert locale(submits=False, inherited=german) == b"de_DE.UTF-8 C\n"
+    assert locale(submits=True, inherited=german) == b"de_DE.UTF-8 de_AT.UTF-8\n"
+    assert locale(submits=True, inherited={"PATH": "/usr/bin:/bin"}) == b" unset\n"
 
 
-@pytest.mark.parametrize(("command", "niceness"), [("squeue", NICENESS), ("sbatch", 0), ("qsub", 0)])
+@pytest.mark.parametrize(("submits", "niceness"), [(False, NICENESS), (True, 0)])
 def test_who_only_asks_lets_requests_go_first_and_no_job_inherits_that(
-    tmp_path: Path, command: str, niceness: int
+    tmp_path: Path, *, submits: bool, niceness: int
 ) -> None:
-    script(tmp_path, "read word; exec nice", name=command)
-    asking = Runner(timeout_s=20.0, environment={"PATH": f"{tmp_path}:{ENVIRONMENT['PATH']}"})
-    answer = asyncio.run(asking.run(command, stdin=b"go\n"))
+    command = script(tmp_path, "read word; exec nice")
+    answer = asyncio.run(runner().run(command, stdin=b"go\n", submits=submits))
     assert int(answer.stdout) == max(niceness, os.getpriority(os.PRIO_PROCESS, 0))

@@ -7,8 +7,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +16,8 @@ import zmq
 from hpcserve.core.batching import Policy
 from hpcserve.replica.alarm import Alarm
 from hpcserve.replica.executor import Executor
-from hpcserve.replica.gauge import Gauge
 from hpcserve.replica.link import Link
-from hpcserve.replica.loop import Replica
-from hpcserve.replica.start import Lifeline
+from hpcserve.replica.running import Running
 from hpcserve.replica.streams import Streams
 from hpcserve.replica.task import Task
 from hpcserve.servable.loaded import Loaded, Method
@@ -33,7 +30,7 @@ GRACE_S = 1000.0
 LATE_S = 10 * GRACE_S
 
 
-class Host(Replica):
+class Host(Running):
     """A replica for which somebody always waits."""
 
     def is_wanted(self, task: Task) -> bool:
@@ -73,20 +70,17 @@ def test_what_is_late_when_it_is_ended_has_the_grace_from_then_on(
     spec = MethodSpec(inputs=(), outputs=(TensorDecl(name="y", dtype="int64", shape=(-1,)),), stream=True)
     executor = Executor(Loaded({"go": Method(spec, counts)}), "go")
     link = Link(context, tmp_path / "none.json", b"", b"")  # without a connection, what is sent is dropped
-    replica = Host(
+    running = Host(
         link,
         executor,
-        cast("Lifeline", SimpleNamespace(fd=-1)),
         alarm,
-        Gauge(None),
         replica="r-1",
         version="v1",
         image="",
         outbox_bytes=1 << 20,
         policy_of=lambda method: Policy(max_samples=1),
-        ready=lambda: None,
     )
-    streams = Streams(replica, executor, link, replica="r-1", version="v1", budget_bytes=1 << 20)
+    streams = Streams(running, executor, link, replica="r-1", version="v1", budget_bytes=1 << 20)
     key = (SessionId(bytes(32)), Counter(1))
     work = wire.Work(Epoch(1), 1, *key, "go", *pack({})[:1])
     task = Task(key, work, "go", [], time.monotonic() + GRACE_S, 1)

@@ -7,8 +7,6 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 import zmq
@@ -17,10 +15,8 @@ from hpcserve.core.batching import Policy
 from hpcserve.errors import ServableError
 from hpcserve.replica.alarm import Alarm
 from hpcserve.replica.executor import Executor
-from hpcserve.replica.gauge import Gauge
 from hpcserve.replica.link import Link, Tensor
-from hpcserve.replica.loop import Replica
-from hpcserve.replica.start import Lifeline
+from hpcserve.replica.running import Running
 from hpcserve.replica.task import Task
 from hpcserve.servable.loaded import Loaded
 from hpcserve.types import Counter, Epoch, SessionId
@@ -71,24 +67,21 @@ def alarm() -> Iterator[Alarm]:
 
 
 def test_two_threads_never_use_the_socket_at_a_time(link: Slow, alarm: Alarm) -> None:
-    replica = Replica(
+    running = Running(
         link,
         Executor(Loaded({}), "go"),
-        cast("Lifeline", SimpleNamespace(fd=-1)),
         alarm,
-        Gauge(None),
         replica="r-1",
         version="v1",
         image="",
         outbox_bytes=1 << 20,
         policy_of=lambda method: Policy(max_samples=1),
-        ready=lambda: None,
     )
     key = (SessionId(bytes(32)), Counter(1))
     work = wire.Work(Epoch(1), 1, *key, "go", *pack({})[:1])
     link.arrived.append((encode(work), []))
-    replica.begin((Task(key, work, "go", [], 1e9, 1),))
-    fails = threading.Thread(target=replica.fail, args=[ServableError("another rank failed")])
+    running.begin((Task(key, work, "go", [], 1e9, 1),))
+    fails = threading.Thread(target=running.fail, args=[ServableError("another rank failed")])
 
     def watch() -> None:
         link.inside.wait(60)
@@ -98,11 +91,11 @@ def test_two_threads_never_use_the_socket_at_a_time(link: Slow, alarm: Alarm) ->
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    replica.gave_up()
+    running.gave_up()
     watcher.join(60)
     fails.join(60)
     assert link.sent_after
     assert all(link.sent_after)
     looks = link.looks
-    assert replica.gave_up(), "nobody waits for a group that is lost"
+    assert running.gave_up(), "nobody waits for a group that is lost"
     assert link.looks == looks
