@@ -37,9 +37,9 @@ class Doubts:
             else:
                 self._doubts.pop(job, None)
 
-    def silence(self) -> None:
+    def silence(self, asked: Collection[JobId]) -> None:
         """PBS has not answered: what it said of these before is no sign that they are in doubt now."""
-        self._doubts = {job: each for job, each in self._doubts.items() if each.is_deleted}
+        self._doubts = {job: each for job, each in self._doubts.items() if each.is_deleted or job not in asked}
 
     def step(self, job: JobId, now_s: float) -> Step:
         """What is to become of a job in doubt."""
