@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,21 @@ def test_a_release_that_prints_the_first_job_alone_is_asked_about_each(fake: Fak
         }  # fmt: skip
         assert len(fake.asked) == asked
         assert fake.asked.count(f"{QSTAT} 1.pbs 2.pbs 3.pbs") == 1, "a common question is work for the server, too"
+
+
+def test_a_release_that_answers_of_no_job_is_not_taken_for_one_that_prints_the_first_alone(fake: FakePbs) -> None:
+    fake.says("qstat", EMPTY)
+    scheduler = fake.scheduler()
+    for _ in range(2):
+        polled(scheduler, "1.pbs", "2.pbs")
+    assert fake.asked.count(f"{QSTAT} 1.pbs 2.pbs") == 2
+
+
+def test_of_very_many_jobs_a_hundred_are_asked_about_at_a_time(fake: FakePbs) -> None:
+    jobs = {f"{number}.pbs": job() for number in range(1001, 1151)}
+    fake.says("qstat", answer(jobs))
+    assert {state.phase for state in polled(fake.scheduler(), *jobs).values()} == {"running"}
+    assert [line.count(".pbs") for line in fake.asked] == [100, 50]
 
 
 def test_one_bad_id_in_a_list_harms_no_other_job(fake: FakePbs) -> None:
@@ -185,6 +201,31 @@ def test_a_job_in_doubt_for_a_minute_is_deleted_and_holds_up_nobody(said: str, e
     assert "was deleted, since PBS said nothing of it that can be used" in state.cause
     assert polled(scheduler, "1.pbs", "2.pbs")["1.pbs"].phase == "ended"
     assert fake.asked.count("qdel 1.pbs") == 1
+
+
+def test_where_a_job_in_doubt_ran_is_told_and_it_is_deleted_once(fake: FakePbs) -> None:
+    fake.has({"1.pbs": job(run_count=3), "2.pbs": job()})
+    scheduler = fake.scheduler()
+    polled(scheduler, "1.pbs", "2.pbs")
+    fake.says("qstat", answer({"2.pbs": job()}), err="qstat: something new\n", code=1)
+    fake.says(f"{QSTAT} 1.pbs 2.pbs", answer({"2.pbs": job()}), err="qstat: something new\n", code=1)
+    fake.has({"2.pbs": job()})
+    state = in_doubt(fake, scheduler, answers=GONE_AFTER)
+    assert (state.end, state.host, state.restarts) == ("?", "node1", 2)
+    with pytest.raises(SchedulerError):
+        polled(scheduler, "1.pbs")
+    scheduler.retry_now()
+    assert polled(scheduler, "1.pbs", "2.pbs")["1.pbs"].phase == "ended", "that the server was away changes nothing"
+    assert fake.asked.count("qdel 1.pbs") == 1
+
+
+def test_several_doubtful_answers_of_one_moment_delete_no_job(fake: FakePbs) -> None:
+    fake.has({"1.pbs": job(job_state="Y")})
+    scheduler = fake.scheduler()
+    for _ in range(3 * GONE_AFTER):
+        assert polled(scheduler, "1.pbs")["1.pbs"].phase == "unknown"
+        fake.now_s += GONE_AFTER_S / (4 * GONE_AFTER)
+    assert "qdel 1.pbs" not in fake.asked
 
 
 def test_a_job_that_cannot_be_deleted_is_given_up_all_the_same(fake: FakePbs) -> None:
@@ -318,6 +359,7 @@ def test_a_question_without_an_answer_says_nothing_of_jobs_that_it_was_not_about
         ("", "usage: qstat [-f] ...\n", 2, "usage"),
         ("", "", 0, "nothing of job"),
         ("some site's greeting\n", "", 0, "cannot read"),
+        ("some site's greeting\n", DOWN, 255, "does not reach the PBS server"),
         (answer({"1.pbs": job()})[:-200], "", 0, "cannot read"),
         (EMPTY, DOWN, 255, "does not reach the PBS server"),
         (EMPTY, "", 1, "exit code 1"),
@@ -339,6 +381,23 @@ def test_what_is_no_answer_is_an_error_and_asked_for_again_later(
         assert (await scheduler.poll([JobId("1.pbs")]))[JobId("1.pbs")].phase == "running"
 
     asyncio.run(play())
+
+
+def test_a_server_that_is_away_is_asked_once_about_all_jobs(fake: FakePbs) -> None:
+    fake.says("qstat", "", err=DOWN, code=255)
+    with pytest.raises(SchedulerError, match="does not reach the PBS server"):
+        polled(fake.scheduler(), "1.pbs", "2.pbs", "3.pbs")
+    assert len(fake.asked) == 1
+
+
+def test_where_no_jobs_are_taken_those_that_there_are_are_heard_of(fake: FakePbs) -> None:
+    fake.has({"1.pbs": job()})
+    fake.says("qsub", err="qsub: System error: \n", code=162)
+    scheduler = fake.scheduler()
+    for _ in range(2):
+        asyncio.run(fails(scheduler.submit(pilot_job(fake.directory))))
+    assert polled(scheduler, "1.pbs")["1.pbs"].phase == "running"
+    assert [line.split()[0] for line in fake.asked] == ["qsub", "qstat"]
 
 
 def test_a_server_that_hangs_is_given_up_and_left_alone_until_somebody_waits(fake: FakePbs) -> None:
@@ -608,6 +667,18 @@ def test_the_listing_is_asked_seldom_and_for_those_alone_that_have_no_guess(fake
     fake.now_s += 301.0
     assert polled(scheduler, "1.pbs")["1.pbs"].starts_in_s == 5.0
     assert fake.asked.count("qstat -T 1.pbs") == 2
+
+
+def test_a_guess_that_has_passed_is_none(fake: FakePbs) -> None:
+    fake.has({"1.pbs": job(job_state="Q", substate=10, exec_host=None)})
+    soon = f"{datetime.now().astimezone() + timedelta(minutes=2):%H:%M}"
+    fake.says("qstat -T 1.pbs", f"1.pbs           me       workq    hpcserve-*    --    4   8    --  00:05 Q {soon}\n")
+    scheduler = fake.scheduler()
+    first = polled(scheduler, "1.pbs")["1.pbs"].starts_in_s
+    assert first is None or first > 0.0, "none just before midnight"
+    fake.now_s += 200.0
+    assert polled(scheduler, "1.pbs")["1.pbs"].starts_in_s is None
+    assert fake.asked.count("qstat -T 1.pbs") == 1
 
 
 def test_nobody_is_asked_about_no_job(fake: FakePbs) -> None:
