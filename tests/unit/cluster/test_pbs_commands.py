@@ -522,6 +522,7 @@ NO_MOM = "qdel: Server could not connect to MOM 1.pbs\n"
     [
         (NO_MOM, 222, "does not reach the job's node.*qdel -W force"),
         (NO_MOM, 211, "does not reach the job's node"),
+        ("qdel: it is not reached 1.pbs\n", 222, "does not reach the job's node"),
         ("qdel: Unauthorized Request  1.pbs\n", 159, "PBS does not end the job: Unauthorized"),
         ("qdel: a hook of the site: not now\n", 1, "PBS does not end the job: a hook"),
     ],
