@@ -43,6 +43,7 @@ def test_a_pilot_that_somebody_cancels_is_replaced(cluster: Cluster, new_facilit
         cluster.cancel(pilot.job)
         all_answered(futures)
         until(lambda: losses(client).get(replica) == "cancelled", "the loss has its cause")
+        assert [each.drained for each in status(client).losses] == [True], "it had the time to finish what it ran"
         until(lambda: pilot.pilot not in {each.pilot for each in status(client).pilots}, "the pilot is gone")
         assert cluster.cancelled in facility.cli("logs", pilot.pilot)
 
