@@ -160,7 +160,8 @@ class PbsScheduler:
             return state
         _log.warning("job %s is given up: %s", name, state.cause)
         watched = self._watch[name]
-        cause = f"job {name} was deleted, since PBS said nothing of it that can be used: {state.cause}"
+        became = "was deleted" if self._doubts.is_deleted(name) else "is given up, though it could not be deleted"
+        cause = f"job {name} {became}, since PBS said nothing of it that can be used: {state.cause}"
         return JobState(phase="ended", end="?", cause=cause, host=watched.host, restarts=watched.restarts)
 
     async def find(self, tag: str) -> Mapping[JobId, PilotId]:

@@ -51,6 +51,10 @@ class Doubts:
             return "wait"
         return "delete" if in_doubt_s < 2 * GONE_AFTER_S else "give up"
 
+    def is_deleted(self, job: JobId) -> bool:
+        """Whether its deletion was heard."""
+        return self._doubts[job].is_deleted
+
     def deleted(self, job: JobId) -> None:
         """Its deletion was heard."""
         self._doubts[job].is_deleted = True

@@ -232,7 +232,8 @@ def test_a_job_that_cannot_be_deleted_is_given_up_all_the_same(fake: FakePbs) ->
     fake.has({"1.pbs": job(job_state="M", substate=94), "2.pbs": job()})
     fake.says("qdel", err="qdel: Unauthorized Request  1.pbs\n", code=159)
     scheduler = fake.scheduler()
-    assert in_doubt(fake, scheduler, answers=2 * GONE_AFTER).end == "?"
+    state = in_doubt(fake, scheduler, answers=2 * GONE_AFTER)
+    assert (state.end, "is given up, though it could not be deleted" in state.cause) == ("?", True)
     assert fake.asked.count("qdel 1.pbs") == GONE_AFTER
 
 
