@@ -24,6 +24,7 @@ class Watched:
 
     Attributes:
         seen: Whether the scheduler has ever told of it.
+        called: The name that it had then, where a number may become another job's; empty: not known.
         host: The last node that ran it.
         restarts: How often it was requeued.
         former_end: How the run before that one ended, as far as accounting told.
@@ -33,6 +34,7 @@ class Watched:
     """
 
     seen: bool = False
+    called: str = ""
     host: str = ""
     restarts: int = 0
     former_end: JobEnd | None = None

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TypeVar
 
 from hpcserve.cluster.seam import Answered
-from hpcserve.core.breaker import LONGEST_S, Breaker
+from hpcserve.core.breaker import Breaker
 from hpcserve.errors import JobRefused, NoRoom, SchedulerError
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ class Patience:
     """
 
     def __init__(self, *, least_s: float, most_s: float, clock: Callable[[], float]) -> None:
-        self._breaker = Breaker(least_s, min(most_s, LONGEST_S))
+        self._breaker = Breaker(least_s, most_s)
         self._clock = clock
         self._last, self._last_s = "", 0.0
 

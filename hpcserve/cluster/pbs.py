@@ -11,8 +11,9 @@ The rules, so that no job is taken for ended that may still live, and none for a
 * A job that an answer is silent about is not gone: it is unknown. Where PBS answers, and says of a job for a minute
   nothing that can be used, the job is deleted and given up (:mod:`hpcserve.cluster.pbs_doubts`), as nothing else would
   end that.
-* A job of somebody else that has been given the number of one of ours is none of ours.
-* Who gave no answer is left alone for a while: the server, and the taking of jobs by itself.
+* A job that has been given the number of one of ours, but another owner or name, is none of ours, and is not deleted.
+* Who gave no answer is left alone for a while: the server, the taking of jobs and their deletion each for itself. That
+  PBS does not end one job is an answer.
 
 PBS cannot be asked when a job would start that it does not have, so this is no Estimator; of one that waits it may say.
 """
@@ -76,26 +77,34 @@ class PbsScheduler:
         self._doubts = Doubts()
         self._asking = asyncio.Lock()
         self._parts = Parts(least_s=poll_s, most_s=poll_max_s, clock=clock)
-        self._server, self._submission = self._parts.part(), self._parts.part()
+        self._server, self._submission, self._deletion = (self._parts.part() for _ in range(3))
+        self._strangers: set[JobId] = set()
         self._estimates: dict[str, float] = {}
         self._estimated_s = float("-inf")
 
     async def submit(self, job: PilotJob) -> JobId:
         """Submits the job's script. The name in it is what :meth:`find` looks for."""
         self._server.check()
-        await asyncio.to_thread(pbs_shell.lay_down, job.directory)
-        return await self._submission.ask(lambda: self._submit(job))
-
-    async def _submit(self, job: PilotJob) -> JobId:
         name = job_name(job.tag, job.pilot)
-        if not job.single:
-            return await self._commands.submit(self._render(job, name, ()))
+        if job.single:
+            return await self._submission.ask(lambda: self._submit_single(job, name))
+        script = await self._script(job, name)
+        return await self._submission.ask(lambda: self._commands.submit(script))
+
+    async def _submit_single(self, job: PilotJob, name: str) -> JobId:
         for _ in range(_TRIES):  # PBS has no word for it but to name those that it comes after, if they are there yet
             others = (await self.find(job.tag)).items()
             after = sorted(other for other, pilot in others if pilot == job.pilot)
             with contextlib.suppress(Gone):
-                return await self._commands.submit(self._render(job, name, after))
+                return await self._commands.submit(await self._script(job, name, after))
         raise SchedulerError(f"the jobs of the name {name} end as fast as they are found; it will be submitted again")
+
+    async def _script(self, job: PilotJob, name: str, after: Collection[JobId] = ()) -> str:
+        """The job's script; the shell that it names is there, unless that is one of the site's."""
+        script = self._render(job, name, after)
+        if str(pbs_shell.path(job.directory)) in script:
+            await asyncio.to_thread(pbs_shell.lay_down, job.directory)
+        return script
 
     async def poll(self, jobs: Collection[JobId]) -> Mapping[JobId, JobState]:
         """One question for all of them, where PBS's release answers it in full. One poll after the other."""
@@ -109,9 +118,10 @@ class PbsScheduler:
         try:
             told = await self._server.ask(lambda: self._commands.jobs(jobs))
         except SchedulerError:
-            self._doubts.silence()
+            self._doubts.silence(jobs)
             raise
-        strangers = {name for name, job in told.jobs.items() if self._is_strange(job)}
+        strangers = {name for name, job in told.jobs.items() if self._is_strange(name, job)}
+        self._strangers = self._strangers - set(jobs) | strangers
         known = {name: state_of(job) for name, job in told.jobs.items() if name not in strangers}
         gone = told.absent | strangers
         now_s = self._clock()
@@ -132,7 +142,7 @@ class PbsScheduler:
     async def _never_started(self, name: JobId, state: JobState) -> JobState:
         """A job that PBS itself does not try to begin any more is deleted: another one may be luckier."""
         try:
-            await self._commands.cancel(name)
+            await self._delete(name)
         except SchedulerError as error:
             return dataclasses.replace(state, cause=f"{state.cause}; it is to be deleted: {error}")
         return JobState(phase="ended", end="never started", cause=f"{state.cause}; job {name} was deleted")
@@ -142,7 +152,7 @@ class PbsScheduler:
         step = self._doubts.step(name, now_s)
         if step == "delete":
             try:
-                await self._commands.cancel(name)
+                await self._delete(name)
             except SchedulerError as error:
                 return dataclasses.replace(state, cause=f"{state.cause}; it is to be deleted: {error}")
             self._doubts.deleted(name)
@@ -150,7 +160,8 @@ class PbsScheduler:
             return state
         _log.warning("job %s is given up: %s", name, state.cause)
         watched = self._watch[name]
-        cause = f"job {name} was deleted, since PBS said nothing of it that can be used: {state.cause}"
+        became = "was deleted" if self._doubts.is_deleted(name) else "is given up, though it could not be deleted"
+        cause = f"job {name} {became}, since PBS said nothing of it that can be used: {state.cause}"
         return JobState(phase="ended", end="?", cause=cause, host=watched.host, restarts=watched.restarts)
 
     async def find(self, tag: str) -> Mapping[JobId, PilotId]:
@@ -162,7 +173,12 @@ class PbsScheduler:
 
     async def cancel(self, job: JobId) -> None:
         """SIGTERM to the job's processes; PBS's ``kill_delay`` later SIGKILL."""
-        await self._server.ask(lambda: self._commands.cancel(job))
+        self._server.check()
+        if job not in self._strangers:
+            await self._delete(job)
+
+    async def _delete(self, job: JobId) -> None:
+        await self._deletion.ask(lambda: self._commands.cancel(job))
 
     def retry_now(self) -> None:
         """The next question is asked, however long PBS would be left alone yet."""
@@ -171,9 +187,13 @@ class PbsScheduler:
     async def close(self) -> None:
         """Nothing is held open."""
 
-    def _is_strange(self, job: PbsJob) -> bool:
-        """Numbers begin again at 0 after the site's highest one; then a job may be another user's."""
-        return bool(job.owner) and job.owner != self._user and not job.name.startswith(OUR_JOBS)
+    def _is_strange(self, name: JobId, job: PbsJob) -> bool:
+        """Numbers begin again at 0 after the site's highest one; then a job may be another one, of anybody."""
+        watched = self._watch[name]
+        if job.name and job.owner == self._user and job.name.startswith(OUR_JOBS):
+            watched.called = watched.called or job.name
+        is_ours = job.name == watched.called if watched.called else job.name.startswith(OUR_JOBS)
+        return bool(job.owner and job.owner != self._user) or bool(job.name and not is_ours)
 
     def _gone(self, name: JobId, now_s: float, *, strange: bool) -> JobState:
         told = "its number is now another's" if strange else "PBS does not know it any more"

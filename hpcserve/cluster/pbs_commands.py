@@ -22,7 +22,7 @@ from hpcserve.cluster.pbs_json import PbsJob, id_parts, same_job
 from hpcserve.cluster.runner import Answer, Runner
 from hpcserve.cluster.seam import OUR_JOBS, JobId
 from hpcserve.cluster.submission import submitted
-from hpcserve.errors import JobRefused, SchedulerError
+from hpcserve.errors import JobRefused, SchedulerError, SubmissionUnknown
 
 QSTAT = ("qstat", "-f", "-F", "json")
 _MOST_IDS = 100
@@ -51,13 +51,13 @@ class Told:
         jobs: What it knows.
         absent: Those that it says it does not know, or that have ended, it does not say how.
         silent: Those that it has said nothing about that can be relied on, and why.
-        unreadable: Of these, the answers that were none, as they are.
+        unheard: Of these, those about which there was no whole answer.
     """
 
     jobs: dict[JobId, PbsJob] = field(default_factory=dict)
     absent: set[JobId] = field(default_factory=set)
     silent: dict[JobId, str] = field(default_factory=dict)
-    unreadable: dict[JobId, bytes] = field(default_factory=dict)
+    unheard: set[JobId] = field(default_factory=set)
 
 
 class PbsCommands:
@@ -90,16 +90,27 @@ class PbsCommands:
             except SchedulerError as error:  # what was taken is not submitted again, or there would be more of it
                 now = f"which could not be deleted ({error}): run `qdel '{name}'` yourself"
             raise JobRefused(f"the pilot became a job array, {name}, {now}; remove -J from what pilots.script holds")
-        return name
+        return name if id_parts(name)[1] else await self._whole_id(name)
+
+    async def _whole_id(self, number: JobId) -> JobId:
+        """A job's id as all other commands print it, where a site's qsub prints the number alone."""
+        printed = f"qsub printed {number}, an id without the server's name"
+        try:
+            job = (await self.jobs([number])).jobs.get(number)
+        except SchedulerError as error:
+            raise SubmissionUnknown(f"{printed}, and {error}; the job's name will tell") from error
+        if job is None:
+            raise SubmissionUnknown(f"{printed}, and qstat does not know that; the job's name will tell")
+        return job.job
 
     async def jobs(self, asked: Collection[JobId]) -> Told:
         """What PBS knows of jobs.
 
         Raises:
-            SchedulerError: It does not answer.
+            SchedulerError: It does not answer about any of them.
         """
         told = await self._told(sorted(asked))
-        if told.silent and len(told.silent) == len(asked):
+        if told.unheard and len(told.unheard) == len(asked):
             raise SchedulerError(next(iter(told.silent.values())))
         return told
 
@@ -107,8 +118,7 @@ class PbsCommands:
         """This user's jobs that wait or run and whose name begins so, and their names.
 
         Each of the user's other jobs is asked about once, and no more: names stay. If they are many, one listing tells
-        which of them are none of hpcserve's, since some releases have to be asked about each by itself. A job
-        may hold variables that make the answer about it no JSON; that is no harm, as its name stands before them.
+        which of them are none of hpcserve's, since some releases have to be asked about each by itself.
 
         Raises:
             SchedulerError: PBS does not answer, or not about a job that may be ours.
@@ -121,20 +131,23 @@ class PbsCommands:
             self._names |= {name: strangers[number] for name in new if (number := id_parts(name)[0]) in strangers}
         told = await self._told([name for name in new if name not in self._names])
         for name, job in told.jobs.items():
-            if job.problem and not job.name:
-                raise SchedulerError(job.problem)
+            if not job.name:
+                raise SchedulerError(job.problem or f"qstat tells no name of job {name}; run it by hand and look")
             self._names[name] = job.name
-        for name, why in told.silent.items():
-            answer = told.unreadable.get(name, b"")
-            if b'"Job_Name"' not in answer or prefix.encode() in answer:
-                raise SchedulerError(why)
+        for why in told.silent.values():
+            raise SchedulerError(why)
         return {name: called for name, called in self._names.items() if called.startswith(prefix)}
 
     async def cancel(self, job: JobId) -> None:
-        """``qdel``: SIGTERM to all of the job's processes, the leading shell too, and SIGKILL after ``kill_delay``."""
+        """``qdel``: SIGTERM to all of the job's processes, the leading shell too, and SIGKILL after ``kill_delay``.
+
+        Raises:
+            Answered: PBS does not end this job.
+            SchedulerError: It does not answer.
+        """
         answer = await self._runner.run("qdel", str(job))
         if answer.exit_code != 0 and not pbs_refusals.is_error(answer, *_NOTHING_TO_DELETE):
-            raise pbs_refusals.no_answer(answer)
+            raise pbs_refusals.not_deleted(answer)
 
     async def estimates(self, jobs: Collection[JobId], now: datetime) -> dict[str, float]:
         """``qstat -T``: in so many seconds jobs will start, by the number in their ids.
@@ -186,10 +199,10 @@ class PbsCommands:
         except SchedulerError as error:
             if not answer.stdout.lstrip().startswith(b"{"):
                 raise pbs_refusals.no_answer(answer) if answer.exit_code else error from None
-            if len(names) == 1:
-                told.silent[names[0]], told.unreadable[names[0]] = str(error), answer.stdout
-            else:
+            if len(names) > 1:
                 await self._each(names, told)
+            else:
+                _read_by_lines(answer, names[0], str(error), told)
             return
         missing = []
         for name in names:
@@ -206,6 +219,7 @@ class PbsCommands:
             await self._each(missing, told)
         elif missing and (answer.exit_code != 0 or found or not answer.stdout.strip()):
             told.silent[missing[0]] = f"qstat tells nothing of job {missing[0]}: {pbs_refusals.no_answer(answer)}"
+            told.unheard.add(missing[0])
         else:
             told.absent.update(missing)
 
@@ -232,6 +246,17 @@ class PbsCommands:
         if answer.exit_code != 0 and not told_of_jobs:
             raise pbs_refusals.no_answer(answer)
         return answer
+
+
+def _read_by_lines(answer: Answer, name: JobId, why: str, told: Told) -> None:
+    """What an answer about one job says that is no JSON; PBS has answered, if it is whole."""
+    job = pbs_json.parse_lines(answer.stdout)
+    if job is not None and same_job(name, job.job):
+        told.jobs[name] = job
+        return
+    told.silent[name] = why
+    if not pbs_json.is_whole(answer.stdout):
+        told.unheard.add(name)
 
 
 def _names(answer: Answer, name: JobId, texts: Iterable[str]) -> bool:

@@ -38,9 +38,9 @@ class Doubts:
             else:
                 self._doubts.pop(job, None)
 
-    def silence(self) -> None:
+    def silence(self, asked: Collection[JobId]) -> None:
         """PBS has not answered: what it said of these before is no sign that they are in doubt now."""
-        self._doubts = {job: each for job, each in self._doubts.items() if each.is_deleted}
+        self._doubts = {job: each for job, each in self._doubts.items() if each.is_deleted or job not in asked}
 
     def step(self, job: JobId, now_s: float) -> Step:
         """What is to become of a job in doubt."""
@@ -51,6 +51,10 @@ class Doubts:
         if doubt.answers <= GONE_AFTER or in_doubt_s < GONE_AFTER_S:
             return "wait"
         return "delete" if in_doubt_s < 2 * GONE_AFTER_S else "give up"
+
+    def is_deleted(self, job: JobId) -> bool:
+        """Whether its deletion was heard."""
+        return self._doubts[job].is_deleted
 
     def deleted(self, job: JobId) -> None:
         """Its deletion was heard."""

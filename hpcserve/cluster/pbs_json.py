@@ -8,6 +8,7 @@ PBS's JSON has its own ways, which are all read here:
 * They also begin each job with a ``Jobs`` of its own. A key that comes twice with two values has none.
 * Asked for several jobs by their ids, 23.06 prints the first of them alone. Who is not there need not be gone.
 * Without any job there is no ``Jobs``.
+* What still is no JSON has each field of a job in a line of its own; those that can be read alone are.
 * An id is ``2.server``, ``2``, ``3[].server`` for an array or ``3[1].server`` for a part of one.
 
 Source: the recorded answers of 23.06; openpbs pull requests 585 and 2049, issues 1255, 2541 and 2672.
@@ -15,6 +16,7 @@ Source: the recorded answers of 23.06; openpbs pull requests 585 and 2049, issue
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -33,6 +35,8 @@ _BARE = re.compile(r'^(\s*"[^"\n]*":\s*)([^\s"{\[][^\n]*?)(,?)[ \t]*$', re.MULTI
 _BACKSLASH = re.compile(r'\\(?!["\\/bfnrt]|u[0-9a-fA-F]{4})')
 _JSON_WORD = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null")
 _CTIME = "%a %b %d %H:%M:%S %Y"
+_WHOLE = re.compile(r"\s*\{.*\n\}\s*", re.DOTALL)
+_HEAD = re.compile(r'^[ \t]*"([^"\n]+)":[ \t]*\{\n([ \t]+)(?="Job_Name":)', re.MULTILINE)
 
 
 class _Several(list[object]):
@@ -86,21 +90,37 @@ def parse_jobs(stdout: bytes) -> list[PbsJob]:
     return [_job(name, fields, now_s) for name, fields in jobs.items()]
 
 
+def is_whole(stdout: bytes) -> bool:
+    """Whether an answer ends as it should, readable or not: half of one is none."""
+    return _WHOLE.fullmatch(stdout.decode(errors="replace")) is not None
+
+
+def parse_lines(stdout: bytes) -> PbsJob | None:
+    """The one job of a whole answer that is no JSON; None where that is not to be seen.
+
+    What has spoilt it is a value, of a variable as a rule: it is left out, and so is what has lines of its own.
+    """
+    text = stdout.decode(errors="replace")
+    heads = list(_HEAD.finditer(text)) if is_whole(stdout) else []
+    if len(heads) != 1:
+        return None
+    name, indent = heads[0].groups()
+    fields: dict[str, Any] = {}
+    for line in re.findall(rf'^{indent}("[^"\n]+":[^\n]*?),?[ \t]*$', text[heads[0].start(2) :], re.MULTILINE):
+        with contextlib.suppress(ValueError):
+            fields = _read_text(f"{{\n{line}\n}}") | fields  # the first of a name: after it come others' values
+    return _job(name, fields, None)
+
+
 def decoded(command: str, stdout: bytes) -> dict[str, Any]:
     """Any answer of a PBS command in JSON, numbers as strings.
 
     Raises:
         SchedulerError: It is no whole answer.
     """
-    text = stdout.decode(errors="replace")
     try:
-        answer = _loaded(text)
-    except ValueError:
-        try:
-            answer = _loaded(_mended(text))
-        except (ValueError, RecursionError) as error:
-            raise _unreadable(command, stdout, str(error)) from error
-    except RecursionError as error:
+        answer = _read_text(stdout.decode(errors="replace"))
+    except (ValueError, RecursionError) as error:
         raise _unreadable(command, stdout, str(error)) from error
     # Each answer says when and by whom it was given; anything else is another program's.
     if not isinstance(answer, dict) or "timestamp" not in answer:
@@ -131,6 +151,13 @@ def hosts_of(exec_host: str, exec_vnode: str = "") -> tuple[str, ...]:
     if not any(told):
         told = [chunk.strip("()").partition(":")[0].partition("[")[0] for chunk in exec_vnode.split("+")]
     return tuple(dict.fromkeys(name for name in told if name))
+
+
+def _read_text(text: str) -> Any:
+    try:
+        return _loaded(text)
+    except ValueError:
+        return _loaded(_mended(text))
 
 
 def _loaded(text: str) -> Any:

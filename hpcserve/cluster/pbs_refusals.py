@@ -12,6 +12,7 @@ import re
 from typing import Literal
 
 from hpcserve.cluster.runner import Answer, failure
+from hpcserve.cluster.seam import Answered
 from hpcserve.cluster.submission import AGAIN, advice, in_one_line, without_a_word
 from hpcserve.errors import JobRefused, NoRoom, SchedulerError, SubmissionUnknown
 
@@ -20,6 +21,7 @@ SYSTEM = 15010
 BAD_STATE = 15016
 ALREADY_EXITING = 15050
 DELETED_ALREADY = 15085
+NO_MOM = 15070
 HISTORY_JOB = 15139
 _SHOWN_CHARACTERS = 300
 
@@ -58,9 +60,11 @@ _BY_EXIT_CODE = {number & 0xFF: verdict for number, verdict in _VERDICTS.items()
 # The server was not reached: nothing was sent.
 _UNREACHED = re.compile(
     r"cannot connect to server|connection refused|no route to host|unknown host|network is unreachable"
-    r"|host name lookup failure|communication failure|could ?n.t connect|unable to (?:initialize|authenticate)",
+    r"|host name lookup failure|communication failure|couldn.t connect to|unable to (?:initialize|authenticate)",
     re.IGNORECASE,
 )
+# It was, but the node that runs the job was not: that tells of this job alone.
+_NO_MOM = re.compile(r"connect to MOM\b")
 # It was, and then the connection was lost.
 _PERHAPS = re.compile(r"connection reset|broken pipe|end of file|timed out|protocol error", re.IGNORECASE)
 _NO_ROOM = re.compile(
@@ -104,6 +108,19 @@ def refusal(answer: Answer) -> SchedulerError:
     if verdict == "no room":
         return NoRoom(f"PBS takes no more jobs at present: {line}; {AGAIN} when there is room")
     return JobRefused(f"PBS refuses the job: {line}; {advice(line, _WHAT_TO_DO)}")
+
+
+def not_deleted(answer: Answer) -> SchedulerError:
+    """The error for an answer of qdel: the server is away, or it does not delete this job."""
+    line = _line(answer)
+    if not line or _verdict(answer.exit_code, line) in {"trouble", "perhaps"}:
+        return no_answer(answer)
+    if is_error(answer, NO_MOM) or _NO_MOM.search(line):
+        return Answered(
+            f"PBS does not reach the job's node, and so does not end it: {line}; it is tried again; if the node is "
+            "gone for good, `qdel -W force` has the server forget the job"
+        )
+    return Answered(f"PBS does not end the job: {line}; it is tried again")
 
 
 def no_answer(answer: Answer) -> SchedulerError:

@@ -7,7 +7,7 @@ agent, which has a handler of its own, has the time to drain.
 
 from __future__ import annotations
 
-import os
+import secrets
 from pathlib import Path
 
 from hpcserve.errors import SchedulerError
@@ -36,7 +36,7 @@ def lay_down(directory: Path) -> None:
     try:
         if place.is_file() and place.read_text() == _TEXT and place.stat().st_mode & 0o777 == _MODE:
             return
-        new = place.with_name(f".{_NAME}.{os.getpid()}")
+        new = place.with_name(f".{_NAME}.{secrets.token_hex(8)}")
         new.write_text(_TEXT)
         new.chmod(_MODE)
         new.replace(place)

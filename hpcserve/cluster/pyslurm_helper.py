@@ -20,6 +20,7 @@ import msgspec
 
 from hpcserve.cluster.pyslurm_jobs import live, past
 from hpcserve.cluster.pyslurm_messages import (
+    ANSWERED,
     NO_ACCOUNTING,
     Answer,
     Cancel,
@@ -36,7 +37,7 @@ from hpcserve.cluster.pyslurm_messages import (
 )
 from hpcserve.cluster.sbatch_options import description
 from hpcserve.cluster.seam import JobId
-from hpcserve.cluster.slurm_errno import ALREADY_DONE, INVALID_JOB_ID, submission_error
+from hpcserve.cluster.slurm_errno import ALREADY_DONE, INVALID_JOB_ID, is_verdict, submission_error
 from hpcserve.cluster.slurm_jobs import SlurmJob
 from hpcserve.cluster.slurm_refusals import hint
 from hpcserve.errors import JobRefused, SchedulerError, SubmissionUnknown
@@ -147,7 +148,8 @@ class Helper:
             self._pyslurm.Job(int(job)).cancel()
         except self._pyslurm.RPCError as error:
             if error.errno not in {INVALID_JOB_ID, ALREADY_DONE}:
-                return _failed(error, SchedulerError, f"Slurm does not cancel job {job}: {error}")
+                failed = _failed(error, SchedulerError, f"Slurm does not cancel job {job}: {error}")
+                return msgspec.structs.replace(failed, code=ANSWERED) if is_verdict(error.errno) else failed
         return Done()
 
 

@@ -13,6 +13,9 @@ from hpcserve.cluster.slurm_jobs import SlurmJob
 NO_ACCOUNTING = "no_accounting"
 """In the place of an error's code: :class:`~hpcserve.cluster.slurm_jobs.NoAccounting`."""
 
+ANSWERED = "answered"
+"""The same for :class:`~hpcserve.cluster.seam.Answered`: slurmctld is there, and does not do it."""
+
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag=str.lower):
     """Base of all."""

@@ -10,7 +10,8 @@ The rules, so that no job is taken for ended that may still live:
   slurmctld in a row lack it, over a minute: slurmctld, killed before it had saved its state, has lost it for good.
 * Where there is no accounting at all, it is over when several good answers in a row lack it.
 * An answer that is no answer raises; it never looks like an answer without jobs.
-* Who gave no answer is left alone for a while: slurmctld, accounting and the taking of jobs each for itself.
+* Who gave no answer is left alone for a while: slurmctld, accounting, the taking of jobs and their deletion each for
+  itself. That slurmctld does not end one job is an answer.
 
 How Slurm is asked, by commands or by pyslurm, is the transport's.
 """
@@ -68,7 +69,7 @@ class SlurmScheduler:
         self._asking = asyncio.Lock()
         self._parts = Parts(least_s=poll_s, most_s=poll_max_s, clock=clock)
         part = self._parts.part
-        self._controller, self._submission, self._accounting = part(), part(), part()
+        self._controller, self._submission, self._accounting, self._deletion = part(), part(), part(), part()
         self._takes_jobs = True
 
     async def submit(self, job: PilotJob) -> JobId:
@@ -129,7 +130,8 @@ class SlurmScheduler:
 
     async def cancel(self, job: JobId) -> None:
         """SIGTERM to the job's processes; Slurm's KillWait later SIGKILL."""
-        await self._controller.ask(lambda: self._transport.cancel(job))
+        self._controller.check()
+        await self._deletion.ask(lambda: self._transport.cancel(job))
 
     def retry_now(self) -> None:
         """The next question is asked, however long Slurm would be left alone yet."""

@@ -15,7 +15,7 @@ from hpcserve.cluster import slurm_json, slurm_text
 from hpcserve.cluster.runner import Answer, Runner, failure
 from hpcserve.cluster.seam import JobId
 from hpcserve.cluster.slurm_jobs import NoAccounting, SlurmJob
-from hpcserve.cluster.slurm_refusals import refusal
+from hpcserve.cluster.slurm_refusals import not_cancelled, refusal
 from hpcserve.cluster.submission import submitted
 from hpcserve.errors import SchedulerError
 
@@ -84,10 +84,15 @@ class CommandsTransport:
         return slurm_text.parse_runs(await self._history_text(f"--jobs={','.join(sorted(jobs))}"))
 
     async def cancel(self, job: JobId) -> None:
-        """``scancel``: SIGTERM to all of the job, SIGKILL after Slurm's KillWait."""
+        """``scancel``: SIGTERM to all of the job, SIGKILL after Slurm's KillWait.
+
+        Raises:
+            Answered: Slurm does not end this job.
+            SchedulerError: It does not answer.
+        """
         answer = await self._runner.run("scancel", str(job))
         if answer.exit_code != 0 and not any(_says(answer, text) for text in _NOTHING_TO_CANCEL):
-            raise failure(answer)
+            raise not_cancelled(answer)
 
     async def close(self) -> None:
         """Nothing is held open."""

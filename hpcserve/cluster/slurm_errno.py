@@ -69,6 +69,11 @@ _VERDICTS_ABOUT_CLUSTERS = range(7100, 7300)
 _VERDICTS_OF_PLUGINS = range(8000, 9000)
 
 
+def is_verdict(number: int) -> bool:
+    """Whether error ``number`` was said by a slurmctld that is well, about what it was asked for."""
+    return submission_error(number) in (JobRefused, NoRoom)
+
+
 def submission_error(number: int) -> type[SchedulerError]:
     """The error that a submission ends with which Slurm answered with error ``number``."""
     if number in _NO_ROOM:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Collection, Mapping
 
 from hpcserve.cluster.pyslurm_messages import (
+    ANSWERED,
     NO_ACCOUNTING,
     Cancel,
     Done,
@@ -25,7 +26,7 @@ from hpcserve.cluster.pyslurm_messages import (
 )
 from hpcserve.cluster.pyslurm_process import A, Broken, HelperProcess
 from hpcserve.cluster.runner import cleaned
-from hpcserve.cluster.seam import JobId
+from hpcserve.cluster.seam import Answered, JobId
 from hpcserve.cluster.slurm_errno import PROTOCOL_VERSION
 from hpcserve.cluster.slurm_jobs import NoAccounting, SlurmJob
 from hpcserve.errors import BY_CODE, HpcserveError, SchedulerError, SubmissionUnknown
@@ -33,7 +34,7 @@ from hpcserve.errors import BY_CODE, HpcserveError, SchedulerError, SubmissionUn
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
 
-_ERRORS: dict[str, type[HpcserveError]] = {**BY_CODE, NO_ACCOUNTING: NoAccounting}
+_ERRORS: dict[str, type[HpcserveError]] = {**BY_CODE, NO_ACCOUNTING: NoAccounting, ANSWERED: Answered}
 
 
 async def usable(timeout_s: float) -> str:
@@ -111,7 +112,8 @@ class PyslurmTransport:
         """Ends a job; nothing happens to one that has ended or never was.
 
         Raises:
-            SchedulerError: Slurm did not answer, or it is another user's job.
+            Answered: It is another user's job, or slurmctld does not end it for another reason.
+            SchedulerError: Slurm did not answer.
         """
         await self._ask(Cancel(job=job), Done)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 
-from hpcserve.cluster.runner import Answer
+from hpcserve.cluster.runner import Answer, failure
+from hpcserve.cluster.seam import Answered
 from hpcserve.cluster.submission import AGAIN, advice, in_one_line, without_a_word
 from hpcserve.errors import JobRefused, NoRoom, SchedulerError, SubmissionUnknown
 
@@ -95,6 +96,14 @@ def refusal(answer: Answer) -> SchedulerError:
     if _any(_PERHAPS_TAKEN, line):
         return SubmissionUnknown(f"Slurm may have taken the job: sbatch says {line}; its name will tell")
     return _verdict(line)
+
+
+def not_cancelled(answer: Answer) -> SchedulerError:
+    """The error for an answer of scancel: slurmctld is away, or it does not end this job."""
+    line = in_one_line(answer, "scancel: error: ")
+    if not line or _any(_PERHAPS_TAKEN, line) or _any(_NOT_AT_PRESENT, line):
+        return failure(answer)
+    return Answered(f"Slurm does not end the job: {line}; it is tried again")
 
 
 def _verdict(line: str) -> SchedulerError:

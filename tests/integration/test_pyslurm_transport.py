@@ -18,7 +18,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]  # it has no types
 import pytest
 
-from hpcserve.cluster.seam import JobId
+from hpcserve.cluster.seam import Answered, JobId
 from hpcserve.cluster.slurm_jobs import NoAccounting, SlurmJob
 from hpcserve.cluster.slurm_pyslurm import PyslurmTransport, usable
 from hpcserve.errors import JobRefused, NoRoom, SchedulerError, SubmissionUnknown
@@ -221,6 +221,7 @@ def test_cancelling_the_job_of_another_is_an_error(scene: Scene) -> None:
     async def scenario(transport: PyslurmTransport) -> None:
         error = await failure(transport.cancel(JobId("7")))
         assert "Access/permission denied (Slurm's error 2002)" in error.message
+        assert isinstance(error, Answered), "which leaves nobody alone"
 
     played(scenario)
 

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 
 from hpcserve.cluster.seam import JobId, JobState
+from hpcserve.core.breaker import Breaker
 from hpcserve.registry.rows import PilotRow
 
 CUT_OFF = "the daemon was cut off while it submitted it"
@@ -20,6 +21,7 @@ class Job:
     ``name`` is None until the scheduler is known to have taken it; ``doubt``: why that is open, and
     ``since_s`` since when, on the monotonic clock. ``cancel_at_s``: on the
     monotonic clock, when it is to be cancelled, or cancelled again if it is still there; None: it is not to end.
+    ``deletion`` says how long to wait after one that failed.
     ``seen_s``: when the scheduler told its state; ``ran_s``: when it was asked last and said that this run of it runs.
     ``told``: the log has that this run of it has begun.
     """
@@ -31,6 +33,7 @@ class Job:
     doubt: str = CUT_OFF
     since_s: float = 0.0
     cancel_at_s: float | None = None
+    deletion: Breaker = field(default_factory=lambda: Breaker(0.0))
     seen_s: float = 0.0
     ran_s: float = -math.inf
     told: bool = False

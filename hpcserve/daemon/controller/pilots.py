@@ -241,11 +241,16 @@ class Pilots:
         return any(job.state.phase == "unknown" for job in self.jobs.values())
 
     async def _cancel_again(self) -> None:
-        """Cancels what is to end and is still there: a requeued job forgets that it was cancelled."""
+        """Cancels what is to end and is still there: a requeued job forgets that it was cancelled.
+
+        Those that wait longest first: where one deletion hangs, the scheduler takes no other for a while.
+        """
         now = time.monotonic()
-        for pilot, job in list(self.jobs.items()):
-            is_due = job.cancel_at_s is not None and now >= job.cancel_at_s
-            if is_due and job.name is not None and job.state.phase not in ("ended", "unknown"):
+        to_end = [(job.cancel_at_s, pilot) for pilot, job in self.jobs.items() if job.cancel_at_s is not None]
+        for at_s, pilot in sorted(to_end):
+            job = self.jobs.get(pilot)
+            is_there = job is not None and job.name is not None and job.state.phase not in ("ended", "unknown")
+            if is_there and now >= at_s:
                 try:
                     await self.cancel(pilot)
                 except SchedulerError as error:
@@ -280,16 +285,21 @@ class Pilots:
         await self._end_strangers([name for name, pilot in found.items() if pilot in self._lost.keys() - self.jobs])
         if not self._swept:
             own = {job.name for job in self.jobs.values()}
-            await self._end_strangers([name for name in found if name not in own])
-            self._swept = True
+            self._swept = await self._end_strangers([name for name in found if name not in own])
 
-    async def _end_strangers(self, names: Collection[JobId]) -> None:
-        if not names:
-            return
-        for name, state in (await self._scheduler.poll(names)).items():
-            if state.phase != "ended":
-                _log.warning("job %s has our tag, and no pilot that lives: it is cancelled", name)
+    async def _end_strangers(self, names: Collection[JobId]) -> bool:
+        """Whether all of them were told to end: one that cannot be ended keeps nobody from hearing of the others."""
+        told = True
+        for name, state in (await self._scheduler.poll(names)).items() if names else ():
+            if state.phase == "ended":
+                continue
+            _log.warning("job %s has our tag, and no pilot that lives: it is cancelled", name)
+            try:
                 await self._scheduler.cancel(name)
+            except SchedulerError as error:
+                _log.warning("job %s is not cancelled yet: %s", name, error)
+                told = False
+        return told
 
     async def _named(self, job: Job, name: JobId) -> None:
         job.name = name
@@ -301,16 +311,27 @@ class Pilots:
     async def cancel(self, pilot: PilotId) -> None:
         """Begins to end a pilot, at once or when its job is found; :meth:`poll` does it again while it does not end.
 
+        After a failure it does so, too, later and later for a job that the scheduler was asked to end.
+
         Raises:
-            SchedulerError: The scheduler does not answer.
+            SchedulerError: The scheduler does not answer, or does not end this job.
         """
         job = self.jobs.get(pilot)
         if job is None:
             return
         job.cancel_at_s = time.monotonic()
-        if job.name is not None:
-            job.cancel_at_s += self._site.pilots.stop_grace_s + CANCEL_AGAIN_S
+        if job.name is None:
+            return
+        try:
             await self._scheduler.cancel(job.name)
+        except SchedulerError as error:
+            if not error.retry_after_s:
+                now = time.monotonic()
+                job.deletion.unanswered(now)
+                job.cancel_at_s = now + job.deletion.wait_s(now)
+            raise
+        job.deletion.answered()
+        job.cancel_at_s += self._site.pilots.stop_grace_s + CANCEL_AGAIN_S
 
     def output(self, pilot: PilotId, run: int) -> str:
         """The last of what a run of a pilot printed; the first one is 0."""

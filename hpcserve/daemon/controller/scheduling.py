@@ -6,6 +6,9 @@ in here as a line of things to do, and what the scheduler says goes out by callb
 The scheduler serves others, too: polls follow :mod:`hpcserve.core.polling`, and submissions wait in the line while the
 site allows no more of them, or while nobody knows what became of another pilot. Where one is not taken the rest of the
 line is not even tried: it would be told the same. What is still wanted then comes in again later.
+
+A cancellation that fails is the polls' to try again (:class:`~hpcserve.daemon.controller.pilots.Pilots`): here each is
+tried once, and after the poll that is due, so that a job that cannot be ended hides no news of the others.
 """
 
 from __future__ import annotations
@@ -107,9 +110,9 @@ class Scheduling:
             self._woken.clear()
             await self._submit_all()
             await self._tell_dropped()
-            await self._cancel_all()
             if self._is_due():
                 await self._poll()
+            await self._cancel_all()
             try:
                 # Not wait_for(): before Python 3.12 it swallows a cancellation that comes together with a call.
                 async with asyncio.timeout(self._wait_s()):
@@ -127,12 +130,10 @@ class Scheduling:
                 _log.warning("pilot %s (job %s) may go on: %s", pilot, job.name, job.state.cause or job.state.phase)
 
     async def _end_all(self) -> None:
-        cancelled: set[PilotId] = set()
         self._pilots.retry_now()  # a user waits for it
+        for pilot in list(self._pilots.jobs):
+            await self._cancel_one(pilot)
         while self._pilots.jobs:
-            for pilot in self._pilots.jobs.keys() - cancelled:
-                if await self._is_cancelled(pilot):
-                    cancelled.add(pilot)
             self._pace.stir()
             await asyncio.sleep(self._pace.due_s() - time.monotonic())
             states = await self._pilots.poll()
@@ -141,13 +142,11 @@ class Scheduling:
                 if state.phase == "ended":
                     await self._pilots.end(pilot, "the daemon was taken down")
 
-    async def _is_cancelled(self, pilot: PilotId) -> bool:
+    async def _cancel_one(self, pilot: PilotId) -> None:
         try:
             await self._pilots.cancel(pilot)
         except SchedulerError as error:
             _log.warning("pilot %s is not cancelled yet: %s", pilot, error)
-            return False
-        return True
 
     def _has_to_ask(self) -> bool:
         return bool(self._pilots.jobs) or self._pilots.is_looking
@@ -212,14 +211,9 @@ class Scheduling:
             await self._ears.dropped(self._dropped.pop(0))
 
     async def _cancel_all(self) -> None:
-        left: list[PilotId] = []
         while self._cancel:
-            pilot = self._cancel.pop(0)
-            if await self._is_cancelled(pilot):
-                self._pace.stir()
-            else:
-                left.append(pilot)
-        self._cancel = left
+            await self._cancel_one(self._cancel.pop(0))
+            self._pace.stir()
 
     async def _poll(self) -> None:
         states = await self._pilots.poll()

@@ -136,6 +136,8 @@ def _delete(store: Store, state: State, name: str, *, history: bool) -> None:
             raise refusals.has_finished(name)
         del state["jobs"][name]
         return
+    if "keeper" in job and any(each["state"] == "down" and each["name"] in job["placed"] for each in state["nodes"]):
+        raise refusals.no_mom(name)
     parts = [each for each in state["jobs"].values() if each.get("array_id") == name]
     for each in parts:
         if each["state"] != "F":

@@ -39,6 +39,11 @@ def has_finished(name: str) -> PbsError:
     return PbsError(35, f"Job has finished {name}")
 
 
+def no_mom(name: str) -> PbsError:
+    """PBSE_NORELYMOM, 15070: the server has the node end a job that runs, and does not reach it."""
+    return PbsError(222, f"Server could not connect to MOM {name}")
+
+
 def no_history(name: str) -> PbsError:
     """Not an error to qstat, which ends with 0."""
     return PbsError(0, f"PBS is not configured to maintain job history {name}")

@@ -90,3 +90,25 @@ def test_a_job_that_ends_with_its_node_loses_no_request(pbs: PbsServer, new_daem
         until(lambda: list(losses(client)) == [lost], lambda: f"it is lost: {losses(client)}", LONG_S)
         pbs.reaches(pilot.job, "F")
         until(lambda: pilot.pilot not in {each.pilot for each in pilots(client)}, "the pilot is gone", LONG_S)
+
+
+def test_a_pilot_that_cannot_be_ended_hides_no_other_and_is_left_alone_when_the_daemon_goes(
+    pbs: PbsServer, new_daemon_on_pbs: NewDaemonOnPbs
+) -> None:
+    """Its node is gone, so PBS cannot have it ended."""
+    daemon = new_daemon_on_pbs(pilots={"cpus_per_node": 2}).up()
+    with daemon.client() as client:
+        endpoint = daemon.serve(client, SERVABLES / "tally")
+        (lost,) = pilots(client)
+        pbs.set(started=False)
+        daemon.deploy(client, SERVABLES / "tally", replicas=3)
+        until(lambda: len(pbs.jobs()) == 3, "two wait", LONG_S)
+        pbs.lose_node(pbs.node_of(lost.job))
+        until(lambda: pbs.asked("qdel").count(lost.job) >= 3, "it is to end, and does not", LONG_S)
+        pbs.set(started=True)
+        daemon.wait_ready(client, endpoint, 3)
+        pbs.set(started=False)
+        daemon.deploy(client, SERVABLES / "tally", replicas=4)
+        until(lambda: len(pbs.jobs()) == 5, "one more waits", LONG_S)
+    daemon.down()
+    assert {name for name, job in pbs.jobs().items() if job["state"] != "F"} == {lost.job}

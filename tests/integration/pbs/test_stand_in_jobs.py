@@ -154,6 +154,15 @@ def test_a_lost_node_takes_all_of_its_jobs_processes(new_pbs: NewServer, tmp_pat
     assert nodes[where]["state"] == "down"
 
 
+def test_a_job_whose_node_is_gone_cannot_be_deleted(pbs: PbsServer) -> None:
+    name = pbs.submit("sleep 300", *ONE)
+    until(lambda: pbs.told(name)["substate"] == 42, "it runs", within_s=60)
+    pbs.lose_node(0)
+    done = pbs.run("qdel", name)
+    assert (done.returncode, done.stderr) == (222, f"qdel: Server could not connect to MOM {name}\n")
+    assert pbs.is_in(name, "R")
+
+
 def test_a_job_that_is_not_rerunnable_ends_with_its_node(pbs: PbsServer) -> None:
     pbs.set(node_fail_requeue_s=0.0)
     name = pbs.submit("sleep 300", *ONE, "-r", "n")

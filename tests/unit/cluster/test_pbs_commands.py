@@ -6,13 +6,14 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from hpcserve.cluster.job_watch import GONE_AFTER, GONE_AFTER_S
 from hpcserve.cluster.pbs import GONE_WITHOUT_HISTORY_S, PbsScheduler
-from hpcserve.cluster.seam import JobId, JobState
+from hpcserve.cluster.seam import Answered, JobId, JobState
 from hpcserve.errors import JobRefused, NoRoom, SchedulerError, SubmissionUnknown
 from tests.unit.cluster.pbs_stage import DOWN, QSTAT, TAG, FakePbs, answer, job, pilot_job, polled
 
@@ -66,6 +67,21 @@ def test_a_release_that_prints_the_first_job_alone_is_asked_about_each(fake: Fak
         }  # fmt: skip
         assert len(fake.asked) == asked
         assert fake.asked.count(f"{QSTAT} 1.pbs 2.pbs 3.pbs") == 1, "a common question is work for the server, too"
+
+
+def test_a_release_that_answers_of_no_job_is_not_taken_for_one_that_prints_the_first_alone(fake: FakePbs) -> None:
+    fake.says("qstat", EMPTY)
+    scheduler = fake.scheduler()
+    for _ in range(2):
+        polled(scheduler, "1.pbs", "2.pbs")
+    assert fake.asked.count(f"{QSTAT} 1.pbs 2.pbs") == 2
+
+
+def test_of_very_many_jobs_a_hundred_are_asked_about_at_a_time(fake: FakePbs) -> None:
+    jobs = {f"{number}.pbs": job() for number in range(1001, 1151)}
+    fake.says("qstat", answer(jobs))
+    assert {state.phase for state in polled(fake.scheduler(), *jobs).values()} == {"running"}
+    assert [line.count(".pbs") for line in fake.asked] == [100, 50]
 
 
 def test_one_bad_id_in_a_list_harms_no_other_job(fake: FakePbs) -> None:
@@ -147,6 +163,7 @@ def test_a_job_that_pbs_cannot_begin_and_holds_is_deleted_and_replaced(fake: Fak
     waits = polled(scheduler, "1.pbs", "2.pbs")["1.pbs"]
     assert (waits.phase, "it is to be deleted: " in waits.cause) == ("queued", True)
     fake.says("qdel")
+    fake.now_s += 60.0
     states = polled(scheduler, "1.pbs", "2.pbs")
     assert (states["1.pbs"].phase, states["1.pbs"].end) == ("ended", "never started")
     assert "PBS could not begin it on its nodes, and has given up" in states["1.pbs"].cause
@@ -187,11 +204,37 @@ def test_a_job_in_doubt_for_a_minute_is_deleted_and_holds_up_nobody(said: str, e
     assert fake.asked.count("qdel 1.pbs") == 1
 
 
+def test_where_a_job_in_doubt_ran_is_told_and_it_is_deleted_once(fake: FakePbs) -> None:
+    fake.has({"1.pbs": job(run_count=3), "2.pbs": job()})
+    scheduler = fake.scheduler()
+    polled(scheduler, "1.pbs", "2.pbs")
+    fake.says("qstat", answer({"2.pbs": job()}), err="qstat: something new\n", code=1)
+    fake.says(f"{QSTAT} 1.pbs 2.pbs", answer({"2.pbs": job()}), err="qstat: something new\n", code=1)
+    fake.has({"2.pbs": job()})
+    state = in_doubt(fake, scheduler, answers=GONE_AFTER)
+    assert (state.end, state.host, state.restarts) == ("?", "node1", 2)
+    with pytest.raises(SchedulerError):
+        polled(scheduler, "1.pbs")
+    scheduler.retry_now()
+    assert polled(scheduler, "1.pbs", "2.pbs")["1.pbs"].phase == "ended", "that the server was away changes nothing"
+    assert fake.asked.count("qdel 1.pbs") == 1
+
+
+def test_several_doubtful_answers_of_one_moment_delete_no_job(fake: FakePbs) -> None:
+    fake.has({"1.pbs": job(job_state="Y")})
+    scheduler = fake.scheduler()
+    for _ in range(3 * GONE_AFTER):
+        assert polled(scheduler, "1.pbs")["1.pbs"].phase == "unknown"
+        fake.now_s += GONE_AFTER_S / (4 * GONE_AFTER)
+    assert "qdel 1.pbs" not in fake.asked
+
+
 def test_a_job_that_cannot_be_deleted_is_given_up_all_the_same(fake: FakePbs) -> None:
     fake.has({"1.pbs": job(job_state="M", substate=94), "2.pbs": job()})
     fake.says("qdel", err="qdel: Unauthorized Request  1.pbs\n", code=159)
     scheduler = fake.scheduler()
-    assert in_doubt(fake, scheduler, answers=2 * GONE_AFTER).end == "?"
+    state = in_doubt(fake, scheduler, answers=2 * GONE_AFTER)
+    assert (state.end, "is given up, though it could not be deleted" in state.cause) == ("?", True)
     assert fake.asked.count("qdel 1.pbs") == GONE_AFTER
 
 
@@ -225,6 +268,27 @@ def test_a_number_that_another_user_got_is_not_our_job(fake: FakePbs) -> None:
     assert "another's" in said_of_missing(fake.scheduler(), fake)
 
 
+@pytest.mark.parametrize(
+    ("theirs", "before"),
+    [
+        ({"Job_Name": "simulation"}, False),
+        ({"Job_Owner": "you@login1"}, False),
+        ({"Job_Name": f"hpcserve-{TAG}-2"}, True),
+    ],
+)
+def test_another_job_under_our_number_is_none_of_ours_and_is_not_deleted(
+    theirs: dict[str, object], *, before: bool, fake: FakePbs
+) -> None:
+    scheduler = fake.scheduler()
+    if before:
+        fake.has({"1.pbs": job()})
+        assert polled(scheduler, "1.pbs")["1.pbs"].phase == "running"
+    fake.has({"1.pbs": job(**theirs)})
+    assert "another's" in said_of_missing(scheduler, fake)
+    asyncio.run(scheduler.cancel(JobId("1.pbs")))
+    assert "qdel 1.pbs" not in fake.asked
+
+
 def test_ids_are_found_with_and_without_the_servers_name(fake: FakePbs) -> None:
     fake.says("qstat", answer({"1.pbs.example.org": job(), "1002.pbs": job(job_state="Q", substate=10)}))
     fake.says("qstat -T 1002")
@@ -238,11 +302,55 @@ def test_ids_are_found_with_and_without_the_servers_name(fake: FakePbs) -> None:
 def test_one_unreadable_job_harms_no_other(fake: FakePbs) -> None:
     broken = answer({"1.pbs": job(Variable_List={"F": "HERE"}), "2.pbs": job()}).replace("HERE", '() { echo "x" }')
     fake.says(f"{QSTAT} 1.pbs 2.pbs", broken)
-    fake.says(f"{QSTAT} 1.pbs", broken)
+    fake.says(f"{QSTAT} 1.pbs", spoilt())
     fake.has({"2.pbs": job()})
     states = polled(fake.scheduler(), "1.pbs", "2.pbs")
-    assert {name: state.phase for name, state in states.items()} == {"1.pbs": "unknown", "2.pbs": "running"}
-    assert "cannot read the answer of qstat" in states["1.pbs"].cause
+    assert {name: state.phase for name, state in states.items()} == {"1.pbs": "running", "2.pbs": "running"}
+
+
+def spoilt(**fields: object) -> str:
+    """The answer about job 1 with a variable that older releases do not escape."""
+    said = answer({"1.pbs": job(Variable_List={"PBS_O_HOME": "/home/me", "F": "HERE"}, Priority=0, **fields)})
+    return said.replace("HERE", '() { echo "x"\n\techo y }')
+
+
+def test_of_an_answer_that_a_variable_has_spoilt_all_else_is_read(fake: FakePbs) -> None:
+    scheduler = fake.scheduler()
+    fake.says(f"{QSTAT} 1.pbs", spoilt(run_count=3))
+    state = polled(scheduler, "1.pbs")["1.pbs"]
+    assert (state.phase, state.host, state.restarts) == ("running", "node1", 2)
+    fake.says(f"{QSTAT} 1.pbs", spoilt(job_state="F", substate=93, Exit_status=7, comment='he said "no"'))
+    state = polled(scheduler, "1.pbs")["1.pbs"]
+    assert (state.phase, state.end, state.exit_code) == ("ended", "failed", 7)
+    fake.says(f"{QSTAT} 1.pbs", spoilt(job_state="F", substate=92, Exit_status=0).replace('"Exit_status": 0', '"E'))
+    assert polled(scheduler, "1.pbs")["1.pbs"].end not in {None, "completed"}, "nobody has seen that it is a success"
+
+
+UNREADABLE = spoilt().replace("Job_Name", 'Job"Name')
+
+
+def test_one_job_that_nobody_can_read_is_deleted_after_a_minute_and_no_silence(fake: FakePbs) -> None:
+    fake.says("qstat", UNREADABLE)
+    scheduler = fake.scheduler()
+    for _ in range(GONE_AFTER):
+        state = polled(scheduler, "1.pbs")["1.pbs"]
+        assert (state.phase, "cannot read the answer of qstat" in state.cause) == ("unknown", True)
+        fake.now_s += GONE_AFTER_S / GONE_AFTER
+    assert polled(scheduler, "1.pbs")["1.pbs"].end == "?"
+    assert fake.asked.count("qdel 1.pbs") == 1
+
+
+def test_a_question_without_an_answer_says_nothing_of_jobs_that_it_was_not_about(fake: FakePbs) -> None:
+    fake.has({"1.pbs": job(job_state="Y"), "2.pbs": job()})
+    fake.says(f"{QSTAT} 2.pbs", answer({"2.pbs": job()})[:-200])
+    scheduler = fake.scheduler()
+    for _ in range(GONE_AFTER):
+        assert polled(scheduler, "1.pbs", "2.pbs")["1.pbs"].phase == "unknown"
+        fake.now_s += GONE_AFTER_S / GONE_AFTER
+        with pytest.raises(SchedulerError, match="cannot read"):
+            polled(scheduler, "2.pbs")
+        scheduler.retry_now()
+    assert polled(scheduler, "1.pbs", "2.pbs")["1.pbs"].phase == "ended"
 
 
 @pytest.mark.parametrize(
@@ -253,6 +361,7 @@ def test_one_unreadable_job_harms_no_other(fake: FakePbs) -> None:
         ("", "usage: qstat [-f] ...\n", 2, "usage"),
         ("", "", 0, "nothing of job"),
         ("some site's greeting\n", "", 0, "cannot read"),
+        ("some site's greeting\n", DOWN, 255, "does not reach the PBS server"),
         (answer({"1.pbs": job()})[:-200], "", 0, "cannot read"),
         (EMPTY, DOWN, 255, "does not reach the PBS server"),
         (EMPTY, "", 1, "exit code 1"),
@@ -274,6 +383,23 @@ def test_what_is_no_answer_is_an_error_and_asked_for_again_later(
         assert (await scheduler.poll([JobId("1.pbs")]))[JobId("1.pbs")].phase == "running"
 
     asyncio.run(play())
+
+
+def test_a_server_that_is_away_is_asked_once_about_all_jobs(fake: FakePbs) -> None:
+    fake.says("qstat", "", err=DOWN, code=255)
+    with pytest.raises(SchedulerError, match="does not reach the PBS server"):
+        polled(fake.scheduler(), "1.pbs", "2.pbs", "3.pbs")
+    assert len(fake.asked) == 1
+
+
+def test_where_no_jobs_are_taken_those_that_there_are_are_heard_of(fake: FakePbs) -> None:
+    fake.has({"1.pbs": job()})
+    fake.says("qsub", err="qsub: System error: \n", code=162)
+    scheduler = fake.scheduler()
+    for _ in range(2):
+        asyncio.run(fails(scheduler.submit(pilot_job(fake.directory))))
+    assert polled(scheduler, "1.pbs")["1.pbs"].phase == "running"
+    assert [line.split()[0] for line in fake.asked] == ["qsub", "qstat"]
 
 
 def test_a_server_that_hangs_is_given_up_and_left_alone_until_somebody_waits(fake: FakePbs) -> None:
@@ -345,9 +471,26 @@ def test_a_submission_that_is_not_answered_may_have_been_taken(fake: FakePbs) ->
 @pytest.mark.parametrize("line", ["12.pbs", "12", "12.pbs.example.org", "welcome\n12.pbs\nbye"])
 def test_a_submission_gives_the_id_that_pbs_prints(line: str, fake: FakePbs) -> None:
     fake.says("qsub", f"{line}\n")
-    name = asyncio.run(fake.scheduler().submit(pilot_job(fake.directory)))
-    assert name.startswith("12")
+    fake.says(f"{QSTAT} 12", answer({"12.pbs": job()}))
+    fake.says("qselect", "12.pbs\n")
+    fake.has({"12.pbs": job()})
+    scheduler = fake.scheduler()
+    name = asyncio.run(scheduler.submit(pilot_job(fake.directory)))
+    assert name == line.replace("welcome\n", "").replace("\nbye", "") or (line, name) == ("12", "12.pbs")
+    if "example" not in line:
+        assert found(scheduler) == {name: "1"}, "it is told by one id, or the next controller would delete it"
     assert f"#PBS -N hpcserve-{TAG}-1\n" in (fake.directory / "script").read_text()
+
+
+@pytest.mark.parametrize(("out", "err", "code"), [("", DOWN, 255), (EMPTY, UNKNOWN.format("12"), 153)])
+def test_a_number_alone_of_which_nothing_is_told_may_have_been_taken(
+    out: str, err: str, code: int, fake: FakePbs
+) -> None:
+    fake.says("qsub", "12\n")
+    fake.says("qstat", out, err=err, code=code)
+    error = asyncio.run(fails(fake.commands().submit("#!/bin/sh\n")))
+    assert isinstance(error, SubmissionUnknown)
+    assert "qsub printed 12, an id without the server's name" in error.message
 
 
 @pytest.mark.parametrize(
@@ -376,6 +519,56 @@ def test_there_may_be_nothing_to_delete(code: int, fake: FakePbs) -> None:
 def test_a_deletion_that_was_not_heard_is_an_error(code: int, err: str, fake: FakePbs) -> None:
     fake.says("qdel", err=err, code=code)
     asyncio.run(fails(fake.scheduler().cancel(JobId("1.pbs"))))
+
+
+NO_MOM = "qdel: Server could not connect to MOM 1.pbs\n"
+
+
+@pytest.mark.parametrize(
+    ("err", "code", "says"),
+    [
+        (NO_MOM, 222, "does not reach the job's node.*qdel -W force"),
+        (NO_MOM, 211, "does not reach the job's node"),
+        ("qdel: it is not reached 1.pbs\n", 222, "does not reach the job's node"),
+        ("qdel: Unauthorized Request  1.pbs\n", 159, "PBS does not end the job: Unauthorized"),
+        ("qdel: a hook of the site: not now\n", 1, "PBS does not end the job: a hook"),
+    ],
+)
+def test_that_one_job_cannot_be_deleted_is_an_answer_and_the_others_are(
+    err: str, code: int, says: str, fake: FakePbs
+) -> None:
+    fake.says("qdel 1.pbs", err=err, code=code)
+    fake.has({"1.pbs": job(), "2.pbs": job()})
+    scheduler = fake.scheduler()
+    error = asyncio.run(fails(scheduler.cancel(JobId("1.pbs"))))
+    assert isinstance(error, Answered)
+    assert re.search(says, error.message)
+    asyncio.run(scheduler.cancel(JobId("2.pbs")))
+    assert polled(scheduler, "1.pbs", "2.pbs")["1.pbs"].phase == "running"
+
+
+@pytest.mark.parametrize(("err", "code"), [(DOWN, 162), ("qdel: Batch protocol error\n", 183), ("", 1)])
+def test_where_deletions_are_not_heard_one_is_tried_and_all_else_is_asked(err: str, code: int, fake: FakePbs) -> None:
+    fake.says("qdel", err=err, code=code)
+    fake.says("qsub", "3.pbs\n")
+    fake.has({"1.pbs": job()})
+    scheduler = fake.scheduler()
+    assert not isinstance(asyncio.run(fails(scheduler.cancel(JobId("1.pbs")))), Answered)
+    assert asyncio.run(fails(scheduler.cancel(JobId("2.pbs")))).retry_after_s
+    assert polled(scheduler, "1.pbs")["1.pbs"].phase == "running"
+    assert asyncio.run(scheduler.submit(pilot_job(fake.directory))) == "3.pbs"
+    scheduler.retry_now()
+    fake.says("qdel")
+    asyncio.run(scheduler.cancel(JobId("2.pbs")))
+    assert [line for line in fake.asked if line.startswith("qdel")] == ["qdel 1.pbs", "qdel 2.pbs"]
+
+
+def test_while_the_server_is_away_nothing_is_deleted(fake: FakePbs) -> None:
+    fake.says("qstat", err=DOWN, code=255)
+    scheduler = fake.scheduler()
+    asyncio.run(fails(scheduler.poll([JobId("1.pbs")])))
+    assert asyncio.run(fails(scheduler.cancel(JobId("1.pbs")))).retry_after_s
+    assert "qdel 1.pbs" not in fake.asked
 
 
 # --- Finding jobs again.
@@ -435,11 +628,12 @@ def test_a_job_of_the_users_that_nobody_can_read_does_not_hide_ours(fake: FakePb
     fake.has({"2.pbs": job()})
     assert found(fake.scheduler()) == {"2.pbs": "1"}
     fake.says("qstat", theirs.replace('"theirs"', f'"hpcserve-{TAG}-9"'))
-    with pytest.raises(SchedulerError, match="cannot read"):
-        found(fake.scheduler())
-    fake.says("qstat", theirs[:60])
-    with pytest.raises(SchedulerError, match="cannot read"):
-        found(fake.scheduler())
+    assert found(fake.scheduler()) == {"1.pbs": "9", "2.pbs": "1"}
+    twice = answer({"1.pbs": job()}).replace('"Job_Owner"', '"Job_Name": "x",\n"Job_Owner"')
+    for said, why in ((theirs[:-20], "cannot read the answer"), (twice, "job 1.pbs cannot be read: Job_Name")):
+        fake.says("qstat", said)
+        with pytest.raises(SchedulerError, match=why):
+            found(fake.scheduler())
 
 
 @pytest.mark.parametrize(
@@ -481,6 +675,18 @@ def test_the_listing_is_asked_seldom_and_for_those_alone_that_have_no_guess(fake
     fake.now_s += 301.0
     assert polled(scheduler, "1.pbs")["1.pbs"].starts_in_s == 5.0
     assert fake.asked.count("qstat -T 1.pbs") == 2
+
+
+def test_a_guess_that_has_passed_is_none(fake: FakePbs) -> None:
+    fake.has({"1.pbs": job(job_state="Q", substate=10, exec_host=None)})
+    soon = f"{datetime.now().astimezone() + timedelta(minutes=2):%H:%M}"
+    fake.says("qstat -T 1.pbs", f"1.pbs           me       workq    hpcserve-*    --    4   8    --  00:05 Q {soon}\n")
+    scheduler = fake.scheduler()
+    first = polled(scheduler, "1.pbs")["1.pbs"].starts_in_s
+    assert first is None or first > 0.0, "none just before midnight"
+    fake.now_s += 200.0
+    assert polled(scheduler, "1.pbs")["1.pbs"].starts_in_s is None
+    assert fake.asked.count("qstat -T 1.pbs") == 1
 
 
 def test_nobody_is_asked_about_no_job(fake: FakePbs) -> None:

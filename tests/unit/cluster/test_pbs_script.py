@@ -6,9 +6,12 @@ output is a file that PBS hands over later, and qstat answers as recorded.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,13 @@ import msgspec
 import pytest
 
 from hpcserve.cluster import pbs_shell
+from hpcserve.cluster.pbs import PbsScheduler
 from hpcserve.cluster.pbs_options import walltime
 from hpcserve.cluster.script import SETUP_FAILED, begins, job_script
 from hpcserve.cluster.seam import JobId, PilotJob, own_log
 from hpcserve.config import Pilots, Site, read_site
 from hpcserve.errors import ConfigError, SchedulerError
+from tests.unit.cluster.pbs_stage import FakePbs
 from tests.unit.cluster.pilot_jobs import made_up
 
 DATA = Path(__file__).resolve().parents[2] / "data"
@@ -243,6 +248,27 @@ def test_the_shell_that_leads_hands_over_the_jobs_script_and_heeds_no_sigterm(no
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (7, "1\n", "")
+
+
+def test_daemons_that_write_the_shell_at_one_time_do_not_disturb_each_other(tmp_path: Path) -> None:
+    for number in range(40):
+        place = tmp_path / str(number)
+        place.mkdir()
+        with ThreadPoolExecutor(8) as threads:
+            for done in [threads.submit(pbs_shell.lay_down, place) for _ in range(8)]:
+                done.result()
+        assert [path.name for path in place.iterdir()] == ["pbs-shell"], "no draft is left"
+
+
+@pytest.mark.parametrize("directives", [(), ("-S /bin/bash",)])
+@pytest.mark.parametrize("single", [False, True])
+def test_it_is_written_for_the_jobs_that_name_it(tmp_path: Path, directives: tuple[str, ...], *, single: bool) -> None:
+    fake, job = FakePbs(tmp_path), made_up(directory=tmp_path, single=single)
+    fake.says("qsub", "1.pbs\n")
+    fake.says("qselect")
+    asked = PbsScheduler(fake.commands(), user="me", render=partial(job_script, pbs_site(directives=directives)))
+    asyncio.run(asked.submit(job))
+    assert pbs_shell.path(tmp_path).exists() == (not directives)
 
 
 def test_a_shell_that_cannot_be_written_is_said(node: Node) -> None:

@@ -133,7 +133,7 @@ EXPECTED: dict[str, str | dict[str, str]] = {
     "sbatch_too_much_mem": f"{REFUSED}pilots.memory_per_node_mib.*",
     "scancel_ctld_down": NO_SLURMCTLD,
     "scancel_finished": "nothing to cancel, or cancelled",
-    "scancel_garbage": "SchedulerError: .*Invalid job id abc.*",
+    "scancel_garbage": "Answered: .*Invalid job id abc.*",
     "scancel_ok_pending": "nothing to cancel, or cancelled",
     "scancel_ok_running": "nothing to cancel, or cancelled",
     "scancel_unknown": "nothing to cancel, or cancelled",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcserve.cluster.seam import JobId, JobState
+from hpcserve.cluster.seam import Answered, JobId, JobState
 from hpcserve.core.breaker import FIRST_S, LONGEST_S
 from hpcserve.errors import JobRefused, SchedulerError
 from tests.unit.cluster.slurm_stage import (
@@ -72,7 +72,7 @@ def test_a_slurmctld_that_does_not_answer_is_left_alone_for_longer_and_longer(fa
     asyncio.run(play())
 
 
-def test_of_many_cancellations_that_are_not_answered_one_is_tried(fake: FakeSlurm) -> None:
+def test_of_many_cancellations_that_are_not_answered_one_is_tried_and_the_queue_is_asked(fake: FakeSlurm) -> None:
     fake.says("scancel", err=f"scancel: error: {NO_CONTROLLER}", code=1)
     fake.queue(("1", "RUNNING", "None"))
     scheduler = fake.scheduler()
@@ -80,12 +80,27 @@ def test_of_many_cancellations_that_are_not_answered_one_is_tried(fake: FakeSlur
     async def play() -> None:
         for _ in range(3):
             await fails(scheduler.cancel(ONE))
-        await fails(scheduler.poll([ONE]))
+            await scheduler.poll([ONE])
         fake.now_s += FIRST_S
-        await scheduler.poll([ONE])
+        await fails(scheduler.cancel(ONE))
 
     asyncio.run(play())
-    assert [len(fake.asked(command)) for command in ("squeue", "scancel")] == [1, 1]
+    assert [len(fake.asked(command)) for command in ("squeue", "scancel")] == [3, 2]
+
+
+def test_that_one_job_cannot_be_cancelled_is_an_answer_and_the_others_are(fake: FakeSlurm) -> None:
+    fake.says("scancel", err="scancel: error: Kill job error on job id 1: Access/permission denied", code=1)
+    scheduler = fake.scheduler()
+
+    async def play() -> None:
+        error = await fails(scheduler.cancel(ONE))
+        assert (type(error), error.retry_after_s) == (Answered, None)
+        assert "Slurm does not end the job: Kill job error on job id 1" in error.message
+        fake.says("scancel")
+        await scheduler.cancel(JobId("2"))
+
+    asyncio.run(play())
+    assert len(fake.asked("scancel")) == 2
 
 
 def test_an_sbatch_that_fails_is_left_alone_and_the_queue_is_not(fake: FakeSlurm, tmp_path: Path) -> None:

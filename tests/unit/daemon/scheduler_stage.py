@@ -24,7 +24,11 @@ NODE = "node1"
 
 
 class Cluster:
-    """A batch scheduler in memory. ``troubles`` are raised by the next submissions, one each."""
+    """A batch scheduler in memory. ``troubles`` are raised by the next submissions, one each.
+
+    ``undying`` are jobs that it does not end; where they are asked for it ends no others ``meanwhile``. ``calls``: what
+    it was asked for, a word each, with the job's name for a cancellation.
+    """
 
     def __init__(self) -> None:
         self.jobs: dict[JobId, tuple[str, PilotId, JobState]] = {}
@@ -33,6 +37,9 @@ class Cluster:
         self.takes_it_all_the_same = False
         self.submissions = self.polls = 0
         self.silent = self.left_alone = self.cancels_nothing = False
+        self.undying: set[JobId] = set()
+        self.meanwhile = True
+        self.calls: list[str] = []
 
     def take(self, tag: str, pilot: PilotId, state: JobState | None = None) -> JobId:
         name = JobId(str(len(self.jobs) + 1))
@@ -55,6 +62,7 @@ class Cluster:
 
     async def poll(self, jobs: Collection[JobId]) -> Mapping[JobId, JobState]:
         self.polls += 1
+        self.calls.append("poll")
         self._answer()
         return {name: self.jobs[name][2] for name in jobs}
 
@@ -64,6 +72,11 @@ class Cluster:
 
     async def cancel(self, job: JobId) -> None:
         self._answer()
+        if not self.meanwhile:
+            raise SchedulerError("scancel does not answer; asked again in 1 s", retry_after_s=1.0)
+        self.calls.append(job)
+        if job in self.undying:
+            raise SchedulerError(f"cannot connect to the node of job {job}")
         if self.cancels_nothing:
             raise SchedulerError("scancel does not answer")
         self.cancelled.append(job)

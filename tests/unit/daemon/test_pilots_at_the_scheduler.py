@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from hpcserve.cluster.seam import JobId, JobState
+from hpcserve.core.breaker import LONGEST_S
 from hpcserve.daemon.controller.job import service_tag
 from hpcserve.daemon.controller.pilots import CANCEL_AGAIN_S, ENDED, Pilots
 from hpcserve.errors import (
@@ -413,6 +414,44 @@ def test_one_that_is_requeued_while_it_is_to_end_is_cancelled_again(tmp_path: Pa
         cluster.become(JobId("1"), JobState(phase="queued", restarts=1))
         await pilots.poll()
         assert cluster.cancelled == ["1", "1"]
+
+    play(tmp_path, scene)
+
+
+def test_while_the_end_of_one_hangs_the_others_go_first(tmp_path: Path) -> None:
+    names = [PilotId(f"pilot-{number}") for number in (1, 2, 3)]
+
+    async def scene(pilots: Pilots, cluster: Cluster) -> None:
+        for name in names:
+            await pilots.submit(name)
+        cluster.undying = {JobId("1")}
+        for name in names:
+            with pytest.raises(SchedulerError):
+                await pilots.cancel(name)
+            cluster.meanwhile = False
+        await pilots.poll()
+        assert cluster.calls == ["1", "poll"], "two were not asked for, and the other one only just before"
+        cluster.meanwhile = True
+        waited_s = 2 * LONGEST_S
+        for job in pilots.jobs.values():
+            assert job.cancel_at_s is not None
+            job.cancel_at_s -= waited_s
+        await pilots.poll()
+        assert cluster.calls == ["1", "poll", "poll", "2", "3", "1"]
+
+    play(tmp_path, scene)
+
+
+def test_a_job_of_nobody_that_cannot_be_ended_hides_no_pilot_and_is_tried_again(tmp_path: Path) -> None:
+    async def scene(pilots: Pilots, cluster: Cluster) -> None:
+        await pilots.submit(P)
+        stranger = cluster.take(service_tag(tmp_path / "shared"), PilotId("pilot-9"))
+        cluster.undying = {stranger}
+        assert (await pilots.poll())[P].phase == "running"
+        cluster.undying = set()
+        await pilots.poll()
+        await pilots.poll()
+        assert cluster.cancelled == [stranger]
 
     play(tmp_path, scene)
 

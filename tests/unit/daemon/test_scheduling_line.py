@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hpcserve.cluster.seam import JobId, JobState, PilotJob
+from hpcserve.core.breaker import FIRST_S
 from hpcserve.core.polling import PollPace
 from hpcserve.core.ratelimit import Bucket
 from hpcserve.daemon.controller.pilots import Pilots
@@ -246,6 +247,64 @@ def test_who_takes_the_daemon_down_does_not_wait_for_a_scheduler_that_is_left_al
         await ending
 
     schedule(tmp_path, scene)
+
+
+def test_a_job_that_cannot_be_ended_hides_no_news_of_the_others_and_is_seldom_tried(tmp_path: Path) -> None:
+    other = PilotId("pilot-2")
+
+    async def scene(scheduling: Scheduling, cluster: Cluster, listener: Listener) -> None:
+        cluster.undying = {JobId("1")}
+        for pilot in (P, other):
+            scheduling.submit(pilot)
+        await listener.until(("seen", other, "running"))
+        began_s, polls = time.monotonic(), cluster.polls
+        scheduling.cancel(P)
+        while cluster.polls < polls + 20:
+            await asyncio.sleep(0.001)
+        assert 1 <= cluster.calls.count("1") <= 1 + (time.monotonic() - began_s) / FIRST_S
+        cluster.become(JobId("2"), JobState(phase="ended", end="completed"))
+        await listener.until(("seen", other, "ended"))
+        cluster.undying = set()
+        while not cluster.cancelled:
+            await asyncio.sleep(0.001)
+
+    schedule(tmp_path, scene)
+
+
+def test_it_asks_what_has_become_of_all_jobs_before_it_ends_one(tmp_path: Path) -> None:
+    async def scene(pilots: Pilots, cluster: Cluster) -> None:
+        await pilots.submit(P)
+        scheduling = Scheduling(pilots, Listener().ears, PollPace(lambda: 3600.0, 3600.0))
+        scheduling.cancel(P)
+        working = asyncio.create_task(scheduling.run())
+        while not cluster.cancelled:
+            await asyncio.sleep(0.001)
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        assert cluster.calls == ["poll", "1"]
+
+    play(tmp_path, scene)
+
+
+def test_one_job_that_cannot_be_ended_keeps_no_other_when_the_daemon_goes_down(tmp_path: Path) -> None:
+    async def scene(pilots: Pilots, cluster: Cluster) -> None:
+        for number in (1, 2, 3):
+            await pilots.submit(PilotId(f"pilot-{number}"))
+        cluster.undying = {JobId("1")}
+        scheduling = Scheduling(pilots, Listener().ears, PollPace(lambda: 0.01, 0.01))
+        ending = asyncio.create_task(scheduling.end_all(20.0))
+        while cluster.polls < 20:
+            await asyncio.sleep(0.001)
+        assert cluster.calls[:4] == ["1", "2", "3", "poll"]
+        cluster.undying = set()
+        while set(cluster.cancelled) < {"1", "2", "3"}:
+            await asyncio.sleep(0.001)
+        for name in cluster.cancelled:
+            cluster.become(name, JobState(phase="ended", end="cancelled"))
+        await ending
+        assert pilots.jobs == {}
+
+    play(tmp_path, scene)
 
 
 def test_more_submissions_than_the_site_allows_wait_in_the_line(tmp_path: Path) -> None:
