@@ -191,7 +191,8 @@ def _named(policy: Policy, caller: Caller, listed: str, further: str = "") -> De
     rule = _match(caller, rules.allow)
     if rule is not None:
         return Decision(allowed=True, by=f"access.{listed}.allow {rule}{further}")
-    unknown = "; your groups cannot be asked for at present" if caller.groups is None else ""
+    depends = caller.groups is None and any(map(names_group, rules.allow))
+    unknown = "; your groups cannot be asked for at present" if depends else ""
     reason = f"the site's [access] {listed}.allow does not name you{unknown}"
     return Decision(allowed=False, by=f"access.{listed}.allow", reason=reason)
 

@@ -31,10 +31,14 @@ class Gate:
 
     Args:
         policy: The site's.
+
+    Attributes:
+        groups_count: Whether any rule names a group; may be set.
     """
 
     def __init__(self, policy: Policy = OPEN) -> None:
         self._policy = policy
+        self.groups_count = True
         self.news: list[Decided] = []
 
     def check(self, session: Session, id: Counter, endpoint: str, table: RoutingTable) -> None:
@@ -71,7 +75,7 @@ class Gate:
         return session.seen
 
     def _not_seen(self, session: Session, endpoint: str, seen: frozenset[str]) -> HpcserveError:
-        if session.caller.groups is None:
+        if session.caller.groups is None and self.groups_count:
             return groups_unknown(endpoint)
         return (
             unknown_endpoint(endpoint, seen) if seen or is_named(self._policy, session.caller) else of_nobody(endpoint)

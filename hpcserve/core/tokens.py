@@ -92,7 +92,7 @@ class Tokens:
     Args:
         rules: What the site demands.
         ages: How long answers count.
-        asks_groups: Whether groups are asked for at present; may be set. While they are not, everybody is in none.
+        asks_groups: Whether groups are asked for at present; may be set. While they are not, they are unknown.
     """
 
     def __init__(self, rules: Rules, ages: Ages, *, asks_groups: bool = True) -> None:
@@ -113,9 +113,7 @@ class Tokens:
             return known.refusal
         if known.person is None or now >= known.until:
             return None
-        groups: tuple[str, ...] | None = ()
-        if self.asks_groups:
-            groups = known.groups if now < known.groups_until else None
+        groups = known.groups if now < known.groups_until else None
         try:
             check_groups(self._rules, groups)
         except HpcserveError as error:

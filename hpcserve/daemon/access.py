@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hpcserve.config import Site
 from hpcserve.core.access import Caller, Deployment, Policy, Rules, Servable, names_group
 from hpcserve.core.sitepaths import caller_directory
@@ -14,10 +16,12 @@ def policy_of(site: Site) -> Policy:
     return Policy(**lists)
 
 
-def names_groups(site: Site) -> bool:
-    """Whether anything in the site file depends on who is in which group."""
+def groups_count(site: Site, visible_to: Iterable[str] = ()) -> bool:
+    """Whether it matters who is in which group of Globus: to the site file, or to these rules of who sees servables."""
+    if site.auth != "globus" or not site.globus.ask_groups:
+        return False
     rules = [rule for each in policy_of(site) for rule in (*each.allow, *each.deny)]
-    return bool(site.globus.groups) or any(map(names_group, rules))
+    return bool(site.globus.groups) or any(map(names_group, rules)) or any(map(names_group, visible_to))
 
 
 def caller_of(identity: Identity) -> Caller:

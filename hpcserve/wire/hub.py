@@ -153,13 +153,14 @@ class PilotSecrets(Message, frozen=True, tag="pilot-secrets"):
     sha256: dict[str, str]
 
 
-class GroupsNamed(Message, frozen=True, tag="groups-named"):
-    """Whether any rule names a group, of the site's or of who sees a servable.
+class GroupsCount(Message, frozen=True, tag="groups-count"):
+    """Whether it matters who is in which group: a rule names one, of the site's or of who sees a servable.
 
-    The broker keeps it for admission, which asks nobody's groups else.
+    If not, groups that are not known are no reason to have somebody try again. The broker keeps it for admission, which
+    asks for nobody's groups then.
     """
 
-    named: bool
+    count: bool
 
 
 # --- broker to controller ---------------------------------------------------------------------------
@@ -353,7 +354,7 @@ ToBroker = (
     | EnrolAsk
     | EnrolVerdict
     | PilotSecrets
-    | GroupsNamed
+    | GroupsCount
     | DecisionsNoted
     | AskToken
     | TokenIs
@@ -374,4 +375,4 @@ ToController = (
     | EnrolAsk
     | TokenIs
 )
-ToAdmission = BrokerUp | Done | EnrolVerdict | PilotSecrets | GroupsNamed | AskToken
+ToAdmission = BrokerUp | Done | EnrolVerdict | PilotSecrets | GroupsCount | AskToken

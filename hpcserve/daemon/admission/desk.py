@@ -36,7 +36,7 @@ from hpcserve.wire.hub import (
     Done,
     EnrolAsk,
     EnrolVerdict,
-    GroupsNamed,
+    GroupsCount,
     Identity,
     PilotSecrets,
     RevokeKey,
@@ -302,9 +302,9 @@ class Desk:
                 self._replies.append(Reply(waiting.connection, welcome))
         elif isinstance(message, PilotSecrets):
             self._secrets = message.sha256
-        elif isinstance(message, GroupsNamed):
+        elif isinstance(message, GroupsCount):
             if self._logins is not None:
-                self._logins.groups_are_named(message.named, self._now)
+                self._logins.groups_count(message.count, self._now)
                 self._follow(self._logins, self._now)
         elif isinstance(message, AskToken):
             token = "" if self._logins is None else self._logins.token(message.token_sha256)

@@ -8,7 +8,7 @@ from hpcserve.auth.accounts import Accounts
 from hpcserve.auth.globus import Globus, read_secret
 from hpcserve.config import Site
 from hpcserve.core.tokens import Ages, Tokens
-from hpcserve.daemon.access import names_groups
+from hpcserve.daemon.access import groups_count
 from hpcserve.daemon.admission.checks import Checks
 from hpcserve.daemon.admission.logins import Logins
 from hpcserve.daemon.registration import rules_of, secret_file
@@ -29,16 +29,9 @@ def logins_of(site: Site) -> Logins:
     """
     rules, said = rules_of(site), site.globus
     ages = Ages(said.cache_s, said.groups_cache_s)
-    tokens = Tokens(rules, ages, asks_groups=said.ask_groups and names_groups(site))
+    tokens = Tokens(rules, ages, asks_groups=groups_count(site))
     account = Accounts(Path(site.access.accounts)).account if site.access.accounts else None
-    return Logins(
-        tokens,
-        rules,
-        keys_per_identity=said.sessions_per_identity,
-        rate=HELLOS,
-        account=account,
-        may_ask_groups=said.ask_groups,
-    )
+    return Logins(tokens, rules, keys_per_identity=said.sessions_per_identity, rate=HELLOS, account=account)
 
 
 def checks_of(site: Site) -> Checks:

@@ -97,7 +97,6 @@ class Logins:
         keys_per_identity: The most keys that one identity may have in at once.
         rate: How often one identity may say HELLO: per second, and how many at once.
         account: The site's account of an identity, by its id and user name; empty if it has none.
-        may_ask_groups: Whether groups may be asked for at all.
     """
 
     def __init__(
@@ -108,11 +107,9 @@ class Logins:
         keys_per_identity: int,
         rate: tuple[float, float],
         account: Callable[[str, str], str] | None = None,
-        may_ask_groups: bool = True,
     ) -> None:
         self._account = account
         self._tokens = tokens
-        self._may_ask_groups = may_ask_groups
         self._rules = rules
         self._most_keys = keys_per_identity
         self._rate = Buckets(*rate, MOST_WAITING)
@@ -225,11 +222,10 @@ class Logins:
             if not line:
                 self._waiting.pop(digest, None)
 
-    def groups_are_named(self, named: bool, now: float) -> None:  # noqa: FBT001  what a message says
+    def groups_count(self, count: bool, now: float) -> None:  # noqa: FBT001  what a message says
         """Whether any rule names a group now; if this is new, all who are in are asked about."""
-        asks = named and self._may_ask_groups
-        if asks != self._tokens.asks_groups:
-            self._tokens.asks_groups = asks
+        if count != self._tokens.asks_groups:
+            self._tokens.asks_groups = count
             for digest in list(self._users):
                 self._review(digest, now)
 

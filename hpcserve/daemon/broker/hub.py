@@ -69,7 +69,7 @@ class Hub:
             hub.EnrolAsk: lambda sender, message: self.tell(CONTROLLER, message),
             hub.EnrolVerdict: lambda sender, message: self.tell(ADMISSION, message),
             hub.PilotSecrets: self._keep,
-            hub.GroupsNamed: self._keep,
+            hub.GroupsCount: self._groups_count,
             hub.AskToken: lambda sender, message: self.tell(ADMISSION, message),
             hub.TokenIs: lambda sender, message: self.tell(CONTROLLER, message),
             hub.DecisionsNoted: lambda sender, message: self._decisions.noted(message.number),
@@ -195,6 +195,10 @@ class Hub:
         )
         self._back.roster_changed(before)
         self._back.tune({id: each.tune for each in message.deployments for id in each.replicas})
+
+    def _groups_count(self, sender: bytes, message: hub.GroupsCount) -> None:
+        self._exchange.gate.groups_count = message.count
+        self._keep(sender, message)
 
     def _keep(self, sender: bytes, message: wire.Message) -> None:
         """What the controller says to admission, which may not be there, or be another one soon."""

@@ -291,7 +291,7 @@ class Admin:
             await controller.guard.note(asking, "see", endpoint, decision)
             if decision.allowed:
                 return name
-        if asking.caller.groups is None:
+        if asking.caller.groups is None and controller.groups_count:
             raise groups_unknown(endpoint)
         seen = [each for each, name in known.items() if controller.sees(asking, name)]
         named = is_named(controller.guard.policy, asking.caller)

@@ -365,7 +365,7 @@ class Controller:
     @property
     def groups_count(self) -> bool:
         """Whether it is asked for who is in which group of Globus."""
-        return self.site.auth == "globus" and self.site.globus.ask_groups and self._telling.names_groups
+        return self._telling.groups_count
 
     def tell_broker(self) -> None:
         """The routing table, as soon as it can be trusted: a replica that is not in it is dead to the broker."""
@@ -375,6 +375,7 @@ class Controller:
     async def wait_for_routes(self) -> None:
         """Returns once the broker was told what is wanted now: what it is told after that, it hears later."""
         await self._telling.routed.wait()
+        self._tell_admission()  # before: nobody whose groups matter from now on is told that an endpoint is not there
         self.tell_broker()
 
     def broker_is_up(self, message: hub.BrokerUp) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 
 from hpcserve.config import Site
-from hpcserve.core.access import Deployment, Servable, names_group
+from hpcserve.core.access import Deployment, Servable
 from hpcserve.core.fleet import Fleet
-from hpcserve.daemon.access import names_groups
+from hpcserve.daemon.access import groups_count
 from hpcserve.daemon.controller.hub import HubLine
 from hpcserve.daemon.controller.pilots import Pilots
 from hpcserve.daemon.controller.plan import Servables, orders, routes
@@ -64,7 +64,7 @@ class Telling:
         self._orders: dict[PilotId, Orders] = {}
         self._routes: hub.Routes | None = None
         self._secrets: hub.PilotSecrets | None = None
-        self._groups: hub.GroupsNamed | None = None
+        self._groups: hub.GroupsCount | None = None
 
     def tell_agents(self, pilots: Iterable[PilotId]) -> None:
         """The agents of these pilots are told what to run."""
@@ -91,16 +91,16 @@ class Telling:
         if message != self._secrets:
             self._secrets = message
             self._line.tell(message)
-        named = hub.GroupsNamed(self.names_groups)
-        if named != self._groups:
-            self._groups = named
-            self._line.tell(named)
+        count = hub.GroupsCount(self.groups_count)
+        if count != self._groups:
+            self._groups = count
+            self._line.tell(count)
 
     @property
-    def names_groups(self) -> bool:
+    def groups_count(self) -> bool:
         """Whether any rule names a group, of the site's or of who sees a servable."""
         visible_to = chain.from_iterable(each.visible_to for each in self._published.values())
-        return names_groups(self._site) or any(map(names_group, visible_to))
+        return groups_count(self._site, visible_to)
 
     def tell_broker(self) -> None:
         """The routing table."""

@@ -68,6 +68,9 @@ def test_whose_groups_are_not_known_is_not_told_what_exists_but_to_try_again() -
             check(gate, ann, endpoint, routes)
         told.add(caught.value.message.replace(endpoint, ""))
     assert len(told) == 1, "whether it exists is not told"
+    gate.groups_count = False
+    with pytest.raises(UnknownEndpoint):  # nobody asks for groups: there is nothing to wait for
+        check(gate, ann, "none", routes)
     recall(ann, Caller("ann", groups=frozenset({"g1"})))
     check(gate, ann, "team", routes)
 
