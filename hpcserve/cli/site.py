@@ -139,12 +139,15 @@ async def _of_the_scheduler(site: Site) -> AsyncIterator[Finding]:
     from hpcserve.cluster.plugins import open_scheduler
     from hpcserve.cluster.script import has_script
     from hpcserve.cluster.site_questions import questions
+    from hpcserve.daemon import placement
     from hpcserve.errors import HpcserveError
 
     try:
         private_directory(site.state_dir)  # a scheduler may keep files in it
         await open_scheduler(site).close()  # it may be of a kind that is not installed
         script = _script(site) if has_script(site) else ""
+        if script and site.daemon.placement == "job":
+            placement.check_script(site)
     except HpcserveError as error:
         yield Finding("scheduler", "failed", str(error))
         return
@@ -161,6 +164,7 @@ async def _of_a_pilot(
     from hpcserve.cluster.finding import Finding
     from hpcserve.cluster.plugins import open_scheduler
     from hpcserve.cluster.site_pilot import Look, houses, modest, reaches, try_pilot
+    from hpcserve.cluster.site_questions import of_a_home
 
     if timeout_s is None:
         yield Finding("pilot", "skipped", "no job was submitted: see --submit")
@@ -170,7 +174,7 @@ async def _of_a_pilot(
         return
     small = modest(site)
     scheduler = open_scheduler(small)
-    look, judged = (Look([], is_home=True), houses) if doors is None else (Look(doors.addresses), reaches)
+    look, judged = (of_a_home(site), houses) if doors is None else (Look(doors.addresses), reaches)
     try:
         for finding in await try_pilot(small, scheduler, look, timeout_s=timeout_s, judged=judged):
             yield finding
