@@ -10,6 +10,7 @@ import typer
 from hpcserve.cli import checks
 from hpcserve.cli.exits import OK
 from hpcserve.cli.options import seconds
+from hpcserve.cli.terminal import note
 
 if TYPE_CHECKING:
     from hpcserve.cluster.finding import Finding
@@ -63,8 +64,13 @@ def _show(name: NAME = None) -> None:
 def _render(name: NAME = None) -> None:
     """Print the job script that would be submitted for a pilot."""
     from hpcserve import config
+    from hpcserve.errors import ConfigError
 
     typer.echo(_script(config.read_site(name)), nl=False)
+    try:
+        config.load_site(name)
+    except ConfigError as error:
+        note(f"it would not be submitted yet: {error}")
 
 
 @app.command("check")
@@ -86,7 +92,8 @@ def _check(
 
     site = config.read_site(name)
     wanted = site.scheduler.kind != "local" if submit is None else submit
-    return asyncio.run(_checked(name, site, timeout if wanted else None))
+    with checks.as_before(site):
+        return asyncio.run(_checked(name, site, timeout if wanted else None))
 
 
 async def _checked(name: str | None, site: Site, timeout_s: float | None) -> int:
