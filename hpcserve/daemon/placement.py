@@ -46,7 +46,7 @@ def check_script(site: Site) -> None:
     Raises:
         ConfigError: It cannot, as ``[daemon]`` is.
     """
-    job = daemon_job(site, site.name)
+    job = _job(site, ())
     with said_of_the_daemon():
         job_script(_asking(site), job, job_name(job.tag, job.pilot))
 
@@ -87,10 +87,14 @@ def daemon_job(site: Site, option: str) -> PilotJob:
     variables = [f"{name}={value}" for name, value in variables_of(option).items()]
     python = site.pilots.python or sys.executable
     daemon = (python, "-P", "-m", "hpcserve.daemon", "--site", option, "--placed")
+    return _job(site, ("env", *variables, *daemon))
+
+
+def _job(site: Site, argv: tuple[str, ...]) -> PilotJob:
     return PilotJob(
         pilot=NAME,
         tag=tag_of(site),
-        argv=("env", *variables, *daemon),
+        argv=argv,
         directory=site.shared_dir,
         log=job_log(site),
         walltime_s=site.daemon.walltime_s,
