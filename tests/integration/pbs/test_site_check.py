@@ -13,7 +13,6 @@ from hpcserve.cli.main import main
 from hpcserve.cluster import site_pilot
 from hpcserve.cluster.finding import Finding
 from hpcserve.cluster.plugins import open_scheduler
-from hpcserve.cluster.probe import Report
 from hpcserve.cluster.site_host import Listeners
 from hpcserve.cluster.site_pilot import Look, houses, modest, reaches, try_pilot
 from hpcserve.cluster.site_questions import of_a_home
@@ -40,7 +39,7 @@ def told(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
 
 
 def tried(
-    site: Site, look: Look | None = None, judged: Callable[[Report], Iterable[Finding]] = reaches
+    site: Site, look: Look | None = None, judged: Callable[..., Iterable[Finding]] = reaches
 ) -> dict[str, Finding]:
     """What comes of the job of one minute, which is to reach an address of this host if to nothing else."""
 
