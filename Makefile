@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-slurm test lint bench clean
+.PHONY: help demo demo-slurm demo-pbs test lint bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,9 @@ demo-slurm: ## the same on a real Slurm of four nodes in namespaces; as root on 
 	@tests/system-packages
 	@$(MAKE) --no-print-directory --silent $(VENV)/.for-demo
 	@$(PY) -m tests.facility.box -- $(VENV)/bin/hpcserve demo --site facility
+
+demo-pbs: $(VENV)/.for-demo ## the same on a stand-in for PBS, whose jobs are processes of this machine
+	@$(PY) -m tests.integration.pbs -- $(VENV)/bin/hpcserve demo --site stand-in
 
 # The packages come first: without python3-venv there is no virtual environment.
 test: ## run all tests; as root on Debian, install what they need

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import typer
@@ -18,10 +19,24 @@ SITE_FILE, STATE_DIR, SHARED_DIR = "site file", "state_dir", "shared_dir"
 
 def tell(finding: Finding) -> int:
     """Prints a finding as soon as it is known; the exit code that it stands for."""
-    typer.echo(f"{finding.outcome:<8} {finding.subject}: {finding.told}")
+    typer.echo(f"{finding.outcome:<8} {finding.subject}: {' '.join(finding.told.split())}")  # a command may say lines
     if finding.outcome != "failed":
         return OK
     return USAGE if finding.subject == SITE_FILE else FAILED
+
+
+@contextmanager
+def as_before(site: Site) -> Iterator[None]:
+    """The directories of the site that are made meanwhile go again at the end, unless something is kept in them."""
+    made = [
+        each for place in (site.state_dir, site.shared_dir) for each in (place, *place.parents) if not each.exists()
+    ]
+    try:
+        yield
+    finally:
+        for each in made:
+            with suppress(OSError):  # it has something in it, or was not made
+                each.rmdir()
 
 
 def site_file(name: str | None, site: Site) -> Finding:

@@ -169,20 +169,21 @@ def _no_longer_set(unset: dict[str, float], *, is_told: bool) -> str:
 
 
 def wait_ready(client: Client, deployed: Deployed, *, timeout_s: float | None = None) -> None:
-    """Returns when all replicas of a deployment are ready; says meanwhile why one has ended before it was.
+    """Returns when all replicas of a deployment are ready; says meanwhile why one has ended, and what is in their way.
 
     Raises:
         DeploymentFailed: They cannot start.
         NotFound: Somebody took the deployment back, or deployed another version.
         DeadlineExceeded: It takes longer than ``timeout_s``.
     """
+    from hpcserve.cli.hindrance import Hindrance
     from hpcserve.cli.lasting import warn_if_it_ends
     from hpcserve.errors import DeadlineExceeded, DeploymentFailed, NotFound
     from hpcserve.wire.admin import AskStatus, Status
 
     until = float("inf") if timeout_s is None else time.monotonic() + timeout_s
     has_told = False
-    restarts, told = None, ""
+    restarts, told, hindrance = None, "", Hindrance()
     while True:
         status = client.call("status", AskStatus(), Status)
         has_told = has_told or warn_if_it_ends(client, status)
@@ -203,6 +204,9 @@ def wait_ready(client: Client, deployed: Deployed, *, timeout_s: float | None = 
         if found.restarts > restarts and found.error and found.error != told:
             told = found.error
             note(f"starting again after: {told.splitlines()[0][:LINE_CHARACTERS]}")
+            hindrance.is_told(told)
+        if lasts := hindrance.news(found.error, time.monotonic()):
+            note(f"{sum(each.state == 'ready' for each in found.replicas)} of {found.wanted} are ready: {lasts}")
         if time.monotonic() >= until:
             reason = f": {found.error.splitlines()[0]}" if found.error else ""
             raise DeadlineExceeded(

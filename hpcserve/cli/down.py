@@ -20,7 +20,7 @@ import typer
 from hpcserve.cli.daemon_pids import is_daemon, noted_pid
 from hpcserve.cli.exits import OK
 from hpcserve.cli.leaving import LOOK_BY_SSH_S, LOOK_S, Leaving
-from hpcserve.cli.left import tell_left_behind, tell_left_earlier
+from hpcserve.cli.left import tell_left_behind, tell_left_by_the_dead, tell_left_earlier
 from hpcserve.cli.options import options, seconds
 from hpcserve.cli.terminal import note, waiting
 from hpcserve.cli.up import SITE
@@ -89,11 +89,8 @@ def _take_down(daemon: Leaving, pilots: Pilots, until: float) -> None:
     with _told_if_interrupted("the daemon may not have been told yet, and then goes on; to end it: hpcserve down"):
         going = _ask(daemon, pilots, until)
     if going is None:
-        typer.echo(
-            f"no daemon runs any more: pid {record.pid} of {record.host} ended without a word; "
-            "pilots that it has left end by themselves after pilots.orphan_s; "
-            "to end them now: hpcserve up, then hpcserve down"
-        )
+        ended = f"no daemon runs any more: pid {record.pid} of {record.host} ended without a word"
+        tell_left_by_the_dead(daemon.own, ended)
         return
     if going.trouble:
         note(f"its pilots, if it has any, may go on until they end by themselves: {going.trouble}")

@@ -35,7 +35,8 @@ class Leaving:
     def __init__(
         self, service: Service, read: Callable[[], ServiceRecord], record: ServiceRecord, site: Site | None = None
     ) -> None:
-        self._site = site
+        self.own = site
+        """Its site, where that is this user's own."""
         self.service = service
         self.record = record
         self._read = read
@@ -45,7 +46,7 @@ class Leaving:
     @property
     def is_own(self) -> bool:
         """Whether it was asked as the daemon of this user's own site."""
-        return self._site is not None
+        return self.own is not None
 
     def lives(self) -> bool:
         """Whether its supervisor, which is here, runs."""
@@ -62,8 +63,8 @@ class Leaving:
 
         if not self.lives():
             return False
-        if self._site is not None and self._site.daemon.placement == "job":
-            farewell.write(self._site.state_dir, "cancel")
+        if self.own is not None and self.own.daemon.placement == "job":
+            farewell.write(self.own.state_dir, "cancel")
         os.kill(self.record.pid, signal.SIGTERM)
         self.rouse()
         return True

@@ -10,6 +10,7 @@ import typer
 from hpcserve.cli import checks
 from hpcserve.cli.exits import OK
 from hpcserve.cli.options import seconds
+from hpcserve.cli.terminal import note
 
 if TYPE_CHECKING:
     from hpcserve.cluster.finding import Finding
@@ -63,8 +64,13 @@ def _show(name: NAME = None) -> None:
 def _render(name: NAME = None) -> None:
     """Print the job script that would be submitted for a pilot."""
     from hpcserve import config
+    from hpcserve.errors import ConfigError
 
     typer.echo(_script(config.read_site(name)), nl=False)
+    try:
+        config.load_site(name)
+    except ConfigError as error:
+        note(f"it would not be submitted yet: {error}")
 
 
 @app.command("check")
@@ -86,7 +92,8 @@ def _check(
 
     site = config.read_site(name)
     wanted = site.scheduler.kind != "local" if submit is None else submit
-    return asyncio.run(_checked(name, site, timeout if wanted else None))
+    with checks.as_before(site):
+        return asyncio.run(_checked(name, site, timeout if wanted else None))
 
 
 async def _checked(name: str | None, site: Site, timeout_s: float | None) -> int:
@@ -139,12 +146,15 @@ async def _of_the_scheduler(site: Site) -> AsyncIterator[Finding]:
     from hpcserve.cluster.plugins import open_scheduler
     from hpcserve.cluster.script import has_script
     from hpcserve.cluster.site_questions import questions
+    from hpcserve.daemon import placement
     from hpcserve.errors import HpcserveError
 
     try:
         private_directory(site.state_dir)  # a scheduler may keep files in it
         await open_scheduler(site).close()  # it may be of a kind that is not installed
         script = _script(site) if has_script(site) else ""
+        if script and site.daemon.placement == "job":
+            placement.check_script(site)
     except HpcserveError as error:
         yield Finding("scheduler", "failed", str(error))
         return
@@ -161,6 +171,7 @@ async def _of_a_pilot(
     from hpcserve.cluster.finding import Finding
     from hpcserve.cluster.plugins import open_scheduler
     from hpcserve.cluster.site_pilot import Look, houses, modest, reaches, try_pilot
+    from hpcserve.cluster.site_questions import of_a_home
 
     if timeout_s is None:
         yield Finding("pilot", "skipped", "no job was submitted: see --submit")
@@ -170,7 +181,7 @@ async def _of_a_pilot(
         return
     small = modest(site)
     scheduler = open_scheduler(small)
-    look, judged = (Look([], is_home=True), houses) if doors is None else (Look(doors.addresses), reaches)
+    look, judged = (of_a_home(site), houses) if doors is None else (Look(doors.addresses), reaches)
     try:
         for finding in await try_pilot(small, scheduler, look, timeout_s=timeout_s, judged=judged):
             yield finding

@@ -16,13 +16,25 @@ import re
 from collections.abc import Collection, Iterator
 
 from hpcserve.cluster import pbs_shell
-from hpcserve.cluster.script_options import directive, one_line
+from hpcserve.cluster.script_options import asked, directive, not_for_directives, one_line
 from hpcserve.cluster.seam import JobId, PilotJob, own_log
 from hpcserve.config import Pilots, Site
 from hpcserve.errors import ConfigError
 
-_SHELL = re.compile(r"(?:^|\s)-S")
-_ARRAY = re.compile(r"(?:^|\s)-J")
+_FLAGS = "GIVXfhz"
+_OF_THE_LOG = "since `hpcserve logs` shows what PBS says of a pilot beside its log; remove it"
+_NOT = {
+    "N": "by which hpcserve finds a pilot's job again; remove it",
+    "J": "which makes a job array, and a pilot is one job; remove it, and set pilots.max_pilots",
+    "o": _OF_THE_LOG,
+    "e": _OF_THE_LOG,
+    "z": "with which qsub does not tell a job's id; remove it",
+}
+"""Options that stand in no directive, and why."""
+
+_LASTS = re.compile(r"(?:^|,)\s*(?:(?:min|max)_)?walltime=")
+_OF_A_CHUNK = re.compile(r"(?:^|,)\s*((?:nodes|ncpus|ngpus|mem|vmem|mpiprocs|ompthreads)=)")
+_BLOCKS = re.compile(r"(?:^|,)\s*block=")
 
 
 def options(site: Site, job: PilotJob, name: str, after: Collection[JobId] = ()) -> Iterator[str]:
@@ -33,11 +45,11 @@ def options(site: Site, job: PilotJob, name: str, after: Collection[JobId] = ())
     """
     pilots = site.pilots
     _check(pilots)
-    has_shell = any(_SHELL.search(line) for line in pilots.directives)
+    has_shell = any(name == "S" for line in pilots.directives for name, _ in asked(line, _FLAGS))
     shell = "" if has_shell else str(pbs_shell.path(job.directory))
     _check_path("-o", str(job.log), ":", "which would end a host's name")
     _check_path("-S", shell, "@,", "which would begin a host's name or another path")
-    asked = {
+    wanted = {
         "-N ": name,
         "-S ": shell,
         "-A ": pilots.account,
@@ -47,7 +59,7 @@ def options(site: Site, job: PilotJob, name: str, after: Collection[JobId] = ())
         "-l walltime=": walltime(job.walltime_s),
         "-o ": str(own_log(job.log)),
     }
-    for option, value in asked.items():
+    for option, value in wanted.items():
         if value:
             yield f"{option}{one_line(value, option.strip(' ='))}"
     yield "-j oe"
@@ -85,11 +97,9 @@ def _check_path(option: str, path: str, not_in_it: str, why: str) -> None:
 
 
 def _check(pilots: Pilots) -> None:
-    if any(_ARRAY.search(line) for line in pilots.directives):
-        raise ConfigError(
-            "pilots.directives: expected no -J, which makes a job array, and a pilot is one job; remove it, and let "
-            "pilots.max_pilots say how many there may be"
-        )
+    for line in pilots.directives:
+        for name, value in asked(line, _FLAGS):
+            _check_directive(name, value)
     if pilots.qos:
         raise ConfigError(f"pilots.qos: expected none, since PBS has queues alone, got {pilots.qos!r}; leave it empty")
     if pilots.reservation and pilots.partition:
@@ -99,3 +109,15 @@ def _check(pilots: Pilots) -> None:
         )
     if pilots.launcher == "srun":
         raise ConfigError("pilots.launcher: expected 'mpiexec' or 'process', got 'srun', which is Slurm's")
+
+
+def _check_directive(name: str, value: str) -> None:
+    if name in _NOT:
+        raise not_for_directives(f"-{name}", _NOT[name])
+    if name == "W" and _BLOCKS.search(value):
+        raise not_for_directives("-W block", "with which qsub does not answer before the job has ended; remove it")
+    if name == "l" and _LASTS.search(value):
+        raise not_for_directives("-l walltime", "since agents are told how long their jobs last; set pilots.walltime_s")
+    if name == "l" and (found := _OF_A_CHUNK.search(value)):
+        why = "which PBS takes from no job with a -l select, as pilots are; set pilots.cpus_per_node and the like"
+        raise not_for_directives(f"-l {found[1]}", f"{why}, or pilots.constraint")

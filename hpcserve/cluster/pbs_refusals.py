@@ -82,7 +82,7 @@ _WHAT_TO_DO = (
     ("reservation", "correct pilots.reservation in the site file"),
     ("unauthorized", "ask the site whether this user may submit to this queue"),
     ("uid", "ask the site whether this user may submit"),
-    ("name is too long", "shorten the name that pilots.directives gives the job"),
+    ("name is too long", "shorten the name that pilots.script gives the job"),
     ("illegal", "correct pilots.directives in the site file, or what pilots.script holds"),
     ("usage", "correct pilots.directives in the site file, or what pilots.script holds"),
 )  # fmt: skip

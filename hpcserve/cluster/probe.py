@@ -7,6 +7,8 @@ file of the shared directory. That this module starts at all shows that the node
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +39,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         record_error: Why it cannot.
         listens: The address at which a daemon could listen there; empty if it was not to try, or cannot.
         listen_error: Why it cannot.
+        path: Its PATH.
+        missing: Which commands, of those that it was to look for, are not there.
     """
 
     host: str
@@ -47,6 +51,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     record_error: str = ""
     listens: str = ""
     listen_error: str = ""
+    path: str = ""
+    missing: tuple[str, ...] = ()
 
 
 def _obstacles(addresses: list[str]) -> dict[str, Obstacle]:
@@ -89,6 +95,7 @@ def main() -> int:
     parser.add_argument("--address", action="append", default=[], help="HOST:PORT of a ZeroMQ socket to reach")
     parser.add_argument("--record", type=Path, help="the service record to read")
     parser.add_argument("--listen", default="", metavar="HOST", help="where a daemon is to be able to listen here")
+    parser.add_argument("--command", action="append", default=[], help="a command that is to be in PATH here")
     options, _of_agents = parser.parse_known_args()
     epoch, record_error = _record(options.record)
     listens, listen_error = _listens(options.listen)
@@ -101,6 +108,8 @@ def main() -> int:
         record_error=record_error,
         listens=listens,
         listen_error=listen_error,
+        path=os.environ.get("PATH", "not set"),
+        missing=tuple(name for name in options.command if shutil.which(name) is None),
     )
     part = options.report.with_suffix(".part")
     part.write_bytes(msgspec.json.encode(report))

@@ -43,17 +43,20 @@ class Look:
         addresses: ``HOST:PORT`` of ZeroMQ sockets that it is to reach.
         record: The service record that it is to read; None: none.
         is_home: Whether to try if a daemon could listen there, as ``network.host`` says.
+        commands: What is to be found in PATH there.
     """
 
     addresses: Sequence[str]
     record: Path | None = None
     is_home: bool = False
+    commands: Sequence[str] = ()
 
     def argv(self, site: Site, report: Path) -> tuple[str, ...]:
         """The command that looks, and writes what it saw to ``report``."""
         argv = [site.pilots.python or sys.executable, "-P", "-m", "hpcserve.cluster.probe", "--report", str(report)]
         argv += [word for address in self.addresses for word in ("--address", address)]
         argv += ["--listen", site.network.host] if self.is_home else []
+        argv += [word for command in self.commands for word in ("--command", command)]
         return (*argv, *(() if self.record is None else ("--record", str(self.record))))
 
 
@@ -200,7 +203,7 @@ def reaches(report: Report) -> Iterator[Finding]:
 
 
 def houses(report: Report) -> Iterator[Finding]:
-    """Whether a daemon that runs in a job could listen on the node, for others to connect to."""
+    """Whether a daemon that runs in a job could listen on the node, for others to connect to, and submit pilots."""
     wrong = report.listen_error
     if report.listens and not wrong and is_loopback(report.listens):
         wrong = f"network.host is {report.listens} there, which other hosts cannot reach"
@@ -209,6 +212,10 @@ def houses(report: Report) -> Iterator[Finding]:
         yield Finding("interface", "failed", f"{told}; set network.host to an interface of the compute nodes")
     elif report.listens:  # a hpcserve of another version does not try
         yield Finding("interface", "ok", f"on {report.host} a daemon could listen at {report.listens}")
+    if report.missing:
+        missing = f"{', '.join(report.missing)} not found in PATH ({report.path})"
+        how = 'have pilots.setup make them found, such as by "export PATH=$PATH:/opt/pbs/bin" or "module load slurm"'
+        yield Finding("commands", "failed", f"on {report.host}, where a daemon could run: {missing}; {how}")
     yield Finding("network", "skipped", "whether pilots reach the daemon is told once it runs: hpcserve doctor --pilot")
 
 

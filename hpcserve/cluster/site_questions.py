@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from hpcserve.cluster.finding import Finding
+from hpcserve.cluster.site_pilot import Look
 from hpcserve.config import Site
 
 _STEPS_IN_JOBS = frozenset({"slurm"})
@@ -33,6 +34,18 @@ async def questions(site: Site, script: str, user: str) -> AsyncIterator[Finding
         return
     async for finding in found:
         yield finding
+
+
+def of_a_home(site: Site) -> Look:
+    """What a node is to look at on which a daemon could run."""
+    return Look([], is_home=True, commands=_commands(site))
+
+
+def _commands(site: Site) -> tuple[str, ...]:
+    """What a daemon has to find in its PATH, to speak with the scheduler."""
+    from hpcserve.cluster import site_pbs, site_slurm
+
+    return {"slurm": site_slurm.COMMANDS, "pbs": site_pbs.COMMANDS}.get(site.scheduler.kind, ())
 
 
 def steps_in_jobs(site: Site) -> bool:

@@ -8,7 +8,8 @@
   while the deployment's replicas answer nothing: when they end so again and again the deployment fails
   (:meth:`Blame.judge`). One that was killed because a request hung, or because nobody waited any more for what it
   ran, like one that was lost with its pilot, counts against nobody;
-* when pilots are given up, every deployment that has no replica left fails, since none can be started.
+* when pilots are given up, every deployment that has no replica left fails, since none can be started; not one that is
+  paused, as it is to have none.
 
 A deployment that failed is tried again when it is wanted anew.
 """
@@ -87,7 +88,7 @@ class Blame:
         """No pilot will be submitted for long. What has no replica fails; what lacks some is told why."""
         here = Counter(replica.deployment for replica in self._roster.alive())
         for deployment in self._roster.deployments.values():
-            if deployment.target is None:
+            if deployment.target is None or deployment.is_paused:
                 continue
             if not here[deployment.name]:
                 yield self._fail(deployment, reason, output, pilots_ended=True)

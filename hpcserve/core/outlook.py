@@ -87,7 +87,7 @@ def plan_in_words(
     """
     because = reason_in_words(known, waiting=waiting)
     if here >= known.replicas and known.scaler is None and not room:
-        return f"{counted(known.replicas, 'replica')}, fixed" if known.replicas else "paused"
+        return "paused" if known.is_paused else f"{counted(known.replicas, 'replica')}, fixed"
     if room:
         because = f"{because}; {room}"
     count = counted(known.due, "replica") if known.due else "no replica"

@@ -71,6 +71,7 @@ class PilotLife:
         self._vain_s = FIRST_VAIN_S
         self._last_refused_s = -math.inf
         self._refused_s = 0.0
+        self._told_s = -math.inf
         self.submit_not_before_s = 0.0
         """No pilot is submitted before."""
 
@@ -83,6 +84,8 @@ class PilotLife:
         known.waits_for = SILENT if phase == "running" and not known.reported else waits_for
         if phase != "unknown" and self._is_after_refusal(known):
             self._refused_s = 0.0
+        if phase != "unknown" and known.submitted_s is not None and known.submitted_s > self._told_s:
+            self._came_for_all()  # the scheduler has taken one since it was told that it takes none
         if known.phase != "leaving":
             known.phase = phase
 
@@ -99,7 +102,7 @@ class PilotLife:
             return
         again_s = now + (0.0 if pause_s == 0.0 else max(self._refused(known, now), pause_s or 0.0))
         self.submit_not_before_s = max(self.submit_not_before_s, again_s)
-        self._tell_who_waits(reason)
+        self._tell_who_waits(reason, now)
 
     def _refused(self, pilot: FleetPilot, now: float) -> float:
         """The pause after a submission that failed: longer than the one before it, if it came after that."""
@@ -113,7 +116,8 @@ class PilotLife:
         """Of several that were submitted at once the first one counts."""
         return pilot.submitted_s is not None and pilot.submitted_s > self._last_refused_s
 
-    def _tell_who_waits(self, reason: str) -> None:
+    def _tell_who_waits(self, reason: str, now: float) -> None:
+        self._told_s = now
         here = Counter(replica.deployment for replica in self._roster.alive())
         for deployment in self._roster.deployments.values():
             if here[deployment.name] < deployment.due and not deployment.failed:
@@ -149,7 +153,8 @@ class PilotLife:
             self.submit_not_before_s = now + CANCEL_PAUSE_S
             self._tell_who_waits(
                 f"{NO_PILOT} for {CANCEL_PAUSE_S:g} s, since pilots are cancelled from outside, the last one, {pilot}, "
-                f"so: {cause}; see: hpcserve logs {pilot}"
+                f"so: {cause}; see: hpcserve logs {pilot}",
+                now,
             )
         self._cancelled_s = now
 
@@ -157,6 +162,7 @@ class PilotLife:
         again_s = self._restarts.failed(now)
         self.submit_not_before_s = now + GIVEN_UP_S if again_s is None else again_s
         if again_s is None:
+            self._told_s = now
             yield from self._blame.pilots_failed(reason, output)
 
     def requeued(self, pilot: PilotId, cause: str, now: float, kind: LossKind) -> Iterable[Action]:
@@ -215,6 +221,9 @@ class PilotLife:
         pilot.reported = True
         if pilot.submitted_s is not None:
             self._succession.waited(now - pilot.submitted_s)
+        self._came_for_all()
+
+    def _came_for_all(self) -> None:
         for deployment in self._roster.deployments.values():
             self.came_for(deployment)
 

@@ -120,6 +120,11 @@ class FleetDeployment:
         return self.replicas if self.share is None else min(self.share, self.replicas)
 
     @property
+    def is_paused(self) -> bool:
+        """Whether it was said that it is to have no replica; one with a scaler may have some again by itself."""
+        return not self.replicas and self.scaler is None
+
+    @property
     def promised(self) -> int:
         """So many replicas it gets before any room is shared: all where their number is fixed, else the minimum."""
         return self.replicas if self.scaler is None else min(self.replicas, self.scaler.bounded(0))

@@ -22,6 +22,13 @@ NOT_WRITTEN = "which ones could not be written down: the disk was full"
 NOT_SEEN_TO = "the daemon's controller did not end them: it stood still or was killed, and the next one too"
 NOT_CONFIRMED = "the daemon's controller was killed before it knew that the job has ended"
 
+KILLED = "its daemon ended without a word"
+
+
+def not_ended(phase: str) -> str:
+    """Why one may go on of which the scheduler says no more than this."""
+    return f"the batch scheduler still called it {phase} when the daemon went down; its node may be lost"
+
 
 class LeftBehind(msgspec.Struct, frozen=True):
     """A pilot that may go on; ``job`` is empty if the scheduler never told its id."""

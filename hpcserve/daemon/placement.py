@@ -13,11 +13,12 @@ from pathlib import Path
 import msgspec
 
 from hpcserve.cluster.plugins import open_scheduler
-from hpcserve.cluster.seam import JobId, PilotJob, Scheduler
+from hpcserve.cluster.script import job_script
+from hpcserve.cluster.seam import JobId, PilotJob, Scheduler, job_name
 from hpcserve.config import Site, variables_of
 from hpcserve.daemon.controller.job import service_tag
 from hpcserve.daemon.logs import log_path
-from hpcserve.daemon.placing import Placing
+from hpcserve.daemon.placing import Placing, said_of_the_daemon
 from hpcserve.types import PilotId
 
 NAME = PilotId("0")
@@ -36,6 +37,22 @@ def job_log(site: Site) -> Path:
 
 def open_placing(site: Site) -> Scheduler:
     """The site's scheduler, for jobs that ask for what ``[daemon]`` says."""
+    return Placing(open_scheduler(_asking(site)))
+
+
+def check_script(site: Site) -> None:
+    """Whether the script of such a job can be made.
+
+    Raises:
+        ConfigError: It cannot, as ``[daemon]`` is.
+    """
+    job = _job(site, ())
+    with said_of_the_daemon():
+        job_script(_asking(site), job, job_name(job.tag, job.pilot))
+
+
+def _asking(site: Site) -> Site:
+    """The site with ``[daemon]`` in the place of ``[pilots]``."""
     daemon = site.daemon
     pilots = msgspec.structs.replace(
         site.pilots,
@@ -57,7 +74,7 @@ def open_placing(site: Site) -> Scheduler:
         memory_per_node_mib=daemon.memory_per_node_mib,
         directives=daemon.directives,
     )
-    return Placing(open_scheduler(msgspec.structs.replace(site, pilots=pilots)))
+    return msgspec.structs.replace(site, pilots=pilots)
 
 
 def daemon_job(site: Site, option: str) -> PilotJob:
@@ -70,10 +87,14 @@ def daemon_job(site: Site, option: str) -> PilotJob:
     variables = [f"{name}={value}" for name, value in variables_of(option).items()]
     python = site.pilots.python or sys.executable
     daemon = (python, "-P", "-m", "hpcserve.daemon", "--site", option, "--placed")
+    return _job(site, ("env", *variables, *daemon))
+
+
+def _job(site: Site, argv: tuple[str, ...]) -> PilotJob:
     return PilotJob(
         pilot=NAME,
         tag=tag_of(site),
-        argv=("env", *variables, *daemon),
+        argv=argv,
         directory=site.shared_dir,
         log=job_log(site),
         walltime_s=site.daemon.walltime_s,

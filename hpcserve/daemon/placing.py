@@ -43,7 +43,7 @@ class Placing:
 
     async def submit(self, job: PilotJob) -> JobId:
         """Hands in one job."""
-        with _said_of_the_daemon():
+        with said_of_the_daemon():
             return await self._scheduler.submit(job)
 
     async def poll(self, jobs: Collection[JobId]) -> Mapping[JobId, JobState]:
@@ -69,7 +69,8 @@ class Placing:
 
 
 @contextmanager
-def _said_of_the_daemon() -> Iterator[None]:
+def said_of_the_daemon() -> Iterator[None]:
+    """What an adapter refuses of a pilot job is said of the daemon's."""
     try:
         yield
     except HpcserveError as error:

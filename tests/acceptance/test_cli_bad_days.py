@@ -16,6 +16,7 @@ from hpcserve import examples
 from tests.acceptance.newcomer import HPCSERVE, TIMEOUT_S, User, until, user_in
 
 STREAM_CODE = 74
+MACHINE = 8
 
 
 @pytest.fixture
@@ -118,9 +119,14 @@ def test_a_killed_supervisor_is_replaced_by_up(user: User) -> None:
     user.ok("up", "--detach")
     user.ok("publish", examples.path("echo"))
     user.ok("deploy", "echo")
+    (pilot,) = user.status()["pilots"]
     pids = _kill_supervisor(user)
     said = user.fails(3, "status")
     assert said.endswith(f" on {socket.gethostname()}; if it was killed, start it there again: hpcserve up\n")
+    left = user.run("down")
+    assert left.returncode == MACHINE
+    named = f"{pilot['pilot']}, job {pilot['job']}, may go on: its daemon ended without a word"
+    assert named in left.stderr.decode()
     user.ok("up", "--detach")
     assert user.ok("run", "echo.echo", "--input", "-", given=b"[1]") == '{"x": [1.0]}\n'
     assert set(user.status()["processes"].values()).isdisjoint(pids)
@@ -131,7 +137,7 @@ def test_a_killed_supervisor_is_replaced_by_up(user: User) -> None:
 def test_a_killed_supervisor_needs_no_down(user: User) -> None:
     user.ok("up", "--detach")
     _kill_supervisor(user)
-    assert user.ok("down").startswith("no daemon runs any more: pid ")
+    assert re.fullmatch(r"no daemon runs any more: pid \d+ .* ended without a word; no pilot.*\n", user.ok("down"))
     assert user.processes() == []
 
 

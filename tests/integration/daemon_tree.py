@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-import pytest
-
 from hpcserve import Client
 from hpcserve.client.services import Service
 from hpcserve.wire import admin
@@ -105,10 +103,13 @@ class Daemon:
     @contextlib.contextmanager
     def environment(self) -> Iterator[None]:
         """This process is, for a while, one of this home."""
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in self.variables.items():
-                patch.setenv(name, value)
+        before = os.environ.copy()
+        os.environ.update(self.variables)
+        try:
             yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
     def rival(self) -> Daemon:
         """Another daemon of the same home, not started."""

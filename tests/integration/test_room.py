@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpcserve import Client
+from hpcserve.cli import hindrance
 from hpcserve.cli.deploy import wait_ready
 from hpcserve.errors import DeadlineExceeded, InvalidInput
 from hpcserve.wire import admin
@@ -26,7 +27,9 @@ def serve(client: Client, endpoint: str, replicas: int) -> admin.Deployed:
     return client.call("deploy", wanted, admin.Deployed)
 
 
-def test_replicas_for_which_there_is_no_room(daemon: Daemon) -> None:
+def test_replicas_for_which_there_is_no_room(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with daemon.client() as client:
         client.call("publish", admin.Publish(path=str(EXAMPLES / "echo")), admin.Published)
         with pytest.raises(InvalidInput, match=f"replicas is 3; expected 0 or more; {LIMIT}"):
@@ -37,6 +40,11 @@ def test_replicas_for_which_there_is_no_room(daemon: Daemon) -> None:
         assert until(lambda: deployment(client, "second").error, "it is told why") == reason
         with pytest.raises(DeadlineExceeded, match=f"second is still starting after 0.1 s: {reason}; see: "):
             wait_ready(client, second, timeout_s=0.1)
+        monkeypatch.setattr(hindrance, "LASTS_S", 0.0)
+        assert capsys.readouterr().err == "", "it has not lasted"
+        with pytest.raises(DeadlineExceeded):
+            wait_ready(client, second, timeout_s=0.1)
+        assert capsys.readouterr().err == f"0 of 1 are ready: {reason}\n"
         assert deployment(client, "first").error == ""
         client.call("undeploy", admin.Undeploy(endpoint="first"), admin.Undeployed)
         wait_ready(client, second, timeout_s=30)

@@ -216,7 +216,10 @@ class Controller:
         self._note_left(self.fence.trouble)
 
     def _note_left(self, why: str) -> None:
-        left = [LeftBehind(pilot, job.name or "", why or job.state.cause) for pilot, job in self.pilots.jobs.items()]
+        left = [
+            LeftBehind(pilot, job.name or "", why or job.state.cause or leftovers.not_ended(job.state.phase))
+            for pilot, job in self.pilots.jobs.items()
+        ]
         leftovers.write(self.site.shared_dir, left)
 
     async def close(self) -> None:

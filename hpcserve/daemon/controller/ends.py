@@ -59,7 +59,9 @@ def _by_itself(state: JobState, output: str) -> str:
         if said:
             return said
     ended = exit_in_words(state.exit_code)
-    return ended if state.cause in ("", ended) else f"{ended} ({state.cause})"
+    if ended in state.cause:
+        return state.cause
+    return f"{ended} ({state.cause})" if state.cause else ended
 
 
 def _last(pattern: re.Pattern[str], output: str) -> str:

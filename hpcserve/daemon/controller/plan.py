@@ -118,10 +118,8 @@ def _route(
 def failure(known: FleetDeployment) -> str:
     """Why a deployment failed, and what to do."""
     if known.pilots_ended:
-        return (
-            f"{known.reason}; correct the site file (then hpcserve down and up), "
-            "or deploy it again when pilot jobs start again"
-        )
+        correct = "after that" if _OF_SITE in known.reason else "correct the site file, then"
+        return f"{known.reason}; {correct} hpcserve down and up; or deploy it again when pilot jobs start again"
     goes_on = f"; version {known.fallback.digest[:12]} goes on serving" if known.fallback is not None else ""
     if _TELLS_TO.search(known.reason):
         return known.reason + goes_on

@@ -31,6 +31,10 @@ def illegal_value(name: str) -> PbsError:
     return PbsError(166, f"Illegal attribute or resource value Resource_List.{name}")
 
 
+def not_beside_select(name: str) -> PbsError:
+    return PbsError(5, f'"-lresource=" cannot be used with "select" or "place", resource is: {name}')
+
+
 def unauthorized(name: str) -> PbsError:
     return PbsError(159, f"Unauthorized Request  {name}")
 

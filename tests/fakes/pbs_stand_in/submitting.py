@@ -13,6 +13,7 @@ from tests.fakes.pbs_stand_in import refusals, words
 from tests.fakes.pbs_stand_in.store import KNOWN_RESOURCES, Job, State
 
 _OPTIONS = "A:J:N:P:S:VW:e:hj:k:l:m:o:p:q:r:v:"
+_OF_A_HOST = frozenset({"arch", "host", "mem", "mpiprocs", "ncpus", "ngpus", "ompthreads"})
 _SIZE = re.compile(r"(\d+)(b|kb|mb|gb|tb|)", re.IGNORECASE)
 
 
@@ -70,7 +71,7 @@ def _options(argv: list[str], script: str) -> dict[str, Any]:
     lines = []
     for line in script.splitlines():
         if line.startswith("#PBS"):
-            lines.append(shlex.split(line.removeprefix("#PBS")))
+            lines.append(_split(line.removeprefix("#PBS")))
         elif line.strip() and not line.startswith("#"):
             break
     for words_ in (*lines, argv):
@@ -83,6 +84,13 @@ def _options(argv: list[str], script: str) -> dict[str, Any]:
         for option, value in options:
             _take(found, option[1:], value)
     return found
+
+
+def _split(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise refusals.usage() from error
 
 
 def _take(found: dict[str, Any], option: str, value: str) -> None:
@@ -110,6 +118,9 @@ def _resources(asked: list[str]) -> tuple[dict[str, int | str], list[dict[str, i
                 place = value
             else:
                 whole[name] = _resource(name, value)
+    if any(line.startswith(("select=", "place=")) for line in asked):
+        for name in whole.keys() & _OF_A_HOST:
+            raise refusals.not_beside_select(name)
     chunks, parts = [], []
     for part in select.split("+"):
         number, *pairs = part.split(":")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from hpcserve.cluster.finding import Finding
 from hpcserve.cluster.plugins import open_scheduler
 from hpcserve.cluster.script import job_script
 from hpcserve.cluster.site_host import Listeners
-from hpcserve.cluster.site_pilot import Look, modest, reaches, try_pilot
+from hpcserve.cluster.site_pilot import Look, houses, modest, reaches, try_pilot
+from hpcserve.cluster.site_questions import of_a_home
 from hpcserve.config import Site, home, read_site
 from tests.integration.pbs.conftest import NewServer
 from tests.integration.pbs.server import PbsServer
@@ -39,14 +41,16 @@ def told(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     return {f"{line[1]} {line[2]}": line[3] for line in lines if line is not None}
 
 
-def tried(site: Site) -> dict[str, Finding]:
-    """What comes of the job of one minute."""
+def tried(
+    site: Site, look: Look | None = None, judged: Callable[..., Iterable[Finding]] = reaches
+) -> dict[str, Finding]:
+    """What comes of the job of one minute, which is to reach an address of this host if to nothing else."""
 
     async def try_it() -> list[Finding]:
         scheduler = open_scheduler(modest(site))
         try:
-            look = Look([listeners.open("127.0.0.1")])
-            return await try_pilot(modest(site), scheduler, look, timeout_s=60.0, judged=reaches)
+            looked = look or Look([listeners.open("127.0.0.1")])
+            return await try_pilot(modest(site), scheduler, looked, timeout_s=60.0, judged=judged)
         finally:
             await scheduler.close()
 
@@ -145,3 +149,21 @@ def test_a_job_that_does_not_start_hpcserve_is_told_by_its_own_words(
     (failed,) = tried(read_site("lab")).values()
     assert failed.outcome == "failed"
     assert failed.told.endswith("No module named hpcserve; compute nodes need pilots.python with hpcserve in it")
+
+
+def test_a_node_that_does_not_find_pbs_can_have_no_daemon(pbs: PbsServer, lab: Path) -> None:
+    file = lab.read_text()
+    lab.write_text(f'{file}[pilots]\nsetup = ["export PATH=/usr/bin:/bin"]\n')
+    site = read_site("lab")
+    failed = tried(site, of_a_home(site), houses)["commands"]
+    assert failed.outcome == "failed"
+    assert "qsub, qstat, qselect, qdel not found in PATH (/usr/bin:/bin); have pilots.setup make them" in failed.told
+    lab.write_text(f'{file}[pilots]\nsetup = ["export PATH={pbs.path}"]\n')
+    site = read_site("lab")
+    assert "commands" not in tried(site, of_a_home(site), houses)
+
+
+def test_what_a_daemons_own_job_may_not_have_is_told(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.write_text(f'{lab.read_text()}[daemon]\nplacement = "job"\ndirectives = ["-N foo"]\n')
+    assert main(["site", "check", "lab", "--no-submit"]) == 1
+    assert told(capsys)["failed scheduler"].startswith("daemon.directives: expected no -N, ")

@@ -305,6 +305,19 @@ def test_a_queues_limits_refuse(pbs: PbsServer, limits: dict[str, object], exit_
     assert done.stderr.startswith("qsub: ")
 
 
+def test_what_belongs_into_a_chunk_is_not_taken_beside_select(pbs: PbsServer) -> None:
+    done = pbs.run("qsub", "-l", "select=2", "-l", "ncpus=4", stdin="true")
+    assert (done.returncode, done.stdout) == (5, "")
+    assert done.stderr == 'qsub: "-lresource=" cannot be used with "select" or "place", resource is: ncpus\n'
+    assert pbs.run("qsub", "-l", "ncpus=4", stdin="true").returncode == 0
+
+
+def test_a_quotation_mark_that_none_ends_is_refused(pbs: PbsServer) -> None:
+    done = pbs.run("qsub", stdin="#!/bin/bash\n#PBS -v A='b\ntrue\n")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("qsub: usage: ")
+
+
 def test_another_users_job_is_told_of_and_may_not_be_deleted(pbs: PbsServer) -> None:
     pbs.add_stranger("7[].pbs", "other@pbs", indices="1-3")
 

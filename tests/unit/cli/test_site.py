@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from hpcserve.cli.checks import tell
 from hpcserve.cli.main import main
+from hpcserve.cluster.finding import Finding
 from hpcserve.config import home, load_site
 from hpcserve.daemon.controller.job import pilot_job, service_tag
 from hpcserve.daemon.preparation import prepare
@@ -56,6 +58,27 @@ def test_what_is_rendered_is_what_would_be_submitted(capsys: pytest.CaptureFixtu
     assert f"\nexec /opt/python -P -m hpcserve.pilot --record {job.directory}/service.json " in script
 
 
+def test_what_a_site_lacks_is_said_beside_its_script(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["site", "render", "polaris"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("#!/bin/bash")
+    assert printed.err.startswith("it would not be submitted yet: ")
+    assert "pilots.account" in printed.err
+
+
+def test_a_finding_is_one_line_whatever_a_command_says(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tell(Finding("PBS", "failed", "qstat -B: Connection refused\nqstat: cannot connect\n  ask")) == 1
+    assert capsys.readouterr().out == "failed   PBS: qstat -B: Connection refused qstat: cannot connect ask\n"
+
+
+def test_a_check_leaves_no_directory_that_was_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own_site("lab", f'base = "local"\nshared_dir = "{tmp_path}/ada/hpcserve"\n')
+    before = sorted(tmp_path.iterdir())
+    assert main(["site", "check", "lab"]) == 0
+    assert "ok       shared_dir: " in capsys.readouterr().out
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_a_site_without_jobs_has_no_script(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["site", "render", "local"]) == 2
     told = "error: site 'local' has no job script, as its scheduler is 'local'\n"
@@ -81,7 +104,7 @@ def test_a_check_submits_a_job_that_comes_back_and_leaves_nothing(capsys: pytest
     assert re.fullmatch(r"ran on \S+ and wrote to shared_dir, \d+ s after it was submitted", told["pilot"])
     assert "reaches this host" in told["network"]
     site = load_site("local")
-    assert list(site.shared_dir.iterdir()) == []
+    assert not site.shared_dir.exists()
     assert site.state_dir.stat().st_mode & 0o777 == 0o700
 
 
@@ -162,7 +185,8 @@ def test_a_check_makes_neither_keys_nor_the_places_of_a_daemon(capsys: pytest.Ca
     site = load_site("local")
     assert main(["site", "check", "local"]) == 0
     assert f"ok       state_dir: {site.state_dir} will be made" in capsys.readouterr().out
-    assert list(site.shared_dir.iterdir()) == list(site.state_dir.glob("keys")) == list(home().glob("*.key")) == []
+    assert not site.shared_dir.exists()
+    assert list(site.state_dir.glob("keys")) == list(home().glob("*.key")) == []
 
 
 SQUEUE = '#!/bin/sh\ncase "$*" in *--version*) echo slurm 22.05.8; exit;; esac\n'

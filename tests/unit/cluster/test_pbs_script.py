@@ -204,6 +204,17 @@ def test_the_agent_counts_no_less_than_what_is_asked_for() -> None:
         ({"directives": ("rm -rf /",)}, r"pilots.directives: expected one option on one line, .* got 'rm -rf /'"),
         ({"directives": ("-J 1-2",)}, r"pilots.directives: expected no -J, which makes a job array"),
         ({"directives": ("-k doe -J1-2",)}, r"pilots.directives: expected no -J, which makes a job array"),
+        ({"directives": ("-N foo",)}, r"pilots.directives: expected no -N, by which hpcserve finds .*; remove it"),
+        ({"directives": ("-l a=b", "-VNfoo")}, r"pilots.directives: expected no -N, by which"),
+        ({"directives": ("-o /tmp/x",)}, r"pilots.directives: expected no -o, since `hpcserve logs` shows"),
+        ({"directives": ("-e /tmp/x",)}, r"pilots.directives: expected no -e, since `hpcserve logs` shows"),
+        ({"directives": ("-z",)}, r"pilots.directives: expected no -z, with which qsub does not tell a job's id"),
+        ({"directives": ("-W umask=22,block=true",)}, r"pilots.directives: expected no -W block, with which qsub"),
+        ({"directives": ("-l walltime=00:00:30",)}, r"expected no -l walltime, since .*; set pilots.walltime_s$"),
+        ({"directives": ("-lfilesystems=home,walltime=99:0:0",)}, r"expected no -l walltime, .*pilots.walltime_s$"),
+        ({"directives": ("-l min_walltime=60",)}, r"expected no -l walltime, .*pilots.walltime_s$"),
+        ({"directives": ("-l ncpus=4",)}, r"expected no -l ncpus=, which PBS takes from no job with a -l select, as "),
+        ({"directives": ("-v A='b",)}, r"pilots.directives: No closing quotation in \"-v A='b\"; end it, or leave"),
         ({"qos": "debug"}, r"pilots.qos: expected none, since PBS has queues alone, got 'debug'; leave it empty"),
         ({"reservation": "R1", "partition": "q"}, r"pilots.reservation: a reservation of PBS is a queue, .*'q'; leave"),
         ({"launcher": "srun"}, r"pilots.launcher: expected 'mpiexec' or 'process', got 'srun', which is Slurm's"),
@@ -212,6 +223,13 @@ def test_the_agent_counts_no_less_than_what_is_asked_for() -> None:
 def test_what_pbs_does_not_have_or_would_be_another_line_is_refused(pilots: dict[str, object], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         job_script(pbs_site(**pilots), made_up(), "x")
+
+
+@pytest.mark.parametrize(
+    "line", ["-v NAME='-N foo'", "-M o@e.org", "-l filesystems=home:mem", "-v walltime=5", "-W umask=22", "-P N"]
+)
+def test_an_option_that_looks_like_one_of_hpcserves_is_taken(line: str) -> None:
+    assert options(job_script(pbs_site(directives=(line,)), made_up(), "x"))[-1] == line
 
 
 def test_a_site_may_have_a_shell_of_its_own_to_lead_its_jobs() -> None:

@@ -144,11 +144,41 @@ def test_the_warning_comes_within_the_job(warn_s: float, walltime_s: float, told
             r"pilots.directives: expected one option on one line, .* got '--gres=x\\ne",
         ),
         ({"directives": ("rm -rf /",)}, r"pilots.directives: expected one option on one line, .* got 'rm -rf /'"),
+        ({"directives": ("--comment='x",)}, r"pilots.directives: No closing quotation in \"--comment='x\"; end it"),
     ],
 )
 def test_what_would_be_another_line_of_the_script_is_refused(pilots: dict[str, object], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         job_script(slurm_site(**pilots), made_up(), "x")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("--job-name=foo", r"no -J, --job-name, by which hpcserve finds a pilot's job again; remove it"),
+        ("-J foo", r"no -J, --job-name, by which"),
+        ("--gres=x -HJfoo", r"no -J, --job-name, by which"),
+        ("--job foo", r"no -J, --job-name, by which"),
+        ("-o x.out", r"no -o, --output, since `hpcserve logs` shows"),
+        ("--error=x.err", r"no -e, --error, since `hpcserve logs` shows"),
+        ("--array=0-3", r"no -a, --array, which makes a job array"),
+        ("-t 5", r"no -t, --time, since agents are told how long their jobs last; set pilots.walltime_s$"),
+        ("--time 99:00:00", r"no -t, --time, since"),
+        ("--time-min=5", r"no --time-min, since"),
+        ("--wait", r"no -W, --wait, with which sbatch does not answer"),
+        ("--test-only", r"no --test-only, with which nothing is submitted"),
+    ],
+)
+def test_what_hpcserve_has_to_have_as_it_is_stands_in_no_directive(line: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=f"^pilots.directives: expected {told}"):
+        job_script(slurm_site(directives=("--nice", line)), made_up(), "x")
+
+
+@pytest.mark.parametrize(
+    "line", ["--comment='-J foo'", "--wait-all-nodes=1", "-C t", "--gres x -C a", "--nice # -J foo", "-A o", "-w t"]
+)
+def test_an_option_that_looks_like_one_of_hpcserves_is_taken(line: str) -> None:
+    assert options(job_script(slurm_site(directives=(line,)), made_up(), "x"))[-1] == line
 
 
 def test_the_agent_takes_the_place_of_the_script_and_gets_its_arguments_whole(tmp_path: Path) -> None:

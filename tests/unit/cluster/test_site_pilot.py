@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import subprocess
 import time
 from collections.abc import Collection, Mapping
@@ -135,6 +136,18 @@ def test_what_a_node_says_of_a_daemon_there(seen: dict[str, Any], outcome: str, 
 def test_of_a_node_that_did_not_try_nothing_is_said() -> None:
     (network,) = houses(Report(host="n1", version="0", python="python"))
     assert network.subject == "network"
+
+
+def test_a_node_looks_for_the_commands_that_a_daemon_would_need_there(tmp_path: Path) -> None:
+    lab = msgspec.structs.replace(load_site("local"), scheduler=Scheduler(kind="pbs"))
+    look = Look([], commands=["sh", "no-such-qsub"])
+    subprocess.run(look.argv(lab, report_of(tmp_path)), check=True, env={**os.environ, "PATH": "/usr/bin:/bin"})
+    report = read_report(tmp_path)
+    assert report is not None
+    assert report.missing == ("no-such-qsub",)
+    (failed, _) = houses(report)
+    assert (failed.subject, failed.outcome) == ("commands", "failed")
+    assert "no-such-qsub not found in PATH (/usr/bin:/bin); have pilots.setup make them found" in failed.told
 
 
 @pytest.mark.parametrize(("host", "listens"), [("127.0.0.1", "127.0.0.1"), ("lo", "127.0.0.1"), ("nope0", "")])

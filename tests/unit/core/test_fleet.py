@@ -300,6 +300,21 @@ def test_pilots_that_are_not_taken_are_no_pilots_that_ended() -> None:
     assert world.fleet.pilots == {}
 
 
+def test_what_is_paused_does_not_fail_with_others_when_pilots_are_given_up() -> None:
+    world = World()
+    paused = DeploymentName("paused")
+    world.fleet.want(paused, V1, 0)
+    world.serve_without_agent()
+    while not world.failures():
+        assert world.pilot is not None
+        world.did += world.fleet.not_submitted(world.pilot, "no such account", world.now, lasting=True)
+        world.step()
+        world.step()
+    assert [failure.deployment for failure in world.failures()] == [D]
+    assert not world.fleet.deployments[paused].failed
+    assert world.fleet.deployments[paused].reason == ""
+
+
 def test_a_full_disk_is_waited_for() -> None:
     world = World()
     world.serve_without_agent()

@@ -329,6 +329,20 @@ def test_once_a_pilot_was_taken_the_next_refusal_is_the_first_again() -> None:
     assert refuse(play) == 5.0
 
 
+def test_that_no_pilot_can_be_submitted_is_said_until_one_was() -> None:
+    play = Play()
+    before = play.serve()
+    play.fleet.want(D, V, 3)
+    play.step()
+    refuse(play)
+    play.fleet.job_seen(before, "running")
+    taken = play.submitted[-1]
+    play.fleet.job_seen(taken, "unknown")
+    assert "QOS tiny is full" in play.fleet.deployments[D].reason, "nobody knows yet of one that was taken since"
+    play.fleet.job_seen(taken, "queued")
+    assert play.fleet.deployments[D].reason == ""
+
+
 @pytest.mark.parametrize(("told_s", "waits_s"), [(2.0, 5.0), (30.0, 30.0), (0.0, 1.0)])
 def test_a_pause_that_the_error_tells_is_kept_where_it_is_longer(told_s: float, waits_s: float) -> None:
     play = Play()

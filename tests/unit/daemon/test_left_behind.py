@@ -25,12 +25,12 @@ BLIND = "the file system has not answered"
 class Ending(Controller):
     """A controller whose pilot does not end."""
 
-    def __init__(self, place: Path, trouble: str) -> None:
+    def __init__(self, place: Path, trouble: str, state: JobState) -> None:
         self.site = site(place)
         self.site.shared_dir.mkdir()
         self.fence: Any = SimpleNamespace(trouble=trouble)
         self.fleet: Any = SimpleNamespace(end_pilots=lambda: None)
-        self.pilots: Any = SimpleNamespace(jobs={P: SimpleNamespace(name="7", state=RUNS)})
+        self.pilots: Any = SimpleNamespace(jobs={P: SimpleNamespace(name="7", state=state)})
         self.scheduling: Any = SimpleNamespace(end_all=self._end_all)
         self._changed = asyncio.Event()
 
@@ -38,11 +38,20 @@ class Ending(Controller):
         """In vain."""
 
 
-@pytest.mark.parametrize(("trouble", "cause"), [("", RUNS.cause), (BLIND, BLIND)])
-def test_they_are_told_with_what_was_in_the_way(tmp_path: Path, trouble: str, cause: str) -> None:
-    controller = Ending(tmp_path, trouble)
+@pytest.mark.parametrize(
+    ("trouble", "state", "cause"),
+    [
+        ("", RUNS, RUNS.cause),
+        (BLIND, RUNS, BLIND),
+        ("", JobState(phase="running"), "the batch scheduler still called it running when the daemon went down; its "),
+    ],
+)
+def test_they_are_told_with_what_was_in_the_way(tmp_path: Path, trouble: str, state: JobState, cause: str) -> None:
+    controller = Ending(tmp_path, trouble, state)
     asyncio.run(controller._end_pilots())
-    assert leftovers.read(controller.site.shared_dir) == (LeftBehind(P, "7", cause),)
+    (left,) = leftovers.read(controller.site.shared_dir)
+    assert (left.pilot, left.job) == (P, "7")
+    assert left.cause.startswith(cause)
     leftovers.write(controller.site.shared_dir, ())
     assert leftovers.read(controller.site.shared_dir) == ()
 

@@ -47,3 +47,8 @@ def test_the_end_of_a_pilot_in_words(end: JobEnd, code: int | None, output: str,
 def test_what_the_exit_code_and_the_scheduler_both_say_is_said_once(cause: str) -> None:
     found = pilot_end(JobState(phase="ended", end="failed", cause=cause, exit_code=-9), "")
     assert found[1] == "killed by signal 9 (SIGKILL)"
+
+
+def test_an_exit_code_is_said_once() -> None:
+    cause = "its script: exit code 137; PBS says: Job run at Sun"
+    assert pilot_end(JobState(phase="ended", end="failed", exit_code=137, cause=cause), "") == ("crashed", cause)

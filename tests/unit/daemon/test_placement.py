@@ -60,6 +60,13 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def test_a_script_that_cannot_be_made_is_told_by_the_fields_of_the_daemon(lab: Path) -> None:
+    placement.check_script(load_site(str(lab)))
+    lab.write_text(LAB.replace('"--nice"', '"--time=5"'))
+    with pytest.raises(ConfigError, match=r"^daemon.directives: expected no -t, --time, .*; set daemon.walltime_s$"):
+        placement.check_script(load_site(str(lab)))
+
+
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Site]:
     """The sites whose schedulers were opened."""

@@ -24,7 +24,14 @@ def test_a_servable_that_cannot_start_is_to_be_corrected() -> None:
 
 def test_a_servable_is_not_to_be_corrected_because_pilots_end() -> None:
     assert failure(made(pilots_ended=True)) == (
-        "it broke; correct the site file (then hpcserve down and up), or deploy it again when pilot jobs start again"
+        "it broke; correct the site file, then hpcserve down and up; or deploy it again when pilot jobs start again"
+    )
+
+
+def test_that_the_site_file_is_to_be_corrected_is_said_once() -> None:
+    said = "no such queue; correct pilots.partition in the site file"
+    assert failure(made(reason=said, pilots_ended=True)) == (
+        f"{said}; after that hpcserve down and up; or deploy it again when pilot jobs start again"
     )
 
 
