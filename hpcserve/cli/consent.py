@@ -48,13 +48,24 @@ def log_in_for(ctx: typer.Context, wanted: LoginRequired) -> None:
         arrival.log_in(wanted, asks, renews=True, same_owner=False)
 
 
-def submitter(client: Client) -> Submitter:
-    """What submits transfers that Globus takes from their owner alone."""
+def submitter(client: Client, *, unasked: bool = False) -> Submitter:
+    """What submits transfers that Globus takes from their owner alone.
+
+    A person is shown each, and asked. A program submits what goes to where it said itself; ``unasked``: anything.
+    """
     from hpcserve.cli.asking import terminal
     from hpcserve.cli.terminal import note
     from hpcserve.client.submitting import Submitter
 
-    return Submitter(client.call, terminal(), note)
+    person = terminal()
+
+    def agrees(told: str, *, is_named: bool) -> bool:
+        note(told)
+        if unasked or person is None:
+            return unasked or is_named
+        return person.agrees("Submit it?")
+
+    return Submitter(client.call, person, agrees, note)
 
 
 def with_logins(
@@ -81,13 +92,15 @@ def with_logins(
     raise wanted
 
 
-def log_in_for_all(ctx: typer.Context, client: Client) -> None:
+def log_in_for_all(ctx: typer.Context, client: Client, *, unasked: bool = False) -> None:
     """As the transfers need it that wait for it; if none does, as results that are yet to come will.
+
+    ``unasked``: what is offered is submitted without asking, wherever it goes.
 
     Raises:
         HpcserveError: As :func:`log_in_for`.
     """
-    by_owner = submitter(client)
+    by_owner = submitter(client, unasked=unasked)
     some = False
     for _ in range(MOST_LOGINS):
         waiting = [each for each in _transfers(client) if _waits(each)]
@@ -96,7 +109,7 @@ def log_in_for_all(ctx: typer.Context, client: Client) -> None:
         some = True
         offered, rest = [each for each in waiting if each.state == "offered"], []
         for each in offered:
-            by_owner.submit(each.id, each.to)
+            by_owner.submit(each.id, None)
         if not offered:
             first = waiting[0]
             log_in_for(ctx, LoginRequired(first.why, detail=first.login))

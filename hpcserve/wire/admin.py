@@ -430,7 +430,7 @@ class AskSubmission(Admin, frozen=True, kw_only=True):
 
 
 class Submission(Admin, frozen=True, kw_only=True):
-    """What the caller's own task is to be. It verifies checksums.
+    """What the caller's own task is to be. It verifies checksums; its label is ``hpcserve SUBMISSION``.
 
     Whoever does not submit it ``within_s`` seconds asks again first. ``login``: what Transfer has wanted of the
     service's, as the detail of the error ``login_required``; ``why``: in its words. ``consents``: collections on which
@@ -441,7 +441,6 @@ class Submission(Admin, frozen=True, kw_only=True):
     source: str
     target: str
     items: tuple[tuple[str, str], ...]
-    label: str
     deadline_s: float
     within_s: float
     login: dict[str, Any]

@@ -71,6 +71,14 @@ class Typist:
             assert self._look(until), f"not said: {self.seen}"
         return self
 
+    def agrees(self, text: str = "y") -> Self:
+        """Says yes, or something else, to the question that stands there."""
+        until = time.monotonic() + self.patience_s
+        while (at := self.seen.find("[y/N] ", self._read_to)) < 0:
+            assert self._look(until), f"nothing asked: {self.seen}"
+        self._read_to = at + 1
+        return self.types(text)
+
     def types(self, text: str) -> Self:
         os.write(self._screen, f"{text}\n".encode())
         return self

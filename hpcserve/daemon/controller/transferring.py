@@ -41,7 +41,7 @@ from hpcserve.errors import (
     ServiceUnavailable,
     StagedFileGone,
 )
-from hpcserve.staging.transfer import GlobusCollections, GlobusTransfer, StepFailed, label_of
+from hpcserve.staging.transfer import GlobusCollections, GlobusTransfer, StepFailed
 from hpcserve.wire import admin as verbs
 
 MOST_PATHS = 1000
@@ -169,7 +169,6 @@ class Transferring:
             source=source,
             target=target,
             items=tuple((each.source.path, each.target.path) for each in order.deliveries),
-            label=label_of(order.submission),
             deadline_s=self._limits.deadline_s,
             within_s=self._limits.hand_s / 2,
             login=service.deliveries.book.login(delivery.id) or {},

@@ -10,7 +10,9 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import unquote
 
+import msgspec
 import pytest
 
 from hpcserve.client import submitting
@@ -25,6 +27,7 @@ from hpcserve.errors import (
     LoginRequired,
     NotFound,
     PermissionDenied,
+    ProtocolError,
     ServiceUnavailable,
     TransferFailed,
 )
@@ -46,13 +49,29 @@ class Page:
     def __init__(self, transfers: Transfers) -> None:
         self._ca = transfers.setting.ca
         self.asked: list[str] = []
+        self.addresses: list[str] = []
 
     def code(self, address: str, why: str, scope: str) -> str:
         self.asked.append(scope)
+        self.addresses.append(unquote(address))
         return log_in(address, self._ca)
 
     def interrupt(self) -> None:
         """Nothing waits."""
+
+
+class Reader:
+    """What somebody is shown, and says to it: yes, but for the last of so many ``answers``."""
+
+    def __init__(self, answers: int = 0) -> None:
+        self.shown: list[str] = []
+        self.named: list[bool] = []
+        self._answers = answers
+
+    def __call__(self, told: str, *, is_named: bool) -> bool:
+        self.shown.append(told)
+        self.named.append(is_named)
+        return len(self.shown) != self._answers
 
 
 @pytest.fixture
@@ -117,11 +136,11 @@ def tasks(transfers: Transfers) -> int:
 
 def test_its_owner_submits_what_the_service_may_not(transfers: Transfers, vault: Collection, tmp_path: Path) -> None:
     async def scenario() -> None:
-        ada, page, said = transfers.setting.person, Page(transfers), list[str]()
+        ada, page, reader = transfers.setting.person, Page(transfers), Reader()
         async with staged_service(transfers, tmp_path) as stage:
             view = await offered(stage, ada, vault, "r.h5", "s.h5")
             assert "None of your authenticated identities" in view.why
-            submitter = Submitter(asked_by(stage, ada), page, said.append)
+            submitter = Submitter(asked_by(stage, ada), page, reader, print)
             await asyncio.to_thread(submitter.submit, view.id, view.to)
             await until(stage, ada, lambda seen: seen.state == "succeeded")
             # The next one is offered at once, and the same login does.
@@ -136,8 +155,8 @@ def test_its_owner_submits_what_the_service_may_not(transfers: Transfers, vault:
                 while len(stage.arrived) < 3:
                     await asyncio.sleep(0.02)
         assert page.asked == [""], "one login, and none of the service's"
-        assert f"globus://{vault.id}/in/s.h5" in said[0]
-        assert (tasks(transfers), len(said)) == (2, 2)
+        assert f"globus://{vault.id}/in/s.h5" in reader.shown[0]
+        assert (tasks(transfers), len(reader.shown), reader.named) == (2, 2, [True, True]), "asked for each"
         assert sorted(each.name for each in (vault.root / "in").iterdir()) == ["r.h5", "s.h5", "t.h5"]
         shown = transfers.client().task_list()["DATA"]
         assert all(each["verify_checksum"] for each in shown)
@@ -157,7 +176,7 @@ def test_a_program_submits_by_its_secret(
     async def scenario() -> None:
         async with staged_service(transfers, tmp_path) as stage:
             view = await offered(stage, program, vault)
-            submitter = Submitter(asked_by(stage, program), None, lambda _: None)
+            submitter = Submitter(asked_by(stage, program), None, Reader(), print)
             await asyncio.to_thread(submitter.submit, view.id, view.to)
             await until(stage, program, lambda seen: seen.state == "succeeded")
 
@@ -190,7 +209,7 @@ def test_nobody_submits_or_reports_for_another(transfers: Transfers, vault: Coll
                     await calls.submitted(Submitted(id=view.id, task=task), stage.asking(ada))
             assert (await stage.look(ada))[0].task == ""
             order = await calls.submission(AskSubmission(id=view.id), stage.asking(ada))
-            task = mine.submit(order.submission, ends(order), label=order.label)
+            task = mine.submit(order.submission, ends(order))
             for _ in range(2):
                 [told] = (await calls.submitted(Submitted(id=view.id, task=task), stage.asking(ada))).transfers
                 assert told.task == task
@@ -217,7 +236,7 @@ def test_who_is_killed_before_the_report_is_found_out_by_the_service(
         async with staged_service(transfers, tmp_path) as stage:
             view = await offered(stage, ada, vault)
             order = await stage.transferring.submission(AskSubmission(id=view.id), stage.asking(ada))
-            task = own(transfers, ada).submit(order.submission, ends(order), label=order.label)
+            task = own(transfers, ada).submit(order.submission, ends(order))
             assert (await until(stage, ada, lambda seen: seen.state == "succeeded")).task == task
         assert tasks(transfers) == 1
 
@@ -233,7 +252,7 @@ def test_an_answer_that_is_lost_makes_no_second_task(
         async with staged_service(transfers, tmp_path) as stage:
             view = await offered(stage, ada, vault)
             transfers.setting.globus.faults.add(SUBMIT, 503, times=2, after=after)
-            submitter = Submitter(asked_by(stage, ada), page, lambda _: None)
+            submitter = Submitter(asked_by(stage, ada), page, Reader(), print)
             await asyncio.to_thread(submitter.submit, view.id, view.to)
             await until(stage, ada, lambda seen: seen.state == "succeeded")
         assert (tasks(transfers), page.asked) == (1, [""])
@@ -241,15 +260,94 @@ def test_an_answer_that_is_lost_makes_no_second_task(
     asyncio.run(scenario())
 
 
-def test_a_service_is_not_trusted_with_where_it_goes(transfers: Transfers, vault: Collection, tmp_path: Path) -> None:
+def lying(ask: Ask, *changes: dict[str, Any]) -> Ask:
+    """A service that says each of these of a transfer, one after the other, and then the last again and again."""
+    left = list(changes)
+
+    def told(verb: str, arguments: Any, answer: type[Any]) -> Any:
+        said = ask(verb, arguments, answer)
+        if verb != "submission":
+            return said
+        return msgspec.structs.replace(said, **(left.pop(0) if len(left) > 1 else left[0]))
+
+    return cast("Ask", told)
+
+
+OTHER = "00000000-0000-4000-8000-000000000000"
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"target": OTHER}, PermissionDenied),
+        ({"items": (("/r.h5", "/~/.bashrc"),)}, PermissionDenied),
+        ({"items": (("/r.h5", "/in/../.bashrc"),)}, ProtocolError),
+        ({"items": (("/~/", "/in/home/"),)}, ProtocolError),
+        ({"items": (("/r.h5", "/in/\x1b[2K"),)}, ProtocolError),
+        ({"items": ()}, ProtocolError),
+        ({"deadline_s": 1e9}, ProtocolError),
+        ({"source": "../x"}, ProtocolError),
+        ({"submission": "x"}, ProtocolError),
+    ],
+)
+def test_what_its_owner_did_not_name_is_neither_shown_nor_submitted(
+    transfers: Transfers, vault: Collection, tmp_path: Path, change: dict[str, Any], error: type[Exception]
+) -> None:
     async def scenario() -> None:
-        ada, page = transfers.setting.person, Page(transfers)
+        ada, page, reader = transfers.setting.person, Page(transfers), Reader()
         async with staged_service(transfers, tmp_path) as stage:
             view = await offered(stage, ada, vault)
-            submitter = Submitter(asked_by(stage, ada), page, lambda _: None)
-            with pytest.raises(PermissionDenied, match="nothing is submitted"):
-                await asyncio.to_thread(submitter.submit, view.id, f"globus://{transfers.laptop.id}/in/")
-        assert (tasks(transfers), page.asked) == (0, [])
+            submitter = Submitter(lying(asked_by(stage, ada), change), page, reader, print)
+            for to in (view.to, view.to.removesuffix("r.h5")):
+                with pytest.raises(error):
+                    await asyncio.to_thread(submitter.submit, view.id, to)
+        assert (tasks(transfers), page.asked, reader.shown) == (0, [], [])
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "change", [{"target": OTHER}, {"source": OTHER}, {"items": (("/s.h5", "/in/r.h5"),)}, {"deadline_s": 5.0}]
+)
+def test_what_changes_after_it_was_agreed_to_is_shown_and_asked_for_anew(
+    transfers: Transfers, vault: Collection, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    async def scenario() -> None:
+        ada, page, reader = transfers.setting.person, Page(transfers), Reader(answers=2)
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            submitter = Submitter(lying(asked_by(stage, ada), {}, change), page, reader, print)
+            with pytest.raises(PermissionDenied, match="nobody agreed"):
+                await asyncio.to_thread(submitter.submit, view.id, None)
+        assert (tasks(transfers), page.asked, reader.named) == (0, [""], [False, False])
+
+    asyncio.run(scenario())
+
+
+def test_all_that_is_to_be_submitted_is_shown_in_what_can_be_printed(
+    transfers: Transfers, vault: Collection, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        ada, page, reader = transfers.setting.person, Page(transfers), Reader(answers=2)
+        many = tuple((f"/{number}", f"/in/{number}") for number in range(12))
+        change = {"items": (*many, ("/r.h5", "/in/r.h5"), ("/x", "/~/.ssh/keys")), "why": "fine\x1b[1A\nor not"}
+        change |= {"consents": (OTHER,)}
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            ask = asked_by(stage, ada)
+            login = (await asyncio.to_thread(ask, "submission", AskSubmission(id=view.id), Submission)).login
+            scopes = [f"{login['scope']}[{TRANSFER_ALL}[*https://auth.globus.org/scopes/{OTHER}/data_access]]"]
+            change["login"] = {**login, "authorization_parameters": {"required_scopes": scopes}}
+            submitter = Submitter(lying(ask, change, {}), page, reader, print)
+            with pytest.raises(PermissionDenied, match="nobody agreed"):
+                await asyncio.to_thread(submitter.submit, view.id, view.to)
+        [first, *_] = reader.shown
+        above, below = first.split("elsewhere than to")
+        assert above.count(" to globus://") == 13
+        assert f"globus://{vault.id}/~/.ssh/keys" in below
+        assert first.splitlines()[0].endswith("(fine\\x1b[1A\\nor not):")
+        assert reader.named == [False, True]
+        assert OTHER not in page.addresses[0]
 
     asyncio.run(scenario())
 
@@ -264,9 +362,9 @@ def test_a_further_login_is_had_where_globus_wants_it_and_a_useless_one_once(
         async with staged_service(transfers, tmp_path) as stage:
             view = await offered(stage, ada, vault)
             with pytest.raises(LoginRequired, match="hpcserve transfers --login"):
-                await asyncio.to_thread(Submitter(asked_by(stage, ada), None, print).submit, view.id, view.to)
+                await asyncio.to_thread(Submitter(asked_by(stage, ada), None, Reader(), print).submit, view.id, view.to)
             vault.trouble.required_scopes = [consent]
-            submitter = Submitter(asked_by(stage, ada), page, lambda _: None)
+            submitter = Submitter(asked_by(stage, ada), page, Reader(), print)
             with pytest.raises(AuthenticationError, match="your own login does not do either"):
                 await asyncio.to_thread(submitter.submit, view.id, view.to)
             assert page.asked == ["", ""]
@@ -284,7 +382,7 @@ def test_what_globus_does_not_take_from_its_owner_is_said(
         ada, page = transfers.setting.person, Page(transfers)
         async with staged_service(transfers, tmp_path) as stage:
             view = await offered(stage, ada, vault)
-            submitter = Submitter(asked_by(stage, ada), page, lambda _: None)
+            submitter = Submitter(asked_by(stage, ada), page, Reader(), print)
             transfers.setting.globus.faults.add(SUBMIT, 400, body={"code": "ClientError", "message": "no"})
             with pytest.raises(TransferFailed, match="refused to you"):
                 await asyncio.to_thread(submitter.submit, view.id, view.to)
