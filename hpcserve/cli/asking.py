@@ -1,4 +1,4 @@
-"""Asking the person at the terminal for the code of a login, or a yes. All of it on standard error: the output is for results."""
+"""Asking the person at the terminal for a login's code, or a yes. All on standard error: the output is for results."""
 
 from __future__ import annotations
 

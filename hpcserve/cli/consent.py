@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, TypeVar
 import typer
 
 from hpcserve.cli.options import options
-from hpcserve.errors import LoginRequired
+from hpcserve.errors import HpcserveError, LoginRequired
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from hpcserve.client import Client
     from hpcserve.client.submitting import Submitter
@@ -83,8 +83,11 @@ def with_logins(
         HpcserveError: As ``go_on``, or nobody is there to log in.
     """
     for _ in range(MOST_LOGINS):
-        if not submit():
-            log_in_for(ctx, wanted)
+        try:
+            if not submit():
+                log_in_for(ctx, wanted)
+        except LoginRequired as error:  # the service needs one before it says what is to be submitted
+            log_in_for(ctx, error)
         try:
             return go_on()
         except LoginRequired as error:
@@ -101,26 +104,46 @@ def log_in_for_all(ctx: typer.Context, client: Client, *, unasked: bool = False)
         HpcserveError: As :func:`log_in_for`.
     """
     by_owner = submitter(client, unasked=unasked)
-    some = False
+    some, failed = False, dict[str, HpcserveError]()
     for _ in range(MOST_LOGINS):
-        waiting = [each for each in _transfers(client) if _waits(each)]
+        waiting = [each for each in _transfers(client) if _waits(each) and each.id not in failed]
         if not waiting:
             break
         some = True
-        offered, rest = [each for each in waiting if each.state == "offered"], []
-        for each in offered:
-            by_owner.submit(each.id, None)
-        if not offered:
-            first = waiting[0]
-            log_in_for(ctx, LoginRequired(first.why, detail=first.login))
-            rest = [each for each in waiting if each.login != first.login]
-            waiting = [each for each in waiting if each.login == first.login]
+        wanted, rest = submit_each(by_owner, [each for each in waiting if each.state == "offered"], failed), []
+        if wanted is None and all(each.state != "offered" for each in waiting):
+            wanted = LoginRequired(waiting[0].why, detail=waiting[0].login)
+        if wanted is not None:
+            log_in_for(ctx, wanted)
+            rest = [each for each in waiting if each.login != wanted.detail]
+            waiting = [each for each in waiting if each.login == wanted.detail]
             for each in waiting:
                 _go_on(client, each)
         _settled(client, [each.id for each in waiting])
         _seen_to(client, [each.id for each in rest])
+    if failed:
+        raise next(iter(failed.values()))
     if not some:
         _log_in_beforehand(ctx, client)
+
+
+def submit_each(
+    by_owner: Submitter, offered: Iterable[TransferView], failed: dict[str, HpcserveError]
+) -> LoginRequired | None:
+    """Submits these, one after the other; what fails is noted. The login that the service needs first, if it does."""
+    from hpcserve.cli.terminal import note
+
+    wanted = None
+    for each in offered:
+        try:
+            by_owner.submit(each.id, None)
+        except LoginRequired as error:
+            wanted = wanted or error
+        except HpcserveError as error:
+            if failed:  # the first is the command's own error
+                note(f"transfer {each.id}: {error.message}")
+            failed[each.id] = error
+    return wanted
 
 
 def _waits(each: TransferView) -> bool:

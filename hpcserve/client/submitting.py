@@ -34,7 +34,8 @@ from hpcserve.errors import (
     ServiceUnavailable,
     TransferFailed,
 )
-from hpcserve.wire.admin import AskSubmission, Submission, Submitted, TransferList
+from hpcserve.staging.transfer import GlobusTransfer, StepFailed
+from hpcserve.wire.admin import AskSubmission, NotSubmitted, Submission, Submitted, TransferList
 
 if TYPE_CHECKING:
     from hpcserve.auth.tokens import Kept
@@ -96,7 +97,8 @@ class Submitter:
             asked_at = _clock()
             try:
                 order = patiently(self._ask, "submission", AskSubmission(id=id), Submission, for_s=AWAY_S)
-            except Conflict:
+            except Conflict as error:
+                self._says(printable(error.message))
                 return
             is_named = _check(order, to)
             if self._asks is None and self._program is None:
@@ -121,22 +123,59 @@ class Submitter:
                 if time.monotonic() > until:
                     raise ServiceUnavailable("the service takes too long to say what is to be submitted; try again")
                 continue
-            task = self._try(order, self._login, until)
+            try:
+                task = self._try(order, self._login, until)
+            except StepFailed as error:
+                self._give_back(id, order, error.trouble)
+                return
             if task:
-                patiently(self._ask, "submitted", Submitted(id=id, task=task), TransferList, for_s=AWAY_S)
+                self._report(id, order.submission, task, self._login)
                 return
 
     def _try(self, order: Submission, login: Kept, until: float) -> str:
-        """The task; empty: it may go well later, or with another login."""
-        from hpcserve.staging.transfer import GlobusTransfer, StepFailed
+        """The task; empty: it may go well later, or with another login.
 
+        Raises:
+            StepFailed: It never will, with this submission id.
+        """
         items = [(End(order.source, start), End(order.target, end)) for start, end in order.items]
         try:
             with closing(GlobusTransfer(login.access_token, deadline_s=order.deadline_s)) as transfer:
                 return transfer.submit(order.submission, items)
         except StepFailed as error:
+            if error.trouble.kind in ("fatal", "stale"):
+                raise
             self._bear(error.trouble, until)
             return ""
+
+    def _report(self, id: str, submission: str, task: str, login: Kept) -> None:
+        """Nobody follows what comes too late: it is cancelled."""
+        report = Submitted(id=id, submission=submission, task=task)
+        try:
+            patiently(self._ask, "submitted", report, TransferList, for_s=AWAY_S)
+        except Conflict as error:
+            try:
+                with closing(GlobusTransfer(login.access_token, deadline_s=0.0)) as transfer:
+                    transfer.cancel(task)
+            except StepFailed as failed:
+                raise TransferFailed(
+                    f"{printable(error.message)}; that did not succeed ({failed.trouble.why}): cancel it at "
+                    "app.globus.org/activity"
+                ) from failed
+            self._says(f"{printable(error.message)}: it is cancelled")
+
+    def _give_back(self, id: str, order: Submission, trouble: Trouble) -> None:
+        """Globus does not take it from its owner either: the service sees to another id, or gives it up.
+
+        Raises:
+            TransferFailed: It is given up.
+        """
+        stale = trouble.kind == "stale"
+        told = NotSubmitted(id=id, submission=order.submission, why=trouble.why, stale=stale)
+        patiently(self._ask, "not-submitted", told, TransferList, for_s=AWAY_S)
+        if not stale:
+            raise TransferFailed(f"{trouble.why}; it is refused to you as to the service")
+        self._says(f"transfer {id} gets another submission id, which takes a minute or two ({trouble.why})")
 
     def _bear(self, trouble: Trouble, until: float) -> None:
         """Has another login where that helps, and waits where time does."""
@@ -145,9 +184,7 @@ class Submitter:
             if trouble.detail is not None:
                 self._wants_more(trouble)
             return
-        if trouble.kind == "fatal":
-            raise TransferFailed(f"{trouble.why}; it is refused to you as to the service")
-        if trouble.kind == "stale" or time.monotonic() > until:
+        if time.monotonic() > until:
             raise ServiceUnavailable(f"{trouble.why}; once more: hpcserve transfers --login")
         time.sleep(max(trouble.retry_after_s, LONGEST_LOOK_S))
 

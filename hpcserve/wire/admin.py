@@ -449,10 +449,23 @@ class Submission(Admin, frozen=True, kw_only=True):
 
 
 class Submitted(Admin, frozen=True, kw_only=True):
-    """``submitted``: the caller has submitted a transfer that was ``offered``, as this task."""
+    """``submitted``: the caller has submitted a transfer that was ``offered``, with this submission id as this task.
+
+    The error ``conflict`` says that this is too late: the task is not followed, and the caller cancels it.
+    """
 
     id: str
+    submission: str
     task: str
+
+
+class NotSubmitted(Admin, frozen=True, kw_only=True):
+    """``not-submitted``: Globus refuses this submission to the caller, too, and will; ``stale``: for its id alone."""
+
+    id: str
+    submission: str
+    why: str
+    stale: bool = False
 
 
 class CancelTransfer(Admin, frozen=True, kw_only=True):

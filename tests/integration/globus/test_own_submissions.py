@@ -20,6 +20,9 @@ from hpcserve.client.sending import Ask
 from hpcserve.client.submitting import Submitter
 from hpcserve.core.delivery import End
 from hpcserve.daemon.audit import audit_path
+from hpcserve.daemon.controller import transferring
+from hpcserve.daemon.controller.guard import Asking, Guard
+from hpcserve.daemon.controller.transferring import limits_of
 from hpcserve.errors import (
     AuthenticationError,
     Conflict,
@@ -28,14 +31,13 @@ from hpcserve.errors import (
     NotFound,
     PermissionDenied,
     ProtocolError,
-    ServiceUnavailable,
     TransferFailed,
 )
 from hpcserve.staging.transfer import GlobusTransfer
 from hpcserve.testing.globus.browser import log_in
 from hpcserve.testing.globus.collections import Collection, Kind
 from hpcserve.testing.globus.records import TRANSFER_ALL, Person
-from hpcserve.wire.admin import AskSubmission, Deliver, Submission, Submitted, TransferView
+from hpcserve.wire.admin import AskSubmission, CancelTransfer, Deliver, Submission, Submitted, TransferView
 from tests.integration.globus.delivering import WITHIN_S
 from tests.integration.globus.test_transferring import Stage, staged_service
 from tests.integration.globus.transfers import Transfers
@@ -110,6 +112,7 @@ def asked_by(stage: Stage, person: Person) -> Ask:
     verbs: dict[str, Any] = {
         "submission": stage.transferring.submission,
         "submitted": stage.transferring.submitted,
+        "not-submitted": stage.transferring.not_submitted,
     }
 
     def ask(verb: str, arguments: Any, _answer: type[Any]) -> Any:
@@ -198,23 +201,24 @@ def test_nobody_submits_or_reports_for_another(transfers: Transfers, vault: Coll
                 with pytest.raises(NotFound):
                     await calls.submission(AskSubmission(id=id), stage.asking(bob))
                 with pytest.raises(NotFound):
-                    await calls.submitted(Submitted(id=id, task=bobs), stage.asking(bob))
+                    await calls.submitted(Submitted(id=id, submission=OTHER, task=bobs), stage.asking(bob))
             mine = own(transfers, ada)
             another = mine.submit(mine.submission_id(), [other])
             for task in ("", "../task_list"):
                 with pytest.raises(InvalidInput):
-                    await calls.submitted(Submitted(id=view.id, task=task), stage.asking(ada))
+                    await calls.submitted(Submitted(id=view.id, submission=OTHER, task=task), stage.asking(ada))
             for task in (bobs, another, "00000000-0000-4000-8000-000000000000"):
                 with pytest.raises(PermissionDenied):
-                    await calls.submitted(Submitted(id=view.id, task=task), stage.asking(ada))
+                    await calls.submitted(Submitted(id=view.id, submission=OTHER, task=task), stage.asking(ada))
             assert (await stage.look(ada))[0].task == ""
             order = await calls.submission(AskSubmission(id=view.id), stage.asking(ada))
             task = mine.submit(order.submission, ends(order))
+            report = Submitted(id=view.id, submission=order.submission, task=task)
             for _ in range(2):
-                [told] = (await calls.submitted(Submitted(id=view.id, task=task), stage.asking(ada))).transfers
+                [told] = (await calls.submitted(report, stage.asking(ada))).transfers
                 assert told.task == task
             with pytest.raises(PermissionDenied):
-                await calls.submitted(Submitted(id=view.id, task=another), stage.asking(ada))
+                await calls.submitted(msgspec.structs.replace(report, task=another), stage.asking(ada))
             with pytest.raises(Conflict):
                 await calls.submission(AskSubmission(id=view.id), stage.asking(ada))
             await until(stage, ada, lambda seen: seen.state == "succeeded")
@@ -330,7 +334,10 @@ def test_all_that_is_to_be_submitted_is_shown_in_what_can_be_printed(
     async def scenario() -> None:
         ada, page, reader = transfers.setting.person, Page(transfers), Reader(answers=2)
         many = tuple((f"/{number}", f"/in/{number}") for number in range(12))
-        change = {"items": (*many, ("/r.h5", "/in/r.h5"), ("/x", "/~/.ssh/keys")), "why": "fine\x1b[1A\nor not"}
+        change: dict[str, Any] = {
+            "items": (*many, ("/r.h5", "/in/r.h5"), ("/x", "/~/.ssh/keys")),
+            "why": "fine\x1b[1A\nor not",
+        }
         change |= {"consents": (OTHER,)}
         async with staged_service(transfers, tmp_path) as stage:
             view = await offered(stage, ada, vault)
@@ -375,7 +382,14 @@ def test_a_further_login_is_had_where_globus_wants_it_and_a_useless_one_once(
     asyncio.run(scenario())
 
 
-def test_what_globus_does_not_take_from_its_owner_is_said(
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that waits a second for owners, and not a minute."""
+    monkeypatch.setattr(transferring, "limits_of", lambda site: limits_of(site)._replace(hand_s=1.0))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_globus_does_not_take_from_its_owner_either_is_given_up(
     transfers: Transfers, vault: Collection, tmp_path: Path
 ) -> None:
     async def scenario() -> None:
@@ -386,8 +400,79 @@ def test_what_globus_does_not_take_from_its_owner_is_said(
             transfers.setting.globus.faults.add(SUBMIT, 400, body={"code": "ClientError", "message": "no"})
             with pytest.raises(TransferFailed, match="refused to you"):
                 await asyncio.to_thread(submitter.submit, view.id, view.to)
-            transfers.setting.globus.transfer.queue.submission_s = 0.0
-            with pytest.raises(ServiceUnavailable, match="once more"):
-                await asyncio.to_thread(submitter.submit, view.id, view.to)
+            ended = await until(stage, ada, lambda seen: seen.state == "failed")
+            assert ended.why == "Globus Transfer: ClientError: no; it was refused to its owner, too"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_id_that_globus_does_not_take_from_its_owner_is_replaced(
+    transfers: Transfers, vault: Collection, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        ada, page, queue = transfers.setting.person, Page(transfers), transfers.setting.globus.transfer.queue
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            submitter, before = Submitter(asked_by(stage, ada), page, Reader(), print), queue.submission_s
+            queue.submission_s = 0.0
+            await asyncio.to_thread(submitter.submit, view.id, view.to)
+            assert tasks(transfers) == 0
+            queue.submission_s = before
+            await until(stage, ada, lambda seen: seen.state == "offered" and seen.login is not None)
+            await asyncio.to_thread(submitter.submit, view.id, view.to)
+            await until(stage, ada, lambda seen: seen.state == "succeeded")
+        assert (tasks(transfers), page.asked) == (1, [""])
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("impatient")
+def test_who_submits_too_late_cancels_it(transfers: Transfers, vault: Collection, tmp_path: Path) -> None:
+    """As a laptop does that sleeps between the two."""
+
+    async def scenario() -> None:
+        ada, page, said = transfers.setting.person, Page(transfers), list[str]()
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            ask, loop = asked_by(stage, ada), asyncio.get_running_loop()
+
+            async def cancelled() -> None:
+                await stage.transferring.cancel(CancelTransfer(id=view.id), stage.asking(ada))
+                await until(stage, ada, lambda seen: seen.state == "cancelled")
+
+            def sleepy(verb: str, arguments: Any, answer: type[Any]) -> Any:
+                answered = ask(verb, arguments, answer)
+                if verb == "submission" and page.asked:
+                    asyncio.run_coroutine_threadsafe(cancelled(), loop).result(WITHIN_S)
+                    return msgspec.structs.replace(answered, within_s=WITHIN_S)
+                return answered
+
+            vault.trouble.stalled = True
+            submitter = Submitter(cast("Ask", sleepy), page, Reader(), said.append)
+            await asyncio.to_thread(submitter.submit, view.id, view.to)
+        [task] = transfers.client().task_list()["DATA"]
+        assert (task["status"], said[0][-15:]) == ("FAILED", "it is cancelled")
+
+    asyncio.run(scenario())
+
+
+def test_what_is_handed_out_says_what_was_wanted_though_the_service_is_told_to_try_again_meanwhile(
+    transfers: Transfers, vault: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        ada, note = transfers.setting.person, Guard.note
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+
+            async def meanwhile(self: Guard, asking: Asking, action: str, *more: Any) -> None:
+                if action == "submit":
+                    again = Deliver(paths=(view.path,), to=view.to)
+                    await stage.transferring.deliver(again, stage.asking(ada, "-third"))
+                await note(self, asking, action, *more)
+
+            monkeypatch.setattr(Guard, "note", meanwhile)
+            order = await stage.transferring.submission(AskSubmission(id=view.id), stage.asking(ada))
+        assert order.login["authorization_parameters"]["session_required_single_domain"] == [vault.domain]
 
     asyncio.run(scenario())
