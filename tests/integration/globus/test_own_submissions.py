@@ -31,6 +31,7 @@ from hpcserve.errors import (
     NotFound,
     PermissionDenied,
     ProtocolError,
+    ServiceUnavailable,
     TransferFailed,
 )
 from hpcserve.staging.transfer import GlobusTransfer
@@ -158,6 +159,7 @@ def test_its_owner_submits_what_the_service_may_not(transfers: Transfers, vault:
                 while len(stage.arrived) < 3:
                     await asyncio.sleep(0.02)
         assert page.asked == [""], "one login, and none of the service's"
+        assert "access_type=online" in page.addresses[0], "which ends by itself"
         assert f"globus://{vault.id}/in/s.h5" in reader.shown[0]
         assert (tasks(transfers), len(reader.shown), reader.named) == (2, 2, [True, True]), "asked for each"
         assert sorted(each.name for each in (vault.root / "in").iterdir()) == ["r.h5", "s.h5", "t.h5"]
@@ -212,6 +214,7 @@ def test_nobody_submits_or_reports_for_another(transfers: Transfers, vault: Coll
                     await calls.submitted(Submitted(id=view.id, submission=OTHER, task=task), stage.asking(ada))
             assert (await stage.look(ada))[0].task == ""
             order = await calls.submission(AskSubmission(id=view.id), stage.asking(ada))
+            assert (order.within_s, order.consents) == (30.0, ()), "half of the time that the service waits"
             task = mine.submit(order.submission, ends(order))
             report = Submitted(id=view.id, submission=order.submission, task=task)
             for _ in range(2):
@@ -355,6 +358,39 @@ def test_all_that_is_to_be_submitted_is_shown_in_what_can_be_printed(
         assert first.splitlines()[0].endswith("(fine\\x1b[1A\\nor not):")
         assert reader.named == [False, True]
         assert OTHER not in page.addresses[0]
+
+    asyncio.run(scenario())
+
+
+def test_what_was_handed_out_too_long_ago_is_not_submitted(
+    transfers: Transfers, vault: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        ada, page = transfers.setting.person, Page(transfers)
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            monkeypatch.setattr(submitting, "AWAY_S", 0.0)
+            submitter = Submitter(lying(asked_by(stage, ada), {"within_s": 0.0}), page, Reader(), print)
+            with pytest.raises(ServiceUnavailable, match="takes too long"):
+                await asyncio.to_thread(submitter.submit, view.id, view.to)
+        assert tasks(transfers) == 0
+
+    asyncio.run(scenario())
+
+
+def test_nobody_logs_in_again_and_again(
+    transfers: Transfers, vault: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        ada, page = transfers.setting.person, Page(transfers)
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            monkeypatch.setattr(submitting, "MOST_LOGINS", 1)
+            vault.trouble.required_scopes = [f"{TRANSFER_ALL}[*https://auth.globus.org/scopes/{vault.id}/data_access]"]
+            submitter = Submitter(asked_by(stage, ada), page, Reader(), print)
+            with pytest.raises(AuthenticationError, match="one login after the other"):
+                await asyncio.to_thread(submitter.submit, view.id, view.to)
+        assert (page.asked, tasks(transfers)) == ([""], 0)
 
     asyncio.run(scenario())
 

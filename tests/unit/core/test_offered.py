@@ -94,6 +94,45 @@ def test_a_login_for_something_else_was_none_for_what_transfer_wants() -> None:
     assert states(transfers) == ["prepared"]
 
 
+def test_a_login_that_the_service_wanted_itself_was_none_for_what_transfer_wants() -> None:
+    transfers = refused(delivery(1), trouble=REFUSED._replace(by_transfer=False))
+    transfers.go_on("1", 6.0, "anew")
+    transfers.tick(6.0)
+    transfers.failed(1, REFUSED, 6.0)
+    assert states(transfers) == ["prepared"]
+
+
+def test_what_is_refused_before_there_is_an_id_is_not_its_owners_to_submit() -> None:
+    transfers = Transfers(LIMITS)
+    transfers.ask(delivery(1))
+    for now in (5.0, 6.0):
+        assert transfers.tick(now) == [core.Prepare(1, "ann")]
+        transfers.failed(1, REFUSED, now)
+        transfers.go_on("1", now, f"anew-{now}")
+    assert states(transfers) == ["waiting"]
+
+
+def test_the_way_stays_closed_when_an_owner_has_submitted() -> None:
+    transfers = offered(delivery(1))
+    transfers.hand_out("1", 7.0)
+    transfers.reported("1", "sub", "task", 8.0)
+    with pytest.raises(Conflict, match="active"):
+        transfers.hand_out("1", 8.0)
+    transfers.ask(delivery(2, at=8.0))
+    transfers.tick(10.0)
+    transfers.prepared(2, "sub-2", 10.0)
+    transfers.failed(2, REFUSED, 10.0)
+    assert states(transfers) == ["active", "offered"]
+
+
+def test_the_way_stays_closed_over_a_restart_with_something_offered() -> None:
+    transfers = Transfers(LIMITS, [delivery(1, state="offered"), delivery(2, at=9.0)], 20.0)
+    transfers.tick(20.0)
+    transfers.prepared(2, "sub-2", 20.0)
+    transfers.failed(2, REFUSED, 20.0)
+    assert states(transfers) == ["offered", "offered"]
+
+
 def test_what_goes_the_same_way_later_is_offered_at_once_until_the_service_gets_through() -> None:
     transfers = offered(delivery(1))
     transfers.ask(delivery(2, at=7.0))
@@ -126,6 +165,7 @@ def test_what_is_offered_is_looked_for_and_its_id_stays_while_its_owner_may_be_a
     for now in (12.0, 40.0, 69.0):
         assert transfers.tick(now) == [core.Find(1, "ann", "sub")]
         assert transfers.found(1, "", now) == []
+        assert now < transfers.due <= now + LIMITS.longest_pause_s
         transfers.logged_in("ann", now)
     assert states(transfers) == ["offered", "cancelling"]
     with pytest.raises(Conflict):
@@ -133,6 +173,8 @@ def test_what_is_offered_is_looked_for_and_its_id_stays_while_its_owner_may_be_a
     transfers.tick(70.0)
     transfers.found(1, "", 70.0)
     assert states(transfers) == ["waiting", "cancelled"]
+    with pytest.raises(Conflict, match="waiting"):
+        transfers.hand_out("1", 70.0)
     assert transfers.tick(71.0) == [core.Prepare(1, "ann")]
 
 
