@@ -238,7 +238,7 @@ class Transfers:
         shipment = self._shipments.get(self._of.get(id, 0))
         if shipment is None or not shipment.offered or shipment.submission != submission or shipment.reported:
             return []
-        shipment.lost, shipment.login, shipment.unsure = trouble, None, True
+        shipment.lost, shipment.login = trouble, None
         shipment.at, shipment.pause_s = min(shipment.at, now), 0.0
         changes = self._change(shipment.ids, why=trouble.why)
         return [changes] if changes.deliveries else []

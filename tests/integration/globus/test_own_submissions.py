@@ -235,6 +235,20 @@ def test_nobody_submits_or_reports_for_another(transfers: Transfers, vault: Coll
     asyncio.run(scenario())
 
 
+def test_a_mapped_collection_of_the_site_takes_a_consent_of_its_own(
+    transfers: Transfers, vault: Collection, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        ada, mapped = transfers.setting.person, transfers.facility
+        async with staged_service(transfers, tmp_path, scopes=f"[{TRANSFER_ALL}]", mapped=mapped) as stage:
+            transfers.consent(mapped, ada)
+            view = await offered(stage, ada, vault)
+            order = await stage.transferring.submission(AskSubmission(id=view.id), stage.asking(ada))
+        assert order.consents == (order.source,) == (mapped.id,)
+
+    asyncio.run(scenario())
+
+
 def test_who_is_killed_before_the_report_is_found_out_by_the_service(
     transfers: Transfers, vault: Collection, tmp_path: Path
 ) -> None:
