@@ -1,4 +1,4 @@
-"""Asking the person at the terminal for the code of a login. All of it on standard error: the output is for results."""
+"""Asking the person at the terminal for a login's code, or a yes. All on standard error: the output is for results."""
 
 from __future__ import annotations
 
@@ -34,14 +34,27 @@ class Terminal:
             f"{right}\nPaste the code: "
         )
         sys.stderr.flush()
+        code = self._line()
+        if not code or not code.isprintable():
+            raise AuthenticationError("no code was pasted, so nobody is logged in; again: hpcserve login")
+        sys.stderr.write("\n")
+        return code
+
+    def agrees(self, question: str) -> bool:
+        """Whether the person says yes; anything else is a no.
+
+        Raises:
+            Cancelled: Nobody wants to know any more.
+        """
+        sys.stderr.write(f"{question} [y/N] ")
+        sys.stderr.flush()
+        return self._line().lower() in ("y", "yes")
+
+    def _line(self) -> str:
         while not self._over.is_set():
             if select.select([sys.stdin], [], [], LOOK_S)[0]:
-                code = os.read(sys.stdin.fileno(), MOST_BYTES).decode("utf-8", "replace").strip()
-                if not code or not code.isprintable():
-                    raise AuthenticationError("no code was pasted, so nobody is logged in; again: hpcserve login")
-                sys.stderr.write("\n")
-                return code
-        raise Cancelled("nobody waits for the login any more")
+                return os.read(sys.stdin.fileno(), MOST_BYTES).decode("utf-8", "replace").strip()
+        raise Cancelled("nobody waits for an answer any more")
 
     def interrupt(self) -> None:
         """See :meth:`hpcserve.client.login.Asks.interrupt`."""

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, TypeVar
 import typer
 
 from hpcserve.cli.options import options
-from hpcserve.errors import LoginRequired
+from hpcserve.errors import HpcserveError, LoginRequired
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from hpcserve.client import Client
     from hpcserve.client.submitting import Submitter
@@ -48,13 +48,24 @@ def log_in_for(ctx: typer.Context, wanted: LoginRequired) -> None:
         arrival.log_in(wanted, asks, renews=True, same_owner=False)
 
 
-def submitter(client: Client) -> Submitter:
-    """What submits transfers that Globus takes from their owner alone."""
+def submitter(client: Client, *, unasked: bool = False) -> Submitter:
+    """What submits transfers that Globus takes from their owner alone.
+
+    A person is shown each, and asked. A program submits what goes to where it said itself; ``unasked``: anything.
+    """
     from hpcserve.cli.asking import terminal
     from hpcserve.cli.terminal import note
     from hpcserve.client.submitting import Submitter
 
-    return Submitter(client.call, terminal(), note)
+    person = terminal()
+
+    def agrees(told: str, *, is_named: bool) -> bool:
+        note(told)
+        if unasked or person is None:
+            return unasked or is_named
+        return person.agrees("Submit it?")
+
+    return Submitter(client.call, person, agrees, note)
 
 
 def with_logins(
@@ -72,8 +83,11 @@ def with_logins(
         HpcserveError: As ``go_on``, or nobody is there to log in.
     """
     for _ in range(MOST_LOGINS):
-        if not submit():
-            log_in_for(ctx, wanted)
+        try:
+            if not submit():
+                log_in_for(ctx, wanted)
+        except LoginRequired as error:  # the service needs one before it says what is to be submitted
+            log_in_for(ctx, error)
         try:
             return go_on()
         except LoginRequired as error:
@@ -81,33 +95,55 @@ def with_logins(
     raise wanted
 
 
-def log_in_for_all(ctx: typer.Context, client: Client) -> None:
+def log_in_for_all(ctx: typer.Context, client: Client, *, unasked: bool = False) -> None:
     """As the transfers need it that wait for it; if none does, as results that are yet to come will.
+
+    ``unasked``: what is offered is submitted without asking, wherever it goes.
 
     Raises:
         HpcserveError: As :func:`log_in_for`.
     """
-    by_owner = submitter(client)
-    some = False
+    by_owner = submitter(client, unasked=unasked)
+    some, failed = False, dict[str, HpcserveError]()
     for _ in range(MOST_LOGINS):
-        waiting = [each for each in _transfers(client) if _waits(each)]
+        waiting = [each for each in _transfers(client) if _waits(each) and each.id not in failed]
         if not waiting:
             break
         some = True
-        offered, rest = [each for each in waiting if each.state == "offered"], []
-        for each in offered:
-            by_owner.submit(each.id, each.to)
-        if not offered:
-            first = waiting[0]
-            log_in_for(ctx, LoginRequired(first.why, detail=first.login))
-            rest = [each for each in waiting if each.login != first.login]
-            waiting = [each for each in waiting if each.login == first.login]
+        wanted, rest = submit_each(by_owner, [each for each in waiting if each.state == "offered"], failed), []
+        if wanted is None and all(each.state != "offered" for each in waiting):
+            wanted = LoginRequired(waiting[0].why, detail=waiting[0].login)
+        if wanted is not None:
+            log_in_for(ctx, wanted)
+            rest = [each for each in waiting if each.login != wanted.detail]
+            waiting = [each for each in waiting if each.login == wanted.detail]
             for each in waiting:
                 _go_on(client, each)
         _settled(client, [each.id for each in waiting])
         _seen_to(client, [each.id for each in rest])
+    if failed:
+        raise next(iter(failed.values()))
     if not some:
         _log_in_beforehand(ctx, client)
+
+
+def submit_each(
+    by_owner: Submitter, offered: Iterable[TransferView], failed: dict[str, HpcserveError]
+) -> LoginRequired | None:
+    """Submits these, one after the other; what fails is noted. The login that the service needs first, if it does."""
+    from hpcserve.cli.terminal import note
+
+    wanted = None
+    for each in offered:
+        try:
+            by_owner.submit(each.id, None)
+        except LoginRequired as error:
+            wanted = wanted or error
+        except HpcserveError as error:
+            if failed:  # the first is the command's own error
+                note(f"transfer {each.id}: {error.message}")
+            failed[each.id] = error
+    return wanted
 
 
 def _waits(each: TransferView) -> bool:

@@ -38,6 +38,7 @@ def command(
     ] = None,
     everybody: Annotated[bool, typer.Option("--everybody", help="Of all users; for administrators.")] = False,
     login: Annotated[bool, typer.Option("--login", help="Log in as it takes to have results brought.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --login: submit what is offered without asking.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object; with --watch, one a line.")] = False,
 ) -> None:
     """Show the transfers of your results: what has moved, how fast, and what they wait for."""
@@ -55,7 +56,7 @@ def command(
                 typer.echo(f"transfer {again}: {state}")
                 return
         if login:
-            log_in_for_all(ctx, client)
+            log_in_for_all(ctx, client, unasked=yes)
         while True:
             found = _ask(client, everybody=everybody)
             _show(found, json=json, lines=watch)

@@ -4,8 +4,8 @@ The service has a submission id for each, of which Globus makes one task, whoeve
 keeps the id while we may be about to submit; so we ask for it anew when that took long, as a login does. If we die, or
 do not hear the answer, it finds the task. The login stays in this process, and ends by itself.
 
-A service is not trusted with what is submitted: it has to go to the collection that the user named, and all of it is
-shown first.
+A service is not trusted with what is submitted: it has to go to where the user named, all of it is shown first, each
+time somebody agrees to it, and what was agreed to is submitted or nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -23,7 +23,8 @@ from hpcserve.client.login import Asks
 from hpcserve.client.sending import AWAY_S, LONGEST_LOOK_S, Ask, patiently
 from hpcserve.core.delivery import End, Trouble
 from hpcserve.core.demands import Demand, Parameters, own_demand
-from hpcserve.core.destinations import destination, uri_of
+from hpcserve.core.destinations import destination, is_uuid, uri_of
+from hpcserve.core.spelling import printable
 from hpcserve.errors import (
     AuthenticationError,
     Conflict,
@@ -33,16 +34,28 @@ from hpcserve.errors import (
     ServiceUnavailable,
     TransferFailed,
 )
-from hpcserve.wire.admin import AskSubmission, Submission, Submitted, TransferList
+from hpcserve.staging.transfer import GlobusTransfer, StepFailed
+from hpcserve.wire.admin import AskSubmission, NotSubmitted, Submission, Submitted, TransferList
 
 if TYPE_CHECKING:
     from hpcserve.auth.tokens import Kept
 
-MOST_SHOWN = 10
 MOST_LOGINS = 5
 LONGEST_DEADLINE_S = 366 * 86_400.0
 FOR_TRANSFER = "this login lets hpcserve submit it for you, here"
 NO_SERVICE = ""
+
+
+class Agrees(Protocol):
+    """Whose transfer it is, or who wrote the program."""
+
+    def __call__(self, told: str, *, is_named: bool) -> bool:
+        """Whether that may be submitted.
+
+        Args:
+            told: All that is about to be submitted; nothing but what can be printed, in lines.
+            is_named: Whether all of it goes to where the user himself has said.
+        """
 
 
 class Submitter:
@@ -51,73 +64,118 @@ class Submitter:
     Args:
         ask: Makes calls at the service.
         asks: Who can log in; None: nobody, but a program by its secret.
-        says: Told what is about to be submitted.
+        agrees: Asked of each transfer, and once more if the service changes it.
+        says: Told what goes on.
     """
 
-    def __init__(self, ask: Ask, asks: Asks | None, says: Callable[[str], None]) -> None:
+    def __init__(self, ask: Ask, asks: Asks | None, agrees: Agrees, says: Callable[[str], None]) -> None:
         self._ask = ask
         self._asks = asks
+        self._agrees = agrees
         self._says = says
         self._program = config.client_credentials()
         self._demand: Demand | None = None
         self._login: Kept | None = None
         self._logins = 0
 
-    def submit(self, id: str, to: str) -> None:
+    def submit(self, id: str, to: str | None) -> None:
         """Submits a transfer that is offered. One that is not, or no longer, is left as it is.
 
         Args:
             id: Of the transfer.
-            to: Where the user wants the result, as a URI.
+            to: Where the user wants the result, as a URI; None: nothing but the service says that.
 
         Raises:
             LoginRequired: Nobody can log in.
-            PermissionDenied: The service would have something else submitted.
+            PermissionDenied: The service would have something else submitted, or nobody agrees to it.
             TransferFailed: Globus does not take it from its owner either.
             HpcserveError: As calls and logins do.
         """
-        shown: tuple[tuple[str, str], ...] = ()
+        agreed: object = None
         until = time.monotonic() + AWAY_S
         while True:
-            asked_at = time.monotonic()
+            asked_at = _clock()
             try:
                 order = patiently(self._ask, "submission", AskSubmission(id=id), Submission, for_s=AWAY_S)
-            except Conflict:
+            except Conflict as error:
+                self._says(printable(error.message))
                 return
-            _check(order, to)
+            is_named = _check(order, to)
             if self._asks is None and self._program is None:
                 raise LoginRequired(
-                    f"transfer {id} waits for you to submit it yourself ({order.why}); at a terminal: "
+                    f"transfer {id} waits for you to submit it yourself ({printable(order.why)}); at a terminal: "
                     "hpcserve transfers --login",
                     detail=order.login,
                 )
-            if order.items != shown:
-                self._says("\n".join(_told(order)))
-                shown = order.items
+            if _what(order) != agreed:
+                if not self._agrees("\n".join(_told(order, to)), is_named=is_named):
+                    raise PermissionDenied(
+                        f"transfer {id} is not submitted, since nobody agreed to it; to look at it at a terminal: "
+                        f"hpcserve transfers --login; to give it up: hpcserve transfers --cancel {id}"
+                    )
+                agreed = _what(order)
+                until = time.monotonic() + AWAY_S
             if self._login is None:
-                self._log_in(self._demand or own_demand(_refused(order), order.consents))
+                self._log_in(self._demand or _own_demand(order))
                 until = time.monotonic() + AWAY_S
                 continue
-            if time.monotonic() - asked_at > order.within_s:
+            if _clock() - asked_at > order.within_s:
                 if time.monotonic() > until:
                     raise ServiceUnavailable("the service takes too long to say what is to be submitted; try again")
                 continue
-            task = self._try(order, self._login, until)
+            try:
+                task = self._try(order, self._login, until)
+            except StepFailed as error:
+                self._give_back(id, order, error.trouble)
+                return
             if task:
-                patiently(self._ask, "submitted", Submitted(id=id, task=task), TransferList, for_s=AWAY_S)
+                self._report(id, order.submission, task, self._login)
                 return
 
     def _try(self, order: Submission, login: Kept, until: float) -> str:
-        """The task; empty: it may go well later, or with another login."""
-        from hpcserve.staging.transfer import GlobusTransfer, StepFailed
+        """The task; empty: it may go well later, or with another login.
 
+        Raises:
+            StepFailed: It never will, with this submission id.
+        """
         items = [(End(order.source, start), End(order.target, end)) for start, end in order.items]
         try:
             with closing(GlobusTransfer(login.access_token, deadline_s=order.deadline_s)) as transfer:
-                return transfer.submit(order.submission, items, label=order.label)
+                return transfer.submit(order.submission, items)
         except StepFailed as error:
+            if error.trouble.kind in ("fatal", "stale"):
+                raise
             self._bear(error.trouble, until)
             return ""
+
+    def _report(self, id: str, submission: str, task: str, login: Kept) -> None:
+        """Nobody follows what comes too late: it is cancelled."""
+        report = Submitted(id=id, submission=submission, task=task)
+        try:
+            patiently(self._ask, "submitted", report, TransferList, for_s=AWAY_S)
+        except Conflict as error:
+            try:
+                with closing(GlobusTransfer(login.access_token, deadline_s=0.0)) as transfer:
+                    transfer.cancel(task)
+            except StepFailed as failed:
+                raise TransferFailed(
+                    f"{printable(error.message)}; that did not succeed ({failed.trouble.why}): cancel it at "
+                    "app.globus.org/activity"
+                ) from failed
+            self._says(f"{printable(error.message)}: it is cancelled")
+
+    def _give_back(self, id: str, order: Submission, trouble: Trouble) -> None:
+        """Globus does not take it from its owner either: the service sees to another id, or gives it up.
+
+        Raises:
+            TransferFailed: It is given up.
+        """
+        stale = trouble.kind == "stale"
+        told = NotSubmitted(id=id, submission=order.submission, why=trouble.why, stale=stale)
+        patiently(self._ask, "not-submitted", told, TransferList, for_s=AWAY_S)
+        if not stale:
+            raise TransferFailed(f"{trouble.why}; it is refused to you as to the service")
+        self._says(f"transfer {id} gets another submission id, which takes a minute or two ({trouble.why})")
 
     def _bear(self, trouble: Trouble, until: float) -> None:
         """Has another login where that helps, and waits where time does."""
@@ -126,9 +184,7 @@ class Submitter:
             if trouble.detail is not None:
                 self._wants_more(trouble)
             return
-        if trouble.kind == "fatal":
-            raise TransferFailed(f"{trouble.why}; it is refused to you as to the service")
-        if trouble.kind == "stale" or time.monotonic() > until:
+        if time.monotonic() > until:
             raise ServiceUnavailable(f"{trouble.why}; once more: hpcserve transfers --login")
         time.sleep(max(trouble.retry_after_s, LONGEST_LOOK_S))
 
@@ -155,28 +211,63 @@ class Submitter:
             self._login = signin.log_in(demand, NO_SERVICE, code, renews=False)
 
 
-def _check(order: Submission, to: str) -> None:
-    """Whether the service has submitted what the user wants."""
-    if order.target != destination(to, "").collection:
-        raise PermissionDenied(
-            f"the service wants a transfer to the collection {order.target[:40]!r} submitted, but the result was to go "
-            f"to {to}; nothing is submitted: ask its operator"
-        )
-    destination(f"globus://{order.source}/", "")
-    if not order.items or not 0 < order.deadline_s <= LONGEST_DEADLINE_S:
+def _clock() -> float:
+    """Seconds that go on while this machine sleeps."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def _check(order: Submission, to: str | None) -> bool:
+    """Whether all that the service has submitted goes to where the user said; what he did not name is refused."""
+    for each in (order.source, order.target, order.submission):
+        if not is_uuid(each):
+            raise ProtocolError(f"the service wants a transfer submitted with {each[:40]!r}, which is no UUID")
+    paths = [path for item in order.items for path in item]
+    if not paths or any(_is_odd(path) for path in paths) or not 0 < order.deadline_s <= LONGEST_DEADLINE_S:
         raise ProtocolError("the service wants a transfer submitted that can be none; are both sides up to date?")
+    if to is None:
+        return False
+    named, ends = destination(to, ""), [End(order.target, end) for _, end in order.items]
+    is_there = [named == each or named == each._replace(path=each.directory) for each in ends]
+    if not any(is_there):
+        raise PermissionDenied(
+            f"the service wants a transfer to {uri_of(ends[0])} submitted, but the result was to go to {to}; nothing "
+            "is submitted: ask its operator"
+        )
+    return all(map(_below(to), ends))
 
 
-def _told(order: Submission) -> Iterator[str]:
-    yield f"Globus takes this transfer from you alone ({order.why}):"
-    for start, end in order.items[:MOST_SHOWN]:
-        yield f"  {uri_of(End(order.source, start))} to {uri_of(End(order.target, end))}"
-    if len(order.items) > MOST_SHOWN:
-        yield f"  and {len(order.items) - MOST_SHOWN} more"
+def _below(to: str) -> Callable[[End], bool]:
+    """Tells what lies in the directory that the user named, or in that of the file that he did."""
+    directory = destination(to, "").directory
+    return lambda end: end.path.startswith(directory)
 
 
-def _refused(order: Submission) -> LoginRequired:
-    return LoginRequired(order.why, detail=order.login)
+def _is_odd(path: str) -> bool:
+    """Whether it is none of a file, or leads elsewhere than it looks."""
+    return not path.startswith("/") or path.endswith("/") or ".." in path.split("/") or not path.isprintable()
+
+
+def _what(order: Submission) -> object:
+    """All of it by which a transfer differs from another one."""
+    return order.source, order.target, order.items, order.deadline_s
+
+
+def _told(order: Submission, to: str | None) -> Iterator[str]:
+    yield f"Globus takes this transfer from you alone ({printable(order.why)}):"
+    is_below = _below(to) if to is not None else lambda _: True
+    items = [(End(order.source, start), End(order.target, end)) for start, end in order.items]
+    elsewhere = [each for each in items if not is_below(each[1])]
+    for start, end in (each for each in items if is_below(each[1])):
+        yield f"  {uri_of(start)} to {uri_of(end)}"
+    if elsewhere:
+        yield f"and with it, elsewhere than to {to}:"
+    for start, end in elsewhere:
+        yield f"  {uri_of(start)} to {uri_of(end)}"
+
+
+def _own_demand(order: Submission) -> Demand:
+    refused = LoginRequired(order.why, detail=order.login)
+    return own_demand(refused, order.consents, among=(order.source, order.target))
 
 
 def _without_words(demand: Demand) -> Demand:

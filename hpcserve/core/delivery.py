@@ -93,7 +93,8 @@ class Trouble(NamedTuple):
 
     ``again``: it may go well later. ``login``: when its owner has logged in (again); ``detail`` says how, as in
     :class:`hpcserve.errors.LoginRequired`. ``stale``: its submission id is not good any more. ``gone``: Globus knows no
-    such task. ``fatal``: never. ``by_transfer``: Transfer itself wants that login, for what was asked of it.
+    such task. ``fatal``: never. ``by_transfer``: Transfer itself wants that login, for what was asked of it; ``by``: by
+    which login that was asked.
     """
 
     kind: Literal["again", "login", "stale", "gone", "fatal"]
@@ -101,6 +102,7 @@ class Trouble(NamedTuple):
     retry_after_s: float = 0.0
     detail: dict[str, Any] | None = None
     by_transfer: bool = False
+    by: str = ""
 
 
 # --- actions ----------------------------------------------------------------------------------------

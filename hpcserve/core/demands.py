@@ -11,7 +11,7 @@ Source: https://globus-sdk-python.readthedocs.io/en/stable/authorization/gare.ht
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -138,7 +138,7 @@ def demand_of(refused: LoginRequired) -> Demand:
     return demand
 
 
-def own_demand(refused: LoginRequired, consents: Iterable[str] = ()) -> Demand:
+def own_demand(refused: LoginRequired, consents: Iterable[str] = (), *, among: Container[str]) -> Demand:
     """The login with which somebody submits himself what Transfer has refused to a service: for Transfer alone.
 
     No service gets the token. Of what the service says nothing counts but the session, and on which collections
@@ -147,13 +147,15 @@ def own_demand(refused: LoginRequired, consents: Iterable[str] = ()) -> Demand:
     Args:
         refused: What the service was refused, as it says it.
         consents: Further collections on which Transfer is to be let act.
+        among: The collections of the transfer: Transfer is to be let act on no other, whatever the service says.
 
     Raises:
         AuthenticationError: As :func:`demand_of`.
     """
     told = demand_of(refused)
     named = [*consents, *_DATA_ACCESS.findall(" ".join(told.authorization_parameters.required_scopes or ()))]
-    below = " ".join(f"*https://auth.globus.org/scopes/{each}/data_access" for each in dict.fromkeys(named))
+    within = [each for each in dict.fromkeys(named) if each in among]
+    below = " ".join(f"*https://auth.globus.org/scopes/{each}/data_access" for each in within)
     if not all(map(_UUID.fullmatch, named)):
         raise AuthenticationError("the service names a collection whose id is no UUID")
     scope = f"{TRANSFER_SCOPE}[{below}]" if below else TRANSFER_SCOPE

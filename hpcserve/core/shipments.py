@@ -31,15 +31,18 @@ class Shipment:
     progress: Progress | None = None
     login: dict[str, Any] | None = None
     refused: bool = False  # for that login, when it was submitted
+    refused_by: str = ""  # the login by which it was, the first time
     tried: list[dict[str, Any]] = field(default_factory=list)  # what it was refused for before logins of its owner's
     offered: bool = False  # to its owner, to submit it
+    lacks: Trouble | None = None  # the login at the service without which it is not known what Transfer wants
+    finding: bool = False  # what is being done is to look for its task
     handed_until: float = float("-inf")  # so long its owner may be about to
     reported: str = ""  # the task that its owner has submitted
 
     def went_well(self) -> None:
         """A step has."""
         self.pause_s, self.bad_since, self.login = 0.0, None, None
-        self.lost, self.stale = None, False
+        self.lost, self.lacks, self.stale = None, None, False
 
     def is_bad_too_long(self, now: float, limits: Limits) -> bool:
         """Whether nothing has gone well for as long as that is borne."""

@@ -16,6 +16,11 @@ def shortened(name: str) -> str:
     return repr(name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME] + "…")
 
 
+def printable(text: str) -> str:
+    """What somebody else says, for a terminal: whatever would steer it is spelt out."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """What to append to a message that ``name`` is unknown.
 

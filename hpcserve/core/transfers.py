@@ -15,8 +15,8 @@ transfer task, here a **shipment**. The rules:
   directory end; those for several start anew, each directory's in a task of its own.
 - What Transfer refuses once more, in the same words, after the login that it wanted, is *offered* to its owner, and so
   is what goes the same way later: his own login may do where the service's token does not. Who submits does so with the
-  same id, so that there is one task; the id is not replaced while an owner may be about to. Whether he has, he reports;
-  and it is looked for, since nobody knows who was killed when.
+  same id, so that there is one task; the id is not replaced while an owner may be about to. Whether he has, or was
+  refused too, he reports; and once he has the id, it is looked for, since nobody knows who was killed when.
 - Which login is wanted is told until a step goes well, or the file is asked for again, which is how a client goes on
   after one. A step that may go well later says nothing about it, and neither does a token that is merely newer.
 
@@ -48,7 +48,7 @@ from hpcserve.core.delivery import (
 )
 from hpcserve.core.faults import AT_ONCE, IN_TIME
 from hpcserve.core.shipments import Shipment, asked_of, batches
-from hpcserve.errors import Conflict, NotFound, ServiceUnavailable, TransferFailed
+from hpcserve.errors import Conflict, LoginRequired, NotFound, ServiceUnavailable, TransferFailed
 
 BY_OWNER = "cancelled by its owner"
 REFUSED = ("fatal", "gone")
@@ -85,8 +85,10 @@ class Transfers:
             shipment = self._shipments[number]
             shipment.submission, shipment.unsure = submission, True
             shipment.task = next((each.task for each in members if each.task), "")
+            if any(each.state in ("offered", "cancelling") for each in members):  # its owner may have the id
+                shipment.handed_until = now + limits.hand_s
             if any(each.state == "offered" for each in members):
-                shipment.offered, shipment.handed_until = True, now + limits.hand_s
+                shipment.offered = True
                 self._closed.add(self._way(shipment))
 
     # --- what is known ----------------------------------------------------------------------------
@@ -109,7 +111,9 @@ class Transfers:
     def login(self, id: str) -> dict[str, Any] | None:
         """Which login a delivery waits for, as the ``detail`` of a LoginRequired; None: for none."""
         shipment = self._shipments.get(self._of.get(id, 0))
-        return None if shipment is None else shipment.login
+        if shipment is None:
+            return None
+        return shipment.lacks.detail if shipment.login is None and shipment.lacks is not None else shipment.login
 
     def until(self, id: str) -> float | None:
         """Until when it is borne that something is wrong with a delivery; None: nothing is, or nobody knows."""
@@ -146,15 +150,18 @@ class Transfers:
         self._deliveries[delivery.id] = delivery
         return [Store((delivery,))]
 
-    def go_on(self, id: str, now: float) -> list[Action]:
-        """A delivery was asked for once more, by somebody who has logged in: no login is waited for until one is."""
+    def go_on(self, id: str, now: float, by: str) -> list[Action]:
+        """A delivery was asked for once more, as after a login: none is waited for until one is wanted again.
+
+        ``by``: the login by which its owner is in. The one by which Transfer has refused it already is no new one.
+        """
         number = self._of.get(id)
         if number is None:
             return []
         shipment = self._shipments[number]
-        if shipment.login is not None and shipment.refused:
+        if shipment.login is not None and shipment.refused and by != shipment.refused_by:
             shipment.tried.append(asked_of(shipment.login))
-        waited, shipment.login = shipment.login is not None, None
+        waited, shipment.login, shipment.lacks = shipment.login is not None, None, None
         shipment.at, shipment.pause_s = min(shipment.at, now), 0.0
         ids = [each for each in shipment.ids if waited and self._deliveries[each].state == "inactive"]
         changes = self._change(ids, state="active", why="")
@@ -182,31 +189,59 @@ class Transfers:
             return self._leave(number, now)
         return [stored]
 
-    def hand_out(self, id: str, now: float) -> tuple[Store, Submit]:
+    def hand_out(self, id: str, now: float) -> tuple[Store, Submit, dict[str, Any]]:
         """The owner of a delivery is about to submit what it travels in; the store is written first.
+
+        The last is the login that Transfer has wanted of the service, as the ``detail`` of a LoginRequired.
 
         Raises:
             Conflict: It is not, or no longer, for its owner to submit.
+            LoginRequired: The service needs a login first, to see what Transfer wants and what became of it.
             ServiceUnavailable: It is being submitted by the service just now.
         """
         number = self._of.get(id, 0)
         shipment = self._shipments.get(number)
         if shipment is None or not shipment.offered or self._is_looked_for(shipment, now):
             raise Conflict(f"transfer {id} is {self._deliveries[id].state}, and not its owner's to submit")
+        if shipment.login is None and shipment.lacks is not None:
+            raise LoginRequired(
+                f"transfer {id} is yours to submit, and the service needs a login first ({shipment.lacks.why}): "
+                "hpcserve transfers --login",
+                detail=shipment.lacks.detail,
+            )
         if shipment.login is None:
             raise ServiceUnavailable(f"transfer {id} is being tried by the service once more", retry_after_s=0.5)
         shipment.unsure, shipment.handed_until = True, now + self._limits.hand_s
+        shipment.at, shipment.pause_s = min(shipment.at, now), 0.0
         stored, submit = self._submit(number)
-        return stored, submit
+        return stored, submit, shipment.login
 
     def reported(self, id: str, submission: str, task: str, now: float) -> list[Action]:
-        """The owner of a delivery has submitted what it travels in with this id, as this task; that was verified."""
-        number = self._of.get(id, 0)
-        shipment = self._shipments.get(number)
-        if shipment is None or shipment.task or shipment.submission != submission:
+        """The owner of a delivery has submitted what it travels in with this id, as this task; that was verified.
+
+        Raises:
+            Conflict: It is too late: that is not wanted any more, or is submitted with another id.
+        """
+        delivery, shipment = self._deliveries[id], self._shipments.get(self._of.get(id, 0))
+        if (delivery.submission, delivery.task) == (submission, task):
             return []
+        if shipment is None or shipment.submission != submission or shipment.task:
+            raise Conflict(f"transfer {id} is {delivery.state}, and task {task} of it is not followed; cancel that")
         shipment.reported = task
-        return [] if shipment.busy else self.submitted(number, task, now)
+        return [] if shipment.busy else self.submitted(self._of[id], task, now)
+
+    def not_submitted(self, id: str, submission: str, trouble: Trouble, now: float) -> list[Action]:
+        """Globus has refused this submission to the owner of a delivery, who has no task of it.
+
+        ``trouble`` is ``stale`` or ``fatal``. It is looked for before anything comes of that.
+        """
+        shipment = self._shipments.get(self._of.get(id, 0))
+        if shipment is None or not shipment.offered or shipment.submission != submission or shipment.reported:
+            return []
+        shipment.lost, shipment.login = trouble, None
+        shipment.at, shipment.pause_s = min(shipment.at, now), 0.0
+        changes = self._change(shipment.ids, why=trouble.why)
+        return [changes] if changes.deliveries else []
 
     def withdraw(self, id: str) -> None:
         """A delivery that was asked for could not be stored: it never was."""
@@ -228,10 +263,16 @@ class Transfers:
         for number, shipment in list(self._shipments.items()):
             if shipment.busy or shipment.at > now:
                 continue
-            shipment.busy = True
+            is_its_owners = not shipment.task and self._waits_for_owner(shipment)
+            looked_for = not shipment.task and self._is_looked_for(shipment, now)
+            if is_its_owners and not shipment.unsure and not looked_for:
+                shipment.at = self._old_at(shipment)
+                continue
+            shipment.busy, shipment.finding = True, False
             if not shipment.submission:
                 actions.append(Prepare(number, shipment.owner))
-            elif not shipment.task and (self._is_looked_for(shipment, now) or self._waits_for_owner(shipment)):
+            elif looked_for or is_its_owners:
+                shipment.finding = True
                 actions.append(Find(number, shipment.owner, shipment.submission))
             elif not shipment.task:
                 actions += self._submit(number)
@@ -366,7 +407,10 @@ class Transfers:
         shipment.busy = False
         if shipment.reported and not shipment.task:
             return self.submitted(number, shipment.reported, now)
-        shipment.unsure = shipment.unsure or (bool(shipment.submission) and trouble.kind == "again")
+        if shipment.finding and shipment.offered and trouble.kind != "login":
+            trouble = trouble._replace(kind="again")  # that says nothing of the offer
+        elif shipment.submission and trouble.kind == "again":
+            shipment.unsure = True
         if (trouble.kind == "login" or shipment.offered) and not shipment.task:
             shipment.bad_since = None  # that is an answer: what goes wrong after the login has only begun
         elif shipment.bad_since is None and (not shipment.task or trouble.kind in REFUSED):
@@ -408,8 +452,12 @@ class Transfers:
     def _wait(self, shipment: Shipment, trouble: Trouble) -> list[Action]:
         refused = trouble.by_transfer and bool(shipment.submission) and not shipment.task
         if shipment.offered and not refused:
+            if trouble.kind == "login" and shipment.login is None:
+                shipment.lacks = trouble
             return []  # what is told is still so
         if trouble.kind == "login":
+            if not (refused and shipment.refused and asked_of(trouble.detail) == asked_of(shipment.login)):
+                shipment.refused_by = trouble.by
             shipment.login, shipment.refused = trouble.detail, refused
         state: State | None = "inactive" if trouble.kind == "login" and shipment.task else None
         if refused and self._is_its_owners(shipment):
@@ -486,7 +534,10 @@ class Transfers:
         return shipment.lost is not None or self._wants_cancel(shipment) or self._is_old(shipment, now)
 
     def _is_old(self, shipment: Shipment, now: float) -> bool:
-        return min(self._deliveries[each].asked_s for each in shipment.ids) + self._limits.give_up_s <= now
+        return self._old_at(shipment) <= now
+
+    def _old_at(self, shipment: Shipment) -> float:
+        return min(self._deliveries[each].asked_s for each in shipment.ids) + self._limits.give_up_s
 
     def _has_ended(self, shipment: Shipment, now: float) -> bool:
         """Whether its task is over its deadline, whenever it was submitted: nothing is that is too old."""

@@ -140,16 +140,13 @@ class GlobusTransfer(_Speaker):
         with self._troubles():
             return str(self._client.get_submission_id()["value"])
 
-    def submit(self, submission: str, items: Sequence[tuple[End, End]], *, label: str = "") -> str:
-        """The task's id; the same for the same submission id, however often it is said, and whoever has said it.
-
-        ``label``: by which the service knows it; by default as :func:`label_of`.
-        """
+    def submit(self, submission: str, items: Sequence[tuple[End, End]]) -> str:
+        """The task's id; the same for the same submission id, however often it is said, and whoever has said it."""
         source, target = items[0]
         data = self._sdk.TransferData(
             source.collection,
             target.collection,
-            label=label or label_of(submission),
+            label=label_of(submission),
             submission_id=submission,
             sync_level="checksum",
             verify_checksum=True,
@@ -158,7 +155,7 @@ class GlobusTransfer(_Speaker):
             deadline=datetime.now(UTC) + timedelta(seconds=self._deadline_s),
         )
         for start, end in items:
-            data.add_item(start.path, end.path)
+            data.add_item(start.path, end.path, recursive=False)
         with self._troubles():
             return str(self._client.submit_transfer(data)["task_id"])
 

@@ -430,7 +430,7 @@ class AskSubmission(Admin, frozen=True, kw_only=True):
 
 
 class Submission(Admin, frozen=True, kw_only=True):
-    """What the caller's own task is to be. It verifies checksums.
+    """What the caller's own task is to be. It verifies checksums; its label is ``hpcserve SUBMISSION``.
 
     Whoever does not submit it ``within_s`` seconds asks again first. ``login``: what Transfer has wanted of the
     service's, as the detail of the error ``login_required``; ``why``: in its words. ``consents``: collections on which
@@ -441,7 +441,6 @@ class Submission(Admin, frozen=True, kw_only=True):
     source: str
     target: str
     items: tuple[tuple[str, str], ...]
-    label: str
     deadline_s: float
     within_s: float
     login: dict[str, Any]
@@ -450,10 +449,23 @@ class Submission(Admin, frozen=True, kw_only=True):
 
 
 class Submitted(Admin, frozen=True, kw_only=True):
-    """``submitted``: the caller has submitted a transfer that was ``offered``, as this task."""
+    """``submitted``: the caller has submitted a transfer that was ``offered``, with this submission id as this task.
+
+    The error ``conflict`` says that this is too late: the task is not followed, and the caller cancels it.
+    """
 
     id: str
+    submission: str
     task: str
+
+
+class NotSubmitted(Admin, frozen=True, kw_only=True):
+    """``not-submitted``: Globus refuses this submission to the caller, too, and will; ``stale``: for its id alone."""
+
+    id: str
+    submission: str
+    why: str
+    stale: bool = False
 
 
 class CancelTransfer(Admin, frozen=True, kw_only=True):

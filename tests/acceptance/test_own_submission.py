@@ -42,13 +42,14 @@ def at_the_last_prompt(lab: Lab) -> Iterator[Typist]:
     assert "hpcserve transfers --login" in lab.ada.fails(4, *lab.call)
     with Typist(lab.ada, lab.globus.ca, "transfers", "--login", "--watch") as typist:
         typist.patience_s = PATIENCE_S
-        yield typist.logs_in().logs_in().says("Globus takes this transfer from you alone")
+        yield typist.logs_in_until_asked().says("Globus takes this transfer from you alone").agrees()
 
 
 def test_who_sits_at_a_terminal_submits_what_the_service_may_not(lab: Lab) -> None:
     with Typist(lab.ada, lab.globus.ca, *lab.call) as typist:
-        # To transfer at all; with an identity of that domain, in vain; and to submit it herself.
-        told = json.loads(typist.logs_in().logs_in().logs_in().ends())
+        # To transfer at all; with an identity of that domain, in vain (unless the service was refused with that consent
+        # before it was told of the first login); and to submit it herself.
+        told = json.loads(typist.logs_in_until_asked().agrees().logs_in().ends())
     [path] = lab.arrived()
     assert told == {"sent": f"globus://{lab.laptop.id}/results/{path.name}"}
     assert f"to {told['sent']}" in typist.seen
@@ -59,8 +60,11 @@ def test_who_sits_at_a_terminal_submits_what_the_service_may_not(lab: Lab) -> No
     said = lab.ada.fails(4, *lab.call)
     assert "waits for you to submit it yourself" in said
     assert "submit it yourself: hpcserve transfers --login" in " ".join(lab.ada.ok("transfers").split())
+    with Typist(lab.ada, lab.globus.ca, "transfers", "--login") as typist:
+        typist.agrees("n").ends(4)
+    assert "nobody agreed" in typist.seen
     with Typist(lab.ada, lab.globus.ca, "transfers", "--login", "--watch") as typist:
-        typist.logs_in().ends()
+        typist.agrees().logs_in().ends()
     assert (states(lab), lab.tasks(), len(lab.arrived())) == (["succeeded"] * 2, 2, 2)
     own = {each.client_id for each in lab.globus.world.tokens.values() if TRANSFER_ALL in each.scopes}
     assert own == {lab.globus.service.id, lab.globus.native.id}

@@ -71,6 +71,24 @@ class Typist:
             assert self._look(until), f"not said: {self.seen}"
         return self
 
+    def logs_in_until_asked(self) -> Self:
+        """Logs in as often as that is wanted before a question stands there that is answered with yes or no."""
+        until = time.monotonic() + self.patience_s
+        while self.seen.find("[y/N] ", self._read_to) < 0:
+            if ADDRESS.search(self.seen, self._read_to):
+                self.logs_in()
+            else:
+                assert self._look(until), f"nothing asked: {self.seen}"
+        return self
+
+    def agrees(self, text: str = "y") -> Self:
+        """Says yes, or something else, to the question that stands there."""
+        until = time.monotonic() + self.patience_s
+        while (at := self.seen.find("[y/N] ", self._read_to)) < 0:
+            assert self._look(until), f"nothing asked: {self.seen}"
+        self._read_to = at + 1
+        return self.types(text)
+
     def types(self, text: str) -> Self:
         os.write(self._screen, f"{text}\n".encode())
         return self

@@ -82,6 +82,7 @@ class Admin:
             "https": (verbs.AskHttps, controller.transferring.https),
             "submission": (verbs.AskSubmission, controller.transferring.submission),
             "submitted": (verbs.Submitted, controller.transferring.submitted),
+            "not-submitted": (verbs.NotSubmitted, controller.transferring.not_submitted),
             "cancel-transfer": (verbs.CancelTransfer, controller.transferring.cancel),
         }
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import closing
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from hpcserve.core.delivery import (
     Action,
@@ -137,7 +137,7 @@ class Deliveries:
             if self.book.ask(each):
                 new.append(each)
             else:
-                again += self.book.go_on(each.id, self.now())
+                again += self.book.go_on(each.id, self.now(), self._wallet.digest(each.owner))
         try:
             await self._store(Store(tuple(new)))
         except HpcserveError:
@@ -157,22 +157,24 @@ class Deliveries:
         await self._carry_out(self.book.cancel(id, self.now()))
         self._changed.set()
 
-    async def hand_out(self, id: str) -> Submit:
-        """What the owner of a delivery is to submit himself, with a login of his own.
+    async def hand_out(self, id: str) -> tuple[Submit, dict[str, Any]]:
+        """What the owner of a delivery is to submit himself, with a login of his own; and which one the service lacks.
 
         Raises:
             Conflict: It is not for its owner to submit.
+            LoginRequired: The service needs a login first.
             ServiceUnavailable: Not yet.
             StepFailed: Globus does not let the owner at the files.
             HpcserveError: It cannot be written down.
         """
-        stored, submit = self.book.hand_out(id, self.now())
+        stored, submit, login = self.book.hand_out(id, self.now())
+        self._changed.set()
         await self._store(stored)
         await self._let_in(submit)
-        return submit
+        return submit, login
 
-    async def reported(self, id: str, task: str) -> None:
-        """The owner of a delivery says that he has submitted it, as this task: he has, as far as his token sees.
+    async def reported(self, id: str, submission: str, task: str) -> None:
+        """The owner of a delivery says that he has submitted it with this id, as this task: he has, as his token sees.
 
         Raises:
             PermissionDenied: The task is not his, or not of this submission.
@@ -181,9 +183,9 @@ class Deliveries:
             StepFailed: Globus gives no answer.
         """
         delivery = self.book.get(id)
-        if delivery is None or not delivery.submission:
-            raise Conflict(f"transfer {id} is not submitted any more, and nothing else was; see: hpcserve transfers")
-        if delivery.task != task:
+        if delivery is None:
+            raise Conflict(f"transfer {id} is not known any more, and task {task} of it is not followed; cancel that")
+        if (delivery.submission, delivery.task) != (submission, task):
             token = await self._wallet.token(delivery.owner)
             try:
                 told = await self._said(token, lambda carrier: carrier.look(task))
@@ -191,9 +193,14 @@ class Deliveries:
                 if error.trouble.kind not in REFUSED:
                     raise
                 raise PermissionDenied(f"no task {shortened(task)} of yours is known: {error.trouble.why}") from error
-            if delivery.task or told.label != label_of(delivery.submission):
+            if told.label != label_of(submission):
                 raise PermissionDenied(f"task {shortened(task)} is not that of transfer {id}")
-            await self._carry_out(self.book.reported(id, delivery.submission, task, self.now()))
+            await self._carry_out(self.book.reported(id, submission, task, self.now()))
+        self._changed.set()
+
+    async def not_submitted(self, id: str, submission: str, trouble: Trouble) -> None:
+        """Globus has refused this submission to the owner of a delivery, too."""
+        await self._carry_out(self.book.not_submitted(id, submission, trouble, self.now()))
         self._changed.set()
 
     def logged_in(self, owner: str) -> None:
@@ -238,7 +245,7 @@ class Deliveries:
         except StepFailed as error:
             trouble = error.trouble
             if trouble.kind == "login":
-                trouble = self._wallet.refused(step.owner, trouble)
+                trouble = self._wallet.refused(step.owner, trouble)._replace(by=digest)
         except LoginRequired as error:
             trouble = Trouble("login", error.message, detail=error.detail)
         except HpcserveError as error:

@@ -17,11 +17,11 @@ from hpcserve.auth.grants import Grants
 from hpcserve.auth.sealed import Seal
 from hpcserve.config import Site
 from hpcserve.core.access import Decision
-from hpcserve.core.delivery import Delivery, End, Limits
+from hpcserve.core.delivery import Delivery, End, Limits, Trouble
 from hpcserve.core.demands import together
 from hpcserve.core.destinations import destination, is_uuid, uri_of
 from hpcserve.core.sitepaths import Collection, globus_uri
-from hpcserve.core.spelling import shortened
+from hpcserve.core.spelling import printable, shortened
 from hpcserve.core.tiers import tier
 from hpcserve.daemon.access import own_directory
 from hpcserve.daemon.controller.arrivals import Arrivals
@@ -41,10 +41,11 @@ from hpcserve.errors import (
     ServiceUnavailable,
     StagedFileGone,
 )
-from hpcserve.staging.transfer import GlobusCollections, GlobusTransfer, StepFailed, label_of
+from hpcserve.staging.transfer import GlobusCollections, GlobusTransfer, StepFailed
 from hpcserve.wire import admin as verbs
 
 MOST_PATHS = 1000
+MOST_CHARACTERS = 1000
 OWN = Decision(allowed=True, by="owner")
 SEAL_KEY = "logins.key"
 
@@ -159,7 +160,7 @@ class Transferring:
         """One is to be submitted by the caller himself."""
         service, delivery = await self._own_transfer(asking, arguments.id)
         try:
-            order = await service.deliveries.hand_out(delivery.id)
+            order, login = await service.deliveries.hand_out(delivery.id)
         except StepFailed as error:
             raise ServiceUnavailable(error.trouble.why, retry_after_s=error.trouble.retry_after_s or 2.0) from error
         await self._guard.note(asking, "submit", delivery.id, OWN)
@@ -169,10 +170,9 @@ class Transferring:
             source=source,
             target=target,
             items=tuple((each.source.path, each.target.path) for each in order.deliveries),
-            label=label_of(order.submission),
             deadline_s=self._limits.deadline_s,
             within_s=self._limits.hand_s / 2,
-            login=service.deliveries.book.login(delivery.id) or {},
+            login=login,
             why=delivery.why,
             consents=(source,) if self._is_mapped(source) else (),
         )
@@ -183,13 +183,21 @@ class Transferring:
         if not is_uuid(arguments.task):
             raise InvalidInput(f"task={shortened(arguments.task)}: expected the id of a task of Globus Transfer")
         try:
-            await service.deliveries.reported(delivery.id, arguments.task)
+            await service.deliveries.reported(delivery.id, arguments.submission, arguments.task)
         except PermissionDenied as error:
             decision = Decision(allowed=False, by="owner", reason=error.message)
             await self._guard.note(asking, "submit", delivery.id, decision)
             raise
         except StepFailed as error:
             raise ServiceUnavailable(error.trouble.why, retry_after_s=error.trouble.retry_after_s or 2.0) from error
+        return self._listed(service.deliveries, [delivery.id])
+
+    async def not_submitted(self, arguments: verbs.NotSubmitted, asking: Asking) -> verbs.TransferList:
+        """Globus has refused one to the caller, too."""
+        service, delivery = await self._own_transfer(asking, arguments.id)
+        why = f"{printable(arguments.why[:MOST_CHARACTERS])}; it was refused to its owner, too"
+        trouble = Trouble("stale" if arguments.stale else "fatal", why)
+        await service.deliveries.not_submitted(delivery.id, arguments.submission, trouble)
         return self._listed(service.deliveries, [delivery.id])
 
     async def _own_transfer(self, asking: Asking, id: str) -> tuple[Service, Delivery]:

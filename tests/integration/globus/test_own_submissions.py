@@ -10,7 +10,9 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import unquote
 
+import msgspec
 import pytest
 
 from hpcserve.client import submitting
@@ -18,6 +20,9 @@ from hpcserve.client.sending import Ask
 from hpcserve.client.submitting import Submitter
 from hpcserve.core.delivery import End
 from hpcserve.daemon.audit import audit_path
+from hpcserve.daemon.controller import transferring
+from hpcserve.daemon.controller.guard import Asking, Guard
+from hpcserve.daemon.controller.transferring import limits_of
 from hpcserve.errors import (
     AuthenticationError,
     Conflict,
@@ -25,6 +30,7 @@ from hpcserve.errors import (
     LoginRequired,
     NotFound,
     PermissionDenied,
+    ProtocolError,
     ServiceUnavailable,
     TransferFailed,
 )
@@ -32,7 +38,7 @@ from hpcserve.staging.transfer import GlobusTransfer
 from hpcserve.testing.globus.browser import log_in
 from hpcserve.testing.globus.collections import Collection, Kind
 from hpcserve.testing.globus.records import TRANSFER_ALL, Person
-from hpcserve.wire.admin import AskSubmission, Deliver, Submission, Submitted, TransferView
+from hpcserve.wire.admin import AskSubmission, CancelTransfer, Deliver, Submission, Submitted, TransferView
 from tests.integration.globus.delivering import WITHIN_S
 from tests.integration.globus.test_transferring import Stage, staged_service
 from tests.integration.globus.transfers import Transfers
@@ -46,13 +52,29 @@ class Page:
     def __init__(self, transfers: Transfers) -> None:
         self._ca = transfers.setting.ca
         self.asked: list[str] = []
+        self.addresses: list[str] = []
 
     def code(self, address: str, why: str, scope: str) -> str:
         self.asked.append(scope)
+        self.addresses.append(unquote(address))
         return log_in(address, self._ca)
 
     def interrupt(self) -> None:
         """Nothing waits."""
+
+
+class Reader:
+    """What somebody is shown, and says to it: yes, but for the last of so many ``answers``."""
+
+    def __init__(self, answers: int = 0) -> None:
+        self.shown: list[str] = []
+        self.named: list[bool] = []
+        self._answers = answers
+
+    def __call__(self, told: str, *, is_named: bool) -> bool:
+        self.shown.append(told)
+        self.named.append(is_named)
+        return len(self.shown) != self._answers
 
 
 @pytest.fixture
@@ -91,6 +113,7 @@ def asked_by(stage: Stage, person: Person) -> Ask:
     verbs: dict[str, Any] = {
         "submission": stage.transferring.submission,
         "submitted": stage.transferring.submitted,
+        "not-submitted": stage.transferring.not_submitted,
     }
 
     def ask(verb: str, arguments: Any, _answer: type[Any]) -> Any:
@@ -117,11 +140,11 @@ def tasks(transfers: Transfers) -> int:
 
 def test_its_owner_submits_what_the_service_may_not(transfers: Transfers, vault: Collection, tmp_path: Path) -> None:
     async def scenario() -> None:
-        ada, page, said = transfers.setting.person, Page(transfers), list[str]()
+        ada, page, reader = transfers.setting.person, Page(transfers), Reader()
         async with staged_service(transfers, tmp_path) as stage:
             view = await offered(stage, ada, vault, "r.h5", "s.h5")
             assert "None of your authenticated identities" in view.why
-            submitter = Submitter(asked_by(stage, ada), page, said.append)
+            submitter = Submitter(asked_by(stage, ada), page, reader, print)
             await asyncio.to_thread(submitter.submit, view.id, view.to)
             await until(stage, ada, lambda seen: seen.state == "succeeded")
             # The next one is offered at once, and the same login does.
@@ -136,8 +159,9 @@ def test_its_owner_submits_what_the_service_may_not(transfers: Transfers, vault:
                 while len(stage.arrived) < 3:
                     await asyncio.sleep(0.02)
         assert page.asked == [""], "one login, and none of the service's"
-        assert f"globus://{vault.id}/in/s.h5" in said[0]
-        assert (tasks(transfers), len(said)) == (2, 2)
+        assert "access_type=online" in page.addresses[0], "which ends by itself"
+        assert f"globus://{vault.id}/in/s.h5" in reader.shown[0]
+        assert (tasks(transfers), len(reader.shown), reader.named) == (2, 2, [True, True]), "asked for each"
         assert sorted(each.name for each in (vault.root / "in").iterdir()) == ["r.h5", "s.h5", "t.h5"]
         shown = transfers.client().task_list()["DATA"]
         assert all(each["verify_checksum"] for each in shown)
@@ -157,7 +181,7 @@ def test_a_program_submits_by_its_secret(
     async def scenario() -> None:
         async with staged_service(transfers, tmp_path) as stage:
             view = await offered(stage, program, vault)
-            submitter = Submitter(asked_by(stage, program), None, lambda _: None)
+            submitter = Submitter(asked_by(stage, program), None, Reader(), print)
             await asyncio.to_thread(submitter.submit, view.id, view.to)
             await until(stage, program, lambda seen: seen.state == "succeeded")
 
@@ -179,23 +203,25 @@ def test_nobody_submits_or_reports_for_another(transfers: Transfers, vault: Coll
                 with pytest.raises(NotFound):
                     await calls.submission(AskSubmission(id=id), stage.asking(bob))
                 with pytest.raises(NotFound):
-                    await calls.submitted(Submitted(id=id, task=bobs), stage.asking(bob))
+                    await calls.submitted(Submitted(id=id, submission=OTHER, task=bobs), stage.asking(bob))
             mine = own(transfers, ada)
             another = mine.submit(mine.submission_id(), [other])
             for task in ("", "../task_list"):
                 with pytest.raises(InvalidInput):
-                    await calls.submitted(Submitted(id=view.id, task=task), stage.asking(ada))
+                    await calls.submitted(Submitted(id=view.id, submission=OTHER, task=task), stage.asking(ada))
             for task in (bobs, another, "00000000-0000-4000-8000-000000000000"):
                 with pytest.raises(PermissionDenied):
-                    await calls.submitted(Submitted(id=view.id, task=task), stage.asking(ada))
+                    await calls.submitted(Submitted(id=view.id, submission=OTHER, task=task), stage.asking(ada))
             assert (await stage.look(ada))[0].task == ""
             order = await calls.submission(AskSubmission(id=view.id), stage.asking(ada))
-            task = mine.submit(order.submission, ends(order), label=order.label)
+            assert (order.within_s, order.consents) == (30.0, ()), "half of the time that the service waits"
+            task = mine.submit(order.submission, ends(order))
+            report = Submitted(id=view.id, submission=order.submission, task=task)
             for _ in range(2):
-                [told] = (await calls.submitted(Submitted(id=view.id, task=task), stage.asking(ada))).transfers
+                [told] = (await calls.submitted(report, stage.asking(ada))).transfers
                 assert told.task == task
             with pytest.raises(PermissionDenied):
-                await calls.submitted(Submitted(id=view.id, task=another), stage.asking(ada))
+                await calls.submitted(msgspec.structs.replace(report, task=another), stage.asking(ada))
             with pytest.raises(Conflict):
                 await calls.submission(AskSubmission(id=view.id), stage.asking(ada))
             await until(stage, ada, lambda seen: seen.state == "succeeded")
@@ -209,6 +235,20 @@ def test_nobody_submits_or_reports_for_another(transfers: Transfers, vault: Coll
     asyncio.run(scenario())
 
 
+def test_a_mapped_collection_of_the_site_takes_a_consent_of_its_own(
+    transfers: Transfers, vault: Collection, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        ada, mapped = transfers.setting.person, transfers.facility
+        async with staged_service(transfers, tmp_path, scopes=f"[{TRANSFER_ALL}]", mapped=mapped) as stage:
+            transfers.consent(mapped, ada)
+            view = await offered(stage, ada, vault)
+            order = await stage.transferring.submission(AskSubmission(id=view.id), stage.asking(ada))
+        assert order.consents == (order.source,) == (mapped.id,)
+
+    asyncio.run(scenario())
+
+
 def test_who_is_killed_before_the_report_is_found_out_by_the_service(
     transfers: Transfers, vault: Collection, tmp_path: Path
 ) -> None:
@@ -217,7 +257,7 @@ def test_who_is_killed_before_the_report_is_found_out_by_the_service(
         async with staged_service(transfers, tmp_path) as stage:
             view = await offered(stage, ada, vault)
             order = await stage.transferring.submission(AskSubmission(id=view.id), stage.asking(ada))
-            task = own(transfers, ada).submit(order.submission, ends(order), label=order.label)
+            task = own(transfers, ada).submit(order.submission, ends(order))
             assert (await until(stage, ada, lambda seen: seen.state == "succeeded")).task == task
         assert tasks(transfers) == 1
 
@@ -233,7 +273,7 @@ def test_an_answer_that_is_lost_makes_no_second_task(
         async with staged_service(transfers, tmp_path) as stage:
             view = await offered(stage, ada, vault)
             transfers.setting.globus.faults.add(SUBMIT, 503, times=2, after=after)
-            submitter = Submitter(asked_by(stage, ada), page, lambda _: None)
+            submitter = Submitter(asked_by(stage, ada), page, Reader(), print)
             await asyncio.to_thread(submitter.submit, view.id, view.to)
             await until(stage, ada, lambda seen: seen.state == "succeeded")
         assert (tasks(transfers), page.asked) == (1, [""])
@@ -241,15 +281,130 @@ def test_an_answer_that_is_lost_makes_no_second_task(
     asyncio.run(scenario())
 
 
-def test_a_service_is_not_trusted_with_where_it_goes(transfers: Transfers, vault: Collection, tmp_path: Path) -> None:
+def lying(ask: Ask, *changes: dict[str, Any]) -> Ask:
+    """A service that says each of these of a transfer, one after the other, and then the last again and again."""
+    left = list(changes)
+
+    def told(verb: str, arguments: Any, answer: type[Any]) -> Any:
+        said = ask(verb, arguments, answer)
+        if verb != "submission":
+            return said
+        return msgspec.structs.replace(said, **(left.pop(0) if len(left) > 1 else left[0]))
+
+    return cast("Ask", told)
+
+
+OTHER = "00000000-0000-4000-8000-000000000000"
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"target": OTHER}, PermissionDenied),
+        ({"items": (("/r.h5", "/~/.bashrc"),)}, PermissionDenied),
+        ({"items": (("/r.h5", "/in/../.bashrc"),)}, ProtocolError),
+        ({"items": (("/~/", "/in/home/"),)}, ProtocolError),
+        ({"items": (("/r.h5", "/in/\x1b[2K"),)}, ProtocolError),
+        ({"items": ()}, ProtocolError),
+        ({"deadline_s": 1e9}, ProtocolError),
+        ({"source": "../x"}, ProtocolError),
+        ({"submission": "x"}, ProtocolError),
+    ],
+)
+def test_what_its_owner_did_not_name_is_neither_shown_nor_submitted(
+    transfers: Transfers, vault: Collection, tmp_path: Path, change: dict[str, Any], error: type[Exception]
+) -> None:
+    async def scenario() -> None:
+        ada, page, reader = transfers.setting.person, Page(transfers), Reader()
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            submitter = Submitter(lying(asked_by(stage, ada), change), page, reader, print)
+            for to in (view.to, view.to.removesuffix("r.h5")):
+                with pytest.raises(error):
+                    await asyncio.to_thread(submitter.submit, view.id, to)
+        assert (tasks(transfers), page.asked, reader.shown) == (0, [], [])
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "change", [{"target": OTHER}, {"source": OTHER}, {"items": (("/s.h5", "/in/r.h5"),)}, {"deadline_s": 5.0}]
+)
+def test_what_changes_after_it_was_agreed_to_is_shown_and_asked_for_anew(
+    transfers: Transfers, vault: Collection, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    async def scenario() -> None:
+        ada, page, reader = transfers.setting.person, Page(transfers), Reader(answers=2)
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            submitter = Submitter(lying(asked_by(stage, ada), {}, change), page, reader, print)
+            with pytest.raises(PermissionDenied, match="nobody agreed"):
+                await asyncio.to_thread(submitter.submit, view.id, None)
+        assert (tasks(transfers), page.asked, reader.named) == (0, [""], [False, False])
+
+    asyncio.run(scenario())
+
+
+def test_all_that_is_to_be_submitted_is_shown_in_what_can_be_printed(
+    transfers: Transfers, vault: Collection, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        ada, page, reader = transfers.setting.person, Page(transfers), Reader(answers=2)
+        many = tuple((f"/{number}", f"/in/{number}") for number in range(12))
+        change: dict[str, Any] = {
+            "items": (*many, ("/r.h5", "/in/r.h5"), ("/x", "/~/.ssh/keys")),
+            "why": "fine\x1b[1A\nor not",
+        }
+        change |= {"consents": (OTHER,)}
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            ask = asked_by(stage, ada)
+            login = (await asyncio.to_thread(ask, "submission", AskSubmission(id=view.id), Submission)).login
+            scopes = [f"{login['scope']}[{TRANSFER_ALL}[*https://auth.globus.org/scopes/{OTHER}/data_access]]"]
+            change["login"] = {**login, "authorization_parameters": {"required_scopes": scopes}}
+            submitter = Submitter(lying(ask, change, {}), page, reader, print)
+            with pytest.raises(PermissionDenied, match="nobody agreed"):
+                await asyncio.to_thread(submitter.submit, view.id, view.to)
+        [first, *_] = reader.shown
+        above, below = first.split("elsewhere than to")
+        assert above.count(" to globus://") == 13
+        assert f"globus://{vault.id}/~/.ssh/keys" in below
+        assert first.splitlines()[0].endswith("(fine\\x1b[1A\\nor not):")
+        assert reader.named == [False, True]
+        assert OTHER not in page.addresses[0]
+
+    asyncio.run(scenario())
+
+
+def test_what_was_handed_out_too_long_ago_is_not_submitted(
+    transfers: Transfers, vault: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scenario() -> None:
         ada, page = transfers.setting.person, Page(transfers)
         async with staged_service(transfers, tmp_path) as stage:
             view = await offered(stage, ada, vault)
-            submitter = Submitter(asked_by(stage, ada), page, lambda _: None)
-            with pytest.raises(PermissionDenied, match="nothing is submitted"):
-                await asyncio.to_thread(submitter.submit, view.id, f"globus://{transfers.laptop.id}/in/")
-        assert (tasks(transfers), page.asked) == (0, [])
+            monkeypatch.setattr(submitting, "AWAY_S", 0.0)
+            submitter = Submitter(lying(asked_by(stage, ada), {"within_s": 0.0}), page, Reader(), print)
+            with pytest.raises(ServiceUnavailable, match="takes too long"):
+                await asyncio.to_thread(submitter.submit, view.id, view.to)
+        assert tasks(transfers) == 0
+
+    asyncio.run(scenario())
+
+
+def test_nobody_logs_in_again_and_again(
+    transfers: Transfers, vault: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        ada, page = transfers.setting.person, Page(transfers)
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            monkeypatch.setattr(submitting, "MOST_LOGINS", 1)
+            vault.trouble.required_scopes = [f"{TRANSFER_ALL}[*https://auth.globus.org/scopes/{vault.id}/data_access]"]
+            submitter = Submitter(asked_by(stage, ada), page, Reader(), print)
+            with pytest.raises(AuthenticationError, match="one login after the other"):
+                await asyncio.to_thread(submitter.submit, view.id, view.to)
+        assert (page.asked, tasks(transfers)) == ([""], 0)
 
     asyncio.run(scenario())
 
@@ -264,9 +419,9 @@ def test_a_further_login_is_had_where_globus_wants_it_and_a_useless_one_once(
         async with staged_service(transfers, tmp_path) as stage:
             view = await offered(stage, ada, vault)
             with pytest.raises(LoginRequired, match="hpcserve transfers --login"):
-                await asyncio.to_thread(Submitter(asked_by(stage, ada), None, print).submit, view.id, view.to)
+                await asyncio.to_thread(Submitter(asked_by(stage, ada), None, Reader(), print).submit, view.id, view.to)
             vault.trouble.required_scopes = [consent]
-            submitter = Submitter(asked_by(stage, ada), page, lambda _: None)
+            submitter = Submitter(asked_by(stage, ada), page, Reader(), print)
             with pytest.raises(AuthenticationError, match="your own login does not do either"):
                 await asyncio.to_thread(submitter.submit, view.id, view.to)
             assert page.asked == ["", ""]
@@ -277,19 +432,97 @@ def test_a_further_login_is_had_where_globus_wants_it_and_a_useless_one_once(
     asyncio.run(scenario())
 
 
-def test_what_globus_does_not_take_from_its_owner_is_said(
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that waits a second for owners, and not a minute."""
+    monkeypatch.setattr(transferring, "limits_of", lambda site: limits_of(site)._replace(hand_s=1.0))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_globus_does_not_take_from_its_owner_either_is_given_up(
     transfers: Transfers, vault: Collection, tmp_path: Path
 ) -> None:
     async def scenario() -> None:
         ada, page = transfers.setting.person, Page(transfers)
         async with staged_service(transfers, tmp_path) as stage:
             view = await offered(stage, ada, vault)
-            submitter = Submitter(asked_by(stage, ada), page, lambda _: None)
+            submitter = Submitter(asked_by(stage, ada), page, Reader(), print)
             transfers.setting.globus.faults.add(SUBMIT, 400, body={"code": "ClientError", "message": "no"})
             with pytest.raises(TransferFailed, match="refused to you"):
                 await asyncio.to_thread(submitter.submit, view.id, view.to)
-            transfers.setting.globus.transfer.queue.submission_s = 0.0
-            with pytest.raises(ServiceUnavailable, match="once more"):
-                await asyncio.to_thread(submitter.submit, view.id, view.to)
+            ended = await until(stage, ada, lambda seen: seen.state == "failed")
+            assert ended.why == "Globus Transfer: ClientError: no; it was refused to its owner, too"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_id_that_globus_does_not_take_from_its_owner_is_replaced(
+    transfers: Transfers, vault: Collection, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        ada, page, queue = transfers.setting.person, Page(transfers), transfers.setting.globus.transfer.queue
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            submitter, before = Submitter(asked_by(stage, ada), page, Reader(), print), queue.submission_s
+            queue.submission_s = 0.0
+            await asyncio.to_thread(submitter.submit, view.id, view.to)
+            assert tasks(transfers) == 0
+            queue.submission_s = before
+            await until(stage, ada, lambda seen: seen.state == "offered" and seen.login is not None)
+            await asyncio.to_thread(submitter.submit, view.id, view.to)
+            await until(stage, ada, lambda seen: seen.state == "succeeded")
+        assert (tasks(transfers), page.asked) == (1, [""])
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("impatient")
+def test_who_submits_too_late_cancels_it(transfers: Transfers, vault: Collection, tmp_path: Path) -> None:
+    """As a laptop does that sleeps between the two."""
+
+    async def scenario() -> None:
+        ada, page, said = transfers.setting.person, Page(transfers), list[str]()
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            ask, loop = asked_by(stage, ada), asyncio.get_running_loop()
+
+            async def cancelled() -> None:
+                await stage.transferring.cancel(CancelTransfer(id=view.id), stage.asking(ada))
+                await until(stage, ada, lambda seen: seen.state == "cancelled")
+
+            def sleepy(verb: str, arguments: Any, answer: type[Any]) -> Any:
+                answered = ask(verb, arguments, answer)
+                if verb == "submission" and page.asked:
+                    asyncio.run_coroutine_threadsafe(cancelled(), loop).result(WITHIN_S)
+                    return msgspec.structs.replace(answered, within_s=WITHIN_S)
+                return answered
+
+            vault.trouble.stalled = True
+            submitter = Submitter(cast("Ask", sleepy), page, Reader(), said.append)
+            await asyncio.to_thread(submitter.submit, view.id, view.to)
+        [task] = transfers.client().task_list()["DATA"]
+        assert (task["status"], said[0][-15:]) == ("FAILED", "it is cancelled")
+
+    asyncio.run(scenario())
+
+
+def test_what_is_handed_out_says_what_was_wanted_though_the_service_is_told_to_try_again_meanwhile(
+    transfers: Transfers, vault: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        ada, note = transfers.setting.person, Guard.note
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+
+            async def meanwhile(self: Guard, asking: Asking, action: str, *more: Any) -> None:
+                if action == "submit":
+                    again = Deliver(paths=(view.path,), to=view.to)
+                    await stage.transferring.deliver(again, stage.asking(ada, "-third"))
+                await note(self, asking, action, *more)
+
+            monkeypatch.setattr(Guard, "note", meanwhile)
+            order = await stage.transferring.submission(AskSubmission(id=view.id), stage.asking(ada))
+        assert order.login["authorization_parameters"]["session_required_single_domain"] == [vault.domain]
 
     asyncio.run(scenario())

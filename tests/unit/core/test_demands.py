@@ -136,12 +136,14 @@ def test_what_somebody_submits_himself_takes_a_login_for_transfer_and_nothing_el
         f"{SCOPE}[https://auth.globus.org/scopes/{NATIVE}/https]",
     ]
     told = asked(required_scopes=scopes, session_required_single_domain=["lab.gov"])
-    demand = own_demand(told, collections[:2])
+    demand = own_demand(told, collections[:2], among=collections)
     assert (demand.client_id, demand.scope, demand.resource_server) == (NATIVE, TRANSFER, "transfer.api.globus.org")
     wanted = demand.authorization_parameters
     assert wanted.required_scopes == [f"{TRANSFER}[*{access[0]} *{access[1]} *{access[2]}]"]
     assert wanted.session_required_single_domain == ["lab.gov"]
-    assert own_demand(changed()).authorization_parameters.required_scopes == [TRANSFER]
+    assert own_demand(changed(), among=()).authorization_parameters.required_scopes == [TRANSFER]
+    few = own_demand(told, collections[:2], among=collections[1:2]).authorization_parameters
+    assert few.required_scopes == [f"{TRANSFER}[*{access[1]}]"], "of no collection that has nothing to do with it"
 
 
 @pytest.mark.parametrize(
@@ -150,4 +152,4 @@ def test_what_somebody_submits_himself_takes_a_login_for_transfer_and_nothing_el
 )
 def test_nobody_is_asked_to_consent_for_a_collection_that_is_none(scopes: list[str], consents: list[str]) -> None:
     with pytest.raises(AuthenticationError, match="no UUID"):
-        own_demand(asked(required_scopes=scopes), consents)
+        own_demand(asked(required_scopes=scopes), consents, among=consents)

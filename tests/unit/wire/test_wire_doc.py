@@ -44,6 +44,7 @@ VERBS = {
     "https": (admin.AskHttps, admin.ByHttps),
     "submission": (admin.AskSubmission, admin.Submission),
     "submitted": (admin.Submitted, admin.TransferList),
+    "not-submitted": (admin.NotSubmitted, admin.TransferList),
     "cancel-transfer": (admin.CancelTransfer, admin.TransferList),
 }
 

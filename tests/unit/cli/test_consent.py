@@ -1,0 +1,40 @@
+"""``hpcserve transfers --login``: what is offered is submitted, all of it, whatever becomes of each."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+
+from hpcserve.cli.consent import submit_each
+from hpcserve.client.submitting import Submitter
+from hpcserve.errors import HpcserveError, LoginRequired, PermissionDenied, TransferFailed
+from hpcserve.wire.admin import TransferView
+
+
+class Outcomes:
+    """What comes of each transfer; stands in for a Submitter, whose own tests are tests/integration/globus."""
+
+    def __init__(self, **outcomes: HpcserveError) -> None:
+        self._outcomes = outcomes
+        self.tried: list[tuple[str, str | None]] = []
+
+    def submit(self, id: str, to: str | None) -> None:
+        self.tried.append((id, to))
+        if id in self._outcomes:
+            raise self._outcomes[id]
+
+
+def offered(id: str) -> TransferView:
+    return TransferView(id=id, owner="ada", path="", to=f"globus://x/{id}", state="offered", size_bytes=1, asked_s=0.0)
+
+
+def test_one_that_fails_does_not_keep_those_behind_it_from_being_submitted(capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = PermissionDenied("nobody agreed"), TransferFailed("refused to you")
+    wanted, later = LoginRequired("a consent", detail={"code": "x"}), LoginRequired("another")
+    by_owner = Outcomes(a=first, b=second, c=wanted, d=later)
+    failed: dict[str, HpcserveError] = {}
+    assert submit_each(cast("Submitter", by_owner), map(offered, "abcde"), failed) is wanted
+    assert by_owner.tried == [(each, None) for each in "abcde"], "a service's own word of where it goes counts nothing"
+    assert failed == {"a": first, "b": second}
+    assert capsys.readouterr().err == "transfer b: refused to you\n", "the first is the command's own error"
