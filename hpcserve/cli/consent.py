@@ -31,7 +31,8 @@ UNDECIDED = ("waiting", "prepared", "offered")
 def log_in_for(ctx: typer.Context, wanted: LoginRequired) -> None:
     """Has the person log in as a transfer needs it; open clients of theirs are in by that login, too.
 
-    A program logs in by its secret, which is its consent.
+    A program logs in by its secret, which is its consent; it has no session to prove more by. What wants one is
+    refused once more after that, and offered: then its own token for Transfer may do.
 
     Raises:
         LoginRequired: There is no terminal and no secret, or the service did not say which login it needs.
@@ -39,12 +40,14 @@ def log_in_for(ctx: typer.Context, wanted: LoginRequired) -> None:
     """
     from hpcserve.cli.asking import terminal
     from hpcserve.client.arrival import Arrival
+    from hpcserve.core.demands import without_session
 
     asks = terminal()
     with Arrival(options(ctx).service) as arrival:
         if (asks is None and not arrival.is_program) or not wanted.detail:
             raise wanted
         arrival.try_kept()
+        wanted = without_session(wanted) if arrival.is_program else wanted
         arrival.log_in(wanted, asks, renews=True, same_owner=False)
 
 

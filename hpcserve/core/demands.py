@@ -114,6 +114,13 @@ def together(wanted: Sequence[LoginRequired]) -> LoginRequired:
     return LoginRequired(first.message, detail={**first.detail, "authorization_parameters": joint})
 
 
+def without_session(wanted: LoginRequired) -> LoginRequired:
+    """The same login without what only a person can prove: a program can but log in anew, with the scopes."""
+    told = (wanted.detail or {}).get("authorization_parameters") or {}
+    kept = {name: told[name] for name in ("required_scopes", "session_message") if name in told}
+    return LoginRequired(wanted.message, detail={**(wanted.detail or {}), "authorization_parameters": kept})
+
+
 def demand_of(refused: LoginRequired) -> Demand:
     """What a service asks for.
 
