@@ -153,6 +153,11 @@ def _left(each: TransferView) -> str:
 
 def progress(transfer: Transfer) -> str:
     """How far a transfer is, in one line."""
+    if transfer.away:
+        return (
+            f"transfer {transfer.id} to {transfer.to} was {transfer.state} when it was seen last, and is asked for "
+            f"again: {transfer.away}"
+        )
     moved = f", {amount(transfer.moved_bytes)} of {amount(transfer.in_all_bytes)}" if transfer.task else ""
     why = f": {transfer.why}{_until(transfer.until_s)}" if transfer.why else ""
     return f"transfer {transfer.id} to {transfer.to} is {transfer.state}{moved}{why}"

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -73,6 +73,7 @@ class Transfer:
         bytes_per_s: How fast.
         until_s: For how long it is borne that something is wrong, in seconds since 1970; None: nothing is, or it is
             not known.
+        away: Why the service tells nothing of it at present; all else is as it was seen last. Empty: it does.
     """
 
     id: str
@@ -87,6 +88,7 @@ class Transfer:
     in_all_files: int = 0
     bytes_per_s: float = 0.0
     until_s: float | None = None
+    away: str = ""
 
     @property
     def eta_s(self) -> float | None:
@@ -152,7 +154,7 @@ class Sending:
         while (transfer := journey.look(view, time.monotonic())) is None:
             time.sleep(pause_s)
             pause_s = longer(pause_s)
-            view = _asked(ask, "transfers", AskTransfers(ids=(view.id,)))
+            view = _asked(ask, "transfers", AskTransfers(ids=(view.id,)), journey.unseen)
         return journey.outputs(transfer)
 
 
@@ -168,6 +170,12 @@ class Journey:
         self._result = result
         self._seen = seen
         self._waits_since = FOREVER
+        self._last: Transfer | None = None
+
+    def unseen(self, error: HpcserveError) -> None:
+        """The service says nothing of it at present."""
+        if self._last is not None:
+            self._seen(replace(self._last, away=error.message))
 
     def look(self, view: TransferView, now: float) -> Transfer | None:
         """What the service says at ``now``, in monotonic seconds. None: it has not arrived yet.
@@ -177,7 +185,7 @@ class Journey:
             Cancelled: Somebody has cancelled it.
             LoginRequired: The service needs another login for that; it goes on after it.
         """
-        transfer = transfer_of(view)
+        self._last = transfer = transfer_of(view)
         self._seen(transfer)
         if view.state in ENDED:
             return _arrived(transfer)
@@ -260,20 +268,34 @@ def seen_here(end: End) -> Path | None:
     return path if os.access(path, os.R_OK) else None
 
 
-def patiently(ask: Ask, verb: str, arguments: Admin, answer: type[T], *, for_s: float) -> T:
-    """Asks again while the daemon, or Globus, is away, for so many seconds: for calls that may be made twice."""
+def patiently(
+    ask: Ask,
+    verb: str,
+    arguments: Admin,
+    answer: type[T],
+    *,
+    for_s: float,
+    away: Callable[[HpcserveError], None] = lambda _: None,
+) -> T:
+    """Asks again while the daemon, or Globus, is away, for so many seconds: for calls that may be made twice.
+
+    ``away`` is told of each time that it is.
+    """
     until = time.monotonic() + for_s
     while True:
         try:
             return ask(verb, arguments, answer)
-        except AWAY:
+        except AWAY as error:
             if time.monotonic() > until:
                 raise
+            away(error)
         time.sleep(LONGEST_LOOK_S)
 
 
-def _asked(ask: Ask, verb: str, arguments: Admin) -> TransferView:
-    return patiently(ask, verb, arguments, TransferList, for_s=AWAY_S).transfers[0]
+def _asked(
+    ask: Ask, verb: str, arguments: Admin, away: Callable[[HpcserveError], None] = lambda _: None
+) -> TransferView:
+    return patiently(ask, verb, arguments, TransferList, for_s=AWAY_S, away=away).transfers[0]
 
 
 def _arrived(transfer: Transfer) -> Transfer:
