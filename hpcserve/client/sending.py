@@ -7,6 +7,7 @@ new place is on this machine, it is compared once more with what the replica sai
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -43,6 +44,10 @@ AWAY_S = 600.0
 """A daemon that is being restarted has come back by then."""
 LOGIN_S = 5.0
 """A login that renews itself has done so by then; another one is asked for."""
+
+
+_MEND = re.compile(r"; log in(?: again)?: hpcserve transfers --login$")
+"""What the service says that is said here anyway."""
 
 
 class Ask(Protocol):
@@ -199,7 +204,7 @@ class Journey:
         self._waits_since = min(self._waits_since, now) if waits else FOREVER
         if now - self._waits_since > LOGIN_S:
             raise LoginRequired(
-                f"transfer {view.id} waits for a login ({view.why}); it goes on after: hpcserve transfers --login",
+                f"transfer {view.id} waits for a login ({_MEND.sub('', view.why)}); it goes on after: hpcserve transfers --login",
                 detail=view.login,
             )
         return None

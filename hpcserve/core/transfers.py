@@ -384,7 +384,7 @@ class Transfers:
         inactive = progress.status == "INACTIVE"
         why = f"{progress.fault}: {progress.details}" if progress.fault else progress.details
         if inactive:
-            why = f"log in again: hpcserve transfers --login ({progress.details or 'credentials have expired'})"
+            why = f"{progress.details or 'credentials have expired'}; log in again: hpcserve transfers --login"
         changes = self._change(shipment.ids, state="inactive" if inactive else "active", why=why)
         return [changes] if changes.deliveries else []
 

@@ -107,7 +107,7 @@ def test_a_login_that_does_not_come_by_itself_is_asked_for(monkeypatch: pytest.M
     detail = {"code": "ConsentRequired"}
     soon = [view("inactive"), view("active"), view("succeeded")]
     Sending(f"globus://{LAPTOP}/in/").send(RESULT, service(soon)[0])
-    waits = view("waiting", login=detail, why="consent")
+    waits = view("waiting", login=detail, why="consent; log in again: hpcserve transfers --login")
     now, first = service([waits] * 100)
 
     def ask(*arguments: Any) -> Any:
@@ -117,6 +117,7 @@ def test_a_login_that_does_not_come_by_itself_is_asked_for(monkeypatch: pytest.M
     with pytest.raises(LoginRequired, match="hpcserve transfers --login") as caught:
         sent.send(RESULT, cast("Ask", ask))
     assert caught.value.detail == detail
+    assert caught.value.message.endswith("waits for a login (consent); it goes on after: hpcserve transfers --login")
     now, then = service([view("active"), view("succeeded")])
     seen: list[str] = []
     outputs = sent.send(RESULT, now, lambda transfer: seen.append(transfer.state))
