@@ -203,8 +203,9 @@ class Journey:
         waits = view.login is not None or view.state == "inactive"
         self._waits_since = min(self._waits_since, now) if waits else FOREVER
         if now - self._waits_since > LOGIN_S:
+            why = _MEND.sub("", view.why)
             raise LoginRequired(
-                f"transfer {view.id} waits for a login ({_MEND.sub('', view.why)}); it goes on after: hpcserve transfers --login",
+                f"transfer {view.id} waits for a login ({why}); it goes on after: hpcserve transfers --login",
                 detail=view.login,
             )
         return None
