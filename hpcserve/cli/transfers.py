@@ -72,10 +72,17 @@ def _ask(client: Client, *, everybody: bool) -> tuple[TransferView, ...]:
 
 
 def _again(client: Client, id: str) -> str:
-    """Has a file go once more to where it was to go; its state then."""
+    """Has a file go once more to where it was to go; its state then.
+
+    Raises:
+        Conflict: It is being cancelled, and ends before it can begin anew.
+    """
+    from hpcserve.errors import Conflict
     from hpcserve.wire.admin import AskTransfers, Deliver, TransferList
 
     [before] = client.call("transfers", AskTransfers(ids=(id,)), TransferList).transfers
+    if before.state == "cancelling":
+        raise Conflict(f"transfer {id} is still being cancelled; when it has ended: hpcserve transfers --again {id}")
     if before.state not in ENDED or before.state == "succeeded":
         return before.state
     asked = Deliver(paths=(before.path,), to=before.to)
@@ -103,7 +110,10 @@ def _drawn(found: Sequence[TransferView]) -> Iterator[RenderableType]:
         if each.why:
             yield f"{each.id}: {each.why}{_to_do(each)}{_until(each.until_s)}"
         if each.state in UNDELIVERED:
-            yield f"{each.id}: as long as it is kept, the result is in {each.path} on the site"
+            yield (
+                f"{each.id}: as long as it is kept, the result is in {each.path} on the site; once more: "
+                f"hpcserve transfers --again {each.id}"
+            )
 
 
 def _to_do(each: TransferView) -> str:
@@ -139,9 +149,16 @@ def _table(found: Sequence[TransferView]) -> Table:
 
 
 def _moved(each: TransferView) -> str:
-    if each.state in ENDED or not each.task:
+    """Of one that has begun. What a task that did not succeed has moved, nobody tells."""
+    if each.state == "succeeded":
         return amount(each.size_bytes)
-    return f"{amount(each.task_bytes)} of {amount(each.task_bytes_in_all)}"
+    if each.state in ENDED:
+        return ""
+    return (
+        f"{amount(each.task_bytes)} of {amount(each.task_bytes_in_all)}"
+        if each.task
+        else f"0 B of {amount(each.size_bytes)}"
+    )
 
 
 def _left(each: TransferView) -> str:
