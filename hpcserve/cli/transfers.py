@@ -114,6 +114,8 @@ def _drawn(found: Sequence[TransferView]) -> Iterator[RenderableType]:
                 f"{each.id}: as long as it is kept, the result is in {each.path} on the site; once more: "
                 f"hpcserve transfers --again {each.id}"
             )
+        if each.state in UNDELIVERED and each.task:
+            yield f"{each.id}: what had moved may lie at the destination, incomplete, under the file's name"
 
 
 def _to_do(each: TransferView) -> str:

@@ -48,7 +48,10 @@ def test_what_did_not_arrive_is_shown_with_what_brings_it_once_more(capsys: pyte
     _show([view("failed", why="no room")], json=False, lines=False)
     shown = " ".join(capsys.readouterr().out.split())
     assert "t: no room" in shown
+    assert "incomplete" not in shown, "nothing has moved"
     assert "once more: hpcserve transfers --again t" in shown
+    _show([view("failed", why="no room", task="g")], json=False, lines=False)
+    assert "what had moved may lie at the destination, incomplete" in " ".join(capsys.readouterr().out.split())
 
 
 def test_one_that_is_being_cancelled_is_not_brought_once_more_in_silence() -> None:
