@@ -75,6 +75,13 @@ class Demand(msgspec.Struct, frozen=True):
         )
         return any(told)
 
+    @property
+    def rights(self) -> str:
+        """What the service is let do by it: its own scope, and through that what further ones it needs."""
+        scopes = self.authorization_parameters.required_scopes or ()
+        inner = [each.removeprefix(self.scope)[1:-1] for each in scopes if each.startswith(f"{self.scope}[")]
+        return f"{self.scope}, and through that to {' '.join(dict.fromkeys(inner))}" if inner else self.scope
+
     def after(self, before: Demand | None) -> Demand:
         """This one, and what was asked for before: a service says one thing at a time."""
         if before is None or before.scope != self.scope:
