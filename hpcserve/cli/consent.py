@@ -24,6 +24,7 @@ AWAY_S = 30.0
 LOGIN_S = 5.0
 """A transfer is tried with a new login by then, unless Globus is busy."""
 LOOK_S = 0.5
+CONSENTS = "hpcserve transfers --login"
 MOST_LOGINS = 5
 UNDECIDED = ("waiting", "prepared", "offered")
 
@@ -31,7 +32,8 @@ UNDECIDED = ("waiting", "prepared", "offered")
 def log_in_for(ctx: typer.Context, wanted: LoginRequired) -> None:
     """Has the person log in as a transfer needs it; open clients of theirs are in by that login, too.
 
-    A program logs in by its secret, which is its consent.
+    A program logs in by its secret, which is its consent; it has no session to prove more by. What wants one is
+    refused once more after that, and offered: then its own token for Transfer may do.
 
     Raises:
         LoginRequired: There is no terminal and no secret, or the service did not say which login it needs.
@@ -39,13 +41,24 @@ def log_in_for(ctx: typer.Context, wanted: LoginRequired) -> None:
     """
     from hpcserve.cli.asking import terminal
     from hpcserve.client.arrival import Arrival
+    from hpcserve.core.demands import without_session
 
     asks = terminal()
     with Arrival(options(ctx).service) as arrival:
-        if (asks is None and not arrival.is_program) or not wanted.detail:
+        if asks is None and not arrival.is_program:
+            raise at_a_terminal(wanted)
+        if not wanted.detail:
             raise wanted
         arrival.try_kept()
+        wanted = without_session(wanted) if arrival.is_program else wanted
         arrival.log_in(wanted, asks, renews=True, same_owner=False)
+
+
+def at_a_terminal(wanted: LoginRequired) -> LoginRequired:
+    """The same where there is no terminal: the command that somebody has just given is of no use there."""
+    why = wanted.message.removesuffix(f"; log in: {CONSENTS}")
+    mend = "that takes a terminal" if CONSENTS in why else f"log in at a terminal: {CONSENTS}"
+    return LoginRequired(f"{why}; {mend}", detail=wanted.detail)
 
 
 def submitter(client: Client, *, unasked: bool = False) -> Submitter:
@@ -147,7 +160,8 @@ def submit_each(
 
 
 def _waits(each: TransferView) -> bool:
-    return each.login is not None or each.state == "offered"
+    """For somebody at the terminal. What is being cancelled ends by itself, whatever login would be wanted."""
+    return each.state != "cancelling" and (each.login is not None or each.state == "offered")
 
 
 def _transfers(client: Client, ids: Sequence[str] = ()) -> tuple[TransferView, ...]:

@@ -15,7 +15,6 @@ from hpcserve.cli.terminal import note
 
 if TYPE_CHECKING:
     from hpcserve.client import Client, Outputs
-    from hpcserve.client.sending import Transfer
     from hpcserve.servable.manifest import MethodSpec
 
 
@@ -152,44 +151,43 @@ def _send(
     from concurrent.futures import wait
 
     from hpcserve.cli.consent import submitter, with_logins
-    from hpcserve.cli.transfers import progress
+    from hpcserve.cli.on_the_way import OnTheWay
     from hpcserve.errors import LoginRequired
 
     _check_destination(client, to)
     future = client.submit(target, given, parameters=parameters, timeout_s=timeout_s, to=to, keep_login=keep_login)
-    said, seen = "", None
-    by_owner = submitter(client)
-
-    def show(transfer: Transfer | None) -> None:
-        nonlocal said, seen
-        seen = transfer or seen
-        now = "" if transfer is None else progress(transfer)
-        if now and now != said:
-            note(now)
-            said = now
+    way, by_owner = OnTheWay(note), submitter(client)
 
     def submit() -> bool:
-        if seen is None or seen.state != "offered":
+        if way.seen is None or way.seen.state != "offered":
             return False
-        by_owner.submit(seen.id, to)
+        by_owner.submit(way.seen.id, to)
         return True
+
+    def go_on() -> Outputs:
+        way.waits_for_login = False
+        try:
+            return future.go_on(way.show)
+        except LoginRequired:
+            way.waits_for_login = True
+            raise
 
     try:
         while wait([future], SHOW_S).not_done:
-            show(future.transfer)
+            way.show(future.transfer)
         try:
             arrived = future.result().sent
         except LoginRequired as wanted:
             if future.transfer is None:
                 raise
-            show(future.transfer)
-            arrived = with_logins(ctx, wanted, lambda: future.go_on(show), submit).sent
+            way.show(future.transfer)
+            way.waits_for_login = True
+            arrived = with_logins(ctx, wanted, go_on, submit).sent
     except KeyboardInterrupt:
-        if future.transfer is not None:
-            note(f"transfer {future.transfer.id} goes on; see: hpcserve transfers --watch")
+        way.part()
         raise
     transfer = None if arrived is None else arrived.transfer
-    show(transfer)
+    way.show(transfer)
     typer.echo(json.dumps({"sent": None if transfer is None else transfer.to}))
 
 

@@ -72,10 +72,17 @@ def _ask(client: Client, *, everybody: bool) -> tuple[TransferView, ...]:
 
 
 def _again(client: Client, id: str) -> str:
-    """Has a file go once more to where it was to go; its state then."""
+    """Has a file go once more to where it was to go; its state then.
+
+    Raises:
+        Conflict: It is being cancelled, and ends before it can begin anew.
+    """
+    from hpcserve.errors import Conflict
     from hpcserve.wire.admin import AskTransfers, Deliver, TransferList
 
     [before] = client.call("transfers", AskTransfers(ids=(id,)), TransferList).transfers
+    if before.state == "cancelling":
+        raise Conflict(f"transfer {id} is still being cancelled; when it has ended: hpcserve transfers --again {id}")
     if before.state not in ENDED or before.state == "succeeded":
         return before.state
     asked = Deliver(paths=(before.path,), to=before.to)
@@ -103,7 +110,12 @@ def _drawn(found: Sequence[TransferView]) -> Iterator[RenderableType]:
         if each.why:
             yield f"{each.id}: {each.why}{_to_do(each)}{_until(each.until_s)}"
         if each.state in UNDELIVERED:
-            yield f"{each.id}: as long as it is kept, the result is in {each.path} on the site"
+            yield (
+                f"{each.id}: as long as it is kept, the result is in {each.path} on the site; once more: "
+                f"hpcserve transfers --again {each.id}"
+            )
+        if each.state in UNDELIVERED and each.task:
+            yield f"{each.id}: what had moved may lie at the destination, incomplete, under the file's name"
 
 
 def _to_do(each: TransferView) -> str:
@@ -139,9 +151,16 @@ def _table(found: Sequence[TransferView]) -> Table:
 
 
 def _moved(each: TransferView) -> str:
-    if each.state in ENDED or not each.task:
+    """Of one that has begun. What a task that did not succeed has moved, nobody tells."""
+    if each.state == "succeeded":
         return amount(each.size_bytes)
-    return f"{amount(each.task_bytes)} of {amount(each.task_bytes_in_all)}"
+    if each.state in ENDED:
+        return ""
+    return (
+        f"{amount(each.task_bytes)} of {amount(each.task_bytes_in_all)}"
+        if each.task
+        else f"0 B of {amount(each.size_bytes)}"
+    )
 
 
 def _left(each: TransferView) -> str:
@@ -153,6 +172,11 @@ def _left(each: TransferView) -> str:
 
 def progress(transfer: Transfer) -> str:
     """How far a transfer is, in one line."""
+    if transfer.away:
+        return (
+            f"transfer {transfer.id} to {transfer.to} was {transfer.state} when it was seen last, and is asked for "
+            f"again: {transfer.away}"
+        )
     moved = f", {amount(transfer.moved_bytes)} of {amount(transfer.in_all_bytes)}" if transfer.task else ""
     why = f": {transfer.why}{_until(transfer.until_s)}" if transfer.why else ""
     return f"transfer {transfer.id} to {transfer.to} is {transfer.state}{moved}{why}"

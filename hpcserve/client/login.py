@@ -30,7 +30,7 @@ class Asks(Protocol):
         Args:
             address: What to open in a browser.
             why: What the service says.
-            scope: What the service is to be let do; empty: nothing, this program alone submits transfers.
+            scope: All that the service is to be let do, by Globus's names; empty: nothing, this program alone submits.
 
         Raises:
             HpcserveError: There will be none.
@@ -205,7 +205,7 @@ def log_in(demand: Demand, service: str, asks: Asks, *, renews: bool = True, sam
     if not same_owner:
         signin.refuse_anothers(demand, service)
     why = demand.authorization_parameters.session_message or "this service wants a login with Globus"
-    kept = signin.log_in(demand, service, lambda address: asks.code(address, why, demand.scope), renews=renews)
+    kept = signin.log_in(demand, service, lambda address: asks.code(address, why, demand.rights), renews=renews)
     signin.keep(kept)
     return kept
 

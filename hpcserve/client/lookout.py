@@ -126,7 +126,15 @@ class Lookout:
             each.away_since = min(each.away_since, now)
             if now - each.away_since > AWAY_S:
                 self._end(each, error)
+            else:
+                self._tell(each, error)
         return False
+
+    def _tell(self, watched: _Watched, away: HpcserveError) -> None:
+        try:
+            watched.journey.unseen(away)
+        except Exception as error:  # noqa: BLE001 (as above)
+            self._end(watched, HpcserveError(f"transfer {watched.id} is not looked at any more: {error!r}"))
 
     def _end(self, watched: _Watched, end: Transfer | HpcserveError) -> None:
         self._watched.remove(watched)

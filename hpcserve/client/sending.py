@@ -7,10 +7,11 @@ new place is on this machine, it is compared once more with what the replica sai
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -45,6 +46,10 @@ LOGIN_S = 5.0
 """A login that renews itself has done so by then; another one is asked for."""
 
 
+_MEND = re.compile(r"; log in(?: again)?: hpcserve transfers --login$")
+"""What the service says that is said here anyway."""
+
+
 class Ask(Protocol):
     """An administrative call, from a thread that may wait."""
 
@@ -73,6 +78,7 @@ class Transfer:
         bytes_per_s: How fast.
         until_s: For how long it is borne that something is wrong, in seconds since 1970; None: nothing is, or it is
             not known.
+        away: Why the service tells nothing of it at present; all else is as it was seen last. Empty: it does.
     """
 
     id: str
@@ -87,6 +93,7 @@ class Transfer:
     in_all_files: int = 0
     bytes_per_s: float = 0.0
     until_s: float | None = None
+    away: str = ""
 
     @property
     def eta_s(self) -> float | None:
@@ -152,7 +159,7 @@ class Sending:
         while (transfer := journey.look(view, time.monotonic())) is None:
             time.sleep(pause_s)
             pause_s = longer(pause_s)
-            view = _asked(ask, "transfers", AskTransfers(ids=(view.id,)))
+            view = _asked(ask, "transfers", AskTransfers(ids=(view.id,)), journey.unseen)
         return journey.outputs(transfer)
 
 
@@ -168,6 +175,12 @@ class Journey:
         self._result = result
         self._seen = seen
         self._waits_since = FOREVER
+        self._last: Transfer | None = None
+
+    def unseen(self, error: HpcserveError) -> None:
+        """The service says nothing of it at present."""
+        if self._last is not None:
+            self._seen(replace(self._last, away=error.message))
 
     def look(self, view: TransferView, now: float) -> Transfer | None:
         """What the service says at ``now``, in monotonic seconds. None: it has not arrived yet.
@@ -177,7 +190,7 @@ class Journey:
             Cancelled: Somebody has cancelled it.
             LoginRequired: The service needs another login for that; it goes on after it.
         """
-        transfer = transfer_of(view)
+        self._last = transfer = transfer_of(view)
         self._seen(transfer)
         if view.state in ENDED:
             return _arrived(transfer)
@@ -190,8 +203,9 @@ class Journey:
         waits = view.login is not None or view.state == "inactive"
         self._waits_since = min(self._waits_since, now) if waits else FOREVER
         if now - self._waits_since > LOGIN_S:
+            why = _MEND.sub("", view.why)
             raise LoginRequired(
-                f"transfer {view.id} waits for a login ({view.why}); it goes on after: hpcserve transfers --login",
+                f"transfer {view.id} waits for a login ({why}); it goes on after: hpcserve transfers --login",
                 detail=view.login,
             )
         return None
@@ -260,20 +274,34 @@ def seen_here(end: End) -> Path | None:
     return path if os.access(path, os.R_OK) else None
 
 
-def patiently(ask: Ask, verb: str, arguments: Admin, answer: type[T], *, for_s: float) -> T:
-    """Asks again while the daemon, or Globus, is away, for so many seconds: for calls that may be made twice."""
+def patiently(
+    ask: Ask,
+    verb: str,
+    arguments: Admin,
+    answer: type[T],
+    *,
+    for_s: float,
+    away: Callable[[HpcserveError], None] = lambda _: None,
+) -> T:
+    """Asks again while the daemon, or Globus, is away, for so many seconds: for calls that may be made twice.
+
+    ``away`` is told of each time that it is.
+    """
     until = time.monotonic() + for_s
     while True:
         try:
             return ask(verb, arguments, answer)
-        except AWAY:
+        except AWAY as error:
             if time.monotonic() > until:
                 raise
+            away(error)
         time.sleep(LONGEST_LOOK_S)
 
 
-def _asked(ask: Ask, verb: str, arguments: Admin) -> TransferView:
-    return patiently(ask, verb, arguments, TransferList, for_s=AWAY_S).transfers[0]
+def _asked(
+    ask: Ask, verb: str, arguments: Admin, away: Callable[[HpcserveError], None] = lambda _: None
+) -> TransferView:
+    return patiently(ask, verb, arguments, TransferList, for_s=AWAY_S, away=away).transfers[0]
 
 
 def _arrived(transfer: Transfer) -> Transfer:

@@ -77,6 +77,7 @@ class Submitter:
         self._demand: Demand | None = None
         self._login: Kept | None = None
         self._logins = 0
+        self._why = ""
 
     def submit(self, id: str, to: str | None) -> None:
         """Submits a transfer that is offered. One that is not, or no longer, is left as it is.
@@ -192,7 +193,7 @@ class Submitter:
         """Globus says itself which login it wants."""
         assert self._demand is not None, "somebody has logged in"
         wanted = msgspec.convert((trouble.detail or {})["authorization_parameters"], Parameters)
-        before = self._demand
+        before, self._why = self._demand, f"{printable(trouble.why)}; "
         self._demand = msgspec.structs.replace(before, authorization_parameters=wanted).after(before)
         if _without_words(self._demand) == _without_words(before):
             raise AuthenticationError(f"{trouble.why}; your own login does not do either")
@@ -207,7 +208,7 @@ class Submitter:
         if self._program is not None:
             self._login = signin.by_secret(demand, NO_SERVICE, *self._program)
         elif asks is not None:
-            code = partial(asks.code, why=FOR_TRANSFER, scope="")
+            code = partial(asks.code, why=f"{self._why}{FOR_TRANSFER}", scope="")
             self._login = signin.log_in(demand, NO_SERVICE, code, renews=False)
 
 

@@ -75,6 +75,13 @@ class Demand(msgspec.Struct, frozen=True):
         )
         return any(told)
 
+    @property
+    def rights(self) -> str:
+        """What the service is let do by it: its own scope, and through that what further ones it needs."""
+        scopes = self.authorization_parameters.required_scopes or ()
+        inner = [each.removeprefix(self.scope)[1:-1] for each in scopes if each.startswith(f"{self.scope}[")]
+        return f"{self.scope}, and through that to {' '.join(dict.fromkeys(inner))}" if inner else self.scope
+
     def after(self, before: Demand | None) -> Demand:
         """This one, and what was asked for before: a service says one thing at a time."""
         if before is None or before.scope != self.scope:
@@ -112,6 +119,13 @@ def together(wanted: Sequence[LoginRequired]) -> LoginRequired:
     more = {"required_scopes": list(scopes), "session_message": "; ".join(why)}
     joint = {name: value for each in reversed(parameters) for name, value in each.items()} | more
     return LoginRequired(first.message, detail={**first.detail, "authorization_parameters": joint})
+
+
+def without_session(wanted: LoginRequired) -> LoginRequired:
+    """The same login without what only a person can prove: a program can but log in anew, with the scopes."""
+    told = (wanted.detail or {}).get("authorization_parameters") or {}
+    kept = {name: told[name] for name in ("required_scopes", "session_message") if name in told}
+    return LoginRequired(wanted.message, detail={**(wanted.detail or {}), "authorization_parameters": kept})
 
 
 def demand_of(refused: LoginRequired) -> Demand:

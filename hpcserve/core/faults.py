@@ -37,3 +37,5 @@ IN_TIME = frozenset(
     }
 )
 """These may go away by themselves, though nobody comes back: they are borne for ``staging.transfer_faults_s``."""
+HELPS = AT_ONCE | dict.fromkeys(("QUOTA_EXCEEDED", "NO_SPACE_LEFT"), "make room there, or choose another place")
+"""What its owner can do about what ended a transfer."""

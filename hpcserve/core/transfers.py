@@ -46,7 +46,7 @@ from hpcserve.core.delivery import (
     Submit,
     Trouble,
 )
-from hpcserve.core.faults import AT_ONCE, IN_TIME
+from hpcserve.core.faults import AT_ONCE, HELPS, IN_TIME
 from hpcserve.core.shipments import Shipment, asked_of, batches
 from hpcserve.errors import Conflict, LoginRequired, NotFound, ServiceUnavailable, TransferFailed
 
@@ -375,7 +375,7 @@ class Transfers:
             return [self._refused(shipment, progress)]
         faulty = progress.fault in IN_TIME and not ends
         if faulty and shipment.is_bad_too_long(now, self._limits):
-            why = f"Globus Transfer: {progress.fault}: {progress.details}"
+            why = _words(progress)
             doomed = self._change(shipment.ids, state="cancelling", why=why)
             shipment.at = now
             return [doomed]
@@ -384,13 +384,13 @@ class Transfers:
         inactive = progress.status == "INACTIVE"
         why = f"{progress.fault}: {progress.details}" if progress.fault else progress.details
         if inactive:
-            why = f"log in again: hpcserve transfers --login ({progress.details or 'credentials have expired'})"
+            why = f"{progress.details or 'credentials have expired'}; log in again: hpcserve transfers --login"
         changes = self._change(shipment.ids, state="inactive" if inactive else "active", why=why)
         return [changes] if changes.deliveries else []
 
     def _refused(self, shipment: Shipment, progress: Progress) -> Store:
         """No trying again mends it: the task is cancelled, if it has not failed."""
-        why = f"Globus Transfer: {progress.fault}: {progress.details}; {AT_ONCE[progress.fault]}"
+        why = _words(progress)
         if len({self._deliveries[each].target.directory for each in shipment.ids}) > 1:
             why = APART
         return self._change(shipment.ids, state="cancelling", why=why)
@@ -489,7 +489,7 @@ class Transfers:
     def _over(self, number: int, progress: Progress, now: float) -> list[Action]:
         """The task ended without delivering. Those of it that nobody gave up start anew if it was for others' sake."""
         shipment = self._shipments[number]
-        why = ": ".join(each for each in ("Globus Transfer", progress.fault, progress.details) if each)
+        why = _words(progress)
         if progress.fault in AT_ONCE and not progress.cancelled:
             self._refused(shipment, progress)
         given_up = [each for each in shipment.ids if self._deliveries[each].state == "cancelling"]
@@ -587,3 +587,9 @@ class Transfers:
                 self._deliveries[id] = new
                 changed.append(new)
         return Store(tuple(changed))
+
+
+def _words(progress: Progress) -> str:
+    """Why a task ended, or is ended, and what helps."""
+    why = ": ".join(each for each in ("Globus Transfer", progress.fault, progress.details) if each)
+    return "; ".join(each for each in (why, HELPS.get(progress.fault)) if each)

@@ -18,7 +18,7 @@ import pytest
 
 from hpcserve.testing.globus.records import TRANSFER_ALL
 from tests.acceptance.lab import Lab, X, lab_in
-from tests.acceptance.newcomer import until
+from tests.acceptance.newcomer import until, user_in
 from tests.acceptance.typist import Typist
 
 PATIENCE_S = 90.0
@@ -89,3 +89,20 @@ def test_who_is_killed_while_it_submits_leaves_one_task_that_arrives(lab: Lab) -
         typist.process.kill()
         until(lambda: states(lab) == ["succeeded"], PATIENCE_S)
     assert lab.tasks() == len(lab.arrived()) == 1
+
+
+def test_a_program_submits_by_its_secret_what_the_service_may_not(lab: Lab) -> None:
+    program = lab.globus.world.add_client("nightly", secret="of-nightly")
+    own = lab.globus.world.people[program.id]
+    lab.laptop.domain, lab.laptop.owner = own.domain, own.id
+    with user_in(lab.ada.home / "nightly") as nightly:
+        credentials = {"HPCSERVE_CLIENT_ID": program.id, "HPCSERVE_CLIENT_SECRET": "of-nightly"}
+        nightly.environment |= lab.globus.globus.environment | credentials
+        nightly.ok("service", "add", "lab", lab.ada.record)
+        nightly.ok("service", "use", "lab")
+        # Transfer wants a session of the service, which no program has: it logs in anew, and is offered it after that.
+        for _ in range(2):
+            sent = json.loads(nightly.ok(*lab.call))["sent"]
+            assert Path(sent).name in [each.name for each in lab.arrived()]
+        shown = json.loads(nightly.ok("transfers", "--json"))["transfers"]
+    assert [each["state"] for each in shown] == ["succeeded"] * 2

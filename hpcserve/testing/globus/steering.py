@@ -12,6 +12,7 @@ from typing import Any
 from hpcserve.testing.globus.faults import Faults
 from hpcserve.testing.globus.http import Refusal, Request, Response
 from hpcserve.testing.globus.records import Client, Person
+from hpcserve.testing.globus.transfer_orders import nobody
 from hpcserve.testing.globus.world import World
 
 PREFIX = "/stand-in/"
@@ -65,7 +66,7 @@ class Steering:
             with self._world.lock:
                 return Response(200, order(request.json()))
         except (KeyError, TypeError, ValueError, re.error) as error:
-            raise Refusal(400, {"code": "BadRequest", "message": f"{name}: {error!r}"}) from error
+            raise Refusal(400, {"code": "BadRequest", "message": f"{name}: {_said(error)}"}) from error
 
     def _person(self, order: dict[str, Any]) -> dict[str, Any]:
         """``username``, and if wanted ``second_factor`` and ``linked`` to whom."""
@@ -119,7 +120,7 @@ class Steering:
         kinds = {"lifetime_s": (int, float), "ahead_s": (int, float), "approving": (bool,)}
         for name, value in order.items():
             if type(value) not in kinds[name]:
-                raise TypeError(f"{name}: {value!r}")
+                raise TypeError(f"{name} is {value!r}")
             setattr(self._world, name, value)
         return {}
 
@@ -138,5 +139,10 @@ class Steering:
     def _named(self, name: str) -> Person:
         person = self._world.find_person(name)
         if person is None:
-            raise KeyError(name)
+            raise ValueError(nobody(name))
         return person
+
+
+def _said(error: Exception) -> str:
+    """What is wrong with an order, in words."""
+    return f"{error.args[0]!r} is missing, or not known" if isinstance(error, KeyError) else str(error)

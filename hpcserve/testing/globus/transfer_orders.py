@@ -22,7 +22,7 @@ def transfer_orders(
     def opened(order: dict[str, Any]) -> dict[str, Any]:
         owner = world.find_person(order["owner"])
         if owner is None:
-            raise KeyError(order["owner"])
+            raise ValueError(nobody(order["owner"]))
         kind, root = Kind[order.get("kind", "mapped").upper()], order.get("root")
         made = collections.open(order["name"], owner.id, kind, root=root and Path(root), host=order.get("host"))
         made.domain = order.get("domain", "")
@@ -41,8 +41,13 @@ def transfer_orders(
     return {"collections": opened, "trouble": troubled, "transfers": queued}
 
 
+def nobody(name: object) -> str:
+    """What is said where nobody has this name."""
+    return f"nobody is called {name!r}; the orders 'people' and 'clients' make somebody"
+
+
 def _set(what: object, values: dict[str, Any], known: list[str] | tuple[str, ...]) -> None:
     if unknown := sorted(values.keys() - set(known)):
-        raise KeyError(f"{', '.join(unknown)}: expected {', '.join(known)}")
+        raise ValueError(f"{', '.join(unknown)}: expected {', '.join(known)}")
     for name, value in values.items():
         setattr(what, name, value)

@@ -358,6 +358,7 @@ async def test_a_full_destination_and_one_that_spoils_files(transfers: Transfers
         ("failed", ["Globus Transfer", "QUOTA_EXCEEDED"]),
         ("failed", ["Globus Transfer", "VERIFY_CHECKSUM"]),
     ]
+    assert full.why.endswith("; make room there, or choose another place")
 
 
 @in_a_loop

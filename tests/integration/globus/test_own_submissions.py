@@ -52,10 +52,12 @@ class Page:
     def __init__(self, transfers: Transfers) -> None:
         self._ca = transfers.setting.ca
         self.asked: list[str] = []
+        self.reasons: list[str] = []
         self.addresses: list[str] = []
 
     def code(self, address: str, why: str, scope: str) -> str:
         self.asked.append(scope)
+        self.reasons.append(why)
         self.addresses.append(unquote(address))
         return log_in(address, self._ca)
 
@@ -425,6 +427,10 @@ def test_a_further_login_is_had_where_globus_wants_it_and_a_useless_one_once(
             with pytest.raises(AuthenticationError, match="your own login does not do either"):
                 await asyncio.to_thread(submitter.submit, view.id, view.to)
             assert page.asked == ["", ""]
+            first, second = page.reasons
+            assert first == submitting.FOR_TRANSFER
+            assert second.endswith(f"; {first}")
+            assert "ConsentRequired" in second, "why one was not enough"
             vault.trouble.required_scopes = []
             await asyncio.to_thread(submitter.submit, view.id, view.to)
             await until(stage, ada, lambda seen: seen.state == "succeeded")

@@ -309,7 +309,9 @@ def test_two_collections_lie_ready(process: Process) -> None:
     ],
 )
 def test_a_wrong_order_is_refused(name: str, values: dict[str, Any], status: int, process: Process) -> None:
-    assert process.order(name, values, status=status)["message"]
+    message = process.order(name, values, status=status)["message"]
+    assert message
+    assert "Error" not in message, "said in words"
 
 
 def test_what_is_not_there_is_not_found(process: Process) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import cast
 
+import msgspec
 import pytest
 
-from hpcserve.cli.consent import submit_each
+from hpcserve.cli.consent import _waits, at_a_terminal, submit_each
 from hpcserve.client.submitting import Submitter
 from hpcserve.errors import HpcserveError, LoginRequired, PermissionDenied, TransferFailed
 from hpcserve.wire.admin import TransferView
@@ -38,3 +39,26 @@ def test_one_that_fails_does_not_keep_those_behind_it_from_being_submitted(capsy
     assert by_owner.tried == [(each, None) for each in "abcde"], "a service's own word of where it goes counts nothing"
     assert failed == {"a": first, "b": second}
     assert capsys.readouterr().err == "transfer b: refused to you\n", "the first is the command's own error"
+
+
+def test_where_there_is_no_terminal_it_is_not_the_same_command_that_helps() -> None:
+    for told, said in (
+        (
+            "you may not yet; log in: hpcserve transfers --login",
+            "you may not yet; log in at a terminal: hpcserve transfers --login",
+        ),
+        ("None of your identities", "None of your identities; log in at a terminal: hpcserve transfers --login"),
+        (
+            "t goes on after: hpcserve transfers --login",
+            "t goes on after: hpcserve transfers --login; that takes a terminal",
+        ),
+    ):
+        wanted = LoginRequired(told, detail={"code": "x"})
+        assert (at_a_terminal(wanted).message, at_a_terminal(wanted).detail) == (said, wanted.detail)
+
+
+def test_what_is_being_cancelled_waits_for_no_login() -> None:
+    waiting = msgspec.structs.replace(offered("a"), login={"code": "x"})
+    states = ("prepared", "offered", "inactive", "cancelling")
+    assert [_waits(msgspec.structs.replace(waiting, state=each)) for each in states] == [True, True, True, False]
+    assert _waits(offered("a"))

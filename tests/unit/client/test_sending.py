@@ -83,8 +83,9 @@ def test_it_is_asked_for_once_and_looked_at_until_it_has_arrived() -> None:
     moving = view("active", task="g", task_bytes=40, task_bytes_in_all=100, bytes_per_s=30.0, task_files_in_all=1)
     there = view("succeeded", task_bytes_in_all=100, task_files_in_all=1)
     ask, asked = service([view("waiting"), moving, ServiceUnavailable("restarted"), there])
-    seen: list[Transfer] = []
-    outputs = Sending(f"globus://{LAPTOP}/in/", keep_login=True, seen=seen.append).send(RESULT, ask)
+    told: list[Transfer] = []
+    outputs = Sending(f"globus://{LAPTOP}/in/", keep_login=True, seen=told.append).send(RESULT, ask)
+    seen = [each for each in told if not each.away]
     assert asked[0] == Deliver(paths=("/staged/ada/r.h5",), to=f"globus://{LAPTOP}/in/", keep_login=True)
     assert asked[1:] == [AskTransfers(ids=("t",))] * 3
     assert [each.state for each in seen] == ["waiting", "active", "succeeded"]
@@ -106,7 +107,7 @@ def test_a_login_that_does_not_come_by_itself_is_asked_for(monkeypatch: pytest.M
     detail = {"code": "ConsentRequired"}
     soon = [view("inactive"), view("active"), view("succeeded")]
     Sending(f"globus://{LAPTOP}/in/").send(RESULT, service(soon)[0])
-    waits = view("waiting", login=detail, why="consent")
+    waits = view("waiting", login=detail, why="consent; log in again: hpcserve transfers --login")
     now, first = service([waits] * 100)
 
     def ask(*arguments: Any) -> Any:
@@ -116,6 +117,7 @@ def test_a_login_that_does_not_come_by_itself_is_asked_for(monkeypatch: pytest.M
     with pytest.raises(LoginRequired, match="hpcserve transfers --login") as caught:
         sent.send(RESULT, cast("Ask", ask))
     assert caught.value.detail == detail
+    assert caught.value.message.endswith("waits for a login (consent); it goes on after: hpcserve transfers --login")
     now, then = service([view("active"), view("succeeded")])
     seen: list[str] = []
     outputs = sent.send(RESULT, now, lambda transfer: seen.append(transfer.state))
@@ -222,6 +224,31 @@ def test_where_the_service_is_away_no_destination_waits_for_another(monkeypatch:
             call.outcome()
     assert time.monotonic() - began < 20 * 0.2, "each its own time"
     landing.close()
+
+
+def test_that_the_service_is_away_is_told_while_it_is_asked_again() -> None:
+    left: list[TransferView | Exception] = [
+        view("active"),
+        ServiceUnavailable("no answer about your login"),
+        view("succeeded", path="/in/0.h5"),
+    ]
+    for ways in range(2):
+        ask, _ = service(list(left))
+        seen: list[tuple[str, str]] = []
+
+        def note(transfer: Transfer, into: list[tuple[str, str]] = seen) -> None:
+            into.append((transfer.state, transfer.away))
+
+        if ways:
+            Sending(f"globus://{LAPTOP}/in/").send(RESULT, ask, note)
+        else:
+            landing, settled = Landing(), queue.SimpleQueue[Inference]()
+            call = call_for(ask, 0)
+            call.sending = Sending(f"globus://{LAPTOP}/in/", seen=note)
+            landing.land(call, settled.put)
+            settled.get(timeout=60.0).outcome()
+            landing.close()
+        assert seen == [("active", ""), ("active", "no answer about your login"), ("succeeded", "")]
 
 
 def test_a_service_that_leaves_some_out_is_told() -> None:

@@ -33,6 +33,13 @@ def test_what_admission_asks_for_is_understood() -> None:
     assert (demand.client_id, demand.scope, demand.resource_server) == (NATIVE, SCOPE, SERVICE)
     assert demand.authorization_parameters.session_message == "log in"
     assert not demand.needs_person
+    assert demand.rights == SCOPE
+
+
+def test_all_that_a_service_is_let_do_is_told() -> None:
+    files = "https://auth.globus.org/scopes/x/https"
+    scopes = [f"{SCOPE}[{TRANSFER}[*y]]", SCOPE, f"{SCOPE}[{files}]"]
+    assert demand_of(asked(required_scopes=scopes)).rights == f"{SCOPE}, and through that to {TRANSFER}[*y] {files}"
 
 
 @pytest.mark.parametrize(

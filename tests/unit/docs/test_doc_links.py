@@ -1,4 +1,4 @@
-"""Every link between the pages leads somewhere, and every page is found from the index."""
+"""Every link between the pages leads somewhere, every page is found from the index, and every table is one."""
 
 from __future__ import annotations
 
@@ -70,3 +70,10 @@ def test_anchors_are_made_as_git_hosts_make_them(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# `Client.infer`: a *call*\n## [pilots]\n## Twice\n## Twice\n```\n# no heading\n```\n")
     assert anchors(page) == {"clientinfer-a-call", "pilots", "twice", "twice-1"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_no_row_stands_outside_of_a_table(page: Path) -> None:
+    """An empty line ends a table: what follows begins with a head of its own, or is text with bars in it."""
+    for head, below in re.findall(r"(?:^|\n\n)(\|.+)\n(.*)", prose(page)):
+        assert re.fullmatch(r"\|[-:| ]+\|", below), head

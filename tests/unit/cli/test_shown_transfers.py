@@ -1,0 +1,63 @@
+"""``hpcserve transfers``: what is shown of each, and which are brought once more."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from hpcserve.cli.transfers import _again, _moved, _show
+from hpcserve.client import Client
+from hpcserve.errors import Conflict
+from hpcserve.wire.admin import Deliver, TransferList, TransferView
+
+
+def view(state: str, **more: Any) -> TransferView:
+    told: dict[str, Any] = {
+        "id": "t",
+        "owner": "ada",
+        "path": "/s/r.h5",
+        "to": "globus://x/r",
+        "size_bytes": 4_000_000,
+        "asked_s": 0.0,
+    }
+    return TransferView(state=state, **told | more)
+
+
+class Service:
+    """Has one transfer, and notes what it is asked for."""
+
+    def __init__(self, state: str) -> None:
+        self._state = state
+        self.asked: list[Any] = []
+
+    def call(self, _verb: str, arguments: Any, _answer: type[Any]) -> TransferList:
+        self.asked.append(arguments)
+        return TransferList(transfers=(view("waiting" if isinstance(arguments, Deliver) else self._state),))
+
+
+def test_what_has_moved_is_what_has() -> None:
+    for state in ("waiting", "prepared", "offered"):
+        assert _moved(view(state)) == "0 B of 4.0 MB"
+    assert _moved(view("active", task="g", task_bytes=1000, task_bytes_in_all=8_000_000)) == "1.0 kB of 8.0 MB"
+    assert _moved(view("failed", task="g")) == _moved(view("cancelled")) == ""
+    assert _moved(view("succeeded", task="g")) == "4.0 MB"
+
+
+def test_what_did_not_arrive_is_shown_with_what_brings_it_once_more(capsys: pytest.CaptureFixture[str]) -> None:
+    _show([view("failed", why="no room")], json=False, lines=False)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "t: no room" in shown
+    assert "incomplete" not in shown, "nothing has moved"
+    assert "once more: hpcserve transfers --again t" in shown
+    _show([view("failed", why="no room", task="g")], json=False, lines=False)
+    assert "what had moved may lie at the destination, incomplete" in " ".join(capsys.readouterr().out.split())
+
+
+def test_one_that_is_being_cancelled_is_not_brought_once_more_in_silence() -> None:
+    for state, now in (("failed", "waiting"), ("cancelled", "waiting"), ("active", "active")):
+        assert _again(cast("Client", Service(state)), "t") == now
+    service = Service("cancelling")
+    with pytest.raises(Conflict, match="--again t"):
+        _again(cast("Client", service), "t")
+    assert len(service.asked) == 1
