@@ -26,6 +26,7 @@ _OF_THE_LOG = "since `hpcserve logs` shows what PBS says of a pilot beside its l
 _NOT = {
     "N": "by which hpcserve finds a pilot's job again; remove it",
     "J": "which makes a job array, and a pilot is one job; remove it, and set pilots.max_pilots",
+    "q": "which overrules pilots.partition, the queue whose limits hpcserve knows; remove it, and set that",
     "o": _OF_THE_LOG,
     "e": _OF_THE_LOG,
     "z": "with which qsub does not tell a job's id; remove it",
@@ -34,6 +35,7 @@ _NOT = {
 
 _LASTS = re.compile(r"(?:^|,)\s*(?:(?:min|max)_)?walltime=")
 _OF_A_CHUNK = re.compile(r"(?:^|,)\s*((?:nodes|ncpus|ngpus|mem|vmem|mpiprocs|ompthreads)=)")
+_OVERRULES = re.compile(r"(?:^|,)\s*((?:select|place)=)")
 _BLOCKS = re.compile(r"(?:^|,)\s*block=")
 
 
@@ -118,6 +120,9 @@ def _check_directive(name: str, value: str) -> None:
         raise not_for_directives("-W block", "with which qsub does not answer before the job has ended; remove it")
     if name == "l" and _LASTS.search(value):
         raise not_for_directives("-l walltime", "since agents are told how long their jobs last; set pilots.walltime_s")
+    if name == "l" and (found := _OVERRULES.search(value)):
+        why = "which overrules what hpcserve asks for; remove it, and set pilots.nodes, pilots.constraint and the like"
+        raise not_for_directives(f"-l {found[1]}", why)
     if name == "l" and (found := _OF_A_CHUNK.search(value)):
         why = "which PBS takes from no job with a -l select, as pilots are; set pilots.cpus_per_node and the like"
         raise not_for_directives(f"-l {found[1]}", f"{why}, or pilots.constraint")

@@ -2,9 +2,9 @@
 
 * A pilot that is refused, that ends by itself or runs out of memory before a replica in it was ready, or whose agent
   never reached the daemon, counts against all pilots; when too many did in a row, they are given up: deployments
-  without a replica fail, and for the others one is tried now and then. One that was preempted, lost its node, used its
-  walltime up or was cancelled from outside counts against nobody, but the next one waits a little longer each time,
-  until a replica in one is ready;
+  without a replica fail, and for the others one is tried now and then, and at once when the last replica of one has
+  ended. One that was preempted, lost its node, used its walltime up or was cancelled from outside counts against
+  nobody, but the next one waits a little longer each time, until a replica in one is ready;
 * the scheduler not answering, or having no room at present, is no failure: it is asked again, later each time until it
   takes one.
 
@@ -72,6 +72,7 @@ class PilotLife:
         self._last_refused_s = -math.inf
         self._refused_s = 0.0
         self._told_s = -math.inf
+        self._given_up = False
         self.submit_not_before_s = 0.0
         """No pilot is submitted before."""
 
@@ -129,6 +130,7 @@ class PilotLife:
         if known is None:
             return
         yield from self._replicas.lose(known, kind, cause, now)
+        self._try_for_who_has_none(now)
         if known.asked:
             return
         if kind == "cancelled":
@@ -142,9 +144,19 @@ class PilotLife:
             self.submit_not_before_s = max(self.submit_not_before_s, now + self._vain_s)
             self._vain_s = min(LONGEST_VAIN_S, 2 * self._vain_s)
 
+    def _try_for_who_has_none(self, now: float) -> None:
+        """While pilots are given up: one more, when a deployment has lost its last replica: it fails with it."""
+        if not self._given_up:
+            return
+        here = Counter(replica.deployment for replica in self._roster.alive())
+        wanted = [each for each in self._roster.deployments.values() if each.target is not None and not each.failed]
+        if any(each.due and not here[each.name] for each in wanted):
+            self.submit_not_before_s = now
+
     def forgive(self) -> None:
         """Somebody wants something anew: pilots that were given up are tried as if none had failed."""
         self._restarts.forgive()
+        self._given_up = False
         self._refused_s = 0.0
         self.submit_not_before_s = 0.0
 
@@ -160,6 +172,7 @@ class PilotLife:
 
     def _failed(self, reason: str, output: str, now: float) -> Iterable[Action]:
         again_s = self._restarts.failed(now)
+        self._given_up = again_s is None
         self.submit_not_before_s = now + GIVEN_UP_S if again_s is None else again_s
         if again_s is None:
             self._told_s = now
@@ -216,6 +229,7 @@ class PilotLife:
         yield from self._replicas.explain(known)
         if known.proven and not was_proven:
             self._vain_s = FIRST_VAIN_S
+            self._given_up = False
 
     def _first_report(self, pilot: FleetPilot, now: float) -> None:
         pilot.reported = True

@@ -424,6 +424,36 @@ def test_a_whole_line_that_is_refused_for_one_fault_counts_once_and_shortens_no_
     assert refused == [3, 3, 3], "one try and two more, and then none for ten minutes"
 
 
+@pytest.mark.parametrize("mended", [False, True])
+def test_when_the_last_that_serves_goes_pilots_that_were_given_up_are_tried_once_more(*, mended: bool) -> None:
+    play = Play()
+    pilot = play.serve()
+    play.fleet.want(D, V, 3)
+
+    def refuse_for(seconds: int) -> None:
+        for _ in range(seconds):
+            play.step(1.0)
+            for each in [each for each in play.said if each != pilot]:
+                del play.said[each]
+                play.note(play.fleet.job_ended(each, "refused", "", play.now, kind="crashed"))
+
+    refuse_for(100)
+    given_up, known = len(play.submitted), play.fleet.deployments[D]
+    assert "refused" in known.reason
+    play.end(pilot, "cancelled")
+    assert not known.failed
+    if mended:
+        play.step(1.0)
+        assert len(play.submitted) > given_up
+        play.report(play.submitted[-1])
+        assert not known.failed
+    else:
+        refuse_for(5)
+        assert given_up < len(play.submitted) <= given_up + 2
+        assert known.failed
+        assert "refused" in known.reason
+
+
 def test_wanted_anew_pilots_that_were_given_up_are_tried_three_times_again() -> None:
     play = Play()
     for times in (1, 2):
