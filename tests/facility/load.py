@@ -30,13 +30,11 @@ class Seen:
     Attributes:
         answered: How many requests were.
         jobs: The pilots' jobs, by replica.
-        looks_without: At so many looks in a row, at most, no replica was ready.
         longest_s: Of a request, from its call to its answer.
     """
 
     answered: int = 0
     jobs: dict[str, str] = field(default_factory=dict)
-    looks_without: int = 0
     longest_s: float = 0.0
 
 
@@ -57,7 +55,6 @@ class Load:
         self._sleeps_s = sleeps_s
         self._sent = 0
         self._open: dict[Future[Any], tuple[int, float]] = {}
-        self._looks_without = 0
         self.seen = Seen()
 
     @property
@@ -106,9 +103,6 @@ class Load:
         jobs = {pilot.pilot: pilot.job for pilot in told.pilots}
         replicas = [each for deployment in told.deployments for each in deployment.replicas]
         self.seen.jobs |= {each.replica: jobs[each.pilot] for each in replicas if each.pilot in jobs}
-        ready = any(each.state == "ready" for each in replicas)
-        self._looks_without = 0 if ready else self._looks_without + 1
-        self.seen.looks_without = max(self.seen.looks_without, self._looks_without)
 
 
 def runs(log: Path) -> dict[str, list[tuple[int, str, float]]]:
