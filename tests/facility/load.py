@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -125,16 +124,21 @@ def cut_off(log: Path) -> set[tuple[int, str]]:
     return {(n, replica) for n, replica, _ in told["begin"]} - {(n, replica) for n, replica, _ in told["end"]}
 
 
-def idle_s(log: Path) -> float:
-    """The longest time from the first beginning to the last end in which nothing ran."""
-    told = runs(log)
-    steps = sorted([(at_s, 1) for _, _, at_s in told["begin"]] + [(at_s, -1) for _, _, at_s in told["end"]])
-    running, longest_s = 0, 0.0
-    for (at_s, step), (next_s, _) in pairwise(steps):
-        running += step
-        if not running:
-            longest_s = max(longest_s, next_s - at_s)
-    return longest_s
+def handed_over(cluster: Cluster, load: Load, seen: Seen, pilots: int) -> int:
+    """Each of so many pilots was still there when its successor served; returns how many of those that ended had one.
+
+    By the order of what happened: how long requests wait meanwhile depends on the machine, and is measured by
+    ``benchmarks pilots``.
+    """
+    first_s: dict[str, float] = {}
+    for _, replica, at_s in runs(load.log)["begin"]:
+        job = seen.jobs[replica]
+        first_s[job] = min(at_s, first_s.get(job, at_s))
+    in_order = sorted(first_s, key=first_s.__getitem__)
+    followed = [(job, after) for job, after in zip(in_order, in_order[pilots:], strict=False) if cluster.ended_s(job)]
+    late = [(job, after) for job, after in followed if first_s[after] > (cluster.ended_s(job) or 0.0) + ROUNDED_S]
+    assert late == []
+    return len(followed)
 
 
 def none_ran_past_its_pilot(cluster: Cluster, load: Load, seen: Seen) -> int:

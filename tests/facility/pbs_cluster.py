@@ -45,7 +45,7 @@ class PbsCluster:
     cancelled = ""
     narrow: Mapping[str, Any] = {}
     no_room = "would exceed"
-    walltime_s = 24.0
+    walltime_s = 40.0
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

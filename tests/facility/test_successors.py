@@ -6,7 +6,7 @@ import pytest
 
 from tests.facility.clusters import ON_BOTH, Cluster
 from tests.facility.conftest import NewFacility
-from tests.facility.load import Load, cut_off, idle_s, none_ran_past_its_pilot, twice
+from tests.facility.load import Load, cut_off, handed_over, none_ran_past_its_pilot, twice
 from tests.facility.service import SERVABLES, status, until
 
 pytestmark = [ON_BOTH, pytest.mark.timeout(600), pytest.mark.usefixtures("all_nodes")]
@@ -16,8 +16,6 @@ MORE = 70
 """Requests of half a second: more than one of these short pilots can run."""
 GENERATION = 0.75
 """That part of its walltime a pilot serves alone."""
-PAUSE_S = 3.0
-"""Between two requests at a replica, on a machine that is busy."""
 
 
 def test_one_pilot_alone_hands_over_to_its_successor(cluster: Cluster, new_facility: NewFacility) -> None:
@@ -27,7 +25,7 @@ def test_one_pilot_alone_hands_over_to_its_successor(cluster: Cluster, new_facil
         load = Load(facility, client, endpoint, 0.2, 0.4, 1.0)
         seen = load.keep(8, 1.2 * GENERATION * cluster.walltime_s)
         assert len(set(seen.jobs.values())) >= 2
-        assert idle_s(load.log) <= PAUSE_S
+        assert handed_over(cluster, load, seen, pilots=1) >= 1
         assert status(client).losses == ()
         assert none_ran_past_its_pilot(cluster, load, seen) >= 1
 
