@@ -16,7 +16,8 @@ from tests.facility.tallied import LONG_S, all_answered, losses, requests, under
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("all_nodes")]
 
 IN_FLIGHT = 200
-NOTICED_S = 10.0
+NOTICED_S = 30.0
+"""On a machine that is busy; ``benchmarks pilots`` measures it."""
 
 
 def nodes_of(box: Box, job: str) -> set[str]:

@@ -126,7 +126,7 @@ def test_those_who_say_nothing_lock_nobody_out(house: House) -> None:
     began = time.monotonic()
     try:
         assert isinstance(house.hello(house.known), Welcome)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         for client in shaken:
             client.send(b"")
         assert isinstance(house.hello(house.known), Welcome)

@@ -217,15 +217,15 @@ def test_an_orderly_end_stops_every_replica_and_says_farewell(connected: FakeDae
 
 
 def test_the_walltime_is_kept_by_the_agent_itself(daemon: FakeDaemon, pilot: Pilot) -> None:
-    pilot.start(walltime_s=9.0, stop_grace_s=4.0)
+    pilot.start(walltime_s=14.0, stop_grace_s=4.0)
     daemon.serve(lambda: daemon.reports, "the agent reports")
     daemon.tell(pilot.orders(pilot.spec("r1", "ready")))
     daemon.wait_for("r1", "ready")
     began = time.monotonic()
     assert exit_code(daemon, pilot) == 0
-    assert time.monotonic() - began < 9.0
-    daemon.serve(lambda: "walltime of 9 s" in daemon.reports[-1].leaving, "the farewell names the walltime")
-    assert "walltime of 9 s is used up" in daemon.reports[-1].replicas[0].cause
+    assert time.monotonic() - began < 14.0
+    daemon.serve(lambda: "walltime of 14 s" in daemon.reports[-1].leaving, "the farewell names the walltime")
+    assert "walltime of 14 s is used up" in daemon.reports[-1].replicas[0].cause
     assert daemon.reports[-1].replicas[0].kind == "walltime"
 
 

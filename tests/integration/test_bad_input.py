@@ -61,7 +61,7 @@ def refused(client: Client, kind: type[HpcserveError], target: str, inputs: Any)
     with pytest.raises(kind) as caught:
         client.infer(target, inputs)
     assert type(caught.value) is kind
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     return caught.value.message
 
 

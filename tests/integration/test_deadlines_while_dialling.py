@@ -28,10 +28,10 @@ from hpcserve.wire.record import decode_record, encode_record
 from tests.integration.daemon_tree import Daemon, until
 
 ONE = np.ones(1, np.float32)
-DEADLINE_S, LATE_S = 0.3, 6.0
-STEP_S = 8.0
+DEADLINE_S, LATE_S = 0.3, 12.0
+STEP_S = 15.0
 """So long a step of a dial takes when nobody answers."""
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 @pytest.fixture(autouse=True)

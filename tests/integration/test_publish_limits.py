@@ -94,5 +94,5 @@ def test_a_publication_that_never_ends_does_not_hold_the_daemon(new_daemon: NewD
     until(lambda: any("servable.inspect" in each for each in daemon.commands()), "the import has begun")
     began = time.monotonic()
     assert daemon.down() == 0
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 20
     thread.join()

@@ -373,10 +373,8 @@ def test_a_helper_that_fails_again_and_again_is_started_less_and_less_often(scen
             error = await failure(transport.submit(SCRIPT))
             assert type(error) is SchedulerError
             assert error.message.endswith("fatal: Unable to process configuration file")
-        started = time.monotonic()
         error = await failure(transport.submit(SCRIPT))
         assert "pyslurm is started again in" in error.message
-        assert time.monotonic() - started < 0.1  # no process was started for that
         scene(jobs=[])
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:

@@ -212,7 +212,7 @@ def test_one_that_fails_leaves_the_others_alone() -> None:
 
 
 def test_where_the_service_is_away_no_destination_waits_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookout, "AWAY_S", 0.2)
+    monkeypatch.setattr(lookout, "AWAY_S", 1.0)
     landing, settled = Landing(), queue.SimpleQueue[Inference]()
     site = Site(9, away=1 << 30)
     calls = [call_for(cast("Ask", site.ask), each, to=f"globus://{LAPTOP}/{each}/") for each in range(20)]
@@ -222,7 +222,7 @@ def test_where_the_service_is_away_no_destination_waits_for_another(monkeypatch:
     for call in [settled.get(timeout=60.0) for _ in calls]:
         with pytest.raises(ServiceUnavailable, match="restarted"):
             call.outcome()
-    assert time.monotonic() - began < 20 * 0.2, "each its own time"
+    assert time.monotonic() - began < 20 * 1.0, "each its own time"
     landing.close()
 
 
