@@ -272,7 +272,7 @@ def test_what_slurm_writes_beside_an_error_is_told(scene: Scene) -> None:
 
 
 def test_the_loop_turns_while_pyslurm_holds_its_gil(scene: Scene) -> None:
-    scene(jobs={"hold_s": 1.0})
+    scene(jobs={"hold_s": 4.0})
 
     async def scenario(transport: PyslurmTransport) -> None:
         asked = asyncio.create_task(transport.queue())
@@ -282,7 +282,7 @@ def test_the_loop_turns_while_pyslurm_holds_its_gil(scene: Scene) -> None:
             now = time.monotonic()
             longest, last = max(longest, now - last), now
         await failure(asked)  # an answer that is an object is none
-        assert longest < 0.5
+        assert longest < 2.0
 
     played(scenario)
 
