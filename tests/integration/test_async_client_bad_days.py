@@ -63,13 +63,13 @@ def test_closing_while_it_connects_again_is_no_hang(daemon: Daemon, monkeypatch:
             return real(engine)
 
         monkeypatch.setattr(Engine, "waits_for", waits_for)
-        client._drop()
-        client._changed.set()
+        client._keeper._drop()
+        client._keeper._changed.set()
         pending = client.submit("echo.echo", ONE)
         with pytest.raises(Cancelled):
             await asyncio.wait_for(asyncio.shield(pending), PATIENCE_S)
         await asyncio.wait_for(closing[0], PATIENCE_S)
-        assert client._context.closed
+        assert client._keeper._context.closed
 
     with daemon.environment():
         asyncio.run(play())

@@ -65,7 +65,7 @@ def test_an_unforeseen_failure_to_connect_ends_the_calls_and_not_the_client(
             if len(tries) > 1:
                 raise zmq.ZMQError(errno.EMFILE)
 
-        monkeypatch.setattr(client, "_dial", dial)
+        monkeypatch.setattr(client._keeper, "_dial", dial)
         async with client:
             for _ in range(2):
                 with pytest.raises(ServiceUnavailable, match="Too many open files"):

@@ -445,7 +445,7 @@ def test_leaving_right_after_a_submit_is_no_hang(daemon: Daemon) -> None:
     async def main() -> None:
         async with asyncio.timeout(20), AsyncClient(Service(daemon.record)) as other:
             await other.infer("echo.echo", numbers(1))
-            while not other._changed._waiters:  # until the background task sleeps
+            while not other._keeper._changed._waiters:  # until the background task sleeps
                 await asyncio.sleep(0)
             future = other.submit("echo.echo", numbers(2))
         assert future.done()

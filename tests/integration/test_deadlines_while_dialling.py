@@ -19,7 +19,7 @@ import pytest
 import zmq
 
 from hpcserve import AsyncClient, Client
-from hpcserve.client import aio, ways
+from hpcserve.client import aio_keeper, ways
 from hpcserve.client.dial import dial as real_dial
 from hpcserve.client.pauses import Pauses
 from hpcserve.client.services import Service
@@ -138,8 +138,8 @@ def test_the_deadline_of_a_call_in_asyncio(daemon: Daemon, moving: Moving) -> No
     async def play() -> None:
         async with AsyncClient(Service(moving.path)) as client:
             moving.move()
-            client._drop()
-            client._changed.set()
+            client._keeper._drop()
+            client._keeper._changed.set()
             with await asyncio.to_thread(moving.wait_dialled):
                 began = time.monotonic()
                 with pytest.raises(DeadlineExceeded):
@@ -186,9 +186,9 @@ def test_a_failure_that_lasts_is_met_less_and_less_often_in_asyncio(
 
     async def play() -> None:
         async with AsyncClient(Service(daemon.record)) as client:
-            monkeypatch.setattr(client, "_dial", failing.in_asyncio)
-            client._drop()
-            client._changed.set()
+            monkeypatch.setattr(client._keeper, "_dial", failing.in_asyncio)
+            client._keeper._drop()
+            client._keeper._changed.set()
             while len(failing.tries) < 8:
                 with pytest.raises(ServiceUnavailable, match="Too many open files"):
                     await client.infer("echo", ONE, timeout_s=PATIENCE_S)
@@ -219,9 +219,9 @@ def test_a_deadline_is_kept_in_the_pause_after_such_a_failure_in_asyncio(
 
     async def play() -> None:
         async with AsyncClient(Service(daemon.record)) as client:
-            monkeypatch.setattr(client, "_dial", failing.in_asyncio)
-            client._drop()
-            client._changed.set()
+            monkeypatch.setattr(client._keeper, "_dial", failing.in_asyncio)
+            client._keeper._drop()
+            client._keeper._changed.set()
             while len(failing.tries) < 8:
                 with pytest.raises(ServiceUnavailable):
                     await client.infer("echo", ONE, timeout_s=PATIENCE_S)
@@ -246,10 +246,10 @@ def test_a_deadline_is_kept_in_the_pause_between_dials_in_asyncio(
             raise ServiceUnavailable("nobody answers")
 
         async with AsyncClient(Service(daemon.record)) as client:
-            monkeypatch.setattr(client, "_dial", nobody)
+            monkeypatch.setattr(client._keeper, "_dial", nobody)
             monkeypatch.setattr(Pauses, "after_failure_s", lambda _: PATIENCE_S)
-            client._drop()
-            client._changed.set()
+            client._keeper._drop()
+            client._keeper._changed.set()
             began = time.monotonic()
             with pytest.raises(DeadlineExceeded):
                 await client.infer("echo", ONE, timeout_s=DEADLINE_S)
@@ -283,9 +283,9 @@ def test_a_loop_that_is_busy_while_its_client_connects_is_told_what_to_do(
         loops.append(asyncio.get_running_loop())
         with pytest.raises(ServiceUnavailable, match=r"busy for 0.2 s .* asyncio.to_thread"):
             await client.__aenter__()
-        assert client._context.closed
+        assert client._keeper._context.closed
 
-    monkeypatch.setattr(aio, "dial", dial)
-    monkeypatch.setattr(aio, "ASKED_S", 0.2)
+    monkeypatch.setattr(aio_keeper, "dial", dial)
+    monkeypatch.setattr(aio_keeper, "ASKED_S", 0.2)
     with daemon.environment():
         asyncio.run(play())
