@@ -9,8 +9,12 @@ transfer task, here a **shipment**. The rules:
 - What may go well later (429, 502, 503, no connection) is tried again, ever more seldom, and not before the time that
   Globus asks for. What goes wrong for too long fails, in Globus's own words.
 - What may have been submitted does not end for that: it is submitted with its id again, or, where that is refused or
-  of no avail, its task is looked for. One that is under way ends as Globus says, or after its deadline there.
-- Only a task that SUCCEEDED has delivered. One that is INACTIVE, or whose owner is not logged in, waits for that.
+  of no avail, its task is looked for. One that is under way ends as Globus says.
+- Only a task that SUCCEEDED has delivered. One that is INACTIVE, or whose owner is not logged in, waits for that: for
+  ever, unless the site keeps undelivered results for a time only. Then it ends when its task is over its deadline.
+- One task comes of a submission id for some days at least (``sure_s``). What may have been submitted before that is
+  looked for before it is submitted again, and with another id.
+- What nobody wants any more ends without Globus's word, if there is none, when any task of it is over its deadline.
 - A fault that no trying again mends ends a task at once. Which of its files is to blame is not known: those for one
   directory end; those for several start anew, each directory's in a task of its own.
 - What Transfer refuses once more, in the same words, after the login that it wanted, is *offered* to its owner, and so
@@ -84,6 +88,7 @@ class Transfers:
             number = self._ship(members)
             shipment = self._shipments[number]
             shipment.submission, shipment.unsure = submission, True
+            shipment.since = max(each.asked_s for each in members)
             shipment.task = next((each.task for each in members if each.task), "")
             if any(each.state in ("offered", "cancelling") for each in members):  # its owner may have the id
                 shipment.handed_until = now + limits.hand_s
@@ -201,7 +206,7 @@ class Transfers:
         """
         number = self._of.get(id, 0)
         shipment = self._shipments.get(number)
-        if shipment is None or not shipment.offered or self._is_looked_for(shipment, now):
+        if shipment is None or not shipment.offered or self._is_given_up(shipment, now):
             raise Conflict(f"transfer {id} is {self._deliveries[id].state}, and not its owner's to submit")
         if shipment.login is None and shipment.lacks is not None:
             raise LoginRequired(
@@ -209,7 +214,7 @@ class Transfers:
                 "hpcserve transfers --login",
                 detail=shipment.lacks.detail,
             )
-        if shipment.login is None:
+        if shipment.login is None or self._is_dated(shipment, now):
             raise ServiceUnavailable(f"transfer {id} is being tried by the service once more", retry_after_s=0.5)
         shipment.unsure, shipment.handed_until = True, now + self._limits.hand_s
         shipment.at, shipment.pause_s = min(shipment.at, now), 0.0
@@ -327,7 +332,7 @@ class Transfers:
         left = self._leave(number, now)
         if not shipment.ids:
             return left
-        shipment.busy, shipment.submission = True, submission
+        shipment.busy, shipment.submission, shipment.since = True, submission, now
         self._change(shipment.ids, submission=submission, state="prepared", why="")
         return [*left, *self._submit(number)]
 
@@ -416,6 +421,8 @@ class Transfers:
         elif shipment.bad_since is None and (not shipment.task or trouble.kind in REFUSED):
             shipment.bad_since = now
         shipment.pause(now, trouble.retry_after_s, self._limits)
+        if self._is_unwanted_too_long(shipment, now):
+            return self._over(number, Progress("FAILED", details=trouble.why, cancelled=True), now)
         if shipment.task:
             return self._task_failed(number, trouble, now)
         left = [] if shipment.unsure else self._leave(number, now)
@@ -434,8 +441,10 @@ class Transfers:
     def _failed(self, number: int, trouble: Trouble, now: float) -> list[Action]:
         shipment, too_long = self._shipments[number], self._shipments[number].is_bad_too_long(now, self._limits)
         if shipment.lost is not None:
-            over = self._has_ended(shipment, now)
-            return self._end(number, "failed", shipment.lost.why, now) if over else self._wait(shipment, trouble)
+            over = trouble.kind in REFUSED and self._has_ended_since(shipment.bad_since, now)
+            if over or self._has_ended(shipment, now):
+                return self._end(number, "failed", shipment.lost.why, now)
+            return self._wait(shipment, trouble)
         if trouble.kind in ("again", "stale") and too_long:
             trouble = trouble._replace(kind="fatal")
         elif trouble.kind != "fatal" and shipment.submission and self._is_old(shipment, now):
@@ -529,9 +538,28 @@ class Transfers:
     def _wants_cancel(self, shipment: Shipment) -> bool:
         return any(self._deliveries[each].state == "cancelling" for each in shipment.ids)
 
+    def _is_unwanted_too_long(self, shipment: Shipment, now: float) -> bool:
+        """Whether any task of what is to be cancelled is over its deadline. A failed step begins to count."""
+        if not self._wants_cancel(shipment):
+            return False
+        if shipment.unwanted_since is None:
+            shipment.unwanted_since = now
+        return self._has_ended_since(shipment.unwanted_since, now)
+
+    def _has_ended_since(self, since: float | None, now: float) -> bool:
+        """Whether a task that was not submitted later has ended in any case."""
+        return since is not None and now - since >= self._limits.hand_s + self._limits.deadline_s
+
     def _is_looked_for(self, shipment: Shipment, now: float) -> bool:
         """Whether it is not submitted once more, though it may have been submitted."""
+        return self._is_given_up(shipment, now) or self._is_dated(shipment, now)
+
+    def _is_given_up(self, shipment: Shipment, now: float) -> bool:
         return shipment.lost is not None or self._wants_cancel(shipment) or self._is_old(shipment, now)
+
+    def _is_dated(self, shipment: Shipment, now: float) -> bool:
+        """Whether it may have been submitted so long ago that Globus might make another task of its id."""
+        return shipment.unsure and not shipment.task and shipment.since + self._limits.sure_s <= now
 
     def _is_old(self, shipment: Shipment, now: float) -> bool:
         return self._old_at(shipment) <= now

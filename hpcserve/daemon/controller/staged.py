@@ -1,5 +1,7 @@
 """Staged results on the disk: noted when they pass, removed when their time is up, never before their delivery.
 
+A site may have those removed, too, that were not delivered for a time that it sets.
+
 What is on the disk is the truth, and the store remembers what the disk does not tell: whether a file was delivered. A
 file that nobody has told of, such as that of a replica that died before it could, is kept like one that was never
 fetched. Nothing is opened or removed through a symbolic link: a servable's code may write into these directories.
@@ -111,7 +113,7 @@ class StagedFiles:
             HpcserveError: The store cannot be read or written.
         """
         if self._shared:
-            await asyncio.to_thread(prune_below, self._directory, time.time() - self._staging.keep_undelivered_s)
+            await asyncio.to_thread(prune_below, self._directory, time.time() - self._staging.keep_inputs_s)
         found = await asyncio.to_thread(lambda: list(_listed(self._directory)))
         rows = {(row.owner, row.name): row for row in await self._storage.do(Store.staged)}
         there = {(each.owner, each.name): each for each in found if not each.name.endswith(PARTIAL)}

@@ -73,6 +73,9 @@ def test_until_when_one_is_kept() -> None:
     assert staged_until_s(5.0, None, **keep) == 105.0
     assert staged_until_s(5.0, 50.0, **keep) == 60.0
     assert staged_until_s(5.0, 104.0, **keep) == 114.0
+    for_ever = {**keep, "keep_undelivered_s": float("inf")}
+    assert staged_until_s(5.0, None, **for_ever) == float("inf")
+    assert staged_until_s(5.0, 1e9, **for_ever) == 1e9 + 10.0
 
 
 def test_one_that_was_delivered_is_removed_after_a_while_and_others_stay(site: Site, directory: Path) -> None:
@@ -97,7 +100,21 @@ def test_one_that_was_delivered_is_removed_after_a_while_and_others_stay(site: S
     assert other.exists()
 
 
-def test_one_that_nobody_fetched_is_removed_long_after_it_was_written(site: Site, directory: Path) -> None:
+def test_one_that_nobody_fetched_is_kept_for_ever(site: Site, directory: Path) -> None:
+    path = staged(directory, "ada", "x.h5", age_s=10_000 * DAY_S)
+
+    async def deliver(files: StagedFiles) -> None:
+        await files.prune()
+        await files.prune()
+        assert path.exists()
+        assert await files.delivered("ada", [str(path)]) == 1
+
+    run(site, deliver)
+    run(site, prune, keep_s=1e-6)
+    assert not path.exists(), "once it was delivered it goes as any other"
+
+
+def test_one_that_nobody_fetched_is_removed_after_the_time_that_the_site_sets(site: Site, directory: Path) -> None:
     old, new = staged(directory, "ada", "old.h5", age_s=DAY_S), staged(directory, "ada", "new.h5")
     run(site, prune, keep_undelivered_s=2 * DAY_S)  # nobody has told of either: a replica died before it could
     assert old.exists()
