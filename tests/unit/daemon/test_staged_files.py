@@ -14,6 +14,7 @@ import pytest
 from hpcserve.auth import keys
 from hpcserve.config import Site, Staging, load_site
 from hpcserve.core.retention import staged_until_s
+from hpcserve.daemon.controller import staged as controller_staged
 from hpcserve.daemon.controller.staged import LEFT_S, StagedFiles
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.wire.hub import ResultStaged
@@ -86,14 +87,14 @@ def test_one_that_was_delivered_is_removed_after_a_while_and_others_stay(site: S
         await files.note(ResultStaged("ada", "y.h5", 5000))
         assert await files.delivered("ada", [str(path)]) == 1
         await files.prune()
-        assert (files.count, files.size_bytes) == (2, 2 * 8192)
+        assert files.tally[:2] == (2, 2 * 8192)
 
     run(site, deliver, keep_s=HOUR_S)
     assert path.exists()
 
     async def count(files: StagedFiles) -> None:
         await files.prune()
-        assert (files.count, files.size_bytes) == (1, 8192), "what was removed is not counted"
+        assert files.tally[:2] == (1, 8192), "what was removed is not counted"
 
     run(site, count, keep_s=1e-6)  # another controller: the store remembers
     assert not path.exists()
@@ -150,13 +151,30 @@ def test_one_whose_delivery_begins_while_others_are_removed_stays(site: Site, di
     async def look(files: StagedFiles) -> None:
         await files.prune()
         await files.prune()
-        assert files.count == 1
+        assert files.tally.files == 1
 
     run(site, prune)
     run(site, look, HeldMeanwhile(), keep_undelivered_s=HOUR_S)
     assert path.exists()
     run(site, prune, keep_undelivered_s=HOUR_S)
     assert not path.exists(), "it was not forgotten"
+
+
+def test_a_disk_with_little_room_is_told_once(
+    site: Site, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(controller_staged, "LITTLE", 1.1)
+    staged(directory, "ada", "x.h5")
+
+    async def look(files: StagedFiles) -> None:
+        for _ in range(3):
+            await files.prune()
+        assert files.tally.free_bytes is not None
+
+    run(site, look)
+    told = [each.getMessage() for each in caplog.records if "left on its disk" in each.getMessage()]
+    assert len(told) == 1
+    assert "hpcserve results --everybody" in told[0]
 
 
 def test_nobody_delivers_what_is_another_callers(site: Site, directory: Path) -> None:
@@ -200,6 +218,6 @@ def test_a_directory_that_cannot_be_made_stops_nothing(site: Site, directory: Pa
 
     async def look(files: StagedFiles) -> None:
         await files.prune()
-        assert files.count == 0
+        assert files.tally.files == 0
 
     run(site, look)
