@@ -96,13 +96,13 @@ def test_what_may_have_been_submitted_long_ago_is_looked_for_first(*, is_restart
 def test_what_was_handed_to_its_owner_long_ago_gets_another_id() -> None:
     transfers = begun(delivery(1))
     transfers.failed(1, LOGIN._replace(by_transfer=True, by="a"), 2.0)
-    transfers.go_on("1", 3.0, by="b")
+    transfers.offers.go_on("1", 3.0, by="b")
     transfers.tick(3.0)
     transfers.failed(1, LOGIN._replace(by_transfer=True, by="b"), 3.0)
     assert states(transfers) == ["offered"]
-    transfers.hand_out("1", LIMITS.sure_s)
+    transfers.offers.hand_out("1", LIMITS.sure_s)
     with pytest.raises(ServiceUnavailable, match="once more"):
-        transfers.hand_out("1", LIMITS.sure_s + 1.0)
+        transfers.offers.hand_out("1", LIMITS.sure_s + 1.0)
     later = LIMITS.sure_s + 1.0 + LIMITS.hand_s
     assert transfers.tick(later) == [core.Find(1, "ann", "first")]
     transfers.found(1, "", later)
