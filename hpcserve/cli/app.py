@@ -19,6 +19,7 @@ from hpcserve.cli import (
     logout,
     logs,
     publish,
+    results,
     run,
     service,
     share,
@@ -56,7 +57,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-CALLING = (status, publish, share, deploy, undeploy, run, transfers, logs, login, logout, whoami)
+CALLING = (status, publish, share, deploy, undeploy, run, results, transfers, logs, login, logout, whoami)
 for _verb in (up, down, *CALLING, doctor, connect, demo):
     app.command(_verb.__name__.rpartition(".")[2])(_verb.command)
 app.add_typer(service.app, name="service", cls=Commands)

@@ -147,7 +147,7 @@ def _daemon(status: Status) -> Iterator[Text]:
         f"{status.refused} refused, {status.requeued} requeued"
     )
     if status.staged_results:
-        yield Text(f"staged results: {status.staged_results}, {size(status.staged_bytes)}")
+        yield Text(_staged(status))
     if status.trouble:
         yield Text(status.trouble, style="red")
     if status.processes:
@@ -155,6 +155,18 @@ def _daemon(status: Status) -> Iterator[Text]:
     unseen = [name for name in PROCESSES if name not in status.processes]
     if unseen:  # noted nowhere: the disk is full, or it has just ended
         yield Text(f"restarting, or of unknown pid: {', '.join(unseen)}", style=COLOURS["unknown"])
+
+
+def _staged(status: Status) -> str:
+    """How much lies in files, how much of that for want of a delivery, and what room is left."""
+    told = f"staged results: {status.staged_results}, {size(status.staged_bytes)}"
+    if status.staged_free_bytes is not None:
+        told += f", {size(status.staged_free_bytes)} free"
+    if status.undelivered_since_s is None:
+        return told
+    age = span(time.time() - status.undelivered_since_s)
+    waiting = f"{status.undelivered_results}, {size(status.undelivered_bytes)}, the oldest for {age}"
+    return f"{told}; undelivered: {waiting}; see: hpcserve results --everybody"
 
 
 def _deployments(status: Status) -> Table:

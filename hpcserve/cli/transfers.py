@@ -59,7 +59,7 @@ def command(
             log_in_for_all(ctx, client, unasked=yes)
         while True:
             found = _ask(client, everybody=everybody)
-            _show(found, json=json, lines=watch)
+            _show(found, json=json, lines=watch, owners=everybody)
             if not watch or all(each.state in ENDED for each in found):
                 return
             time.sleep(WATCH_S)
@@ -89,7 +89,7 @@ def _again(client: Client, id: str) -> str:
     return client.call("deliver", asked, TransferList).transfers[0].state
 
 
-def _show(found: Sequence[TransferView], *, json: bool, lines: bool) -> None:
+def _show(found: Sequence[TransferView], *, json: bool, lines: bool, owners: bool = False) -> None:
     if json:
         import msgspec
 
@@ -101,11 +101,11 @@ def _show(found: Sequence[TransferView], *, json: bool, lines: bool) -> None:
     if not found:
         typer.echo("no transfers")
         return
-    show(*_drawn(found))
+    show(*_drawn(found, owners=owners))
 
 
-def _drawn(found: Sequence[TransferView]) -> Iterator[RenderableType]:
-    yield _table(found)
+def _drawn(found: Sequence[TransferView], *, owners: bool) -> Iterator[RenderableType]:
+    yield _table(found, owners=owners)
     for each in found:
         if each.why:
             yield f"{each.id}: {each.why}{_to_do(each)}{_until(each.until_s)}"
@@ -133,15 +133,19 @@ def _until(at_s: float | None) -> str:
     return f"; it is given up at {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(at_s))}"
 
 
-def _table(found: Sequence[TransferView]) -> Table:
+def _table(found: Sequence[TransferView], *, owners: bool) -> Table:
     from hpcserve.cli.terminal import table
 
-    made = table("transfer", "to", "state", "moved", "files", "rate", "left", folded=("to",))
+    whose = ("owner",) if owners else ()
+    made = table("transfer", *whose, "to", "state", "asked for", "moved", "files", "rate", "left", folded=("to",))
+    now_s = time.time()
     for each in found:
         made.add_row(
             each.id,
+            *((each.owner,) if owners else ()),
             each.to,
             each.state,
+            f"{span(now_s - each.asked_s)} ago",
             _moved(each),
             f"{each.task_files}/{each.task_files_in_all}" if each.task and each.state not in ENDED else "",
             f"{amount(each.bytes_per_s)}/s" if each.bytes_per_s else "",

@@ -25,7 +25,7 @@ from hpcserve.errors import ConfigError
 from hpcserve.sitefile import SiteFile, explained, merged, source_of
 
 PATHS = ("state_dir", "shared_dir")
-MAY_BE_ENDLESS = frozenset({"pilots.idle_s"})
+MAY_BE_ENDLESS = frozenset({"pilots.idle_s", "staging.keep_undelivered_s"})
 """``inf`` is a number of seconds here: never."""
 _CONVERTING = threading.Lock()
 """msgspec learns a type when it first converts to it; two threads that make it learn the same one crash the process."""

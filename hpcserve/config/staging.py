@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Literal
 
@@ -34,9 +35,10 @@ class Collection(Section, frozen=True):
 class Staging(Section, frozen=True):
     """``[staging]``: results over ``inline_limit_bytes`` are written to HDF5 files below ``directory``.
 
-    A file is removed ``keep_s`` after its delivery, or ``keep_undelivered_s`` after it was written. Those of one caller
-    take at most ``quota_bytes``; 0: no limit. References may lead to files below ``roots``, and read at most
-    ``reference_bytes``.
+    A file is removed ``keep_s`` after its delivery, and, unless that is infinite, ``keep_undelivered_s`` after it was
+    written without one; what lies in subdirectories in mode ``service``, ``keep_inputs_s`` after its last change. The
+    files of one caller take at most ``quota_bytes``; 0: no limit. References may lead to files below ``roots``, and
+    read at most ``reference_bytes``.
 
     Up to ``https_limit_bytes`` a result is fetched by HTTPS from a collection that has that. Each user has
     ``transfers_per_user`` transfer tasks at once, of at most ``transfer_files`` files and ``transfer_bytes``, and a
@@ -49,7 +51,8 @@ class Staging(Section, frozen=True):
     compression: Literal["gzip", "none"] = "gzip"
     chunk_bytes: Annotated[int, msgspec.Meta(ge=4096)] = MIB
     keep_s: Seconds = 24 * 3600.0
-    keep_undelivered_s: Seconds = 7 * 24 * 3600.0
+    keep_undelivered_s: Seconds = math.inf
+    keep_inputs_s: Seconds = 7 * 24 * 3600.0
     quota_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
     roots: tuple[str, ...] = ()
     reference_bytes: SizeBytes = 4096 * MIB

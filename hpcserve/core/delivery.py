@@ -53,8 +53,10 @@ class Delivery:
 class Limits(NamedTuple):
     """What a site sets, and how patient to be. Seconds, but for the counts.
 
-    ``deadline_s``: Globus has so long for a task, which has ended by then in any case. ``hand_s``: an owner to whom a
-    submission is handed submits it within that time, or asks for it again.
+    ``give_up_s``: what was not submitted for so long is not any more; infinity: it waits until it is. ``sure_s``: of
+    one submission id Globus makes one task for so long at least. ``deadline_s``: Globus has so long for a task, which
+    has ended by then in any case. ``hand_s``: an owner to whom a submission is handed submits it within that time, or
+    asks for it again.
     """
 
     tasks_per_owner: int = 3
@@ -62,7 +64,8 @@ class Limits(NamedTuple):
     batch_bytes: int = 1 << 40
     batch_wait_s: float = 1.0
     faults_s: float = 600.0
-    give_up_s: float = 7 * 24 * 3600.0
+    give_up_s: float = float("inf")
+    sure_s: float = 7 * 24 * 3600.0
     deadline_s: float = 24 * 3600.0
     hand_s: float = 60.0
     shortest_pause_s: float = 0.5

@@ -24,6 +24,6 @@ def staged_until_s(written_s: float, delivered_s: float | None, *, keep_s: float
         written_s: When it was written.
         delivered_s: When its client had it; None: it has not.
         keep_s: How long one that was delivered is kept after that.
-        keep_undelivered_s: How long one that was not is kept after it was written.
+        keep_undelivered_s: How long one that was not is kept after it was written; infinity: until it is.
     """
     return written_s + keep_undelivered_s if delivered_s is None else delivered_s + keep_s

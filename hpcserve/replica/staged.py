@@ -162,7 +162,7 @@ class Stager:
         if used + size_bytes > quota_bytes:
             raise StorageFull(
                 f"a result of {size_bytes} bytes does not fit: the staged results of {stage} take {used} of "
-                f"{quota_bytes} bytes (staging.quota_bytes); fetch what is there, or remove it"
+                f"{quota_bytes} bytes (staging.quota_bytes); fetch what is there, or give it up: hpcserve results"
             )
 
     def _write_whole(

@@ -218,7 +218,9 @@ class ServableView(Admin, frozen=True, kw_only=True):
 class Status(Admin, frozen=True, kw_only=True):
     """The daemon as a whole. ``processes``: name to pid. ``trouble``: why no pilot is submitted or cancelled.
 
-    ``staged_results`` lie in files, which take ``staged_bytes``, as of a minute ago or less.
+    ``staged_results`` lie in files, which take ``staged_bytes``, as of a minute ago or less; of them
+    ``undelivered_results`` were not delivered, and take ``undelivered_bytes``, the oldest since
+    ``undelivered_since_s``, seconds since 1970. ``staged_free_bytes``: on their disk; None: nobody knows.
     """
 
     service: str
@@ -243,6 +245,10 @@ class Status(Admin, frozen=True, kw_only=True):
     trouble: str = ""
     staged_results: int = 0
     staged_bytes: int = 0
+    undelivered_results: int = 0
+    undelivered_bytes: int = 0
+    undelivered_since_s: float | None = None
+    staged_free_bytes: int | None = None
 
 
 class WhoAmI(Admin, frozen=True, kw_only=True):

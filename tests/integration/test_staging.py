@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 from hpcserve import AsyncClient, Client, Reference
+from hpcserve.cli.main import main
 from hpcserve.errors import InvalidInput, PermissionDenied, StagedFileGone, TransferFailed
 from hpcserve.wire.admin import Delivered, Noted
 from hpcserve.wire.staged import MARK
@@ -104,6 +107,30 @@ def test_a_file_goes_after_its_delivery_and_no_sooner(client: Client) -> None:
         gone.load()
     kept.verify()
     until(lambda: not kept.path.exists(), "the verified file is removed")
+
+
+def test_what_nobody_fetched_is_seen_and_given_up(
+    client: Client, daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    staged = client.infer("fields.make", MANY, reply="staged").staged
+    assert staged is not None
+    with daemon.environment():
+        assert main(["results", "--undelivered", "--json"]) == 0
+        [listed] = [each for each in json.loads(capsys.readouterr().out)["results"] if each["path"] == str(staged.path)]
+        assert (listed["delivered_s"], listed["held"]) == (None, False)
+        assert listed["size_bytes"] == staged.path.stat().st_blocks * 512
+        until(lambda: status(client).undelivered_results, "it is counted", 90.0)
+        assert main(["status"]) == 0
+        assert re.search(r"staged results: \d+, .* free; undelivered: \d+, .*the oldest for", capsys.readouterr().out)
+        assert main(["results", "--everybody", "--older", "7800000"]) == 0
+        assert capsys.readouterr().out == "no results in files\n"
+        assert main(["results", "--discard"]) == 4, "nobody is asked, so nothing is removed"
+        assert staged.path.exists()
+        assert main(["results", "--discard", str(staged.path)]) == 0
+        assert "removed: 1" in capsys.readouterr().out
+    assert not staged.path.exists()
+    with pytest.raises(StagedFileGone):
+        staged.load()
 
 
 def test_a_damaged_file_is_found_out(client: Client) -> None:

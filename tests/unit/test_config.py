@@ -271,8 +271,10 @@ def test_with_globus_somebody_administers() -> None:
     config.Access(administer=config.Rules(allow=("group:" + "1c2b8c1c-5b2b-11ef-8d5c-0242ac120002",))).check("globus")
 
 
-def test_idle_pilots_may_be_kept_for_ever(tmp_path: Path) -> None:
+def test_idle_pilots_and_undelivered_results_may_be_kept_for_ever(tmp_path: Path) -> None:
     assert config.load_site(site_file(tmp_path, "[pilots]\nidle_s = inf\n")).pilots.idle_s == float("inf")
+    for said in ("[staging]\n", "[staging]\nkeep_undelivered_s = inf\n"):
+        assert config.load_site(site_file(tmp_path, said)).staging.keep_undelivered_s == float("inf")
 
 
 def test_slots_that_share_gpus_share_them_evenly(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from hpcserve.registry.store import Store
 from hpcserve.servable.manifest import check_name
 from hpcserve.types import DeploymentName, Digest, EndpointName
 from hpcserve.wire import admin as verbs
-from hpcserve.wire import hub
+from hpcserve.wire import hub, results
 from hpcserve.wire.frames import error_to_wire, from_raw, raw
 
 _log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ SETTINGS = (
 MOST_BYTES = 1 << 62
 """More than this no queue may be allowed: the store's numbers end soon after it."""
 MOST_SAMPLES = (1 << 31) - 1  # what an INTEGER of PostgreSQL holds
-ASKING = frozenset({"status", "whoami", "describe", "logs", "delivered", "transfers", "destination"})
+ASKING = frozenset({"status", "whoami", "describe", "logs", "delivered", "transfers", "results", "destination"})
 """The calls that change little. Programs make them many times a second, and would bury the others in the log."""
 
 
@@ -79,10 +79,12 @@ class Admin:
             "deliver": (verbs.Deliver, controller.transferring.deliver),
             "destination": (verbs.AskDestination, controller.transferring.destination),
             "transfers": (verbs.AskTransfers, controller.transferring.transfers),
-            "https": (verbs.AskHttps, controller.transferring.https),
-            "submission": (verbs.AskSubmission, controller.transferring.submission),
-            "submitted": (verbs.Submitted, controller.transferring.submitted),
-            "not-submitted": (verbs.NotSubmitted, controller.transferring.not_submitted),
+            "https": (verbs.AskHttps, controller.transferring.fetches.https),
+            "submission": (verbs.AskSubmission, controller.transferring.submissions.submission),
+            "submitted": (verbs.Submitted, controller.transferring.submissions.submitted),
+            "not-submitted": (verbs.NotSubmitted, controller.transferring.submissions.not_submitted),
+            "results": (results.AskResults, controller.results.listed),
+            "discard": (results.Discard, controller.results.discard),
             "cancel-transfer": (verbs.CancelTransfer, controller.transferring.cancel),
         }
 

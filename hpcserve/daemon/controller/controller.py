@@ -35,6 +35,7 @@ from hpcserve.daemon.controller.measuring import Measuring, scale_of
 from hpcserve.daemon.controller.ownership import Ownership
 from hpcserve.daemon.controller.pilots import AT_ONCE, Pilots
 from hpcserve.daemon.controller.plan import Servable, servable_of
+from hpcserve.daemon.controller.results import Results
 from hpcserve.daemon.controller.rollouts import Rollouts
 from hpcserve.daemon.controller.scheduling import Ears, bucket_of, scheduling_of
 from hpcserve.daemon.controller.shaping import Shaping
@@ -91,6 +92,7 @@ class Controller:
         self.guard = Guard(site)
         self.transferring = transferring_of(site, self.guard, self.storage, self.hub.token, self._delivered)
         self.staged = StagedFiles(site, self.storage, self.transferring.holds)
+        self.results = Results(site, self.guard, self.staged, self.transferring.holds)
         self.losses = Losses(site.shared_dir / "logs")
         self._targets = Targets(self.fleet)
         self._rollouts = Rollouts(self.storage, self.fleet)

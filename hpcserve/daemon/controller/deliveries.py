@@ -137,7 +137,7 @@ class Deliveries:
             if self.book.ask(each):
                 new.append(each)
             else:
-                again += self.book.go_on(each.id, self.now(), self._wallet.digest(each.owner))
+                again += self.book.offers.go_on(each.id, self.now(), self._wallet.digest(each.owner))
         try:
             await self._store(Store(tuple(new)))
         except HpcserveError:
@@ -167,7 +167,7 @@ class Deliveries:
             StepFailed: Globus does not let the owner at the files.
             HpcserveError: It cannot be written down.
         """
-        stored, submit, login = self.book.hand_out(id, self.now())
+        stored, submit, login = self.book.offers.hand_out(id, self.now())
         self._changed.set()
         await self._store(stored)
         await self._let_in(submit)
@@ -200,7 +200,7 @@ class Deliveries:
 
     async def not_submitted(self, id: str, submission: str, trouble: Trouble) -> None:
         """Globus has refused this submission to the owner of a delivery, too."""
-        await self._carry_out(self.book.not_submitted(id, submission, trouble, self.now()))
+        await self._carry_out(self.book.offers.not_submitted(id, submission, trouble, self.now()))
         self._changed.set()
 
     def logged_in(self, owner: str) -> None:

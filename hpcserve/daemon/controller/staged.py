@@ -1,5 +1,7 @@
 """Staged results on the disk: noted when they pass, removed when their time is up, never before their delivery.
 
+A site may have those removed, too, that were not delivered for a time that it sets.
+
 What is on the disk is the truth, and the store remembers what the disk does not tell: whether a file was delivered. A
 file that nobody has told of, such as that of a replica that died before it could, is kept like one that was never
 fetched. Nothing is opened or removed through a symbolic link: a servable's code may write into these directories.
@@ -17,6 +19,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from hpcserve.auth import keys, private
 from hpcserve.config import Site
 from hpcserve.core.retention import staged_until_s
@@ -33,6 +37,8 @@ _log = logging.getLogger(__name__)
 SHORTEST_LOOK_S, LONGEST_LOOK_S = 0.25, 60.0
 LEFT_S = 3600.0
 """A file that is being written grows; one that has not for so long is left of a replica that was killed."""
+LITTLE = 0.05
+"""So little of a disk free is worth a warning."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -45,6 +51,21 @@ class Found(NamedTuple):
     written_s: float
 
 
+class Tally(NamedTuple):
+    """What there was when it was looked at last.
+
+    ``files``, which take ``size_bytes``; of them ``undelivered``, which take ``undelivered_bytes``, the oldest
+    written at ``oldest_s`` (None: there is none); ``free_bytes``: on their disk (None: nobody knows).
+    """
+
+    files: int = 0
+    size_bytes: int = 0
+    undelivered: int = 0
+    undelivered_bytes: int = 0
+    oldest_s: float | None = None
+    free_bytes: int | None = None
+
+
 class StagedFiles:
     """All staged results of a site.
 
@@ -54,8 +75,7 @@ class StagedFiles:
         held: Whether a file, by its owner and name, is on its way to somewhere and must stay.
 
     Attributes:
-        count: How many there were when they were looked at last.
-        size_bytes: What they take.
+        tally: What there was when it was looked at last.
     """
 
     def __init__(
@@ -66,8 +86,8 @@ class StagedFiles:
         self._shared = site.mode == "service"
         self._storage = storage
         self._held = held
-        self.count = 0
-        self.size_bytes = 0
+        self._is_short = False
+        self.tally = Tally()
 
     async def open(self, key: Path) -> None:
         """Makes the directory, and marks it as that of this ``key``. Without it, results travel in their messages."""
@@ -111,19 +131,15 @@ class StagedFiles:
             HpcserveError: The store cannot be read or written.
         """
         if self._shared:
-            await asyncio.to_thread(prune_below, self._directory, time.time() - self._staging.keep_undelivered_s)
+            await asyncio.to_thread(prune_below, self._directory, time.time() - self._staging.keep_inputs_s)
         found = await asyncio.to_thread(lambda: list(_listed(self._directory)))
         rows = {(row.owner, row.name): row for row in await self._storage.do(Store.staged)}
         there = {(each.owner, each.name): each for each in found if not each.name.endswith(PARTIAL)}
-        new = [
-            StagedRow(owner=each.owner, name=each.name, size_bytes=each.size_bytes, written_s=each.written_s)
-            for key, each in there.items()
-            if key not in rows
-        ]
+        new = [_row(each) for key, each in there.items() if key not in rows]
         if new:
             await self._storage.do(Store.add_staged, new)
         now = time.time()
-        over = [key for key, row in rows.items() if key in there and self._until_s(row) <= now and not self._held(*key)]
+        over = [key for key, row in rows.items() if key in there and self.until_s(row) <= now and not self._held(*key)]
         left = [
             (each.owner, each.name) for each in found if each.name.endswith(PARTIAL) and each.written_s + LEFT_S < now
         ]
@@ -134,8 +150,56 @@ class StagedFiles:
         gone = [key for key, row in rows.items() if key not in there and row.written_s + LEFT_S < now]
         if over or gone:
             await self._storage.do(Store.forget_staged, [*over, *gone])
-        kept = [each for key, each in there.items() if key not in set(over)]
-        self.count, self.size_bytes = len(kept), sum(each.size_bytes for each in kept)
+        removed = set(over)
+        kept = [_row(each, rows.get(key)) for key, each in there.items() if key not in removed]
+        self._tell(kept, await asyncio.to_thread(_room, self._directory))
+
+    def _tell(self, kept: Iterable[StagedRow], room: tuple[int, int] | None) -> None:
+        """What there is now. That there is hardly room for more is told in the log, once each time."""
+        sizes = [row.size_bytes for row in kept]
+        waiting = [row for row in kept if row.delivered_s is None]
+        is_short = room is not None and room[0] < room[1] * LITTLE
+        if room is not None and is_short and not self._is_short:
+            _log.warning(
+                "%s: %.1f GB are left on its disk, and undelivered results take %.1f GB: hpcserve results --everybody",
+                self._directory,
+                room[0] / 1e9,
+                sum(row.size_bytes for row in waiting) / 1e9,
+            )
+        self._is_short = is_short
+        self.tally = Tally(
+            len(sizes),
+            sum(sizes),
+            len(waiting),
+            sum(row.size_bytes for row in waiting),
+            min((row.written_s for row in waiting), default=None),
+            None if room is None else room[0],
+        )
+
+    async def rows(self, owner: str | None = None) -> list[StagedRow]:
+        """The results that are on the disk now, those of one owner or of all; sizes as they are there.
+
+        Raises:
+            HpcserveError: The store cannot be read.
+        """
+        found = await asyncio.to_thread(lambda: list(_listed(self._directory)))
+        rows = {(row.owner, row.name): row for row in await self._storage.do(Store.staged)}
+        return [
+            _row(each, rows.get((each.owner, each.name)))
+            for each in found
+            if owner in (None, each.owner) and not each.name.endswith(PARTIAL)
+        ]
+
+    async def discard(self, keys: Iterable[tuple[str, str]]) -> int:
+        """Removes these, by owner and name, but what has come to be on its way; returns how many there were.
+
+        Raises:
+            HpcserveError: The store cannot be written.
+        """
+        there = {(row.owner, row.name) for row in await self.rows()}
+        removed = await self._remove_unless_held(key for key in keys if key in there)
+        await self._storage.do(Store.forget_staged, removed)
+        return len(removed)
 
     async def _remove_unless_held(self, keys: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         """Looks again before each: a delivery may have begun while others were removed. Returns what was removed."""
@@ -146,7 +210,8 @@ class StagedFiles:
                 removed.append(key)
         return removed
 
-    def _until_s(self, row: StagedRow) -> float:
+    def until_s(self, row: StagedRow) -> float:
+        """Until when one is kept that is not on its way; infinity: until it was delivered."""
         return staged_until_s(
             row.written_s,
             row.delivered_s,
@@ -185,6 +250,22 @@ def _files(owner: str, files: Iterable[os.DirEntry[str]]) -> Iterator[Found]:
             told = each.stat(follow_symlinks=False)
             if stat.S_ISREG(told.st_mode):
                 yield Found(owner, each.name, told.st_blocks * 512, told.st_mtime)
+
+
+def _row(found: Found, known: StagedRow | None = None) -> StagedRow:
+    """A file as it is on the disk; what is not known to the store was not delivered."""
+    if known is not None:
+        return msgspec.structs.replace(known, size_bytes=found.size_bytes)
+    return StagedRow(owner=found.owner, name=found.name, size_bytes=found.size_bytes, written_s=found.written_s)
+
+
+def _room(directory: str) -> tuple[int, int] | None:
+    """How many bytes are free on its disk for others than root, and of how many; None: nobody knows."""
+    try:
+        told = os.statvfs(directory)
+    except OSError:
+        return None
+    return told.f_bavail * told.f_frsize, told.f_blocks * told.f_frsize
 
 
 def _remove(directory: str, keys: Iterable[tuple[str, str]]) -> None:

@@ -23,6 +23,7 @@ from hpcserve.daemon import processes
 from hpcserve.daemon.controller.controller import Controller
 from hpcserve.daemon.controller.guard import Asking
 from hpcserve.daemon.controller.plan import failure, serving
+from hpcserve.daemon.controller.staged import Tally
 from hpcserve.errors import ServiceUnavailable
 from hpcserve.registry.rows import DeploymentRow, ServableRow
 from hpcserve.registry.store import Store
@@ -50,6 +51,7 @@ async def status_of(controller: Controller, asking: Asking) -> Status:
         stats = hub.Stats(0, controller.epoch, 0.0, 0, 0, 0, 0, 0, 0, 0, True, (), ())
     loads = {load.replica: load for load in stats.replicas}
     queues = {load.deployment: load for load in stats.deployments}
+    staged = controller.staged.tally if all_of_it else Tally()
     return Status(
         service=controller.site.name,
         site=controller.site.name,
@@ -75,8 +77,12 @@ async def status_of(controller: Controller, asking: Asking) -> Status:
             if all_of_it or controller.guard.sees(asking, controller.ownership.ran(each.replica))
         ),
         trouble=controller.fence.trouble if named else "",
-        staged_results=controller.staged.count if all_of_it else 0,
-        staged_bytes=controller.staged.size_bytes if all_of_it else 0,
+        staged_results=staged.files,
+        staged_bytes=staged.size_bytes,
+        undelivered_results=staged.undelivered,
+        undelivered_bytes=staged.undelivered_bytes,
+        undelivered_since_s=staged.oldest_s,
+        staged_free_bytes=staged.free_bytes,
     )
 
 

@@ -82,7 +82,7 @@ def asking(
             def ask(verb: str, arguments: Any, _answer: type[Any]) -> Any:
                 assert verb == "https"
                 return asyncio.run_coroutine_threadsafe(
-                    stage.transferring.https(arguments, stage.asking(ada)), loop
+                    stage.transferring.fetches.https(arguments, stage.asking(ada)), loop
                 ).result()
 
             staged = result_of(stage)
@@ -117,7 +117,7 @@ def test_the_rule_is_there_until_the_last_fetch_has_ended(transfers: Transfers, 
         async with staged_service(transfers, tmp_path, https=True) as stage:
             paths = [result_of(stage, name).path for name in ("a.h5", "b.h5")]
             for path in paths:
-                await stage.transferring.https(AskHttps(path=path), stage.asking(ada))
+                await stage.transferring.fetches.https(AskHttps(path=path), stage.asking(ada))
             await stage.transferring.fetched(ada.id, [paths[0]])
             assert [rule.path for rule in stage.guest.rules.values()] == [f"/{ada.id}/"]
             await stage.deliver(ada, stage.staged(ada, "c.h5"))  # which takes the rule back when it has arrived
@@ -138,10 +138,10 @@ def test_what_failed_at_first_keeps_no_rule(transfers: Transfers, tmp_path: Path
             path = result_of(stage).path
             transfers.setting.globus.faults.add(f"GET /v0.10/endpoint/{stage.guest.id}$", 503, times=None)
             with pytest.raises(ServiceUnavailable):
-                await stage.transferring.https(AskHttps(path=path), stage.asking(ada))
+                await stage.transferring.fetches.https(AskHttps(path=path), stage.asking(ada))
             transfers.setting.globus.faults.clear()
             for _ in range(2):  # what came was damaged
-                await stage.transferring.https(AskHttps(path=path), stage.asking(ada))
+                await stage.transferring.fetches.https(AskHttps(path=path), stage.asking(ada))
             assert stage.guest.rules
             await stage.transferring.fetched(ada.id, [path])
             assert not stage.guest.rules
@@ -231,7 +231,7 @@ def test_nobody_fetches_what_is_another_s(transfers: Transfers, tmp_path: Path) 
         bob = transfers.setting.world.add_person("bob@lab.example")
         async with staged_service(transfers, tmp_path, https=True) as stage:
             with pytest.raises(PermissionDenied):
-                await stage.transferring.https(AskHttps(path=result_of(stage).path), stage.asking(bob))
+                await stage.transferring.fetches.https(AskHttps(path=result_of(stage).path), stage.asking(bob))
 
     asyncio.run(run())
 
@@ -248,10 +248,10 @@ def test_a_missing_consent_asks_for_a_login(transfers: Transfers, tmp_path: Path
         ada = transfers.setting.person
         async with staged_service(transfers, tmp_path, https=True, scopes=f"[{TRANSFER_ALL}]") as stage:
             with pytest.raises(LoginRequired, match="hpcserve transfers --login") as caught:
-                await stage.transferring.https(AskHttps(), stage.asking(ada))
+                await stage.transferring.fetches.https(AskHttps(), stage.asking(ada))
             assert guest_scope(caught.value) == f"{transfers.setting.scope}[{stage.guest.https_scope}]"
             with pytest.raises(LoginRequired) as caught:
-                await stage.transferring.https(AskHttps(path=result_of(stage).path), stage.asking(ada))
+                await stage.transferring.fetches.https(AskHttps(path=result_of(stage).path), stage.asking(ada))
             assert guest_scope(caught.value) == f"{transfers.setting.scope}[{stage.guest.https_scope}]"
 
     asyncio.run(run())
@@ -261,15 +261,15 @@ def test_a_token_that_has_just_ended_is_no_missing_consent(transfers: Transfers,
     async def run() -> None:
         ada, world = transfers.setting.person, transfers.setting.world
         async with staged_service(transfers, tmp_path, https=True) as stage:
-            await stage.transferring.https(AskHttps(), stage.asking(ada))
+            await stage.transferring.fetches.https(AskHttps(), stage.asking(ada))
             for each in list(world.tokens.values()):
                 world.expire(each.value)
             asked = AskHttps(path=result_of(stage).path)
             with pytest.raises(ServiceUnavailable, match="being renewed"):
-                await stage.transferring.https(asked, stage.asking(ada))
+                await stage.transferring.fetches.https(asked, stage.asking(ada))
             with pytest.raises(LoginRequired):
-                await stage.transferring.https(asked, stage.asking(ada))
-            await stage.transferring.https(asked, stage.asking(ada, "-anew"))
+                await stage.transferring.fetches.https(asked, stage.asking(ada))
+            await stage.transferring.fetches.https(asked, stage.asking(ada, "-anew"))
 
     asyncio.run(run())
 
@@ -279,7 +279,7 @@ def test_on_a_mapped_collection_the_consent_leads_to_its_files(transfers: Transf
         ada, mapped = transfers.setting.person, transfers.facility
         async with staged_service(transfers, tmp_path, https=True, scopes=f"[{TRANSFER_ALL}]", mapped=mapped) as stage:
             with pytest.raises(LoginRequired) as caught:
-                await stage.transferring.https(AskHttps(path=result_of(stage).path), stage.asking(ada))
+                await stage.transferring.fetches.https(AskHttps(path=result_of(stage).path), stage.asking(ada))
             assert caught.value.detail is not None
             [scope] = caught.value.detail["authorization_parameters"]["required_scopes"]
             assert scope == f"{transfers.setting.scope}[{mapped.https_scope}[*{mapped.data_access}]]"
@@ -291,7 +291,7 @@ def test_a_collection_without_it_is_no_way(transfers: Transfers, tmp_path: Path)
     async def run() -> None:
         async with staged_service(transfers, tmp_path) as stage:
             with pytest.raises(Conflict, match="cannot be fetched by HTTPS"):
-                await stage.transferring.https(
+                await stage.transferring.fetches.https(
                     AskHttps(path=result_of(stage).path), stage.asking(transfers.setting.person)
                 )
 

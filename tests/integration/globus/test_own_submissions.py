@@ -113,9 +113,9 @@ def asked_by(stage: Stage, person: Person) -> Ask:
     """The calls of somebody, from another thread; each is carried out in the loop of the service."""
     loop = asyncio.get_running_loop()
     verbs: dict[str, Any] = {
-        "submission": stage.transferring.submission,
-        "submitted": stage.transferring.submitted,
-        "not-submitted": stage.transferring.not_submitted,
+        "submission": stage.transferring.submissions.submission,
+        "submitted": stage.transferring.submissions.submitted,
+        "not-submitted": stage.transferring.submissions.not_submitted,
     }
 
     def ask(verb: str, arguments: Any, _answer: type[Any]) -> Any:
@@ -195,7 +195,7 @@ def test_nobody_submits_or_reports_for_another(transfers: Transfers, vault: Coll
         ada, bob = transfers.setting.person, transfers.setting.world.add_person("bob@lab.example")
         async with staged_service(transfers, tmp_path) as stage:
             view = await offered(stage, ada, vault)
-            calls = stage.transferring
+            calls = stage.transferring.submissions
             transfers.write("/own.h5")
             transfers.consent(transfers.facility, bob)
             other = End(transfers.facility.id, "/own.h5"), End(transfers.laptop.id, "/own.h5")
@@ -245,7 +245,7 @@ def test_a_mapped_collection_of_the_site_takes_a_consent_of_its_own(
         async with staged_service(transfers, tmp_path, scopes=f"[{TRANSFER_ALL}]", mapped=mapped) as stage:
             transfers.consent(mapped, ada)
             view = await offered(stage, ada, vault)
-            order = await stage.transferring.submission(AskSubmission(id=view.id), stage.asking(ada))
+            order = await stage.transferring.submissions.submission(AskSubmission(id=view.id), stage.asking(ada))
         assert order.consents == (order.source,) == (mapped.id,)
 
     asyncio.run(scenario())
@@ -258,7 +258,7 @@ def test_who_is_killed_before_the_report_is_found_out_by_the_service(
         ada = transfers.setting.person
         async with staged_service(transfers, tmp_path) as stage:
             view = await offered(stage, ada, vault)
-            order = await stage.transferring.submission(AskSubmission(id=view.id), stage.asking(ada))
+            order = await stage.transferring.submissions.submission(AskSubmission(id=view.id), stage.asking(ada))
             task = own(transfers, ada).submit(order.submission, ends(order))
             assert (await until(stage, ada, lambda seen: seen.state == "succeeded")).task == task
         assert tasks(transfers) == 1
@@ -528,7 +528,7 @@ def test_what_is_handed_out_says_what_was_wanted_though_the_service_is_told_to_t
                 await note(self, asking, action, *more)
 
             monkeypatch.setattr(Guard, "note", meanwhile)
-            order = await stage.transferring.submission(AskSubmission(id=view.id), stage.asking(ada))
+            order = await stage.transferring.submissions.submission(AskSubmission(id=view.id), stage.asking(ada))
         assert order.login["authorization_parameters"]["session_required_single_domain"] == [vault.domain]
 
     asyncio.run(scenario())

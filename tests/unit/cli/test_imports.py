@@ -31,6 +31,7 @@ COMMANDS = (
     "share",
     "run",
     "logs",
+    "results",
     "transfers",
     "login",
     "logout",

@@ -32,6 +32,7 @@ ALONE = (
     "deploy",
     "undeploy",
     "run",
+    "results",
     "transfers",
     "logs",
     "login",

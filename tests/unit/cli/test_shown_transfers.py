@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, cast
 
 import pytest
@@ -42,6 +43,15 @@ def test_what_has_moved_is_what_has() -> None:
     assert _moved(view("active", task="g", task_bytes=1000, task_bytes_in_all=8_000_000)) == "1.0 kB of 8.0 MB"
     assert _moved(view("failed", task="g")) == _moved(view("cancelled")) == ""
     assert _moved(view("succeeded", task="g")) == "4.0 MB"
+
+
+def test_how_long_one_has_waited_is_shown_and_to_administrators_whose_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    waits = view("waiting", asked_s=time.time() - 40 * 86400, why="you are not logged in")
+    for owners in (False, True):
+        _show([waits], json=False, lines=False, owners=owners)
+        shown = capsys.readouterr().out
+        assert "40 d 0 h ago" in shown
+        assert ("ada" in shown) == owners
 
 
 def test_what_did_not_arrive_is_shown_with_what_brings_it_once_more(capsys: pytest.CaptureFixture[str]) -> None:

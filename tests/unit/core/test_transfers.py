@@ -265,19 +265,19 @@ def test_a_login_is_wanted_until_one_has_come_whatever_else_goes_wrong_meanwhile
     transfers.logged_in("ann", 8.0)  # perhaps a token that is merely newer
     assert (transfers.login("1"), states(transfers)) == ({"code": "ConsentRequired"}, ["inactive"])
     assert transfers.ask(delivery(1)) == []
-    [stored] = transfers.go_on("1", 9.0, "anew")
+    [stored] = transfers.offers.go_on("1", 9.0, "anew")
     assert isinstance(stored, core.Store)
     assert [(each.state, each.why) for each in stored.deliveries] == [("active", "")]
     assert (transfers.login("1"), transfers.tick(9.0)) == (None, [core.Look(1, "ann", "task")])
     transfers.failed(1, wanted, 10.0)
     assert (transfers.login("1"), states(transfers)) == ({"code": "ConsentRequired"}, ["inactive"])
-    assert transfers.go_on("unknown", 11.0, "anew") == []
+    assert transfers.offers.go_on("unknown", 11.0, "anew") == []
 
 
 def test_what_nobody_waits_for_a_login_for_stays_inactive_when_it_is_asked_for_again() -> None:
     transfers = submitted(delivery(1))
     transfers.looked(1, Progress("INACTIVE"), 6.0)
-    assert transfers.go_on("1", 7.0, "anew") == []
+    assert transfers.offers.go_on("1", 7.0, "anew") == []
     assert states(transfers) == ["inactive"]
 
 

@@ -69,7 +69,7 @@ def test_the_controller_does_so_where_one_account_serves_many(
     lines = ("client_id", "native_client_id")
     (tmp_path / "site.toml").write_text(
         f'mode = "{mode}"\nauth = "globus"\n[access.administer]\nallow = ["user:root@uni.edu"]\n'
-        '[containers]\nruntime = "apptainer"\n[staging]\nquota_bytes = 1000\nkeep_undelivered_s = 1e-6\n'
+        '[containers]\nruntime = "apptainer"\n[staging]\nquota_bytes = 1000\nkeep_inputs_s = 1e-6\n'
         "[globus]\n" + "".join(f'{name} = "00000000-0000-0000-0000-00000000000a"\n' for name in lines)
     )
     site = load_site(str(tmp_path / "site.toml"))

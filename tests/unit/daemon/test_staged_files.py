@@ -14,6 +14,7 @@ import pytest
 from hpcserve.auth import keys
 from hpcserve.config import Site, Staging, load_site
 from hpcserve.core.retention import staged_until_s
+from hpcserve.daemon.controller import staged as controller_staged
 from hpcserve.daemon.controller.staged import LEFT_S, StagedFiles
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.wire.hub import ResultStaged
@@ -73,6 +74,9 @@ def test_until_when_one_is_kept() -> None:
     assert staged_until_s(5.0, None, **keep) == 105.0
     assert staged_until_s(5.0, 50.0, **keep) == 60.0
     assert staged_until_s(5.0, 104.0, **keep) == 114.0
+    for_ever = {**keep, "keep_undelivered_s": float("inf")}
+    assert staged_until_s(5.0, None, **for_ever) == float("inf")
+    assert staged_until_s(5.0, 1e9, **for_ever) == 1e9 + 10.0
 
 
 def test_one_that_was_delivered_is_removed_after_a_while_and_others_stay(site: Site, directory: Path) -> None:
@@ -83,21 +87,35 @@ def test_one_that_was_delivered_is_removed_after_a_while_and_others_stay(site: S
         await files.note(ResultStaged("ada", "y.h5", 5000))
         assert await files.delivered("ada", [str(path)]) == 1
         await files.prune()
-        assert (files.count, files.size_bytes) == (2, 2 * 8192)
+        assert files.tally[:2] == (2, 2 * 8192)
 
     run(site, deliver, keep_s=HOUR_S)
     assert path.exists()
 
     async def count(files: StagedFiles) -> None:
         await files.prune()
-        assert (files.count, files.size_bytes) == (1, 8192), "what was removed is not counted"
+        assert files.tally[:2] == (1, 8192), "what was removed is not counted"
 
     run(site, count, keep_s=1e-6)  # another controller: the store remembers
     assert not path.exists()
     assert other.exists()
 
 
-def test_one_that_nobody_fetched_is_removed_long_after_it_was_written(site: Site, directory: Path) -> None:
+def test_one_that_nobody_fetched_is_kept_for_ever(site: Site, directory: Path) -> None:
+    path = staged(directory, "ada", "x.h5", age_s=10_000 * DAY_S)
+
+    async def deliver(files: StagedFiles) -> None:
+        await files.prune()
+        await files.prune()
+        assert path.exists()
+        assert await files.delivered("ada", [str(path)]) == 1
+
+    run(site, deliver)
+    run(site, prune, keep_s=1e-6)
+    assert not path.exists(), "once it was delivered it goes as any other"
+
+
+def test_one_that_nobody_fetched_is_removed_after_the_time_that_the_site_sets(site: Site, directory: Path) -> None:
     old, new = staged(directory, "ada", "old.h5", age_s=DAY_S), staged(directory, "ada", "new.h5")
     run(site, prune, keep_undelivered_s=2 * DAY_S)  # nobody has told of either: a replica died before it could
     assert old.exists()
@@ -133,13 +151,30 @@ def test_one_whose_delivery_begins_while_others_are_removed_stays(site: Site, di
     async def look(files: StagedFiles) -> None:
         await files.prune()
         await files.prune()
-        assert files.count == 1
+        assert files.tally.files == 1
 
     run(site, prune)
     run(site, look, HeldMeanwhile(), keep_undelivered_s=HOUR_S)
     assert path.exists()
     run(site, prune, keep_undelivered_s=HOUR_S)
     assert not path.exists(), "it was not forgotten"
+
+
+def test_a_disk_with_little_room_is_told_once(
+    site: Site, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(controller_staged, "LITTLE", 1.1)
+    staged(directory, "ada", "x.h5")
+
+    async def look(files: StagedFiles) -> None:
+        for _ in range(3):
+            await files.prune()
+        assert files.tally.free_bytes is not None
+
+    run(site, look)
+    told = [each.getMessage() for each in caplog.records if "left on its disk" in each.getMessage()]
+    assert len(told) == 1
+    assert "hpcserve results --everybody" in told[0]
 
 
 def test_nobody_delivers_what_is_another_callers(site: Site, directory: Path) -> None:
@@ -183,6 +218,6 @@ def test_a_directory_that_cannot_be_made_stops_nothing(site: Site, directory: Pa
 
     async def look(files: StagedFiles) -> None:
         await files.prune()
-        assert files.count == 0
+        assert files.tally.files == 0
 
     run(site, look)

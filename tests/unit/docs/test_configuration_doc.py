@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import types
 import typing
@@ -77,7 +78,7 @@ def _plain(default: object) -> str:
     if isinstance(default, bool):
         return str(default).lower()
     if isinstance(default, float):
-        return f"{default:g}" if default < 1e6 else str(int(default))
+        return str(int(default)) if 1e6 <= default < math.inf else f"{default:g}"
     return f'"{default}"' if isinstance(default, str) else str(default)
 
 

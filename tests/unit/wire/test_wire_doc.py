@@ -19,7 +19,7 @@ from hpcserve.client import tunnel as near
 from hpcserve.core.exchange import MAX_GAPS, MAX_UNSETTLED
 from hpcserve.errors import BY_CODE, UnknownEndpoint
 from hpcserve.types import Counter, SessionId
-from hpcserve.wire import admin, agents, messages, record, tunnel
+from hpcserve.wire import admin, agents, messages, record, results, tunnel
 from hpcserve.wire.dtype_names import BYTES, JSON, MAX_AXES, ML_DTYPES, NAMES, REFERENCE
 from hpcserve.wire.dtypes import DTYPES
 from hpcserve.wire.frames import ENCLOSED_BYTES, MAX_HEADER_BYTES, MAX_TENSORS, enclose, encode, error_to_wire
@@ -41,6 +41,8 @@ VERBS = {
     "deliver": (admin.Deliver, admin.TransferList),
     "destination": (admin.AskDestination, admin.Destination),
     "transfers": (admin.AskTransfers, admin.TransferList),
+    "results": (results.AskResults, results.ResultList),
+    "discard": (results.Discard, results.Discarded),
     "https": (admin.AskHttps, admin.ByHttps),
     "submission": (admin.AskSubmission, admin.Submission),
     "submitted": (admin.Submitted, admin.TransferList),
@@ -122,6 +124,7 @@ def table_of(kind: type[msgspec.Struct]) -> list[list[str]]:
         *structs(messages, messages.Message),
         *structs(agents, messages.Message),
         *structs(admin, admin.Admin),
+        *structs(results, admin.Admin),
         record.ServiceRecord,
         tunnel.Greeting,
     ],

@@ -39,7 +39,7 @@ def refused(*deliveries: Delivery, trouble: Trouble = REFUSED) -> Transfers:
 
 def offered(*deliveries: Delivery) -> Transfers:
     transfers = refused(*deliveries)
-    transfers.go_on(deliveries[0].id, 6.0, "anew")
+    transfers.offers.go_on(deliveries[0].id, 6.0, "anew")
     [_, submit] = transfers.tick(6.0)
     assert isinstance(submit, core.Submit)
     transfers.failed(1, REFUSED, 6.0)
@@ -58,8 +58,8 @@ def test_what_is_refused_again_after_the_login_is_its_owners() -> None:
     transfers.failed(1, REFUSED, 6.0)
     assert states(transfers) == ["prepared"] * 2
     with pytest.raises(Conflict, match="prepared"):
-        transfers.hand_out("1", 6.0)
-    transfers.go_on("2", 7.0, "anew")
+        transfers.offers.hand_out("1", 6.0)
+    transfers.offers.go_on("2", 7.0, "anew")
     transfers.tick(7.0)
     worded = {"authorization_parameters": {**DOMAIN["authorization_parameters"], "session_message": "second"}}
     [stored] = transfers.failed(1, REFUSED._replace(detail=worded), 7.0)
@@ -78,7 +78,7 @@ def test_what_is_refused_again_after_the_login_is_its_owners() -> None:
 )
 def test_another_refusal_than_the_first_offers_nothing(second: Trouble) -> None:
     transfers = refused(delivery(1))
-    transfers.go_on("1", 6.0, "anew")
+    transfers.offers.go_on("1", 6.0, "anew")
     transfers.tick(6.0)
     transfers.failed(1, second, 6.0)
     assert states(transfers) == ["prepared"]
@@ -88,7 +88,7 @@ def test_a_login_for_something_else_was_none_for_what_transfer_wants() -> None:
     transfers = refused(delivery(1))
     transfers.tick(transfers.due)
     transfers.failed(1, Trouble("login", "nobody is logged in", detail={}), 6.0)
-    transfers.go_on("1", 7.0, "anew")
+    transfers.offers.go_on("1", 7.0, "anew")
     transfers.tick(7.0)
     transfers.failed(1, REFUSED, 7.0)
     assert states(transfers) == ["prepared"]
@@ -96,7 +96,7 @@ def test_a_login_for_something_else_was_none_for_what_transfer_wants() -> None:
 
 def test_a_login_that_the_service_wanted_itself_was_none_for_what_transfer_wants() -> None:
     transfers = refused(delivery(1), trouble=REFUSED._replace(by_transfer=False))
-    transfers.go_on("1", 6.0, "anew")
+    transfers.offers.go_on("1", 6.0, "anew")
     transfers.tick(6.0)
     transfers.failed(1, REFUSED, 6.0)
     assert states(transfers) == ["prepared"]
@@ -108,16 +108,16 @@ def test_what_is_refused_before_there_is_an_id_is_not_its_owners_to_submit() -> 
     for now in (5.0, 6.0):
         assert transfers.tick(now) == [core.Prepare(1, "ann")]
         transfers.failed(1, REFUSED, now)
-        transfers.go_on("1", now, f"anew-{now}")
+        transfers.offers.go_on("1", now, f"anew-{now}")
     assert states(transfers) == ["waiting"]
 
 
 def test_the_way_stays_closed_when_an_owner_has_submitted() -> None:
     transfers = offered(delivery(1))
-    transfers.hand_out("1", 7.0)
+    transfers.offers.hand_out("1", 7.0)
     transfers.reported("1", "sub", "task", 8.0)
     with pytest.raises(Conflict, match="active"):
-        transfers.hand_out("1", 8.0)
+        transfers.offers.hand_out("1", 8.0)
     transfers.ask(delivery(2, at=8.0))
     transfers.tick(10.0)
     transfers.prepared(2, "sub-2", 10.0)
@@ -157,7 +157,7 @@ def test_what_goes_the_same_way_later_is_offered_at_once_until_the_service_gets_
 
 def test_what_is_offered_is_looked_for_and_its_id_stays_while_its_owner_may_be_about_to() -> None:
     transfers = offered(delivery(1), delivery(2))
-    stored, submit, login = transfers.hand_out("1", 10.0)
+    stored, submit, login = transfers.offers.hand_out("1", 10.0)
     assert (submit.submission, [each.id for each in submit.deliveries]) == ("sub", ["1", "2"])
     assert [each.state for each in stored.deliveries] == ["offered"] * 2
     assert login == DOMAIN
@@ -169,18 +169,18 @@ def test_what_is_offered_is_looked_for_and_its_id_stays_while_its_owner_may_be_a
         transfers.logged_in("ann", now)
     assert states(transfers) == ["offered", "cancelling"]
     with pytest.raises(Conflict):
-        transfers.hand_out("1", 69.0)
+        transfers.offers.hand_out("1", 69.0)
     transfers.tick(70.0)
     transfers.found(1, "", 70.0)
     assert states(transfers) == ["waiting", "cancelled"]
     with pytest.raises(Conflict, match="waiting"):
-        transfers.hand_out("1", 70.0)
+        transfers.offers.hand_out("1", 70.0)
     assert transfers.tick(71.0) == [core.Prepare(1, "ann")]
 
 
 def test_what_its_owner_has_submitted_and_cancelled_is_cancelled_at_globus() -> None:
     transfers = offered(delivery(1))
-    transfers.hand_out("1", 10.0)
+    transfers.offers.hand_out("1", 10.0)
     transfers.cancel("1", 11.0)
     transfers.tick(12.0)
     transfers.found(1, "task", 12.0)
@@ -189,9 +189,9 @@ def test_what_its_owner_has_submitted_and_cancelled_is_cancelled_at_globus() -> 
 
 def test_nothing_is_handed_out_while_the_service_tries_once_more() -> None:
     transfers = offered(delivery(1))
-    transfers.go_on("1", 10.0, "anew")
+    transfers.offers.go_on("1", 10.0, "anew")
     with pytest.raises(ServiceUnavailable):
-        transfers.hand_out("1", 10.0)
+        transfers.offers.hand_out("1", 10.0)
     transfers.tick(10.0)
     transfers.failed(1, Trouble("login", "nobody is logged in", detail={}), 10.0)
     assert (transfers.deliveries()[0].why, states(transfers)) == ("wrong domain", ["offered"])
@@ -203,7 +203,7 @@ def test_nothing_is_handed_out_while_the_service_tries_once_more() -> None:
 @pytest.mark.parametrize("answer", ["found", "failed"])
 def test_what_is_reported_is_followed_whatever_comes_of_the_look_on_its_way(*, busy: bool, answer: str) -> None:
     transfers = offered(delivery(1))
-    transfers.hand_out("1", 10.0)
+    transfers.offers.hand_out("1", 10.0)
     with pytest.raises(Conflict, match="cancel that"):
         transfers.reported("1", "another", "task", 10.0)
     if busy:
@@ -239,12 +239,12 @@ def test_what_was_offered_before_a_restart_is_tried_and_told_of_again() -> None:
 @pytest.mark.parametrize("kind", ["again", "fatal", "stale", "gone"])
 def test_an_offer_does_not_end_because_its_task_cannot_be_looked_for(kind: Any) -> None:
     transfers = offered(delivery(1))
-    transfers.hand_out("1", 10.0)
+    transfers.offers.hand_out("1", 10.0)
     for now in range(10, 900, 30):
         assert transfers.tick(now) == [core.Find(1, "ann", "sub")]
         transfers.failed(1, Trouble(kind, "HTTP 503"), now)
     assert (states(transfers), transfers.deliveries()[0].why) == (["offered"], "wrong domain")
-    assert transfers.hand_out("1", 905.0)[1].submission == "sub"
+    assert transfers.offers.hand_out("1", 905.0)[1].submission == "sub"
     transfers.tick(1000.0)
     transfers.found(1, "", 1000.0)
     transfers.tick(1001.0)
@@ -256,13 +256,13 @@ def test_what_was_never_handed_out_is_not_looked_for() -> None:
     assert (transfers.tick(transfers.due), transfers.due) == ([], 1000.0)
     transfers.logged_in("ann", 20.0)
     assert (transfers.tick(20.0), transfers.due) == ([], 1000.0)
-    transfers.hand_out("1", 30.0)
+    transfers.offers.hand_out("1", 30.0)
     assert (transfers.due, transfers.tick(30.0)) == (30.0, [core.Find(1, "ann", "sub")])
 
 
 def test_what_is_cancelled_before_a_restart_is_looked_for_as_long_as_its_owner_may_submit_it() -> None:
     transfers = offered(delivery(1))
-    transfers.hand_out("1", 10.0)
+    transfers.offers.hand_out("1", 10.0)
     transfers.cancel("1", 11.0)
     transfers = Transfers(LIMITS, transfers.deliveries(), 12.0)
     for now in (12.0, 71.0):
@@ -276,7 +276,7 @@ def test_what_is_cancelled_before_a_restart_is_looked_for_as_long_as_its_owner_m
 
 def test_who_reports_too_late_is_told_to_cancel_it() -> None:
     transfers = offered(delivery(1), delivery(2))
-    transfers.hand_out("1", 10.0)
+    transfers.offers.hand_out("1", 10.0)
     transfers.cancel("2", 11.0)
     transfers.tick(70.0)
     transfers.found(1, "", 70.0)
@@ -298,16 +298,16 @@ def test_a_login_that_the_service_needs_to_see_what_transfer_wants_is_told() -> 
         transfers.failed(1, consent, now)
         assert (states(transfers), transfers.login("1")) == (["offered"], consent.detail)
         with pytest.raises(LoginRequired, match="consent missing") as caught:
-            transfers.hand_out("1", now)
+            transfers.offers.hand_out("1", now)
         assert caught.value.detail == consent.detail
-        transfers.go_on("1", now, "anew")
+        transfers.offers.go_on("1", now, "anew")
         assert transfers.login("1") is None
     transfers.tick(131.0)
     transfers.failed(1, REFUSED, 131.0)
-    assert transfers.hand_out("1", 131.0)[2] == DOMAIN
+    assert transfers.offers.hand_out("1", 131.0)[2] == DOMAIN
     transfers.tick(132.0)
     transfers.failed(1, consent, 132.0)
-    assert transfers.hand_out("1", 133.0)[2] == DOMAIN, "it is known"
+    assert transfers.offers.hand_out("1", 133.0)[2] == DOMAIN, "it is known"
 
 
 @pytest.mark.parametrize(("kind", "state", "submission"), [("stale", "waiting", ""), ("fatal", "failed", "sub")])
@@ -315,13 +315,13 @@ def test_what_globus_refuses_to_its_owner_too_is_looked_for_and_then_replaced_or
     kind: Any, state: State, submission: str
 ) -> None:
     transfers = offered(delivery(1))
-    transfers.hand_out("1", 10.0)
-    assert transfers.not_submitted("1", "another", Trouble(kind, "no"), 11.0) == []
-    [stored] = transfers.not_submitted("1", "sub", Trouble(kind, "no"), 11.0)
+    transfers.offers.hand_out("1", 10.0)
+    assert transfers.offers.not_submitted("1", "another", Trouble(kind, "no"), 11.0) == []
+    [stored] = transfers.offers.not_submitted("1", "sub", Trouble(kind, "no"), 11.0)
     assert isinstance(stored, core.Store)
     assert [each.why for each in stored.deliveries] == ["no"]
     with pytest.raises(Conflict):
-        transfers.hand_out("1", 12.0)
+        transfers.offers.hand_out("1", 12.0)
     for now in (12.0, 69.0):
         assert transfers.tick(now) == [core.Find(1, "ann", "sub")]
         transfers.found(1, "", now)
@@ -329,13 +329,13 @@ def test_what_globus_refuses_to_its_owner_too_is_looked_for_and_then_replaced_or
     transfers.tick(70.0)
     transfers.found(1, "", 70.0)
     assert [(each.state, each.submission) for each in transfers.deliveries()] == [(state, submission)]
-    assert transfers.not_submitted("1", "sub", Trouble(kind, "no"), 71.0) == []
+    assert transfers.offers.not_submitted("1", "sub", Trouble(kind, "no"), 71.0) == []
 
 
 def test_asking_twice_is_no_login() -> None:
     by_first = REFUSED._replace(by="first")
     transfers = refused(delivery(1), trouble=by_first)
-    transfers.go_on("1", 6.0, "first")
+    transfers.offers.go_on("1", 6.0, "first")
     transfers.tick(6.0)
     transfers.failed(1, by_first, 6.0)
     assert states(transfers) == ["prepared"]
@@ -344,7 +344,7 @@ def test_asking_twice_is_no_login() -> None:
     transfers.tick(7.0)
     transfers.failed(1, REFUSED._replace(by="second"), 7.0)
     assert states(transfers) == ["prepared"]
-    transfers.go_on("1", 8.0, "second")
+    transfers.offers.go_on("1", 8.0, "second")
     transfers.tick(8.0)
     transfers.failed(1, REFUSED._replace(by="second"), 8.0)
     assert states(transfers) == ["offered"]
@@ -352,8 +352,8 @@ def test_asking_twice_is_no_login() -> None:
 
 def test_an_id_that_is_too_old_is_replaced_when_nobody_can_have_used_it() -> None:
     transfers = offered(delivery(1))
-    transfers.hand_out("1", 10.0)
-    transfers.go_on("1", 11.0, "anew")
+    transfers.offers.hand_out("1", 10.0)
+    transfers.offers.go_on("1", 11.0, "anew")
     transfers.tick(11.0)
     transfers.failed(1, Trouble("stale", "expired"), 11.0)
     transfers.tick(20.0)
@@ -485,13 +485,13 @@ class Owner:
                 self.log_in(service, each.id)
 
     def log_in(self, service: Service, id: str) -> None:
-        service.do(lambda daemon: daemon.carry_out(daemon.transfers.go_on(id, self.globus.now, "anew")))
+        service.do(lambda daemon: daemon.carry_out(daemon.transfers.offers.go_on(id, self.globus.now, "anew")))
 
     def submit(self, service: Service, id: str) -> None:
         orders: list[core.Submit] = []
 
         def hand_out(daemon: Daemon) -> None:
-            stored, submit, _ = daemon.transfers.hand_out(id, self.globus.now)
+            stored, submit, _ = daemon.transfers.offers.hand_out(id, self.globus.now)
             daemon.carry_out([stored])
             orders.append(submit)
 
