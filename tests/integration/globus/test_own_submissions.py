@@ -26,6 +26,7 @@ from hpcserve.daemon.controller.transferring import limits_of
 from hpcserve.errors import (
     AuthenticationError,
     Conflict,
+    HpcserveError,
     InvalidInput,
     LoginRequired,
     NotFound,
@@ -34,6 +35,7 @@ from hpcserve.errors import (
     ServiceUnavailable,
     TransferFailed,
 )
+from hpcserve.registry.store import Store
 from hpcserve.staging.transfer import GlobusTransfer
 from hpcserve.testing.globus.browser import log_in
 from hpcserve.testing.globus.collections import Collection, Kind
@@ -374,6 +376,24 @@ def test_all_that_is_to_be_submitted_is_shown_in_what_can_be_printed(
         assert first.splitlines()[0].endswith("(fine\\x1b[1A\\nor not):")
         assert reader.named == [False, True]
         assert OTHER not in page.addresses[0]
+
+    asyncio.run(scenario())
+
+
+def test_nothing_is_handed_out_that_cannot_be_written_down(
+    transfers: Transfers, vault: Collection, tmp_path: Path
+) -> None:
+    def write_nothing(store: Store) -> None:
+        with store.transaction() as connection:
+            connection.exec_driver_sql("PRAGMA query_only = ON")
+
+    async def scenario() -> None:
+        ada = transfers.setting.person
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            await stage.storage.do(write_nothing)
+            with pytest.raises(HpcserveError, match="the store .* fails"):
+                await stage.transferring.submissions.submission(AskSubmission(id=view.id), stage.asking(ada))
 
     asyncio.run(scenario())
 
