@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote
@@ -109,6 +110,13 @@ async def offered(stage: Stage, person: Person, vault: Collection, *names: str) 
     assert first.state == "prepared"
     await stage.transferring.deliver(Deliver(paths=(view.path,), to=view.to), stage.asking(person, "-anew"))
     return await until(stage, person, lambda seen: seen.state == "offered" and seen.login is not None)
+
+
+@asynccontextmanager
+async def offering(transfers: Transfers, vault: Collection, place: Path) -> AsyncIterator[tuple[Stage, TransferView]]:
+    """A service that has offered a transfer to its owner."""
+    async with staged_service(transfers, place) as stage:
+        yield stage, await offered(stage, transfers.setting.person, vault)
 
 
 def asked_by(stage: Stage, person: Person) -> Ask:
@@ -274,8 +282,7 @@ def test_an_answer_that_is_lost_makes_no_second_task(
 ) -> None:
     async def scenario() -> None:
         ada, page = transfers.setting.person, Page(transfers)
-        async with staged_service(transfers, tmp_path) as stage:
-            view = await offered(stage, ada, vault)
+        async with offering(transfers, vault, tmp_path) as (stage, view):
             transfers.setting.globus.faults.add(SUBMIT, 503, times=2, after=after)
             submitter = Submitter(asked_by(stage, ada), page, Reader(), print)
             await asyncio.to_thread(submitter.submit, view.id, view.to)
@@ -403,8 +410,7 @@ def test_what_was_handed_out_too_long_ago_is_not_submitted(
 ) -> None:
     async def scenario() -> None:
         ada, page = transfers.setting.person, Page(transfers)
-        async with staged_service(transfers, tmp_path) as stage:
-            view = await offered(stage, ada, vault)
+        async with offering(transfers, vault, tmp_path) as (stage, view):
             monkeypatch.setattr(submitting, "AWAY_S", 0.0)
             submitter = Submitter(lying(asked_by(stage, ada), {"within_s": 0.0}), page, Reader(), print)
             with pytest.raises(ServiceUnavailable, match="takes too long"):
@@ -419,8 +425,7 @@ def test_nobody_logs_in_again_and_again(
 ) -> None:
     async def scenario() -> None:
         ada, page = transfers.setting.person, Page(transfers)
-        async with staged_service(transfers, tmp_path) as stage:
-            view = await offered(stage, ada, vault)
+        async with offering(transfers, vault, tmp_path) as (stage, view):
             monkeypatch.setattr(submitting, "MOST_LOGINS", 1)
             vault.trouble.required_scopes = [f"{TRANSFER_ALL}[*https://auth.globus.org/scopes/{vault.id}/data_access]"]
             submitter = Submitter(asked_by(stage, ada), page, Reader(), print)
@@ -438,8 +443,7 @@ def test_a_further_login_is_had_where_globus_wants_it_and_a_useless_one_once(
 
     async def scenario() -> None:
         ada, page = transfers.setting.person, Page(transfers)
-        async with staged_service(transfers, tmp_path) as stage:
-            view = await offered(stage, ada, vault)
+        async with offering(transfers, vault, tmp_path) as (stage, view):
             with pytest.raises(LoginRequired, match="hpcserve transfers --login"):
                 await asyncio.to_thread(Submitter(asked_by(stage, ada), None, Reader(), print).submit, view.id, view.to)
             vault.trouble.required_scopes = [consent]
@@ -470,8 +474,7 @@ def test_what_globus_does_not_take_from_its_owner_either_is_given_up(
 ) -> None:
     async def scenario() -> None:
         ada, page = transfers.setting.person, Page(transfers)
-        async with staged_service(transfers, tmp_path) as stage:
-            view = await offered(stage, ada, vault)
+        async with offering(transfers, vault, tmp_path) as (stage, view):
             submitter = Submitter(asked_by(stage, ada), page, Reader(), print)
             transfers.setting.globus.faults.add(SUBMIT, 400, body={"code": "ClientError", "message": "no"})
             with pytest.raises(TransferFailed, match="refused to you"):
