@@ -54,13 +54,15 @@ class Offers:
         The last is the login that Transfer has wanted of the service, as the ``detail`` of a LoginRequired.
 
         Raises:
-            Conflict: It is not, or no longer, for its owner to submit.
+            Conflict: It is not, or no longer, for its owner to submit, who may have done so.
             LoginRequired: The service needs a login first, to see what Transfer wants and what became of it.
             ServiceUnavailable: It is being submitted by the service just now.
         """
         shipment = self._book.shipment_of(id)
         if shipment is None or not shipment.offered or self._book.is_given_up(shipment, now):
             raise Conflict(f"transfer {id} is {self._book.state(id)}, and not its owner's to submit")
+        if shipment.reported:
+            raise Conflict(f"transfer {id} was submitted by its owner already, as task {shipment.reported}")
         if shipment.login is None and shipment.lacks is not None:
             raise LoginRequired(
                 f"transfer {id} is yours to submit, and the service needs a login first ({shipment.lacks.why}): "

@@ -13,28 +13,13 @@ import pytest
 from hpcserve import Client
 from hpcserve.client.services import Service
 from hpcserve.testing.globus.records import Person, Token
+from tests.acceptance.globussite import write_site
 from tests.acceptance.newcomer import User, user_in
 from tests.acceptance.typist import Typist
-from tests.integration.globus.setting import SECRET, Setting, standing_in
+from tests.integration.globus.setting import Setting, standing_in
 
 CACHE_S = 2
 X = np.ones(1, np.float32)
-SITE = """
-base = "local"
-auth = "globus"
-
-[globus]
-client_id = "{service}"
-client_secret_file = "{secret}"
-native_client_id = "{native}"
-cache_s = {cache}
-
-[access]
-call = {{ allow = ["*"] }}
-publish = {{ allow = ["*"] }}
-deploy = {{ allow = ["*"] }}
-administer = {{ allow = ["{administer}"] }}
-"""
 
 
 class House:
@@ -103,21 +88,9 @@ def house_in(
     """
     with contextlib.ExitStack() as homes:
         globus = homes.enter_context(standing_in(place / "globus"))
-        secret = place / "secret"
-        secret.touch(0o600)
-        secret.write_text(f"{SECRET}\n")
         ops = homes.enter_context(user_in(place / "ops"))
         ops.environment |= globus.globus.environment
-        (ops.home / "sites").mkdir(mode=0o700, parents=True)
-        ops.home.chmod(0o700)
-        site = SITE.format(
-            service=globus.service.id,
-            secret=secret,
-            native=globus.native.id,
-            cache=cache_s,
-            administer=administer,
-        )
-        (ops.home / "sites" / "local.toml").write_text(site + more(globus))
+        write_site(ops, globus, globus=f"cache_s = {cache_s}\n", administer=administer, more=more(globus))
         ops.ok("up", "--detach")
         made = House(place, globus, ops, homes)
         with made.types(ops, "login") as typist:

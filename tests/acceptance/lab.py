@@ -14,19 +14,12 @@ import pytest
 from hpcserve import examples
 from hpcserve.testing.globus.collections import Collection, Kind
 from hpcserve.testing.globus.records import GROUPS_VIEW, TRANSFER_ALL, Dependent
+from tests.acceptance.globussite import write_site
 from tests.acceptance.newcomer import User, user_in
 from tests.acceptance.typist import Typist
-from tests.integration.globus.setting import SECRET, Setting, standing_in
+from tests.integration.globus.setting import Setting, standing_in
 
-SITE = """
-base = "local"
-auth = "globus"
-
-[globus]
-client_id = "{service}"
-client_secret_file = "{secret}"
-native_client_id = "{native}"
-
+MORE = """
 [pilots]
 slots = 2
 
@@ -34,6 +27,7 @@ slots = 2
 command = "{mpiexec}"
 
 [staging]
+directory = "{staged}"
 transfer_wait_s = 0.2
 transfers_per_user = 5
 inline_limit_bytes = 1000
@@ -44,12 +38,6 @@ id = "{collection}"
 prefix = "{staged}"
 kind = "mapped"
 https = true
-
-[access]
-call = {{ allow = ["*"] }}
-publish = {{ allow = ["*"] }}
-deploy = {{ allow = ["*"] }}
-administer = {{ allow = ["*"] }}
 """
 X = np.random.default_rng(7).random(100_000, np.float32)
 
@@ -118,21 +106,8 @@ def lab_in(tmp_path: Path) -> Iterator[Lab]:
         further = (TRANSFER_ALL, facility.https_scope)
         needs = (Dependent(GROUPS_VIEW), *(Dependent(each, optional=True) for each in further))
         globus.world.add_scope(globus.service.id, dependents=needs)
-        secret = tmp_path / "secret"
-        secret.touch(0o600)
-        secret.write_text(SECRET)
-        (ada.home / "sites").mkdir(mode=0o700, parents=True)
-        ada.home.chmod(0o700)
-        site = SITE.format(
-            service=globus.service.id,
-            secret=secret,
-            native=globus.native.id,
-            collection=facility.id,
-            staged=staged,
-            mpiexec=Path(sys.executable).with_name("mpiexec"),
-        )
-        site = site.replace("[staging]\n", f'[staging]\ndirectory = "{staged}"\n')
-        (ada.home / "sites" / "local.toml").write_text(site)
+        mpiexec = Path(sys.executable).with_name("mpiexec")
+        write_site(ada, globus, more=MORE.format(collection=facility.id, staged=staged, mpiexec=mpiexec))
         np.save(tmp_path / "x.npy", X)
         made = Lab(globus, ada, facility, laptop, tmp_path / "x.npy")
         ada.ok("up", "--detach")

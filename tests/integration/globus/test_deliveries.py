@@ -19,6 +19,7 @@ import pytest
 from hpcserve.core.claims import Rules
 from hpcserve.core.delivery import Delivery, End, Trouble
 from hpcserve.core.faults import AT_ONCE
+from hpcserve.registry.deliveries import DeliveryRow, put_deliveries
 from hpcserve.staging.transfer import GlobusTransfer, StepFailed
 from hpcserve.testing.globus.records import TRANSFER_ALL
 from tests.integration.globus.delivering import DIGEST, LIMITS, WITHIN_S, Service
@@ -344,6 +345,20 @@ async def test_without_consent_no_login_is_kept(transfers: Transfers, rules: Rul
         await served(service, delivery(transfers, "a.h5"))
     tokens = transfers.setting.world.tokens.values()
     assert not any(each.refresh and each.client_id == transfers.setting.service.id for each in tokens)
+
+
+@in_a_loop
+async def test_after_a_restart_owners_have_their_time_to_submit_what_was_offered(
+    transfers: Transfers, rules: Rules, tmp_path: Path
+) -> None:
+    offered = replace(delivery(transfers, "a.h5"), state="offered", submission="handed out")
+    async with Service(tmp_path, rules, "") as service:
+        await service.storage.do(put_deliveries, [DeliveryRow.made(offered, DIGEST)])
+    began_s = service.deliveries.now()
+    async with Service(tmp_path, rules, "") as service:
+        shipment = service.deliveries.book.shipment_of(offered.id)
+        assert shipment is not None
+        assert began_s <= shipment.handed_until - LIMITS.hand_s <= service.deliveries.now()
 
 
 @in_a_loop

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote
@@ -26,6 +27,7 @@ from hpcserve.daemon.controller.transferring import limits_of
 from hpcserve.errors import (
     AuthenticationError,
     Conflict,
+    HpcserveError,
     InvalidInput,
     LoginRequired,
     NotFound,
@@ -34,6 +36,7 @@ from hpcserve.errors import (
     ServiceUnavailable,
     TransferFailed,
 )
+from hpcserve.registry.store import Store
 from hpcserve.staging.transfer import GlobusTransfer
 from hpcserve.testing.globus.browser import log_in
 from hpcserve.testing.globus.collections import Collection, Kind
@@ -107,6 +110,13 @@ async def offered(stage: Stage, person: Person, vault: Collection, *names: str) 
     assert first.state == "prepared"
     await stage.transferring.deliver(Deliver(paths=(view.path,), to=view.to), stage.asking(person, "-anew"))
     return await until(stage, person, lambda seen: seen.state == "offered" and seen.login is not None)
+
+
+@asynccontextmanager
+async def offering(transfers: Transfers, vault: Collection, place: Path) -> AsyncIterator[tuple[Stage, TransferView]]:
+    """A service that has offered a transfer to its owner."""
+    async with staged_service(transfers, place) as stage:
+        yield stage, await offered(stage, transfers.setting.person, vault)
 
 
 def asked_by(stage: Stage, person: Person) -> Ask:
@@ -272,8 +282,7 @@ def test_an_answer_that_is_lost_makes_no_second_task(
 ) -> None:
     async def scenario() -> None:
         ada, page = transfers.setting.person, Page(transfers)
-        async with staged_service(transfers, tmp_path) as stage:
-            view = await offered(stage, ada, vault)
+        async with offering(transfers, vault, tmp_path) as (stage, view):
             transfers.setting.globus.faults.add(SUBMIT, 503, times=2, after=after)
             submitter = Submitter(asked_by(stage, ada), page, Reader(), print)
             await asyncio.to_thread(submitter.submit, view.id, view.to)
@@ -378,13 +387,30 @@ def test_all_that_is_to_be_submitted_is_shown_in_what_can_be_printed(
     asyncio.run(scenario())
 
 
+def test_nothing_is_handed_out_that_cannot_be_written_down(
+    transfers: Transfers, vault: Collection, tmp_path: Path
+) -> None:
+    def write_nothing(store: Store) -> None:
+        with store.transaction() as connection:
+            connection.exec_driver_sql("PRAGMA query_only = ON")
+
+    async def scenario() -> None:
+        ada = transfers.setting.person
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            await stage.storage.do(write_nothing)
+            with pytest.raises(HpcserveError, match="the store .* fails"):
+                await stage.transferring.submissions.submission(AskSubmission(id=view.id), stage.asking(ada))
+
+    asyncio.run(scenario())
+
+
 def test_what_was_handed_out_too_long_ago_is_not_submitted(
     transfers: Transfers, vault: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
         ada, page = transfers.setting.person, Page(transfers)
-        async with staged_service(transfers, tmp_path) as stage:
-            view = await offered(stage, ada, vault)
+        async with offering(transfers, vault, tmp_path) as (stage, view):
             monkeypatch.setattr(submitting, "AWAY_S", 0.0)
             submitter = Submitter(lying(asked_by(stage, ada), {"within_s": 0.0}), page, Reader(), print)
             with pytest.raises(ServiceUnavailable, match="takes too long"):
@@ -399,8 +425,7 @@ def test_nobody_logs_in_again_and_again(
 ) -> None:
     async def scenario() -> None:
         ada, page = transfers.setting.person, Page(transfers)
-        async with staged_service(transfers, tmp_path) as stage:
-            view = await offered(stage, ada, vault)
+        async with offering(transfers, vault, tmp_path) as (stage, view):
             monkeypatch.setattr(submitting, "MOST_LOGINS", 1)
             vault.trouble.required_scopes = [f"{TRANSFER_ALL}[*https://auth.globus.org/scopes/{vault.id}/data_access]"]
             submitter = Submitter(asked_by(stage, ada), page, Reader(), print)
@@ -418,8 +443,7 @@ def test_a_further_login_is_had_where_globus_wants_it_and_a_useless_one_once(
 
     async def scenario() -> None:
         ada, page = transfers.setting.person, Page(transfers)
-        async with staged_service(transfers, tmp_path) as stage:
-            view = await offered(stage, ada, vault)
+        async with offering(transfers, vault, tmp_path) as (stage, view):
             with pytest.raises(LoginRequired, match="hpcserve transfers --login"):
                 await asyncio.to_thread(Submitter(asked_by(stage, ada), None, Reader(), print).submit, view.id, view.to)
             vault.trouble.required_scopes = [consent]
@@ -450,8 +474,7 @@ def test_what_globus_does_not_take_from_its_owner_either_is_given_up(
 ) -> None:
     async def scenario() -> None:
         ada, page = transfers.setting.person, Page(transfers)
-        async with staged_service(transfers, tmp_path) as stage:
-            view = await offered(stage, ada, vault)
+        async with offering(transfers, vault, tmp_path) as (stage, view):
             submitter = Submitter(asked_by(stage, ada), page, Reader(), print)
             transfers.setting.globus.faults.add(SUBMIT, 400, body={"code": "ClientError", "message": "no"})
             with pytest.raises(TransferFailed, match="refused to you"):

@@ -10,6 +10,7 @@ import pytest
 from hpcserve.auth.tokens import Kept
 from hpcserve.cli.lasting import ends_before_a_start, lasts
 from hpcserve.wire.admin import PilotView, Status
+from tests.unit.cli.blank_status import blank
 
 
 def login(left_s: float, refresh_token: str | None = None, *, by_secret: bool = False) -> Kept:
@@ -31,26 +32,7 @@ def status(*starts_in_s: float | None) -> Status:
         )
         for number, each in enumerate(starts_in_s)
     )
-    return Status(
-        service="local",
-        site="local",
-        host="login1",
-        software="",
-        epoch=1,
-        uptime_s=1.0,
-        processes={},
-        sessions=0,
-        requests=0,
-        answered=0,
-        failed=0,
-        refused=0,
-        requeued=0,
-        held_bytes=0,
-        recovering=False,
-        servables=(),
-        deployments=(),
-        pilots=pilots,
-    )
+    return blank(pilots=pilots)
 
 
 @pytest.mark.parametrize(

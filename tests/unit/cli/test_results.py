@@ -9,7 +9,9 @@ import pytest
 
 from hpcserve.cli import results
 from hpcserve.cli.main import main
+from hpcserve.cli.status import drawn
 from hpcserve.wire.results import AskResults, Discard, Discarded, ResultList, ResultView
+from tests.unit.cli.blank_status import blank
 
 
 def view(path: str, **more: Any) -> ResultView:
@@ -81,3 +83,18 @@ def test_those_that_are_named_are_removed_in_parts(called: Service, monkeypatch:
 def test_what_is_meant_has_to_be_said(called: Service, words: list[str]) -> None:
     assert main(["results", *words]) == 2
     assert called.asked == []
+
+
+def test_status_tells_what_nobody_has_fetched() -> None:
+    told = blank(staged_results=7, staged_bytes=3 << 30, staged_free_bytes=1 << 40)
+    assert "staged results: 7, 3.0 GiB, 1.0 TiB free" in map(str, drawn(told))
+    waiting = blank(
+        staged_results=7,
+        staged_bytes=3 << 30,
+        undelivered_results=2,
+        undelivered_bytes=1 << 30,
+        undelivered_since_s=time.time() - 12 * 86400 - 60,
+    )
+    line = "staged results: 7, 3.0 GiB; "
+    line += "undelivered: 2, 1.0 GiB, the oldest for 12 d 0 h; see: hpcserve results --everybody"
+    assert line in map(str, drawn(waiting))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from hpcserve.cli.status import drawn
-from hpcserve.wire.admin import LossView, Status
+from hpcserve.wire.admin import LossView
+from tests.unit.cli.blank_status import blank
 
 
 def loss(replica: str, *, drained: bool) -> LossView:
@@ -21,27 +22,7 @@ def loss(replica: str, *, drained: bool) -> LossView:
 
 
 def lines(*losses: LossView) -> list[str]:
-    status = Status(
-        service="local",
-        site="local",
-        host="login1",
-        software="",
-        epoch=1,
-        uptime_s=1.0,
-        processes={},
-        sessions=0,
-        requests=0,
-        answered=0,
-        failed=0,
-        refused=0,
-        requeued=0,
-        held_bytes=0,
-        recovering=False,
-        servables=(),
-        deployments=(),
-        pilots=(),
-        losses=losses,
-    )
+    status = blank(losses=losses)
     said = "\n".join(str(each) for each in drawn(status)).splitlines()
     return said[said.index("lost replicas") if "lost replicas" in said else said.index("drained replicas") :]
 

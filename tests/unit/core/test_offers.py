@@ -210,6 +210,8 @@ def test_what_is_reported_is_followed_whatever_comes_of_the_look_on_its_way(*, b
         transfers.tick(11.0)
     stored = transfers.reported("1", "sub", "task", 12.0)
     assert bool(stored) is not busy
+    with pytest.raises(Conflict, match="already, as task task" if busy else "is active"):
+        transfers.offers.hand_out("1", 12.0)
     if busy and answer == "found":
         transfers.found(1, "", 12.0)
     elif busy:
