@@ -47,6 +47,8 @@ def main(argv: list[str]) -> int:
     if does == "garbage":
         sys.stdout.write("<html>502 Bad Gateway</html>\n")
         return 0
+    if does == "banner":
+        sys.stdout.write(f"{fault['text']}\n")
     code, text = _answered(store, command, argv[1:], script)
     if does == "nothing":
         return 0
