@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture
 def odd(pbs: PbsServer, tmp_path: Path) -> Iterator[DaemonOnPbs]:
-    place = tmp_path / "it's \"one\" for 5 $ & `x`; #1"
+    place = tmp_path / 'it\'s "one" for 5 $ & `x`; #1'
     place.mkdir(mode=0o700)
     daemon = DaemonOnPbs(place, pbs)
     try:
