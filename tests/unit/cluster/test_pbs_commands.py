@@ -376,7 +376,7 @@ def test_what_is_no_answer_is_an_error_and_asked_for_again_later(
     async def play() -> None:
         for _ in range(5):
             assert says in (await fails(scheduler.poll([JobId("1.pbs")]))).message
-            assert "asked again in" in (await fails(scheduler.submit(pilot_job(fake.directory)))).message
+            assert "asked again at" in (await fails(scheduler.submit(pilot_job(fake.directory)))).message
         assert len(fake.asked) == 1
         fake.has({"1.pbs": job()})
         fake.now_s += 60.0
