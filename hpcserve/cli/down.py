@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcserve.cli.daemon_pids import is_daemon, noted_pid
+from hpcserve.cli.elsewhere import explained
 from hpcserve.cli.exits import OK
 from hpcserve.cli.leaving import LOOK_BY_SSH_S, LOOK_S, Leaving
 from hpcserve.cli.left import tell_left_behind, tell_left_by_the_dead, tell_left_earlier
@@ -157,9 +158,9 @@ def _ask(daemon: Leaving, pilots: Pilots, until: float) -> GoingDown | None:
     may_signal = pilots is Pilots.CANCEL
     try:
         return _called(daemon, pilots, until) or ends
-    except ServiceUnavailable:
+    except ServiceUnavailable as error:
         if not daemon.is_here:
-            raise
+            raise explained(daemon, error, until) from error
         if not may_signal and daemon.lives():
             if daemon.stands():
                 raise

@@ -112,7 +112,7 @@ async def _findings(name: str | None, site: Site, timeout_s: float | None) -> As
     try:
         for finding in (
             checks.site_file(name, site),
-            site_host.of_a_node(site) if doors is None else site_host.network(site, doors),
+            await _of_the_network(site, doors),
             *(() if doors is None else _of_ports(site, doors)),
             *checks.places(site),
             *checks.staging(site),
@@ -130,6 +130,18 @@ async def _findings(name: str | None, site: Site, timeout_s: float | None) -> As
     finally:
         if doors is not None:
             doors.close()
+
+
+async def _of_the_network(site: Site, doors: Doors | None) -> Finding:
+    from hpcserve.cluster import site_host
+    from hpcserve.cluster.site_questions import all_nodes_are_here
+
+    if doors is None:
+        return site_host.of_a_node(site)
+    found = site_host.network(site, doors)
+    if found.outcome == "failed" and doors.are_for_this_host_alone and await all_nodes_are_here(site):
+        return site_host.network_of_one_host(doors)
+    return found
 
 
 def _of_ports(site: Site, doors: Doors) -> Iterator[Finding]:

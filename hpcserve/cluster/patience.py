@@ -1,13 +1,15 @@
 """Leaves a part of a batch scheduler alone that has not answered, as :mod:`hpcserve.core.breaker` says for how long.
 
-Meanwhile the answer is at once the error that came last. Decides what counts as an answer: also that a job is refused
-was said by somebody who is there, and so is each error that is :class:`~hpcserve.cluster.seam.Answered`.
+Meanwhile the answer is at once the error that came last, with times of day, since it may be shown much later. Decides
+what counts as an answer: also that a job is refused was said by somebody who is there, and so is each error that is
+:class:`~hpcserve.cluster.seam.Answered`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
@@ -70,8 +72,8 @@ class Patience:
         now_s = self._clock()
         wait_s = self._breaker.wait_s(now_s)
         if wait_s:
-            told = f"{self._last}; so it was {now_s - self._last_s:.0f} s ago, asked again in {math.ceil(wait_s)} s"
-            raise SchedulerError(told, retry_after_s=wait_s)
+            was, again = _time_of_day(self._last_s - now_s), _time_of_day(math.ceil(wait_s))
+            raise SchedulerError(f"{self._last}; so it was at {was}, asked again at {again}", retry_after_s=wait_s)
 
     async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
         """The answer to a question.
@@ -95,3 +97,8 @@ class Patience:
     def end(self) -> None:
         """Somebody waits for an answer: the next question is asked."""
         self._breaker.answered()
+
+
+def _time_of_day(in_s: float) -> str:
+    """The time of this host in so many seconds."""
+    return (datetime.now().astimezone() + timedelta(seconds=in_s)).strftime("%H:%M:%S")

@@ -102,7 +102,7 @@ class PbsScheduler:
     async def _script(self, job: PilotJob, name: str, after: Collection[JobId] = ()) -> str:
         """The job's script; the shell that it names is there, unless that is one of the site's."""
         script = self._render(job, name, after)
-        if str(pbs_shell.path(job.directory)) in script:
+        if pbs_shell.is_named(job.directory, script):
             await asyncio.to_thread(pbs_shell.lay_down, job.directory)
         return script
 

@@ -11,9 +11,10 @@ error; then it is left out, until PBS says that there is history.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from hpcserve.cluster import pbs_json, pbs_refusals
@@ -32,6 +33,7 @@ _LISTED = re.compile(r"(\d+)(?:\.\S*)?\s+\S+\s+\S+\s+(\S+)\s+\S+\s+\S+\s+\S+\s+\
 _SUBMITTED = re.compile(r"(\d+(?:\[\d*\])?(?:\.[\w.-]+)?)")
 _FINISHED = "Job has finished"
 _NOT_THERE = ("Unknown Job Id", _FINISHED)
+_DIGITS = re.compile(r"\d+")
 _NO_HISTORY = re.compile(r"not configured to maintain job history|job_history_enable", re.IGNORECASE)
 # A job that is over, is ending or was never there: nothing to delete.
 _NOTHING_TO_DELETE = (
@@ -165,14 +167,27 @@ class PbsCommands:
         answer = await self._runner.run("qselect", "-u", self._user)
         if answer.exit_code != 0:
             raise pbs_refusals.no_answer(answer)
-        lines = answer.stdout.decode(errors="replace")
-        ids = [JobId(word) for word in lines.split()]
+        text = answer.stdout.decode(errors="replace")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        banner = list(itertools.takewhile(lambda line: not pbs_json.id_parts(line)[0], lines))
+        ids = [JobId(line) for line in lines[len(banner) :]]
         strange = [name for name in ids if not pbs_json.id_parts(name)[0]]
-        if strange or not lines.endswith("\n" if ids else ""):
-            raise SchedulerError(
-                f"qselect printed {(strange or ids[-1:])[0][:100]!r}, no job's id; run it by hand and look"
-            )
+        if strange or not text.endswith("\n" if lines else ""):
+            raise _no_ids((strange or lines[-1:])[0])
+        if banner and not await self._prints_always(banner):
+            raise _no_ids(banner[0])
         return sorted(name for name in ids if "[" not in name)
+
+    async def _prints_always(self, banner: list[str]) -> bool:
+        """Whether such lines, but for the numbers in them, stand before a whole answer that can be told from them."""
+        answer = await self._runner.run("qstat", "-B", *QSTAT[1:])
+        try:
+            pbs_json.decoded("qstat", answer.stdout)
+        except SchedulerError:
+            return False
+        before, _ = pbs_json.parted(answer.stdout)
+        lines = [line.strip() for line in before.decode(errors="replace").splitlines() if line.strip()]
+        return [_DIGITS.sub("0", line) for line in lines] == [_DIGITS.sub("0", line) for line in banner]
 
     async def _strangers(self) -> dict[str, str]:
         """``qstat -u``: the names of this user's jobs that are none of hpcserve's, by the number in their ids.
@@ -197,7 +212,7 @@ class PbsCommands:
         try:
             found = pbs_json.parse_jobs(answer.stdout) if answer.stdout.strip() else []
         except SchedulerError as error:
-            if not answer.stdout.lstrip().startswith(b"{"):
+            if not pbs_json.parted(answer.stdout)[1]:
                 raise pbs_refusals.no_answer(answer) if answer.exit_code else error from None
             if len(names) > 1:
                 await self._each(names, told)
@@ -242,10 +257,16 @@ class PbsCommands:
             past = await self._runner.run(*QSTAT, "-x", *ids)
             self._history = not _NO_HISTORY.search(past.stderr)
             answer = past if self._history else answer
-        told_of_jobs = answer.stdout.strip() or any(text in answer.stderr for text in _NOT_THERE)
-        if answer.exit_code != 0 and not told_of_jobs:
+        is_named = any(text in answer.stderr for text in _NOT_THERE)
+        if answer.exit_code != 0 and not answer.stdout.strip() and not is_named:
             raise pbs_refusals.no_answer(answer)
+        if is_named and not pbs_json.parted(answer.stdout)[1]:
+            return replace(answer, stdout=b"")  # what others print is no answer, and its errors are one
         return answer
+
+
+def _no_ids(printed: str) -> SchedulerError:
+    return SchedulerError(f"qselect printed {printed[:100]!r}, no job's id; run it by hand and look")
 
 
 def _read_by_lines(answer: Answer, name: JobId, why: str, told: Told) -> None:

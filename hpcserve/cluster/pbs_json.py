@@ -9,6 +9,7 @@ PBS's JSON has its own ways, which are all read here:
 * Asked for several jobs by their ids, 23.06 prints the first of them alone. Who is not there need not be gone.
 * Without any job there is no ``Jobs``.
 * What still is no JSON has each field of a job in a line of its own; those that can be read alone are.
+* A site's wrapper, or a login, may print lines before it: it begins with the first line that begins with ``{``.
 * An id is ``2.server``, ``2``, ``3[].server`` for an array or ``3[1].server`` for a part of one.
 
 Source: the recorded answers of 23.06; openpbs pull requests 585 and 2049, issues 1255, 2541 and 2672.
@@ -34,6 +35,7 @@ _ID = re.compile(r"(\d+(?:\[\d*\])?)(?:\.([\w.-]+))?")
 _BARE = re.compile(r'^(\s*"[^"\n]*":\s*)([^\s"{\[][^\n]*?)(,?)[ \t]*$', re.MULTILINE)
 _BACKSLASH = re.compile(r'\\(?!["\\/bfnrt]|u[0-9a-fA-F]{4})')
 _JSON_WORD = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null")
+_BEGINS = re.compile(rb"^[ \t]*\{", re.MULTILINE)
 _CTIME = "%a %b %d %H:%M:%S %Y"
 _WHOLE = re.compile(r"\s*\{.*\n\}\s*", re.DOTALL)
 _HEAD = re.compile(r'^[ \t]*"([^"\n]+)":[ \t]*\{\n([ \t]+)(?="Job_Name":)', re.MULTILINE)
@@ -90,9 +92,16 @@ def parse_jobs(stdout: bytes) -> list[PbsJob]:
     return [_job(name, fields, now_s) for name, fields in jobs.items()]
 
 
+def parted(stdout: bytes) -> tuple[bytes, bytes]:
+    """(what others print before an answer, the answer); where no line begins one, all is of others."""
+    found = _BEGINS.search(stdout)
+    at = len(stdout) if found is None else found.start()
+    return stdout[:at], stdout[at:]
+
+
 def is_whole(stdout: bytes) -> bool:
     """Whether an answer ends as it should, readable or not: half of one is none."""
-    return _WHOLE.fullmatch(stdout.decode(errors="replace")) is not None
+    return _WHOLE.fullmatch(parted(stdout)[1].decode(errors="replace")) is not None
 
 
 def parse_lines(stdout: bytes) -> PbsJob | None:
@@ -119,7 +128,7 @@ def decoded(command: str, stdout: bytes) -> dict[str, Any]:
         SchedulerError: It is no whole answer.
     """
     try:
-        answer = _read_text(stdout.decode(errors="replace"))
+        answer = _read_text((parted(stdout)[1] or stdout).decode(errors="replace"))
     except (ValueError, RecursionError) as error:
         raise _unreadable(command, stdout, str(error)) from error
     # Each answer says when and by whom it was given; anything else is another program's.

@@ -76,6 +76,15 @@ def nodes(site: Site, asked: Asked) -> Finding:
     return _enough(site.pilots.nodes, len(hosts), fitting)
 
 
+def all_are(host: str, asked: Asked) -> bool:
+    """Of the same answer: whether each node is this host. False where it does not tell."""
+    try:
+        hosts = _hosts(asked)
+    except SchedulerError:
+        return False
+    return {name.partition(".")[0] for name in hosts} == {host.partition(".")[0]}
+
+
 def _enough(wanted: int, there: int, fitting: list[_Host]) -> Finding:
     up = sum(host.is_up for host in fitting)
     if len(fitting) < wanted:

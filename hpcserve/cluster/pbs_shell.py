@@ -8,6 +8,7 @@ agent, which has a handler of its own, has the time to drain.
 from __future__ import annotations
 
 import secrets
+import shlex
 from pathlib import Path
 
 from hpcserve.errors import SchedulerError
@@ -24,6 +25,12 @@ _MODE = 0o755
 def path(directory: Path) -> Path:
     """Where it is, for jobs that start in ``directory``."""
     return directory / _NAME
+
+
+def is_named(directory: Path, script: str) -> bool:
+    """Whether it leads what a job script becomes, however its path is quoted there."""
+    named = str(path(directory))
+    return named in script or shlex.quote(named) in script
 
 
 def lay_down(directory: Path) -> None:

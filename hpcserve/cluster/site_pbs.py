@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from collections.abc import AsyncIterator
 
 from hpcserve.cluster import pbs_findings, pbs_nodes
@@ -41,6 +42,14 @@ async def questions(site: Site) -> AsyncIterator[Finding]:
         for finding in pbs_findings.queue(site, pbs_findings.default_queue(asked), queues):
             yield finding
         yield pbs_nodes.nodes(site, await _ask(runner, *_NODES))
+
+
+async def all_nodes_are_here(site: Site) -> bool:
+    """Whether all nodes that the server has are this host, as far as is known."""
+    if shutil.which(_NODES[0]) is None:
+        return False
+    runner = Runner(timeout_s=site.scheduler.timeout_s, environment=command_environment(os.environ))
+    return pbs_nodes.all_are(socket.gethostname(), await _ask(runner, *_NODES))
 
 
 async def _ask(runner: Runner, *argv: str) -> Asked:

@@ -36,6 +36,15 @@ async def questions(site: Site, script: str, user: str) -> AsyncIterator[Finding
         yield finding
 
 
+async def all_nodes_are_here(site: Site) -> bool:
+    """Whether all nodes of the scheduler are this host; False where it is not asked, or does not tell."""
+    if site.scheduler.kind != "pbs":
+        return False
+    from hpcserve.cluster import site_pbs
+
+    return await site_pbs.all_nodes_are_here(site)
+
+
 def of_a_home(site: Site) -> Look:
     """What a node is to look at on which a daemon could run."""
     return Look([], is_home=True, commands=_commands(site))

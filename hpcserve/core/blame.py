@@ -9,13 +9,15 @@
   (:meth:`Blame.judge`). One that was killed because a request hung, or because nobody waited any more for what it
   ran, like one that was lost with its pilot, counts against nobody;
 * when pilots are given up, every deployment that has no replica left fails, since none can be started; not one that is
-  paused, as it is to have none.
+  paused or idle, as it is to have none.
 
-A deployment that failed is tried again when it is wanted anew.
+A deployment that failed is tried again when it is wanted anew. One that failed with the pilots, and sleeps while nobody
+asks, does so again after a while, and whoever asks then wakes it.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
@@ -84,14 +86,20 @@ class Blame:
             known.restarts.succeeded(now)
             known.lasting = 0
 
-    def pilots_failed(self, reason: str, output: str) -> Iterable[FailDeployment]:
-        """No pilot will be submitted for long. What has no replica fails; what lacks some is told why."""
+    def pilots_failed(self, reason: str, output: str, again_s: float) -> Iterable[FailDeployment]:
+        """No pilot will be submitted before ``again_s``. What has no replica fails; what lacks some is told why."""
         here = Counter(replica.deployment for replica in self._roster.alive())
         for deployment in self._roster.deployments.values():
-            if deployment.target is None or deployment.is_paused:
+            if deployment.target is None or not deployment.replicas:
                 continue
             if not here[deployment.name]:
-                yield self._fail(deployment, reason, output, pilots_ended=True)
+                yield self._fail(
+                    deployment,
+                    reason,
+                    output,
+                    pilots_ended=True,
+                    again_s=again_s if deployment.may_sleep else math.inf,
+                )
             elif here[deployment.name] < deployment.due and not deployment.failed:
                 deployment.reason, deployment.traceback = reason, output
 
@@ -133,9 +141,10 @@ class Blame:
         *,
         pilots_ended: bool = False,
         crashes: bool = False,
+        again_s: float = math.inf,
     ) -> FailDeployment:
         self._roster.note_served()
-        deployment.fail(reason, traceback, pilots_ended=pilots_ended, crashes=crashes)
+        deployment.fail(reason, traceback, pilots_ended=pilots_ended, crashes=crashes, again_s=again_s)
         deployment.restarts, deployment.answered = self._restarts(), None  # the fallback has its own
         deployment.lasting = 0
         return FailDeployment(deployment.name, reason, traceback)

@@ -264,6 +264,7 @@ class Fleet:
     def step(self, now: float) -> tuple[Action, ...]:
         """What is to be done now. It counts as done: asked again at once, the answer is empty."""
         self._roster.note_served()
+        self._wishes.put_to_rest(now)
         self._wishes.keep_the_unmeasured()
         self._wishes.share(self.policy, now)
         buried = tuple(self._replica_life.bury())
@@ -272,10 +273,16 @@ class Fleet:
         for known in self.pilots.values():
             self._replica_life.take_back(known, now)
         self._close_pilots(now)
+        changes = self._reconcile(now)
+        if self._pilot_life.tries_for_the_woken(now):
+            changes += self._reconcile(now)
+        return (*buried, *changes)
+
+    def _reconcile(self, now: float) -> tuple[rules.Change, ...]:
         changes = reconcile(self._view(), now)
         for change in changes:
             self._apply(change, now)
-        return (*buried, *changes)
+        return changes
 
     def _close_pilots(self, now: float) -> None:
         """Decides of which pilots the end is near. It stays so, though waits and setups should become shorter."""

@@ -3,8 +3,9 @@
 * A pilot that is refused, that ends by itself or runs out of memory before a replica in it was ready, or whose agent
   never reached the daemon, counts against all pilots; when too many did in a row, they are given up: deployments
   without a replica fail, and for the others one is tried now and then, and at once when the last replica of one has
-  ended. One that was preempted, lost its node, used its walltime up or was cancelled from outside counts against
-  nobody, but the next one waits a little longer each time, until a replica in one is ready;
+  ended, or when one that slept is asked again. One that was preempted, lost its node, used its walltime up or was
+  cancelled from outside counts against nobody, but the next one waits a little longer each time, until a replica in one
+  is ready;
 * the scheduler not answering, or having no room at present, is no failure: it is asked again, later each time until it
   takes one.
 
@@ -73,8 +74,13 @@ class PilotLife:
         self._refused_s = 0.0
         self._told_s = -math.inf
         self._given_up = False
-        self.submit_not_before_s = 0.0
+        self._given_up_until_s = 0.0
+        self._pause_until_s = 0.0
+
+    @property
+    def submit_not_before_s(self) -> float:
         """No pilot is submitted before."""
+        return max(self._pause_until_s, self._given_up_until_s)
 
     def seen(self, pilot: PilotId, phase: PilotPhase, waits_for: str, starts_s: float | None) -> None:
         """The scheduler says that a pilot is queued, runs or is suspended, or (``unknown``) nothing about it."""
@@ -102,7 +108,7 @@ class PilotLife:
             yield from self._failed(reason, "", now)
             return
         again_s = now + (0.0 if pause_s == 0.0 else max(self._refused(known, now), pause_s or 0.0))
-        self.submit_not_before_s = max(self.submit_not_before_s, again_s)
+        self._pause_until_s = max(self._pause_until_s, again_s)
         self._tell_who_waits(reason, now)
 
     def _refused(self, pilot: FleetPilot, now: float) -> float:
@@ -141,7 +147,7 @@ class PilotLife:
             reason = f"pilot jobs {fault}, the last one, {pilot}, so: {cause}; see: hpcserve logs {pilot}"
             yield from self._failed(reason, output, now)
         elif not known.proven:
-            self.submit_not_before_s = max(self.submit_not_before_s, now + self._vain_s)
+            self._pause_until_s = max(self._pause_until_s, now + self._vain_s)
             self._vain_s = min(LONGEST_VAIN_S, 2 * self._vain_s)
 
     def _try_for_who_has_none(self, now: float) -> None:
@@ -151,18 +157,32 @@ class PilotLife:
         here = Counter(replica.deployment for replica in self._roster.alive())
         wanted = [each for each in self._roster.deployments.values() if each.target is not None and not each.failed]
         if any(each.due and not here[each.name] for each in wanted):
-            self.submit_not_before_s = now
+            self._given_up_until_s = now
+
+    def tries_for_the_woken(self, now: float) -> bool:
+        """Whether, while pilots are given up, one is tried now: somebody asks for what slept, and it got no replica.
+
+        Once for each time that one wakes; should it fail, so does that deployment, and sleeps for a while.
+        """
+        here = Counter(replica.deployment for replica in self._roster.alive())
+        woken = [each for each in self._roster.deployments.values() if each.woken and each.due]
+        for each in woken:
+            each.woken = False
+        if not self._given_up or not any(each.target is not None and not here[each.name] for each in woken):
+            return False
+        self._given_up_until_s = now
+        return True
 
     def forgive(self) -> None:
         """Somebody wants something anew: pilots that were given up are tried as if none had failed."""
         self._restarts.forgive()
         self._given_up = False
         self._refused_s = 0.0
-        self.submit_not_before_s = 0.0
+        self._given_up_until_s = self._pause_until_s = 0.0
 
     def _cancelled(self, pilot: PilotId, cause: str, now: float) -> None:
         if now < self._cancelled_s + CANCELS_S:
-            self.submit_not_before_s = now + CANCEL_PAUSE_S
+            self._pause_until_s = now + CANCEL_PAUSE_S
             self._tell_who_waits(
                 f"{NO_PILOT} for {CANCEL_PAUSE_S:g} s, since pilots are cancelled from outside, the last one, {pilot}, "
                 f"so: {cause}; see: hpcserve logs {pilot}",
@@ -173,10 +193,12 @@ class PilotLife:
     def _failed(self, reason: str, output: str, now: float) -> Iterable[Action]:
         again_s = self._restarts.failed(now)
         self._given_up = again_s is None
-        self.submit_not_before_s = now + GIVEN_UP_S if again_s is None else again_s
-        if again_s is None:
-            self._told_s = now
-            yield from self._blame.pilots_failed(reason, output)
+        if again_s is not None:
+            self._pause_until_s = again_s
+            return
+        self._given_up_until_s = now + GIVEN_UP_S
+        self._told_s = now
+        yield from self._blame.pilots_failed(reason, output, self._given_up_until_s)
 
     def requeued(self, pilot: PilotId, cause: str, now: float, kind: LossKind) -> Iterable[Action]:
         """The scheduler has put a pilot back into the queue: none of its replicas lives any more, or counts."""

@@ -76,9 +76,11 @@ class FleetDeployment:
             and others may have answered before it.
         failed: Replicas of ``version`` cannot be started.
         pilots_ended: It is the pilots that end, not the servable that fails.
+        again_s: Once it has failed, whoever asks from then on has it tried again; infinite: it is to be deployed anew.
         crashes: They can be started, but end without a request answered.
         fallback: What is kept running instead.
         scaler: Decides ``replicas`` anew whenever something was counted; None: their number is fixed.
+        woken: It was to have no replica, the demand wants some again, and none could be tried for yet.
         share: So many of them there is room for, as others want some, too; None: for all.
         waits_since_s: Since when it is to have replicas and has none; infinite where it is not so.
         served: The version that served last while a replica was ready; None: none ever did.
@@ -93,6 +95,7 @@ class FleetDeployment:
     traceback: str = ""
     failed: bool = False
     pilots_ended: bool = False
+    again_s: float = math.inf
     crashes: bool = False
     restarts_count: int = 0
     lasting: int = 0
@@ -100,6 +103,7 @@ class FleetDeployment:
     answered: int | None = None
     fallback: Version | None = None
     scaler: Scaler | None = None
+    woken: bool = False
     share: int | None = None
     waits_since_s: float = math.inf
     served: Version | None = None
@@ -125,6 +129,20 @@ class FleetDeployment:
         return not self.replicas and self.scaler is None
 
     @property
+    def may_sleep(self) -> bool:
+        """Whether it has no replica when nobody asks, and gets some when somebody does."""
+        return self.scaler is not None and self.scaler.bounded(0) == 0
+
+    def rest(self) -> None:
+        """It has failed, and nobody asks: it sleeps as if nothing had been wrong, until somebody does."""
+        assert self.scaler is not None, "without a scaler nobody would wake it"
+        self.scaler.forget()
+        self.failed = self.pilots_ended = self.woken = False
+        self.again_s = math.inf
+        self.reason = self.traceback = ""
+        self.replicas = self.scaler.bounded(0)
+
+    @property
     def promised(self) -> int:
         """So many replicas it gets before any room is shared: all where their number is fixed, else the minimum."""
         return self.replicas if self.scaler is None else min(self.replicas, self.scaler.bounded(0))
@@ -141,11 +159,20 @@ class FleetDeployment:
             return wanted
         return max(count, key=lambda version: (count[version], version))
 
-    def fail(self, reason: str, traceback: str, *, pilots_ended: bool, crashes: bool = False) -> None:
+    def fail(
+        self,
+        reason: str,
+        traceback: str,
+        *,
+        pilots_ended: bool,
+        crashes: bool = False,
+        again_s: float = math.inf,
+    ) -> None:
         """Replicas of the target cannot be started; where it is the pilots that end, those of no other could."""
         self.fallback = None if pilots_ended or self.target in (None, self.served) else self.served
         self.failed = True
         self.pilots_ended = pilots_ended
+        self.again_s = again_s
         self.crashes = crashes
         self.reason = reason
         self.traceback = traceback

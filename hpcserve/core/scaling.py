@@ -125,6 +125,12 @@ class Scaler:
         """The number that is nearest and allowed; the maximum where that is less than the minimum."""
         return min(max(replicas, self.scale.least), self.scale.most)
 
+    def forget(self) -> None:
+        """Nothing was ever asked or counted, but for what came so far."""
+        self.target = None
+        self._asked_s = -math.inf
+        self._forget()
+
     def _average(self, demand: Demand, now: float) -> None:
         """Of a broker that counts from 0 again, all that it counts is new."""
         elapsed_s, self._seen_s = now - self._seen_s, now

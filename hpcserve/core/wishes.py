@@ -80,6 +80,7 @@ class Wishes:
             room = _fits(wide, rooms) + held[name]
             target = known.scaler.observe(demand, there=there[name], room=room, wait_s=wait_s, now=now)
             changed = changed or target.replicas != known.replicas
+            known.woken = target.replicas > 0 and (known.woken or not known.replicas)
             known.replicas = target.replicas
         return changed
 
@@ -106,6 +107,12 @@ class Wishes:
         for known in self._roster.deployments.values():
             if known.scaler is not None and known.scaler.target is None:
                 known.replicas = known.scaler.bounded(there[known.name])
+
+    def put_to_rest(self, now: float) -> None:
+        """What failed with the pilots, and would sleep by now, does: whoever asks for it next has it tried again."""
+        for known in self._roster.deployments.values():
+            if known.failed and now >= known.again_s:
+                known.rest()
 
     def share(self, policy: Policy, now: float) -> None:
         """Gives each deployment that is scaled what there is room for; the others have what they were promised.

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -170,6 +171,38 @@ def sighted(shared_dir: Path) -> Sighting | None:
     """
     epoch = _greatest(shared_dir)
     return None if epoch is None else _Watched(_path(shared_dir, epoch), epoch).look()
+
+
+class Seen(NamedTuple):
+    """What somebody else's lease did while it was watched, ``for_s`` without a change at its end."""
+
+    renewed: bool
+    released: bool
+    for_s: float
+
+
+def watch(shared_dir: Path, until: float, *, wait: Callable[[float], None] = time.sleep) -> Seen:
+    """Watches a lease until it is renewed, or was not for as long as it lasts; no longer than ``until``, monotonic.
+
+    Raises:
+        HpcserveError: The directory cannot be looked at.
+    """
+    watched_one: _Watched | None = None
+    while True:
+        _touch(shared_dir)
+        epoch = _greatest(shared_dir)
+        if epoch is None:
+            return Seen(renewed=False, released=True, for_s=0.0)
+        if watched_one is not None and watched_one.epoch != epoch:
+            return Seen(renewed=True, released=False, for_s=0.0)  # another one has just taken it
+        watched_one = watched_one or _Watched(_path(shared_dir, epoch), epoch)
+        sighting = watched_one.look()
+        lease = sighting.lease
+        released, lasts_s = (False, 0.0) if lease is None else (lease.released, lease.lease_s)
+        is_over = released or sighting.renewed or (lease is not None and sighting.unchanged_s >= lasts_s)
+        if is_over or time.monotonic() >= until:
+            return Seen(renewed=sighting.renewed and not released, released=released, for_s=sighting.unchanged_s)
+        wait(_LOOK_S)
 
 
 class _Watched:

@@ -55,12 +55,14 @@ class Enrolments:
         return row
 
     def lay_down(self, row: PilotRow, secret: str) -> None:
-        """Tells an incarnation's agent what it needs.
+        """Tells an incarnation's agent what it needs. The directory of the logs is there, whoever has removed it.
 
         Raises:
             StorageFull: There is no room for it.
-            ConfigError: It cannot be written for another reason.
+            ConfigError: It cannot be written, or the logs have no directory, for another reason.
         """
+        if not self._logs.is_dir():
+            private.private_directory(self._logs)
         enrolment = Enrolment(
             pilot=row.id,
             incarnation=row.incarnation,

@@ -101,7 +101,8 @@ def read_logs(
     served = set(deployments)
     if (not found and name not in served) or not _NAME.fullmatch(name):
         names = {*served, *(log.removeprefix("daemon-") for log in known)}
-        raise NotFound(f"no log of {shortened(name)}{nearest(name, names)}")
+        lost = "" if directory.is_dir() else f", since {directory} was removed; the next pilot has it made again"
+        raise NotFound(f"no log of {shortened(name)}{lost or nearest(name, names)}")
     if arguments.after is None:
         return Logs(logs=tuple(_tail(log, known[log], arguments.lines) for log in found))
     marks = {log: _mark(arguments.after.get(log, "")) for log in found}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import msgspec
 
 from hpcserve.core.access import Deployment
 from hpcserve.core.fleet import Fleet
+from hpcserve.core.pilotlife import GIVEN_UP_S
 from hpcserve.core.rollout import FleetDeployment, Version
 from hpcserve.core.width import Ranks
 from hpcserve.daemon.access import rule_of
@@ -119,7 +121,10 @@ def failure(known: FleetDeployment) -> str:
     """Why a deployment failed, and what to do."""
     if known.pilots_ended:
         correct = "after that" if _OF_SITE in known.reason else "correct the site file, then"
-        return f"{known.reason}; {correct} hpcserve down and up; or deploy it again when pilot jobs start again"
+        later = ""
+        if known.again_s < math.inf:
+            later = f"; one is tried for whoever asks more than {GIVEN_UP_S / 60:g} minutes after this one"
+        return f"{known.reason}; {correct} hpcserve down and up; or deploy it again when pilot jobs start again{later}"
     goes_on = f"; version {known.fallback.digest[:12]} goes on serving" if known.fallback is not None else ""
     if _TELLS_TO.search(known.reason):
         return known.reason + goes_on

@@ -1,7 +1,8 @@
 """The commands themselves: what each is asked, what it prints, and the exit code it ends with.
 
 Asked for several ids, ``qstat -F json`` tells of the first known one only: so the recordings, and openpbs/openpbs#2672.
-Without ids, or with ``-E``, which is not recorded, the server is asked once, and tells of all.
+Without ids, or with ``-E``, which is not recorded, the server is asked once, and tells of all. Nor is the
+table recorded that ``qstat`` prints without ``-f``: it is that of qstat(1B), for people.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ def main(argv: list[str]) -> int:
     if does == "garbage":
         sys.stdout.write("<html>502 Bad Gateway</html>\n")
         return 0
+    if does == "banner":
+        sys.stdout.write(f"{fault['text']}\n")
     code, text = _answered(store, command, argv[1:], script)
     if does == "nothing":
         return 0
@@ -181,11 +184,15 @@ def _qstat(state: State, argv: list[str]) -> tuple[int, str]:
         return 0, _estimates(state, [each["id"] for each in owned if _is_asked(each, past=False, parts=False)])
     if "-T" in options:
         return 0, _estimates(state, names)
-    if "-f" not in options or options.get("-F") != "json":
+    is_table = not options.keys() - {"-x", "-t"}
+    if not is_table and ("-f" not in options or options.get("-F") != "json"):
         raise refusals.usage()
     if "-x" in options and not state["history"]:
         sys.stderr.write(f"qstat: {refusals.no_history(names[-1] if names else '')}\n")
         return 0, ""
+    if is_table:
+        code, jobs = _jobs(state, {**options, "-E": ""}, names)
+        return code, listing.table(jobs)
     told: dict[str, Any] = listing.heading(state)
     code = 0
     if "-Q" in options:

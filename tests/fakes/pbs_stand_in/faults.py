@@ -1,8 +1,8 @@
 """How a command misbehaves, where a test says so: ``faults`` of the state, by the command's name or ``all``.
 
 ``down``: the server is not there. ``hang``: no answer. ``refuses``: with its ``exit_code`` and ``text``. ``half``: the
-answer breaks off. ``nothing``: it is empty. ``garbage``: it is none of PBS's. ``silent``: it does what it is asked, and
-hangs before it says so.
+answer breaks off. ``banner``: its ``text`` stands before what else it prints. ``nothing``: it is empty. ``garbage``: it
+is none of PBS's. ``silent``: it does what it is asked, and hangs before it says so.
 Only the exit codes of ``down`` are noted beside the recordings; its texts are those of OpenPBS's source.
 """
 

@@ -240,3 +240,16 @@ def _array(state: State, array: Job) -> Job:
 def _array_counts(state: State, array: Job) -> str:
     parts = [each["state"] for each in _parts(state, array)]
     return " ".join(f"{name}:{sum(each in letters for each in parts)}" for name, letters in _ARRAY_STATES.items())
+
+
+def table(jobs: list[Job]) -> str:
+    """What ``qstat`` prints for people; nothing where there is no job. Source: qstat(1B), "Default Format"."""
+    rows = [
+        "Job id            Name             User              Time Use S Queue",
+        "----------------  ---------------- ----------------  -------- - -----",
+    ]
+    for each in jobs:
+        user = each["owner"].partition("@")[0]
+        used = "0" if each["state"] in "QHW" else words.span(0)
+        rows.append(f"{each['id']:17.17} {each['name']:16.16} {user:16.16} {used:>9} {each['state']} {each['queue']}")
+    return "\n".join(rows) + "\n" if jobs else ""

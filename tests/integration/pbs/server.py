@@ -64,6 +64,14 @@ class PbsServer:
         self._alive = self._store.alive.open("w")
         fcntl.flock(self._alive, fcntl.LOCK_EX)
 
+    @classmethod
+    def at(cls, place: Path) -> PbsServer:
+        """One that another process has begun, and ends."""
+        found = cls.__new__(cls)
+        found._store = Store(place)
+        found.commands = place / "bin"
+        return found
+
     @property
     def path(self) -> str:
         """The PATH by which its commands are found."""

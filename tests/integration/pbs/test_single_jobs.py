@@ -12,6 +12,7 @@ from hpcserve.cluster.plugins import open_scheduler
 from hpcserve.cluster.seam import JobId, JobState, PilotJob
 from hpcserve.config import Site, read_site
 from hpcserve.types import PilotId
+from tests.integration.daemon_tree import until
 from tests.integration.pbs.server import PbsServer
 
 
@@ -59,4 +60,32 @@ def test_the_next_one_begins_when_the_one_before_has_ended(pbs: PbsServer, site:
         pbs.reaches(third, "F")
 
     scheduler = open_scheduler(site)
+    asyncio.run(scenario())
+
+
+@pytest.mark.timeout(300)
+def test_what_a_site_prints_before_every_answer_hides_no_job(pbs: PbsServer, site: Site, tmp_path: Path) -> None:
+    pbs.fault("all", "banner", text="*** 3 days to the maintenance ***")
+    command = f"touch {tmp_path}/begun; while :; do sleep 0.1; done"
+
+    async def scenario() -> None:
+        scheduler = open_scheduler(site)
+        assert await scheduler.find("site") == {}
+        job = await scheduler.submit(
+            PilotJob(
+                pilot=PilotId("1"),
+                tag="site",
+                argv=("/bin/sh", "-c", command),
+                directory=tmp_path,
+                log=tmp_path / "log",
+                walltime_s=600.0,
+            )
+        )
+        until((tmp_path / "begun").exists, "it has begun", 60.0)
+        assert (await scheduler.poll([job]))[job].phase == "running"
+        assert await open_scheduler(site).find("site") == {job: "1"}
+        await scheduler.cancel(job)
+        pbs.reaches(job, "F")
+        assert (await scheduler.poll([job]))[job].end == "cancelled"
+
     asyncio.run(scenario())

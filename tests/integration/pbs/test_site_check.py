@@ -25,7 +25,7 @@ from tests.unit.cluster.pilot_jobs import made_up
 
 @pytest.fixture
 def lab(pbs: PbsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A site file on the stand-in. Its daemon could only listen where nobody reaches it, so no check lets a job go."""
+    """A site file on the stand-in. Its daemon could only listen where this host alone reaches it."""
     monkeypatch.setenv("PATH", pbs.path)
     place = home() / "sites" / "lab.toml"
     place.parent.mkdir(mode=0o700, parents=True)
@@ -70,6 +70,23 @@ def test_the_server_and_its_queue_are_told_of_and_nothing_is_submitted(
     assert found["ok queue"].startswith("the scheduler told of your jobs within ")
     assert {"ok scheduler", "ok commands", "ok PBS", "ok history", "ok queue"} <= set(found)
     assert pbs.asked("qsub") == []
+
+
+@pytest.mark.parametrize("hosts", [("",), ("node1", "node2")])
+def test_a_daemon_may_listen_for_its_own_host_alone_only_where_all_nodes_are_that(
+    hosts: tuple[str, ...],
+    new_pbs: NewServer,
+    lab: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", new_pbs(hosts=tuple(filter(None, hosts))).path)
+    assert main(["site", "check", lab.stem, "--no-submit"]) == (len(hosts) > 1)
+    found = told(capsys)
+    if len(hosts) > 1:
+        assert "which other hosts cannot reach; name the interface that" in found["failed interface"]
+    else:
+        assert found["ok interface"].startswith("127.0.0.1: all nodes of the scheduler are this host")
 
 
 @pytest.mark.usefixtures("lab")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 HPCSERVE = f"{sys.executable} -m hpcserve.cli.main"
+BAD_DAY = f"{sys.executable} -m tests.integration.pbs.bad_day"
 
 
 def of(home: Path) -> list[str]:
@@ -24,7 +25,15 @@ def of(home: Path) -> list[str]:
 
 def test_a_command_finds_pbs_and_a_site_and_leaves_neither_a_daemon_nor_a_job(root: Path) -> None:
     script = f"""
-    echo 'sleep 600' | qsub && {HPCSERVE} site check --no-submit | grep 'PBS:' && {HPCSERVE} up --detach
+    set -e
+    echo 'sleep 600' | qsub
+    qstat
+    {HPCSERVE} site check
+    {BAD_DAY} garbage qstat
+    qstat
+    {BAD_DAY} mend
+    {BAD_DAY} requeue "$(qselect)"
+    {HPCSERVE} up --detach
     echo "home is $HPCSERVE_HOME"
     exit 7
     """
@@ -39,7 +48,13 @@ def test_a_command_finds_pbs_and_a_site_and_leaves_neither_a_daemon_nor_a_job(ro
     assert done.returncode == 7, done
     found = re.search(r"^home is (.*)$", done.stdout, re.MULTILINE)
     assert found is not None, done
+    assert re.search(r"^1\.\S+ +STDIN +\S+ +\S+ R workq$", done.stdout, re.MULTILINE), done
     assert "ok       PBS: " in done.stdout
+    assert "ok       interface: 127.0.0.1: all nodes of the scheduler are this host" in done.stdout
+    assert re.search(r"^ok       network: \S+ reaches this host$", done.stdout, re.MULTILINE), (
+        "the job of one minute ran"
+    )
+    assert "502 Bad Gateway" in done.stdout, "a command misbehaves when it is told to"
     assert "serves site stand-in on" in done.stdout
     home = Path(found[1])
     assert not home.parent.exists()

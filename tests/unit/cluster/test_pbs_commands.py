@@ -376,7 +376,7 @@ def test_what_is_no_answer_is_an_error_and_asked_for_again_later(
     async def play() -> None:
         for _ in range(5):
             assert says in (await fails(scheduler.poll([JobId("1.pbs")]))).message
-            assert "asked again in" in (await fails(scheduler.submit(pilot_job(fake.directory)))).message
+            assert "asked again at" in (await fails(scheduler.submit(pilot_job(fake.directory)))).message
         assert len(fake.asked) == 1
         fake.has({"1.pbs": job()})
         fake.now_s += 60.0
@@ -650,6 +650,52 @@ def test_nothing_is_found_out_where_qselect_does_not_answer(
 ) -> None:
     fake.says("qselect", out, err=err, code=code)
     with pytest.raises(SchedulerError, match=says):
+        found(fake.scheduler())
+
+
+# --- What a site prints before answers.
+
+BANNER = "*** Maintenance in {} days ***\n\n"
+
+
+def test_what_a_site_prints_before_an_answer_is_none_of_it(fake: FakePbs) -> None:
+    fake.says("qstat", BANNER.format(3) + answer({"1.pbs": job(job_state="R")}))
+    assert polled(fake.scheduler(), "1.pbs")["1.pbs"].phase == "running"
+    spoilt = answer({"1.pbs": job(Variable_List={"F": "HERE"})}).replace("HERE", '() { echo "x" }')
+    fake.says("qstat", BANNER.format(3) + spoilt)
+    assert polled(fake.scheduler(), "1.pbs")["1.pbs"].phase == "running", "that is read line by line"
+
+
+def test_a_job_that_ended_unseen_is_over_also_behind_what_a_site_prints(fake: FakePbs) -> None:
+    fake.says("qstat", BANNER.format(3), err=UNKNOWN.format("1.pbs"), code=153)
+    assert "PBS does not know it any more" in said_of_missing(fake.scheduler(), fake)
+
+
+@pytest.mark.parametrize("printed", [BANNER.format(3), BANNER.format(3) + answer({"1.pbs": job()})[:-20]])
+def test_what_a_site_prints_is_no_answer_alone_nor_before_half_of_one(fake: FakePbs, printed: str) -> None:
+    fake.says("qstat", printed)
+    scheduler = fake.scheduler()
+    for _ in range(GONE_AFTER + 2):
+        with pytest.raises(SchedulerError):
+            polled(scheduler, "1.pbs")
+        fake.now_s += GONE_AFTER_S
+
+
+@pytest.mark.parametrize("ids", ["", "1.pbs\n"])
+def test_jobs_are_found_behind_what_a_site_prints(fake: FakePbs, ids: str) -> None:
+    fake.says("qselect", BANNER.format(3) + ids)
+    fake.says("qstat -B -f -F json", BANNER.format(2) + EMPTY)
+    fake.says("qstat", BANNER.format(2) + answer({"1.pbs": job()}))
+    assert found(fake.scheduler()) == ({"1.pbs": "1"} if ids else {})
+
+
+@pytest.mark.parametrize("server", [BANNER.format(3), BANNER.format(3) + EMPTY[:-20], EMPTY, "Other\n" + EMPTY])
+def test_a_listing_of_which_it_is_not_known_that_a_site_prints_it_always_is_not_empty(
+    fake: FakePbs, server: str
+) -> None:
+    fake.says("qselect", BANNER.format(3))
+    fake.says("qstat -B -f -F json", server)
+    with pytest.raises(SchedulerError, match=r"qselect printed '\*\*\* Maintenance"):
         found(fake.scheduler())
 
 

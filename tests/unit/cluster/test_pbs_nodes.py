@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,12 @@ def test_a_node_that_does_not_say_so_has_it_not_and_one_word_makes_all_values_wo
     assert nodes(site(constraint="bigmem=False"), asked).told == "2 of 3 could run a part of a pilot"
     assert nodes(site(constraint="switch=3"), asked).told == "1 of 3 could run a part of a pilot"
     assert "no node has switch=2; nodes have: 3, sw2" in nodes(site(constraint="switch=2"), asked).told
+
+
+def test_what_a_site_prints_before_the_answer_is_none_of_it() -> None:
+    assert not isinstance(THREE, SchedulerError)
+    behind = dataclasses.replace(THREE, stdout=b"*** Maintenance on Monday ***\n" + THREE.stdout)
+    assert nodes(site(), behind) == nodes(site(), THREE)
 
 
 @pytest.mark.parametrize("constraint", ["arm=True", "tiles=2"])

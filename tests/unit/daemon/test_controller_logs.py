@@ -49,6 +49,12 @@ def test_a_deployment_without_replicas_has_no_log_and_is_no_mistake(tmp_path: Pa
         ask(tmp_path, "yuong")
 
 
+def test_where_the_directory_is_gone_that_is_said_and_no_name_guessed(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"no log of 'yuong', since .*/removed was removed; the next pilot has it made"):
+        ask(tmp_path / "removed", "yuong")
+    assert [log.text for log in ask(tmp_path / "removed")] == [""], "it may write yet"
+
+
 @given(
     pieces=st.lists(st.tuples(st.text("aä€😀\n", max_size=12), st.integers(0, 2)), max_size=25),
     lines=st.integers(0, 3),

@@ -357,6 +357,30 @@ def test_new_agents_of_a_scheduler_that_is_silent_cost_one_question(tmp_path: Pa
     play(tmp_path, scene)
 
 
+def test_the_directory_of_the_logs_is_made_again_where_somebody_has_removed_it(tmp_path: Path) -> None:
+    logs = tmp_path / "shared" / "logs"
+
+    async def scene(pilots: Pilots, _: Cluster) -> None:
+        await pilots.submit(P)
+        assert logs.stat().st_mode & 0o777 == 0o700
+        logs.rmdir()
+        await pilots.requeued(P, 1)
+        assert logs.is_dir(), "a job that begins anew writes there, too"
+
+    play(tmp_path, scene)
+
+
+def test_where_the_logs_can_have_no_directory_no_pilot_is_submitted_and_it_is_said_why(tmp_path: Path) -> None:
+    async def scene(pilots: Pilots, cluster: Cluster) -> None:
+        (tmp_path / "shared" / "logs").write_text("in its place\n")
+        with pytest.raises(ConfigError, match=r"/shared/logs is not a directory; move it away"):
+            await pilots.submit(P)
+        assert cluster.submissions == 0
+        assert pilots.jobs == {}
+
+    play(tmp_path, scene)
+
+
 def test_a_faulty_shared_directory_ends_nothing(tmp_path: Path) -> None:
     async def scene(pilots: Pilots, _: Cluster) -> None:
         await pilots.submit(P)

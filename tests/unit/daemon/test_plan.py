@@ -28,6 +28,12 @@ def test_a_servable_is_not_to_be_corrected_because_pilots_end() -> None:
     )
 
 
+def test_whoever_may_ask_again_is_told_when() -> None:
+    deployment = made()
+    deployment.fail("it broke", "", pilots_ended=True, again_s=1600.0)
+    assert failure(deployment).endswith("; one is tried for whoever asks more than 10 minutes after this one")
+
+
 def test_that_the_site_file_is_to_be_corrected_is_said_once() -> None:
     said = "no such queue; correct pilots.partition in the site file"
     assert failure(made(reason=said, pilots_ended=True)) == (
