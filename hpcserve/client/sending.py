@@ -71,7 +71,7 @@ class Transfer:
         why: What it waits for, or why it failed.
         task: The id of Globus's task, when there is one.
         path: Where the file lies on the site, as long as it is kept there.
-        moved_bytes: What has moved, in bytes.
+        moved_bytes: What has moved, in bytes; what is sent again, as after a wrong checksum, does not count.
         in_all_bytes: Of how many.
         files: How many files have moved.
         in_all_files: Of how many.
@@ -97,9 +97,11 @@ class Transfer:
 
     @property
     def eta_s(self) -> float | None:
-        """For how long it will still move, in seconds; None: not known."""
+        """For how long it will still move, in seconds; None: not known, as while it is sent once more or compared."""
         left = self.in_all_bytes - self.moved_bytes
-        return max(0.0, left / self.bytes_per_s) if self.bytes_per_s > 0 else None
+        if self.bytes_per_s <= 0 or (left <= 0 and self.state != "succeeded"):
+            return None
+        return max(0.0, left / self.bytes_per_s)
 
 
 class SentFile:
@@ -243,8 +245,7 @@ def longer(pause_s: float) -> float:
 
 
 def transfer_of(view: TransferView) -> Transfer:
-    """What the service says of a transfer. All of one that has succeeded has moved, though its task is told no more."""
-    there = view.state == "succeeded"
+    """What the service says of a transfer."""
     return Transfer(
         id=view.id,
         to=view.to,
@@ -252,9 +253,9 @@ def transfer_of(view: TransferView) -> Transfer:
         why=view.why,
         task=view.task,
         path=view.path,
-        moved_bytes=view.task_bytes_in_all if there else view.task_bytes,
+        moved_bytes=view.task_bytes,
         in_all_bytes=view.task_bytes_in_all,
-        files=view.task_files_in_all if there else view.task_files,
+        files=view.task_files,
         in_all_files=view.task_files_in_all,
         bytes_per_s=view.bytes_per_s,
         until_s=view.until_s,

@@ -77,7 +77,7 @@ class Progress(NamedTuple):
     """What Globus says of a task. ``status`` in its words; ``fault`` the code of what goes wrong now, or empty.
 
     ``until_s``: when Globus gives it up, in seconds since 1970; None: it does not say. ``label``: the one with which it
-    was submitted.
+    was submitted. ``size_bytes``: what was sent, some of it more than once where there were ``faults``.
     """
 
     status: str
@@ -89,6 +89,7 @@ class Progress(NamedTuple):
     cancelled: bool = False
     until_s: float | None = None
     label: str = ""
+    faults: int = 0
 
 
 class Trouble(NamedTuple):

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from hpcserve.core.delivery import ENDED, Action, Delivery, Limits, Progress, State, Store, Submit
+from hpcserve.core.faults import IN_TIME
 from hpcserve.core.shipments import Shipment
 
 
@@ -82,6 +83,8 @@ class Book:
             return None
         if shipment.bad_since is not None:
             return shipment.bad_since + self.limits.faults_s
+        if shipment.bearing.since is not None and shipment.progress is not None and shipment.progress.fault in IN_TIME:
+            return shipment.bearing.since + self.limits.faults_s
         return shipment.progress.until_s if shipment.progress is not None and shipment.progress.fault else None
 
     def holds(self, owner: str, name: str) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hpcserve.core.delivery import Delivery, Limits, Progress, Trouble
+from hpcserve.core.faults import Bearing
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Shipment:
     lost: Trouble | None = None  # what it ends for, if it was not
     stale: bool = False  # its last submission id was not good
     progress: Progress | None = None
+    bearing: Bearing = field(default_factory=Bearing)
     login: dict[str, Any] | None = None
     refused: bool = False  # for that login, when it was submitted
     refused_by: str = ""  # the login by which it was, the first time

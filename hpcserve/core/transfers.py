@@ -43,7 +43,7 @@ from hpcserve.core.delivery import (
     Trouble,
 )
 from hpcserve.core.deliverybook import Book
-from hpcserve.core.faults import AT_ONCE, HELPS, IN_TIME
+from hpcserve.core.faults import AT_ONCE, HELPS
 from hpcserve.core.offers import Offers
 from hpcserve.core.shipments import Shipment, batches
 from hpcserve.errors import Conflict, NotFound, TransferFailed
@@ -261,14 +261,15 @@ class Transfers(Book):
         if progress.fault in AT_ONCE and progress.status == "ACTIVE" and not ends:
             shipment.at = now
             return [self._refused(shipment, progress)]
-        faulty = progress.fault in IN_TIME and not ends
-        if faulty and shipment.is_bad_too_long(now, self.limits):
-            why = _words(progress)
-            doomed = self.change(shipment.ids, state="cancelling", why=why)
+        faulty, bearing, shipment.bad_since = shipment.bearing.looked(progress, now), shipment.bearing, None
+        over = float("inf") if bearing.since is None else bearing.since + self.limits.faults_s
+        if faulty and bearing.last is not None and now >= over and not ends:
+            doomed = self.change(shipment.ids, state="cancelling", why=_words(bearing.last))
             shipment.at = now
             return [doomed]
-        shipment.bad_since = (shipment.bad_since if shipment.bad_since is not None else now) if faulty else None
         shipment.pause(now, 0.0, self.limits, anew=moved)
+        if now < over:  # what was told is kept
+            shipment.at = min(shipment.at, over)
         inactive = progress.status == "INACTIVE"
         why = f"{progress.fault}: {progress.details}" if progress.fault else progress.details
         if inactive:

@@ -260,6 +260,7 @@ def progress_of(task: dict[str, Any]) -> Progress:
         cancelled=task["status"] == "FAILED" and bool(task.get("subtasks_canceled")),
         until_s=_deadline_s(task),
         label=task.get("label") or "",
+        faults=int(task.get("faults") or 0),
     )
 
 

@@ -104,6 +104,8 @@ class Desk:
         delivery = deliveries.book.get(id)
         assert delivery is not None, "listed a moment ago"
         progress, in_all, files = deliveries.book.progress(id)
+        moved = 0 if progress is None else min(progress.size_bytes, in_all)  # what is sent again has not moved twice
+        moved, done = (in_all, files) if delivery.state == "succeeded" else (moved, progress.files if progress else 0)
         return verbs.TransferView(
             id=id,
             owner=delivery.owner,
@@ -116,9 +118,9 @@ class Desk:
             why=delivery.why,
             login=deliveries.book.login(id),
             task=delivery.task,
-            task_bytes=0 if progress is None else progress.size_bytes,
+            task_bytes=moved,
             task_bytes_in_all=in_all,
-            task_files=0 if progress is None else progress.files,
+            task_files=done,
             task_files_in_all=files,
             bytes_per_s=0.0 if progress is None else progress.bytes_per_s,
             until_s=deliveries.book.until(id),

@@ -362,6 +362,29 @@ def test_a_result_travels_when_its_rule_is_in_force(transfers: Transfers, tmp_pa
     asyncio.run(scenario())
 
 
+def test_what_arrives_damaged_each_time_is_given_up_when_it_was_told_and_counts_once(
+    transfers: Transfers, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        transfers.laptop.trouble.corrupt = -1
+        queue = transfers.setting.globus.transfer.queue
+        queue.checksum_faults, queue.retry_s = 1_000_000, 0.2
+        async with staged_service(transfers, tmp_path, transfer_faults_s=3.0) as stage:
+            ada, promised = transfers.setting.person, set[float]()
+            await stage.deliver(ada, stage.staged(ada))
+            async with asyncio.timeout(WITHIN_S):
+                while (seen := (await stage.look(ada))[0]).state != "failed":
+                    assert seen.task_bytes <= seen.task_bytes_in_all
+                    promised |= set() if seen.until_s is None else {seen.until_s}
+                    await asyncio.sleep(0.02)
+            assert "VERIFY_CHECKSUM" in seen.why
+            assert len(promised) == 1, "each fault is the same one"
+            assert seen.ended_s is not None
+            assert seen.ended_s >= max(promised)
+
+    asyncio.run(scenario())
+
+
 def test_a_service_with_keys_transfers_nothing(transfers: Transfers, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with staged_service(transfers, tmp_path) as stage:

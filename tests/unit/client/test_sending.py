@@ -22,7 +22,7 @@ from hpcserve.client.call import Inference
 from hpcserve.client.fetching import Fetching
 from hpcserve.client.landing import Landing
 from hpcserve.client.outputs import Outputs
-from hpcserve.client.sending import Ask, Sending, Transfer
+from hpcserve.client.sending import Ask, Sending, Transfer, transfer_of
 from hpcserve.errors import (
     Cancelled,
     InvalidInput,
@@ -81,7 +81,7 @@ def test_what_is_offered_is_said_as_soon_as_it_is_known_what_transfer_wants() ->
 
 def test_it_is_asked_for_once_and_looked_at_until_it_has_arrived() -> None:
     moving = view("active", task="g", task_bytes=40, task_bytes_in_all=100, bytes_per_s=30.0, task_files_in_all=1)
-    there = view("succeeded", task_bytes_in_all=100, task_files_in_all=1)
+    there = view("succeeded", task_bytes=100, task_bytes_in_all=100, task_files=1, task_files_in_all=1)
     ask, asked = service([view("waiting"), moving, ServiceUnavailable("restarted"), there])
     told: list[Transfer] = []
     outputs = Sending(f"globus://{LAPTOP}/in/", keep_login=True, seen=told.append).send(RESULT, ask)
@@ -93,6 +93,11 @@ def test_it_is_asked_for_once_and_looked_at_until_it_has_arrived() -> None:
     assert (seen[0].eta_s, seen[1].eta_s) == (None, 2.0)
     assert outputs.sent is not None
     assert (dict(outputs), outputs.sent.uri, outputs.sent.path) == ({}, f"globus://{LAPTOP}/in/r.h5", None)
+
+
+def test_how_long_it_takes_to_send_something_once_more_nobody_knows() -> None:
+    again = transfer_of(view("active", task="g", task_bytes=100, task_bytes_in_all=100, bytes_per_s=30.0))
+    assert (again.moved_bytes, again.eta_s) == (100, None)
 
 
 def test_where_it_does_not_arrive_it_is_said_why() -> None:

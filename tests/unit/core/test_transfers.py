@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hpcserve.core import delivery as core
 from hpcserve.core.delivery import Delivery, End, Limits, Progress, Trouble
-from hpcserve.core.faults import AT_ONCE
+from hpcserve.core.faults import AT_ONCE, Bearing
 from hpcserve.core.transfers import APART, GONE_S, Transfers
 from hpcserve.errors import NotFound, TransferFailed
 
@@ -201,12 +201,52 @@ def test_somebody_else_s_cancelling_is_no_refusal() -> None:
     assert states(transfers) == ["cancelled"]
 
 
-def test_a_fault_that_goes_away_is_forgiven() -> None:
+def test_a_fault_after_which_the_task_gets_on_is_forgiven() -> None:
     transfers = submitted(delivery(1))
-    for now in range(6, 500, 60):
-        transfers.looked(1, Progress("ACTIVE", fault="FILE_NOT_FOUND"), now)
-        transfers.looked(1, Progress("ACTIVE"), now + 30)
+    for number, now in enumerate(range(6, 500, 60)):
+        transfers.looked(1, Progress("ACTIVE", fault="FILE_NOT_FOUND", files=number), now)
+        transfers.looked(1, Progress("ACTIVE", files=number + 1), now + 30)
+        assert transfers.until("1") is None
     assert states(transfers) == ["active"]
+
+
+def test_a_file_that_is_sent_again_and_again_ends_at_the_time_that_was_told_first() -> None:
+    transfers, sent = submitted(delivery(1)), 0
+    for tries, now in enumerate(range(6, 106, 10), 1):
+        sent += 10
+        faulty = Progress("ACTIVE", size_bytes=sent, fault="VERIFY_CHECKSUM", details="differs", faults=tries)
+        transfers.looked(1, faulty, now)
+        assert (states(transfers), transfers.until("1")) == (["active"], 6.0 + LIMITS.faults_s)
+        assert transfers.due <= 106.0
+        transfers.looked(1, Progress("ACTIVE", size_bytes=sent + 5, faults=tries), now + 5)
+        assert transfers.until("1") is None, "it may be the time that it arrives"
+    transfers.looked(1, Progress("ACTIVE", size_bytes=sent + 9, faults=10), 106.0)
+    assert states(transfers) == ["active"], "it is not stopped while it is sent"
+    transfers.looked(1, Progress("ACTIVE", size_bytes=sent + 10, faults=11), 107.0)  # and begun again by now
+    assert transfers.tick(107.0) == [core.Cancel(1, "ann", "task")]
+    assert transfers.deliveries()[0].why == "Globus Transfer: VERIFY_CHECKSUM: differs"
+
+
+def test_what_is_sent_beyond_where_it_failed_before_begins_the_time_anew() -> None:
+    bearing = Bearing()
+    assert bearing.looked(Progress("ACTIVE", size_bytes=10, fault="ENDPOINT_ERROR", faults=1), 5.0)
+    assert not bearing.looked(Progress("ACTIVE", size_bytes=20, faults=1), 6.0)
+    assert bearing.since == 5.0
+    assert not bearing.looked(Progress("ACTIVE", size_bytes=21, faults=1), 7.0)
+    assert bearing.since is None
+    assert bearing.looked(Progress("ACTIVE", size_bytes=25, fault="ENDPOINT_ERROR", faults=2), 8.0)
+    assert not bearing.looked(Progress("ACTIVE", size_bytes=40, faults=2), 9.0)
+    assert bearing.since == 8.0, "15 were sent before"
+
+
+@pytest.mark.parametrize("waits", [Progress("INACTIVE", faults=1), Progress("ACTIVE", fault="GC_NOT_CONNECTED")])
+def test_the_time_in_which_a_task_waits_for_somebody_is_not_counted(waits: Progress) -> None:
+    bearing = Bearing()
+    assert bearing.looked(Progress("ACTIVE", fault="VERIFY_CHECKSUM", faults=1), 5.0)
+    assert not bearing.looked(waits, 10.0)
+    assert not bearing.looked(waits, 1000.0)
+    assert bearing.looked(Progress("ACTIVE", fault="VERIFY_CHECKSUM", faults=2), 1001.0)
+    assert bearing.since == 1000.0
 
 
 def test_an_offline_laptop_is_waited_for_and_said() -> None:
