@@ -21,7 +21,7 @@ from hpcserve.client.login import Login
 from hpcserve.client.pauses import Patience, Pauses
 from hpcserve.client.renewal import Renewal
 from hpcserve.client.ways import Way
-from hpcserve.errors import HpcserveError, InvalidInput, ProtocolError, ServiceUnavailable
+from hpcserve.errors import HpcserveError, InvalidInput, Overloaded, ProtocolError, ServiceUnavailable
 from hpcserve.types import Counter
 
 ACK_S = 0.02
@@ -239,7 +239,7 @@ class AsyncKeeper:
         while True:
             try:
                 return await self._dial()
-            except ServiceUnavailable as error:
+            except (Overloaded, ServiceUnavailable) as error:
                 await asyncio.sleep(patience.pause_s(error))
 
     async def _dial(self) -> None:

@@ -14,10 +14,18 @@ from hpcserve.auth.tokens import Kept
 from hpcserve.client.dial import MOST_LOGINS, say_hello
 from hpcserve.client.keys import client_keys
 from hpcserve.client.login import Asks, Login, log_in, take_back
+from hpcserve.client.pauses import Patience
 from hpcserve.client.services import Service, find_service, load_services
 from hpcserve.client.ways import way_to
 from hpcserve.core.demands import demand_of
-from hpcserve.errors import AuthenticationError, Conflict, LoginRequired, PermissionDenied, ServiceUnavailable
+from hpcserve.errors import (
+    AuthenticationError,
+    Conflict,
+    LoginRequired,
+    Overloaded,
+    PermissionDenied,
+    ServiceUnavailable,
+)
 from hpcserve.wire.messages import Welcome
 
 PATIENCE_S, PAUSE_S = 5.0, 0.5
@@ -110,15 +118,21 @@ class Arrival:
         raise refused
 
     def _hello(self, token: str) -> Welcome | LoginRequired:
-        """Asks again for a while where Globus does not answer the service: whoever has logged in is not sent away."""
-        until = time.monotonic() + PATIENCE_S
+        """Asks again for a while where Globus does not answer the service: whoever has logged in is not sent away.
+
+        Nor is somebody whose key has asked too often, who may be a program that does so in another terminal.
+        """
+        until, patience = time.monotonic() + PATIENCE_S, Patience()
         while True:
             try:
                 return self._hello_once(token)
             except ServiceUnavailable:
                 if not token or time.monotonic() > until:
                     raise
-            time.sleep(PAUSE_S)
+                pause_s = PAUSE_S
+            except Overloaded as error:
+                pause_s = patience.pause_s(error)
+            time.sleep(pause_s)
 
     def _hello_once(self, token: str) -> Welcome | LoginRequired:
         with self._way.reach() as reached:

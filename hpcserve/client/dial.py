@@ -178,12 +178,17 @@ def enter(context: zmq.Context[zmq.Socket[bytes]], reached: Reached, keys: KeyPa
     """
     service = reached.record.public_key
     token = login.token(service)
-    for _ in range(MOST_LOGINS):
-        try:
-            return say_hello(context, reached, keys, token=token)
-        except LoginRequired as refused:
-            token = login.after(service, refused)
-    return say_hello(context, reached, keys, token=token)
+    login.spare(service, token)
+    try:
+        for _ in range(MOST_LOGINS):
+            try:
+                return say_hello(context, reached, keys, token=token)
+            except LoginRequired as refused:
+                token = login.after(service, refused)
+        return say_hello(context, reached, keys, token=token)
+    except LoginRequired as refused:
+        login.was_refused(service, token, refused)
+        raise
 
 
 def say_hello_again(context: zmq.Context[zmq.Socket[bytes]], way: Way, keys: KeyPair, login: Login) -> float | None:

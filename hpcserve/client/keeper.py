@@ -21,7 +21,7 @@ from hpcserve.client.pauses import Patience, Pauses
 from hpcserve.client.renewal import Renewal
 from hpcserve.client.shared import LOOK_S, SharedEngine
 from hpcserve.client.ways import Way
-from hpcserve.errors import HpcserveError, ProtocolError, ServiceUnavailable
+from hpcserve.errors import HpcserveError, Overloaded, ProtocolError, ServiceUnavailable
 from hpcserve.types import Counter
 
 AWAY_WAITED_S = 0.005  # the keeper takes over so long after the last reader left calls unanswered
@@ -68,7 +68,7 @@ class Keeper:
             try:
                 dialled = self._dialled()
                 break
-            except ServiceUnavailable as error:
+            except (Overloaded, ServiceUnavailable) as error:
                 time.sleep(patience.pause_s(error))
         self._connected(*dialled)
         self._thread.start()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from pathlib import Path
 from typing import Protocol
 
@@ -17,8 +18,14 @@ from hpcserve.auth.tokens import SOON_S, Kept
 from hpcserve.core.demands import Demand, demand_of
 from hpcserve.errors import ConfigError, HpcserveError, LoginRequired, ServiceUnavailable
 
+REST_S = 3.0
+"""So long a service is not asked once more with a token that it has just refused, where nobody is asked to log in."""
+
 _renewing = threading.Lock()
 """One renewal at a time in a process: whoever waited finds the new token."""
+_refused: dict[str, tuple[str, LoginRequired, float]] = {}
+"""The token that each service has refused last, what it said, and until when it would say the same: of all clients of
+the process, so that a program that tries again and again leaves its owner room to log in."""
 
 
 class Asks(Protocol):
@@ -114,6 +121,20 @@ class Login:
             raise refused
         self._asked = demand.after(self._asked)
         return self._to_say(log_in(self._asked, service, self._asks, same_owner=same_owner))
+
+    def spare(self, service: str, token: str) -> None:
+        """Whoever tries again and again is told the same again, and the service is not asked.
+
+        Raises:
+            LoginRequired: It has refused this very token within the last seconds, and nobody has logged in since then.
+        """
+        said, refused, until = _refused.get(service, ("", None, 0.0))
+        if refused is not None and self._asks is None and said == token and time.monotonic() < until:
+            raise LoginRequired(refused.message, detail=refused.detail)
+
+    def was_refused(self, service: str, token: str, refused: LoginRequired) -> None:
+        """The service has refused this token, and no better one is to be had."""
+        _refused[service] = token, refused, time.monotonic() + REST_S
 
     def pass_over(self, service: str) -> None:
         """What is kept is not said again: somebody wants to log in anew."""

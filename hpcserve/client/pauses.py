@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Callable
 
-from hpcserve.errors import ServiceUnavailable
+from hpcserve.errors import Overloaded, ServiceUnavailable
 
 FIRST_S = 0.05
 FORGIVEN_S = 10.0
@@ -32,11 +32,12 @@ class Patience:
         self._clock = clock
         self._until = clock() + seconds
 
-    def pause_s(self, error: ServiceUnavailable) -> float:
+    def pause_s(self, error: ServiceUnavailable | Overloaded) -> float:
         """How long to wait before the next try, by what the service has asked for.
 
         Raises:
             ServiceUnavailable: It has not, or that would be too late.
+            Overloaded: As above.
         """
         if error.retry_after_s is None or self._clock() + error.retry_after_s > self._until:
             raise error

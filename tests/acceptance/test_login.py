@@ -7,22 +7,27 @@ import contextlib
 import json
 import re
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hpcserve import AsyncClient, Client, examples
 from hpcserve.auth import tokens
 from hpcserve.auth.globus import RETRIES
-from hpcserve.client import renewal
+from hpcserve.client import dial, renewal
+from hpcserve.client.arrival import Arrival
+from hpcserve.client.login import REST_S
 from hpcserve.client.services import Service
 from hpcserve.cluster.slurm_text import QUEUE_FORMAT
-from hpcserve.errors import LoginRequired
+from hpcserve.errors import LoginRequired, Overloaded
 from hpcserve.testing.globus.browser import log_in
 from hpcserve.testing.globus.records import Policy
 from hpcserve.testing.globus.tls import make_certificates
+from hpcserve.wire.messages import Welcome
 from tests.acceptance.house import House, X, house_in
 from tests.acceptance.newcomer import User, until, user_in
 from tests.acceptance.typist import Typist
@@ -30,6 +35,8 @@ from tests.integration.sshd import sshd_in
 
 TOKEN = "POST /v2/oauth2/token$"
 INTROSPECT = "POST /v2/oauth2/token/introspect"
+MANY_S = 1.0
+"""More than it takes to ask admission so often that it listens no more."""
 POLICY = "11111111-2222-3333-4444-555555555555"
 
 
@@ -151,6 +158,63 @@ def test_where_nothing_mends_it_calls_fail_and_say_what_to_do(house: House) -> N
         with house.types(user, "login") as typist:
             typist.logs_in().ends()
         client.infer("echo.echo", X)
+
+
+def test_a_program_that_tries_again_without_a_pause_keeps_nobody_from_logging_in(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, said, say_hello = house.logged_in(), list[float](), dial.say_hello
+
+    def counted(*arguments: Any, **named: Any) -> Welcome:
+        said.append(time.monotonic())
+        return say_hello(*arguments, **named)
+
+    monkeypatch.setattr(dial, "say_hello", counted)
+    with house.client(user) as client:
+        client.infer("echo.echo", X)
+        for token in house.tokens(user):
+            house.globus.world.revoke(token.value)
+        refused, goes_on = threading.Event(), threading.Event()
+
+        def tries() -> None:
+            while not goes_on.is_set():
+                try:
+                    client.infer("echo.echo", X)
+                    if refused.is_set():
+                        goes_on.set()
+                except LoginRequired:
+                    refused.set()
+
+        program = threading.Thread(target=tries, daemon=True)
+        program.start()
+        assert refused.wait(60)
+        begun, so_far = time.monotonic(), len(said)
+        time.sleep(MANY_S)  # in which it is told a thousand times
+        assert len(said) - so_far <= 1 + (time.monotonic() - begun) / REST_S
+        with house.types(user, "login") as typist:
+            typist.logs_in().ends()
+        user.ok("whoami")
+        assert goes_on.wait(60)
+        program.join()
+
+
+def test_a_key_that_has_asked_too_often_is_waited_for(house: House) -> None:
+    user = house.user()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HPCSERVE_HOME", str(user.home))
+        with Arrival("lab") as arrival:
+
+            def asks_on() -> None:
+                while True:
+                    arrival._hello_once("")
+
+            with pytest.raises(Overloaded, match="without a pause"):
+                asks_on()
+            assert isinstance(arrival.demanded(), LoginRequired)
+            with pytest.raises(Overloaded):
+                asks_on()
+            with pytest.raises(LoginRequired):
+                Client(Service(house.ops.record))
 
 
 def test_globus_is_away_for_a_while(house: House) -> None:

@@ -154,7 +154,10 @@ class Desk:
             return
         try:
             if wait_s:
-                raise Overloaded("this key asks too often", retry_after_s=wait_s)
+                raise Overloaded(
+                    "this key asks too often to be let in: look for programs of yours that try again without a pause",
+                    retry_after_s=wait_s,
+                )
             if isinstance(message, Hello):
                 self._hello(Waiting(connection, key, 0, peer), name, message, now)
             elif isinstance(message, Enrol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpcserve.client.pauses import FIRST_S, FORGIVEN_S, Patience, Pauses
-from hpcserve.errors import ServiceUnavailable
+from hpcserve.errors import Overloaded, ServiceUnavailable
 
 LONGEST_S = 4.0
 
@@ -47,8 +47,8 @@ def test_what_the_service_says_may_be_over_soon_is_tried_again_for_a_time() -> N
     clock = Clock()
     patience = Patience(5.0, clock)
     soon, down = ServiceUnavailable("busy", retry_after_s=2.0), ServiceUnavailable("no daemon answers")
-    for _ in range(2):
-        assert patience.pause_s(soon) == 2.0
+    for each in (soon, Overloaded("too often", retry_after_s=2.0)):
+        assert patience.pause_s(each) == 2.0
         clock.now += 2.0
     for error in (soon, down):
         with pytest.raises(ServiceUnavailable, match=error.message):
