@@ -68,6 +68,7 @@ def submitter(client: Client, *, unasked: bool = False) -> Submitter:
     """
     from hpcserve.cli.asking import terminal
     from hpcserve.cli.terminal import note
+    from hpcserve.cli.unanswered import Unanswered
     from hpcserve.client.submitting import Submitter
 
     person = terminal()
@@ -78,7 +79,7 @@ def submitter(client: Client, *, unasked: bool = False) -> Submitter:
             return unasked or is_named
         return person.agrees("Submit it?")
 
-    return Submitter(client.call, person, agrees, note)
+    return Submitter(Unanswered(client.call, note), person, agrees, note)
 
 
 def with_logins(
@@ -97,10 +98,11 @@ def with_logins(
     """
     for _ in range(MOST_LOGINS):
         try:
-            if not submit():
-                log_in_for(ctx, wanted)
+            submitted = submit()
         except LoginRequired as error:  # the service needs one before it says what is to be submitted
-            log_in_for(ctx, error)
+            submitted, wanted = False, error
+        if not submitted:
+            log_in_for(ctx, wanted)
         try:
             return go_on()
         except LoginRequired as error:

@@ -129,6 +129,11 @@ class Submitter:
             except StepFailed as error:
                 self._give_back(id, order, error.trouble)
                 return
+            except AuthenticationError as error:
+                raise AuthenticationError(
+                    f"{error.message}; transfer {id} stays offered to you: when you can log in so, hpcserve transfers "
+                    f"--login; to give it up: hpcserve transfers --cancel {id}"
+                ) from error
             if task:
                 self._report(id, order.submission, task, self._login)
                 return

@@ -39,7 +39,8 @@ def states(lab: Lab) -> list[object]:
 @contextlib.contextmanager
 def at_the_last_prompt(lab: Lab) -> Iterator[Typist]:
     """Ada at the prompt of the login with which a transfer is submitted, to which nobody without a terminal comes."""
-    assert "hpcserve transfers --login" in lab.ada.fails(4, *lab.call)
+    said = lab.ada.fails(4, *lab.call)
+    assert said.count("that takes a terminal") == 1, said
     with Typist(lab.ada, lab.globus.ca, "transfers", "--login", "--watch") as typist:
         typist.patience_s = PATIENCE_S
         yield typist.logs_in_until_asked().says("Globus takes this transfer from you alone").agrees()
@@ -73,8 +74,10 @@ def test_who_sits_at_a_terminal_submits_what_the_service_may_not(lab: Lab) -> No
 def test_a_controller_that_is_killed_meanwhile_follows_what_was_submitted(lab: Lab) -> None:
     with at_the_last_prompt(lab) as typist:
         before = lab.ada.status()["processes"]["controller"]
+        os.kill(before, signal.SIGSTOP)
+        typist.logs_in().says("the daemon does not answer")
         os.kill(before, signal.SIGKILL)
-        typist.logs_in().ends()
+        typist.ends()
     assert lab.ada.status()["processes"]["controller"] != before
     assert (states(lab), lab.tasks(), len(lab.arrived())) == (["succeeded"], 1, 1)
 

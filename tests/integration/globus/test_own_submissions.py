@@ -448,7 +448,7 @@ def test_a_further_login_is_had_where_globus_wants_it_and_a_useless_one_once(
                 await asyncio.to_thread(Submitter(asked_by(stage, ada), None, Reader(), print).submit, view.id, view.to)
             vault.trouble.required_scopes = [consent]
             submitter = Submitter(asked_by(stage, ada), page, Reader(), print)
-            with pytest.raises(AuthenticationError, match="your own login does not do either"):
+            with pytest.raises(AuthenticationError, match="your own login does not do either.*stays offered.*--cancel"):
                 await asyncio.to_thread(submitter.submit, view.id, view.to)
             assert page.asked == ["", ""]
             first, second = page.reasons
