@@ -143,10 +143,19 @@ class Sending:
         self._seen = seen
 
     def journey(self, result: wire.Result, seen: Callable[[Transfer], None] | None = None) -> Journey:
-        """The way of one result. It may be gone anew, after a login: what is asked for twice is sent once."""
+        """The way of one result. It may be gone anew, after a login: what is asked for twice is sent once.
+
+        ``seen``: told of each look, too.
+        """
         assert result.staged is not None, "asked for what is staged"
         asked = Deliver(paths=(result.staged.path,), to=self._to, keep_login=self._keep_login)
-        return Journey(asked, result, seen or self._seen)
+
+        def told(transfer: Transfer) -> None:
+            self._seen(transfer)
+            if seen is not None:
+                seen(transfer)
+
+        return Journey(asked, result, told)
 
     def send(self, result: wire.Result, ask: Ask, seen: Callable[[Transfer], None] | None = None) -> Outputs:
         """Waits until a result has arrived. The outputs are empty, unless their new place is on this machine.

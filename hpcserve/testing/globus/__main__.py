@@ -38,8 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
             sys.stdout.flush()
             while not stopped.wait(LOOK_S):  # a signal that comes just before a wait does not end it
                 pass
-    except InUse as error:
-        sys.stderr.write(f"error: {error}\n")
+    except (InUse, FileExistsError, NotADirectoryError, PermissionError) as error:
+        said = f"{error.filename}: {error.strerror}; name a directory of yours" if isinstance(error, OSError) else error
+        sys.stderr.write(f"error: {said}\n")
         return 1
     return 0
 

@@ -10,6 +10,7 @@ import os
 import re
 import ssl
 import sys
+from http.client import InvalidURL
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -41,6 +42,8 @@ def log_in(url: str, ca: str) -> str:
             page = answer.read().decode()
     except HTTPError as error:
         page = error.read().decode()
+    except (OSError, InvalidURL) as error:
+        raise NotApproved(f"no stand-in answers at {url}: {error}") from error
     if code := re.search(r'id="auth-code">([^<]+)<', page):
         return html.unescape(code[1])
     reason = re.search(r'id="error">([^<]+)<', page)

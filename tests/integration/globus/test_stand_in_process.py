@@ -77,6 +77,31 @@ def test_a_browser_for_programs_says_why_there_is_no_code(process: Process) -> N
     assert "is no address of a stand-in" in browse("https://auth.globus.org/v2/oauth2/authorize", status=1)
 
 
+def test_what_cannot_be_a_stand_in_is_said_in_a_line(tmp_path: Path) -> None:
+    said = browse("https://localhost:1/x", status=1)
+    assert said.startswith("no stand-in answers at https://localhost:1/x")
+    file = tmp_path / "file"
+    file.write_text("x")
+    argv = [sys.executable, "-m", "hpcserve.testing.globus", str(file)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert f"{file}: File exists" in done.stderr
+
+
+def test_its_service_makes_policies_and_has_guest_collections(process: Process, tmp_path: Path) -> None:
+    settings = process.site["globus"]
+    secret = globus_sdk.BasicAuthorizer(settings["client_id"], Path(settings["client_secret_file"]).read_text().strip())
+    auth = globus_sdk.AuthClient(authorizer=secret)
+    made = auth.create_policy(
+        project_id="any", display_name="short", description="short", authentication_assurance_timeout=20
+    )
+    assert auth.get_policy(made["policy"]["id"])["policy"]["authentication_assurance_timeout"] == 20
+    owner = f"{settings['client_id']}@clients.auth.globus.org"
+    facility = process.site["staging"]["collections"][0]["id"]
+    results = {"name": "results", "kind": "guest", "owner": owner, "root": str(tmp_path), "host": facility}
+    assert process.order("collections", results)["root"] == str(tmp_path)
+
+
 def test_a_site_file_and_a_secret_lie_ready(process: Process) -> None:
     settings = process.site["globus"]
     secret = Path(settings["client_secret_file"])
@@ -312,6 +337,16 @@ def test_a_wrong_order_is_refused(name: str, values: dict[str, Any], status: int
     message = process.order(name, values, status=status)["message"]
     assert message
     assert "Error" not in message, "said in words"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"bytes_per_s": 0}, {"bytes_per_s": "x"}, {"offline": 1}, {"cut": -1}, {"colour": 1}]
+)
+def test_a_trouble_that_cannot_be_is_refused(wrong: dict[str, Any], process: Process) -> None:
+    order = {"collection": process.site["staging"]["collections"][0]["id"], **wrong}
+    message = process.order("trouble", order, status=400)["message"]
+    assert "expected" in message
+    assert next(iter(wrong)) in message
 
 
 def test_what_is_not_there_is_not_found(process: Process) -> None:

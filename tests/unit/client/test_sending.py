@@ -95,6 +95,14 @@ def test_it_is_asked_for_once_and_looked_at_until_it_has_arrived() -> None:
     assert (dict(outputs), outputs.sent.uri, outputs.sent.path) == ({}, f"globus://{LAPTOP}/in/r.h5", None)
 
 
+def test_who_goes_on_after_a_login_sees_it_and_so_does_the_future() -> None:
+    ask, _ = service([view("succeeded", task_bytes_in_all=100, task_files_in_all=1)])
+    seen: list[Transfer] = []
+    also: list[Transfer] = []
+    Sending(f"globus://{LAPTOP}/in/", seen=seen.append).send(RESULT, ask, also.append)
+    assert [each.state for each in seen] == [each.state for each in also] == ["succeeded"]
+
+
 def test_how_long_it_takes_to_send_something_once_more_nobody_knows() -> None:
     again = transfer_of(view("active", task="g", task_bytes=100, task_bytes_in_all=100, bytes_per_s=30.0))
     assert (again.moved_bytes, again.eta_s) == (100, None)
