@@ -83,6 +83,10 @@ def command(
         check_output(output)
     if to is not None and output is not None:
         raise typer.BadParameter("with --to the result goes to a collection, and to no file", param_hint="--output")
+    if keep_login and to is None:
+        raise typer.BadParameter(
+            "a login is kept for a result that is brought somewhere: say --to", param_hint="--keep-login"
+        )
     values = _parameters(parameters or [])
     with open_client(ctx) as client:
         given = read_inputs(inputs or [], most_bytes=client.session_bytes)

@@ -45,6 +45,8 @@ def command(
     from hpcserve.cli.consent import log_in_for_all
     from hpcserve.wire.admin import CancelTransfer, TransferList
 
+    if yes and not login:
+        raise typer.BadParameter("what is offered is submitted with --login", param_hint="--yes")
     with open_client(ctx) as client:
         if cancel is not None:
             done = client.call("cancel-transfer", CancelTransfer(id=cancel), TransferList)

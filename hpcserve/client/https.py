@@ -59,7 +59,11 @@ class ByHttps:
                 return None
             try:
                 download(place.url, place.token, path, staged.size_bytes)
-                hdf5.verify(path, staged)
+                try:
+                    hdf5.verify(path, staged)
+                except TransferFailed as error:
+                    why = error.message.replace(f"the result's file {path}", "what came")
+                    raise TransferFailed(f"the result arrived damaged: {why}") from error
             except (AuthenticationError, TransferFailed) as error:
                 tries -= 1
                 if not tries:

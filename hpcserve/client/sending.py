@@ -318,7 +318,8 @@ def _arrived(transfer: Transfer) -> Transfer:
     if transfer.state == "succeeded":
         return transfer
     error: type[HpcserveError] = Cancelled if transfer.state == "cancelled" else TransferFailed
+    part = "; what had moved may lie there, incomplete or damaged: remove it" if transfer.task else ""
     raise error(
-        f"transfer {transfer.id} to {transfer.to} has {transfer.state}: {transfer.why}; the result is still on the "
-        f"site for a time, in {transfer.path}; once more: hpcserve transfers --again {transfer.id}"
+        f"transfer {transfer.id} to {transfer.to} has {transfer.state}: {transfer.why}{part}; the result is still on "
+        f"the site for a time, in {transfer.path}; once more: hpcserve transfers --again {transfer.id}"
     )

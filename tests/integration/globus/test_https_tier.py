@@ -105,7 +105,7 @@ def test_a_result_comes_whole_over_a_line_that_breaks(
         stage.guest.trouble.corrupt = 1
         assert fetch() is not None, "fetched once more"
         stage.guest.trouble.corrupt = -1
-        with pytest.raises(TransferFailed):
+        with pytest.raises(TransferFailed, match="arrived damaged: what came"):
             fetch()
 
     fetching(transfers, tmp_path, scenario, monkeypatch)

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from hpcserve.cli.main import main
 from hpcserve.cli.transfers import _again, _moved, _show
 from hpcserve.client import Client
 from hpcserve.errors import Conflict
@@ -71,3 +72,14 @@ def test_one_that_is_being_cancelled_is_not_brought_once_more_in_silence() -> No
     with pytest.raises(Conflict, match="--again t"):
         _again(cast("Client", service), "t")
     assert len(service.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["run", "x", "--keep-login"], "say --to"), (["transfers", "--yes"], "with --login")],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert said in capsys.readouterr().err

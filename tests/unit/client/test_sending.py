@@ -113,6 +113,9 @@ def test_where_it_does_not_arrive_it_is_said_why() -> None:
         ask, _ = service([view(state, why="Globus Transfer: QUOTA_EXCEEDED: full")])
         with pytest.raises(error, match="QUOTA_EXCEEDED: full; the result is still on the site"):
             Sending(f"globus://{LAPTOP}/in/").send(RESULT, ask)
+        ask, _ = service([view(state, why="full", task="g")])
+        with pytest.raises(error, match="full; what had moved may lie there, incomplete or damaged: remove it"):
+            Sending(f"globus://{LAPTOP}/in/").send(RESULT, ask)
 
 
 def test_a_login_that_does_not_come_by_itself_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
