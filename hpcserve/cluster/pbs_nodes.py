@@ -136,11 +136,8 @@ def _amount(name: str, value: float, hosts: _Hosts) -> _Wish:
     most = max((host.numbers.get(name, 0) for host in hosts.values()), default=0)
     setting, unit = _USUAL.get(name, f"constraint, {name}"), _MIB if name == "mem" else 1
     lacking = f"pilots.{setting}: expected ≤ {_in(most, unit)}, got {_in(value, unit)}"
-    return _Wish(
-        lambda host: host.numbers.get(name, 0) >= value,
-        lacking,
-        f"{name}={_in(value, unit):g}{'mb' if name == 'mem' else ''}",
-    )
+    asked = f"{name}={_in(value, unit)}{'mb' if name == 'mem' else ''}"
+    return _Wish(lambda host: host.numbers.get(name, 0) >= value, lacking, asked)
 
 
 def _truths(name: str, host: _Host) -> set[bool]:
