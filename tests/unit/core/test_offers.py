@@ -155,6 +155,28 @@ def test_what_goes_the_same_way_later_is_offered_at_once_until_the_service_gets_
     assert states(transfers) == ["offered", "offered", "prepared", "active", "active", "prepared"]
 
 
+def test_what_waits_behind_what_is_offered_says_so() -> None:
+    transfers = offered(delivery(1))
+    for number in (2, 3, 4):
+        transfers.ask(delivery(number, at=7.0, to=f"laptop-{number}"))
+        if number == 2:
+            assert transfers.why("2") == "", "there is room"
+        transfers.tick(9.0)
+    assert transfers.why("1") == "wrong domain"
+    assert transfers.why("3") == "", "its turn has come"
+    assert transfers.why("4") == (
+        "it is not its turn yet: 3 of the same owner's transfer tasks go first, 1 of which the owner has to submit: "
+        "hpcserve transfers --login"
+    )
+    transfers.offers.hand_out("1", 10.0)
+    transfers.reported("1", "sub", "task", 10.0)
+    assert transfers.why("4") == "it is not its turn yet: 3 of the same owner's transfer tasks go first"
+    transfers.ask(Delivery("5", "bob", "5.h5", End("site", "/bob/5.h5"), End("laptop", "/in/5.h5"), 10, 10.0))
+    assert transfers.why("5") == "", "another owner's"
+    transfers.looked(1, Progress("SUCCEEDED"), 11.0)
+    assert transfers.why("4") == ""
+
+
 def test_what_is_offered_is_looked_for_and_its_id_stays_while_its_owner_may_be_about_to() -> None:
     transfers = offered(delivery(1), delivery(2))
     stored, submit, login = transfers.offers.hand_out("1", 10.0)
