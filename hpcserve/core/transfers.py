@@ -133,7 +133,7 @@ class Transfers(Book):
             Conflict: It is too late: that is not wanted any more, or is submitted with another id.
         """
         delivery, shipment = self._deliveries[id], self.shipment_of(id)
-        if (delivery.submission, delivery.task) == (submission, task):
+        if delivery.task == task:
             return []
         if shipment is None or shipment.submission != submission or shipment.task:
             raise Conflict(f"transfer {id} is {delivery.state}, and task {task} of it is not followed; cancel that")

@@ -140,6 +140,21 @@ def tasks(transfers: Transfers) -> int:
     return len(transfers.setting.globus.transfer.queue.of(transfers.setting.person.id))
 
 
+def test_asking_again_by_the_login_that_was_refused_offers_nothing(
+    transfers: Transfers, vault: Collection, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        ada = transfers.setting.person
+        async with staged_service(transfers, tmp_path) as stage:
+            to = f"globus://{vault.id}/in/"
+            for _ in range(2):
+                await stage.deliver(ada, stage.staged(ada), to=to)
+                assert (await until(stage, ada, lambda seen: seen.login is not None)).state == "prepared"
+            await offered(stage, ada, vault)
+
+    asyncio.run(scenario())
+
+
 def test_its_owner_submits_what_the_service_may_not(transfers: Transfers, vault: Collection, tmp_path: Path) -> None:
     async def scenario() -> None:
         ada, page, reader = transfers.setting.person, Page(transfers), Reader()
