@@ -231,17 +231,22 @@ def exports_of(child: subprocess.Popen[str]) -> dict[str, str]:
 def test_started_again_it_goes_on_with_its_tasks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
 ) -> None:
-    directory = tmp_path / "globus"
+    directory, theirs = tmp_path / "globus", ""
 
-    def client(process: Process) -> globus_sdk.TransferClient:
+    def client(process: Process, username: str = "") -> globus_sdk.TransferClient:
         for name, value in process.exports.items():
             monkeypatch.setenv(name, value)
-        asked = {"username": person, "client": process.site["globus"]["native_client_id"], "scope": TRANSFER_ALL}
+        asked = {
+            "username": username or person,
+            "client": process.site["globus"]["native_client_id"],
+            "scope": TRANSFER_ALL,
+        }
         token = process.order("tokens", asked)["access_token"]
         return globus_sdk.TransferClient(authorizer=globus_sdk.AccessTokenAuthorizer(token))
 
-    def submit(globus: globus_sdk.TransferClient, to: str, name: str) -> str:
-        data = globus_sdk.TransferData(laptop, to, verify_checksum=True)
+    def submit(globus: globus_sdk.TransferClient, to: str, name: str, submission: str = "") -> str:
+        more = {"submission_id": submission} if submission else {}
+        data = globus_sdk.TransferData(to if to == theirs else laptop, to, verify_checksum=True, **more)
         data.add_item("/a", name)
         return str(globus.submit_transfer(data)["task_id"])
 
@@ -255,9 +260,17 @@ def test_started_again_it_goes_on_with_its_tasks(
         done = submit(globus, laptop, "/done")
         assert globus.task_wait(done, timeout=60, polling_interval=1)
         other = process.order("collections", {"name": "other", "owner": person, "kind": "personal"})["id"]
-        for each in (laptop, other):
+        process.order("people", {"username": "guest@lab.example"})
+        theirs = process.order("collections", {"name": "theirs", "owner": "guest@lab.example", "kind": "personal"})[
+            "id"
+        ]
+        for each in (laptop, other, theirs):
             process.order("trouble", {"collection": each, "stalled": True})
-        under_way, homeless = submit(globus, laptop, "/b"), submit(globus, other, "/c")
+        submission = str(globus.get_submission_id()["value"])
+        under_way, homeless = submit(globus, laptop, "/b", submission), submit(globus, other, "/c")
+        unwanted = submit(globus, laptop, "/unwanted")
+        globus.cancel_task(unwanted)
+        submit(client(process, "guest@lab.example"), theirs, "/d")
         process.close()
         child.send_signal(how)
         child.wait(60)
@@ -269,10 +282,13 @@ def test_started_again_it_goes_on_with_its_tasks(
         assert globus.task_wait(under_way, timeout=60, polling_interval=1)
         assert globus.get_task(under_way)["status"] == "SUCCEEDED"
         assert (root / "b").read_bytes() == b"contents"
+        assert submit(globus, laptop, "/b", submission) == under_way, "one submission id is one task"
+        assert globus.get_task(unwanted)["status"] == "FAILED"
+        assert not (root / "unwanted").exists()
         assert "without this collection" in globus.get_task(homeless)["fatal_error"]["description"]
         process.close()
         child.send_signal(signal.SIGINT)
-        assert child.wait(60) == 0
+        assert (child.communicate(timeout=60)[1], child.returncode) == ("", 0), "what is of nobody known is left alone"
 
 
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
