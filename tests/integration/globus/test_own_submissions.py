@@ -400,11 +400,19 @@ def test_what_was_handed_out_too_long_ago_is_not_submitted(
         ada, page = transfers.setting.person, Page(transfers)
         async with staged_service(transfers, tmp_path) as stage:
             view = await offered(stage, ada, vault)
-            monkeypatch.setattr(submitting, "AWAY_S", 0.0)
-            submitter = Submitter(lying(asked_by(stage, ada), {"within_s": 0.0}), page, Reader(), print)
+            monkeypatch.setattr(submitting, "AWAY_S", 0.5)
+            monkeypatch.setattr(submitting, "LONGEST_LOOK_S", 0.25)
+            lies, asked = lying(asked_by(stage, ada), {"within_s": 0.0}), list[str]()
+
+            def counted(verb: str, arguments: Any, answer: type[Any]) -> Any:
+                asked.append(verb)
+                return lies(verb, arguments, answer)
+
+            submitter = Submitter(cast("Ask", counted), page, Reader(), print)
             with pytest.raises(ServiceUnavailable, match="takes too long"):
                 await asyncio.to_thread(submitter.submit, view.id, view.to)
         assert tasks(transfers) == 0
+        assert len(asked) <= 5, "not without a pause"
 
     asyncio.run(scenario())
 
