@@ -123,6 +123,7 @@ class Submitter:
             if _clock() - asked_at > order.within_s:
                 if time.monotonic() > until:
                     raise ServiceUnavailable("the service takes too long to say what is to be submitted; try again")
+                time.sleep(LONGEST_LOOK_S)  # also where a service says that there is no time at all
                 continue
             try:
                 task = self._try(order, self._login, until)

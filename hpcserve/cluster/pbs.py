@@ -145,7 +145,7 @@ class PbsScheduler:
             await self._delete(name)
         except SchedulerError as error:
             return dataclasses.replace(state, cause=f"{state.cause}; it is to be deleted: {error}")
-        return JobState(phase="ended", end="never started", cause=f"{state.cause}; job {name} was deleted")
+        return JobState(phase="ended", end="never started", cause=f"{state.cause}; hpcserve has deleted job {name}")
 
     async def _without_use(self, name: JobId, state: JobState, now_s: float) -> JobState:
         """A job of which nothing that can be used is known: it is waited for, then deleted, then over."""
@@ -160,8 +160,10 @@ class PbsScheduler:
             return state
         _log.warning("job %s is given up: %s", name, state.cause)
         watched = self._watch[name]
-        became = "was deleted" if self._doubts.is_deleted(name) else "is given up, though it could not be deleted"
-        cause = f"job {name} {became}, since PBS said nothing of it that can be used: {state.cause}"
+        is_ours = self._doubts.is_deleted(name)
+        given_up = f"job {name} is given up, though it could not be deleted"
+        became = f"hpcserve has deleted job {name}" if is_ours else given_up
+        cause = f"{became}, since PBS said nothing of it that can be used: {state.cause}"
         return JobState(phase="ended", end="?", cause=cause, host=watched.host, restarts=watched.restarts)
 
     async def find(self, tag: str) -> Mapping[JobId, PilotId]:

@@ -27,6 +27,7 @@ from hpcserve.errors import JobRefused, SchedulerError, SubmissionUnknown
 
 QSTAT = ("qstat", "-f", "-F", "json")
 _MOST_IDS = 100
+_SHOWN_CHARACTERS = 300
 _FEW = 10
 """Of more jobs than these it is first asked which may be ours."""
 _LISTED = re.compile(r"(\d+)(?:\.\S*)?\s+\S+\s+\S+\s+(\S+)\s+\S+\s+\S+\s+\S+\s+\S+\s+\S+\s+[A-Z]\s")
@@ -233,7 +234,7 @@ class PbsCommands:
             self._singly = self._singly or bool(missing and told.jobs)
             await self._each(missing, told)
         elif missing and (answer.exit_code != 0 or found or not answer.stdout.strip()):
-            told.silent[missing[0]] = f"qstat tells nothing of job {missing[0]}: {pbs_refusals.no_answer(answer)}"
+            told.silent[missing[0]] = f"qstat tells nothing of job {missing[0]}: {_why_nothing(answer)}"
             told.unheard.add(missing[0])
         else:
             told.absent.update(missing)
@@ -267,6 +268,17 @@ class PbsCommands:
 
 def _no_ids(printed: str) -> SchedulerError:
     return SchedulerError(f"qselect printed {printed[:100]!r}, no job's id; run it by hand and look")
+
+
+def _why_nothing(answer: Answer) -> str:
+    """Of an answer that lacks what was asked for."""
+    if answer.exit_code:
+        return str(pbs_refusals.no_answer(answer))
+    if answer.stderr:
+        return f"it says: {' '.join(answer.stderr.split())[:_SHOWN_CHARACTERS]}"
+    if answer.stdout.strip():
+        return "it tells of other jobs alone; run it by hand and look"
+    return "it printed nothing, and says of no error; run it by hand and look"
 
 
 def _read_by_lines(answer: Answer, name: JobId, why: str, told: Told) -> None:

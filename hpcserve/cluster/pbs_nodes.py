@@ -31,6 +31,7 @@ _TRUTHS = {
 _USELESS = frozenset({"down", "offline", "stale", "state-unknown", "unresolvable", "Stale"})
 _USUAL = {"ncpus": "cpus_per_node", "ngpus": "gpus_per_node", "mem": "memory_per_node_mib"}
 _MIB = 1024**2
+_MOST_SHOWN = 5
 _NO_NODES = frozenset({"mpiprocs", "ompthreads"})
 """What a chunk may say that is not looked for at nodes."""
 # One resource of a chunk: a value in quotes may hold the colon that else stands between two.
@@ -51,10 +52,11 @@ _Hosts = Mapping[str, _Host]
 
 @dataclass(frozen=True, slots=True)
 class _Wish:
-    """What each node is to have: whether a host has it, and what to say where none has."""
+    """What each node is to have: whether a host has it, what to say where none has, and ``resource=value``."""
 
     fits: Callable[[_Host], bool]
     lacking: str
+    asked: str
 
 
 def nodes(site: Site, asked: Asked) -> Finding:
@@ -66,6 +68,8 @@ def nodes(site: Site, asked: Asked) -> Finding:
     wanted = _wanted(site.pilots)
     wishes = [wish for name, value in wanted.items() if (wish := _wish(name, value, hosts)) is not None]
     lacking = [wish.lacking for wish in wishes if not any(map(wish.fits, hosts.values()))]
+    if site.pilots.nodes > len(hosts):
+        lacking.append(f"pilots.nodes: expected ≤ {len(hosts)}, got {site.pilots.nodes}")
     if lacking:
         return Finding("nodes", "failed", f"{'; '.join(lacking)}; correct the site file, or pilots wait for ever")
     unheard = [name for name in wanted if not _told(name, hosts)]
@@ -73,7 +77,7 @@ def nodes(site: Site, asked: Asked) -> Finding:
         told = f"pilots.constraint: no node tells of {', '.join(unheard)}; pilots may wait for ever"
         return Finding("nodes", "warning", f"{told}: `pbsnodes -av` shows what nodes have")
     fitting = [host for host in hosts.values() if all(wish.fits(host) for wish in wishes)]
-    return _enough(site.pilots.nodes, len(hosts), fitting)
+    return _enough(site.pilots.nodes, hosts, fitting, wishes)
 
 
 def all_are(host: str, asked: Asked) -> bool:
@@ -85,15 +89,24 @@ def all_are(host: str, asked: Asked) -> bool:
     return {name.partition(".")[0] for name in hosts} == {host.partition(".")[0]}
 
 
-def _enough(wanted: int, there: int, fitting: list[_Host]) -> Finding:
-    up = sum(host.is_up for host in fitting)
+def _enough(wanted: int, hosts: _Hosts, fitting: list[_Host], wishes: list[_Wish]) -> Finding:
+    up, there = sum(host.is_up for host in fitting), len(hosts)
     if len(fitting) < wanted:
         told = f"{len(fitting)} of {there} have all that pilots ask of each node, and a pilot has {wanted}"
-        return Finding("nodes", "failed", f"{told}; lower pilots.nodes, or what each is to have")
+        lack = _misfits(hosts, wishes)
+        return Finding("nodes", "failed", f"{told}; {lack}; lower pilots.nodes, or what each is to have")
     if up < wanted:
         told = f"{len(fitting)} fit, and {len(fitting) - up} of them are down or offline"
         return Finding("nodes", "failed", f"{told}; wait, or ask the facility (`pbsnodes -l` lists them)")
     return Finding("nodes", "ok", f"{up} of {there} could run a part of a pilot")
+
+
+def _misfits(hosts: _Hosts, wishes: list[_Wish]) -> str:
+    """Which hosts lack what of all that a node is to have."""
+    lack = {name: [wish.asked for wish in wishes if not wish.fits(host)] for name, host in hosts.items()}
+    found = [f"{name} lacks {' and '.join(asked)}" for name, asked in lack.items() if asked]
+    more = len(found) - _MOST_SHOWN
+    return "; ".join([*found[:_MOST_SHOWN], *([f"and {more} more lack some"] if more > 0 else [])])
 
 
 def _wanted(pilots: Pilots) -> dict[str, str]:
@@ -112,17 +125,19 @@ def _wish(name: str, value: str, hosts: _Hosts) -> _Wish | None:
         return _amount(name, number, hosts) if told or name in _USUAL else None
     if not told or any(each.startswith("@") for each in told):  # behind it stands the place that has it
         return None
-    there = f"pilots.constraint: no node has {name}={value}; nodes have: {', '.join(sorted(told))}"
+    asked = f"{name}={value}"
+    there = f"pilots.constraint: no node has {asked}; nodes have: {', '.join(sorted(told))}"
     if all(each.lower() in {"true", "false"} for each in told):
-        return _Wish(lambda host: truth in _truths(name, host), there)
-    return _Wish(lambda host: value in host.words.get(name, ()), there)
+        return _Wish(lambda host: truth in _truths(name, host), there, asked)
+    return _Wish(lambda host: value in host.words.get(name, ()), there, asked)
 
 
 def _amount(name: str, value: float, hosts: _Hosts) -> _Wish:
     most = max((host.numbers.get(name, 0) for host in hosts.values()), default=0)
     setting, unit = _USUAL.get(name, f"constraint, {name}"), _MIB if name == "mem" else 1
     lacking = f"pilots.{setting}: expected ≤ {_in(most, unit)}, got {_in(value, unit)}"
-    return _Wish(lambda host: host.numbers.get(name, 0) >= value, lacking)
+    asked = f"{name}={_in(value, unit)}{'mb' if name == 'mem' else ''}"
+    return _Wish(lambda host: host.numbers.get(name, 0) >= value, lacking, asked)
 
 
 def _truths(name: str, host: _Host) -> set[bool]:

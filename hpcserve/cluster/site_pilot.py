@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import secrets
 import shutil
 import sys
@@ -33,6 +34,7 @@ _LOOK_S = 2.0
 """The report is looked for so often. How often the scheduler is asked, the site says."""
 _REMOVE_S = 0.1
 _LOG_LINES = 5
+_TELLS_TO = re.compile(r"; (?:correct|lower) ")  # a job that waits for that may wait for ever
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,10 +231,10 @@ def late(state: JobState, timeout_s: float) -> str:
     """What to say of a job that did not report in time."""
     why = f" ({state.cause})" if state.cause else ""
     guess = f"; it is expected to start in {state.starts_in_s:.0f} s" if state.starts_in_s is not None else ""
-    return (
-        f"{state.phase}{why} after {timeout_s:g} s, so it was cancelled{guess}; try again later, or with a longer "
-        "--timeout, or without it: --no-submit"
-    )
+    told = f"{state.phase}{why} after {timeout_s:g} s, so it was cancelled{guess}"
+    if _TELLS_TO.search(state.cause):
+        return f"{told}; correct that, or check without a job: --no-submit"
+    return f"{told}; try again later, or with a longer --timeout, or without it: --no-submit"
 
 
 def _tail(directory: Path) -> str:

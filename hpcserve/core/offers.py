@@ -97,11 +97,11 @@ class Offers:
         """A step did not succeed, and that ends nothing: what it waits for is told, and it is offered if that helps."""
         refused = trouble.by_transfer and bool(shipment.submission) and not shipment.task
         if shipment.offered and not refused:
-            if trouble.kind == "login" and shipment.login is None:
+            if trouble.kind == "login":
                 shipment.lacks = trouble
             return []  # what is told is still so
         if trouble.kind == "login":
-            if not (refused and shipment.refused and asked_of(trouble.detail) == asked_of(shipment.login)):
+            if not (shipment.refused and asked_of(trouble.detail) == asked_of(shipment.login)):
                 shipment.refused_by = trouble.by
             shipment.login, shipment.refused = trouble.detail, refused
         state: State | None = "inactive" if trouble.kind == "login" and shipment.task else None

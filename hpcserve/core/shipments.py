@@ -46,7 +46,7 @@ class Shipment:
     def went_well(self) -> None:
         """A step has."""
         self.pause_s, self.bad_since, self.login = 0.0, None, None
-        self.lost, self.lacks, self.stale = None, None, False
+        self.lacks, self.stale = None, False
 
     def is_bad_too_long(self, now: float, limits: Limits) -> bool:
         """Whether nothing has gone well for as long as that is borne."""

@@ -83,6 +83,16 @@ class Transfers(Book):
         ]
         return min(times, default=float("inf"))
 
+    def why(self, id: str) -> str:
+        """What a delivery waits for, or why it failed; of one whose turn has not come: what goes first."""
+        delivery = self._deliveries[id]
+        if delivery.why or delivery.state != "waiting" or id in self._of or self._has_room(delivery.owner):
+            return delivery.why
+        first = [each.offered for each in self._shipments.values() if each.owner == delivery.owner]
+        turn = f"it is not its turn yet: {len(first)} of the same owner's transfer tasks go first"
+        theirs = f", {sum(first)} of which the owner has to submit: hpcserve transfers --login"
+        return turn + theirs if any(first) else turn
+
     # --- what is wanted ---------------------------------------------------------------------------
 
     def ask(self, delivery: Delivery) -> list[Action]:
@@ -123,7 +133,7 @@ class Transfers(Book):
             Conflict: It is too late: that is not wanted any more, or is submitted with another id.
         """
         delivery, shipment = self._deliveries[id], self.shipment_of(id)
-        if (delivery.submission, delivery.task) == (submission, task):
+        if delivery.task == task:
             return []
         if shipment is None or shipment.submission != submission or shipment.task:
             raise Conflict(f"transfer {id} is {delivery.state}, and task {task} of it is not followed; cancel that")

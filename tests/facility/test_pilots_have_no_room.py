@@ -28,7 +28,7 @@ def test_a_queue_without_room_is_waited_for(cluster: Cluster, new_facility: NewF
         for text in (cluster.no_room, "it will be submitted again when "):
             assert text in said
             assert text in facility.told()
-        assert 1 <= commands.submissions() <= 3
+        assert 1 <= commands.submissions() <= 10, "not at each look"
     with facility.client() as client:
         facility.wait_ready(client, "tally")
         assert not status(client).deployments[0].error

@@ -130,7 +130,7 @@ def test_commands_that_fail_while_pilots_run(
         wanted = len(before) + 1
         with without(lambda: commands.misbehave(how), commands.come_back):
             until(lambda: are(client, "unknown"), "it is not known")
-            assert says in told(facility)
+            until(lambda: says in told(facility), "it says why")
             code, said = deploy(facility, wanted, 3)
             assert code == TOO_LATE
             assert says in said

@@ -21,7 +21,7 @@ from hpcserve.wire import hub
 from hpcserve.wire.frames import decode_from_admission, decoder, encode
 from hpcserve.wire.messages import ErrorInfo, Hello
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 HELLO = encode(Hello((1,), "test"))
 Socket = zmq.Socket[bytes]
 

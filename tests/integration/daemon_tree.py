@@ -20,7 +20,7 @@ from hpcserve.wire import admin
 
 SERVABLES = Path(__file__).resolve().parents[1] / "data" / "servables"
 EXAMPLES = Path(__file__).resolve().parents[2] / "hpcserve" / "examples"
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 SITE = {
     "scheduler": {"poll_s": 0.2},

@@ -17,7 +17,7 @@ from hpcserve.cluster.seam import JobId, JobState, PilotJob
 from hpcserve.errors import SchedulerError
 from hpcserve.types import PilotId
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def job(directory: Path, script: str, walltime_s: float = 60.0) -> PilotJob:

@@ -22,7 +22,7 @@ from hpcserve.errors import JobRefused, SchedulerError
 
 TESTS = Path(__file__).parents[1]
 RECORDED = sorted((TESTS / "data").glob("pyslurm-*/*.json"))
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 # As by errno: the way to slurmctld, or its own troubles. All other recorded refusals are for ever.
 NOT_FOR_EVER = {1800, 2019}
 PRINTED = re.compile(r"\['RPCError', '([^']+)', (\d+)\]|^RPCError (.+?) (\d+) [\d.]+$", re.MULTILINE)

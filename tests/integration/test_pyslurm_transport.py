@@ -25,7 +25,7 @@ from hpcserve.errors import JobRefused, NoRoom, SchedulerError, SubmissionUnknow
 
 TESTS = Path(__file__).parents[1]
 RECORDED = TESTS / "data" / "pyslurm-25.11"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 SCRIPT = "#!/bin/sh\n#SBATCH --job-name=a --nodes=2 --time=10\ntrue\n"
 DOWN = {"exc_type": "RPCError", "errno": 1800, "str": "Unable to contact slurm controller (connect failure)"}
 

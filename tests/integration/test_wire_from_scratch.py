@@ -24,7 +24,7 @@ from tests.integration.daemon_tree import EXAMPLES, SERVABLES, Daemon, until
 UP = 0x1000  # ZMQ_EVENT_HANDSHAKE_SUCCEEDED
 FAILED = 0x0800 | 0x2000 | 0x4000
 DOWN = 0x0200  # ZMQ_EVENT_DISCONNECTED
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 pack = msgspec.msgpack.encode
 unpack = msgspec.msgpack.decode

@@ -223,11 +223,10 @@ class Logins:
                 self._waiting.pop(digest, None)
 
     def groups_count(self, count: bool, now: float) -> None:  # noqa: FBT001  what a message says
-        """Whether any rule names a group now; if this is new, all who are in are asked about."""
-        if count != self._tokens.asks_groups:
-            self._tokens.asks_groups = count
-            for digest in list(self._users):
-                self._review(digest, now)
+        """Whether any rule names a group now: all who are in are asked about, if they were not."""
+        self._tokens.asks_groups = count
+        for digest in list(self._users):
+            self._review(digest, now)
 
     def sweep(self, now: float) -> None:
         """Forgets the tokens that nobody uses, now and then."""

@@ -19,7 +19,7 @@ from hpcserve.errors import HpcserveError, InvalidInput
 from hpcserve.staging.transfer import Carrier, StepFailed
 
 LOOK_S = 5.0
-"""So long is waited for what Globus says."""
+"""So long is waited for what Transfer says of a place. What gives tokens has limits of its own."""
 GOOD_S = 60.0
 """A place that was good is not looked at again for so long."""
 MOST_PLACES = 10_000
@@ -52,8 +52,10 @@ class Arrivals:
         if self._good.get((owner, end), now - GOOD_S) > now - GOOD_S:
             return
         try:
+            # Not cut off: a login that is granted meanwhile is kept, or nobody ever revokes it.
+            token = await self._token(owner)
             async with asyncio.timeout(LOOK_S):
-                found = await self._outside.do(self._found, await self._token(owner), end)
+                found = await self._outside.do(self._found, token, end)
         except StepFailed as error:
             if error.trouble.kind == "fatal":
                 raise InvalidInput(f"to={shortened(to)}: no result can come there: {error.trouble.why}") from error

@@ -115,7 +115,7 @@ class Desk:
             size_bytes=delivery.size_bytes,
             asked_s=delivery.asked_s,
             ended_s=delivery.ended_s,
-            why=delivery.why,
+            why=deliveries.book.why(id),
             login=deliveries.book.login(id),
             task=delivery.task,
             task_bytes=moved,

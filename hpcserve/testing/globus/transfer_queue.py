@@ -159,7 +159,6 @@ class TransferQueue:
                 elif task.unfinished:
                     self._begin(task, self._sides[task.id])
             self._journal = journal
-            self._note()
 
     def _begin(self, task: Task, sides: list[Collection]) -> None:
         thread = threading.Thread(target=self._run, args=(task, sides), daemon=True)
@@ -217,8 +216,7 @@ class TransferQueue:
         except _Ended:
             pass
         with self._changed:
-            if not self._closed:
-                self._note()
+            self._note()
 
     def _attempt(self, task: Task, sides: list[Collection]) -> Callable[[], None]:
         owner = self._who(task.owner)

@@ -5,8 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from hpcserve.core.claims import Rules
 from hpcserve.core.delivery import Trouble
+from hpcserve.daemon.controller import arrivals
+from hpcserve.registry.deliveries import kept_logins
+from hpcserve.staging.transfer import GlobusTransfer
 from hpcserve.testing.globus.records import TRANSFER_ALL, Token
 from tests.integration.globus.delivering import DIGEST, LIMITS, Service
 from tests.integration.globus.test_deliveries import delivery, in_a_loop, rules, states, token
@@ -37,6 +42,24 @@ async def test_several_tasks_at_once_keep_one(transfers: Transfers, rules: Rules
         assert states(await service.ended()) == ["succeeded"] * 3
         await service.until(lambda: kept(transfers) and not good(transfers))
         assert len(kept(transfers)) == 1
+
+
+@in_a_loop
+async def test_one_that_is_granted_while_a_place_is_looked_at_is_not_lost(
+    transfers: Transfers, rules: Rules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "LOOK_S", 0.0)  # what it limits is cut off at once
+    async with Service(tmp_path, rules, token(transfers, offline=True)) as service:
+        service.log_in(service.token)
+        await service.wallet.may_keep("ada")
+        looking = arrivals.Arrivals(
+            service.wallet.token, service.outside, lambda token: GlobusTransfer(token, deadline_s=3600.0)
+        )
+        await looking.check("ada", f"globus://{transfers.laptop.id}/in/")
+        [row] = await service.storage.do(kept_logins)
+        assert row.sealed
+        await service.wallet.done("ada", lambda: True)
+        assert (len(kept(transfers)), good(transfers)) == (1, 0)
 
 
 @in_a_loop

@@ -150,6 +150,21 @@ def tasks(transfers: Transfers) -> int:
     return len(transfers.setting.globus.transfer.queue.of(transfers.setting.person.id))
 
 
+def test_asking_again_by_the_login_that_was_refused_offers_nothing(
+    transfers: Transfers, vault: Collection, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        ada = transfers.setting.person
+        async with staged_service(transfers, tmp_path) as stage:
+            to = f"globus://{vault.id}/in/"
+            for _ in range(2):
+                await stage.deliver(ada, stage.staged(ada), to=to)
+                assert (await until(stage, ada, lambda seen: seen.login is not None)).state == "prepared"
+            await offered(stage, ada, vault)
+
+    asyncio.run(scenario())
+
+
 def test_its_owner_submits_what_the_service_may_not(transfers: Transfers, vault: Collection, tmp_path: Path) -> None:
     async def scenario() -> None:
         ada, page, reader = transfers.setting.person, Page(transfers), Reader()
@@ -411,11 +426,19 @@ def test_what_was_handed_out_too_long_ago_is_not_submitted(
     async def scenario() -> None:
         ada, page = transfers.setting.person, Page(transfers)
         async with offering(transfers, vault, tmp_path) as (stage, view):
-            monkeypatch.setattr(submitting, "AWAY_S", 0.0)
-            submitter = Submitter(lying(asked_by(stage, ada), {"within_s": 0.0}), page, Reader(), print)
+            monkeypatch.setattr(submitting, "AWAY_S", 0.5)
+            monkeypatch.setattr(submitting, "LONGEST_LOOK_S", 0.25)
+            lies, asked = lying(asked_by(stage, ada), {"within_s": 0.0}), list[str]()
+
+            def counted(verb: str, arguments: Any, answer: type[Any]) -> Any:
+                asked.append(verb)
+                return lies(verb, arguments, answer)
+
+            submitter = Submitter(cast("Ask", counted), page, Reader(), print)
             with pytest.raises(ServiceUnavailable, match="takes too long"):
                 await asyncio.to_thread(submitter.submit, view.id, view.to)
         assert tasks(transfers) == 0
+        assert len(asked) <= 5, "not without a pause"
 
     asyncio.run(scenario())
 

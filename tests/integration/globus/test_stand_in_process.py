@@ -261,13 +261,19 @@ def test_started_again_it_goes_on_with_its_tasks(
     def client(process: Process) -> globus_sdk.TransferClient:
         for name, value in process.exports.items():
             monkeypatch.setenv(name, value)
-        asked = {"username": person, "client": process.site["globus"]["native_client_id"], "scope": TRANSFER_ALL}
+        asked = {
+            "username": person,
+            "client": process.site["globus"]["native_client_id"],
+            "scope": TRANSFER_ALL,
+        }
         token = process.order("tokens", asked)["access_token"]
         return globus_sdk.TransferClient(authorizer=globus_sdk.AccessTokenAuthorizer(token))
 
-    def submit(globus: globus_sdk.TransferClient, to: str, name: str) -> str:
+    def submit(globus: globus_sdk.TransferClient, to: str, name: str, submission: str = "") -> str:
         data = globus_sdk.TransferData(laptop, to, verify_checksum=True)
         data.add_item("/a", name)
+        if submission:
+            data["submission_id"] = submission
         return str(globus.submit_transfer(data)["task_id"])
 
     with started(directory) as child:
@@ -280,9 +286,16 @@ def test_started_again_it_goes_on_with_its_tasks(
         done = submit(globus, laptop, "/done")
         assert globus.task_wait(done, timeout=60, polling_interval=1)
         other = process.order("collections", {"name": "other", "owner": person, "kind": "personal"})["id"]
-        for each in (laptop, other):
+        process.order("people", {"username": "guest@lab.example"})
+        theirs = process.order("collections", {"name": "theirs", "owner": "guest@lab.example", "kind": "personal"})[
+            "id"
+        ]
+        for each in (laptop, other, theirs):
             process.order("trouble", {"collection": each, "stalled": True})
-        under_way, homeless = submit(globus, laptop, "/b"), submit(globus, other, "/c")
+        submission = str(globus.get_submission_id()["value"])
+        under_way, homeless = submit(globus, laptop, "/b", submission), submit(globus, other, "/c")
+        unwanted = submit(globus, laptop, "/unwanted")
+        globus.cancel_task(unwanted)
         process.close()
         child.send_signal(how)
         child.wait(60)
@@ -294,6 +307,9 @@ def test_started_again_it_goes_on_with_its_tasks(
         assert globus.task_wait(under_way, timeout=60, polling_interval=1)
         assert globus.get_task(under_way)["status"] == "SUCCEEDED"
         assert (root / "b").read_bytes() == b"contents"
+        assert submit(globus, laptop, "/b", submission) == under_way, "one submission id is one task"
+        assert globus.get_task(unwanted)["status"] == "FAILED"
+        assert not (root / "unwanted").exists()
         assert "without this collection" in globus.get_task(homeless)["fatal_error"]["description"]
         process.close()
         child.send_signal(signal.SIGINT)

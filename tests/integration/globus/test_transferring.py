@@ -245,6 +245,7 @@ def test_a_task_is_as_the_site_says(transfers: Transfers, tmp_path: Path) -> Non
                     await asyncio.sleep(0.02)
             first, second, third = await stage.look(ada)
             assert (first.task, third.state, third.task) == (second.task, "waiting", "")
+            assert "not its turn yet: 1 of the same owner's" in third.why
             shown = transfers.client().get_task(first.task)
             given = datetime.fromisoformat(shown["deadline"]) - datetime.fromisoformat(shown["request_time"])
             assert 500.0 < given.total_seconds() <= 600.0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hpcserve.errors import DeploymentFailed
+from hpcserve.wire import admin
 from tests.integration.daemon_tree import EXAMPLES, deployment, until
 from tests.integration.pbs.conftest import NewDaemonOnPbs
 from tests.integration.pbs.daemon import LONG_S, pilots
@@ -39,6 +40,27 @@ def test_a_refusal_fails_the_deployment_and_says_why(
             client.infer("echo.echo", ONE, timeout_s=60)
         assert "pilots." in caught.value.message
     assert not pbs.jobs()
+
+
+def test_what_is_idle_is_spared_and_whoever_asks_has_a_pilot_tried(
+    pbs: PbsServer, new_daemon_on_pbs: NewDaemonOnPbs
+) -> None:
+    daemon = new_daemon_on_pbs(pilots={"partition": "workq"}).up()
+    pbs.set(queues={"other": {}})
+    with daemon.client() as client:
+        daemon.deploy(client, EXAMPLES / "echo", replicas=0)
+        for name in ("early", "late"):
+            wanted = admin.Deploy(servable="echo", endpoint=name, replicas=0, max_replicas=1)
+            client.call("deploy", wanted, admin.Deployed)
+        daemon.deploy(client, EXAMPLES / "echo")
+        until(lambda: deployment(client, "echo").state == "failed", "pilots are given up", LONG_S)
+        assert [deployment(client, name).state for name in ("early", "late")] == ["idle", "idle"]
+        asked = len(pbs.asked("qsub"))
+        with pytest.raises(DeploymentFailed, match=r"pilots.partition.*one is tried for whoever asks"):
+            client.infer("early.echo", ONE, timeout_s=60)
+        assert len(pbs.asked("qsub")) == asked + 1
+        pbs.set(queues={"workq": {}})
+        assert client.infer("late.echo", ONE, timeout_s=60)["x"] == 1
 
 
 def test_an_impossible_request_waits_and_says_so(new_daemon_on_pbs: NewDaemonOnPbs) -> None:

@@ -168,6 +168,7 @@ def test_a_job_that_pbs_cannot_begin_and_holds_is_deleted_and_replaced(fake: Fak
     assert (states["1.pbs"].phase, states["1.pbs"].end) == ("ended", "never started")
     assert "PBS could not begin it on its nodes, and has given up" in states["1.pbs"].cause
     assert "too many failed attempts to run" in states["1.pbs"].cause
+    assert "hpcserve has deleted job 1.pbs" in states["1.pbs"].cause
     assert states["2.pbs"].phase == "running"
 
 
@@ -199,7 +200,7 @@ def test_a_job_in_doubt_for_a_minute_is_deleted_and_holds_up_nobody(said: str, e
     scheduler = fake.scheduler()
     state = in_doubt(fake, scheduler, answers=GONE_AFTER)
     assert (state.phase, state.end, state.exit_code) == ("ended", "?", None)
-    assert "was deleted, since PBS said nothing of it that can be used" in state.cause
+    assert "hpcserve has deleted job 1.pbs, since PBS said nothing of it that can be used" in state.cause
     assert polled(scheduler, "1.pbs", "2.pbs")["1.pbs"].phase == "ended"
     assert fake.asked.count("qdel 1.pbs") == 1
 
@@ -651,6 +652,20 @@ def test_nothing_is_found_out_where_qselect_does_not_answer(
     fake.says("qselect", out, err=err, code=code)
     with pytest.raises(SchedulerError, match=says):
         found(fake.scheduler())
+
+
+@pytest.mark.parametrize(
+    ("out", "err", "says"),
+    [
+        ("", "", "qstat tells nothing of job 1.pbs: it printed nothing, and says of no error"),
+        ("", "qstat: tired\n", "qstat tells nothing of job 1.pbs: it says: qstat: tired"),
+        (answer({"9.pbs": job()}), "", "qstat tells nothing of job 1.pbs: it tells of other jobs alone"),
+    ],
+)
+def test_an_answer_without_what_was_asked_is_no_failed_command(out: str, err: str, says: str, fake: FakePbs) -> None:
+    fake.says("qstat", out, err=err)
+    with pytest.raises(SchedulerError, match=says):
+        polled(fake.scheduler(), "1.pbs")
 
 
 # --- What a site prints before answers.

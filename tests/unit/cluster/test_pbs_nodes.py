@@ -54,7 +54,7 @@ def test_the_recorded_server_has_one_host_of_four_virtual_nodes() -> None:
         (told(), {"cpus_per_node": 9}, "pilots.cpus_per_node: expected ≤ 8, got 9; correct the site file"),
         (told(), {"gpus_per_node": 1}, "pilots.gpus_per_node: expected ≤ 0, got 1"),
         (told(), {"memory_per_node_mib": 8193}, "pilots.memory_per_node_mib: expected ≤ 8192, got 8193"),
-        (told(), {"nodes": 2}, "1 of 1 have all that pilots ask of each node, and a pilot has 2; lower pilots.nodes"),
+        (told(), {"nodes": 2}, "pilots.nodes: expected ≤ 1, got 2; correct the site file, or pilots wait for ever"),
         (THREE, {"gpus_per_node": 8}, "pilots.gpus_per_node: expected ≤ 4, got 8"),
         (THREE, {"constraint": "system=sophia"}, "no node has system=sophia; nodes have: polaris"),
         (THREE, {"constraint": "ngpus=5"}, "pilots.gpus_per_node: expected ≤ 4, got 5"),
@@ -104,6 +104,25 @@ def test_a_node_that_does_not_say_so_has_it_not_and_one_word_makes_all_values_wo
     assert nodes(site(constraint="bigmem=False"), asked).told == "2 of 3 could run a part of a pilot"
     assert nodes(site(constraint="switch=3"), asked).told == "1 of 3 could run a part of a pilot"
     assert "no node has switch=2; nodes have: 3, sw2" in nodes(site(constraint="switch=2"), asked).told
+
+
+def test_all_that_does_not_fit_is_told_at_once() -> None:
+    found = nodes(site(cpus_per_node=9999, gpus_per_node=99, nodes=4, constraint="switch=1"), THREE)
+    for setting in ("pilots.cpus_per_node: ", "pilots.gpus_per_node: ", "no node has switch=1", "pilots.nodes: "):
+        assert setting in found.told
+
+
+def test_of_nodes_of_which_too_few_have_all_it_is_told_what_each_lacks_up_to_some() -> None:
+    few = {f"n{n}": {"ncpus": 2 + 2 * (n == 0), "mem": "8gb" if n else "1gb", "host": f"n{n}"} for n in range(8)}
+    told_of = {name: {"state": "free", "resources_available": each} for name, each in few.items()}
+    asked = told(json.dumps({"timestamp": 1, "nodes": told_of}))
+    found = nodes(site(cpus_per_node=4, memory_per_node_mib=4096), asked)
+    assert found.outcome == "failed"
+    assert found.told == (
+        "0 of 8 have all that pilots ask of each node, and a pilot has 1; n0 lacks mem=4096mb; n1 lacks ncpus=4; "
+        "n2 lacks ncpus=4; n3 lacks ncpus=4; n4 lacks ncpus=4; and 3 more lack some; lower pilots.nodes, or what each "
+        "is to have"
+    )
 
 
 def test_what_a_site_prints_before_the_answer_is_none_of_it() -> None:

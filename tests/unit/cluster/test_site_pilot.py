@@ -18,7 +18,7 @@ from benchmarks.simulated_time import simulated
 from hpcserve import __version__
 from hpcserve.cluster.probe import Report
 from hpcserve.cluster.seam import JobId, JobState, PilotJob
-from hpcserve.cluster.site_pilot import Look, died, houses, modest, reaches, read_report, report_of, try_pilot
+from hpcserve.cluster.site_pilot import Look, died, houses, late, modest, reaches, read_report, report_of, try_pilot
 from hpcserve.config import Network, Queue, Scheduler, load_site
 from hpcserve.errors import SchedulerError
 from hpcserve.types import PilotId
@@ -217,3 +217,15 @@ def test_a_python_that_will_not_do_is_told_by_its_field(log: str, *, hinted: boo
     told = died(JobState(phase="ended", end="failed", cause="FAILED"), log)
     assert ("pilots.python" in told) is hinted
     assert "FAILED" in told
+
+
+@pytest.mark.parametrize(
+    ("cause", "says"),
+    [
+        ("no node can ever fulfil what it asks for; lower pilots.nodes; PBS says: Can Never Run", "correct that, or"),
+        ("Resources: others run there", "try again later, or with a longer --timeout"),
+    ],
+)
+def test_who_has_to_correct_something_is_not_told_to_try_again_later(cause: str, says: str) -> None:
+    told = late(JobState(phase="queued", cause=cause), 120.0)
+    assert told.startswith(f"queued ({cause}) after 120 s, so it was cancelled; {says}")

@@ -155,6 +155,28 @@ def test_what_goes_the_same_way_later_is_offered_at_once_until_the_service_gets_
     assert states(transfers) == ["offered", "offered", "prepared", "active", "active", "prepared"]
 
 
+def test_what_waits_behind_what_is_offered_says_so() -> None:
+    transfers = offered(delivery(1))
+    for number in (2, 3, 4):
+        transfers.ask(delivery(number, at=7.0, to=f"laptop-{number}"))
+        if number == 2:
+            assert transfers.why("2") == "", "there is room"
+        transfers.tick(9.0)
+    assert transfers.why("1") == "wrong domain"
+    assert transfers.why("3") == "", "its turn has come"
+    assert transfers.why("4") == (
+        "it is not its turn yet: 3 of the same owner's transfer tasks go first, 1 of which the owner has to submit: "
+        "hpcserve transfers --login"
+    )
+    transfers.offers.hand_out("1", 10.0)
+    transfers.reported("1", "sub", "task", 10.0)
+    assert transfers.why("4") == "it is not its turn yet: 3 of the same owner's transfer tasks go first"
+    transfers.ask(Delivery("5", "bob", "5.h5", End("site", "/bob/5.h5"), End("laptop", "/in/5.h5"), 10, 10.0))
+    assert transfers.why("5") == "", "another owner's"
+    transfers.looked(1, Progress("SUCCEEDED"), 11.0)
+    assert transfers.why("4") == ""
+
+
 def test_what_is_offered_is_looked_for_and_its_id_stays_while_its_owner_may_be_about_to() -> None:
     transfers = offered(delivery(1), delivery(2))
     stored, submit, login = transfers.offers.hand_out("1", 10.0)
@@ -364,6 +386,124 @@ def test_an_id_that_is_too_old_is_replaced_when_nobody_can_have_used_it() -> Non
     transfers.tick(70.0)
     transfers.found(1, "", 70.0)
     assert (states(transfers), transfers.deliveries()[0].submission) == (["waiting"], "")
+
+
+CONSENT = Trouble("login", "consent missing", detail={"authorization_parameters": {"required_scopes": ["x"]}})
+
+
+def test_what_transfer_wants_is_told_though_the_service_lacked_a_login_before() -> None:
+    transfers = Transfers(LIMITS, [delivery(1, state="offered")], 100.0)
+    for trouble in (CONSENT, REFUSED):
+        transfers.tick(transfers.due)
+        transfers.failed(1, trouble, 130.0)
+    assert transfers.offers.hand_out("1", 130.0)[2] == DOMAIN
+
+
+def test_no_login_is_waited_for_once_the_service_has_got_through() -> None:
+    transfers = Transfers(LIMITS, [delivery(1, state="offered")], 100.0)
+    transfers.tick(100.0)
+    transfers.failed(1, CONSENT, 100.0)
+    transfers.tick(transfers.due)
+    transfers.submitted(1, "task", 130.0)
+    assert (states(transfers), transfers.login("1")) == (["active"], None)
+
+
+def test_a_service_that_globus_does_not_answer_lacks_no_login() -> None:
+    transfers = Transfers(LIMITS, [delivery(1, state="offered")], 100.0)
+    transfers.tick(100.0)
+    transfers.failed(1, Trouble("again", "HTTP 503"), 100.0)
+    with pytest.raises(ServiceUnavailable):
+        transfers.offers.hand_out("1", 100.0)
+    assert transfers.login("1") is None
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_that_one_client_was_refused_changes_nothing_where_another_has_submitted_it(*, busy: bool) -> None:
+    transfers = offered(delivery(1))
+    transfers.offers.hand_out("1", 10.0)
+    if busy:  # it is looked for meanwhile
+        transfers.tick(10.0)
+    transfers.reported("1", "sub", "task", 11.0)
+    assert transfers.offers.not_submitted("1", "sub", Trouble("fatal", "no"), 12.0) == []
+    if busy:
+        transfers.found(1, "", 13.0)
+    assert [(each.state, each.task, each.why) for each in transfers.deliveries()] == [("active", "task", "")]
+
+
+def test_that_one_client_was_refused_changes_nothing_where_the_task_was_found() -> None:
+    transfers = offered(delivery(1))
+    transfers.offers.hand_out("1", 10.0)
+    transfers.tick(10.0)
+    transfers.found(1, "task", 11.0)
+    assert transfers.offers.not_submitted("1", "sub", Trouble("fatal", "no"), 12.0) == []
+
+
+def test_what_was_refused_to_its_owner_is_looked_for_at_once_and_waits_for_no_login_but_the_services() -> None:
+    transfers = offered(delivery(1))
+    transfers.offers.hand_out("1", 10.0)
+    transfers.tick(10.0)
+    transfers.found(1, "", 10.0)
+    assert transfers.due > 10.1
+    transfers.offers.not_submitted("1", "sub", Trouble("fatal", "no"), 10.1)
+    assert (transfers.due, transfers.login("1")) == (10.1, None)
+    transfers.tick(10.1)
+    transfers.failed(1, CONSENT, 10.1)
+    assert transfers.login("1") == CONSENT.detail
+
+
+def test_what_was_handed_out_long_ago_is_offered_still() -> None:
+    transfers = offered(delivery(1))
+    transfers.offers.hand_out("1", 10.0)
+    for now in (60.0, 120.0, 180.0):
+        assert transfers.tick(now) == [core.Find(1, "ann", "sub")]
+        assert transfers.found(1, "", now) == []
+    assert transfers.offers.hand_out("1", 181.0)[1].submission == "sub"
+
+
+@pytest.mark.parametrize("handed", [True, False])
+def test_what_globus_refuses_to_the_service_for_good_is_no_offer_any_more(*, handed: bool) -> None:
+    transfers = offered(delivery(1))
+    if handed:
+        transfers.offers.hand_out("1", 10.0)
+        transfers.tick(10.0)
+        transfers.found(1, "", 10.0)
+    transfers.offers.go_on("1", 11.0, "anew")
+    assert isinstance(transfers.tick(11.0)[-1], core.Submit)
+    transfers.failed(1, Trouble("fatal", "no such collection"), 11.0)
+    if handed:
+        assert transfers.tick(transfers.due) == [core.Find(1, "ann", "sub")], "its owner may have submitted it"
+        transfers.found(1, "", 70.0)
+    assert [(each.state, each.why) for each in transfers.deliveries()] == [("failed", "no such collection")]
+
+
+def test_a_refusal_in_the_words_of_what_the_service_wanted_itself_is_the_first() -> None:
+    first = REFUSED._replace(by="first")
+    transfers = refused(delivery(1), trouble=REFUSED._replace(by_transfer=False, by="earlier"))
+    transfers.tick(6.0)
+    transfers.failed(1, first, 6.0)
+    transfers.offers.go_on("1", 7.0, "first")
+    transfers.tick(7.0)
+    transfers.failed(1, first, 7.0)
+    assert states(transfers) == ["prepared"]
+
+
+@pytest.mark.parametrize(("kind", "until"), [("fatal", 10.0 + 60.0 + 500.0), ("again", 1000.0 + 500.0)])
+def test_what_is_lost_ends_when_no_task_of_it_can_be_under_way(kind: Any, until: float) -> None:
+    transfers = Transfers(LIMITS)
+    transfers.ask(delivery(1))
+    transfers.tick(5.0)
+    transfers.prepared(1, "sub", 5.0)
+    transfers.failed(1, Trouble("again", "no answer"), 5.0)  # it may have been submitted
+    transfers.tick(9.0)
+    transfers.failed(1, Trouble("fatal", "no such collection"), 9.0)
+    now = 10.0
+    while not transfers.deliveries()[0].ended:
+        assert now <= until + LIMITS.longest_pause_s
+        assert transfers.tick(now) == [core.Find(1, "ann", "sub")]
+        transfers.failed(1, Trouble(kind, "HTTP 500"), now)
+        now = min(transfers.due, now + LIMITS.longest_pause_s)
+    assert [(each.state, each.why) for each in transfers.deliveries()] == [("failed", "no such collection")]
+    assert now > until - 2 * LIMITS.longest_pause_s
 
 
 # --- killed between any two of their steps ------------------------------------------------------------

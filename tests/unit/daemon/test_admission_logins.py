@@ -19,7 +19,7 @@ from hpcserve.daemon.audit import Record
 from hpcserve.errors import AuthenticationError, LoginRequired, PermissionDenied, ServiceUnavailable
 from hpcserve.types import Epoch
 from hpcserve.wire.frames import encode
-from hpcserve.wire.hub import AdmitKey, BrokerUp, Done, Identity, RevokeKey
+from hpcserve.wire.hub import AdmitKey, BrokerUp, Done, GroupsCount, Identity, RevokeKey
 from hpcserve.wire.messages import ErrorInfo, Hello, Refused, Welcome
 
 KEY, OTHER_KEY, THIRD_KEY = (bytes([number]) * 32 for number in range(3))
@@ -46,8 +46,9 @@ class Office:
         keys_per_identity: int = 10,
         rate: tuple[float, float] = (500.0, 5000.0),
         admitted: dict[bytes, float] | None = None,
+        asks_groups: bool = True,
     ) -> None:
-        tokens = Tokens(RULES, Ages(60.0, 300.0))
+        tokens = Tokens(RULES, Ages(60.0, 300.0), asks_groups=asks_groups)
         self.known: dict[str, Checked] = {"ada-1": good("ada"), "ada-2": good("ada"), "ben-1": good("ben")}
         self.asked: list[str] = []
         self.said: list[tuple[bytes, object]] = []
@@ -185,6 +186,23 @@ def test_who_stays_in_is_asked_about_once_a_period() -> None:
     office.pass_time(499)
     assert len(office.asked) == 10
     assert KEY in office.keys
+
+
+def test_who_is_in_is_asked_about_at_once_when_a_rule_first_names_a_group() -> None:
+    office = Office(asks_groups=False)
+    office.known["ada-1"] = good("ada", groups=None)
+    office.hello("ada-1")
+    office.known["ada-1"] = good("ada")
+    office.desk.broker_says(GroupsCount(count=True))
+    office.settle()
+    office.settle()  # what came of it
+    identity = office.keys[KEY]
+    assert identity is not None
+    assert identity.groups == ("g",)
+    for count in (True, False):
+        office.desk.broker_says(GroupsCount(count))
+        office.settle()
+    assert office.asked == ["ada-1", "ada-1"], "no more"
 
 
 def test_a_revoked_token_puts_its_keys_out_within_the_age_of_an_answer() -> None:
