@@ -108,7 +108,7 @@ class Arrival:
                 made = log_in(demand, self._key, asks, renews=renews, same_owner=same_owner)
                 try:
                     answer = self._hello(made.access_token)
-                except (Conflict, PermissionDenied):  # it may be somebody else's, where one that did was there
+                except (AuthenticationError, Conflict, PermissionDenied):  # it does not do; one that did may be there
                     if before is not None:
                         take_back(made, before)
                     raise

@@ -329,9 +329,15 @@ def test_a_disk_that_is_full_leaves_no_login_behind(house: House, tmp_path: Path
 def test_a_clock_that_is_wrong_does_no_harm(house: House) -> None:
     house.globus.world.ahead_s = 50.0
     try:
-        house.logged_in().ok(*house.call)
+        user = house.logged_in()
+        user.ok(*house.call)
+        house.globus.world.ahead_s = 3600.0
+        with house.types(user, "login", "--force") as typist:
+            typist.logs_in().ends(4)
+        assert "clock is wrong" in " ".join(typist.seen.split())
     finally:
         house.globus.world.ahead_s = 0.0
+    user.ok("whoami")  # by the login that there was
 
 
 def test_a_login_that_does_not_renew_itself_says_so(house: House) -> None:
