@@ -108,7 +108,7 @@ def _asked(site: Site) -> tuple[Status | None, Finding]:
     from hpcserve.client.engine import ASK_DOCTOR
     from hpcserve.client.services import Service
     from hpcserve.cluster.finding import Finding
-    from hpcserve.errors import HpcserveError
+    from hpcserve.errors import HpcserveError, LoginRequired
     from hpcserve.wire.admin import AskStatus, Status
     from hpcserve.wire.record import RECORD_NAME
 
@@ -116,6 +116,11 @@ def _asked(site: Site) -> tuple[Status | None, Finding]:
     try:
         with Client(Service(site.shared_dir / RECORD_NAME)) as client:
             status = client.call("status", AskStatus(), Status, timeout_s=ANSWER_S)
+    except LoginRequired as error:
+        why = error.message.partition(";")[0]
+        return None, Finding(
+            "daemon", "warning", f"it answers, and tells you nothing of its pilots ({why}): hpcserve login, then again"
+        )
     except HpcserveError as error:
         return None, Finding(
             "daemon", "failed", f"{error.message.removesuffix(ASK_DOCTOR)}; look at: {site.shared_dir}/logs"

@@ -340,6 +340,17 @@ def test_a_clock_that_is_wrong_does_no_harm(house: House) -> None:
     user.ok("whoami")  # by the login that there was
 
 
+def test_a_daemon_is_well_though_its_operator_is_not_logged_in(house: House) -> None:
+    logins = house.ops.home / "logins"
+    logins.rename(logins.with_name("put-aside"))
+    try:
+        said = " ".join(house.ops.ok("doctor").split())
+    finally:
+        logins.with_name("put-aside").rename(logins)
+    assert "warning daemon: it answers, and tells you nothing of its pilots" in said
+    assert "hpcserve login" in said
+
+
 def test_a_login_that_does_not_renew_itself_says_so(house: House) -> None:
     user = house.logged_in("--once")
     assert "ends in 1 d 23 h" in user.ok("whoami")
