@@ -60,6 +60,9 @@ def command(
     keep_login: Annotated[
         bool, typer.Option("--keep-login", help="With --to: let the service keep a login of yours until it is there.")
     ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="With --to: submit it without asking, if Globus takes it from you alone.")
+    ] = False,
     parameters: Annotated[
         list[str] | None, typer.Option("--param", metavar="K=V", help="A parameter; V is JSON, else text.")
     ] = None,
@@ -83,6 +86,8 @@ def command(
         check_output(output)
     if to is not None and output is not None:
         raise typer.BadParameter("with --to the result goes to a collection, and to no file", param_hint="--output")
+    if yes and to is None:
+        raise typer.BadParameter("it agrees to what goes to --to, which is not given", param_hint="--yes")
     values = _parameters(parameters or [])
     with open_client(ctx) as client:
         given = read_inputs(inputs or [], most_bytes=client.session_bytes)
@@ -98,7 +103,17 @@ def command(
                 write_items(items, output)
             return
         if to is not None:
-            _send(ctx, client, target, given, parameters=values, timeout_s=timeout, to=to, keep_login=keep_login)
+            _send(
+                ctx,
+                client,
+                target,
+                given,
+                parameters=values,
+                timeout_s=timeout,
+                to=to,
+                keep_login=keep_login,
+                yes=yes,
+            )
             return
         wanted = reply or (Reply.staged if is_hdf5(output) else Reply.auto)
         answer = _infer(ctx, client, target, given, parameters=values, timeout_s=timeout, reply=wanted.value)
@@ -146,6 +161,7 @@ def _send(
     timeout_s: float,
     to: str,
     keep_login: bool,
+    yes: bool,
 ) -> None:
     """Calls, and says in one line on standard error how far the result is, until it is there."""
     from concurrent.futures import wait
@@ -156,7 +172,7 @@ def _send(
 
     _check_destination(client, to)
     future = client.submit(target, given, parameters=parameters, timeout_s=timeout_s, to=to, keep_login=keep_login)
-    way, by_owner = OnTheWay(note), submitter(client)
+    way, by_owner = OnTheWay(note), submitter(client, yes=yes)
 
     def submit() -> bool:
         if way.seen is None or way.seen.state != "offered":

@@ -38,13 +38,25 @@ def command(
     ] = None,
     everybody: Annotated[bool, typer.Option("--everybody", help="Of all users; for administrators.")] = False,
     login: Annotated[bool, typer.Option("--login", help="Log in as it takes to have results brought.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="With --login: submit what is offered without asking.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="With --login: submit what is offered and goes to --to without asking.")
+    ] = False,
+    to: Annotated[
+        list[str] | None, typer.Option(metavar="URI", help="With --yes: where results may go; may be repeated.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object; with --watch, one a line.")] = False,
 ) -> None:
     """Show the transfers of your results: what has moved, how fast, and what they wait for."""
     from hpcserve.cli.consent import log_in_for_all
+    from hpcserve.core.destinations import destination
     from hpcserve.wire.admin import CancelTransfer, TransferList
 
+    if (yes or to) and not (yes and to and login):
+        raise typer.BadParameter(
+            "what is submitted without asking is named: --login --yes --to URI", param_hint="--yes"
+        )
+    for each in to or ():
+        destination(each, "checked")
     with open_client(ctx) as client:
         if cancel is not None:
             done = client.call("cancel-transfer", CancelTransfer(id=cancel), TransferList)
@@ -56,7 +68,7 @@ def command(
                 typer.echo(f"transfer {again}: {state}")
                 return
         if login:
-            log_in_for_all(ctx, client, unasked=yes)
+            log_in_for_all(ctx, client, to or ())
         while True:
             found = _ask(client, everybody=everybody)
             _show(found, json=json, lines=watch, owners=everybody)

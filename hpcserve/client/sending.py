@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -196,8 +197,7 @@ class Journey:
             return _arrived(transfer)
         if view.state == "offered" and view.login is not None:
             raise LoginRequired(
-                f"transfer {view.id} waits for you to submit it yourself ({view.why}); at a terminal: "
-                "hpcserve transfers --login",
+                f"transfer {view.id} waits for you to submit it yourself ({view.why}); {submits(self.asked.to)}",
                 detail=view.login,
             )
         waits = view.login is not None or view.state == "inactive"
@@ -235,6 +235,12 @@ class Journey:
             image=result.image,
             sent=SentFile(transfer, result.staged.size_bytes, path),
         )
+
+
+def submits(to: str | None) -> str:
+    """The commands that submit what is offered, for a person and for a program that has named ``to``."""
+    place = "URI" if to is None else shlex.quote(to)
+    return f"at a terminal: hpcserve transfers --login; in a program: hpcserve transfers --login --yes --to {place}"
 
 
 def longer(pause_s: float) -> float:

@@ -5,7 +5,7 @@ keeps the id while we may be about to submit; so we ask for it anew when that to
 do not hear the answer, it finds the task. The login stays in this process, and ends by itself.
 
 A service is not trusted with what is submitted: it has to go to where the user named, all of it is shown first, each
-time somebody agrees to it, and what was agreed to is submitted or nothing.
+time somebody agrees to it, and what was agreed to is submitted or nothing. Which files those are, it says alone.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import msgspec
 
 from hpcserve import config
 from hpcserve.client.login import Asks
-from hpcserve.client.sending import AWAY_S, LONGEST_LOOK_S, Ask, patiently
+from hpcserve.client.sending import AWAY_S, LONGEST_LOOK_S, Ask, patiently, submits
 from hpcserve.core.delivery import End, Trouble
 from hpcserve.core.demands import Demand, Parameters, own_demand
-from hpcserve.core.destinations import destination, is_uuid, uri_of
+from hpcserve.core.destinations import covers, is_uuid, uri_of
 from hpcserve.core.spelling import printable
 from hpcserve.errors import (
     AuthenticationError,
@@ -54,7 +54,7 @@ class Agrees(Protocol):
 
         Args:
             told: All that is about to be submitted; nothing but what can be printed, in lines.
-            is_named: Whether all of it goes to where the user himself has said.
+            is_named: Whether all of it goes to where the user himself has said, and nowhere else.
         """
 
 
@@ -104,15 +104,14 @@ class Submitter:
             is_named = _check(order, to)
             if self._asks is None and self._program is None:
                 raise LoginRequired(
-                    f"transfer {id} waits for you to submit it yourself ({printable(order.why)}); at a terminal: "
-                    "hpcserve transfers --login",
+                    f"transfer {id} waits for you to submit it yourself ({printable(order.why)}); {submits(to)}",
                     detail=order.login,
                 )
             if _what(order) != agreed:
                 if not self._agrees("\n".join(_told(order, to)), is_named=is_named):
                     raise PermissionDenied(
-                        f"transfer {id} is not submitted, since nobody agreed to it; to look at it at a terminal: "
-                        f"hpcserve transfers --login; to give it up: hpcserve transfers --cancel {id}"
+                        f"transfer {id} is not submitted, since nobody agreed to it; to submit it {submits(to)}; "
+                        f"to give it up: hpcserve transfers --cancel {id}"
                     )
                 agreed = _what(order)
                 until = time.monotonic() + AWAY_S
@@ -227,20 +226,13 @@ def _check(order: Submission, to: str | None) -> bool:
         raise ProtocolError("the service wants a transfer submitted that can be none; are both sides up to date?")
     if to is None:
         return False
-    named, ends = destination(to, ""), [End(order.target, end) for _, end in order.items]
-    is_there = [named == each or named == each._replace(path=each.directory) for each in ends]
-    if not any(is_there):
+    named = [covers(to, start, End(order.target, end)) for start, end in order.items]
+    if not any(named):
         raise PermissionDenied(
-            f"the service wants a transfer to {uri_of(ends[0])} submitted, but the result was to go to {to}; nothing "
-            "is submitted: ask its operator"
+            f"the service wants a transfer to {uri_of(End(order.target, order.items[0][1]))} submitted, but the result "
+            f"was to go to {to}; nothing is submitted: ask its operator"
         )
-    return all(map(_below(to), ends))
-
-
-def _below(to: str) -> Callable[[End], bool]:
-    """Tells what lies in the directory that the user named, or in that of the file that he did."""
-    directory = destination(to, "").directory
-    return lambda end: end.path.startswith(directory)
+    return all(named)
 
 
 def _is_odd(path: str) -> bool:
@@ -255,10 +247,9 @@ def _what(order: Submission) -> object:
 
 def _told(order: Submission, to: str | None) -> Iterator[str]:
     yield f"Globus takes this transfer from you alone ({printable(order.why)}):"
-    is_below = _below(to) if to is not None else lambda _: True
     items = [(End(order.source, start), End(order.target, end)) for start, end in order.items]
-    elsewhere = [each for each in items if not is_below(each[1])]
-    for start, end in (each for each in items if is_below(each[1])):
+    elsewhere = [] if to is None else [each for each in items if not covers(to, each[0].path, each[1])]
+    for start, end in (each for each in items if each not in elsewhere):
         yield f"  {uri_of(start)} to {uri_of(end)}"
     if elsewhere:
         yield f"and with it, elsewhere than to {to}:"

@@ -147,7 +147,7 @@ def test_its_owner_submits_what_the_service_may_not(transfers: Transfers, vault:
             view = await offered(stage, ada, vault, "r.h5", "s.h5")
             assert "None of your authenticated identities" in view.why
             submitter = Submitter(asked_by(stage, ada), page, reader, print)
-            await asyncio.to_thread(submitter.submit, view.id, view.to)
+            await asyncio.to_thread(submitter.submit, view.id, view.to.removesuffix("r.h5"))
             await until(stage, ada, lambda seen: seen.state == "succeeded")
             # The next one is offered at once, and the same login does.
             third = stage.staged(ada, "t.h5")
@@ -352,9 +352,9 @@ def test_all_that_is_to_be_submitted_is_shown_in_what_can_be_printed(
 ) -> None:
     async def scenario() -> None:
         ada, page, reader = transfers.setting.person, Page(transfers), Reader(answers=2)
-        many = tuple((f"/{number}", f"/in/{number}") for number in range(12))
+        many = tuple((f"/{number}.h5", f"/in/{number}.h5") for number in range(12))
         change: dict[str, Any] = {
-            "items": (*many, ("/r.h5", "/in/r.h5"), ("/x", "/~/.ssh/keys")),
+            "items": (*many, ("/r.h5", "/in/r.h5"), ("/x", "/~/.ssh/keys"), ("/.x", "/in/.x")),
             "why": "fine\x1b[1A\nor not",
         }
         change |= {"consents": (OTHER,)}
@@ -366,11 +366,14 @@ def test_all_that_is_to_be_submitted_is_shown_in_what_can_be_printed(
             change["login"] = {**login, "authorization_parameters": {"required_scopes": scopes}}
             submitter = Submitter(lying(ask, change, {}), page, reader, print)
             with pytest.raises(PermissionDenied, match="nobody agreed"):
-                await asyncio.to_thread(submitter.submit, view.id, view.to)
+                await asyncio.to_thread(submitter.submit, view.id, view.to.removesuffix("r.h5"))
         [first, *_] = reader.shown
         above, below = first.split("elsewhere than to")
         assert above.count(" to globus://") == 13
-        assert f"globus://{vault.id}/~/.ssh/keys" in below
+        assert [each.partition(" to ")[2] for each in below.splitlines()[1:]] == [
+            f"globus://{vault.id}/~/.ssh/keys",
+            f"globus://{vault.id}/in/.x",
+        ]
         assert first.splitlines()[0].endswith("(fine\\x1b[1A\\nor not):")
         assert reader.named == [False, True]
         assert OTHER not in page.addresses[0]
