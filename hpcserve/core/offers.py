@@ -5,6 +5,8 @@
 - Who submits does so with the same id, so that there is one task; the id is not replaced while an owner may be about
   to. Whether he has, or was refused too, he reports; and once he has the id, it is looked for, since nobody knows who
   was killed when.
+- Each goes to one place alone, which its owner has named: what he agrees to beforehand is that place. What is offered
+  the first time may go to several; then it starts anew, each place's in a task of its own.
 - Which login is wanted is told until a step goes well, or the file is asked for again, which is how a client goes on
   after one. A step that may go well later says nothing about it, and neither does a token that is merely newer.
 
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hpcserve.core.delivery import Action, State, Store, Submit, Trouble
+from hpcserve.core.delivery import Action, Delivery, State, Store, Submit, Trouble
 from hpcserve.core.deliverybook import Book
 from hpcserve.core.shipments import Shipment, asked_of
 from hpcserve.errors import Conflict, LoginRequired, ServiceUnavailable
@@ -86,6 +88,10 @@ class Offers:
         shipment.at, shipment.pause_s = min(shipment.at, now), 0.0
         changes = self._book.change(shipment.ids, why=trouble.why)
         return [changes] if changes.deliveries else []
+
+    def is_closed(self, each: Delivery) -> bool:
+        """Whether the way of a delivery takes no token of the service's."""
+        return (each.owner, each.source.collection, each.target.collection) in self._closed
 
     def waits_for_owner(self, shipment: Shipment) -> bool:
         """Whether it is offered, and was refused to the service since that was asked for last."""

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 import msgspec
 import pytest
 
+from hpcserve.cli.consent import agreement
 from hpcserve.client import submitting
 from hpcserve.client.sending import Ask
 from hpcserve.client.submitting import Submitter
@@ -533,5 +534,28 @@ def test_what_is_handed_out_says_what_was_wanted_though_the_service_is_told_to_t
             monkeypatch.setattr(Guard, "note", meanwhile)
             order = await stage.transferring.submissions.submission(AskSubmission(id=view.id), stage.asking(ada))
         assert order.login["authorization_parameters"]["session_required_single_domain"] == [vault.domain]
+
+    asyncio.run(scenario())
+
+
+def test_a_program_is_not_kept_from_submitting_by_what_another_has_named(
+    transfers: Transfers, vault: Collection, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        ada, page = transfers.setting.person, Page(transfers)
+        async with staged_service(transfers, tmp_path, transfer_wait_s=0.5) as stage:
+            await offered(stage, ada, vault)  # it is known from now on
+            places = [f"globus://{vault.id}/run{number}/" for number in (1, 2)]
+            views = [(await stage.deliver(ada, stage.staged(ada, f"{to[-2]}.h5"), to=to))[0] for to in places]
+            async with asyncio.timeout(WITHIN_S):
+                while any(each.state != "offered" or each.login is None for each in await stage.look(ada)):
+                    await asyncio.sleep(0.02)
+            submitter = Submitter(asked_by(stage, ada), page, agreement(None, yes=True), print)
+            for view, to in zip(views, places, strict=True):
+                await asyncio.to_thread(submitter.submit, view.id, to)
+            async with asyncio.timeout(WITHIN_S):
+                while len(stage.arrived) < 2:
+                    await asyncio.sleep(0.02)
+        assert [path.name for path in sorted(vault.root.glob("run*/*.h5"))] == ["1.h5", "2.h5"]
 
     asyncio.run(scenario())
