@@ -1,8 +1,9 @@
 """Submits transfers that Globus takes from their owner alone, by a login for Transfer that no service gets.
 
 The service has a submission id for each, of which Globus makes one task, whoever submits with it and however often. It
-keeps the id while we may be about to submit; so we ask for it anew when that took long, as a login does. If we die, or
-do not hear the answer, it finds the task. The login stays in this process, and ends by itself.
+keeps the id while we may be about to submit, and looks for the task then; so we ask for it when somebody has agreed and
+logged in, and not before. If we die, or do not hear the answer, it finds the task. The login stays in this process, and
+ends by itself.
 
 A service is not trusted with what is submitted: it has to go to where the user named, all of it is shown first, each
 time somebody agrees to it, and what was agreed to is submitted or nothing. Which files those are, it says alone.
@@ -92,36 +93,34 @@ class Submitter:
             TransferFailed: Globus does not take it from its owner either.
             HpcserveError: As calls and logins do.
         """
-        agreed: object = None
-        until = time.monotonic() + AWAY_S
+        try:
+            self._submit(id, to)
+        except Conflict as error:
+            self._says(printable(error.message))
+
+    def _submit(self, id: str, to: str | None) -> None:
+        order, agreed, until = self._order(id, to, look=True), None, 0.0
+        if self._asks is None and self._program is None:
+            raise LoginRequired(
+                f"transfer {id} waits for you to submit it yourself ({printable(order.why)}); {submits(to)}",
+                detail=order.login,
+            )
         while True:
-            asked_at = _clock()
-            try:
-                order = patiently(self._ask, "submission", AskSubmission(id=id), Submission, for_s=AWAY_S)
-            except Conflict as error:
-                self._says(printable(error.message))
-                return
-            is_named = _check(order, to)
-            if self._asks is None and self._program is None:
-                raise LoginRequired(
-                    f"transfer {id} waits for you to submit it yourself ({printable(order.why)}); {submits(to)}",
-                    detail=order.login,
-                )
             if _what(order) != agreed:
-                if not self._agrees("\n".join(_told(order, to)), is_named=is_named):
-                    raise PermissionDenied(
-                        f"transfer {id} is not submitted, since nobody agreed to it; to submit it {submits(to)}; "
-                        f"to give it up: hpcserve transfers --cancel {id}"
-                    )
-                agreed = _what(order)
-                until = time.monotonic() + AWAY_S
+                self._agree(id, order, to)
+                agreed, until = _what(order), time.monotonic() + AWAY_S
             if self._login is None:
                 self._log_in(self._demand or _own_demand(order))
                 until = time.monotonic() + AWAY_S
+            assert self._login is not None, "that is what logging in is for"
+            asked_at = _clock()
+            order = self._order(id, to, look=False)
+            if _what(order) != agreed:
                 continue
             if _clock() - asked_at > order.within_s:
                 if time.monotonic() > until:
                     raise ServiceUnavailable("the service takes too long to say what is to be submitted; try again")
+                time.sleep(LONGEST_LOOK_S)
                 continue
             try:
                 task = self._try(order, self._login, until)
@@ -131,6 +130,24 @@ class Submitter:
             if task:
                 self._report(id, order.submission, task, self._login)
                 return
+
+    def _order(self, id: str, to: str | None, *, look: bool) -> Submission:
+        """What is to be submitted, which is such as can be; with ``look`` it is not handed out yet."""
+        order = patiently(self._ask, "submission", AskSubmission(id=id, look=look), Submission, for_s=AWAY_S)
+        _check(order, to)
+        if order.submission if look else not is_uuid(order.submission):
+            raise ProtocolError(
+                f"the service wants a transfer submitted with {order.submission[:40]!r}, which is no UUID, or hands "
+                "one out before somebody agreed; are both sides up to date?"
+            )
+        return order
+
+    def _agree(self, id: str, order: Submission, to: str | None) -> None:
+        if not self._agrees("\n".join(_told(order, to)), is_named=_is_named(order, to)):
+            raise PermissionDenied(
+                f"transfer {id} is not submitted, since nobody agreed to it; to submit it {submits(to)}; "
+                f"to give it up: hpcserve transfers --cancel {id}"
+            )
 
     def _try(self, order: Submission, login: Kept, until: float) -> str:
         """The task; empty: it may go well later, or with another login.
@@ -216,23 +233,28 @@ def _clock() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-def _check(order: Submission, to: str | None) -> bool:
-    """Whether all that the service has submitted goes to where the user said; what he did not name is refused."""
-    for each in (order.source, order.target, order.submission):
+def _check(order: Submission, to: str | None) -> None:
+    """What can be no transfer is refused, and what does not go to where the user said at all."""
+    for each in (order.source, order.target):
         if not is_uuid(each):
-            raise ProtocolError(f"the service wants a transfer submitted with {each[:40]!r}, which is no UUID")
+            raise ProtocolError(f"the service wants a transfer of {each[:40]!r} submitted, which is no UUID")
     paths = [path for item in order.items for path in item]
     if not paths or any(_is_odd(path) for path in paths) or not 0 < order.deadline_s <= LONGEST_DEADLINE_S:
         raise ProtocolError("the service wants a transfer submitted that can be none; are both sides up to date?")
-    if to is None:
-        return False
-    named = [covers(to, start, End(order.target, end)) for start, end in order.items]
-    if not any(named):
+    if to is not None and not any(_named(order, to)):
         raise PermissionDenied(
             f"the service wants a transfer to {uri_of(End(order.target, order.items[0][1]))} submitted, but the result "
             f"was to go to {to}; nothing is submitted: ask its operator"
         )
-    return all(named)
+
+
+def _named(order: Submission, to: str) -> list[bool]:
+    return [covers(to, start, End(order.target, end)) for start, end in order.items]
+
+
+def _is_named(order: Submission, to: str | None) -> bool:
+    """Whether all of it goes to where the user said."""
+    return to is not None and all(_named(order, to))
 
 
 def _is_odd(path: str) -> bool:

@@ -4,7 +4,7 @@
   is what goes the same way later: his own login may do where the service's token does not.
 - Who submits does so with the same id, so that there is one task; the id is not replaced while an owner may be about
   to. Whether he has, or was refused too, he reports; and once he has the id, it is looked for, since nobody knows who
-  was killed when.
+  was killed when: until a time after he may have submitted it. What he reports later still is followed all the same.
 - Each goes to one place alone, which its owner has named: what he agrees to beforehand is that place. What is offered
   the first time may go to several; then it starts anew, each place's in a task of its own.
 - Which login is wanted is told until a step goes well, or the file is asked for again, which is how a client goes on
@@ -21,6 +21,9 @@ from hpcserve.core.delivery import Action, Delivery, State, Store, Submit, Troub
 from hpcserve.core.deliverybook import Book
 from hpcserve.core.shipments import Shipment, asked_of
 from hpcserve.errors import Conflict, LoginRequired, ServiceUnavailable
+
+FIND_S = 600.0
+"""So long it is looked for when its owner cannot be about to submit it any more: Globus lists it by then."""
 
 
 class Offers:
@@ -56,6 +59,21 @@ class Offers:
         The last is the login that Transfer has wanted of the service, as the ``detail`` of a LoginRequired.
 
         Raises:
+            HpcserveError: As :meth:`look`.
+        """
+        _, login = self.look(id, now)
+        number = self._book.number_of(id)
+        shipment = self._book.shipment_of(id)
+        assert shipment is not None, "it was looked at"
+        shipment.unsure, shipment.handed_until = True, now + self._book.limits.hand_s
+        shipment.at, shipment.pause_s = min(shipment.at, now), 0.0
+        stored, submit = self._book.order(number)
+        return stored, submit, login
+
+    def look(self, id: str, now: float) -> tuple[Submit, dict[str, Any]]:
+        """What its owner would submit, and which login Transfer has wanted of the service; nothing changes.
+
+        Raises:
             Conflict: It is not, or no longer, for its owner to submit.
             LoginRequired: The service needs a login first, to see what Transfer wants and what became of it.
             ServiceUnavailable: It is being submitted by the service just now.
@@ -71,10 +89,8 @@ class Offers:
             )
         if shipment.login is None or self._book.is_dated(shipment, now):
             raise ServiceUnavailable(f"transfer {id} is being tried by the service once more", retry_after_s=0.5)
-        shipment.unsure, shipment.handed_until = True, now + self._book.limits.hand_s
-        shipment.at, shipment.pause_s = min(shipment.at, now), 0.0
-        stored, submit = self._book.order(self._book.number_of(id))
-        return stored, submit, shipment.login
+        _, submit = self._book.order(self._book.number_of(id))
+        return submit, shipment.login
 
     def not_submitted(self, id: str, submission: str, trouble: Trouble, now: float) -> list[Action]:
         """Globus has refused this submission to the owner of a delivery, who has no task of it.

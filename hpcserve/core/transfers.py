@@ -44,7 +44,7 @@ from hpcserve.core.delivery import (
 )
 from hpcserve.core.deliverybook import Book
 from hpcserve.core.faults import AT_ONCE, HELPS, IN_TIME
-from hpcserve.core.offers import Offers
+from hpcserve.core.offers import FIND_S, Offers
 from hpcserve.core.shipments import Shipment, batches, named
 from hpcserve.errors import Conflict, NotFound, TransferFailed
 
@@ -235,7 +235,8 @@ class Transfers(Book):
         if now < shipment.handed_until or (
             self.offers.waits_for_owner(shipment) and not self.is_looked_for(shipment, now)
         ):
-            shipment.busy = False
+            last = max(shipment.handed_until, shipment.since)
+            shipment.busy, shipment.unsure = False, now < last + FIND_S
             shipment.pause(now, 0.0, self.limits)
             return []
         shipment.busy = shipment.unsure = False

@@ -26,6 +26,7 @@ from hpcserve.daemon.controller.guard import Asking, Guard
 from hpcserve.daemon.controller.transferring import limits_of
 from hpcserve.errors import (
     AuthenticationError,
+    Cancelled,
     Conflict,
     InvalidInput,
     LoginRequired,
@@ -45,6 +46,7 @@ from tests.integration.globus.test_transferring import Stage, staged_service
 from tests.integration.globus.transfers import Transfers
 
 SUBMIT = "POST /v0.10/transfer"
+OTHER = "00000000-0000-4000-8000-000000000000"
 
 
 class Page:
@@ -172,6 +174,51 @@ def test_its_owner_submits_what_the_service_may_not(transfers: Transfers, vault:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("prompt", ["the question", "the login"])
+def test_what_nobody_agrees_to_or_logs_in_for_was_not_handed_out(
+    transfers: Transfers, vault: Collection, tmp_path: Path, prompt: str
+) -> None:
+    class Gone(Page):
+        def code(self, address: str, why: str, scope: str) -> str:
+            raise Cancelled("Ctrl-C")
+
+    async def scenario() -> None:
+        ada, said_no = transfers.setting.person, Reader(answers=1)
+        error: type[Exception] = PermissionDenied if prompt == "the question" else Cancelled
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            reader = said_no if prompt == "the question" else Reader()
+            submitter = Submitter(asked_by(stage, ada), Gone(transfers), reader, print)
+            with pytest.raises(error):
+                await asyncio.to_thread(submitter.submit, view.id, view.to)
+            told = await stage.transferring.cancel(CancelTransfer(id=view.id), stage.asking(ada))
+            assert [each.state for each in told.transfers] == ["cancelled"], "nobody can be about to submit it"
+            order = AskSubmission(id=view.id, look=True)
+            with pytest.raises(Conflict):
+                await stage.transferring.submissions.submission(order, stage.asking(ada))
+        assert transfers.setting.globus.faults.asked["GET /v0.10/task_list"] == 0
+        lines = [json.loads(each) for each in audit_path(stage.site.state_dir, "controller").read_text().splitlines()]
+        assert "submit" not in [each["action"] for each in lines]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("change", [{"submission": OTHER}, {"submission": ""}])
+def test_an_id_that_comes_before_the_yes_or_not_at_all_is_not_submitted_with(
+    transfers: Transfers, vault: Collection, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    async def scenario() -> None:
+        ada, page = transfers.setting.person, Page(transfers)
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            submitter = Submitter(lying(asked_by(stage, ada), change), page, Reader(), print)
+            with pytest.raises(ProtocolError):
+                await asyncio.to_thread(submitter.submit, view.id, view.to)
+        assert tasks(transfers) == 0
+
+    asyncio.run(scenario())
+
+
 def test_a_program_submits_by_its_secret(
     transfers: Transfers, vault: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,9 +342,6 @@ def lying(ask: Ask, *changes: dict[str, Any]) -> Ask:
         return msgspec.structs.replace(said, **(left.pop(0) if len(left) > 1 else left[0]))
 
     return cast("Ask", told)
-
-
-OTHER = "00000000-0000-4000-8000-000000000000"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hpcserve.core import delivery as core
 from hpcserve.core.delivery import Delivery, End, Limits, Progress, State, Trouble
+from hpcserve.core.offers import FIND_S
 from hpcserve.core.transfers import Transfers
 from hpcserve.errors import Conflict, LoginRequired, ServiceUnavailable
 
@@ -247,6 +248,62 @@ def test_what_is_offered_is_looked_for_and_its_id_stays_while_its_owner_may_be_a
     with pytest.raises(Conflict, match="waiting"):
         transfers.offers.hand_out("1", 70.0)
     assert transfers.tick(71.0) == [core.Prepare(1, "ann")]
+
+
+def test_what_its_owner_only_looks_at_is_not_handed_out() -> None:
+    transfers = offered(delivery(1))
+    submit, login = transfers.offers.look("1", 10.0)
+    assert (submit.submission, [each.id for each in submit.deliveries], login) == ("sub", ["1"], DOMAIN)
+    assert transfers.tick(11.0) == []
+    transfers.cancel("1", 12.0)
+    assert states(transfers) == ["cancelled"], "at once"
+    with pytest.raises(Conflict, match="cancelled"):
+        transfers.offers.look("1", 12.0)
+
+
+def test_what_was_handed_out_in_vain_is_looked_for_until_globus_would_list_it() -> None:
+    transfers = offered(delivery(1))
+    transfers.offers.hand_out("1", 10.0)
+    finds, now = [], 10.0
+    while now < 900.0:
+        for each in transfers.tick(now):
+            assert each == core.Find(1, "ann", "sub")
+            finds.append(now)
+            transfers.found(1, "", now)
+        now = max(transfers.due, now + 0.1)
+    over = 10.0 + LIMITS.hand_s + FIND_S
+    assert over <= finds[-1] <= over + LIMITS.longest_pause_s
+    late = Transfers(LIMITS, transfers.deliveries(), 680.0)
+    assert late.tick(680.0), "nobody knows what was seen before a restart"
+    transfers.reported("1", "sub", "task", 905.0)
+    assert states(transfers) == ["active"], "who is that late is followed all the same"
+
+
+def test_what_was_handed_out_in_vain_is_looked_for_long_enough_and_again_when_it_is_handed_out_again() -> None:
+    transfers = offered(delivery(1))
+    transfers.offers.hand_out("1", 10.0)
+    for now in (100.0, 660.0, 671.0):
+        assert transfers.tick(now) == [core.Find(1, "ann", "sub")]
+        transfers.found(1, "", now)
+    assert transfers.tick(800.0) == []
+    transfers.offers.hand_out("1", 801.0)
+    assert transfers.tick(801.0) == [core.Find(1, "ann", "sub")]
+    transfers.found(1, "task", 801.0)
+    assert states(transfers) == ["active"]
+
+
+def test_what_the_service_may_have_submitted_itself_before_it_was_offered_is_looked_for_as_long() -> None:
+    transfers = refused(delivery(1))
+    transfers.tick(transfers.due)
+    transfers.failed(1, Trouble("again", "503"), 6.0)
+    transfers.offers.go_on("1", 6.0, "anew")
+    transfers.tick(6.0)
+    transfers.failed(1, REFUSED, 6.0)
+    assert states(transfers) == ["offered"]
+    for now in (7.0, 100.0, 606.0):
+        assert transfers.tick(now) == [core.Find(1, "ann", "sub")]
+        transfers.found(1, "", now)
+    assert transfers.tick(800.0) == []
 
 
 def test_what_its_owner_has_submitted_and_cancelled_is_cancelled_at_globus() -> None:
