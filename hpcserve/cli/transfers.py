@@ -10,6 +10,7 @@ import typer
 from hpcserve.cli.options import open_client
 from hpcserve.core.delivery import ENDED
 from hpcserve.core.spans import span
+from hpcserve.core.spelling import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -60,12 +61,12 @@ def command(
     with open_client(ctx) as client:
         if cancel is not None:
             done = client.call("cancel-transfer", CancelTransfer(id=cancel), TransferList)
-            typer.echo(f"transfer {cancel}: {done.transfers[0].state}")
+            typer.echo(f"transfer {cancel}: {printable(done.transfers[0].state)}")
             return
         if again is not None:
             state = _again(client, again)
             if not watch:
-                typer.echo(f"transfer {again}: {state}")
+                typer.echo(f"transfer {again}: {printable(state)}")
                 return
         if login:
             log_in_for_all(ctx, client, to or ())
@@ -113,7 +114,14 @@ def _show(found: Sequence[TransferView], *, json: bool, lines: bool, owners: boo
     if not found:
         typer.echo("no transfers")
         return
-    show(*_drawn(found, owners=owners))
+    show(*_drawn([_printable(each) for each in found], owners=owners))
+
+
+def _printable(each: TransferView) -> TransferView:
+    """The same for a terminal, which nothing that the service says steers."""
+    from msgspec.structs import asdict, replace
+
+    return replace(each, **{name: printable(told) for name, told in asdict(each).items() if isinstance(told, str)})
 
 
 def _drawn(found: Sequence[TransferView], *, owners: bool) -> Iterator[RenderableType]:

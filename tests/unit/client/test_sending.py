@@ -79,6 +79,15 @@ def test_what_is_offered_is_said_as_soon_as_it_is_known_what_transfer_wants() ->
     assert (caught.value.detail, len(asked), seen[-1].state) == (wanted, 2, "offered")
 
 
+def test_what_a_service_says_in_an_error_steers_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "LOGIN_S", 0.0)
+    for state in ("offered", "inactive"):
+        ask, _ = service([view(state, login={"code": "x"}, why="fine\x1b[8m")] * 5)
+        with pytest.raises(LoginRequired) as caught:
+            Sending(f"globus://{LAPTOP}/in/").send(RESULT, ask)
+        assert r"(fine\x1b[8m)" in caught.value.message
+
+
 def test_it_is_asked_for_once_and_looked_at_until_it_has_arrived() -> None:
     moving = view("active", task="g", task_bytes=40, task_bytes_in_all=100, bytes_per_s=30.0, task_files_in_all=1)
     there = view("succeeded", task_bytes_in_all=100, task_files_in_all=1)
