@@ -168,7 +168,7 @@ def _send(
 
     from hpcserve.cli.consent import submitter, with_logins
     from hpcserve.cli.on_the_way import OnTheWay
-    from hpcserve.errors import LoginRequired
+    from hpcserve.errors import Conflict, LoginRequired
 
     _check_destination(client, to)
     future = client.submit(target, given, parameters=parameters, timeout_s=timeout_s, to=to, keep_login=keep_login)
@@ -177,7 +177,10 @@ def _send(
     def submit() -> bool:
         if way.seen is None or way.seen.state != "offered":
             return False
-        by_owner.submit(way.seen.id, to)
+        try:
+            by_owner.submit(way.seen.id, to)
+        except Conflict as error:  # it is looked on until it is known what becomes of it
+            note(error.message)
         return True
 
     def go_on() -> Outputs:

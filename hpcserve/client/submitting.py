@@ -36,7 +36,7 @@ from hpcserve.errors import (
     TransferFailed,
 )
 from hpcserve.staging.transfer import GlobusTransfer, StepFailed
-from hpcserve.wire.admin import AskSubmission, NotSubmitted, Submission, Submitted, TransferList
+from hpcserve.wire.admin import AskSubmission, AskTransfers, NotSubmitted, Submission, Submitted, TransferList
 
 if TYPE_CHECKING:
     from hpcserve.auth.tokens import Kept
@@ -91,12 +91,16 @@ class Submitter:
             LoginRequired: Nobody can log in.
             PermissionDenied: The service would have something else submitted, or nobody agrees to it.
             TransferFailed: Globus does not take it from its owner either.
+            Conflict: It is offered, but cannot be submitted at present, or any more.
             HpcserveError: As calls and logins do.
         """
         try:
             self._submit(id, to)
         except Conflict as error:
-            self._says(printable(error.message))
+            [view] = patiently(self._ask, "transfers", AskTransfers(ids=(id,)), TransferList, for_s=AWAY_S).transfers
+            if view.state == "offered":
+                raise
+            self._says(error.message)
 
     def _submit(self, id: str, to: str | None) -> None:
         order, agreed, until = self._order(id, to, look=True), None, 0.0

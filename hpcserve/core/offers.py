@@ -79,8 +79,10 @@ class Offers:
             ServiceUnavailable: It is being submitted by the service just now.
         """
         shipment = self._book.shipment_of(id)
-        if shipment is None or not shipment.offered or self._book.is_given_up(shipment, now):
+        if shipment is None or not shipment.offered or self._book.state(id) != "offered":
             raise Conflict(f"transfer {id} is {self._book.state(id)}, and not its owner's to submit")
+        if self._book.is_given_up(shipment, now):
+            raise Conflict(self._why_not(id, shipment, now))
         if shipment.login is None and shipment.lacks is not None:
             raise LoginRequired(
                 f"transfer {id} is yours to submit, and the service needs a login first ({shipment.lacks.why}): "
@@ -91,6 +93,15 @@ class Offers:
             raise ServiceUnavailable(f"transfer {id} is being tried by the service once more", retry_after_s=0.5)
         _, submit = self._book.order(self._book.number_of(id))
         return submit, shipment.login
+
+    def _why_not(self, id: str, shipment: Shipment, now: float) -> str:
+        """What is offered is its owner's again soon, or never."""
+        if self._book.is_old(shipment, now):
+            return f"transfer {id} is given up, since nobody has submitted it in time"
+        soon = "in a minute or two: hpcserve transfers --login"
+        if shipment.lost is not None:
+            return f"transfer {id} is looked for at Globus before it starts anew or ends ({shipment.lost.why}); {soon}"
+        return f"transfer {id} starts anew, since one that travels with it was cancelled; {soon}"
 
     def not_submitted(self, id: str, submission: str, trouble: Trouble, now: float) -> list[Action]:
         """Globus has refused this submission to the owner of a delivery, who has no task of it.

@@ -119,6 +119,7 @@ def asked_by(stage: Stage, person: Person) -> Ask:
         "submission": stage.transferring.submissions.submission,
         "submitted": stage.transferring.submissions.submitted,
         "not-submitted": stage.transferring.submissions.not_submitted,
+        "transfers": stage.transferring.transfers,
     }
 
     def ask(verb: str, arguments: Any, _answer: type[Any]) -> Any:
@@ -234,6 +235,27 @@ def test_a_program_submits_by_its_secret(
             submitter = Submitter(asked_by(stage, program), None, Reader(), print)
             await asyncio.to_thread(submitter.submit, view.id, view.to)
             await until(stage, program, lambda seen: seen.state == "succeeded")
+
+    asyncio.run(scenario())
+
+
+def test_what_cannot_be_submitted_just_now_is_an_error_and_what_need_not_be_is_none(
+    transfers: Transfers, vault: Collection, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        ada, page, said = transfers.setting.person, Page(transfers), list[str]()
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault, "r.h5", "s.h5")
+            other = (await stage.look(ada))[1]
+            await stage.transferring.submissions.submission(AskSubmission(id=view.id), stage.asking(ada))
+            await stage.transferring.cancel(CancelTransfer(id=other.id), stage.asking(ada))
+            submitter = Submitter(asked_by(stage, ada), page, Reader(), said.append)
+            with pytest.raises(Conflict, match=f"{view.id} starts anew, since one that travels with it was cancelled"):
+                await asyncio.to_thread(submitter.submit, view.id, view.to)
+            assert not said
+            await asyncio.to_thread(submitter.submit, other.id, other.to)
+            assert said == [f"transfer {other.id} is cancelling, and not its owner's to submit"]
+        assert page.asked == []
 
     asyncio.run(scenario())
 

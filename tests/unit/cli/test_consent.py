@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import pytest
+import typer
 
 from hpcserve.cli.asking import Terminal
-from hpcserve.cli.consent import _waits, agreement, at_a_terminal, submit_each
+from hpcserve.cli.consent import _waits, agreement, at_a_terminal, log_in_for_all, submit_each
+from hpcserve.client import Client
 from hpcserve.client.submitting import Submitter
-from hpcserve.errors import HpcserveError, LoginRequired, PermissionDenied, TransferFailed
-from hpcserve.wire.admin import TransferView
+from hpcserve.errors import Conflict, HpcserveError, LoginRequired, PermissionDenied, TransferFailed
+from hpcserve.wire.admin import TransferList, TransferView
 
 
 class Outcomes:
@@ -87,6 +89,26 @@ def test_one_that_fails_does_not_keep_those_behind_it_from_being_submitted(capsy
     assert by_owner.tried == [(each, None) for each in "abcde"], "a service's own word of where it goes counts nothing"
     assert failed == {"a": first, "b": second}
     assert capsys.readouterr().err == "transfer b: refused to you\n", "the first is the command's own error"
+
+
+class Busy:
+    """A service that has one offered, which cannot be submitted just now."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def call(self, verb: str, _arguments: Any, _answer: type[Any]) -> TransferList:
+        self.asked.append(verb)
+        if verb == "submission":
+            raise Conflict("transfer a starts anew; in a minute or two: hpcserve transfers --login")
+        return TransferList(transfers=(offered("a"),))
+
+
+def test_what_cannot_be_submitted_just_now_is_tried_once_and_ends_the_command_with_an_error() -> None:
+    service = Busy()
+    with pytest.raises(Conflict, match="in a minute or two"):
+        log_in_for_all(cast("typer.Context", None), cast("Client", service))
+    assert service.asked.count("submission") == 1
 
 
 def test_where_there_is_no_terminal_it_is_not_the_same_command_that_helps() -> None:

@@ -261,6 +261,24 @@ def test_what_its_owner_only_looks_at_is_not_handed_out() -> None:
         transfers.offers.look("1", 12.0)
 
 
+def test_why_what_is_offered_cannot_be_submitted_just_now_is_said() -> None:
+    transfers = offered(delivery(1), delivery(2))
+    transfers.offers.hand_out("1", 10.0)
+    transfers.offers.not_submitted("1", "sub", Trouble("stale", "too old an id"), 11.0)
+    with pytest.raises(Conflict, match=r"1 is looked for at Globus .*\(too old an id\).*: hpcserve transfers --login"):
+        transfers.offers.look("1", 12.0)
+    transfers = offered(delivery(1), delivery(2))
+    transfers.offers.hand_out("1", 10.0)
+    transfers.cancel("2", 11.0)
+    with pytest.raises(Conflict, match=r"1 starts anew, since one .* was cancelled; .*: hpcserve transfers --login"):
+        transfers.offers.look("1", 12.0)
+    with pytest.raises(Conflict, match="2 is cancelling, and not its owner's"):
+        transfers.offers.look("2", 12.0)
+    transfers = offered(delivery(1))
+    with pytest.raises(Conflict, match="1 is given up"):
+        transfers.offers.look("1", LIMITS.give_up_s)
+
+
 def test_what_was_handed_out_in_vain_is_looked_for_until_globus_would_list_it() -> None:
     transfers = offered(delivery(1))
     transfers.offers.hand_out("1", 10.0)
