@@ -123,7 +123,14 @@ def log_in_for_all(ctx: typer.Context, client: Client, named: Sequence[str] = ()
     Raises:
         HpcserveError: As :func:`log_in_for`.
     """
-    by_owner = submitter(client, yes=bool(named))
+    with submitter(client, yes=bool(named)) as by_owner:
+        some = _see_to_all(ctx, client, by_owner, named)
+    if not some:
+        _log_in_beforehand(ctx, client)
+
+
+def _see_to_all(ctx: typer.Context, client: Client, by_owner: Submitter, named: Sequence[str]) -> bool:
+    """Whether some waited."""
     some, failed = False, dict[str, HpcserveError]()
     for _ in range(MOST_LOGINS):
         waiting = [each for each in _transfers(client) if _waits(each) and each.id not in failed]
@@ -143,8 +150,7 @@ def log_in_for_all(ctx: typer.Context, client: Client, named: Sequence[str] = ()
         _seen_to(client, [each.id for each in rest])
     if failed:
         raise next(iter(failed.values()))
-    if not some:
-        _log_in_beforehand(ctx, client)
+    return some
 
 
 def submit_each(

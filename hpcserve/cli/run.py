@@ -15,6 +15,7 @@ from hpcserve.cli.terminal import note
 
 if TYPE_CHECKING:
     from hpcserve.client import Client, Outputs
+    from hpcserve.client.submitting import Submitter
     from hpcserve.servable.manifest import MethodSpec
 
 
@@ -172,9 +173,9 @@ def _send(
 
     _check_destination(client, to)
     future = client.submit(target, given, parameters=parameters, timeout_s=timeout_s, to=to, keep_login=keep_login)
-    way, by_owner = OnTheWay(note), submitter(client, yes=yes)
+    way = OnTheWay(note)
 
-    def submit() -> bool:
+    def submit(by_owner: Submitter) -> bool:
         if way.seen is None or way.seen.state != "offered":
             return False
         try:
@@ -201,7 +202,8 @@ def _send(
                 raise
             way.show(future.transfer)
             way.waits_for_login = True
-            arrived = with_logins(ctx, wanted, go_on, submit).sent
+            with submitter(client, yes=yes) as by_owner:
+                arrived = with_logins(ctx, wanted, go_on, lambda: submit(by_owner)).sent
     except KeyboardInterrupt:
         way.part()
         raise

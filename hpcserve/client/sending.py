@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from hpcserve import config
 from hpcserve.auth.tokens import note_lent
 from hpcserve.client.arguments import FOREVER
 from hpcserve.core.delivery import ENDED, End
@@ -207,7 +208,7 @@ class Journey:
         if now - self._waits_since > LOGIN_S:
             why = _MEND.sub("", transfer.why)
             raise LoginRequired(
-                f"transfer {transfer.id} waits for a login ({why}); it goes on after: hpcserve transfers --login",
+                f"transfer {transfer.id} waits for a login ({why}); it goes on after: {_after(self.asked.to)}",
                 detail=view.login,
             )
         return None
@@ -243,6 +244,14 @@ def submits(to: str | None) -> str:
     """The commands that submit what is offered, for a person and for a program that has named ``to``."""
     place = "URI" if to is None else shlex.quote(to)
     return f"at a terminal: hpcserve transfers --login; in a program: hpcserve transfers --login --yes --to {place}"
+
+
+def _after(to: str) -> str:
+    """The command after which it goes on, for a program also where it is offered then."""
+    login = "hpcserve transfers --login"
+    if config.client_credentials() is None:
+        return login
+    return f"{login}; and where you are to submit it yourself: {login} --yes --to {shlex.quote(to)}"
 
 
 def longer(pause_s: float) -> float:

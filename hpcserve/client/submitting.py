@@ -3,7 +3,7 @@
 The service has a submission id for each, of which Globus makes one task, whoever submits with it and however often. It
 keeps the id while we may be about to submit, and looks for the task then; so we ask for it when somebody has agreed and
 logged in, and not before. If we die, or do not hear the answer, it finds the task. The login stays in this process, and
-ends by itself.
+is revoked at its end; a program's, or that of one who is killed, ends by itself.
 
 A service is not trusted with what is submitted: it has to go to where the user named, all of it is shown first, each
 time somebody agrees to it, and what was agreed to is submitted or nothing. Which files those are, it says alone.
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 import msgspec
 
@@ -60,7 +60,7 @@ class Agrees(Protocol):
 
 
 class Submitter:
-    """Has one login for all that it submits.
+    """Has one login for all that it submits, which ends with the ``with`` block.
 
     Args:
         ask: Makes calls at the service.
@@ -80,6 +80,12 @@ class Submitter:
         self._logins = 0
         self._why = ""
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._log_out()
+
     def submit(self, id: str, to: str | None) -> None:
         """Submits a transfer that is offered. One that is not, or no longer, is left as it is.
 
@@ -94,6 +100,7 @@ class Submitter:
             Conflict: It is offered, but cannot be submitted at present, or any more.
             HpcserveError: As calls and logins do.
         """
+        self._logins = 0
         try:
             self._submit(id, to)
         except Conflict as error:
@@ -201,7 +208,7 @@ class Submitter:
     def _bear(self, trouble: Trouble, until: float) -> None:
         """Has another login where that helps, and waits where time does."""
         if trouble.kind == "login":
-            self._login = None
+            self._log_out()
             if trouble.detail is not None:
                 self._wants_more(trouble)
             return
@@ -230,6 +237,18 @@ class Submitter:
         elif asks is not None:
             code = partial(asks.code, why=f"{self._why}{FOR_TRANSFER}", scope="")
             self._login = signin.log_in(demand, NO_SERVICE, code, renews=False)
+
+    def _log_out(self) -> None:
+        """The login is worth nothing any more; that of a program ends by itself."""
+        from hpcserve.auth import signin
+
+        login, self._login = self._login, None
+        if login is None:
+            return
+        try:
+            signin.revoke(login)
+        except ServiceUnavailable as error:
+            self._says(f"the login for Globus Transfer ends by itself, in two days at most: {error.message}")
 
 
 def _clock() -> float:

@@ -316,7 +316,11 @@ def test_a_mapped_collection_of_the_site_takes_a_consent_of_its_own(
             transfers.consent(mapped, ada)
             view = await offered(stage, ada, vault)
             order = await stage.transferring.submissions.submission(AskSubmission(id=view.id), stage.asking(ada))
+            page, reader = Page(transfers), Reader()
+            submitter = Submitter(asked_by(stage, ada), page, reader, print)
+            await asyncio.to_thread(submitter.submit, view.id, view.to)
         assert order.consents == (order.source,) == (mapped.id,)
+        assert f"{mapped.id}/data_access" in page.addresses[0], "which the login for it asks for, too"
 
     asyncio.run(scenario())
 
@@ -332,6 +336,26 @@ def test_who_is_killed_before_the_report_is_found_out_by_the_service(
             task = own(transfers, ada).submit(order.submission, ends(order))
             assert (await until(stage, ada, lambda seen: seen.state == "succeeded")).task == task
         assert tasks(transfers) == 1
+
+    asyncio.run(scenario())
+
+
+def test_the_login_ends_with_the_command(transfers: Transfers, vault: Collection, tmp_path: Path) -> None:
+    def own_tokens() -> list[bool]:
+        world, native = transfers.setting.world, transfers.setting.native
+        return [each.active for each in world.tokens.values() if each.client_id == native.id]
+
+    async def scenario() -> None:
+        ada, page, said = transfers.setting.person, Page(transfers), list[str]()
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            before = sum(own_tokens())
+            with Submitter(asked_by(stage, ada), page, Reader(), said.append) as submitter:
+                await asyncio.to_thread(submitter.submit, view.id, view.to)
+                assert sum(own_tokens()) > before
+            assert sum(own_tokens()) == before
+            await until(stage, ada, lambda seen: seen.state == "succeeded")
+        assert said == []
 
     asyncio.run(scenario())
 
@@ -376,7 +400,10 @@ def lying(ask: Ask, *changes: dict[str, Any]) -> Ask:
         ({"items": (("/r.h5", "/in/\x1b[2K"),)}, ProtocolError),
         ({"items": ()}, ProtocolError),
         ({"deadline_s": 1e9}, ProtocolError),
+        ({"deadline_s": 0.0}, ProtocolError),
+        ({"items": (("r.h5", "/in/r.h5"),)}, ProtocolError),
         ({"source": "../x"}, ProtocolError),
+        ({"target": "../x"}, ProtocolError),
         ({"submission": "x"}, ProtocolError),
     ],
 )
