@@ -7,10 +7,20 @@ import select
 import sys
 import threading
 
+from hpcserve.core.spelling import printable, printable_lines
 from hpcserve.errors import AuthenticationError, Cancelled
 
 LOOK_S = 0.2
 MOST_BYTES = 4096
+
+
+def prompt(address: str, why: str, scope: str) -> str:
+    """What a person is shown who is to log in. Nothing in it that a service says steers the terminal."""
+    right = f"It gives this service the right to {printable(scope)}. Look whether the page says so."
+    if not scope:
+        right = "It gives this command the right to transfer files for you, and the service none."
+    asked = "Open this address in a browser, on any machine, and log in there:"
+    return f"{printable_lines(why)}\n\n{asked}\n\n{address}\n\n{right}\nPaste the code: "
 
 
 class Terminal:
@@ -26,13 +36,7 @@ class Terminal:
             AuthenticationError: The person has given none.
             Cancelled: Nobody wants it any more.
         """
-        right = f"It gives this service the right to {scope}. Look whether the page says so."
-        if not scope:
-            right = "It gives this command the right to transfer files for you, and the service none."
-        sys.stderr.write(
-            f"{why}\n\nOpen this address in a browser, on any machine, and log in there:\n\n{address}\n\n"
-            f"{right}\nPaste the code: "
-        )
+        sys.stderr.write(prompt(address, why, scope))
         sys.stderr.flush()
         code = self._line()
         if not code or not code.isprintable():

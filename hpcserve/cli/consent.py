@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, TypeVar
 import typer
 
 from hpcserve.cli.options import options
-from hpcserve.errors import HpcserveError, LoginRequired
+from hpcserve.errors import HpcserveError, LoginRequired, PermissionDenied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from hpcserve.cli.asking import Terminal
     from hpcserve.client import Client
-    from hpcserve.client.submitting import Submitter
+    from hpcserve.client.submitting import Agrees, Submitter
     from hpcserve.wire.admin import TransferView
 
 T = TypeVar("T")
@@ -61,25 +62,31 @@ def at_a_terminal(wanted: LoginRequired) -> LoginRequired:
     return LoginRequired(f"{why}; {mend}", detail=wanted.detail)
 
 
-def submitter(client: Client, *, unasked: bool = False) -> Submitter:
-    """What submits transfers that Globus takes from their owner alone.
-
-    A person is shown each, and asked. A program submits what goes to where it said itself; ``unasked``: anything.
-    """
+def submitter(client: Client, *, yes: bool = False) -> Submitter:
+    """What submits transfers that Globus takes from their owner alone; ``yes``: see :func:`agreement`."""
     from hpcserve.cli.asking import terminal
     from hpcserve.cli.terminal import note
     from hpcserve.cli.unanswered import Unanswered
     from hpcserve.client.submitting import Submitter
 
     person = terminal()
+    return Submitter(Unanswered(client.call, note), person, agreement(person, yes=yes), note)
+
+
+def agreement(person: Terminal | None, *, yes: bool) -> Agrees:
+    """Shows what is to be submitted, and whether it may be: nothing without a yes.
+
+    That is a person's, or ``yes``, which was said beforehand, and of what goes where the command names alone.
+    """
+    from hpcserve.cli.terminal import note
 
     def agrees(told: str, *, is_named: bool) -> bool:
         note(told)
-        if unasked or person is None:
-            return unasked or is_named
-        return person.agrees("Submit it?")
+        if yes and is_named:
+            return True
+        return person is not None and person.agrees("Submit it?")
 
-    return Submitter(Unanswered(client.call, note), person, agrees, note)
+    return agrees
 
 
 def with_logins(
@@ -110,22 +117,29 @@ def with_logins(
     raise wanted
 
 
-def log_in_for_all(ctx: typer.Context, client: Client, *, unasked: bool = False) -> None:
+def log_in_for_all(ctx: typer.Context, client: Client, named: Sequence[str] = ()) -> None:
     """As the transfers need it that wait for it; if none does, as results that are yet to come will.
 
-    ``unasked``: what is offered is submitted without asking, wherever it goes.
+    ``named``: the places of which it was said beforehand that what is offered may go there; else it is asked.
 
     Raises:
         HpcserveError: As :func:`log_in_for`.
     """
-    by_owner = submitter(client, unasked=unasked)
+    with submitter(client, yes=bool(named)) as by_owner:
+        some = _see_to_all(ctx, client, by_owner, named)
+    if not some:
+        _log_in_beforehand(ctx, client)
+
+
+def _see_to_all(ctx: typer.Context, client: Client, by_owner: Submitter, named: Sequence[str]) -> bool:
+    """Whether some waited."""
     some, failed = False, dict[str, HpcserveError]()
     for _ in range(MOST_LOGINS):
         waiting = [each for each in _transfers(client) if _waits(each) and each.id not in failed]
         if not waiting:
             break
         some = True
-        wanted, rest = submit_each(by_owner, [each for each in waiting if each.state == "offered"], failed), []
+        wanted, rest = submit_each(by_owner, [each for each in waiting if each.state == "offered"], failed, named), []
         if wanted is None and all(each.state != "offered" for each in waiting):
             wanted = LoginRequired(waiting[0].why, detail=waiting[0].login)
         if wanted is not None:
@@ -138,12 +152,14 @@ def log_in_for_all(ctx: typer.Context, client: Client, *, unasked: bool = False)
         _seen_to(client, [each.id for each in rest])
     if failed:
         raise next(iter(failed.values()))
-    if not some:
-        _log_in_beforehand(ctx, client)
+    return some
 
 
 def submit_each(
-    by_owner: Submitter, offered: Iterable[TransferView], failed: dict[str, HpcserveError]
+    by_owner: Submitter,
+    offered: Iterable[TransferView],
+    failed: dict[str, HpcserveError],
+    named: Sequence[str] = (),
 ) -> LoginRequired | None:
     """Submits these, one after the other; what fails is noted. The login that the service needs first, if it does."""
     from hpcserve.cli.terminal import note
@@ -151,7 +167,7 @@ def submit_each(
     wanted = None
     for each in offered:
         try:
-            by_owner.submit(each.id, None)
+            by_owner.submit(each.id, _named(each, named))
         except LoginRequired as error:
             wanted = wanted or error
         except HpcserveError as error:
@@ -159,6 +175,22 @@ def submit_each(
                 note(f"transfer {each.id}: {error.message}")
             failed[each.id] = error
     return wanted
+
+
+def _named(each: TransferView, named: Sequence[str]) -> str | None:
+    """The place of these that a transfer goes to, to which it is held then; None: none was named.
+
+    Raises:
+        PermissionDenied: It goes elsewhere.
+    """
+    from hpcserve.core.destinations import covers, destination
+
+    if not named:
+        return None
+    for to in named:
+        if covers(to, each.path, destination(each.to, "")):
+            return to
+    raise PermissionDenied(f"transfer {each.id} is not submitted: it goes to {each.to}, which no --to names")
 
 
 def _waits(each: TransferView) -> bool:

@@ -15,6 +15,7 @@ from hpcserve.cli.terminal import note
 
 if TYPE_CHECKING:
     from hpcserve.client import Client, Outputs
+    from hpcserve.client.submitting import Submitter
     from hpcserve.servable.manifest import MethodSpec
 
 
@@ -60,6 +61,9 @@ def command(
     keep_login: Annotated[
         bool, typer.Option("--keep-login", help="With --to: let the service keep a login of yours until it is there.")
     ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="With --to: submit it without asking, if Globus takes it from you alone.")
+    ] = False,
     parameters: Annotated[
         list[str] | None, typer.Option("--param", metavar="K=V", help="A parameter; V is JSON, else text.")
     ] = None,
@@ -87,6 +91,8 @@ def command(
         raise typer.BadParameter(
             "a login is kept for a result that is brought somewhere: say --to", param_hint="--keep-login"
         )
+    if yes and to is None:
+        raise typer.BadParameter("it agrees to what goes to --to, which is not given", param_hint="--yes")
     values = _parameters(parameters or [])
     with open_client(ctx) as client:
         given = read_inputs(inputs or [], most_bytes=client.session_bytes)
@@ -102,7 +108,17 @@ def command(
                 write_items(items, output)
             return
         if to is not None:
-            _send(ctx, client, target, given, parameters=values, timeout_s=timeout, to=to, keep_login=keep_login)
+            _send(
+                ctx,
+                client,
+                target,
+                given,
+                parameters=values,
+                timeout_s=timeout,
+                to=to,
+                keep_login=keep_login,
+                yes=yes,
+            )
             return
         wanted = reply or (Reply.staged if is_hdf5(output) else Reply.auto)
         answer = _infer(ctx, client, target, given, parameters=values, timeout_s=timeout, reply=wanted.value)
@@ -150,22 +166,26 @@ def _send(
     timeout_s: float,
     to: str,
     keep_login: bool,
+    yes: bool,
 ) -> None:
     """Calls, and says in one line on standard error how far the result is, until it is there."""
     from concurrent.futures import wait
 
     from hpcserve.cli.consent import submitter, with_logins
     from hpcserve.cli.on_the_way import OnTheWay
-    from hpcserve.errors import LoginRequired
+    from hpcserve.errors import Conflict, LoginRequired
 
     _check_destination(client, to)
     future = client.submit(target, given, parameters=parameters, timeout_s=timeout_s, to=to, keep_login=keep_login)
-    way, by_owner = OnTheWay(note), submitter(client)
+    way = OnTheWay(note)
 
-    def submit() -> bool:
+    def submit(by_owner: Submitter) -> bool:
         if way.seen is None or way.seen.state != "offered":
             return False
-        by_owner.submit(way.seen.id, to)
+        try:
+            by_owner.submit(way.seen.id, to)
+        except Conflict as error:  # it is looked on until it is known what becomes of it
+            note(error.message)
         return True
 
     def go_on() -> Outputs:
@@ -186,7 +206,8 @@ def _send(
                 raise
             way.show(future.transfer)
             way.waits_for_login = True
-            arrived = with_logins(ctx, wanted, go_on, submit).sent
+            with submitter(client, yes=yes) as by_owner:
+                arrived = with_logins(ctx, wanted, go_on, lambda: submit(by_owner)).sent
     except KeyboardInterrupt:
         way.part()
         raise

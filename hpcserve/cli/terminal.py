@@ -71,8 +71,10 @@ def show(*drawn: RenderableType) -> None:
 
 
 def complain(message: str) -> None:
-    """``error: …`` on standard error, one line, red where there is colour."""
-    _write(f"error: {' '.join(message.split())}", style="red")
+    """``error: …`` on standard error, one line, red where there is colour. It may be a service's: see :func:`note`."""
+    from hpcserve.core.spelling import printable
+
+    _write(f"error: {printable(' '.join(message.split()))}", style="red")
 
 
 def show_error(error: HpcserveError, *, debug: bool) -> None:
@@ -106,8 +108,13 @@ def show_traceback(error: BaseException) -> None:
 
 
 def note(message: str) -> None:
-    """A line for people, on standard error: standard output holds what was asked for."""
-    typer.echo(message, err=True)
+    """A line for people, on standard error: standard output holds what was asked for.
+
+    It may tell what a service, or Globus, has said: nothing in it steers the terminal.
+    """
+    from hpcserve.core.spelling import printable_lines
+
+    typer.echo(printable_lines(message), err=True)
 
 
 @contextmanager

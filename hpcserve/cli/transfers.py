@@ -10,6 +10,7 @@ import typer
 from hpcserve.cli.options import open_client
 from hpcserve.core.delivery import ENDED
 from hpcserve.core.spans import span
+from hpcserve.core.spelling import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,27 +39,37 @@ def command(
     ] = None,
     everybody: Annotated[bool, typer.Option("--everybody", help="Of all users; for administrators.")] = False,
     login: Annotated[bool, typer.Option("--login", help="Log in as it takes to have results brought.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="With --login: submit what is offered without asking.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="With --login: submit what is offered and goes to --to without asking.")
+    ] = False,
+    to: Annotated[
+        list[str] | None, typer.Option(metavar="URI", help="With --yes: where results may go; may be repeated.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object; with --watch, one a line.")] = False,
 ) -> None:
     """Show the transfers of your results: what has moved, how fast, and what they wait for."""
     from hpcserve.cli.consent import log_in_for_all
+    from hpcserve.core.destinations import destination
     from hpcserve.wire.admin import CancelTransfer, TransferList
 
-    if yes and not login:
-        raise typer.BadParameter("what is offered is submitted with --login", param_hint="--yes")
+    if (yes or to) and not (yes and to and login):
+        raise typer.BadParameter(
+            "what is submitted without asking is named: --login --yes --to URI", param_hint="--yes"
+        )
+    for each in to or ():
+        destination(each, "checked")
     with open_client(ctx) as client:
         if cancel is not None:
             done = client.call("cancel-transfer", CancelTransfer(id=cancel), TransferList)
-            typer.echo(f"transfer {cancel}: {done.transfers[0].state}")
+            typer.echo(f"transfer {cancel}: {printable(done.transfers[0].state)}")
             return
         if again is not None:
             state = _again(client, again)
             if not watch:
-                typer.echo(f"transfer {again}: {state}")
+                typer.echo(f"transfer {again}: {printable(state)}")
                 return
         if login:
-            log_in_for_all(ctx, client, unasked=yes)
+            log_in_for_all(ctx, client, to or ())
         while True:
             found = _ask(client, everybody=everybody)
             _show(found, json=json, lines=watch, owners=everybody)
@@ -103,7 +114,14 @@ def _show(found: Sequence[TransferView], *, json: bool, lines: bool, owners: boo
     if not found:
         typer.echo("no transfers")
         return
-    show(*_drawn(found, owners=owners))
+    show(*_drawn([_printable(each) for each in found], owners=owners))
+
+
+def _printable(each: TransferView) -> TransferView:
+    """The same for a terminal, which nothing that the service says steers."""
+    from msgspec.structs import asdict, replace
+
+    return replace(each, **{name: printable(told) for name, told in asdict(each).items() if isinstance(told, str)})
 
 
 def _drawn(found: Sequence[TransferView], *, owners: bool) -> Iterator[RenderableType]:

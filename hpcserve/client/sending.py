@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,10 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from hpcserve import config
 from hpcserve.auth.tokens import note_lent
 from hpcserve.client.arguments import FOREVER
 from hpcserve.core.delivery import ENDED, End
 from hpcserve.core.destinations import destination
+from hpcserve.core.spelling import printable
 from hpcserve.errors import (
     Cancelled,
     ConfigError,
@@ -191,7 +194,7 @@ class Journey:
     def unseen(self, error: HpcserveError) -> None:
         """The service says nothing of it at present."""
         if self._last is not None:
-            self._seen(replace(self._last, away=error.message))
+            self._seen(replace(self._last, away=printable(error.message)))
 
     def look(self, view: TransferView, now: float) -> Transfer | None:
         """What the service says at ``now``, in monotonic seconds. None: it has not arrived yet.
@@ -207,16 +210,16 @@ class Journey:
             return _arrived(transfer)
         if view.state == "offered" and view.login is not None:
             raise LoginRequired(
-                f"transfer {view.id} waits for you to submit it yourself ({view.why}); at a terminal: "
-                "hpcserve transfers --login",
+                f"transfer {transfer.id} waits for you to submit it yourself ({transfer.why}); "
+                f"{submits(self.asked.to)}",
                 detail=view.login,
             )
         waits = view.login is not None or view.state == "inactive"
         self._waits_since = min(self._waits_since, now) if waits else FOREVER
         if now - self._waits_since > LOGIN_S:
-            why = _MEND.sub("", view.why)
+            why = _MEND.sub("", transfer.why)
             raise LoginRequired(
-                f"transfer {view.id} waits for a login ({why}); it goes on after: hpcserve transfers --login",
+                f"transfer {transfer.id} waits for a login ({why}); it goes on after: {_after(self.asked.to)}",
                 detail=view.login,
             )
         return None
@@ -248,20 +251,34 @@ class Journey:
         )
 
 
+def submits(to: str | None) -> str:
+    """The commands that submit what is offered, for a person and for a program that has named ``to``."""
+    place = "URI" if to is None else shlex.quote(to)
+    return f"at a terminal: hpcserve transfers --login; in a program: hpcserve transfers --login --yes --to {place}"
+
+
+def _after(to: str) -> str:
+    """The command after which it goes on, for a program also where it is offered then."""
+    login = "hpcserve transfers --login"
+    if config.client_credentials() is None:
+        return login
+    return f"{login}; and where you are to submit it yourself: {login} --yes --to {shlex.quote(to)}"
+
+
 def longer(pause_s: float) -> float:
     """The pause before the next look but one."""
     return min(pause_s * 1.3, LONGEST_LOOK_S)
 
 
 def transfer_of(view: TransferView) -> Transfer:
-    """What the service says of a transfer."""
+    """What the service says of a transfer, in what can be printed."""
     return Transfer(
-        id=view.id,
-        to=view.to,
-        state=view.state,
-        why=view.why,
-        task=view.task,
-        path=view.path,
+        id=printable(view.id),
+        to=printable(view.to),
+        state=printable(view.state),
+        why=printable(view.why),
+        task=printable(view.task),
+        path=printable(view.path),
         moved_bytes=view.task_bytes,
         in_all_bytes=view.task_bytes_in_all,
         files=view.task_files,

@@ -1,11 +1,12 @@
 """Submits transfers that Globus takes from their owner alone, by a login for Transfer that no service gets.
 
 The service has a submission id for each, of which Globus makes one task, whoever submits with it and however often. It
-keeps the id while we may be about to submit; so we ask for it anew when that took long, as a login does. If we die, or
-do not hear the answer, it finds the task. The login stays in this process, and ends by itself.
+keeps the id while we may be about to submit, and looks for the task then; so we ask for it when somebody has agreed and
+logged in, and not before. If we die, or do not hear the answer, it finds the task. The login stays in this process, and
+is revoked at its end; a program's, or that of one who is killed, ends by itself.
 
 A service is not trusted with what is submitted: it has to go to where the user named, all of it is shown first, each
-time somebody agrees to it, and what was agreed to is submitted or nothing.
+time somebody agrees to it, and what was agreed to is submitted or nothing. Which files those are, it says alone.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 import msgspec
 
 from hpcserve import config
 from hpcserve.client.login import Asks
-from hpcserve.client.sending import AWAY_S, LONGEST_LOOK_S, Ask, patiently
+from hpcserve.client.sending import AWAY_S, LONGEST_LOOK_S, Ask, patiently, submits
 from hpcserve.core.delivery import End, Trouble
 from hpcserve.core.demands import Demand, Parameters, own_demand
-from hpcserve.core.destinations import destination, is_uuid, uri_of
+from hpcserve.core.destinations import covers, is_uuid, uri_of
 from hpcserve.core.spelling import printable
 from hpcserve.errors import (
     AuthenticationError,
@@ -35,7 +36,7 @@ from hpcserve.errors import (
     TransferFailed,
 )
 from hpcserve.staging.transfer import GlobusTransfer, StepFailed
-from hpcserve.wire.admin import AskSubmission, NotSubmitted, Submission, Submitted, TransferList
+from hpcserve.wire.admin import AskSubmission, AskTransfers, NotSubmitted, Submission, Submitted, TransferList
 
 if TYPE_CHECKING:
     from hpcserve.auth.tokens import Kept
@@ -54,12 +55,12 @@ class Agrees(Protocol):
 
         Args:
             told: All that is about to be submitted; nothing but what can be printed, in lines.
-            is_named: Whether all of it goes to where the user himself has said.
+            is_named: Whether all of it goes to where the user himself has said, and nowhere else.
         """
 
 
 class Submitter:
-    """Has one login for all that it submits.
+    """Has one login for all that it submits, which ends with the ``with`` block.
 
     Args:
         ask: Makes calls at the service.
@@ -79,6 +80,12 @@ class Submitter:
         self._logins = 0
         self._why = ""
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._log_out()
+
     def submit(self, id: str, to: str | None) -> None:
         """Submits a transfer that is offered. One that is not, or no longer, is left as it is.
 
@@ -90,35 +97,36 @@ class Submitter:
             LoginRequired: Nobody can log in.
             PermissionDenied: The service would have something else submitted, or nobody agrees to it.
             TransferFailed: Globus does not take it from its owner either.
+            Conflict: It is offered, but cannot be submitted at present, or any more.
             HpcserveError: As calls and logins do.
         """
-        agreed: object = None
-        until = time.monotonic() + AWAY_S
+        self._logins = 0
+        try:
+            self._submit(id, to)
+        except Conflict as error:
+            [view] = patiently(self._ask, "transfers", AskTransfers(ids=(id,)), TransferList, for_s=AWAY_S).transfers
+            if view.state == "offered":
+                raise
+            self._says(error.message)
+
+    def _submit(self, id: str, to: str | None) -> None:
+        order, agreed, until = self._order(id, to, look=True), None, 0.0
+        if self._asks is None and self._program is None:
+            raise LoginRequired(
+                f"transfer {id} waits for you to submit it yourself ({printable(order.why)}); {submits(to)}",
+                detail=order.login,
+            )
         while True:
-            asked_at = _clock()
-            try:
-                order = patiently(self._ask, "submission", AskSubmission(id=id), Submission, for_s=AWAY_S)
-            except Conflict as error:
-                self._says(printable(error.message))
-                return
-            is_named = _check(order, to)
-            if self._asks is None and self._program is None:
-                raise LoginRequired(
-                    f"transfer {id} waits for you to submit it yourself ({printable(order.why)}); at a terminal: "
-                    "hpcserve transfers --login",
-                    detail=order.login,
-                )
             if _what(order) != agreed:
-                if not self._agrees("\n".join(_told(order, to)), is_named=is_named):
-                    raise PermissionDenied(
-                        f"transfer {id} is not submitted, since nobody agreed to it; to look at it at a terminal: "
-                        f"hpcserve transfers --login; to give it up: hpcserve transfers --cancel {id}"
-                    )
-                agreed = _what(order)
-                until = time.monotonic() + AWAY_S
+                self._agree(id, order, to)
+                agreed, until = _what(order), time.monotonic() + AWAY_S
             if self._login is None:
                 self._log_in(self._demand or _own_demand(order))
                 until = time.monotonic() + AWAY_S
+            assert self._login is not None, "that is what logging in is for"
+            asked_at = _clock()
+            order = self._order(id, to, look=False)
+            if _what(order) != agreed:
                 continue
             if _clock() - asked_at > order.within_s:
                 if time.monotonic() > until:
@@ -138,6 +146,24 @@ class Submitter:
             if task:
                 self._report(id, order.submission, task, self._login)
                 return
+
+    def _order(self, id: str, to: str | None, *, look: bool) -> Submission:
+        """What is to be submitted, which is such as can be; with ``look`` it is not handed out yet."""
+        order = patiently(self._ask, "submission", AskSubmission(id=id, look=look), Submission, for_s=AWAY_S)
+        _check(order, to)
+        if order.submission if look else not is_uuid(order.submission):
+            raise ProtocolError(
+                f"the service wants a transfer submitted with {order.submission[:40]!r}, which is no UUID, or hands "
+                "one out before somebody agreed; are both sides up to date?"
+            )
+        return order
+
+    def _agree(self, id: str, order: Submission, to: str | None) -> None:
+        if not self._agrees("\n".join(_told(order, to)), is_named=_is_named(order, to)):
+            raise PermissionDenied(
+                f"transfer {id} is not submitted, since nobody agreed to it; to submit it {submits(to)}; "
+                f"to give it up: hpcserve transfers --cancel {id}"
+            )
 
     def _try(self, order: Submission, login: Kept, until: float) -> str:
         """The task; empty: it may go well later, or with another login.
@@ -187,7 +213,7 @@ class Submitter:
     def _bear(self, trouble: Trouble, until: float) -> None:
         """Has another login where that helps, and waits where time does."""
         if trouble.kind == "login":
-            self._login = None
+            self._log_out()
             if trouble.detail is not None:
                 self._wants_more(trouble)
             return
@@ -217,36 +243,46 @@ class Submitter:
             code = partial(asks.code, why=f"{self._why}{FOR_TRANSFER}", scope="")
             self._login = signin.log_in(demand, NO_SERVICE, code, renews=False)
 
+    def _log_out(self) -> None:
+        """The login is worth nothing any more; that of a program ends by itself."""
+        from hpcserve.auth import signin
+
+        login, self._login = self._login, None
+        if login is None:
+            return
+        try:
+            signin.revoke(login)
+        except ServiceUnavailable as error:
+            self._says(f"the login for Globus Transfer ends by itself, in two days at most: {error.message}")
+
 
 def _clock() -> float:
     """Seconds that go on while this machine sleeps."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-def _check(order: Submission, to: str | None) -> bool:
-    """Whether all that the service has submitted goes to where the user said; what he did not name is refused."""
-    for each in (order.source, order.target, order.submission):
+def _check(order: Submission, to: str | None) -> None:
+    """What can be no transfer is refused, and what does not go to where the user said at all."""
+    for each in (order.source, order.target):
         if not is_uuid(each):
-            raise ProtocolError(f"the service wants a transfer submitted with {each[:40]!r}, which is no UUID")
+            raise ProtocolError(f"the service wants a transfer of {each[:40]!r} submitted, which is no UUID")
     paths = [path for item in order.items for path in item]
     if not paths or any(_is_odd(path) for path in paths) or not 0 < order.deadline_s <= LONGEST_DEADLINE_S:
         raise ProtocolError("the service wants a transfer submitted that can be none; are both sides up to date?")
-    if to is None:
-        return False
-    named, ends = destination(to, ""), [End(order.target, end) for _, end in order.items]
-    is_there = [named == each or named == each._replace(path=each.directory) for each in ends]
-    if not any(is_there):
+    if to is not None and not any(_named(order, to)):
         raise PermissionDenied(
-            f"the service wants a transfer to {uri_of(ends[0])} submitted, but the result was to go to {to}; nothing "
-            "is submitted: ask its operator"
+            f"the service wants a transfer to {uri_of(End(order.target, order.items[0][1]))} submitted, but the result "
+            f"was to go to {to}; nothing is submitted: ask its operator"
         )
-    return all(map(_below(to), ends))
 
 
-def _below(to: str) -> Callable[[End], bool]:
-    """Tells what lies in the directory that the user named, or in that of the file that he did."""
-    directory = destination(to, "").directory
-    return lambda end: end.path.startswith(directory)
+def _named(order: Submission, to: str) -> list[bool]:
+    return [covers(to, start, End(order.target, end)) for start, end in order.items]
+
+
+def _is_named(order: Submission, to: str | None) -> bool:
+    """Whether all of it goes to where the user said."""
+    return to is not None and all(_named(order, to))
 
 
 def _is_odd(path: str) -> bool:
@@ -261,10 +297,9 @@ def _what(order: Submission) -> object:
 
 def _told(order: Submission, to: str | None) -> Iterator[str]:
     yield f"Globus takes this transfer from you alone ({printable(order.why)}):"
-    is_below = _below(to) if to is not None else lambda _: True
     items = [(End(order.source, start), End(order.target, end)) for start, end in order.items]
-    elsewhere = [each for each in items if not is_below(each[1])]
-    for start, end in (each for each in items if is_below(each[1])):
+    elsewhere = [] if to is None else [each for each in items if not covers(to, each[0].path, each[1])]
+    for start, end in (each for each in items if each not in elsewhere):
         yield f"  {uri_of(start)} to {uri_of(end)}"
     if elsewhere:
         yield f"and with it, elsewhere than to {to}:"

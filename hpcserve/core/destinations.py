@@ -12,6 +12,8 @@ from hpcserve.core.spelling import shortened
 from hpcserve.errors import InvalidInput
 
 LONGEST = 4096
+RESULT = ".h5"
+"""How the name of a result's file ends."""
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -38,6 +40,25 @@ def destination(uri: str, name: str) -> End:
             f"{told}: the path goes up by '..', or has what cannot be printed in it; give the path itself"
         )
     return End(split.netloc.lower(), f"{path}{name}" if path.endswith("/") else path)
+
+
+def covers(uri: str, file: str, end: End) -> bool:
+    """Whether whoever named this place has named that end: the file, or in the directory what a result is called.
+
+    Nothing that lies deeper, or is hidden, and no other file than a result is meant by a directory.
+
+    Args:
+        uri: The destination, as it was given.
+        file: The file that is to go there, by its path.
+        end: Where it would be.
+
+    Raises:
+        InvalidInput: ``uri`` is no destination.
+    """
+    name = file.rpartition("/")[2]
+    names_directory = destination(uri, "").path.endswith("/")
+    is_result = name.endswith(RESULT) and not name.startswith(".")
+    return end == destination(uri, name) and (is_result or not names_directory)
 
 
 def directory(uri: str | None) -> str | None:

@@ -5,7 +5,7 @@ No rules of how a task goes on: those are :mod:`hpcserve.core.transfers`'s.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,9 +65,15 @@ def asked_of(login: dict[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if name != "session_message"}
 
 
+def named(each: Delivery) -> str:
+    """What its owner has named, as far as can be seen: the directory that it goes to, or the file that it is to be."""
+    keeps_its_name = each.target.path == f"{each.target.directory}{each.name}"
+    return each.target.directory if keeps_its_name else each.target.path
+
+
 def batches(
     waiting: Iterable[Delivery],
-    apart: Container[str],
+    alone: Callable[[Delivery], str],
     has_room: Callable[[str, int], bool],
     limits: Limits,
     now: float,
@@ -76,15 +82,14 @@ def batches(
 
     Args:
         waiting: What waits for its turn, in its order.
-        apart: Which of them travel with none for another directory.
+        alone: What has to be the same of all that one travels with; empty: nothing.
         has_room: Whether an owner, for whom so many begin now, may have one more.
         limits: What the site sets.
         now: See the book.
     """
     lines: dict[tuple[str, ...], list[Delivery]] = {}
     for each in waiting:
-        alone = each.target.directory if each.id in apart else ""
-        lines.setdefault((each.owner, each.source.collection, each.target.collection, alone), []).append(each)
+        lines.setdefault((each.owner, each.source.collection, each.target.collection, alone(each)), []).append(each)
     begun: dict[str, int] = {}
     chosen = []
     for (owner, *_), line in sorted(lines.items(), key=lambda item: item[1][0].asked_s):

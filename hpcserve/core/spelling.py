@@ -21,6 +21,11 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
+def printable_lines(text: str) -> str:
+    """The same of several lines, which stay."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """What to append to a message that ``name`` is unknown.
 

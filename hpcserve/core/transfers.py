@@ -44,8 +44,8 @@ from hpcserve.core.delivery import (
 )
 from hpcserve.core.deliverybook import Book
 from hpcserve.core.faults import AT_ONCE, HELPS
-from hpcserve.core.offers import Offers
-from hpcserve.core.shipments import Shipment, batches
+from hpcserve.core.offers import FIND_S, Offers
+from hpcserve.core.shipments import Shipment, batches, named
 from hpcserve.errors import Conflict, NotFound, TransferFailed
 
 BY_OWNER = "cancelled by its owner"
@@ -178,7 +178,7 @@ class Transfers(Book):
             else:
                 actions.append(Look(number, shipment.owner, shipment.task))
         waiting = [each for each in self._deliveries.values() if each.state == "waiting" and each.id not in self._of]
-        for members in batches(waiting, self._apart, self._has_room, self.limits, now):
+        for members in batches(waiting, self._alone, self._has_room, self.limits, now):
             number = self._ship(members)
             self._shipments[number].busy = True
             actions.append(Prepare(number, members[0].owner))
@@ -245,7 +245,8 @@ class Transfers(Book):
         if now < shipment.handed_until or (
             self.offers.waits_for_owner(shipment) and not self.is_looked_for(shipment, now)
         ):
-            shipment.busy = False
+            last = max(shipment.handed_until, shipment.since)
+            shipment.busy, shipment.unsure = False, now < last + FIND_S
             shipment.pause(now, 0.0, self.limits)
             return []
         shipment.busy = shipment.unsure = False
@@ -350,12 +351,33 @@ class Transfers(Book):
         elif trouble.kind == "stale":
             shipment.stale = True
             return [self._anew(shipment, trouble.why)]
-        return self.offers.wait(shipment, trouble)
+        return self._wait(shipment, trouble)
+
+    def _wait(self, shipment: Shipment, trouble: Trouble) -> list[Action]:
+        """What is offered is so to one place: it starts anew, as soon as it is sure that it was not submitted."""
+        waiting = self.offers.wait(shipment, trouble)
+        if not shipment.offered or not self._is_mixed(shipment):
+            return waiting
+        if not shipment.unsure:
+            return [*waiting, self._anew(shipment)]
+        shipment.lost, shipment.login = trouble._replace(kind="stale"), None
+        return waiting
 
     def _anew(self, shipment: Shipment, why: str | None = None) -> Store:
-        """What was not submitted is, with another id."""
+        """What was not submitted is, with another id; what does not belong together any more, each by itself."""
         shipment.submission, shipment.offered = "", False
+        if self._is_mixed(shipment):
+            self._drop(self._of[shipment.ids[0]])
         return self.change(shipment.ids, state="waiting", submission="", why=why)
+
+    def _alone(self, each: Delivery) -> str:
+        """What has to be the same of all that a delivery travels with; empty: nothing."""
+        if self.offers.is_closed(each):
+            return named(each)
+        return each.target.directory if each.id in self._apart else ""
+
+    def _is_mixed(self, shipment: Shipment) -> bool:
+        return len({self._alone(self._deliveries[each]) for each in shipment.ids}) > 1
 
     # --- how --------------------------------------------------------------------------------------
 

@@ -430,13 +430,19 @@ class ByHttps(Admin, frozen=True, kw_only=True):
 
 
 class AskSubmission(Admin, frozen=True, kw_only=True):
-    """``submission``: the caller is about to submit a transfer that is ``offered``, with a login of his own."""
+    """``submission``: the caller is about to submit a transfer that is ``offered``, with a login of his own.
+
+    ``look``: not yet; what he would is shown, without its submission id, and nothing is handed out.
+    """
 
     id: str
+    look: bool = False
 
 
 class Submission(Admin, frozen=True, kw_only=True):
     """What the caller's own task is to be. It verifies checksums; its label is ``hpcserve SUBMISSION``.
+
+    ``submission`` is empty where it was asked for to ``look`` at.
 
     Whoever does not submit it ``within_s`` seconds asks again first. ``login``: what Transfer has wanted of the
     service's, as the detail of the error ``login_required``; ``why``: in its words. ``consents``: collections on which

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,8 +105,17 @@ def test_a_program_submits_by_its_secret_what_the_service_may_not(lab: Lab) -> N
         nightly.ok("service", "add", "lab", lab.ada.record)
         nightly.ok("service", "use", "lab")
         # Transfer wants a session of the service, which no program has: it logs in anew, and is offered it after that.
-        for _ in range(2):
-            sent = json.loads(nightly.ok(*lab.call))["sent"]
-            assert Path(sent).name in [each.name for each in lab.arrived()]
+        sent = json.loads(nightly.ok(*lab.call, "--yes"))["sent"]
+        assert [Path(sent).name] == [each.name for each in lab.arrived()]
+        # Without a yes nothing is submitted: not by the call, nor for another place.
+        said = nightly.fails(4, *lab.call)
+        nightly.fails(4, "transfers", "--login")
+        nightly.fails(2, "transfers", "--login", "--yes")
+        elsewhere = f"globus://{lab.laptop.id}/"
+        assert "no --to names" in nightly.fails(4, "transfers", "--login", "--yes", "--to", elsewhere)
+        assert len(lab.arrived()) == 1
+        told = re.search(r"in a program: hpcserve (transfers --login --yes --to \S+);", said)
+        assert told is not None, said
+        nightly.ok(*told[1].split(), "--watch")
         shown = json.loads(nightly.ok("transfers", "--json"))["transfers"]
     assert [each["state"] for each in shown] == ["succeeded"] * 2

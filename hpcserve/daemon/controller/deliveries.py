@@ -157,6 +157,14 @@ class Deliveries:
         await self._carry_out(self.book.cancel(id, self.now()))
         self._changed.set()
 
+    def look(self, id: str) -> tuple[Submit, dict[str, Any]]:
+        """What the owner of a delivery would be handed to submit; see :meth:`hand_out`.
+
+        Raises:
+            HpcserveError: As there.
+        """
+        return self.book.offers.look(id, self.now())
+
     async def hand_out(self, id: str) -> tuple[Submit, dict[str, Any]]:
         """What the owner of a delivery is to submit himself, with a login of his own; and which one the service lacks.
 

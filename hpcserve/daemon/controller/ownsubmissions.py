@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hpcserve.core.access import Decision
-from hpcserve.core.delivery import Delivery, Trouble
+from hpcserve.core.delivery import Delivery, Submit, Trouble
 from hpcserve.core.destinations import is_uuid
 from hpcserve.core.spelling import printable, shortened
 from hpcserve.daemon.controller.guard import Asking
@@ -26,17 +28,16 @@ class OwnSubmissions:
         self._desk = desk
 
     async def submission(self, arguments: verbs.AskSubmission, asking: Asking) -> verbs.Submission:
-        """One is to be submitted by the caller himself."""
+        """One is to be submitted by the caller himself, or shown to him before that."""
         service, delivery = await self._own_transfer(asking, arguments.id)
-        try:
-            order, login = await service.deliveries.hand_out(delivery.id)
-        except StepFailed as error:
-            raise ServiceUnavailable(error.trouble.why, retry_after_s=error.trouble.retry_after_s or 2.0) from error
-        await self._desk.guard.note(asking, "submit", delivery.id, OWN)
+        if arguments.look:
+            order, login = service.deliveries.look(delivery.id)
+        else:
+            order, login = await self._handed(service, delivery, asking)
         limits = service.deliveries.book.limits
         source, target = delivery.source.collection, delivery.target.collection
         return verbs.Submission(
-            submission=order.submission,
+            submission="" if arguments.look else order.submission,
             source=source,
             target=target,
             items=tuple((each.source.path, each.target.path) for each in order.deliveries),
@@ -46,6 +47,15 @@ class OwnSubmissions:
             why=delivery.why,
             consents=(source,) if self._desk.is_mapped(source) else (),
         )
+
+    async def _handed(self, service: Service, delivery: Delivery, asking: Asking) -> tuple[Submit, dict[str, Any]]:
+        """It is the caller's from now on, for a time."""
+        try:
+            handed = await service.deliveries.hand_out(delivery.id)
+        except StepFailed as error:
+            raise ServiceUnavailable(error.trouble.why, retry_after_s=error.trouble.retry_after_s or 2.0) from error
+        await self._desk.guard.note(asking, "submit", delivery.id, OWN)
+        return handed
 
     async def submitted(self, arguments: verbs.Submitted, asking: Asking) -> verbs.TransferList:
         """The caller has submitted one."""

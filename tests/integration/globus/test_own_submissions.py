@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import msgspec
 import pytest
 
+from hpcserve.cli.consent import agreement
 from hpcserve.client import submitting
 from hpcserve.client.sending import Ask
 from hpcserve.client.submitting import Submitter
@@ -26,6 +27,7 @@ from hpcserve.daemon.controller.guard import Asking, Guard
 from hpcserve.daemon.controller.transferring import limits_of
 from hpcserve.errors import (
     AuthenticationError,
+    Cancelled,
     Conflict,
     HpcserveError,
     InvalidInput,
@@ -47,6 +49,7 @@ from tests.integration.globus.test_transferring import Stage, staged_service
 from tests.integration.globus.transfers import Transfers
 
 SUBMIT = "POST /v0.10/transfer"
+OTHER = "00000000-0000-4000-8000-000000000000"
 
 
 class Page:
@@ -126,6 +129,7 @@ def asked_by(stage: Stage, person: Person) -> Ask:
         "submission": stage.transferring.submissions.submission,
         "submitted": stage.transferring.submissions.submitted,
         "not-submitted": stage.transferring.submissions.not_submitted,
+        "transfers": stage.transferring.transfers,
     }
 
     def ask(verb: str, arguments: Any, _answer: type[Any]) -> Any:
@@ -172,7 +176,7 @@ def test_its_owner_submits_what_the_service_may_not(transfers: Transfers, vault:
             view = await offered(stage, ada, vault, "r.h5", "s.h5")
             assert "None of your authenticated identities" in view.why
             submitter = Submitter(asked_by(stage, ada), page, reader, print)
-            await asyncio.to_thread(submitter.submit, view.id, view.to)
+            await asyncio.to_thread(submitter.submit, view.id, view.to.removesuffix("r.h5"))
             await until(stage, ada, lambda seen: seen.state == "succeeded")
             # The next one is offered at once, and the same login does.
             third = stage.staged(ada, "t.h5")
@@ -196,6 +200,51 @@ def test_its_owner_submits_what_the_service_may_not(transfers: Transfers, vault:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("prompt", ["the question", "the login"])
+def test_what_nobody_agrees_to_or_logs_in_for_was_not_handed_out(
+    transfers: Transfers, vault: Collection, tmp_path: Path, prompt: str
+) -> None:
+    class Gone(Page):
+        def code(self, address: str, why: str, scope: str) -> str:
+            raise Cancelled("Ctrl-C")
+
+    async def scenario() -> None:
+        ada, said_no = transfers.setting.person, Reader(answers=1)
+        error: type[Exception] = PermissionDenied if prompt == "the question" else Cancelled
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            reader = said_no if prompt == "the question" else Reader()
+            submitter = Submitter(asked_by(stage, ada), Gone(transfers), reader, print)
+            with pytest.raises(error):
+                await asyncio.to_thread(submitter.submit, view.id, view.to)
+            told = await stage.transferring.cancel(CancelTransfer(id=view.id), stage.asking(ada))
+            assert [each.state for each in told.transfers] == ["cancelled"], "nobody can be about to submit it"
+            order = AskSubmission(id=view.id, look=True)
+            with pytest.raises(Conflict):
+                await stage.transferring.submissions.submission(order, stage.asking(ada))
+        assert transfers.setting.globus.faults.asked["GET /v0.10/task_list"] == 0
+        lines = [json.loads(each) for each in audit_path(stage.site.state_dir, "controller").read_text().splitlines()]
+        assert "submit" not in [each["action"] for each in lines]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("change", [{"submission": OTHER}, {"submission": ""}])
+def test_an_id_that_comes_before_the_yes_or_not_at_all_is_not_submitted_with(
+    transfers: Transfers, vault: Collection, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    async def scenario() -> None:
+        ada, page = transfers.setting.person, Page(transfers)
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            submitter = Submitter(lying(asked_by(stage, ada), change), page, Reader(), print)
+            with pytest.raises(ProtocolError):
+                await asyncio.to_thread(submitter.submit, view.id, view.to)
+        assert tasks(transfers) == 0
+
+    asyncio.run(scenario())
+
+
 def test_a_program_submits_by_its_secret(
     transfers: Transfers, vault: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +260,27 @@ def test_a_program_submits_by_its_secret(
             submitter = Submitter(asked_by(stage, program), None, Reader(), print)
             await asyncio.to_thread(submitter.submit, view.id, view.to)
             await until(stage, program, lambda seen: seen.state == "succeeded")
+
+    asyncio.run(scenario())
+
+
+def test_what_cannot_be_submitted_just_now_is_an_error_and_what_need_not_be_is_none(
+    transfers: Transfers, vault: Collection, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        ada, page, said = transfers.setting.person, Page(transfers), list[str]()
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault, "r.h5", "s.h5")
+            other = (await stage.look(ada))[1]
+            await stage.transferring.submissions.submission(AskSubmission(id=view.id), stage.asking(ada))
+            await stage.transferring.cancel(CancelTransfer(id=other.id), stage.asking(ada))
+            submitter = Submitter(asked_by(stage, ada), page, Reader(), said.append)
+            with pytest.raises(Conflict, match=f"{view.id} starts anew, since one that travels with it was cancelled"):
+                await asyncio.to_thread(submitter.submit, view.id, view.to)
+            assert not said
+            await asyncio.to_thread(submitter.submit, other.id, other.to)
+            assert said == [f"transfer {other.id} is cancelling, and not its owner's to submit"]
+        assert page.asked == []
 
     asyncio.run(scenario())
 
@@ -271,7 +341,11 @@ def test_a_mapped_collection_of_the_site_takes_a_consent_of_its_own(
             transfers.consent(mapped, ada)
             view = await offered(stage, ada, vault)
             order = await stage.transferring.submissions.submission(AskSubmission(id=view.id), stage.asking(ada))
+            page, reader = Page(transfers), Reader()
+            submitter = Submitter(asked_by(stage, ada), page, reader, print)
+            await asyncio.to_thread(submitter.submit, view.id, view.to)
         assert order.consents == (order.source,) == (mapped.id,)
+        assert f"{mapped.id}/data_access" in page.addresses[0], "which the login for it asks for, too"
 
     asyncio.run(scenario())
 
@@ -287,6 +361,26 @@ def test_who_is_killed_before_the_report_is_found_out_by_the_service(
             task = own(transfers, ada).submit(order.submission, ends(order))
             assert (await until(stage, ada, lambda seen: seen.state == "succeeded")).task == task
         assert tasks(transfers) == 1
+
+    asyncio.run(scenario())
+
+
+def test_the_login_ends_with_the_command(transfers: Transfers, vault: Collection, tmp_path: Path) -> None:
+    def own_tokens() -> list[bool]:
+        world, native = transfers.setting.world, transfers.setting.native
+        return [each.active for each in world.tokens.values() if each.client_id == native.id]
+
+    async def scenario() -> None:
+        ada, page, said = transfers.setting.person, Page(transfers), list[str]()
+        async with staged_service(transfers, tmp_path) as stage:
+            view = await offered(stage, ada, vault)
+            before = sum(own_tokens())
+            with Submitter(asked_by(stage, ada), page, Reader(), said.append) as submitter:
+                await asyncio.to_thread(submitter.submit, view.id, view.to)
+                assert sum(own_tokens()) > before
+            assert sum(own_tokens()) == before
+            await until(stage, ada, lambda seen: seen.state == "succeeded")
+        assert said == []
 
     asyncio.run(scenario())
 
@@ -320,9 +414,6 @@ def lying(ask: Ask, *changes: dict[str, Any]) -> Ask:
     return cast("Ask", told)
 
 
-OTHER = "00000000-0000-4000-8000-000000000000"
-
-
 @pytest.mark.parametrize(
     ("change", "error"),
     [
@@ -333,7 +424,10 @@ OTHER = "00000000-0000-4000-8000-000000000000"
         ({"items": (("/r.h5", "/in/\x1b[2K"),)}, ProtocolError),
         ({"items": ()}, ProtocolError),
         ({"deadline_s": 1e9}, ProtocolError),
+        ({"deadline_s": 0.0}, ProtocolError),
+        ({"items": (("r.h5", "/in/r.h5"),)}, ProtocolError),
         ({"source": "../x"}, ProtocolError),
+        ({"target": "../x"}, ProtocolError),
         ({"submission": "x"}, ProtocolError),
     ],
 )
@@ -376,9 +470,9 @@ def test_all_that_is_to_be_submitted_is_shown_in_what_can_be_printed(
 ) -> None:
     async def scenario() -> None:
         ada, page, reader = transfers.setting.person, Page(transfers), Reader(answers=2)
-        many = tuple((f"/{number}", f"/in/{number}") for number in range(12))
+        many = tuple((f"/{number}.h5", f"/in/{number}.h5") for number in range(12))
         change: dict[str, Any] = {
-            "items": (*many, ("/r.h5", "/in/r.h5"), ("/x", "/~/.ssh/keys")),
+            "items": (*many, ("/r.h5", "/in/r.h5"), ("/x", "/~/.ssh/keys"), ("/.x", "/in/.x")),
             "why": "fine\x1b[1A\nor not",
         }
         change |= {"consents": (OTHER,)}
@@ -390,11 +484,14 @@ def test_all_that_is_to_be_submitted_is_shown_in_what_can_be_printed(
             change["login"] = {**login, "authorization_parameters": {"required_scopes": scopes}}
             submitter = Submitter(lying(ask, change, {}), page, reader, print)
             with pytest.raises(PermissionDenied, match="nobody agreed"):
-                await asyncio.to_thread(submitter.submit, view.id, view.to)
+                await asyncio.to_thread(submitter.submit, view.id, view.to.removesuffix("r.h5"))
         [first, *_] = reader.shown
         above, below = first.split("elsewhere than to")
         assert above.count(" to globus://") == 13
-        assert f"globus://{vault.id}/~/.ssh/keys" in below
+        assert [each.partition(" to ")[2] for each in below.splitlines()[1:]] == [
+            f"globus://{vault.id}/~/.ssh/keys",
+            f"globus://{vault.id}/in/.x",
+        ]
         assert first.splitlines()[0].endswith("(fine\\x1b[1A\\nor not):")
         assert reader.named == [False, True]
         assert OTHER not in page.addresses[0]
@@ -576,5 +673,28 @@ def test_what_is_handed_out_says_what_was_wanted_though_the_service_is_told_to_t
             monkeypatch.setattr(Guard, "note", meanwhile)
             order = await stage.transferring.submissions.submission(AskSubmission(id=view.id), stage.asking(ada))
         assert order.login["authorization_parameters"]["session_required_single_domain"] == [vault.domain]
+
+    asyncio.run(scenario())
+
+
+def test_a_program_is_not_kept_from_submitting_by_what_another_has_named(
+    transfers: Transfers, vault: Collection, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        ada, page = transfers.setting.person, Page(transfers)
+        async with staged_service(transfers, tmp_path, transfer_wait_s=0.5) as stage:
+            await offered(stage, ada, vault)  # it is known from now on
+            places = [f"globus://{vault.id}/run{number}/" for number in (1, 2)]
+            views = [(await stage.deliver(ada, stage.staged(ada, f"{to[-2]}.h5"), to=to))[0] for to in places]
+            async with asyncio.timeout(WITHIN_S):
+                while any(each.state != "offered" or each.login is None for each in await stage.look(ada)):
+                    await asyncio.sleep(0.02)
+            submitter = Submitter(asked_by(stage, ada), page, agreement(None, yes=True), print)
+            for view, to in zip(views, places, strict=True):
+                await asyncio.to_thread(submitter.submit, view.id, to)
+            async with asyncio.timeout(WITHIN_S):
+                while len(stage.arrived) < 2:
+                    await asyncio.sleep(0.02)
+        assert [path.name for path in sorted(vault.root.glob("run*/*.h5"))] == ["1.h5", "2.h5"]
 
     asyncio.run(scenario())

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
+from hpcserve.cli.asking import prompt
 from hpcserve.cli.main import main
-from hpcserve.cli.transfers import _again, _moved, _show
+from hpcserve.cli.terminal import complain, note
+from hpcserve.cli.transfers import _again, _moved, _show, progress
 from hpcserve.client import Client
+from hpcserve.client.sending import transfer_of
 from hpcserve.errors import Conflict
 from hpcserve.wire.admin import Deliver, TransferList, TransferView
 
@@ -65,6 +70,21 @@ def test_what_did_not_arrive_is_shown_with_what_brings_it_once_more(capsys: pyte
     assert "what had moved may lie at the destination, incomplete" in " ".join(capsys.readouterr().out.split())
 
 
+def test_nothing_that_a_service_says_of_a_transfer_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    hides = "\x1b[8m\u202e\x9b8m\r"
+    said = dict.fromkeys(("id", "owner", "path", "to", "why", "task"), f"a{hides}b")
+    for state in ("offered", "failed", hides):
+        _show([view(state, **said)], json=False, lines=False, owners=True)
+    note(progress(transfer_of(view("active", **said))))
+    note(progress(replace(transfer_of(view("active", **said)), away=hides)))
+    complain(f"transfer {hides}")
+    sys.stderr.write(prompt("https://auth.example/", f"why {hides}\nmore", f"read {hides}"))
+    seen = capsys.readouterr()
+    assert not set("\x1b\u202e\x9b\r") & set(seen.out + seen.err)
+    assert "a\\x1b[8m\\u202e\\x9b8m\\rb" in "".join(seen.err.split())
+    assert "\nmore\n" in seen.err, "lines stay"
+
+
 def test_one_that_is_being_cancelled_is_not_brought_once_more_in_silence() -> None:
     for state, now in (("failed", "waiting"), ("cancelled", "waiting"), ("active", "active")):
         assert _again(cast("Client", Service(state)), "t") == now
@@ -76,7 +96,7 @@ def test_one_that_is_being_cancelled_is_not_brought_once_more_in_silence() -> No
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["run", "x", "--keep-login"], "say --to"), (["transfers", "--yes"], "with --login")],
+    [(["run", "x", "--keep-login"], "say --to"), (["transfers", "--yes"], "--login --yes --to URI")],
 )
 def test_an_option_that_would_do_nothing_is_refused(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]

@@ -79,6 +79,29 @@ def test_what_is_offered_is_said_as_soon_as_it_is_known_what_transfer_wants() ->
     assert (caught.value.detail, len(asked), seen[-1].state) == (wanted, 2, "offered")
 
 
+@pytest.mark.parametrize("state", ["offered", "prepared"])
+def test_a_program_is_told_the_command_that_submits_to_where_it_has_said(
+    monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    monkeypatch.setattr(sending, "LOGIN_S", 0.0)
+    monkeypatch.setenv("HPCSERVE_CLIENT_ID", "0a0d9b1c-7f1e-4a5b-8c3f-3f5b1f7a9e10")
+    monkeypatch.setenv("HPCSERVE_CLIENT_SECRET", "of-nightly")
+    to = f"globus://{LAPTOP}/in it/"
+    ask, _ = service([view(state, login={"code": "x"}, path="/other/r.h5")] * 5)
+    with pytest.raises(LoginRequired) as caught:
+        Sending(to).send(RESULT, ask)
+    assert f"hpcserve transfers --login --yes --to '{to}'" in caught.value.message
+
+
+def test_what_a_service_says_in_an_error_steers_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "LOGIN_S", 0.0)
+    for state in ("offered", "inactive"):
+        ask, _ = service([view(state, login={"code": "x"}, why="fine\x1b[8m")] * 5)
+        with pytest.raises(LoginRequired) as caught:
+            Sending(f"globus://{LAPTOP}/in/").send(RESULT, ask)
+        assert r"(fine\x1b[8m)" in caught.value.message
+
+
 def test_it_is_asked_for_once_and_looked_at_until_it_has_arrived() -> None:
     moving = view("active", task="g", task_bytes=40, task_bytes_in_all=100, bytes_per_s=30.0, task_files_in_all=1)
     there = view("succeeded", task_bytes=100, task_bytes_in_all=100, task_files=1, task_files_in_all=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpcserve.core.delivery import End
-from hpcserve.core.destinations import destination, unfit, uri_of
+from hpcserve.core.destinations import covers, destination, unfit, uri_of
 from hpcserve.errors import InvalidInput
 
 ID = "1c9d3f0e-8d2b-4c53-9f7e-2f1f6e0d0a11"
@@ -67,3 +67,42 @@ def test_what_is_no_destination_is_said(uri: str) -> None:
 def test_a_place_where_something_else_is_does_not_do(path: str, found: str, words: str) -> None:
     why = unfit(f"globus://{ID}{path}", found)
     assert words in why if words else not why
+
+
+@pytest.mark.parametrize(
+    ("named", "file", "path"),
+    [
+        ("/~/", "/staged/fold-1.h5", "/~/fold-1.h5"),
+        ("/~/a%20b/", "/staged/fold-1.h5", "/~/a b/fold-1.h5"),
+        ("/in/r.h5", "/staged/fold-1.h5", "/in/r.h5"),
+        ("/in/r", "/staged/fold-1.h5", "/in/r"),
+        ("", "/staged/fold-1.h5", "/fold-1.h5"),
+    ],
+)
+def test_who_names_a_place_means_the_result_there(named: str, file: str, path: str) -> None:
+    assert covers(f"globus://{ID}{named}", file, End(ID, path))
+
+
+@pytest.mark.parametrize(
+    ("named", "file", "path"),
+    [
+        ("/~/r.h5", "/staged/.bashrc", "/~/.bashrc"),
+        ("/~/r.h5", "/staged/fold-1.h5", "/~/fold-1.h5"),
+        ("/~/r.h5", "/staged/r.h5", "/~/r.h5/r.h5"),
+        ("/~/", "/staged/.bashrc", "/~/.bashrc"),
+        ("/~/", "/staged/.r.h5", "/~/.r.h5"),
+        ("/~/", "/staged/profile", "/~/profile"),
+        ("/~/", "/staged/fold-1.h5", "/~/fold-2.h5"),
+        ("/~/", "/staged/authorized_keys", "/~/.ssh/authorized_keys"),
+        ("/~/", "/staged/fold-1.h5", "/~/.ssh/fold-1.h5"),
+        ("/~/", "/staged/fold-1.h5", "/fold-1.h5"),
+        ("/", "/staged/fold-1.h5", "/etc/fold-1.h5"),
+    ],
+)
+def test_who_names_a_place_means_nothing_else(named: str, file: str, path: str) -> None:
+    assert not covers(f"globus://{ID}{named}", file, End(ID, path))
+
+
+def test_another_collection_was_not_named() -> None:
+    other = ID.replace(ID[0], "0" if ID[0] != "0" else "1")
+    assert not covers(f"globus://{ID}/in/", "/staged/r.h5", End(other, "/in/r.h5"))

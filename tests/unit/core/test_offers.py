@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hpcserve.core import delivery as core
 from hpcserve.core.delivery import Delivery, End, Limits, Progress, State, Trouble
+from hpcserve.core.offers import FIND_S
 from hpcserve.core.transfers import Transfers
 from hpcserve.errors import Conflict, LoginRequired, ServiceUnavailable
 
@@ -20,8 +21,10 @@ DOMAIN = {"authorization_parameters": {"session_message": "first", "session_requ
 REFUSED = Trouble("login", "wrong domain", detail=DOMAIN, by_transfer=True)
 
 
-def delivery(number: int, *, at: float = 0.0, to: str = "vault", state: State = "waiting") -> Delivery:
-    source, target = End("site", f"/ann/{number}.h5"), End(to, f"/in/{number}.h5")
+def delivery(
+    number: int, *, at: float = 0.0, to: str = "vault", state: State = "waiting", path: str = "/in/"
+) -> Delivery:
+    source, target = End("site", f"/ann/{number}.h5"), End(to, f"{path}{number}.h5" if path.endswith("/") else path)
     submission = "sub" if state == "offered" else ""
     return Delivery(str(number), "ann", f"{number}.h5", source, target, 10, at, state, submission)
 
@@ -133,6 +136,75 @@ def test_the_way_stays_closed_over_a_restart_with_something_offered() -> None:
     assert states(transfers) == ["offered", "offered"]
 
 
+def together(transfers: Transfers, *numbers: int) -> list[list[str]]:
+    """What travels together of what Transfer refuses now."""
+    found = []
+    for number in numbers:
+        submit = transfers.prepared(number, f"sub-{number}", 20.0)[-1]
+        assert isinstance(submit, core.Submit)
+        found.append([each.id for each in submit.deliveries])
+        transfers.failed(number, REFUSED, 20.0)
+    return found
+
+
+PLACES = delivery(2, path="/b/"), delivery(3, path="/b/"), delivery(4, path="/b/x.h5"), delivery(5, path="/b/y.h5")
+
+
+def test_what_is_offered_goes_to_one_place_that_its_owner_has_named() -> None:
+    """A yes to one place would else be a yes to another, and what was agreed to for one would wait for the other."""
+    transfers = offered(delivery(1))
+    for each in PLACES:
+        transfers.ask(each)
+    assert transfers.tick(20.0) == [core.Prepare(number, "ann") for number in (2, 3)]
+    assert together(transfers, 2, 3) == [["2", "3"], ["4"]]
+    transfers.cancel("1", 20.0)
+    transfers.tick(20.0)
+    assert together(transfers, 4) == [["5"]]
+    assert states(transfers) == ["cancelled"] + ["offered"] * 4
+
+
+@pytest.mark.parametrize("unsure", [True, False])
+def test_what_went_to_several_places_before_it_was_offered_starts_anew_for_each(*, unsure: bool) -> None:
+    transfers = refused(*PLACES[1:])
+    if unsure:
+        transfers.tick(transfers.due)
+        transfers.failed(1, Trouble("again", "503"), 5.5)
+    transfers.offers.go_on("3", 6.0, "anew")
+    transfers.tick(6.0)
+    transfers.failed(1, REFUSED, 6.0)
+    if unsure:
+        with pytest.raises(Conflict):
+            transfers.offers.hand_out("3", 6.0)
+        assert transfers.login("3") is None
+        assert transfers.tick(transfers.due) == [core.Find(1, "ann", "sub")]
+        transfers.found(1, "", 7.0)
+    assert states(transfers) == ["waiting"] * 3
+    assert transfers.tick(8.0) == [core.Prepare(number, "ann") for number in (2, 3, 4)]
+    assert together(transfers, 2, 3, 4) == [["3"], ["4"], ["5"]]
+    assert states(transfers) == ["offered"] * 3
+    for each in ("3", "4", "5"):
+        _, submit, _ = transfers.offers.hand_out(each, 20.0)
+        assert [one.id for one in submit.deliveries] == [each]
+
+
+def test_what_is_not_offered_may_go_to_several_places_and_is_tried_again() -> None:
+    transfers = refused(*PLACES[1:])
+    transfers.ask(delivery(1, at=5.0))
+    transfers.tick(6.0)
+    transfers.failed(1, Trouble("again", "503"), 6.0)
+    transfers.prepared(2, "sub-2", 6.0)
+    for again in (True, False):
+        transfers.failed(2, REFUSED, 7.0)
+        if again:
+            transfers.offers.go_on("1", 7.0, "anew")
+            transfers.tick(7.0)
+    assert transfers.state("1") == "offered"
+    transfers.failed(1, Trouble("again", "503"), 7.0)
+    [_, submit] = transfers.tick(60.0)
+    assert isinstance(submit, core.Submit)
+    assert states(transfers) == ["prepared"] * 3 + ["offered"]
+
+
 def test_what_goes_the_same_way_later_is_offered_at_once_until_the_service_gets_through() -> None:
     transfers = offered(delivery(1))
     transfers.ask(delivery(2, at=7.0))
@@ -198,6 +270,80 @@ def test_what_is_offered_is_looked_for_and_its_id_stays_while_its_owner_may_be_a
     with pytest.raises(Conflict, match="waiting"):
         transfers.offers.hand_out("1", 70.0)
     assert transfers.tick(71.0) == [core.Prepare(1, "ann")]
+
+
+def test_what_its_owner_only_looks_at_is_not_handed_out() -> None:
+    transfers = offered(delivery(1))
+    submit, login = transfers.offers.look("1", 10.0)
+    assert (submit.submission, [each.id for each in submit.deliveries], login) == ("sub", ["1"], DOMAIN)
+    assert transfers.tick(11.0) == []
+    transfers.cancel("1", 12.0)
+    assert states(transfers) == ["cancelled"], "at once"
+    with pytest.raises(Conflict, match="cancelled"):
+        transfers.offers.look("1", 12.0)
+
+
+def test_why_what_is_offered_cannot_be_submitted_just_now_is_said() -> None:
+    transfers = offered(delivery(1), delivery(2))
+    transfers.offers.hand_out("1", 10.0)
+    transfers.offers.not_submitted("1", "sub", Trouble("stale", "too old an id"), 11.0)
+    with pytest.raises(Conflict, match=r"1 is looked for at Globus .*\(too old an id\).*: hpcserve transfers --login"):
+        transfers.offers.look("1", 12.0)
+    transfers = offered(delivery(1), delivery(2))
+    transfers.offers.hand_out("1", 10.0)
+    transfers.cancel("2", 11.0)
+    with pytest.raises(Conflict, match=r"1 starts anew, since one .* was cancelled; .*: hpcserve transfers --login"):
+        transfers.offers.look("1", 12.0)
+    with pytest.raises(Conflict, match="2 is cancelling, and not its owner's"):
+        transfers.offers.look("2", 12.0)
+    transfers = offered(delivery(1))
+    with pytest.raises(Conflict, match="1 is given up"):
+        transfers.offers.look("1", LIMITS.give_up_s)
+
+
+def test_what_was_handed_out_in_vain_is_looked_for_until_globus_would_list_it() -> None:
+    transfers = offered(delivery(1))
+    transfers.offers.hand_out("1", 10.0)
+    finds, now = [], 10.0
+    while now < 900.0:
+        for each in transfers.tick(now):
+            assert each == core.Find(1, "ann", "sub")
+            finds.append(now)
+            transfers.found(1, "", now)
+        now = max(transfers.due, now + 0.1)
+    over = 10.0 + LIMITS.hand_s + FIND_S
+    assert over <= finds[-1] <= over + LIMITS.longest_pause_s
+    late = Transfers(LIMITS, transfers.deliveries(), 680.0)
+    assert late.tick(680.0), "nobody knows what was seen before a restart"
+    transfers.reported("1", "sub", "task", 905.0)
+    assert states(transfers) == ["active"], "who is that late is followed all the same"
+
+
+def test_what_was_handed_out_in_vain_is_looked_for_long_enough_and_again_when_it_is_handed_out_again() -> None:
+    transfers = offered(delivery(1))
+    transfers.offers.hand_out("1", 10.0)
+    for now in (100.0, 660.0, 671.0):
+        assert transfers.tick(now) == [core.Find(1, "ann", "sub")]
+        transfers.found(1, "", now)
+    assert transfers.tick(800.0) == []
+    transfers.offers.hand_out("1", 801.0)
+    assert transfers.tick(801.0) == [core.Find(1, "ann", "sub")]
+    transfers.found(1, "task", 801.0)
+    assert states(transfers) == ["active"]
+
+
+def test_what_the_service_may_have_submitted_itself_before_it_was_offered_is_looked_for_as_long() -> None:
+    transfers = refused(delivery(1))
+    transfers.tick(transfers.due)
+    transfers.failed(1, Trouble("again", "503"), 6.0)
+    transfers.offers.go_on("1", 6.0, "anew")
+    transfers.tick(6.0)
+    transfers.failed(1, REFUSED, 6.0)
+    assert states(transfers) == ["offered"]
+    for now in (7.0, 100.0, 606.0):
+        assert transfers.tick(now) == [core.Find(1, "ann", "sub")]
+        transfers.found(1, "", now)
+    assert transfers.tick(800.0) == []
 
 
 def test_what_its_owner_has_submitted_and_cancelled_is_cancelled_at_globus() -> None:
@@ -654,7 +800,7 @@ class Owner:
             )
 
 
-@example(lives=[12, 2], owners=[], files=1, slow_s=29.0, cancel_at=2.92)
+@example(lives=[12, 2], owners=[], files=1, slow_s=29.0, cancel_at=2.92, places=1)
 @settings(deadline=None, max_examples=300)
 @given(
     lives=st.lists(st.integers(0, 20), max_size=6),
@@ -662,11 +808,12 @@ class Owner:
     files=st.integers(1, 5),
     slow_s=st.sampled_from([0.0, 1.0, 29.0]),
     cancel_at=st.just(float("inf")) | st.floats(0.0, 60.0),
+    places=st.integers(1, 3),
 )
 def test_whoever_is_killed_when_each_is_one_task_and_none_is_forgotten(
-    lives: list[int], owners: list[int], files: int, slow_s: float, cancel_at: float
+    lives: list[int], owners: list[int], files: int, slow_s: float, cancel_at: float, places: int
 ) -> None:
-    globus = Globus({str(number): delivery(number) for number in range(files)})
+    globus = Globus({str(number): delivery(number, path=f"/{number % places}/") for number in range(files)})
     left, service = [*owners, 10_000], Service(globus, [*lives, None], cancel_at)
     owner = Owner(globus, left.pop(0), slow_s)
     for _ in range(2_000):

@@ -54,7 +54,6 @@ def test_another_controller_knows_as_well_what_is_of_which_incarnation(tmp_path:
     async def scene(pilots: Pilots, cluster: Cluster) -> None:
         await pilots.submit(P)
         log = tmp_path / "shared" / "logs" / f"{P}.log"
-        log.parent.mkdir()
         log.write_text(FIRST)
         assert "PREEMPTION" in pilots.output(P, 0)
         await pilots.requeued(P, 1)
