@@ -274,7 +274,7 @@ class Fleet:
             self._replica_life.take_back(known, now)
         self._close_pilots(now)
         changes = self._reconcile(now)
-        if self._pilot_life.tries_for_the_woken(now):
+        if self._pilot_life.tries_for_who_has_none(now):
             changes += self._reconcile(now)
         return (*buried, *changes)
 

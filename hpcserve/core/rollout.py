@@ -80,7 +80,6 @@ class FleetDeployment:
         crashes: They can be started, but end without a request answered.
         fallback: What is kept running instead.
         scaler: Decides ``replicas`` anew whenever something was counted; None: their number is fixed.
-        woken: It was to have no replica, the demand wants some again, and none could be tried for yet.
         share: So many of them there is room for, as others want some, too; None: for all.
         waits_since_s: Since when it is to have replicas and has none; infinite where it is not so.
         served: The version that served last while a replica was ready; None: none ever did.
@@ -103,7 +102,6 @@ class FleetDeployment:
     answered: int | None = None
     fallback: Version | None = None
     scaler: Scaler | None = None
-    woken: bool = False
     share: int | None = None
     waits_since_s: float = math.inf
     served: Version | None = None
@@ -137,7 +135,7 @@ class FleetDeployment:
         """It has failed, and nobody asks: it sleeps as if nothing had been wrong, until somebody does."""
         assert self.scaler is not None, "without a scaler nobody would wake it"
         self.scaler.forget()
-        self.failed = self.pilots_ended = self.woken = False
+        self.failed = self.pilots_ended = False
         self.again_s = math.inf
         self.reason = self.traceback = ""
         self.replicas = self.scaler.bounded(0)

@@ -80,7 +80,6 @@ class Wishes:
             room = _fits(wide, rooms) + held[name]
             target = known.scaler.observe(demand, there=there[name], room=room, wait_s=wait_s, now=now)
             changed = changed or target.replicas != known.replicas
-            known.woken = target.replicas > 0 and (known.woken or not known.replicas)
             known.replicas = target.replicas
         return changed
 
