@@ -107,11 +107,11 @@ class Wishes:
             if known.scaler is not None and known.scaler.target is None:
                 known.replicas = known.scaler.bounded(there[known.name])
 
-    def put_to_rest(self, now: float) -> None:
-        """What failed with the pilots, and would sleep by now, does: whoever asks for it next has it tried again."""
+    def try_again(self, now: float) -> None:
+        """What failed with the pilots a while ago is tried again, and what may sleep once somebody asks for it."""
         for known in self._roster.deployments.values():
             if known.failed and now >= known.again_s:
-                known.rest()
+                known.try_again()
 
     def share(self, policy: Policy, now: float) -> None:
         """Gives each deployment that is scaled what there is room for; the others have what they were promised.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from hpcserve.core.fleetbook import ReplicaSaid
 from hpcserve.core.pilotlife import GIVEN_UP_S, NO_PILOT
+from hpcserve.core.rollout import Version
 from hpcserve.core.scaling import Scale
 from hpcserve.types import DeploymentName, PilotId
 from tests.unit.core.pilot_stage import D, Play, V
 
-OTHER = DeploymentName("other")
+OTHER, BROKEN = DeploymentName("other"), Version("v2", "f(x)")
 SOON_S = 10.0
 """A pilot that is tried soon is submitted within."""
 
@@ -133,6 +135,34 @@ def test_one_that_was_submitted_before_says_nothing_of_why_pilots_are_given_up()
     play.fleet.job_seen(waits, "queued")
     assert play.fleet.deployments[D].reason.startswith(NO_PILOT)
     assert "no such queue" in play.fleet.deployments[D].reason
+
+
+def test_a_version_that_failed_by_itself_is_not_tried_again_with_the_pilots_but_its_fallback() -> None:
+    play = Play()
+    first = play.serve(1)
+    play.fleet.want(D, BROKEN, 1)
+    known = play.fleet.deployments[D]
+    for _ in range(3):
+        play.step(20.0)
+        for each in play.said[first]:
+            if play.fleet.replicas[each].version == BROKEN:
+                play.said[first][each] = ReplicaSaid(each, "failed", "no such module", lasting=True)
+        play.report(first)
+        play.said[first] = {each: said for each, said in play.said[first].items() if said.state != "failed"}
+    why = known.reason
+    assert (known.target, "no such module" in why) == (V, True)
+    crash_new_ones(play)
+    assert (known.target, known.pilots_ended) == (None, True)
+    assert "exit code 78" in known.reason
+    play.done.clear()
+    assert submitted_within(play, GIVEN_UP_S)
+    assert (known.target, known.failed, known.pilots_ended, known.reason) == (V, True, False, why)
+    play.report(play.submitted[-1])
+    assert {each.version for each in play.fleet.replicas.values() if not each.ended} == {V}
+    crash_new_ones(play)
+    assert known.target is None
+    play.fleet.want(D, BROKEN, 1)
+    assert play.fleet.deployments[D].target == BROKEN
 
 
 @pytest.mark.parametrize(("failures", "pause_s"), [(1, 0.5), (2, 1.0)])
