@@ -11,8 +11,8 @@
 * when pilots are given up, every deployment that has no replica left fails, since none can be started; not one that is
   paused or idle, as it is to have none.
 
-A deployment that failed is tried again when it is wanted anew. One that failed with the pilots, and sleeps while nobody
-asks, does so again after a while, and whoever asks then wakes it.
+A deployment that failed is tried again when it is wanted anew. One that failed with the pilots is tried after a while,
+too; where it sleeps while nobody asks, it does so again, and whoever asks then wakes it.
 """
 
 from __future__ import annotations
@@ -93,13 +93,7 @@ class Blame:
             if deployment.target is None or not deployment.replicas:
                 continue
             if not here[deployment.name]:
-                yield self._fail(
-                    deployment,
-                    reason,
-                    output,
-                    pilots_ended=True,
-                    again_s=again_s if deployment.may_sleep else math.inf,
-                )
+                yield self._fail(deployment, reason, output, pilots_ended=True, again_s=again_s)
             elif here[deployment.name] < deployment.due and not deployment.failed:
                 deployment.reason, deployment.traceback = reason, output
 

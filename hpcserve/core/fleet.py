@@ -264,7 +264,7 @@ class Fleet:
     def step(self, now: float) -> tuple[Action, ...]:
         """What is to be done now. It counts as done: asked again at once, the answer is empty."""
         self._roster.note_served()
-        self._wishes.put_to_rest(now)
+        self._wishes.try_again(now)
         self._wishes.keep_the_unmeasured()
         self._wishes.share(self.policy, now)
         buried = tuple(self._replica_life.bury())
@@ -274,7 +274,7 @@ class Fleet:
             self._replica_life.take_back(known, now)
         self._close_pilots(now)
         changes = self._reconcile(now)
-        if self._pilot_life.tries_for_the_woken(now):
+        if self._pilot_life.tries_for_who_has_none(now):
             changes += self._reconcile(now)
         return (*buried, *changes)
 

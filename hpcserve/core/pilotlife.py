@@ -2,8 +2,8 @@
 
 * A pilot that is refused, that ends by itself or runs out of memory before a replica in it was ready, or whose agent
   never reached the daemon, counts against all pilots; when too many did in a row, they are given up: deployments
-  without a replica fail, and for the others one is tried now and then, and at once when the last replica of one has
-  ended, or when one that slept is asked again. One that was preempted, lost its node, used its walltime up or was
+  without a replica fail, and the others wait for a while: until a pilot that was there works, the last replica of one
+  has ended, or one that slept is asked again. One that was preempted, lost its node, used its walltime up or was
   cancelled from outside counts against nobody, but the next one waits a little longer each time, until a replica in one
   is ready;
 * the scheduler not answering, or having no room at present, is no failure: it is asked again, later each time until it
@@ -33,7 +33,7 @@ BEFORE_REPORT = "end before their agents report"
 CANCELS_S, CANCEL_PAUSE_S = 600.0, 60.0
 """When pilots are cancelled from outside twice within the first, the next is submitted after the second."""
 GIVEN_UP_S = 600.0
-"""After pilots were given up one more is tried after so long, where a deployment has some of its replicas."""
+"""After pilots were given up they are tried again after so long, where a deployment has some of its replicas."""
 FIRST_REFUSED_S, LONGEST_REFUSED_S = 5.0, 60.0
 """The pauses after submissions that failed for no fault of the pilots', one after the other."""
 FIRST_VAIN_S, LONGEST_VAIN_S = 1.0, 60.0
@@ -73,7 +73,6 @@ class PilotLife:
         self._last_refused_s = -math.inf
         self._refused_s = 0.0
         self._told_s = -math.inf
-        self._given_up = False
         self._given_up_until_s = 0.0
         self._pause_until_s = 0.0
 
@@ -136,7 +135,6 @@ class PilotLife:
         if known is None:
             return
         yield from self._replicas.lose(known, kind, cause, now)
-        self._try_for_who_has_none(now)
         if known.asked:
             return
         if kind == "cancelled":
@@ -150,25 +148,16 @@ class PilotLife:
             self._pause_until_s = max(self._pause_until_s, now + self._vain_s)
             self._vain_s = min(LONGEST_VAIN_S, 2 * self._vain_s)
 
-    def _try_for_who_has_none(self, now: float) -> None:
-        """While pilots are given up: one more, when a deployment has lost its last replica: it fails with it."""
-        if not self._given_up:
-            return
-        here = Counter(replica.deployment for replica in self._roster.alive())
-        wanted = [each for each in self._roster.deployments.values() if each.target is not None and not each.failed]
-        if any(each.due and not here[each.name] for each in wanted):
-            self._given_up_until_s = now
+    def tries_for_who_has_none(self, now: float) -> bool:
+        """Whether, while pilots are given up, they are tried now: a deployment that is due got no replica.
 
-    def tries_for_the_woken(self, now: float) -> bool:
-        """Whether, while pilots are given up, one is tried now: somebody asks for what slept, and it got no replica.
-
-        Once for each time that one wakes; should it fail, so does that deployment, and sleeps for a while.
+        It has lost its last one, or somebody asks for what slept. Should the pilot fail, so does that deployment.
         """
+        if now >= self._given_up_until_s:
+            return False
         here = Counter(replica.deployment for replica in self._roster.alive())
-        woken = [each for each in self._roster.deployments.values() if each.woken and each.due]
-        for each in woken:
-            each.woken = False
-        if not self._given_up or not any(each.target is not None and not here[each.name] for each in woken):
+        wanted = [each for each in self._roster.deployments.values() if each.target is not None]
+        if not any(each.due and not here[each.name] and now >= each.not_before_s for each in wanted):
             return False
         self._given_up_until_s = now
         return True
@@ -176,7 +165,6 @@ class PilotLife:
     def forgive(self) -> None:
         """Somebody wants something anew: pilots that were given up are tried as if none had failed."""
         self._restarts.forgive()
-        self._given_up = False
         self._refused_s = 0.0
         self._given_up_until_s = self._pause_until_s = 0.0
 
@@ -192,7 +180,6 @@ class PilotLife:
 
     def _failed(self, reason: str, output: str, now: float) -> Iterable[Action]:
         again_s = self._restarts.failed(now)
-        self._given_up = again_s is None
         if again_s is not None:
             self._pause_until_s = again_s
             return
@@ -251,7 +238,7 @@ class PilotLife:
         yield from self._replicas.explain(known)
         if known.proven and not was_proven:
             self._vain_s = FIRST_VAIN_S
-            self._given_up = False
+            self._given_up_until_s = 0.0
 
     def _first_report(self, pilot: FleetPilot, now: float) -> None:
         pilot.reported = True

@@ -64,6 +64,15 @@ class PilotRestarts(Protocol):
         """Counts from nothing again."""
 
 
+class Failure(NamedTuple):
+    """Why replicas of the wanted version cannot be started, and what is kept running instead."""
+
+    reason: str
+    traceback: str
+    crashes: bool
+    fallback: Version
+
+
 @dataclass(kw_only=True)
 class FleetDeployment:
     """A deployment in the books.
@@ -76,11 +85,11 @@ class FleetDeployment:
             and others may have answered before it.
         failed: Replicas of ``version`` cannot be started.
         pilots_ended: It is the pilots that end, not the servable that fails.
-        again_s: Once it has failed, whoever asks from then on has it tried again; infinite: it is to be deployed anew.
+        own: It had failed by itself, before its fallback did with the pilots.
+        again_s: Once it has failed it is tried again from then on; infinite: it is to be deployed anew.
         crashes: They can be started, but end without a request answered.
         fallback: What is kept running instead.
         scaler: Decides ``replicas`` anew whenever something was counted; None: their number is fixed.
-        woken: It was to have no replica, the demand wants some again, and none could be tried for yet.
         share: So many of them there is room for, as others want some, too; None: for all.
         waits_since_s: Since when it is to have replicas and has none; infinite where it is not so.
         served: The version that served last while a replica was ready; None: none ever did.
@@ -95,6 +104,7 @@ class FleetDeployment:
     traceback: str = ""
     failed: bool = False
     pilots_ended: bool = False
+    own: Failure | None = None
     again_s: float = math.inf
     crashes: bool = False
     restarts_count: int = 0
@@ -103,7 +113,6 @@ class FleetDeployment:
     answered: int | None = None
     fallback: Version | None = None
     scaler: Scaler | None = None
-    woken: bool = False
     share: int | None = None
     waits_since_s: float = math.inf
     served: Version | None = None
@@ -133,14 +142,14 @@ class FleetDeployment:
         """Whether it has no replica when nobody asks, and gets some when somebody does."""
         return self.scaler is not None and self.scaler.bounded(0) == 0
 
-    def rest(self) -> None:
-        """It has failed, and nobody asks: it sleeps as if nothing had been wrong, until somebody does."""
-        assert self.scaler is not None, "without a scaler nobody would wake it"
-        self.scaler.forget()
-        self.failed = self.pilots_ended = self.woken = False
-        self.again_s = math.inf
-        self.reason = self.traceback = ""
-        self.replicas = self.scaler.bounded(0)
+    def try_again(self) -> None:
+        """It has failed with the pilots, and goes on as it was; what may sleep sleeps, until somebody asks."""
+        own, self.own = self.own, None
+        self.failed, self.pilots_ended, self.again_s = own is not None, False, math.inf
+        self.reason, self.traceback, self.crashes, self.fallback = own or ("", "", False, None)
+        if self.scaler is not None and self.may_sleep:
+            self.scaler.forget()
+            self.replicas = self.scaler.bounded(0)
 
     @property
     def promised(self) -> int:
@@ -169,6 +178,8 @@ class FleetDeployment:
         again_s: float = math.inf,
     ) -> None:
         """Replicas of the target cannot be started; where it is the pilots that end, those of no other could."""
+        if self.fallback is not None and pilots_ended:
+            self.own = Failure(self.reason, self.traceback, self.crashes, self.fallback)
         self.fallback = None if pilots_ended or self.target in (None, self.served) else self.served
         self.failed = True
         self.pilots_ended = pilots_ended

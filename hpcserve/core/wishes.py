@@ -80,7 +80,6 @@ class Wishes:
             room = _fits(wide, rooms) + held[name]
             target = known.scaler.observe(demand, there=there[name], room=room, wait_s=wait_s, now=now)
             changed = changed or target.replicas != known.replicas
-            known.woken = target.replicas > 0 and (known.woken or not known.replicas)
             known.replicas = target.replicas
         return changed
 
@@ -108,11 +107,11 @@ class Wishes:
             if known.scaler is not None and known.scaler.target is None:
                 known.replicas = known.scaler.bounded(there[known.name])
 
-    def put_to_rest(self, now: float) -> None:
-        """What failed with the pilots, and would sleep by now, does: whoever asks for it next has it tried again."""
+    def try_again(self, now: float) -> None:
+        """What failed with the pilots a while ago is tried again, and what may sleep once somebody asks for it."""
         for known in self._roster.deployments.values():
             if known.failed and now >= known.again_s:
-                known.rest()
+                known.try_again()
 
     def share(self, policy: Policy, now: float) -> None:
         """Gives each deployment that is scaled what there is room for; the others have what they were promised.

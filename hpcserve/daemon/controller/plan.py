@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -121,10 +120,10 @@ def failure(known: FleetDeployment) -> str:
     """Why a deployment failed, and what to do."""
     if known.pilots_ended:
         correct = "after that" if _OF_SITE in known.reason else "correct the site file, then"
-        later = ""
-        if known.again_s < math.inf:
-            later = f"; one is tried for whoever asks more than {GIVEN_UP_S / 60:g} minutes after this one"
-        return f"{known.reason}; {correct} hpcserve down and up; or deploy it again when pilot jobs start again{later}"
+        minutes = f"{GIVEN_UP_S / 60:g} minutes after this one"
+        later = f"one is tried for whoever asks more than {minutes}" if known.may_sleep else f"one is tried {minutes}"
+        to_do = f"{correct} hpcserve down and up; or deploy it again when pilot jobs start again"
+        return f"{known.reason}; {to_do}; {later}"
     goes_on = f"; version {known.fallback.digest[:12]} goes on serving" if known.fallback is not None else ""
     if _TELLS_TO.search(known.reason):
         return known.reason + goes_on

@@ -54,6 +54,7 @@ class Night(Play):
         self.fleet.want(D, V, 1)
         self.pass_time(100)
         assert [each.deployment for each in self.failures] == [D]
+        self.fleet.unwant(D)  # or it is tried again
         self.done.clear()
 
 
@@ -71,9 +72,25 @@ def test_who_is_to_have_replicas_always_is_not_spared() -> None:
     night.fleet.want(D, V, 1)
     night.pass_time(100)
     assert {each.deployment for each in night.failures} == {D, SLEEPY}
-    night.pass_time(3 * GIVEN_UP_S)
+    assert night.fleet.deployments[SLEEPY].reason == night.fleet.deployments[D].reason != ""
+
+
+def test_who_is_to_have_replicas_always_is_tried_again_each_ten_minutes_and_served_once_the_site_is_mended() -> None:
+    night = Night()
+    night.want_on_demand(SLEEPY, least=1)
+    night.pass_time(GIVEN_UP_S - 5)
     assert night.failed(SLEEPY)
-    assert len(night.failures) == 2
+    assert len(night.submitted) == 3
+    night.pass_time(2 * GIVEN_UP_S)
+    assert night.failed(SLEEPY)
+    assert len(night.submitted) == 5
+    night.is_mended = True
+    night.pass_time(GIVEN_UP_S)
+    (pilot,) = night.said
+    assert not night.failed(SLEEPY)
+    night.report(pilot)
+    night.become(pilot, "ready")
+    assert night.fleet.deployments[SLEEPY].reason == ""
 
 
 def test_who_wakes_it_has_a_pilot_tried_at_once_and_once_and_then_hears_why() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpcserve.core.rollout import FleetDeployment, Version
+from hpcserve.core.scaling import Scale, Scaler
 from hpcserve.daemon.controller.plan import failure
 from hpcserve.types import DeploymentName
 from tests.unit.core.untried import Never
@@ -24,20 +25,22 @@ def test_a_servable_that_cannot_start_is_to_be_corrected() -> None:
 
 def test_a_servable_is_not_to_be_corrected_because_pilots_end() -> None:
     assert failure(made(pilots_ended=True)) == (
-        "it broke; correct the site file, then hpcserve down and up; or deploy it again when pilot jobs start again"
+        "it broke; correct the site file, then hpcserve down and up; or deploy it again when pilot jobs start again; "
+        "one is tried 10 minutes after this one"
     )
 
 
 def test_whoever_may_ask_again_is_told_when() -> None:
-    deployment = made()
-    deployment.fail("it broke", "", pilots_ended=True, again_s=1600.0)
+    deployment = made(pilots_ended=True)
+    deployment.scaler = Scaler(Scale(least=0, most=2, hot=0, idle_s=60.0))
     assert failure(deployment).endswith("; one is tried for whoever asks more than 10 minutes after this one")
 
 
 def test_that_the_site_file_is_to_be_corrected_is_said_once() -> None:
     said = "no such queue; correct pilots.partition in the site file"
     assert failure(made(reason=said, pilots_ended=True)) == (
-        f"{said}; after that hpcserve down and up; or deploy it again when pilot jobs start again"
+        f"{said}; after that hpcserve down and up; or deploy it again when pilot jobs start again; one is tried 10 "
+        "minutes after this one"
     )
 
 

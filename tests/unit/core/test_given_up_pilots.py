@@ -1,0 +1,183 @@
+"""Pilots that were given up: for whom they are tried before ten minutes are over, and for whom they are not."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpcserve.core.fleetbook import ReplicaSaid
+from hpcserve.core.pilotlife import GIVEN_UP_S, NO_PILOT
+from hpcserve.core.rollout import Version
+from hpcserve.core.scaling import Scale
+from hpcserve.types import DeploymentName, PilotId
+from tests.unit.core.pilot_stage import D, Play, V
+
+OTHER, BROKEN = DeploymentName("other"), Version("v2", "f(x)")
+SOON_S = 10.0
+"""A pilot that is tried soon is submitted within."""
+
+
+def crash_new_ones(play: Play, *spared: PilotId, seconds: float = 10.0) -> None:
+    """All pilots that were not spared crash as soon as they are submitted."""
+    for _ in range(int(seconds)):
+        for pilot in [each for each in play.said if each not in spared]:
+            play.note(play.fleet.job_ended(pilot, "exit code 78", "", play.now, kind="crashed"))
+            del play.said[pilot]
+        play.step(1.0)
+
+
+def given_up(play: Play, *, queued: int = 0) -> list[PilotId]:
+    """One pilot serves and another is wanted for lack of room, and given up; returns the first, and those that wait."""
+    first = play.serve(2)
+    play.fleet.want(D, V, 4 + 2 * queued)
+    play.step()
+    waiting = [each for each in play.said if each != first][:queued]
+    crash_new_ones(play, first, *waiting)
+    assert list(play.said) == [first, *waiting]
+    assert "exit code 78" in play.fleet.deployments[D].reason
+    play.done.clear()
+    return [first, *waiting]
+
+
+def submitted_within(play: Play, seconds: float) -> bool:
+    began_s = play.now
+    while not play.submitted and play.now < began_s + seconds:
+        play.step(1.0)
+    return bool(play.submitted)
+
+
+def test_one_pilot_that_waited_and_works_has_the_others_tried_at_once() -> None:
+    play = Play()
+    _, waited = given_up(play, queued=1)
+    play.report(waited)
+    assert not submitted_within(play, SOON_S), "that its agent reports proves nothing yet"
+    play.become(waited, "ready")
+    assert submitted_within(play, SOON_S)
+
+
+def test_a_failure_after_one_works_is_the_first_in_a_row() -> None:
+    play = Play()
+    _, waited, later = given_up(play, queued=2)
+    play.report(waited)
+    play.become(waited, "ready")
+    play.note(play.fleet.job_ended(later, "exit code 78", "", play.now, kind="crashed"))
+    del play.said[later]
+    play.done.clear()
+    assert submitted_within(play, SOON_S)
+
+
+def test_when_all_are_lost_with_their_nodes_others_follow() -> None:
+    play = Play()
+    first, waited = given_up(play, queued=1)
+    for pilot in (first, waited):
+        play.end(pilot, "node failed")
+    assert submitted_within(play, SOON_S)
+    assert not play.fleet.deployments[D].failed
+
+
+def test_what_is_wanted_anew_is_tried_at_once_though_replicas_of_it_are_there() -> None:
+    play = Play()
+    given_up(play)
+    play.fleet.want(D, V, 3)
+    assert submitted_within(play, SOON_S)
+
+
+def test_none_is_tried_for_what_is_idle() -> None:
+    play = Play()
+    play.fleet.want(OTHER, V, 0, Scale(least=0, most=2, hot=0, idle_s=60.0))
+    given_up(play)
+    assert not submitted_within(play, GIVEN_UP_S - 30.0)
+
+
+def test_none_is_tried_for_what_has_failed_already() -> None:
+    play = Play()
+    first = play.serve(2)
+    play.fleet.want(OTHER, V, 1)
+    play.step()
+    crash_new_ones(play, first)
+    assert play.fleet.deployments[OTHER].failed
+    (replica, _) = play.fleet.replicas
+    play.fleet.unwanted(replica)
+    play.done.clear()
+    assert not submitted_within(play, GIVEN_UP_S - 60.0)
+
+
+def test_none_is_tried_for_what_waits_to_be_set_up_again_where_there_is_room() -> None:
+    play = Play()
+    first = play.serve(1)
+    play.fleet.want(OTHER, V, 1)
+    play.step()
+    play.become(first, "ready")
+    play.fleet.want(D, V, 3)
+    crash_new_ones(play, first)
+    (replica,) = (each.replica for each in play.fleet.replicas.values() if each.deployment == OTHER)
+    play.fleet.deployments[OTHER].not_before_s = play.now + 30.0
+    play.done.clear()
+    play.fleet.hung(replica, "killed")
+    del play.said[first][replica]
+    play.report(first)
+    play.step(5.0)
+    assert replica not in play.fleet.replicas
+    assert play.submitted == []
+
+
+def test_one_that_was_submitted_before_says_nothing_of_why_pilots_are_given_up() -> None:
+    play = Play()
+    first = play.serve(2)
+    play.fleet.want(D, V, 6)
+    play.step()
+    waits, refused = (each for each in play.said if each != first)
+    for _ in range(3):
+        play.note(play.fleet.not_submitted(refused, "no such queue", play.now, lasting=True))
+        del play.said[refused]
+        play.step(5.0)
+        refused = next((each for each in play.said if each not in (first, waits)), refused)
+    assert refused not in play.said
+    play.fleet.job_seen(waits, "queued")
+    assert play.fleet.deployments[D].reason.startswith(NO_PILOT)
+    assert "no such queue" in play.fleet.deployments[D].reason
+
+
+def test_a_version_that_failed_by_itself_is_not_tried_again_with_the_pilots_but_its_fallback() -> None:
+    play = Play()
+    first = play.serve(1)
+    play.fleet.want(D, BROKEN, 1)
+    known = play.fleet.deployments[D]
+    for _ in range(3):
+        play.step(20.0)
+        for each in play.said[first]:
+            if play.fleet.replicas[each].version == BROKEN:
+                play.said[first][each] = ReplicaSaid(each, "failed", "no such module", lasting=True)
+        play.report(first)
+        play.said[first] = {each: said for each, said in play.said[first].items() if said.state != "failed"}
+    why = known.reason
+    assert (known.target, "no such module" in why) == (V, True)
+    crash_new_ones(play)
+    assert (known.target, known.pilots_ended) == (None, True)
+    assert "exit code 78" in known.reason
+    play.done.clear()
+    assert submitted_within(play, GIVEN_UP_S)
+    assert (known.target, known.failed, known.pilots_ended, known.reason) == (V, True, False, why)
+    play.report(play.submitted[-1])
+    assert {each.version for each in play.fleet.replicas.values() if not each.ended} == {V}
+    crash_new_ones(play)
+    assert known.target is None
+    play.fleet.want(D, BROKEN, 1)
+    assert play.fleet.deployments[D].target == BROKEN
+
+
+@pytest.mark.parametrize(("failures", "pause_s"), [(1, 0.5), (2, 1.0)])
+def test_after_each_failure_the_next_pilot_waits_longer(failures: int, pause_s: float) -> None:
+    play = Play()
+    play.fleet.want(D, V, 1)
+    play.step()
+    for number in range(failures):
+        (pilot,) = play.said
+        del play.said[pilot]
+        play.note(play.fleet.job_ended(pilot, "exit code 78", "", play.now, kind="crashed"))
+        if number < failures - 1:
+            play.step(60.0)
+    play.done.clear()
+    play.step(pause_s - 0.125)
+    assert play.submitted == []
+    play.step(0.125)
+    assert len(play.submitted) == 1
