@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hpcserve.core.fleet import Fleet
 from hpcserve.core.fleetbook import Action, FailDeployment, ForgetReplica, PilotOrders, ReplicaLost, ReplicaSaid
 from hpcserve.core.fleetview import CancelPilot, Policy, StartReplica, SubmitPilot
+from hpcserve.core.pilotlife import GIVEN_UP_S
 from hpcserve.core.rollout import Version
 from hpcserve.core.shapes import Shape
 from hpcserve.core.succession import Succession
@@ -129,6 +130,7 @@ class FleetMachine(RuleBasedStateMachine):
         self.only_small_ones_start_soon = False
         self.wanted: dict[DeploymentName, tuple[Version, int]] = {}
         self.failed: set[DeploymentName] = set()
+        self.failed_s: dict[DeploymentName, float] = {}
         self.started: dict[ReplicaId, tuple[DeploymentName, Version]] = {}
         self.explained: set[ReplicaId] = set()
         self.controllers = 0
@@ -164,10 +166,14 @@ class FleetMachine(RuleBasedStateMachine):
                 version = next(each for each in self.versions if each.digest == action.version)
                 self.started[action.replica] = (action.deployment, version)
                 is_wanted = self.wanted[action.deployment][0].digest == action.version
+                if is_wanted and action.deployment in self.failed:  # it is tried again after a while
+                    assert self.now >= self.failed_s[action.deployment] + GIVEN_UP_S
+                    self.failed.remove(action.deployment)
                 assert is_wanted == (action.deployment not in self.failed)
             elif isinstance(action, FailDeployment):
                 assert action.reason
                 self.failed.add(action.deployment)
+                self.failed_s[action.deployment] = self.now
             elif isinstance(action, ReplicaLost):
                 assert action.loss.kind, "nobody is left without a cause"
                 assert action.loss.replica not in self.explained, "one cause each"
