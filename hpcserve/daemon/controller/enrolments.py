@@ -61,7 +61,11 @@ class Enrolments:
             StorageFull: There is no room for it.
             ConfigError: It cannot be written, or the logs have no directory, for another reason.
         """
-        if not self._logs.is_dir():
+        try:
+            lost = not self._logs.is_dir()
+        except OSError as error:  # such as a stale handle, or a ticket that has expired
+            raise private.storage_error(error, f"cannot look at directory {self._logs}") from error
+        if lost:
             private.private_directory(self._logs)
         enrolment = Enrolment(
             pilot=row.id,
