@@ -79,6 +79,7 @@ def _of_pbs(site: Site, job: PilotJob, name: str, after: Collection[JobId]) -> d
         "any_run": begins("[0-9]*"),
         "directory": str(job.directory),
         "log": str(job.log),
+        "logs": str(job.log.parent),
         "walltime_s": math.ceil(job.walltime_s),
         "warn_s": math.ceil(min(site.pilots.warn_s, job.walltime_s / 2)),
     }

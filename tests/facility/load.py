@@ -124,8 +124,8 @@ def cut_off(log: Path) -> set[tuple[int, str]]:
     return {(n, replica) for n, replica, _ in told["begin"]} - {(n, replica) for n, replica, _ in told["end"]}
 
 
-def handed_over(cluster: Cluster, load: Load, seen: Seen, pilots: int) -> int:
-    """Each of so many pilots was still there when its successor served; returns how many of those that ended had one.
+def handed_over(cluster: Cluster, load: Load, seen: Seen) -> int:
+    """Whenever a pilot began to serve, another one was still there; returns how many have.
 
     By the order of what happened: how long requests wait meanwhile depends on the machine, and is measured by
     ``benchmarks pilots``.
@@ -134,11 +134,15 @@ def handed_over(cluster: Cluster, load: Load, seen: Seen, pilots: int) -> int:
     for _, replica, at_s in runs(load.log)["begin"]:
         job = seen.jobs[replica]
         first_s[job] = min(at_s, first_s.get(job, at_s))
-    in_order = sorted(first_s, key=first_s.__getitem__)
-    followed = [(job, after) for job, after in zip(in_order, in_order[pilots:], strict=False) if cluster.ended_s(job)]
-    late = [(job, after) for job, after in followed if first_s[after] > (cluster.ended_s(job) or 0.0) + ROUNDED_S]
-    assert late == []
-    return len(followed)
+    first, *others = sorted(first_s, key=first_s.__getitem__)
+    until_s = cluster.ended_s(first)
+    for job in others:
+        if until_s is None:
+            break
+        assert first_s[job] <= until_s + ROUNDED_S
+        ended_s = cluster.ended_s(job)
+        until_s = None if ended_s is None else max(until_s, ended_s)
+    return len(others)
 
 
 def none_ran_past_its_pilot(cluster: Cluster, load: Load, seen: Seen) -> int:

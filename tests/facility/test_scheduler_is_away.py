@@ -28,7 +28,7 @@ SERVABLE = "tally"
 LOST_S = 120
 """After a pause slurmctld takes nodes for lost that it has not asked for so long, unless that is longer."""
 SITE = {
-    "scheduler": {"poll_s": 0.5, "timeout_s": 2.0},
+    "scheduler": {"poll_s": 0.5, "timeout_s": 5.0},
     # As many pilots as the box has room for.
     "pilots": {"slots": 1, "max_pilots": 8, "cpus_per_node": 2, "memory_per_node_mib": 1500},
 }
@@ -115,7 +115,7 @@ def told(facility: Facility) -> str:
     ("how", "says"),
     [
         ("missing", "command not found in PATH"),
-        ("hang", "did not answer within 2 s"),
+        ("hang", "did not answer within 5 s"),
         ("garbage", "cannot read the answer of "),
         ("half", "cannot read the answer of "),
         ("nothing", {"slurm": "accounting may lag", "pbs": "qstat tells nothing of job"}),

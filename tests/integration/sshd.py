@@ -79,7 +79,9 @@ class Sshd:
             "PermitRootLogin yes",
             "PrintMotd no",
         ]
-        (self.place / "sshd_config").write_text("".join(f"{line}\n" for line in lines))
+        written = self.place / "sshd_config.new"
+        written.write_text("".join(f"{line}\n" for line in lines))
+        written.replace(self.place / "sshd_config")  # an sshd that begins just now reads the one or the other
 
     def know_host(self) -> None:
         """Has the laptop know the host key."""

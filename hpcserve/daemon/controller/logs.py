@@ -101,12 +101,20 @@ def read_logs(
     served = set(deployments)
     if (not found and name not in served) or not _NAME.fullmatch(name):
         names = {*served, *(log.removeprefix("daemon-") for log in known)}
-        lost = "" if directory.is_dir() else f", since {directory} was removed; the next pilot has it made again"
+        lost = "" if _is_there(directory) else f", since {directory} was removed; the next pilot has it made again"
         raise NotFound(f"no log of {shortened(name)}{lost or nearest(name, names)}")
     if arguments.after is None:
         return Logs(logs=tuple(_tail(log, known[log], arguments.lines) for log in found))
     marks = {log: _mark(arguments.after.get(log, "")) for log in found}
     return Logs(logs=tuple(_after(log, known[log], marks[log]) for log in found))
+
+
+def _is_there(directory: Path) -> bool:
+    """Whether it was not removed; also where the file system does not tell."""
+    try:
+        return directory.is_dir()
+    except OSError:  # such as a stale handle
+        return True
 
 
 def _written_at(path: Path) -> float:

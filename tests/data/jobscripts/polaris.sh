@@ -11,9 +11,10 @@
 #PBS -l filesystems=home:eagle
 #PBS -k doe
 
-# PBS begins in the home directory and hands over what is printed when the job ends, so the log is written from here.
+# PBS begins in the home directory and hands over what is printed when the job ends, so the log is written from here. Its
+# directory may have been removed while the job was queued.
 umask 077
-cd '/lustre/a b' && exec >>'/lustre/a b/100%j.log' 2>&1 || {
+cd '/lustre/a b' && mkdir -p -- '/lustre/a b' && exec >>'/lustre/a b/100%j.log' 2>&1 || {
     echo "hpcserve: $HOSTNAME cannot write to "'/lustre/a b/100%j.log'": does it see the site's shared_dir?" >&2
     exit 78
 }

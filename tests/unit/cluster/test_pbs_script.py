@@ -378,6 +378,15 @@ def test_a_node_that_does_not_see_the_shared_directory_says_so_to_pbs(node: Node
     assert "begun" not in node.output
 
 
+def test_a_directory_of_the_logs_that_was_removed_while_the_job_was_queued_is_made_again(node: Node) -> None:
+    logs = node.shared / "it's logs"
+    job = made_up(argv=("/bin/echo", "begun"), directory=node.shared, log=logs / "p1.log")
+    node.run(job_script(pbs_site(), job, "x"))
+    assert (node.exit_code, node.output) == (0, "")
+    assert "begun" in (logs / "p1.log").read_text()
+    assert logs.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_log_that_cannot_be_written_ends_the_job(node: Node) -> None:
     (node.shared / "p1.log").mkdir()
     node.run(job_script(pbs_site(), node.job("/bin/echo", "begun"), "x"))
