@@ -30,6 +30,10 @@ def explained(daemon: Leaving, error: ServiceUnavailable, until: float) -> Servi
         found = watch(daemon.own.shared_dir, until)
     if found.renewed:
         what = f"{whose} lives, as its lease is renewed; take it down there: hpcserve down"
+    elif not found.long_enough:
+        what = (
+            f"whether {whose} lives was not watched for long enough; once more, with a longer --timeout: hpcserve down"
+        )
     else:
         told = "its lease was given back" if found.released else f"its lease was not renewed for {found.for_s:.0f} s"
         take_over = "to end it and its pilots: hpcserve up, which takes its place, then hpcserve down"

@@ -107,11 +107,12 @@ async def _checked(name: str | None, site: Site, timeout_s: float | None) -> int
 async def _findings(name: str | None, site: Site, timeout_s: float | None) -> AsyncIterator[Finding]:
     from hpcserve.cluster import site_host
 
-    failed = False
+    first = checks.site_file(name, site)
+    failed = first.outcome == "failed"
     doors = None if site.daemon.placement == "job" else site_host.Doors(site)
     try:
+        yield first
         for finding in (
-            checks.site_file(name, site),
             await _of_the_network(site, doors),
             *(() if doors is None else _of_ports(site, doors)),
             *checks.places(site),

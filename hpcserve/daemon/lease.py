@@ -174,11 +174,15 @@ def sighted(shared_dir: Path) -> Sighting | None:
 
 
 class Seen(NamedTuple):
-    """What somebody else's lease did while it was watched, ``for_s`` without a change at its end."""
+    """What somebody else's lease did while it was watched, ``for_s`` without a change at its end.
+
+    ``long_enough``: whether that tells anything, as it was watched for as long as it lasts, or given back.
+    """
 
     renewed: bool
     released: bool
     for_s: float
+    long_enough: bool
 
 
 def watch(shared_dir: Path, until: float, *, wait: Callable[[float], None] = time.sleep) -> Seen:
@@ -192,16 +196,16 @@ def watch(shared_dir: Path, until: float, *, wait: Callable[[float], None] = tim
         _touch(shared_dir)
         epoch = _greatest(shared_dir)
         if epoch is None:
-            return Seen(renewed=False, released=True, for_s=0.0)
+            return Seen(renewed=False, released=True, for_s=0.0, long_enough=True)
         if watched_one is not None and watched_one.epoch != epoch:
-            return Seen(renewed=True, released=False, for_s=0.0)  # another one has just taken it
+            return Seen(renewed=True, released=False, for_s=0.0, long_enough=True)  # another one has just taken it
         watched_one = watched_one or _Watched(_path(shared_dir, epoch), epoch)
         sighting = watched_one.look()
         lease = sighting.lease
         released, lasts_s = (False, 0.0) if lease is None else (lease.released, lease.lease_s)
         is_over = released or sighting.renewed or (lease is not None and sighting.unchanged_s >= lasts_s)
         if is_over or time.monotonic() >= until:
-            return Seen(renewed=sighting.renewed and not released, released=released, for_s=sighting.unchanged_s)
+            return Seen(sighting.renewed and not released, released, sighting.unchanged_s, is_over)
         wait(_LOOK_S)
 
 

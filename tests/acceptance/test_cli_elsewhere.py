@@ -49,6 +49,14 @@ def test_a_daemon_whose_lease_nobody_renews_may_be_dead_and_has_another_take_its
     until(user.gone)
 
 
+def test_a_lease_that_was_not_watched_for_as_long_as_it_lasts_tells_nothing(user: User) -> None:
+    change(lease(user), lease_s=600.0)
+    said = user.fails(NO_ANSWER, "down", "--timeout=1")
+    assert "whether the daemon (pid " in said
+    assert "was not watched for long enough; once more, with a longer --timeout: hpcserve down" in said
+    assert "may be dead" not in said
+
+
 def test_a_daemon_whose_lease_is_renewed_is_to_be_taken_down_there(user: User) -> None:
     over = threading.Event()
 

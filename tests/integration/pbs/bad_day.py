@@ -24,6 +24,8 @@ _JOBS: dict[str, tuple[Callable[[PbsServer, str], None], str]] = {
     "hold": (PbsServer.hold, "qhold: a queued job does not start"),
     "release": (PbsServer.release, "qrls: it may"),
 }
+_OF_STATE = {"requeue": "R", "suspend": "R", "resume": "S", "hold": "Q", "release": "H"}
+"""In which states a job has to be for that."""
 _NODES: dict[str, tuple[Callable[[PbsServer, int], None], str]] = {
     "lose": (PbsServer.lose_node, "a node, by its number from 0, loses its power"),
     "restore": (PbsServer.restore_node, "it is there again"),
@@ -66,9 +68,17 @@ def _do(server: PbsServer, asked: argparse.Namespace) -> None:
     elif asked.what in _JOBS:
         if asked.job not in server.jobs():
             sys.exit(f"no job {asked.job}; there are: {', '.join(server.jobs()) or 'none'}")
+        state = server.jobs()[asked.job]["state"]
+        if asked.what in _OF_STATE and state not in _OF_STATE[asked.what]:
+            sys.exit(
+                f"job {asked.job} is in state {state}; to {asked.what} it takes {' or '.join(_OF_STATE[asked.what])}"
+            )
         _JOBS[asked.what][0](server, asked.job)
     elif asked.what in _NODES:
-        _NODES[asked.what][0](server, asked.node)
+        try:
+            _NODES[asked.what][0](server, asked.node)
+        except IndexError:
+            sys.exit(f"no node {asked.node}; they are counted from 0")
     else:
         _SERVER[asked.what][0](server)
 
