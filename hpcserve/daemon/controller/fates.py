@@ -84,7 +84,7 @@ class Fates:
         self._agents.lose(pilot, job.row.public_key)
         output = self._pilots.output(pilot, max(job.row.restarts, state.restarts))
         kind, cause = pilot_end(state, output)
-        await self._pilots.end(pilot, cause)
+        self._pilots.forget(pilot, cause)
         now = time.monotonic()
         # Nobody has let its last run in: that it waited for that in vain is no fault of pilots.
         not_let_in = state.restarts > job.row.restarts and state.exit_code == exits.NO_ENROLMENT
@@ -94,7 +94,9 @@ class Fates:
             actions = self._fleet.not_submitted(pilot, cause, now, lasting=False, pause_s=pause_s)
         else:
             actions = self._fleet.job_ended(pilot, cause, output, now, kind=kind)
+        # Before anything is waited for: whoever misses the pilot sees what was lost with it.
         await self._act(actions, evidence(output)[1])
+        await self._pilots.note_end(pilot, cause)
 
     async def _requeued_unseen(self, pilot: PilotId, state: JobState) -> None:
         """Between two polls a pilot has begun anew and ended, or while no daemon ran: its older run had an end, too."""

@@ -338,14 +338,20 @@ class Pilots:
         return printed(self._logs / f"{pilot}.log", run)
 
     async def end(self, pilot: PilotId, cause: str) -> None:
-        """A pilot has ended."""
+        """A pilot has ended, and nothing follows that is to be told before that is written down."""
+        self.forget(pilot, cause)
+        await self.note_end(pilot, cause)
+
+    def forget(self, pilot: PilotId, cause: str) -> None:
+        """A pilot has ended: it is none of :attr:`jobs` any more. :meth:`note_end` comes next."""
         job = self.jobs.pop(pilot, None)
         if job is not None:
             _log.info("pilot %s (job %s) has ended: %s", pilot, job.name or "none", cause)
-        # Otherwise the next controller asks the scheduler once more.
-        await self._note(pilot, state=ENDED, ended_s=time.time(), cause=cause)
-        if job is not None:
             self._enrolments.remove(pilot, job.row.restarts)
+
+    async def note_end(self, pilot: PilotId, cause: str) -> None:
+        """Writes down that a pilot has ended; otherwise the next controller asks the scheduler once more."""
+        await self._note(pilot, state=ENDED, ended_s=time.time(), cause=cause)
         with contextlib.suppress(HpcserveError):  # the next one that ends makes room for both
             await self._storage.do(Store.forget_pilots, ENDED, keep=self._site.pilots.keep_ended)
 

@@ -57,12 +57,17 @@ class Stage:
             self.fleet.away(P, 1.0)
         row = SimpleNamespace(public_key=None, restarts=0)
         self.job = SimpleNamespace(row=row, name="7", seen_s=0.0, ran_s=0.0)
-        pilots: Any = SimpleNamespace(jobs={P: self.job}, output=lambda *_: "", end=self._end)
+        pilots: Any = SimpleNamespace(
+            jobs={P: self.job}, output=lambda *_: "", forget=self._forget, note_end=self._note_end
+        )
         agents: Any = SimpleNamespace(lose=lambda *_: None)
         self.fates = Fates(pilots, self.fleet, agents, self._act)
 
-    async def _end(self, pilot: PilotId, cause: str) -> None:
+    def _forget(self, pilot: PilotId, cause: str) -> None:
         self.ended.append(cause)
+
+    async def _note_end(self, pilot: PilotId, cause: str) -> None:
+        assert self.ended[-1] == cause
 
     async def _act(self, actions: Iterable[object], shown: str) -> None:
         list(actions)
@@ -221,6 +226,27 @@ def test_the_log_of_a_lost_replica_has_the_lines_that_show_why(tmp_path: Path, s
         controller.fleet.reported(P, [ReplicaSaid(R, "ready")], ends_s=60.0, leaving=False, now=0.0)
         await controller.fates.seen(P, state)
         assert SHOWN in (logs / f"{R}.log").read_text().splitlines()
+
+    play(tmp_path, scene)
+
+
+def test_whoever_misses_a_pilot_sees_what_was_lost_with_it(tmp_path: Path) -> None:
+    async def scene(pilots: Pilots, _: Cluster) -> None:
+        logs = tmp_path / "shared" / "logs"
+        logs.mkdir()
+        await pilots.submit(P)
+        controller = Noting(pilots, logs)
+        controller.fleet.adopt_pilot(P, 1, 0.0)
+        controller.fleet.adopt_replica(R, D, Version("v"), P)
+        seen = asyncio.create_task(
+            controller.fates.seen(P, JobState(phase="ended", end="cancelled", cause="CANCELLED"))
+        )
+        while P in pilots.jobs:
+            assert not seen.done()
+            await asyncio.sleep(0)
+        (loss,) = controller.losses.views
+        assert (loss.replica, loss.kind) == (R, "cancelled")
+        await seen
 
     play(tmp_path, scene)
 
