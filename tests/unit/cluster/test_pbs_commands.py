@@ -642,7 +642,9 @@ def test_a_job_of_the_users_that_nobody_can_read_does_not_hide_ours(fake: FakePb
     [
         ("", DOWN, 255, "does not reach"),
         ("hello\n", "", 0, "qselect printed 'hello'"),
+        ("hello\nyou\n", "", 0, "qselect printed 'hello'"),
         ("1.pbs\n2.p", "", 0, "qselect printed '2.p'"),
+        ("1.pbs\nhello\n2.pbs\n", "", 0, "qselect printed 'hello'"),
         ("1.pbs\n", "", 1, "qselect failed with exit code 1"),
     ],
 )
@@ -704,13 +706,24 @@ def test_jobs_are_found_behind_what_a_site_prints(fake: FakePbs, ids: str) -> No
     assert found(fake.scheduler()) == ({"1.pbs": "1"} if ids else {})
 
 
+@pytest.mark.parametrize("ids", ["", "1.pbs\n"])
 @pytest.mark.parametrize("server", [BANNER.format(3), BANNER.format(3) + EMPTY[:-20], EMPTY, "Other\n" + EMPTY])
-def test_a_listing_of_which_it_is_not_known_that_a_site_prints_it_always_is_not_empty(
-    fake: FakePbs, server: str
+def test_a_listing_of_which_it_is_not_known_that_a_site_prints_it_always_is_none(
+    fake: FakePbs, server: str, ids: str
 ) -> None:
-    fake.says("qselect", BANNER.format(3))
+    fake.says("qselect", BANNER.format(3) + ids)
     fake.says("qstat -B -f -F json", server)
+    fake.says("qstat", answer({"1.pbs": job()}))
     with pytest.raises(SchedulerError, match=r"qselect printed '\*\*\* Maintenance"):
+        found(fake.scheduler())
+
+
+@pytest.mark.parametrize("printed", ["*** Maintenance in 3 days ***", BANNER.format(3) + "1.pbs\n2"])
+def test_a_listing_that_is_cut_off_is_none_whatever_a_site_prints(fake: FakePbs, printed: str) -> None:
+    fake.says("qselect", printed)
+    fake.says("qstat -B -f -F json", BANNER.format(3) + EMPTY)
+    fake.says("qstat", answer({"1.pbs": job(), "2.pbs": job()}))
+    with pytest.raises(SchedulerError, match=f"qselect printed '{re.escape(printed.splitlines()[-1])}', no job's id"):
         found(fake.scheduler())
 
 

@@ -307,3 +307,21 @@ def test_what_is_no_answer_of_pbs_is_an_error(stdout: str) -> None:
 def test_an_answer_without_jobs_has_none() -> None:
     assert parse_jobs(answer({}).encode()) == []
     assert pbs_json.decoded("qstat", answer({}).encode())["pbs_server"] == "pbs"
+
+
+@pytest.mark.parametrize(
+    ("others", "its_own"),
+    [
+        ("", "{}\n"),
+        ("", "  {}\n"),
+        ("", "\t{}\n"),
+        ("Down on Monday\n\n", "{\n"),
+        ("Down on Monday\n", " \t{\n}\n{\n"),
+        ("Down} on {Monday}\n", "{\n"),
+        ("Down on {date}, and on {", ""),
+        ("1.pbs {\n", ""),
+        ("", ""),
+    ],
+)
+def test_an_answer_begins_with_the_first_line_that_begins_with_a_brace(others: str, its_own: str) -> None:
+    assert pbs_json.parted((others + its_own).encode()) == (others.encode(), its_own.encode())
