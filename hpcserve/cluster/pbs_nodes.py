@@ -11,6 +11,7 @@ Source: pbs_node_attributes(7B) and pbs_resources(7B) of OpenPBS 23.06; the reco
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -86,7 +87,13 @@ def all_are(host: str, asked: Asked) -> bool:
         hosts = _hosts(asked)
     except SchedulerError:
         return False
-    return {name.partition(".")[0] for name in hosts} == {host.partition(".")[0]}
+    return bool(hosts) and all(_may_be_one(*pair) for pair in itertools.combinations((host, *hosts), 2))
+
+
+def _may_be_one(host: str, other: str) -> bool:
+    """Whether two names may be one host's: the same, or as far as the one goes that has no domain."""
+    has_no_domain = "." not in host or "." not in other
+    return host == other or (has_no_domain and host.partition(".")[0] == other.partition(".")[0])
 
 
 def _enough(wanted: int, hosts: _Hosts, fitting: list[_Host], wishes: list[_Wish]) -> Finding:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from hpcserve.cluster.finding import Asked, Finding
-from hpcserve.cluster.pbs_nodes import nodes
+from hpcserve.cluster.pbs_nodes import all_are, nodes
 from hpcserve.cluster.runner import Answer
 from hpcserve.config import Pilots, Site, read_site
 from hpcserve.errors import SchedulerError
@@ -152,3 +152,26 @@ def test_an_answer_that_is_none_is_a_warning_alone(asked: Asked) -> None:
     found = nodes(site(), asked)
     assert found.outcome == "warning"
     assert found.told.startswith("not compared with what pilots ask for: ")
+
+
+@pytest.mark.parametrize(
+    ("host", "names", "here"),
+    [
+        ("a", ["a"], True),
+        ("a.x.org", ["a"], True),
+        ("a", ["a.x.org"], True),
+        ("a.x.org", ["a.x.org", "a"], True),
+        ("a.x.org", ["a.y.org"], False),
+        ("a", ["a.x.org", "a.y.org"], False),
+        ("a", ["a", "b"], False),
+        ("a", ["ab"], False),
+        ("a", [], False),
+    ],
+)
+def test_all_nodes_are_this_host_where_their_names_are_its_own(host: str, names: list[str], *, here: bool) -> None:
+    assert all_are(host, machine(**dict.fromkeys(names, "free"))) is here
+
+
+@pytest.mark.parametrize("asked", [SchedulerError("pbsnodes did not answer within 30 s"), told("hello")])
+def test_where_pbsnodes_does_not_tell_nodes_are_elsewhere(asked: Asked) -> None:
+    assert not all_are("a", asked)
