@@ -17,6 +17,7 @@ import msgspec
 from hpcserve.errors import ConfigError
 from hpcserve.tables import expected
 
+_TABLE = re.compile(r"^[ \t]*\[", re.MULTILINE)
 _UNKNOWN = re.compile("object contains unknown field `(.*)`", re.DOTALL)
 
 _OWN = re.compile(r"(\w+): (expected .*)", re.DOTALL)
@@ -46,12 +47,32 @@ def parsed(source: str, name: str, text: str) -> SiteFile:
     Raises:
         ConfigError: It is no TOML, says nothing, or its ``base`` is no text.
     """
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: not TOML: {error}") from error
+    table = _table(source, text)
     if not table:  # perhaps a copy that a full disk cut off: its pilots would run on the login node
         raise ConfigError(f'{source}: empty: it says nothing; for a site like local write base = "local"')
+    return _of(source, name, table)
+
+
+def head(source: str, name: str, text: str) -> SiteFile:
+    """What the site file with this text says before its first table, be the rest right or wrong.
+
+    Raises:
+        ConfigError: As :func:`parsed`, of that part.
+    """
+    found = _TABLE.search(text)
+    if found is None:
+        return parsed(source, name, text)
+    return _of(source, name, _table(source, text[: found.start()]))
+
+
+def _table(source: str, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not TOML: {error}") from error
+
+
+def _of(source: str, name: str, table: dict[str, Any]) -> SiteFile:
     base = table.pop("base", None)
     if not isinstance(base, str | None):
         raise ConfigError(f"{source}: base: expected the name of a site or the path of its file, got {base!r}")

@@ -1,9 +1,36 @@
-"""Where a site's file is wrong, every command is refused; that its daemon runs all the same is said then."""
+"""Where a site's file is wrong: what is said of its daemon, which runs all the same, and how ``down`` finds that."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hpcserve.cli.daemon_pids import noted_pid
+from hpcserve.cli.terminal import note
 from hpcserve.errors import ConfigError, HpcserveError
+
+if TYPE_CHECKING:
+    from hpcserve.client.services import Service
+
+
+def service_all_the_same(error: ConfigError, site: str | None) -> Service:
+    """The service of a site whose file has a fault, if there is a record of it; the fault is said.
+
+    Raises:
+        ConfigError: The ``error``: it is about something else, or there is no record as far as the file can be read.
+    """
+    from hpcserve import config
+    from hpcserve.client.services import Service
+    from hpcserve.wire.record import RECORD_NAME
+
+    try:
+        record = config.shared_dir_of(site) / RECORD_NAME
+        there = record.exists() and _is_about(error, config.site_named(site))
+    except (ConfigError, OSError):
+        raise error from None
+    if not there:
+        raise error
+    note(f"the site file has a fault, and its daemon goes down all the same: {error.message}")
+    return Service(record)
 
 
 def in_full(error: HpcserveError) -> HpcserveError:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hpcserve.cli.broken_site import service_all_the_same
 from hpcserve.cli.daemon_pids import is_daemon, noted_pid
 from hpcserve.cli.elsewhere import explained
 from hpcserve.cli.exits import OK
@@ -62,10 +63,9 @@ def command(
     timeout: Annotated[float, typer.Option(metavar="S", parser=seconds, help="Give up after so many seconds.")] = 60.0,
 ) -> int:
     """Take the daemon down, by default with its pilots; fine if none runs."""
-    from hpcserve.client.services import find_service, of_site
     from hpcserve.errors import SchedulerError, ServiceUnavailable
 
-    service = of_site(site) if site else find_service(options(ctx).service)
+    service = _service(options(ctx).service, site)
     own = _own_site(service, site)
     unseen = None if own is None else _take_back(own)
     with service.reading() as read:
@@ -83,6 +83,16 @@ def command(
             "when the batch scheduler answers again: hpcserve down"
         )
     return OK
+
+
+def _service(named: str | None, site: str | None) -> Service:
+    from hpcserve.client.services import find_service, of_site
+    from hpcserve.errors import ConfigError
+
+    try:
+        return of_site(site) if site else find_service(named)
+    except ConfigError as error:
+        return service_all_the_same(error, site)
 
 
 def _take_down(daemon: Leaving, pilots: Pilots, until: float) -> None:
@@ -127,7 +137,7 @@ def _own_site(service: Service, site: str | None) -> Site | None:
 
     try:
         found = config.load_site(site)
-    except ConfigError:  # the site's file is not complete yet: nothing of it can run
+    except ConfigError:  # what its file says cannot be relied on
         return None
     return found if service.record is not None and service.record.parent == found.shared_dir else None
 

@@ -12,7 +12,7 @@ from hpcserve.config.environment import (
 )
 from hpcserve.config.files import site_names, site_text
 from hpcserve.config.globus import Globus
-from hpcserve.config.loading import load_site, read_site, variables_of
+from hpcserve.config.loading import load_site, read_site, shared_dir_of, variables_of
 from hpcserve.config.queues import own_queues
 from hpcserve.config.section import MIB, Section
 from hpcserve.config.sections import (
@@ -62,6 +62,7 @@ __all__ = [
     "read_site",
     "runtime_dir",
     "service_named",
+    "shared_dir_of",
     "site_named",
     "site_names",
     "site_text",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -21,10 +21,6 @@ def site_names() -> dict[str, str]:
 
 def _stem(file: str) -> str:
     return file.removesuffix(".toml")
-
-
-def _read(site: str, but: Sequence[str] = ()) -> SiteFile:
-    return parsed(*_found(site, but))
 
 
 def _found(site: str, but: Sequence[str] = ()) -> tuple[str, str, str]:
@@ -58,13 +54,13 @@ def _text(path: Path) -> str:
         raise ConfigError(f"cannot read site file {path}: {error}") from error
 
 
-def with_bases(site: str) -> list[SiteFile]:
-    """The site's file and those that it stands on, the most general one last."""
-    found = [_read(site)]
+def with_bases(site: str, read: Callable[[str, str, str], SiteFile] = parsed) -> list[SiteFile]:
+    """The site's file and those that it stands on, the most general one last; ``read`` makes one of its text."""
+    found = [read(*_found(site))]
     while (base := found[-1].base) is not None:
         sources = [file.source for file in found]
         try:
-            following = _read(base, but=sources)
+            following = read(*_found(base, but=sources))
         except ConfigError as error:
             raise ConfigError(f"{sources[-1]}: base: {error}") from error
         if following.source in sources:

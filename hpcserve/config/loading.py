@@ -22,7 +22,7 @@ from hpcserve.config.section import Section
 from hpcserve.config.sections import Queue, Site
 from hpcserve.config.staging import Collection
 from hpcserve.errors import ConfigError
-from hpcserve.sitefile import SiteFile, explained, merged, source_of
+from hpcserve.sitefile import SiteFile, explained, head, merged, source_of
 
 PATHS = ("state_dir", "shared_dir")
 MAY_BE_ENDLESS = frozenset({"pilots.idle_s", "staging.keep_undelivered_s"})
@@ -71,11 +71,7 @@ def _site(layers: Sequence[SiteFile]) -> Site:
         table = merged(table, layer.table)
     name = layers[0].name
     table["name"] = layers[0].table.get("name", name)
-    table.setdefault("state_dir", str(home() / "sites" / name / "state"))
-    table.setdefault("shared_dir", str(home() / "sites" / name / "shared"))
-    for key in PATHS:
-        if isinstance(table[key], str):
-            table[key] = str(expanded(filled_in(table[key], f"{source_of(layers, key)}: {key}")))
+    table |= {key: _directory(layers, key) for key in PATHS}
     for field, value in _endless(table):
         raise ConfigError(f"{source_of(layers, field)}: {field}: expected a finite number, got {value}")
     try:
@@ -88,6 +84,30 @@ def _site(layers: Sequence[SiteFile]) -> Site:
         where = "" if of == source else f" of {of}"
         raise ConfigError(f"{source}: {field}: {told} (queue {queue!r}{where})")
     return site
+
+
+def shared_dir_of(option: str | None) -> Path:
+    """Where the daemon of a site is found, as far as its file tells it before its first table, or its base does.
+
+    The rest of the file may be wrong.
+
+    Raises:
+        ConfigError: There is no such site, or what tells it is wrong, too.
+    """
+    layers = with_bases(site_named(option), head)
+    found = _directory(layers, "shared_dir")
+    if not isinstance(found, str):
+        raise ConfigError(f"{source_of(layers, 'shared_dir')}: shared_dir: expected a path, got {found!r}")
+    return Path(found)
+
+
+def _directory(layers: Sequence[SiteFile], key: str) -> Any:
+    """What the files say of one of these, from the root; it may be no text, and wrong."""
+    usual = str(home() / "sites" / layers[0].name / key.removesuffix("_dir"))
+    told = next((layer.table[key] for layer in layers if key in layer.table), usual)
+    if not isinstance(told, str):
+        return told
+    return str(expanded(filled_in(told, f"{source_of(layers, key)}: {key}")))
 
 
 def _endless(table: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, float]]:

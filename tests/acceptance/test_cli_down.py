@@ -14,7 +14,7 @@ import pytest
 from tests.acceptance.newcomer import User, until, user_in
 
 TALLY = Path(__file__).parents[1] / "data" / "servables" / "tally"
-NO_ANSWER, TOO_LATE = 3, 6
+WRONG_FILE, NO_ANSWER, TOO_LATE = 2, 3, 6
 
 
 @pytest.fixture
@@ -137,3 +137,28 @@ def test_whose_daemon_it_is_takes_it_down_though_others_administer_it(tmp_path: 
         done = user.run("down")
         assert (done.returncode, b"your own daemon" in done.stderr) == (0, True), done
         until(user.gone)
+
+
+@pytest.mark.parametrize("fault", ["[pilots]\nslots = two\n", "[pilots]\nslotss = 2\n"])
+def test_a_daemon_goes_down_though_its_site_file_has_got_a_fault(tmp_path: Path, fault: str) -> None:
+    with user_in(tmp_path / "home") as user:
+        (user.home / "sites").mkdir(mode=0o700, parents=True)
+        user.home.chmod(0o700)
+        file = user.home / "sites" / "lab.toml"
+        top = f'base = "local"\nshared_dir = "{tmp_path}/shared"\n'
+        user.environment["HPCSERVE_SITE"] = "lab"
+        file.write_text(top)
+        user.ok("up", "--detach")
+        user.ok("publish", TALLY)
+        user.ok("deploy", "tally")
+        file.write_text(top + fault)
+        refused = user.fails(WRONG_FILE, "status")
+        done = user.run("down")
+        assert done.returncode == 0, done
+        (said,) = done.stderr.decode().splitlines()
+        assert said.startswith(f"the site file has a fault, and its daemon goes down all the same: {file}: ")
+        why = said.partition("the same: ")[2]
+        assert refused.startswith(f"error: {why}"), "that is the fault"
+        assert b"the daemon of site lab on" in done.stdout
+        until(user.gone)
+        assert user.fails(WRONG_FILE, "down") == f"error: {why}\n", "whether one runs elsewhere is not known"

@@ -417,6 +417,44 @@ def test_files_that_stand_on_each_other_are_refused(tmp_path: Path) -> None:
         config.load_site(str(above))
 
 
+@pytest.mark.parametrize(
+    ("text", "shared"),
+    [
+        ("[pilots]\nslots = two\n", "home/sites/polaris/shared"),
+        ('shared_dir = "{tmp}/x"\ncolour = 1\n', "x"),
+        ('shared_dir = "{tmp}/x"\n[pilots]\nslots = 0\n', "x"),
+        ('shared_dir = "{tmp}/x"\n  [pilots\nslots = 1\n', "x"),
+        ('base = "{tmp}/below.toml"\n[[queues]]\n', "below"),
+        ('base = "{tmp}/below.toml"\nshared_dir = "{tmp}/x"\n[queues.debug]\nmax_nodes = many\n', "x"),
+        ('base = "frontier"\nshared_dir = "{tmp}/x"\n', "x"),
+    ],
+)
+def test_where_a_sites_daemon_is_found_is_told_whatever_is_wrong_below(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, shared: str
+) -> None:
+    monkeypatch.setenv("HPCSERVE_HOME", str(tmp_path / "home"))
+    (tmp_path / "below.toml").write_text(f'shared_dir = "{tmp_path}/below"\n[pilots]\nslots = none\n')
+    site = site_file(tmp_path, text.replace("{tmp}", str(tmp_path)))
+    with pytest.raises(ConfigError):
+        config.load_site(site)
+    assert config.shared_dir_of(site) == tmp_path / shared
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", r"polaris.toml: empty"),
+        ("shared_dir = /x\n[pilots]\nslots = 1\n", r"polaris.toml: not TOML"),
+        ("shared_dir = 3\n[pilots]\nslots = 1\n", r"polaris.toml: shared_dir: expected a path, got 3$"),
+        ('shared_dir = "$NOT_SET_ANYWHERE"\n', r"polaris.toml: shared_dir: .*NOT_SET_ANYWHERE is not set here"),
+        ('base = "lokal"\n[pilots]\nslots = 1\n', r"polaris.toml: base: no site named 'lokal'"),
+    ],
+)
+def test_where_it_is_found_is_not_guessed(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        config.shared_dir_of(site_file(tmp_path, text))
+
+
 def test_what_a_site_requires_must_be_set_before_it_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HPCSERVE_HOME", str(tmp_path))
     told = (

@@ -89,6 +89,17 @@ def test_that_a_daemon_runs_is_told_where_its_site_file_is_broken(
     assert capsys.readouterr().err.endswith(told)
 
 
+def test_down_passes_over_no_other_fault_than_that_of_the_site_file(capsys: pytest.CaptureFixture[str]) -> None:
+    record = config.load_site("local").shared_dir / RECORD_NAME
+    record.parent.mkdir(parents=True)
+    record.touch()
+    (config.home() / "services.json").write_text("{")
+    assert main(["down"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {config.home() / 'services.json'}: ")
+    assert said.count("\n") == 1
+
+
 def test_a_site_that_is_not_complete_hides_nothing_about_a_named_service(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
