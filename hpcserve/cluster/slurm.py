@@ -238,7 +238,10 @@ def _cause(job: SlurmJob, words: str, *, ended: bool) -> str:
     if reason:
         told.append(reason)
     if ended and job.signal == slurm_reasons.NO_OUTPUT_SIGNAL:
-        told.append("its output file could not be opened on the node: the node does not see shared_dir, it seems")
+        told.append(
+            "its output file could not be opened on the node: the node does not see shared_dir, or `logs` in it was "
+            "removed while the job was queued"
+        )
     if ended and not job.host:
         told.append("it never ran")
     return "; ".join(told)
