@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
-import numpy as np
 
 from hpcserve.core.batching import UNBATCHED, Group
-from hpcserve.errors import DeadlineExceeded, HpcserveError, InvalidInput, InvalidOutput, ServableError, UnknownMethod
+from hpcserve.errors import HpcserveError, ServableError, UnknownMethod
 from hpcserve.replica.broken import check_device
 from hpcserve.replica.joint import Key, check_samples, joined, key_of, parted
+from hpcserve.replica.outcome import Outcome, Tensor, failed, returned
 from hpcserve.replica.staged import Outlet
 from hpcserve.replica.together import of_one_sample, run_together
 from hpcserve.servable.api import SampleError
@@ -22,14 +22,12 @@ from hpcserve.servable.launched import Launched
 from hpcserve.servable.loaded import Loaded
 from hpcserve.servable.manifest import Batching, MethodSpec
 from hpcserve.servable.signature import check_inputs
-from hpcserve.wire.frames import enclose, error_to_wire, from_raw
-from hpcserve.wire.messages import EMPTY_LIST, EMPTY_MAP, ErrorInfo, Staged
-from hpcserve.wire.tensor import Frame, pack, signature, unpack
+from hpcserve.wire.frames import from_raw
+from hpcserve.wire.messages import EMPTY_MAP
+from hpcserve.wire.tensor import signature, unpack
 
-Tensor = Frame
 MAX_KNOWN = 4096
 _NO_PARAMETERS = bytes(EMPTY_MAP)
-RESULT_BYTES = 512
 
 
 class Items(Protocol):
@@ -57,27 +55,6 @@ class Servable(Protocol):
 
     def teardown(self) -> None:
         """Frees what it took."""
-
-
-class Outcome(msgspec.Struct, gc=False):
-    """What a request came to: tensors as they travel, or an error.
-
-    ``items``: as the end of a stream of so many. ``staged``: its tensors are in a file.
-    """
-
-    tensors: msgspec.Raw
-    frames: Sequence[Tensor]
-    error: ErrorInfo | None = None
-    enclosed: tuple[bytes, ...] = ()
-    items: int | None = None
-    staged: Staged | None = None
-
-    @property
-    def size_bytes(self) -> int:
-        """What keeping it costs, roughly: an empty one and an error are not free."""
-        told = self.error
-        words = 0 if told is None else len(told.message) + len(told.traceback or "")
-        return RESULT_BYTES + words + sum(map(_length, self.frames))
 
 
 class _Known(NamedTuple):
@@ -177,7 +154,7 @@ class Executor:
             outputs = self._loaded.run(method, inputs, _parameters(parameters))
             if known.key is not None:
                 check_samples(method, outputs, known.samples)
-            return _outcome(method, outputs, inputs, outlet)
+            return returned(method, outputs, inputs, outlet)
         except (HpcserveError, MemoryError) as error:
             return self._failed_alone(method, specs, error)
 
@@ -212,7 +189,7 @@ class Executor:
                 outputs = launched.result()
                 if known.key is not None:
                     check_samples(method, outputs, known.samples)
-                return [_outcome(method, outputs, inputs, outlet)], 0
+                return [returned(method, outputs, inputs, outlet)], 0
             except (HpcserveError, MemoryError) as error:
                 return [self._failed_alone(method, specs, error)], 0
 
@@ -240,7 +217,7 @@ class Executor:
         """The next item of a stream, or the error that ends it; None at its end."""
         try:
             outputs = items.next()
-            return None if outputs is None else _outcome(method, outputs, {})  # the generator may change its inputs
+            return None if outputs is None else returned(method, outputs, {})  # the generator may change its inputs
         except HpcserveError as error:
             check_device(error)
             return failed(error)
@@ -366,7 +343,7 @@ def _outcome_of(method: str, result: dict[str, Any] | HpcserveError, outlet: Out
     if isinstance(result, HpcserveError):
         return failed(result)
     try:
-        return _outcome(method, result, {}, outlet)
+        return returned(method, result, {}, outlet)
     except HpcserveError as error:
         return failed(error)
     except MemoryError as error:
@@ -380,63 +357,3 @@ def _no_memory(method: str, error: MemoryError) -> ServableError:
 def _parameters(parameters: msgspec.Raw) -> dict[str, Any]:
     """The request's own dictionary of parameters: a method may change it."""
     return {} if bytes(parameters) == _NO_PARAMETERS else from_raw(parameters, dict[str, Any])
-
-
-def _outcome(method: str, outputs: dict[str, Any], inputs: dict[str, Any], outlet: Outlet | None = None) -> Outcome:
-    staged = None if outlet is None else outlet(method, outputs)
-    if staged is not None:
-        return Outcome(EMPTY_LIST, (), staged=staged)
-    described, packed = _packed(method, outputs)
-    kept = _own(packed, outputs, inputs)
-    return Outcome(described, kept, None, enclose(kept))
-
-
-def _packed(method: str, outputs: dict[str, Any]) -> tuple[msgspec.Raw, list[Tensor]]:
-    try:
-        return pack(outputs)
-    except InvalidInput as error:
-        raise InvalidOutput(f"method {method!r} returned what cannot travel: {error.message}") from error
-
-
-def failed(error: HpcserveError) -> Outcome:
-    """The outcome of a request that did not succeed."""
-    return Outcome(EMPTY_LIST, (), error_to_wire(error))
-
-
-def late() -> Outcome:
-    """What is told of a request whose time was over before it ran."""
-    return failed(DeadlineExceeded("the deadline passed while the request waited at its replica"))
-
-
-def too_large(method: str, size_bytes: int, largest_bytes: int) -> Outcome:
-    """What is told in place of a result of which so many bytes cannot travel."""
-    return failed(
-        InvalidOutput(
-            f"method {method!r} returned {size_bytes} bytes: at most {largest_bytes} travel in one result; return "
-            "less, or raise budgets.outbox_bytes in the site file"
-        )
-    )
-
-
-def _own(frames: Sequence[Tensor], outputs: dict[str, Any], inputs: dict[str, Any]) -> list[Tensor]:
-    """The frames, each of them safe from what the servable does next.
-
-    A result is kept until it is acknowledged, and a servable may use its output array again for the next
-    call: so a view of its memory is copied, unless it is a view of the request's own frames.
-    """
-    if len(frames) == 1 and type(frames[0]) is bytes:
-        return [frames[0]]
-    return [
-        frame if type(frame) is bytes or _is_input(output, inputs) else bytes(frame)
-        for frame, output in zip(frames, outputs.values(), strict=True)
-    ]
-
-
-def _is_input(output: Any, inputs: dict[str, Any]) -> bool:
-    return isinstance(output, np.ndarray) and any(
-        isinstance(given, np.ndarray) and np.may_share_memory(output, given) for given in inputs.values()
-    )
-
-
-def _length(frame: Tensor) -> int:
-    return frame.nbytes if isinstance(frame, memoryview) else len(frame)

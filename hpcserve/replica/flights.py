@@ -17,7 +17,8 @@ from typing import NamedTuple, Protocol
 from hpcserve.core.batching import UNBATCHED, BatchSize, Group, Inbox, Sizes
 from hpcserve.core.credit import Credit
 from hpcserve.core.overlap import AT_ONCE, launch_in_s, pause_s
-from hpcserve.replica.executor import Executor, Flight, Outcome, late
+from hpcserve.replica.executor import Executor, Flight
+from hpcserve.replica.outcome import Outcome, late
 from hpcserve.replica.staged import Stager
 from hpcserve.replica.task import Task
 from hpcserve.types import RequestKey

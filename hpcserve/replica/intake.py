@@ -13,8 +13,9 @@ from hpcserve.core.batching import UNBATCHED, Inbox, Sizes
 from hpcserve.core.holdings import Holdings
 from hpcserve.core.ledger import NEVER
 from hpcserve.errors import ProtocolError
-from hpcserve.replica.executor import Executor, Outcome
+from hpcserve.replica.executor import Executor
 from hpcserve.replica.link import Link, Tensor
+from hpcserve.replica.outcome import Outcome
 from hpcserve.replica.says import Says
 from hpcserve.replica.streams import Streams
 from hpcserve.replica.task import Task

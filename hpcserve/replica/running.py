@@ -17,10 +17,11 @@ from hpcserve.core.holdings import Holdings
 from hpcserve.core.ledger import NEVER
 from hpcserve.errors import Cancelled, HpcserveError, InvalidInput
 from hpcserve.replica.alarm import Alarm
-from hpcserve.replica.executor import Executor, Outcome, failed, late, too_large
+from hpcserve.replica.executor import Executor
 from hpcserve.replica.flights import Flights
 from hpcserve.replica.intake import DRAIN, Intake
 from hpcserve.replica.link import Link
+from hpcserve.replica.outcome import Outcome, failed, late, too_large
 from hpcserve.replica.references import References
 from hpcserve.replica.says import Says
 from hpcserve.replica.staged import Stager

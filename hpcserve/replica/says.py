@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from hpcserve.core.batching import UNBATCHED, Group, Sizes, half
 from hpcserve.core.credit import INBOX_BYTES, Credit
 from hpcserve.core.holdings import Holdings
-from hpcserve.replica.executor import Outcome
 from hpcserve.replica.joint import in_words
 from hpcserve.replica.link import Link
+from hpcserve.replica.outcome import Outcome
 from hpcserve.replica.streams import Streams
 from hpcserve.replica.task import Task
 from hpcserve.types import RequestKey

@@ -16,8 +16,9 @@ from typing import Protocol
 
 from hpcserve.core.streams import ITEM_BYTES, Outgoing, Pace, Room
 from hpcserve.errors import DeadlineExceeded, HpcserveError, InvalidOutput
-from hpcserve.replica.executor import Executor, Items, Outcome, failed
+from hpcserve.replica.executor import Executor, Items
 from hpcserve.replica.link import Link
+from hpcserve.replica.outcome import Outcome, failed
 from hpcserve.replica.task import Task
 from hpcserve.types import RequestKey
 from hpcserve.wire import messages as wire

@@ -12,8 +12,9 @@ import pytest
 
 from hpcserve.core.credit import Credit
 from hpcserve.core.ledger import NEVER
-from hpcserve.replica.executor import Executor, Outcome
+from hpcserve.replica.executor import Executor
 from hpcserve.replica.flights import Flights
+from hpcserve.replica.outcome import Outcome
 from hpcserve.replica.staged import Stager
 from hpcserve.replica.task import Task
 from hpcserve.servable.loaded import Loaded, Method

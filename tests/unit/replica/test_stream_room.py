@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import zmq
 
-from hpcserve.replica.executor import Executor, Outcome
+from hpcserve.replica.executor import Executor
 from hpcserve.replica.link import Link
+from hpcserve.replica.outcome import Outcome
 from hpcserve.replica.streams import Streams
 from hpcserve.replica.task import Task
 from hpcserve.servable.loaded import Loaded, Method
