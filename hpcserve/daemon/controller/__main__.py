@@ -115,7 +115,7 @@ async def _succeed(controller: Controller, fence: Fence, placed: str, asked: asy
         return
     while True:
         await fence.passed()
-        if controller.goes_down:
+        if controller.parting.goes_down:
             return
         try:
             job = await placement.submit(controller.site, placed)

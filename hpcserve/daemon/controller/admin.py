@@ -270,7 +270,7 @@ class Admin:
         """
         controller = self._controller
         await controller.guard.check(asking, "administer", Service(), "the service")
-        controller.bid_farewell(arguments.pilots)
+        controller.parting.bid(arguments.pilots)
         if arguments.pilots != "drain":
             os.kill(self._supervisor, signal.SIGTERM)
             os.kill(self._supervisor, signal.SIGCONT)  # one that was stopped would not get to know

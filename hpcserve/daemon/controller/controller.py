@@ -21,7 +21,7 @@ from hpcserve.core.fleetbook import Action, FailDeployment, ForgetReplica, Repli
 from hpcserve.core.fleetview import CancelPilot, SubmitPilot
 from hpcserve.core.losses import Loss
 from hpcserve.core.shapes import Shape
-from hpcserve.daemon import farewell, leftovers
+from hpcserve.daemon import leftovers
 from hpcserve.daemon.controller.absent import Absent
 from hpcserve.daemon.controller.agents import Agents
 from hpcserve.daemon.controller.books import fleet_of
@@ -33,6 +33,7 @@ from hpcserve.daemon.controller.logs import prune_logs
 from hpcserve.daemon.controller.losses import Losses
 from hpcserve.daemon.controller.measuring import Measuring, scale_of
 from hpcserve.daemon.controller.ownership import Ownership
+from hpcserve.daemon.controller.parting import Parting
 from hpcserve.daemon.controller.pilots import AT_ONCE, Pilots
 from hpcserve.daemon.controller.plan import Servable, servable_of
 from hpcserve.daemon.controller.results import Results
@@ -46,7 +47,6 @@ from hpcserve.daemon.controller.telling import Telling
 from hpcserve.daemon.controller.transferring import transferring_of
 from hpcserve.daemon.farewell import Farewell
 from hpcserve.daemon.launch import SERVICE_KEY
-from hpcserve.daemon.leftovers import LeftBehind
 from hpcserve.errors import ServiceUnavailable
 from hpcserve.registry.rows import DeploymentRow
 from hpcserve.registry.store import Store
@@ -79,7 +79,6 @@ class Controller:
         self, site: Site, *, runtime_dir: Path, record: Path, fence: Fence, unbidden: Farewell = "cancel"
     ) -> None:
         self.site = site
-        self._unbidden: Farewell = unbidden
         self.runtime_dir = runtime_dir
         self.fence = fence
         self.storage = Storage()
@@ -124,10 +123,18 @@ class Controller:
         self.scheduling = scheduling_of(
             site, self.pilots, ears, bucket=bucket, poll_s=self._poll_s, ends_s=self._ends_s
         )
+        self.parting = Parting(
+            site,
+            fleet=self.fleet,
+            pilots=self.pilots,
+            scheduling=self.scheduling,
+            fence=fence,
+            unbidden=unbidden,
+            change=self.change,
+        )
         self.absent = Absent(self.fleet, self.scheduling.look, self.change)
         self.epoch = Epoch(0)
         self.stop = asyncio.Event()
-        self.farewell = unbidden
         self._changed = asyncio.Event()
         self.measuring = Measuring(self.hub, self.fleet, self.change, is_blind=self._is_waiting)
         self._began = time.monotonic()
@@ -159,31 +166,8 @@ class Controller:
             if submitted.nodes:
                 self.fleet.shaped(pilot, Shape(submitted.nodes, submitted.walltime_s))
             self.agents.awaited.add(pilot)
-        self._part(farewell.read(self.site.state_dir) or self._unbidden)
+        self.parting.recall()
         self._began = time.monotonic()  # before this nobody could come
-
-    @property
-    def goes_down(self) -> bool:
-        """Whether somebody said what is to become of the pilots."""
-        return self.farewell != self._unbidden
-
-    def bid_farewell(self, how: Farewell) -> None:
-        """The daemon is to go down. If its pilots are drained, it does so when none is left.
-
-        Raises:
-            HpcserveError: It cannot be written down, and so would be forgotten with this process; nothing happens.
-        """
-        if how == self._unbidden:
-            farewell.clear(self.site.state_dir)
-        else:
-            farewell.write(self.site.state_dir, how)
-        self._part(how)
-
-    def _part(self, how: Farewell) -> None:
-        self.farewell = how
-        if how == "drain":  # one that is taken back ends at once: nothing is to begin again before that
-            self.fleet.is_draining = True
-        self.change()
 
     async def _delivered(self, owner: str, name: str) -> None:
         await self.staged.delivered(owner, (f"{self.site.staging_dir}/{owner}/{name}",))
@@ -199,30 +183,10 @@ class Controller:
                 work.result()
         works[1].cancel()
         await asyncio.gather(works[1], return_exceptions=True)
-        # Who could not reach us wrote it down, and told the supervisor by a signal.
-        self.farewell = farewell.read(self.site.state_dir) or self.farewell
-        if self.farewell == "keep" or (self._unbidden == "keep" and self.farewell == "drain"):
-            # The job of a daemon that drained has ended before it had: the next daemon goes on with what still runs.
-            _log.info("these pilots go on: %s", ", ".join(self.pilots.jobs) or "none")
-        else:
-            await self._end_pilots()
+        await self.parting.part()
         for work in works:
             work.cancel()
         await asyncio.gather(*works, return_exceptions=True)
-
-    async def _end_pilots(self) -> None:
-        self._note_left(leftovers.NOT_CONFIRMED)  # should this process be killed meanwhile
-        self.fleet.end_pilots()
-        self.change()
-        await self.scheduling.end_all(2 * self.site.pilots.stop_grace_s + 5.0 + self.site.scheduler.poll_s)
-        self._note_left(self.fence.trouble)
-
-    def _note_left(self, why: str) -> None:
-        left = [
-            LeftBehind(pilot, job.name or "", why or job.state.cause or leftovers.not_ended(job.state.phase))
-            for pilot, job in self.pilots.jobs.items()
-        ]
-        leftovers.write(self.site.shared_dir, left)
 
     async def close(self) -> None:
         """Lets go of everything."""

@@ -19,7 +19,7 @@ from hpcserve.errors import HpcserveError
 from hpcserve.types import DeploymentName
 
 
-class Parting(Controller):
+class Idle(Controller):
     """A controller with books of its own, that never runs."""
 
     def __init__(self, place: Path, *, unbidden: Farewell) -> None:
@@ -47,10 +47,10 @@ def unbidden(request: pytest.FixtureRequest) -> Farewell:
 
 def test_a_drain_begins_nothing_more(tmp_path: Path, unbidden: Farewell) -> None:
     async def scene() -> None:
-        controller = Parting(tmp_path, unbidden=unbidden)
-        controller.bid_farewell("drain")
-        assert controller.goes_down
-        assert controller.farewell == "drain"
+        controller = Idle(tmp_path, unbidden=unbidden)
+        controller.parting.bid("drain")
+        assert controller.parting.goes_down
+        assert controller.parting.how == "drain"
         assert not controller.begins
         controller.hub.close()
 
@@ -59,11 +59,11 @@ def test_a_drain_begins_nothing_more(tmp_path: Path, unbidden: Farewell) -> None
 
 def test_a_drain_that_is_taken_back_begins_nothing_before_the_end(tmp_path: Path, unbidden: Farewell) -> None:
     async def scene() -> None:
-        controller = Parting(tmp_path, unbidden=unbidden)
-        controller.bid_farewell("drain")
-        controller.bid_farewell(unbidden)
-        assert not controller.goes_down
-        assert controller.farewell == unbidden
+        controller = Idle(tmp_path, unbidden=unbidden)
+        controller.parting.bid("drain")
+        controller.parting.bid(unbidden)
+        assert not controller.parting.goes_down
+        assert controller.parting.how == unbidden
         assert not controller.begins, "it ends at once"
         controller.hub.close()
 
@@ -72,10 +72,10 @@ def test_a_drain_that_is_taken_back_begins_nothing_before_the_end(tmp_path: Path
 
 def test_the_next_controller_goes_on_draining(tmp_path: Path, unbidden: Farewell) -> None:
     async def scene() -> None:
-        before, after = Parting(tmp_path, unbidden=unbidden), Parting(tmp_path, unbidden=unbidden)
-        before.bid_farewell("drain")
+        before, after = Idle(tmp_path, unbidden=unbidden), Idle(tmp_path, unbidden=unbidden)
+        before.parting.bid("drain")
         await after.take_up()
-        assert after.goes_down
+        assert after.parting.goes_down
         assert after.fleet.is_draining
         assert not after.begins
         for controller in (before, after):
@@ -86,12 +86,12 @@ def test_the_next_controller_goes_on_draining(tmp_path: Path, unbidden: Farewell
 
 def test_after_a_drain_was_taken_back_the_next_controller_begins_again(tmp_path: Path, unbidden: Farewell) -> None:
     async def scene() -> None:
-        before, after = Parting(tmp_path, unbidden=unbidden), Parting(tmp_path, unbidden=unbidden)
-        before.bid_farewell("drain")
-        before.bid_farewell(unbidden)
+        before, after = Idle(tmp_path, unbidden=unbidden), Idle(tmp_path, unbidden=unbidden)
+        before.parting.bid("drain")
+        before.parting.bid(unbidden)
         assert farewell.read(tmp_path) is None
         await after.take_up()
-        assert not after.goes_down
+        assert not after.parting.goes_down
         assert after.begins
         for controller in (before, after):
             controller.hub.close()
@@ -101,11 +101,11 @@ def test_after_a_drain_was_taken_back_the_next_controller_begins_again(tmp_path:
 
 def test_what_cannot_be_written_down_happens_not_at_all(tmp_path: Path) -> None:
     async def scene() -> None:
-        controller = Parting(tmp_path, unbidden="cancel")
+        controller = Idle(tmp_path, unbidden="cancel")
         (tmp_path / farewell.FILE).mkdir()  # it cannot be replaced by a file
         with pytest.raises(HpcserveError, match=farewell.FILE):
-            controller.bid_farewell("drain")
-        assert not controller.goes_down
+            controller.parting.bid("drain")
+        assert not controller.parting.goes_down
         assert controller.begins
         controller.hub.close()
 

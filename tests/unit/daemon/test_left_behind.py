@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from hpcserve.cluster.seam import JobState
+from hpcserve.config import Site
 from hpcserve.daemon import leftovers
-from hpcserve.daemon.controller.controller import Controller
+from hpcserve.daemon.controller.parting import Parting
 from hpcserve.daemon.leftovers import NOT_WRITTEN, LeftBehind
 from hpcserve.types import PilotId
 from tests.unit.daemon.scheduler_stage import site
@@ -22,20 +23,25 @@ RUNS = JobState(phase="running", cause="scancel does not answer")
 BLIND = "the file system has not answered"
 
 
-class Ending(Controller):
-    """A controller whose pilot does not end."""
+class Books:
+    """Those of a pilot that does not end."""
 
-    def __init__(self, place: Path, trouble: str, state: JobState) -> None:
-        self.site = site(place)
-        self.site.shared_dir.mkdir()
-        self.fence: Any = SimpleNamespace(trouble=trouble)
-        self.fleet: Any = SimpleNamespace(end_pilots=lambda: None)
-        self.pilots: Any = SimpleNamespace(jobs={P: SimpleNamespace(name="7", state=state)})
-        self.scheduling: Any = SimpleNamespace(end_all=self._end_all)
-        self._changed = asyncio.Event()
+    def end_pilots(self) -> None:
+        """It is to."""
 
-    async def _end_all(self, within_s: float) -> None:
+    async def end_all(self, within_s: float) -> None:
         """In vain."""
+
+
+def parting(site: Site, trouble: str, state: JobState) -> Parting:
+    books, jobs = Books(), {P: SimpleNamespace(name="7", state=state)}
+    others: dict[str, Any] = {
+        "fleet": books,
+        "pilots": SimpleNamespace(jobs=jobs),
+        "scheduling": books,
+        "fence": SimpleNamespace(trouble=trouble),
+    }
+    return Parting(site, **others, unbidden="cancel", change=lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -47,13 +53,14 @@ class Ending(Controller):
     ],
 )
 def test_they_are_told_with_what_was_in_the_way(tmp_path: Path, trouble: str, state: JobState, cause: str) -> None:
-    controller = Ending(tmp_path, trouble, state)
-    asyncio.run(controller._end_pilots())
-    (left,) = leftovers.read(controller.site.shared_dir)
+    found = site(tmp_path)
+    found.shared_dir.mkdir()
+    asyncio.run(parting(found, trouble, state).part())
+    (left,) = leftovers.read(found.shared_dir)
     assert (left.pilot, left.job) == (P, "7")
     assert left.cause.startswith(cause)
-    leftovers.write(controller.site.shared_dir, ())
-    assert leftovers.read(controller.site.shared_dir) == ()
+    leftovers.write(found.shared_dir, ())
+    assert leftovers.read(found.shared_dir) == ()
 
 
 def test_that_there_are_some_is_known_though_the_disk_was_full(tmp_path: Path) -> None:

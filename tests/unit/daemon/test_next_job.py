@@ -24,7 +24,7 @@ class Placed:
     def __init__(self, silent: int = 0, *, goes_down: bool = False) -> None:
         self.silent = silent
         self.submitted: list[str] = []
-        self.controller = SimpleNamespace(site=None, goes_down=goes_down, stop=asyncio.Event())
+        self.controller = SimpleNamespace(site=None, parting=SimpleNamespace(goes_down=goes_down), stop=asyncio.Event())
 
     async def submit(self, site: Any, placed: str) -> str:
         if self.silent:
