@@ -9,11 +9,13 @@ from hpcserve.cli.terminal import note
 from hpcserve.errors import ConfigError, HpcserveError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hpcserve.client.services import Service
 
 
-def service_all_the_same(error: ConfigError, site: str | None) -> Service:
-    """The service of a site whose file has a fault, if there is a record of it; the fault is said.
+def service_all_the_same(error: ConfigError, site: str | None) -> tuple[Service, Path]:
+    """The service of a site whose file has a fault, if there is a record of it, and its ``state_dir``; says the fault.
 
     Raises:
         ConfigError: The ``error``: it is about something else, or there is no record as far as the file can be read.
@@ -23,14 +25,15 @@ def service_all_the_same(error: ConfigError, site: str | None) -> Service:
     from hpcserve.wire.record import RECORD_NAME
 
     try:
-        record = config.shared_dir_of(site) / RECORD_NAME
+        found = config.directories_of(site)
+        record = found.shared_dir / RECORD_NAME
         there = record.exists() and _is_about(error, config.site_named(site))
     except (ConfigError, OSError):
         raise error from None
     if not there:
         raise error
     note(f"the site file has a fault, and its daemon goes down all the same: {error.message}")
-    return Service(record)
+    return Service(record), found.state_dir
 
 
 def in_full(error: HpcserveError) -> HpcserveError:

@@ -29,6 +29,7 @@ from hpcserve.cli.up import SITE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from hpcserve.client.services import Service
     from hpcserve.config import Site
@@ -65,8 +66,8 @@ def command(
     """Take the daemon down, by default with its pilots; fine if none runs."""
     from hpcserve.errors import SchedulerError, ServiceUnavailable
 
-    service = _service(options(ctx).service, site)
-    own = _own_site(service, site)
+    service, state_dir = _service(options(ctx).service, site)
+    own = None if state_dir else _own_site(service, site)
     unseen = None if own is None else _take_back(own)
     with service.reading() as read:
         try:
@@ -76,7 +77,7 @@ def command(
                 raise  # whether a daemon runs is not known
             _down_without_record(service, site, pilots, timeout, error)
         else:
-            _take_down(Leaving(service, read, record, own), pilots, time.monotonic() + timeout)
+            _take_down(Leaving(service, read, record, own, state_dir), pilots, time.monotonic() + timeout)
     if unseen is not None:
         raise SchedulerError(
             f"a job of the daemon may wait in the queue, and begin: {unseen.message}; "
@@ -85,12 +86,13 @@ def command(
     return OK
 
 
-def _service(named: str | None, site: str | None) -> Service:
+def _service(named: str | None, site: str | None) -> tuple[Service, Path | None]:
+    """What is to end; and its ``state_dir``, where that is all that is known of its site."""
     from hpcserve.client.services import find_service, of_site
     from hpcserve.errors import ConfigError
 
     try:
-        return of_site(site) if site else find_service(named)
+        return of_site(site) if site else find_service(named), None
     except ConfigError as error:
         return service_all_the_same(error, site)
 

@@ -13,6 +13,7 @@ from hpcserve.cli.terminal import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from hpcserve.client.services import Service
     from hpcserve.config import Site
@@ -30,13 +31,20 @@ class Leaving:
         read: Reads its record anew.
         record: As it was then.
         site: Its site, where that is this user's own.
+        state_dir: Of a site of this user's own whose file has a fault; nothing else is known of that.
     """
 
     def __init__(
-        self, service: Service, read: Callable[[], ServiceRecord], record: ServiceRecord, site: Site | None = None
+        self,
+        service: Service,
+        read: Callable[[], ServiceRecord],
+        record: ServiceRecord,
+        site: Site | None = None,
+        state_dir: Path | None = None,
     ) -> None:
         self.own = site
-        """Its site, where that is this user's own."""
+        """Its site, where that is this user's own, and its file is right."""
+        self._state_dir = site.state_dir if site is not None and site.daemon.placement == "job" else state_dir
         self.service = service
         self.record = record
         self._read = read
@@ -46,7 +54,7 @@ class Leaving:
     @property
     def is_own(self) -> bool:
         """Whether it was asked as the daemon of this user's own site."""
-        return self.own is not None
+        return self.own is not None or self._state_dir is not None
 
     def lives(self) -> bool:
         """Whether its supervisor, which is here, runs."""
@@ -56,15 +64,15 @@ class Leaving:
         """Its supervisor, which is here, is told by a signal to end with its pilots; False: it does not live.
 
         Raises:
-            HpcserveError: It runs in a job, and would leave its pilots to the next one: that they are to be cancelled
-                cannot be written down.
+            HpcserveError: It runs in a job, or may, and would leave its pilots to the next one: that they are to be
+                cancelled cannot be written down.
         """
         from hpcserve.daemon import farewell
 
         if not self.lives():
             return False
-        if self.own is not None and self.own.daemon.placement == "job":
-            farewell.write(self.own.state_dir, "cancel")
+        if self._state_dir is not None:
+            farewell.write(self._state_dir, "cancel")
         os.kill(self.record.pid, signal.SIGTERM)
         self.rouse()
         return True

@@ -12,7 +12,7 @@ from hpcserve.config.environment import (
 )
 from hpcserve.config.files import site_names, site_text
 from hpcserve.config.globus import Globus
-from hpcserve.config.loading import load_site, read_site, shared_dir_of, variables_of
+from hpcserve.config.loading import Directories, directories_of, load_site, read_site, variables_of
 from hpcserve.config.queues import own_queues
 from hpcserve.config.section import MIB, Section
 from hpcserve.config.sections import (
@@ -39,6 +39,7 @@ __all__ = [
     "Collection",
     "Containers",
     "Daemon",
+    "Directories",
     "Environments",
     "Globus",
     "Mpi",
@@ -54,6 +55,7 @@ __all__ = [
     "cache_dir",
     "check_rule",
     "client_credentials",
+    "directories_of",
     "expanded",
     "home",
     "in_words",
@@ -62,7 +64,6 @@ __all__ = [
     "read_site",
     "runtime_dir",
     "service_named",
-    "shared_dir_of",
     "site_named",
     "site_names",
     "site_text",

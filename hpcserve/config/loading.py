@@ -10,7 +10,7 @@ import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -86,19 +86,25 @@ def _site(layers: Sequence[SiteFile]) -> Site:
     return site
 
 
-def shared_dir_of(option: str | None) -> Path:
-    """Where the daemon of a site is found, as far as its file tells it before its first table, or its base does.
+class Directories(NamedTuple):
+    """Those of a site's daemon."""
 
-    The rest of the file may be wrong.
+    state_dir: Path
+    shared_dir: Path
+
+
+def directories_of(option: str | None) -> Directories:
+    """What a site's file tells of these before its first table, or its base does; the rest of it may be wrong.
 
     Raises:
         ConfigError: There is no such site, or what tells it is wrong, too.
     """
     layers = with_bases(site_named(option), head)
-    found = _directory(layers, "shared_dir")
-    if not isinstance(found, str):
-        raise ConfigError(f"{source_of(layers, 'shared_dir')}: shared_dir: expected a path, got {found!r}")
-    return Path(found)
+    found = {key: _directory(layers, key) for key in PATHS}
+    for key, told in found.items():
+        if not isinstance(told, str):
+            raise ConfigError(f"{source_of(layers, key)}: {key}: expected a path, got {told!r}")
+    return Directories(**{key: Path(told) for key, told in found.items()})
 
 
 def _directory(layers: Sequence[SiteFile], key: str) -> Any:

@@ -126,7 +126,8 @@ def test_a_daemon_that_cannot_be_asked_to_is_left_alone(user: User) -> None:
     assert len(replica_pids(user)) == 2
 
 
-def test_whose_daemon_it_is_takes_it_down_though_others_administer_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["", "[pilots]\nslotss = 2\n"])
+def test_whose_daemon_it_is_takes_it_down_though_others_administer_it(tmp_path: Path, fault: str) -> None:
     with user_in(tmp_path / "home") as user:
         (user.home / "sites").mkdir(mode=0o700, parents=True)
         user.home.chmod(0o700)
@@ -134,13 +135,13 @@ def test_whose_daemon_it_is_takes_it_down_though_others_administer_it(tmp_path: 
         (user.home / "sites" / "local.toml").write_text(site)
         user.ok("up", "--detach")
         assert "administer.allow does not name you" in user.fails(4, "down", "--pilots", "drain")
+        (user.home / "sites" / "local.toml").write_text(site + fault)
         done = user.run("down")
         assert (done.returncode, b"your own daemon" in done.stderr) == (0, True), done
         until(user.gone)
 
 
-@pytest.mark.parametrize("fault", ["[pilots]\nslots = two\n", "[pilots]\nslotss = 2\n"])
-def test_a_daemon_goes_down_though_its_site_file_has_got_a_fault(tmp_path: Path, fault: str) -> None:
+def test_a_daemon_goes_down_though_its_site_file_has_got_a_fault(tmp_path: Path) -> None:
     with user_in(tmp_path / "home") as user:
         (user.home / "sites").mkdir(mode=0o700, parents=True)
         user.home.chmod(0o700)
@@ -151,7 +152,7 @@ def test_a_daemon_goes_down_though_its_site_file_has_got_a_fault(tmp_path: Path,
         user.ok("up", "--detach")
         user.ok("publish", TALLY)
         user.ok("deploy", "tally")
-        file.write_text(top + fault)
+        file.write_text(f"{top}[pilots]\nslots = two\n")
         refused = user.fails(WRONG_FILE, "status")
         done = user.run("down")
         assert done.returncode == 0, done

@@ -89,12 +89,15 @@ def test_it_goes_down_though_nobody_knows_of_other_jobs(user: User, slurm: FakeS
     assert "no daemon runs" in user.ok("down")
 
 
+@pytest.mark.parametrize("fault", ["", "[pilots\n"])
 def test_its_pilots_are_not_left_to_a_next_one_though_it_could_only_be_told_by_a_signal(
-    user: User, record: Path
+    user: User, record: Path, fault: str
 ) -> None:
     daemon = daemon_of(user)
     until(record.exists, 60.0)
     os.kill(user.status()["processes"]["broker"], signal.SIGSTOP)
+    with (user.home / "sites" / "lab.toml").open("a") as file:
+        file.write(fault)
     assert b"is down\n" in user.run("down").stdout
     assert daemon.wait(60) == 0
     assert "these pilots go on" not in (record.parent / "logs" / "daemon-controller.log").read_text()

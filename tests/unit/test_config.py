@@ -437,7 +437,7 @@ def test_where_a_sites_daemon_is_found_is_told_whatever_is_wrong_below(
     site = site_file(tmp_path, text.replace("{tmp}", str(tmp_path)))
     with pytest.raises(ConfigError):
         config.load_site(site)
-    assert config.shared_dir_of(site) == tmp_path / shared
+    assert config.directories_of(site) == (tmp_path / "home/sites/polaris/state", tmp_path / shared)
 
 
 @pytest.mark.parametrize(
@@ -446,13 +446,14 @@ def test_where_a_sites_daemon_is_found_is_told_whatever_is_wrong_below(
         ("", r"polaris.toml: empty"),
         ("shared_dir = /x\n[pilots]\nslots = 1\n", r"polaris.toml: not TOML"),
         ("shared_dir = 3\n[pilots]\nslots = 1\n", r"polaris.toml: shared_dir: expected a path, got 3$"),
+        ("state_dir = [3]\n[pilots]\nslots = 1\n", r"polaris.toml: state_dir: expected a path, got \[3\]$"),
         ('shared_dir = "$NOT_SET_ANYWHERE"\n', r"polaris.toml: shared_dir: .*NOT_SET_ANYWHERE is not set here"),
         ('base = "lokal"\n[pilots]\nslots = 1\n', r"polaris.toml: base: no site named 'lokal'"),
     ],
 )
 def test_where_it_is_found_is_not_guessed(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        config.shared_dir_of(site_file(tmp_path, text))
+        config.directories_of(site_file(tmp_path, text))
 
 
 def test_what_a_site_requires_must_be_set_before_it_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
