@@ -181,3 +181,59 @@ def test_after_each_failure_the_next_pilot_waits_longer(failures: int, pause_s: 
     assert play.submitted == []
     play.step(0.125)
     assert len(play.submitted) == 1
+
+
+def refused_for_other(play: Play) -> PilotId:
+    """One deployment serves, and another has failed for want of a queue; returns the pilot that is submitted then."""
+    first = play.serve(2)
+    play.fleet.want(OTHER, V, 1)
+    for _ in range(3):
+        play.step(5.0)
+        (refused,) = (each for each in play.said if each != first)
+        play.note(play.fleet.not_submitted(refused, "no such queue", play.now, lasting=True))
+        del play.said[refused]
+    assert play.fleet.deployments[OTHER].failed
+    play.fleet.want(D, V, 3)
+    play.step()
+    (taken,) = (each for each in play.said if each != first)
+    return taken
+
+
+def test_what_has_failed_keeps_its_reason_when_a_pilot_comes_for_another() -> None:
+    play = Play()
+    taken = refused_for_other(play)
+    play.fleet.job_seen(taken, "queued")
+    play.report(taken)
+    known = play.fleet.deployments[OTHER]
+    assert (known.failed, "no such queue" in known.reason) == (True, True)
+
+
+def test_what_has_failed_keeps_its_reason_when_another_waits_for_room() -> None:
+    play = Play()
+    taken = refused_for_other(play)
+    play.note(play.fleet.not_submitted(taken, "QOS tiny is full", play.now, lasting=False))
+    assert "QOS tiny is full" in play.fleet.deployments[D].reason
+    assert "no such queue" in play.fleet.deployments[OTHER].reason
+
+
+def lose_node(play: Play) -> float:
+    """The one pilot loses its node; returns after how long the next one is submitted."""
+    (pilot,) = play.said
+    play.note(play.fleet.job_ended(pilot, "node1 is down", "", play.now, kind="node failed"))
+    del play.said[pilot]
+    began_s = play.now
+    while not play.said:
+        play.step(0.25)
+    return play.now - began_s
+
+
+def test_after_a_pilot_that_worked_one_that_loses_its_node_is_the_first_in_vain_again() -> None:
+    play = Play()
+    play.fleet.want(D, V, 1)
+    play.step()
+    assert [lose_node(play), lose_node(play), lose_node(play)] == [1.0, 2.0, 4.0]
+    (pilot,) = play.said
+    play.report(pilot)
+    play.become(pilot, "ready")
+    lose_node(play)
+    assert lose_node(play) == 1.0
