@@ -31,28 +31,20 @@ UNDECIDED = ("waiting", "prepared", "offered")
 
 
 def log_in_for(ctx: typer.Context, wanted: LoginRequired) -> None:
-    """Has the person log in as a transfer needs it; open clients of theirs are in by that login, too.
-
-    A program logs in by its secret, which is its consent; it has no session to prove more by. What wants one is
-    refused once more after that, and offered: then its own token for Transfer may do.
+    """See :func:`hpcserve.client.consents.log_in_for`, with the person at the terminal.
 
     Raises:
         LoginRequired: There is no terminal and no secret, or the service did not say which login it needs.
         HpcserveError: As for ``hpcserve login``.
     """
+    from hpcserve import config
     from hpcserve.cli.asking import terminal
-    from hpcserve.client.arrival import Arrival
-    from hpcserve.core.demands import without_session
+    from hpcserve.client import consents
 
     asks = terminal()
-    with Arrival(options(ctx).service) as arrival:
-        if asks is None and not arrival.is_program:
-            raise at_a_terminal(wanted)
-        if not wanted.detail:
-            raise wanted
-        arrival.try_kept()
-        wanted = without_session(wanted) if arrival.is_program else wanted
-        arrival.log_in(wanted, asks, renews=True, same_owner=False)
+    if asks is None and config.client_credentials() is None:
+        raise at_a_terminal(wanted)
+    consents.log_in_for(options(ctx).service, wanted, asks)
 
 
 def at_a_terminal(wanted: LoginRequired) -> LoginRequired:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from hpcserve.auth.tokens import Kept
 from hpcserve.client.aio_future import AsyncInferenceFuture
@@ -16,6 +16,7 @@ from hpcserve.client.aio_keeper import AsyncKeeper
 from hpcserve.client.aio_stream import AsyncStream
 from hpcserve.client.arguments import bound, each_of, seconds, service_named
 from hpcserve.client.call import AdminCall, Inference, Inputs, Pending
+from hpcserve.client.consents import Consents
 from hpcserve.client.landing import Landing
 from hpcserve.client.login import Asks, Login
 from hpcserve.client.outputs import Outputs
@@ -29,6 +30,9 @@ from hpcserve.errors import HpcserveError, ServiceUnavailable
 from hpcserve.types import Counter
 from hpcserve.wire.admin import Admin, Delivered, Noted
 
+if TYPE_CHECKING:
+    from hpcserve.client.submitting import Agrees
+
 TELL_S = 30.0
 
 T = TypeVar("T")
@@ -41,6 +45,7 @@ class AsyncClient:
         service: See :class:`hpcserve.Client`.
         timeout_s: The deadline of a call that names none, in seconds; None: without end.
         asks: See :class:`hpcserve.Client`; called by a thread of its own.
+        agrees: See :class:`hpcserve.Client`; called by a thread of its own.
         large_to: See :class:`hpcserve.Client`.
     """
 
@@ -50,15 +55,19 @@ class AsyncClient:
         *,
         timeout_s: float | None = 60.0,
         asks: Asks | None = None,
+        agrees: Agrees | None = None,
         large_to: str | None = None,
     ) -> None:
         seconds(timeout_s)
         self._large_to = directory(large_to)
         self.timeout_s = timeout_s
         self._login = Login(asks)
-        self._keeper = AsyncKeeper(way_to(find_service(service_named(service))), self._login)
+        self._service = find_service(service_named(service))
+        self._keeper = AsyncKeeper(way_to(self._service), self._login)
         self._engine = self._keeper.engine
         self._landing = Landing()
+        self._asks, self._agrees = asks, agrees
+        self._consents: Consents | None = None
 
     @property
     def session_bytes(self) -> int:
@@ -78,7 +87,10 @@ class AsyncClient:
         """
         await self._keeper.open()
         self._engine.fetching.delivered = partial(self._tell_delivered, asyncio.get_running_loop())
-        self._engine.fetching.ask = partial(self._ask, asyncio.get_running_loop())
+        ask = self._engine.fetching.ask = partial(self._ask, asyncio.get_running_loop())
+        if self._agrees is not None:
+            self._consents = Consents(ask, self._service, self._asks, self._agrees)
+        self._engine.fetching.consents = self._consents
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -89,6 +101,8 @@ class AsyncClient:
         if self._keeper.is_open:
             self._landing.close()
         await self._keeper.close()
+        if self._consents is not None:
+            await asyncio.to_thread(self._consents.close)
 
     async def infer(
         self,

@@ -41,9 +41,10 @@ class Arrival:
         HpcserveError: As :class:`hpcserve.Client`.
     """
 
-    def __init__(self, name: str | None) -> None:
+    def __init__(self, name: str | Service | None) -> None:
         self.service: Service = find_service(name)
-        self.place = config.service_named(name) or load_services().default or self.service.place
+        named = "" if isinstance(name, Service) else config.service_named(name) or load_services().default
+        self.place = named or self.service.place
         self._way = way_to(self.service)
         self._keys = client_keys()
         self._login = Login()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -24,6 +24,8 @@ from hpcserve.wire.tensor import Frame, pack, unpack
 if TYPE_CHECKING:
     from hpcserve.client.fetching import Fetching
     from hpcserve.client.sending import Sending, Transfer
+
+T = TypeVar("T")
 
 REPLIES = (AUTO, INLINE, STAGED)
 Inputs = Any
@@ -171,7 +173,7 @@ class Inference(Pending):
         fetching = self.fetching
         assert fetching is not None, "a call that was sent"
         if self.sending is not None and fetching.ask is not None:
-            return self.sending.send(result, fetching.ask, seen)
+            return self.sending.send(result, fetching.ask, seen, fetching.consents)
         return fetching.outputs(result, lazy=self.reply == STAGED)
 
     def landed(self, result: wire.Result, outcome: Outputs | HpcserveError) -> None:
@@ -208,7 +210,7 @@ class Inference(Pending):
         return super().outcome()
 
 
-def brought(bring: Callable[[], Outputs]) -> Outputs | HpcserveError:
+def brought(bring: Callable[[], T]) -> T | HpcserveError:
     """What bringing a result here comes to."""
     try:
         return bring()

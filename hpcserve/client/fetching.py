@@ -18,6 +18,7 @@ from hpcserve.wire import messages as wire
 from hpcserve.wire.staged import MARK
 
 if TYPE_CHECKING:
+    from hpcserve.client.consents import Consents
     from hpcserve.client.outputs import Outputs
     from hpcserve.client.sending import Ask
 
@@ -71,6 +72,7 @@ class Fetching:
             where it has one.
         delivered: Called, by any thread, with the path on the site of what has come.
         ask: An administrative call, from a thread that may wait; None: there is no client yet.
+        consents: Sees to what a result on its way to a collection wants of its owner; None: nobody does.
     """
 
     def __init__(self) -> None:
@@ -80,6 +82,7 @@ class Fetching:
         self.replies = (INLINE, INLINE)
         self.delivered: Callable[[str], None] = lambda _path: None
         self.ask: Ask | None = None
+        self.consents: Consents | None = None
 
     def connected(self, ways: Sequence[Fetcher], *, https_bytes: int, transfers: bool) -> None:
         """What there is on a new connection."""

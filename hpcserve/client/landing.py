@@ -8,16 +8,22 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from hpcserve.client.call import Inference, brought
 from hpcserve.client.lookout import Lookout
 from hpcserve.client.outputs import Outputs
-from hpcserve.client.sending import Journey, Transfer
-from hpcserve.errors import Cancelled, HpcserveError
+from hpcserve.client.sending import MOST_CONSENTS, Journey, Transfer
+from hpcserve.errors import Cancelled, HpcserveError, LoginRequired
 from hpcserve.wire import messages as wire
 
-AT_ONCE = 2
+if TYPE_CHECKING:
+    from hpcserve.client.consents import Consents
+    from hpcserve.client.sending import Ask
+
+T = TypeVar("T")
 
 Outcome = Outputs | HpcserveError
 
@@ -30,8 +36,8 @@ class Landing:
         self._under_way: dict[int, Callable[[Outcome], None]] = {}
         self._next = 0
         self._closed = False
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
+        self._readers = _Threads("hpcserve-staged", 2)
+        self._askers = _Threads("hpcserve-consents", 1)  # it may wait for a person, and results of others' do not
         self._lookout = Lookout()
 
     def land(self, call: Inference, settle: Callable[[Inference], None]) -> None:
@@ -58,8 +64,8 @@ class Landing:
         with self._lock:
             self._closed = True
             given_up, self._under_way = list(self._under_way.values()), {}
-            for _ in self._threads:
-                self._work.put(None)
+        self._readers.close()
+        self._askers.close()
         self._lookout.close()
         for done in given_up:
             done(_too_late())
@@ -76,46 +82,92 @@ class Landing:
             closed = self._closed
             if not closed:
                 self._under_way[number] = done
-        ask = None if call.fetching is None else call.fetching.ask
+        ask, consents = (None, None) if call.fetching is None else (call.fetching.ask, call.fetching.consents)
         if closed:
             done(_too_late())
         elif call.sending is None or ask is None:
             self._put(number, partial(call.bring, result))
         else:
-            journey = call.sending.journey(result, seen)
-            self._lookout.watch(journey, ask, partial(self._ended, number, journey))
+            self._watch(_Sent(number, partial(call.sending.journey, result, seen), ask, consents))
 
-    def _ended(self, number: int, journey: Journey, end: Transfer | HpcserveError) -> None:
-        """A transfer has. What has arrived may have to be read."""
-        if isinstance(end, HpcserveError):
-            self._settle(number, end)
+    def _watch(self, sent: _Sent) -> None:
+        journey = sent.journey()
+        self._lookout.watch(journey, sent.ask, partial(self._ended, sent, journey))
+
+    def _ended(self, sent: _Sent, journey: Journey, end: Transfer | HpcserveError) -> None:
+        """A transfer has. What has arrived may have to be read; for what has not, somebody may have to log in."""
+        if isinstance(end, Transfer):
+            self._put(sent.number, partial(journey.outputs, end))
+        elif isinstance(end, LoginRequired) and sent.consents is not None and sent.left:
+            self._askers.put(partial(self._see_to, sent, partial(sent.consents.see_to, end, journey)))
         else:
-            self._put(number, partial(journey.outputs, end))
+            self._settle(sent.number, end)
+
+    def _see_to(self, sent: _Sent, see_to: Callable[[], None]) -> None:
+        error = _outcome(see_to)
+        if isinstance(error, HpcserveError):
+            self._settle(sent.number, error)
+        else:
+            self._watch(replace(sent, left=sent.left - 1))
 
     def _put(self, number: int, bring: Callable[[], Outputs]) -> None:
-        def work() -> None:
-            try:
-                outcome = brought(bring)
-            except Exception as error:  # noqa: BLE001 (whoever waits for the result would wait for ever)
-                outcome = HpcserveError(f"the result cannot be brought here: {error!r}; this is a bug")
-            self._settle(number, outcome)
-
-        self._work.put(work)
-        with self._lock:
-            if len(self._threads) < AT_ONCE and not self._closed:
-                self._threads.append(threading.Thread(target=self._run, name="hpcserve-staged", daemon=True))
-                self._threads[-1].start()
-
-    def _run(self) -> None:
-        while (work := self._work.get()) is not None:
-            work()
-            del work  # it has a result, which is not kept until the next one
+        self._readers.put(lambda: self._settle(number, _outcome(bring)))
 
     def _settle(self, number: int, outcome: Outcome) -> None:
         with self._lock:
             done = self._under_way.pop(number, None)
         if done is not None:  # it was given up otherwise
             done(outcome)
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """What is on its way, and how many things may still be wanted of its owner."""
+
+    number: int
+    journey: Callable[[], Journey]
+    ask: Ask
+    consents: Consents | None
+    left: int = MOST_CONSENTS
+
+
+class _Threads:
+    """So many at most, which take what is to be done in its order."""
+
+    def __init__(self, name: str, most: int) -> None:
+        self._name = name
+        self._most = most
+        self._lock = threading.Lock()
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._closed = False
+
+    def put(self, work: Callable[[], None]) -> None:
+        self._work.put(work)
+        with self._lock:
+            if len(self._threads) < self._most and not self._closed:
+                self._threads.append(threading.Thread(target=self._run, name=self._name, daemon=True))
+                self._threads[-1].start()
+
+    def close(self) -> None:
+        """Each ends after what it does."""
+        with self._lock:
+            self._closed = True
+            for _ in self._threads:
+                self._work.put(None)
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+            del work  # it has a result, which is not kept until the next one
+
+
+def _outcome(bring: Callable[[], T]) -> T | HpcserveError:
+    """Whoever waits for the result is told in any case."""
+    try:
+        return brought(bring)
+    except Exception as error:  # noqa: BLE001 (otherwise they would wait for ever)
+        return HpcserveError(f"the result cannot be brought here: {error!r}; this is a bug")
 
 
 def _too_late() -> Cancelled:

@@ -37,6 +37,7 @@ from hpcserve.wire import messages as wire
 from hpcserve.wire.admin import Admin, AskTransfers, Deliver, TransferList, TransferView
 
 if TYPE_CHECKING:
+    from hpcserve.client.consents import Consents
     from hpcserve.client.outputs import Outputs
 
 T = TypeVar("T")
@@ -45,6 +46,8 @@ SHORTEST_LOOK_S, LONGEST_LOOK_S = 0.2, 2.0
 AWAY = (DeadlineExceeded, Overloaded, ServiceUnavailable)
 AWAY_S = 600.0
 """A daemon that is being restarted has come back by then."""
+MOST_CONSENTS = 5
+"""So many things one transfer may want of its owner, one after the other."""
 LOGIN_S = 5.0
 """A login that renews itself has done so by then; another one is asked for."""
 
@@ -160,21 +163,31 @@ class Sending:
 
         return Journey(asked, result, told)
 
-    def send(self, result: wire.Result, ask: Ask, seen: Callable[[Transfer], None] | None = None) -> Outputs:
+    def send(
+        self,
+        result: wire.Result,
+        ask: Ask,
+        seen: Callable[[Transfer], None] | None = None,
+        consents: Consents | None = None,
+    ) -> Outputs:
         """Waits until a result has arrived. The outputs are empty, unless their new place is on this machine.
+
+        ``consents``: sees to the logins that are wanted for that.
 
         Raises:
             TransferFailed: It does not arrive; or it arrived, and is not what it was.
             LoginRequired: The service needs another login for that; it goes on after it.
         """
-        journey = self.journey(result, seen)
-        view = _asked(ask, "deliver", journey.asked)
-        pause_s = SHORTEST_LOOK_S
-        while (transfer := journey.look(view, time.monotonic())) is None:
-            time.sleep(pause_s)
-            pause_s = longer(pause_s)
-            view = _asked(ask, "transfers", AskTransfers(ids=(view.id,)), journey.unseen)
-        return journey.outputs(transfer)
+        left = 0 if consents is None else MOST_CONSENTS
+        while True:
+            journey = self.journey(result, seen)
+            try:
+                return journey.outputs(_arrival(journey, ask))
+            except LoginRequired as wanted:
+                if consents is None or not left:
+                    raise
+                left -= 1
+                consents.see_to(wanted, journey)
 
 
 class Journey:
@@ -182,19 +195,21 @@ class Journey:
 
     Attributes:
         asked: What the service is to be asked for.
+        last: As it was seen last; None: not at all.
+        waits_since: When it was first seen to wait for a login, in monotonic seconds; infinity: it does not.
     """
 
     def __init__(self, asked: Deliver, result: wire.Result, seen: Callable[[Transfer], None]) -> None:
         self.asked = asked
         self._result = result
         self._seen = seen
-        self._waits_since = FOREVER
-        self._last: Transfer | None = None
+        self.waits_since = FOREVER
+        self.last: Transfer | None = None
 
     def unseen(self, error: HpcserveError) -> None:
         """The service says nothing of it at present."""
-        if self._last is not None:
-            self._seen(replace(self._last, away=printable(error.message)))
+        if self.last is not None:
+            self._seen(replace(self.last, away=printable(error.message)))
 
     def look(self, view: TransferView, now: float) -> Transfer | None:
         """What the service says at ``now``, in monotonic seconds. None: it has not arrived yet.
@@ -204,7 +219,7 @@ class Journey:
             Cancelled: Somebody has cancelled it.
             LoginRequired: The service needs another login for that; it goes on after it.
         """
-        self._last = transfer = transfer_of(view)
+        self.last = transfer = transfer_of(view)
         self._seen(transfer)
         if view.state in ENDED:
             return _arrived(transfer)
@@ -215,8 +230,8 @@ class Journey:
                 detail=view.login,
             )
         waits = view.login is not None or view.state == "inactive"
-        self._waits_since = min(self._waits_since, now) if waits else FOREVER
-        if now - self._waits_since > LOGIN_S:
+        self.waits_since = min(self.waits_since, now) if waits else FOREVER
+        if now - self.waits_since > LOGIN_S:
             why = _MEND.sub("", transfer.why)
             raise LoginRequired(
                 f"transfer {transfer.id} waits for a login ({why}); it goes on after: {_after(self.asked.to)}",
@@ -329,6 +344,17 @@ def _asked(
     ask: Ask, verb: str, arguments: Admin, away: Callable[[HpcserveError], None] = lambda _: None
 ) -> TransferView:
     return patiently(ask, verb, arguments, TransferList, for_s=AWAY_S, away=away).transfers[0]
+
+
+def _arrival(journey: Journey, ask: Ask) -> Transfer:
+    """Waits for it."""
+    view = _asked(ask, "deliver", journey.asked)
+    pause_s = SHORTEST_LOOK_S
+    while (transfer := journey.look(view, time.monotonic())) is None:
+        time.sleep(pause_s)
+        pause_s = longer(pause_s)
+        view = _asked(ask, "transfers", AskTransfers(ids=(view.id,)), journey.unseen)
+    return transfer
 
 
 def _arrived(transfer: Transfer) -> Transfer:

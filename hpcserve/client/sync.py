@@ -12,7 +12,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import zmq
 
@@ -20,6 +20,7 @@ from hpcserve.auth.tokens import Kept
 from hpcserve.client import forks
 from hpcserve.client.arguments import bound, each_of, seconds, service_named
 from hpcserve.client.call import AdminCall, Inference, Inputs
+from hpcserve.client.consents import Consents
 from hpcserve.client.future import InferenceFuture
 from hpcserve.client.keeper import Keeper
 from hpcserve.client.keys import client_keys
@@ -38,6 +39,9 @@ from hpcserve.errors import InvalidInput
 from hpcserve.types import Counter
 from hpcserve.wire.admin import Admin, Delivered, Noted
 
+if TYPE_CHECKING:
+    from hpcserve.client.submitting import Agrees
+
 TELL_S = 30.0
 
 T = TypeVar("T")
@@ -51,6 +55,10 @@ class Client:
             ``HPCSERVE_SERVICE``, the one in use, or the daemon of the default site on this machine.
         timeout_s: The deadline of a call that names none, in seconds; None: without end.
         asks: Who is asked where the service wants somebody to log in; None: LoginRequired is raised.
+        agrees: Asked before a transfer is submitted by a login of yours, where Globus takes it from nobody else:
+            ``agrees(told, is_named=...)`` is told all of it, and whether it goes to where you named and nowhere else.
+            With it the client sees to what transfers want, logins at the service too, by ``asks`` or by a program's
+            secret; None: LoginRequired is raised.
         large_to: Where Globus Transfer brings what is too large for all other ways: ``globus://COLLECTION/DIRECTORY/``.
 
     Raises:
@@ -66,12 +74,14 @@ class Client:
         *,
         timeout_s: float | None = 60.0,
         asks: Asks | None = None,
+        agrees: Agrees | None = None,
         large_to: str | None = None,
     ) -> None:
         seconds(timeout_s)
         self._large_to = directory(large_to)
         self.timeout_s = timeout_s
-        self._way = way_to(find_service(service_named(service)))
+        found = find_service(service_named(service))
+        self._way = way_to(found)
         self._login = Login(asks)
         self._process, self._cut_short = os.getpid(), False
         keys = client_keys()
@@ -80,6 +90,8 @@ class Client:
         self._landing = Landing()
         self._shared.engine.fetching.delivered = self._tell_delivered
         self._shared.engine.fetching.ask = self.call
+        self._consents = None if agrees is None else Consents(self.call, found, asks, agrees)
+        self._shared.engine.fetching.consents = self._consents
         forks.watch(self._shared, SharedEngine.forked, self._context)
         self._keeper = Keeper(self._shared, self._context, self._way, keys, self._login)
         try:
@@ -290,6 +302,8 @@ class Client:
             self._login.interrupt()
             self._keeper.join()
             self._release()
+            if self._consents is not None:
+                self._consents.close()
             self._cut_short = False
             atexit.unregister(self.close)
         except BaseException:  # Ctrl-C: who closes it again goes on, the interpreter at its end for one

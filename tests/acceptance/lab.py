@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from hpcserve import examples
+from hpcserve.testing.globus.browser import log_in
 from hpcserve.testing.globus.collections import Collection, Kind
 from hpcserve.testing.globus.records import GROUPS_VIEW, TRANSFER_ALL, Dependent
 from tests.acceptance.globussite import write_site
@@ -87,6 +88,21 @@ class Lab:
     def tasks(self) -> int:
         """How many transfer tasks Globus has seen of her."""
         return len(self.globus.globus.transfer.queue.of(self.globus.person.id))
+
+
+class Person:
+    """A person who logs in wherever a client asks for it."""
+
+    def __init__(self, ca: str) -> None:
+        self._ca = ca
+        self.asked: list[str] = []
+
+    def code(self, address: str, why: str, scope: str) -> str:
+        self.asked.append(why)
+        return log_in(address, self._ca)
+
+    def interrupt(self) -> None:
+        """Nothing waits."""
 
 
 @contextlib.contextmanager

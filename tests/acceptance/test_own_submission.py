@@ -5,6 +5,7 @@ A real daemon, real terminals and the loopback stand-in over TLS.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -17,8 +18,11 @@ import h5py
 import numpy as np
 import pytest
 
+from hpcserve import AsyncClient, Client
+from hpcserve.client.services import Service
+from hpcserve.errors import LoginRequired, PermissionDenied
 from hpcserve.testing.globus.records import TRANSFER_ALL
-from tests.acceptance.lab import Lab, X, lab_in
+from tests.acceptance.lab import Lab, Person, X, as_ada, lab_in
 from tests.acceptance.newcomer import until, user_in
 from tests.acceptance.typist import Typist
 
@@ -119,3 +123,71 @@ def test_a_program_submits_by_its_secret_what_the_service_may_not(lab: Lab) -> N
         nightly.ok(*told[1].split(), "--watch")
         shown = json.loads(nightly.ok("transfers", "--json"))["transfers"]
     assert [each["state"] for each in shown] == ["succeeded"] * 2
+
+
+class Agreement:
+    """Says yes, but for the first of so many, and keeps what it was told."""
+
+    def __init__(self, refusals: int = 0) -> None:
+        self.told: list[tuple[str, bool]] = []
+        self._refusals = refusals
+
+    def __call__(self, told: str, *, is_named: bool) -> bool:
+        self.told.append((told, is_named))
+        return len(self.told) > self._refusals
+
+
+def both_clients(lab: Lab, asks: Person, agrees: Agreement) -> None:
+    """Several results at once, and one: all of them arrive."""
+    to = f"globus://{lab.laptop.id}/results/"
+
+    async def other() -> None:
+        async with AsyncClient(Service(lab.ada.record), asks=asks, agrees=agrees) as client:
+            async with asyncio.timeout(PATIENCE_S):
+                sent = await asyncio.gather(*(client.infer("echo.echo", X, to=to) for _ in range(3)))
+        assert all(each.sent is not None for each in sent)
+
+    with Client(Service(lab.ada.record), asks=asks, agrees=agrees) as client:
+        futures = [client.submit("echo.echo", X, to=to) for _ in range(3)]
+        assert all(future.result(PATIENCE_S).sent is not None for future in futures)
+        assert client.infer("echo.echo", X, to=to).sent is not None
+    asyncio.run(other())
+
+
+def own_logins(lab: Lab) -> set[bool]:
+    """Whether those with which transfers were submitted are still good."""
+    held = [each for each in lab.globus.world.tokens.values() if TRANSFER_ALL in each.scopes]
+    return {each.active for each in held if each.client_id == lab.globus.native.id}
+
+
+def test_a_client_in_python_submits_what_the_service_may_not(lab: Lab) -> None:
+    asks, agrees = Person(lab.globus.ca), Agreement()
+    with as_ada(lab):
+        both_clients(lab, asks, agrees)
+    assert len(lab.arrived()) == 7
+    assert set(states(lab)) == {"succeeded"}
+    assert all(is_named and "Globus takes this transfer from you alone" in told for told, is_named in agrees.told)
+    # To transfer at all, with an identity of that domain, and to submit: by one login for all results of a client.
+    assert len(asks.asked) <= 4
+    assert own_logins(lab) == {False}, "closed clients leave none"
+
+
+def test_a_program_in_python_needs_no_command(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = lab.globus.world.add_client("nightly", secret="of-nightly")
+    own = lab.globus.world.people[program.id]
+    lab.laptop.domain, lab.laptop.owner = own.domain, own.id
+    to = f"globus://{lab.laptop.id}/results/"
+    with user_in(lab.ada.home / "nightly") as nightly, as_ada(lab):
+        monkeypatch.setenv("HPCSERVE_HOME", nightly.environment["HPCSERVE_HOME"])
+        monkeypatch.setenv("HPCSERVE_CLIENT_ID", program.id)
+        monkeypatch.setenv("HPCSERVE_CLIENT_SECRET", "of-nightly")
+        with Client(Service(lab.ada.record), agrees=Agreement(refusals=1)) as client:
+            future = client.submit("echo.echo", X, to=to)
+            with pytest.raises(PermissionDenied, match="nobody agreed to it"):
+                future.result(PATIENCE_S)
+            assert lab.arrived() == []
+            assert future.transfer is not None
+            assert future.transfer.state == "offered"
+            assert client.infer("echo.echo", X, to=to).sent is not None
+        with Client(Service(lab.ada.record)) as client, pytest.raises(LoginRequired, match="submit it yourself"):
+            client.infer("echo.echo", X, to=to)

@@ -18,8 +18,7 @@ import pytest
 from hpcserve import AsyncClient, Client
 from hpcserve.client.services import Service
 from hpcserve.errors import LoginRequired
-from hpcserve.testing.globus.browser import log_in
-from tests.acceptance.lab import Lab, X, as_ada, lab_in
+from tests.acceptance.lab import Lab, Person, X, as_ada, lab_in
 from tests.acceptance.newcomer import until
 from tests.acceptance.typist import Typist
 from tests.integration.pages import Page
@@ -225,21 +224,6 @@ def test_the_result_of_several_ranks_reaches_the_laptop(lab: Lab, tmp_path: Path
     lab.ada.ok("run", "choir", *lab.run[2:], "--output", output)
     with h5py.File(output) as file:
         assert np.array_equal(file["y"][()], expected)
-
-
-class Person:
-    """A person who logs in wherever a client asks for it."""
-
-    def __init__(self, ca: str) -> None:
-        self._ca = ca
-        self.asked: list[str] = []
-
-    def code(self, address: str, why: str, scope: str) -> str:
-        self.asked.append(why)
-        return log_in(address, self._ca)
-
-    def interrupt(self) -> None:
-        """Nothing waits."""
 
 
 async def from_afar(lab: Lab) -> None:

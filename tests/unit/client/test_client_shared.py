@@ -263,7 +263,13 @@ class Once:
 def test_a_close_that_is_cut_short_goes_on_the_next_time(shared: SharedEngine) -> None:
     client = Client.__new__(Client)  # connected to nothing
     parts: dict[str, Any] = {"_shared": shared, "_landing": Landing(), "_login": Login(), "_way": Once()}
-    parts |= {"_context": zmq.Context(), "_keeper": Once(), "_process": os.getpid(), "_cut_short": False}
+    parts |= {
+        "_context": zmq.Context(),
+        "_keeper": Once(),
+        "_process": os.getpid(),
+        "_cut_short": False,
+        "_consents": None,
+    }
     vars(client).update(parts)
     with pytest.raises(KeyboardInterrupt):
         client.close()
