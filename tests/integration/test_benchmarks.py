@@ -15,13 +15,18 @@ from benchmarks.figures import write
 from benchmarks.ratios import interval, summary
 
 
+BOUND_S = 400.0
+
+pytestmark = pytest.mark.timeout(int(BOUND_S) + 60)
+
+
 def run(root: Path, *arguments: str) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", *arguments, "--quick", "--json"],
         cwd=root,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=BOUND_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -168,7 +173,7 @@ def test_pilots_say_why_there_is_no_slurm_for_them(root: Path, tmp_path: Path) -
         env=os.environ | {"PATH": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=BOUND_S,
         check=False,
     )
     assert done.returncode == 1

@@ -20,6 +20,8 @@ NAMES = sorted(path.stem for path in (Path(__file__).resolve().parents[2] / "dat
 LOGIN = {"LOGNAME": "pbsuser", "MAIL": "/var/mail/pbsuser", "SHELL": "/bin/bash", "PATH": "/opt/pbs/bin:/usr/bin:/bin"}
 
 NEVER = 3600.0
+SLOWER = ("sleep 2\n", "sleep 300\n")
+"""What is asked of the array is asked while it runs, however slowly."""
 
 
 class Story:
@@ -33,7 +35,8 @@ class Story:
     def ask(self, server: PbsServer, *names: str) -> None:
         for name in names:
             asked = json.loads((self.recordings / f"{name}.json").read_text())
-            done = server.run(*asked["argv"], stdin=asked["stdin"] or "", environment=LOGIN)
+            stdin = (asked["stdin"] or "").replace(*SLOWER) if name == "qsub_array" else asked["stdin"] or ""
+            done = server.run(*asked["argv"], stdin=stdin, environment=LOGIN)
             self.answers[name] = {"exit_code": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
 
     def tell(self) -> None:
