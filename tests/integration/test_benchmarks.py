@@ -14,7 +14,6 @@ import pytest
 from benchmarks.figures import write
 from benchmarks.ratios import interval, summary
 
-
 BOUND_S = 400.0
 
 pytestmark = pytest.mark.timeout(int(BOUND_S) + 60)
