@@ -14,7 +14,7 @@ from hpcserve.auth.tokens import Kept
 from hpcserve.client.aio_future import AsyncInferenceFuture
 from hpcserve.client.aio_keeper import AsyncKeeper
 from hpcserve.client.aio_stream import AsyncStream
-from hpcserve.client.arguments import bound, each_of, seconds, service_named
+from hpcserve.client.arguments import bound, check_agrees, each_of, seconds, service_named
 from hpcserve.client.call import AdminCall, Inference, Inputs, Pending
 from hpcserve.client.consents import Consents
 from hpcserve.client.landing import Landing
@@ -59,6 +59,7 @@ class AsyncClient:
         large_to: str | None = None,
     ) -> None:
         seconds(timeout_s)
+        check_agrees(agrees)
         self._large_to = directory(large_to)
         self.timeout_s = timeout_s
         self._login = Login(asks)
@@ -89,7 +90,7 @@ class AsyncClient:
         self._engine.fetching.delivered = partial(self._tell_delivered, asyncio.get_running_loop())
         ask = self._engine.fetching.ask = partial(self._ask, asyncio.get_running_loop())
         if self._agrees is not None:
-            self._consents = Consents(ask, self._service, self._asks, self._agrees)
+            self._consents = Consents(ask, self._service, asks=self._asks, agrees=self._agrees)
         self._engine.fetching.consents = self._consents
         return self
 
@@ -98,6 +99,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Ends the session; calls without an answer fail with Cancelled at once. May be called twice."""
+        if self._consents is not None:
+            self._consents.stop()
         if self._keeper.is_open:
             self._landing.close()
         await self._keeper.close()

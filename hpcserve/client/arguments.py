@@ -6,6 +6,7 @@ The hot path takes what it needs no look at; everything else comes here. So thes
 from __future__ import annotations
 
 import functools
+import inspect
 import numbers
 import operator
 import reprlib
@@ -196,6 +197,16 @@ def body(verb: Any, arguments: Any) -> msgspec.Raw:
         return raw(arguments)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidInput(f"arguments is {shown(arguments)}: {error}") from error
+
+
+def check_agrees(agrees: Any) -> None:
+    """Refuses what cannot be asked whether a transfer may be submitted.
+
+    Raises:
+        InvalidInput: It is no plain function; the answer of a coroutine would never be heard.
+    """
+    if agrees is not None and (not callable(agrees) or inspect.iscoroutinefunction(agrees)):
+        raise InvalidInput(f"agrees is {shown(agrees)}: give a function (told, *, is_named) that returns True or False")
 
 
 def service_named(service: Any) -> str | Service | None:

@@ -14,7 +14,7 @@ from hpcserve.client import arguments
 from hpcserve.client.arguments import FOREVER, HALF_HEADER_BYTES, LONGEST_S
 from hpcserve.client.outputs import Outputs
 from hpcserve.core.tiers import AUTO, INLINE, STAGED
-from hpcserve.errors import HpcserveError, InvalidInput, LoginRequired, TransferFailed
+from hpcserve.errors import Cancelled, HpcserveError, InvalidInput, LoginRequired, TransferFailed
 from hpcserve.wire import messages as wire
 from hpcserve.wire.admin import Admin
 from hpcserve.wire.frames import enclose, error_from_wire
@@ -173,7 +173,7 @@ class Inference(Pending):
         fetching = self.fetching
         assert fetching is not None, "a call that was sent"
         if self.sending is not None and fetching.ask is not None:
-            return self.sending.send(result, fetching.ask, seen, fetching.consents)
+            return self.sending.send(result, fetching.ask, seen, consents=fetching.consents)
         return fetching.outputs(result, lazy=self.reply == STAGED)
 
     def landed(self, result: wire.Result, outcome: Outputs | HpcserveError) -> None:
@@ -182,11 +182,12 @@ class Inference(Pending):
             self.value = outcome
             return
         self.error = outcome
-        if isinstance(outcome, LoginRequired):
+        is_over = isinstance(outcome, (Cancelled, TransferFailed))
+        if isinstance(outcome, LoginRequired) or (self.sending is not None and not is_over):
             self.unfetched = result
 
     def go_on(self, seen: Callable[[Transfer], None]) -> Outputs:
-        """Brings a result here after the login that it has wanted.
+        """Brings a result after what it has waited for.
 
         Raises:
             HpcserveError: As :meth:`outcome`.
@@ -194,13 +195,13 @@ class Inference(Pending):
         return self.bring(self.waiting(), seen)
 
     def waiting(self) -> wire.Result:
-        """The result that has waited for a login.
+        """The result that waits for a login, or else is still to be brought.
 
         Raises:
             InvalidInput: None has.
         """
         if self.unfetched is None:
-            raise InvalidInput("no result has waited for a login: there is nothing to go on with")
+            raise InvalidInput("no result waits to be brought: there is nothing to go on with")
         return self.unfetched
 
     def outcome(self) -> Any:

@@ -42,11 +42,11 @@ class InferenceFuture(Future[Outputs]):
 
     @property
     def can_go_on(self) -> bool:
-        """Whether ``result()`` has raised LoginRequired for a result that was computed."""
+        """Whether ``result()`` has raised something for a result that was computed, and can still be brought."""
         return self._call is not None and self._call.unfetched is not None
 
     def go_on(self, seen: Callable[[Transfer], None] = lambda _: None) -> Outputs:
-        """Where ``result()`` has raised LoginRequired for a result that was computed: brings it, after a login.
+        """Where ``result()`` has raised something for a result that was computed, LoginRequired for one: brings it.
 
         Args:
             seen: Called with each look at the transfer.

@@ -5,8 +5,8 @@ Nobody waits for its threads, the interpreter at its end neither: a result may t
 
 from __future__ import annotations
 
-import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +16,7 @@ from hpcserve.client.call import Inference, brought
 from hpcserve.client.lookout import Lookout
 from hpcserve.client.outputs import Outputs
 from hpcserve.client.sending import MOST_CONSENTS, Journey, Transfer
+from hpcserve.client.workers import Workers
 from hpcserve.errors import Cancelled, HpcserveError, LoginRequired
 from hpcserve.wire import messages as wire
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from hpcserve.client.sending import Ask
 
 T = TypeVar("T")
+
+AT_ONCE = 2
 
 Outcome = Outputs | HpcserveError
 
@@ -36,8 +39,9 @@ class Landing:
         self._under_way: dict[int, Callable[[Outcome], None]] = {}
         self._next = 0
         self._closed = False
-        self._readers = _Threads("hpcserve-staged", 2)
-        self._askers = _Threads("hpcserve-consents", 1)  # it may wait for a person, and results of others' do not
+        self._readers = Workers("hpcserve-staged", AT_ONCE)
+        self._asker = Workers("hpcserve-consents", 1)
+        """It may wait for a person. What others have asked for comes meanwhile."""
         self._lookout = Lookout()
 
     def land(self, call: Inference, settle: Callable[[Inference], None]) -> None:
@@ -65,7 +69,7 @@ class Landing:
             self._closed = True
             given_up, self._under_way = list(self._under_way.values()), {}
         self._readers.close()
-        self._askers.close()
+        self._asker.close()
         self._lookout.close()
         for done in given_up:
             done(_too_late())
@@ -88,18 +92,18 @@ class Landing:
         elif call.sending is None or ask is None:
             self._put(number, partial(call.bring, result))
         else:
-            self._watch(_Sent(number, partial(call.sending.journey, result, seen), ask, consents))
+            self._watch(_Sent(number, call.sending.journey(result, seen), ask, consents))
 
     def _watch(self, sent: _Sent) -> None:
-        journey = sent.journey()
-        self._lookout.watch(journey, sent.ask, partial(self._ended, sent, journey))
+        self._lookout.watch(sent.journey, sent.ask, partial(self._ended, sent))
 
-    def _ended(self, sent: _Sent, journey: Journey, end: Transfer | HpcserveError) -> None:
+    def _ended(self, sent: _Sent, end: Transfer | HpcserveError) -> None:
         """A transfer has. What has arrived may have to be read; for what has not, somebody may have to log in."""
         if isinstance(end, Transfer):
-            self._put(sent.number, partial(journey.outputs, end))
+            self._put(sent.number, partial(sent.journey.outputs, end))
         elif isinstance(end, LoginRequired) and sent.consents is not None and sent.left:
-            self._askers.put(partial(self._see_to, sent, partial(sent.consents.see_to, end, journey)))
+            sent.journey.stops(time.monotonic())
+            self._asker.put(partial(self._see_to, sent, partial(sent.consents.see_to, end, sent.journey)))
         else:
             self._settle(sent.number, end)
 
@@ -108,6 +112,7 @@ class Landing:
         if isinstance(error, HpcserveError):
             self._settle(sent.number, error)
         else:
+            sent.journey.goes_on()
             self._watch(replace(sent, left=sent.left - 1))
 
     def _put(self, number: int, bring: Callable[[], Outputs]) -> None:
@@ -125,48 +130,17 @@ class _Sent:
     """What is on its way, and how many things may still be wanted of its owner."""
 
     number: int
-    journey: Callable[[], Journey]
+    journey: Journey
     ask: Ask
     consents: Consents | None
     left: int = MOST_CONSENTS
-
-
-class _Threads:
-    """So many at most, which take what is to be done in its order."""
-
-    def __init__(self, name: str, most: int) -> None:
-        self._name = name
-        self._most = most
-        self._lock = threading.Lock()
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
-        self._closed = False
-
-    def put(self, work: Callable[[], None]) -> None:
-        self._work.put(work)
-        with self._lock:
-            if len(self._threads) < self._most and not self._closed:
-                self._threads.append(threading.Thread(target=self._run, name=self._name, daemon=True))
-                self._threads[-1].start()
-
-    def close(self) -> None:
-        """Each ends after what it does."""
-        with self._lock:
-            self._closed = True
-            for _ in self._threads:
-                self._work.put(None)
-
-    def _run(self) -> None:
-        while (work := self._work.get()) is not None:
-            work()
-            del work  # it has a result, which is not kept until the next one
 
 
 def _outcome(bring: Callable[[], T]) -> T | HpcserveError:
     """Whoever waits for the result is told in any case."""
     try:
         return brought(bring)
-    except Exception as error:  # noqa: BLE001 (otherwise they would wait for ever)
+    except BaseException as error:  # noqa: BLE001 (SystemExit, too: otherwise they would wait for ever)
         return HpcserveError(f"the result cannot be brought here: {error!r}; this is a bug")
 
 

@@ -40,9 +40,9 @@ class Lookout:
         self._away: HpcserveError = ServiceUnavailable("the service does not answer")
 
     def watch(self, journey: Journey, ask: Ask, ended: Callable[[Transfer | HpcserveError], None]) -> None:
-        """Asks for it at once, and calls ``ended`` when it has arrived or will not."""
+        """Asks for it at once, if it was not seen yet, and calls ``ended`` when it has arrived or will not."""
         with self._changed:
-            self._new.append(_Watched(journey, ask, ended))
+            self._new.append(_Watched(journey, ask, ended, "" if journey.last is None else journey.last.id))
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._run, name="hpcserve-lookout", daemon=True)
                 self._thread.start()

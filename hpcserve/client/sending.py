@@ -168,6 +168,7 @@ class Sending:
         result: wire.Result,
         ask: Ask,
         seen: Callable[[Transfer], None] | None = None,
+        *,
         consents: Consents | None = None,
     ) -> Outputs:
         """Waits until a result has arrived. The outputs are empty, unless their new place is on this machine.
@@ -178,16 +179,18 @@ class Sending:
             TransferFailed: It does not arrive; or it arrived, and is not what it was.
             LoginRequired: The service needs another login for that; it goes on after it.
         """
+        journey = self.journey(result, seen)
         left = 0 if consents is None else MOST_CONSENTS
         while True:
-            journey = self.journey(result, seen)
             try:
                 return journey.outputs(_arrival(journey, ask))
             except LoginRequired as wanted:
+                journey.stops(time.monotonic())
                 if consents is None or not left:
                     raise
                 left -= 1
                 consents.see_to(wanted, journey)
+            journey.goes_on()
 
 
 class Journey:
@@ -196,7 +199,7 @@ class Journey:
     Attributes:
         asked: What the service is to be asked for.
         last: As it was seen last; None: not at all.
-        waits_since: When it was first seen to wait for a login, in monotonic seconds; infinity: it does not.
+        waits_since: When it was first seen to wait for its owner, in monotonic seconds; infinity: it does not.
     """
 
     def __init__(self, asked: Deliver, result: wire.Result, seen: Callable[[Transfer], None]) -> None:
@@ -205,6 +208,14 @@ class Journey:
         self._seen = seen
         self.waits_since = FOREVER
         self.last: Transfer | None = None
+
+    def stops(self, now: float) -> None:
+        """It waits for its owner, since ``now`` if not before."""
+        self.waits_since = min(self.waits_since, now)
+
+    def goes_on(self) -> None:
+        """What it waited for was seen to."""
+        self.waits_since = FOREVER
 
     def unseen(self, error: HpcserveError) -> None:
         """The service says nothing of it at present."""
@@ -347,8 +358,12 @@ def _asked(
 
 
 def _arrival(journey: Journey, ask: Ask) -> Transfer:
-    """Waits for it."""
-    view = _asked(ask, "deliver", journey.asked)
+    """Waits for it. What was seen before is not asked for once more: it may be cancelled by now."""
+    first = journey.last
+    if first is None:
+        view = _asked(ask, "deliver", journey.asked)
+    else:
+        view = _asked(ask, "transfers", AskTransfers(ids=(first.id,)), journey.unseen)
     pause_s = SHORTEST_LOOK_S
     while (transfer := journey.look(view, time.monotonic())) is None:
         time.sleep(pause_s)

@@ -159,7 +159,7 @@ class Submitter:
         return order
 
     def _agree(self, id: str, order: Submission, to: str | None) -> None:
-        if not self._agrees("\n".join(_told(order, to)), is_named=_is_named(order, to)):
+        if self._agrees("\n".join(_told(order, to)), is_named=_is_named(order, to)) is not True:
             raise PermissionDenied(
                 f"transfer {id} is not submitted, since nobody agreed to it; to submit it {submits(to)}; "
                 f"to give it up: hpcserve transfers --cancel {id}"

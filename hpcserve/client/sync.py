@@ -18,7 +18,7 @@ import zmq
 
 from hpcserve.auth.tokens import Kept
 from hpcserve.client import forks
-from hpcserve.client.arguments import bound, each_of, seconds, service_named
+from hpcserve.client.arguments import bound, check_agrees, each_of, seconds, service_named
 from hpcserve.client.call import AdminCall, Inference, Inputs
 from hpcserve.client.consents import Consents
 from hpcserve.client.future import InferenceFuture
@@ -78,6 +78,7 @@ class Client:
         large_to: str | None = None,
     ) -> None:
         seconds(timeout_s)
+        check_agrees(agrees)
         self._large_to = directory(large_to)
         self.timeout_s = timeout_s
         found = find_service(service_named(service))
@@ -90,7 +91,7 @@ class Client:
         self._landing = Landing()
         self._shared.engine.fetching.delivered = self._tell_delivered
         self._shared.engine.fetching.ask = self.call
-        self._consents = None if agrees is None else Consents(self.call, found, asks, agrees)
+        self._consents = None if agrees is None else Consents(self.call, found, asks=asks, agrees=agrees)
         self._shared.engine.fetching.consents = self._consents
         forks.watch(self._shared, SharedEngine.forked, self._context)
         self._keeper = Keeper(self._shared, self._context, self._way, keys, self._login)
@@ -295,6 +296,8 @@ class Client:
         if self._shared.closed and not goes_on:  # in a forked child, too, where nobody lets go of locks
             return
         try:
+            if self._consents is not None:
+                self._consents.stop()
             self._landing.close()
             if not self._shared.close() and not goes_on:
                 return
