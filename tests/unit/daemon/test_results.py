@@ -97,6 +97,23 @@ def test_each_sees_their_own_and_administrators_all(site: Site, paths: dict[str,
     run(site, look)
 
 
+def test_who_looked_at_everybodys_or_tried_to_is_written_down(site: Site) -> None:
+    async def look(calls: Results, _: StagedFiles) -> None:
+        for _look in range(2):
+            await calls.listed(AskResults(everybody=True), asking("ops"))
+            await calls.listed(AskResults(), asking("ada"))
+        with pytest.raises(PermissionDenied):
+            await calls.listed(AskResults(everybody=True), asking("ada"))
+
+    run(site, look)
+    lines = map(json.loads, (site.state_dir / "audit" / "controller.jsonl").read_text().splitlines())
+    noted = [(line["name"], line["action"], line["object"], line["allowed"], line["by"]) for line in lines]
+    assert noted == [
+        ("ops", "see", "everybody's results", True, "access.administer.allow user:ops"),
+        ("ada", "see", "everybody's results", False, "access.administer.allow"),
+    ], "a look that is repeated is one line"
+
+
 def test_until_when_one_is_kept_is_told_where_the_site_says_so(site: Site) -> None:
     async def look(calls: Results, _: StagedFiles) -> None:
         [his] = (await calls.listed(AskResults(), asking("bob"))).results
