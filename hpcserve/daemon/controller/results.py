@@ -80,7 +80,7 @@ class Results:
         """The owner and the name of a file that the caller may discard; the line is written."""
         own = own_directory(asking.asker.identity)
         owner, _, name = path.removeprefix(f"{self._directory}/").partition("/")
-        is_result = path == f"{self._directory}/{owner}/{name}" and name and "/" not in name
+        is_result = path == f"{self._directory}/{owner}/{name}" and name and "/" not in name and "\0" not in path
         decision = self._guard.judge_owned(asking, own=owner == own)
         if not is_result or name.startswith(".") or owner in ("", ".", "..") or not decision.allowed:
             decision = Decision(allowed=False, by="owner", reason="no staged result of the caller's")

@@ -195,16 +195,14 @@ class StagedFiles:
     async def rows(self, owner: str | None = None) -> list[StagedRow]:
         """The results that are on the disk now, those of one owner or of all; sizes as they are there.
 
+        Of one owner no other directory is looked into: each caller may ask, as often as he likes.
+
         Raises:
             HpcserveError: The store cannot be read.
         """
-        found, _ = await asyncio.to_thread(_listed, self._directory)
-        rows = {(row.owner, row.name): row for row in await self._storage.do(Store.staged)}
-        return [
-            _row(each, rows.get((each.owner, each.name)))
-            for each in found
-            if owner in (None, each.owner) and not each.name.endswith(PARTIAL)
-        ]
+        found, _ = await asyncio.to_thread(_listed, self._directory, owner)
+        rows = {(row.owner, row.name): row for row in await self._storage.do(Store.staged, owner)}
+        return [_row(each, rows.get((each.owner, each.name))) for each in found if not each.name.endswith(PARTIAL)]
 
     async def discard(self, keys: Iterable[tuple[str, str]]) -> int:
         """Removes these, by owner and name, but what has come to be on its way; returns how many there were.
@@ -212,8 +210,11 @@ class StagedFiles:
         Raises:
             HpcserveError: The store cannot be written.
         """
-        there = {(row.owner, row.name) for row in await self.rows()}
-        removed = await self._remove_unless_held(key for key in keys if key in there)
+        wanted = list(keys)
+        there: set[tuple[str, str]] = set()
+        for owner in {owner for owner, _ in wanted}:
+            there |= {(row.owner, row.name) for row in await self.rows(owner)}
+        removed = await self._remove_unless_held(key for key in wanted if key in there)
         await self._storage.do(Store.forget_staged, removed)
         return len(removed)
 
@@ -244,8 +245,8 @@ def _mark(directory: str, key: Path) -> None:
         private.replace(path, public_key.encode())
 
 
-def _listed(directory: str) -> tuple[list[Found], dict[str, str]]:
-    """All files of all callers; and one path of each owner with names that are no UTF-8 (""; an owner's itself)."""
+def _listed(directory: str, owner: str | None = None) -> tuple[list[Found], dict[str, str]]:
+    """All files of one owner, or of all; and one path of each with names that are no UTF-8 (""; an owner's itself)."""
     found: list[Found] = []
     odd: dict[str, str] = {}
     try:
@@ -253,21 +254,24 @@ def _listed(directory: str) -> tuple[list[Found], dict[str, str]]:
     except OSError:
         return found, odd
     try:
-        with os.scandir(above) as callers:
-            owners = [each.name for each in callers if each.is_dir(follow_symlinks=False)]
-        for owner in owners:
-            if not _is_text(owner):
-                odd[""] = owner
+        for name in _owners(above) if owner is None else [owner]:
+            if not _is_text(name):
+                odd[""] = name
                 continue
-            with contextlib.suppress(OSError), _opened(above, owner) as own, os.scandir(own) as files:
-                for each in _files(owner, files):
+            with contextlib.suppress(OSError), _opened(above, name) as own, os.scandir(own) as files:
+                for each in _files(name, files):
                     if _is_text(each.name):
                         found.append(each)
                     else:
-                        odd[owner] = f"{owner}/{each.name}"
+                        odd[name] = f"{name}/{each.name}"
     finally:
         os.close(above)
     return found, odd
+
+
+def _owners(above: int) -> list[str]:
+    with os.scandir(above) as callers:
+        return [each.name for each in callers if each.is_dir(follow_symlinks=False)]
 
 
 def _files(owner: str, files: Iterable[os.DirEntry[str]]) -> Iterator[Found]:
