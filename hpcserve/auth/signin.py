@@ -159,14 +159,28 @@ def revoke(kept: Kept) -> None:
         ServiceUnavailable: Globus does not answer; some of them may still be good.
         ConfigError: The Globus SDK is not installed.
     """
+    _revoke(kept, kept.refresh_token, kept.access_token, *kept.others)
+
+
+def revoke_access(kept: Kept) -> None:
+    """Makes the token worthless that a service is told. What renews the login is left.
+
+    With a refresh token Globus may end all others of the same user, client and scope, and so a login from before.
+
+    Raises:
+        HpcserveError: As :func:`revoke`.
+    """
+    _revoke(kept, kept.access_token)
+
+
+def _revoke(kept: Kept, *values: str | None) -> None:
     if kept.by_secret:
         return
     globus_sdk = sdk(WHAT)
     client = _client(globus_sdk.NativeAppAuthClient, kept.client_id)
     try:
-        for each in (kept.refresh_token, kept.access_token, *kept.others):
-            if each:
-                client.oauth2_revoke_token(each)
+        for each in filter(None, values):
+            client.oauth2_revoke_token(each)
     except globus_sdk.GlobusError as error:
         raise _no_answer(globus_sdk, error) from error
     finally:
@@ -176,6 +190,8 @@ def revoke(kept: Kept) -> None:
 def keep(kept: Kept) -> None:
     """Keeps a new login; if that fails, it is ended, since nobody could do so later.
 
+    Where one from before is kept, which stays, only what does not end that with it is revoked.
+
     Raises:
         StorageFull: The disk is full.
         ConfigError: Its file cannot be written.
@@ -183,8 +199,9 @@ def keep(kept: Kept) -> None:
     try:
         tokens.save(kept)
     except HpcserveError as error:
+        end = revoke_access if tokens.path_of(kept.service).exists() else revoke
         try:
-            revoke(kept)
+            end(kept)
         except HpcserveError as second:
             raise type(error)(f"{error.message}; and the login could not be ended: {second.message}") from error
         raise

@@ -10,6 +10,7 @@ import typer
 from hpcserve.cli.options import open_client, seconds
 from hpcserve.cli.transfers import amount
 from hpcserve.core.spans import span
+from hpcserve.core.spelling import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,9 +100,10 @@ def _show(found: ResultList, *, json: bool) -> None:
     now_s = time.time()
     made = table("result", "size", "written", "delivered", "is kept", folded=("result",), numbers=("size",))
     for each in found.results:
+        path = printable(each.path)  # a servable's code has named the file
         delivered = "no" if each.delivered_s is None else f"{span(now_s - each.delivered_s)} ago"
         written = f"{span(now_s - each.written_s)} ago"
-        made.add_row(each.path, amount(each.size_bytes), written, delivered, _kept(each, now_s))
+        made.add_row(path, amount(each.size_bytes), written, delivered, _kept(each, now_s))
     more = (f"and {found.more} more, younger ones",) if found.more else ()
     show(made, *more)
 

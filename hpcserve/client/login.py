@@ -232,7 +232,9 @@ def log_in(demand: Demand, service: str, asks: Asks, *, renews: bool = True, sam
 
 
 def take_back(made: Kept, before: Kept) -> None:
-    """A login that the service does not want: what was kept before it is there again, and it is ended.
+    """A login that the service does not want: what was kept before it is there again, and its token is revoked.
+
+    What would renew it is forgotten, not revoked: that could end the one from before, too.
 
     Raises:
         StorageFull: The disk is full.
@@ -242,7 +244,7 @@ def take_back(made: Kept, before: Kept) -> None:
 
     tokens.save(before)
     with contextlib.suppress(ServiceUnavailable):  # it ends by itself, and nobody has it any more
-        signin.revoke(made)
+        signin.revoke_access(made)
 
 
 Ended = list[tuple[str, HpcserveError | None]]

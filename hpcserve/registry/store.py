@@ -306,11 +306,12 @@ class Store:
                 connection.execute(sa.update(table).where(same, table.c.delivered_s.is_(None)).values(delivered_s=at_s))
         return known
 
-    def staged(self) -> tuple[StagedRow, ...]:
-        """Every staged result, oldest first."""
+    def staged(self, owner: str | None = None) -> tuple[StagedRow, ...]:
+        """Every staged result, or those of one owner, oldest first."""
         table = schema.staged
+        wanted = sa.select(table).order_by(table.c.written_s, table.c.owner, table.c.name)
         with self.transaction() as connection:
-            rows = connection.execute(sa.select(table).order_by(table.c.written_s, table.c.owner, table.c.name))
+            rows = connection.execute(wanted if owner is None else wanted.where(table.c.owner == owner))
             return tuple(StagedRow.of(row) for row in rows)
 
     def forget_staged(self, keys: Iterable[tuple[str, str]]) -> None:

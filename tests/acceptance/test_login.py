@@ -28,7 +28,7 @@ from hpcserve.testing.globus.browser import log_in
 from hpcserve.testing.globus.records import Policy
 from hpcserve.testing.globus.tls import make_certificates
 from hpcserve.wire.messages import Welcome
-from tests.acceptance.house import House, X, house_in
+from tests.acceptance.house import CACHE_S, House, X, house_in
 from tests.acceptance.newcomer import User, until, user_in
 from tests.acceptance.typist import Typist
 from tests.integration.sshd import sshd_in
@@ -326,19 +326,40 @@ def test_a_disk_that_is_full_leaves_no_login_behind(house: House, tmp_path: Path
     assert not any(token.active for token in fresh)
 
 
+def test_a_disk_that_is_full_leaves_the_login_that_there_was(house: House, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n")
+    user = house.logged_in()
+    user.environment["PYTHONPATH"] = str(tmp_path)
+    with house.types(user, "login", "--force") as typist:
+        typist.logs_in().ends(8)
+    del user.environment["PYTHONPATH"]
+    assert_still_in(house, user)
+
+
+def assert_still_in(house: House, user: User) -> None:
+    """The login that somebody keeps is good, and not since the daemon remembers it alone."""
+    time.sleep(CACHE_S + 0.5)
+    user.ok("whoami")
+    assert all(token.active for token in house.tokens(user))
+
+
 def test_a_clock_that_is_wrong_does_no_harm(house: House) -> None:
     house.globus.world.ahead_s = 50.0
     try:
         user = house.logged_in()
         user.ok(*house.call)
-        kept = house.tokens(user)
+        kept = [token.value for token in house.tokens(user)]
+        known = set(house.globus.world.tokens)
         house.globus.world.ahead_s = 3600.0
         with house.types(user, "login", "--force") as typist:
             typist.logs_in().ends(4)
         assert "clock is wrong" in " ".join(typist.seen.split())
     finally:
         house.globus.world.ahead_s = 0.0
-    assert house.tokens(user) == kept, "the login that there was stays"
+    assert [token.value for token in house.tokens(user)] == kept, "the login that there was stays"
+    assert_still_in(house, user)
+    said = [token for value, token in house.globus.world.tokens.items() if value not in known and not token.refresh]
+    assert any(not token.active for token in said), "what the service was told is worth nothing"
 
 
 def test_a_daemon_is_well_though_its_operator_is_not_logged_in(house: House) -> None:

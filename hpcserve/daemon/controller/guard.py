@@ -19,6 +19,8 @@ from hpcserve.daemon.audit import ASKING, AuditLog, Record, audit_path
 from hpcserve.errors import PermissionDenied
 from hpcserve.wire import hub
 
+OWN = Decision(allowed=True, by="owner")
+"""What the directory of one's own results, and what leaves it, is."""
 MOST_NOTED = 10_000
 _WITHOUT_OWNER: dict[Action, Thing] = {
     "call": Servable(),
@@ -92,6 +94,21 @@ class Guard:
         await self.note(asking, action, name, decision)
         if not decision.allowed:
             raise PermissionDenied(f"you may not {action} {name}: {decision.reason}")
+
+    def judge_owned(self, asking: Asking, *, own: bool) -> Decision:
+        """What is decided of what nobody but its owner sees, and administrators. No line: see :meth:`note`."""
+        return OWN if own else self.judge(asking, "administer", Service())
+
+    async def check_everybody(self, asking: Asking, what: str) -> None:
+        """Returns if the caller may see everybody's: what is no single thing's list. The line is written first.
+
+        Raises:
+            PermissionDenied: Only administrators may.
+        """
+        decision = self.judge_owned(asking, own=False)
+        await self.note(asking, "see", f"everybody's {what}", decision)
+        if not decision.allowed:
+            raise PermissionDenied(f"only administrators see everybody's {what}; leave that away to see yours")
 
     async def refuse_hidden(self, asking: Asking, action: Action, name: str) -> None:
         """Writes down that somebody asked for what he may not know of."""

@@ -10,8 +10,8 @@ from hpcserve.core.demands import together
 from hpcserve.core.destinations import destination
 from hpcserve.core.sitepaths import globus_uri
 from hpcserve.core.tiers import tier
-from hpcserve.daemon.controller.guard import Asking
-from hpcserve.daemon.controller.transferdesk import OWN, Desk, Service
+from hpcserve.daemon.controller.guard import OWN, Asking
+from hpcserve.daemon.controller.transferdesk import Desk, Service
 from hpcserve.errors import Conflict, LoginRequired, ServiceUnavailable
 from hpcserve.staging.transfer import GlobusCollections, StepFailed
 from hpcserve.wire import admin as verbs

@@ -13,6 +13,8 @@ import os
 import stat
 from collections.abc import Iterator
 
+from hpcserve.core.spelling import printable
+
 _log = logging.getLogger(__name__)
 
 DEEPEST = 64
@@ -46,7 +48,9 @@ def prune_below(directory: str, until_s: float) -> int:
 
 def _prune(above: int, name: str, until_s: float, path: str, deepest: int) -> int:
     if not deepest:
-        _log.warning("%s lies in more than %d directories of its caller, and is not looked into", path, DEEPEST)
+        _log.warning(
+            "%s lies in more than %d directories of its caller, and is not looked into", printable(path), DEEPEST
+        )
         return 0
     removed = 0
     with _looking(path), _opened(above, name) as here:
@@ -72,7 +76,7 @@ def _looking(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        _log.warning("what lies in %s cannot be removed: %s", path, error)
+        _log.warning("what lies in %s cannot be removed: %s", printable(path), error)
 
 
 def _directories(here: int) -> list[str]:

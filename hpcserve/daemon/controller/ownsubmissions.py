@@ -8,8 +8,8 @@ from hpcserve.core.access import Decision
 from hpcserve.core.delivery import Delivery, Submit, Trouble
 from hpcserve.core.destinations import is_uuid
 from hpcserve.core.spelling import printable, shortened
-from hpcserve.daemon.controller.guard import Asking
-from hpcserve.daemon.controller.transferdesk import OWN, Desk, Service
+from hpcserve.daemon.controller.guard import OWN, Asking
+from hpcserve.daemon.controller.transferdesk import Desk, Service
 from hpcserve.errors import InvalidInput, NotFound, PermissionDenied, ServiceUnavailable
 from hpcserve.staging.transfer import StepFailed
 from hpcserve.wire import admin as verbs

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from hpcserve.config import Site
-from hpcserve.core.access import Decision, Service
+from hpcserve.core.access import Decision
 from hpcserve.core.spelling import shortened
 from hpcserve.daemon.access import own_directory
 from hpcserve.daemon.controller.guard import Asking, Guard
@@ -18,7 +18,6 @@ from hpcserve.wire import results as verbs
 
 MOST_PATHS = 1000
 MOST_SHOWN = 10_000
-OWN = Decision(allowed=True, by="owner")
 
 
 class Results:
@@ -39,8 +38,8 @@ class Results:
 
     async def listed(self, arguments: verbs.AskResults, asking: Asking) -> verbs.ResultList:
         """Those of the caller, or of everybody."""
-        if arguments.everybody and not self._guard.administers(asking):
-            raise PermissionDenied("only administrators see everybody's results; leave that away to see yours")
+        if arguments.everybody:
+            await self._guard.check_everybody(asking, "results")
         owner = None if arguments.everybody else own_directory(asking.asker.identity)
         before_s = time.time() - arguments.older_s
         found = [
@@ -81,8 +80,8 @@ class Results:
         """The owner and the name of a file that the caller may discard; the line is written."""
         own = own_directory(asking.asker.identity)
         owner, _, name = path.removeprefix(f"{self._directory}/").partition("/")
-        is_result = path == f"{self._directory}/{owner}/{name}" and name and "/" not in name
-        decision = OWN if owner == own else self._guard.judge(asking, "administer", Service())
+        is_result = path == f"{self._directory}/{owner}/{name}" and name and "/" not in name and "\0" not in path
+        decision = self._guard.judge_owned(asking, own=owner == own)
         if not is_result or name.startswith(".") or owner in ("", ".", "..") or not decision.allowed:
             decision = Decision(allowed=False, by="owner", reason="no staged result of the caller's")
         await self._guard.note(asking, "discard", path, decision)

@@ -4,7 +4,8 @@ A site may have those removed, too, that were not delivered for a time that it s
 
 What is on the disk is the truth, and the store remembers what the disk does not tell: whether a file was delivered. A
 file that nobody has told of, such as that of a replica that died before it could, is kept like one that was never
-fetched. Nothing is opened or removed through a symbolic link: a servable's code may write into these directories.
+fetched. Nothing is opened or removed through a symbolic link: a servable's code may write into these directories. What
+it has given a name that is no UTF-8 is no result: it is told in the log, and left alone.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import msgspec
 from hpcserve.auth import keys, private
 from hpcserve.config import Site
 from hpcserve.core.retention import staged_until_s
+from hpcserve.core.spelling import printable
 from hpcserve.daemon.controller.leftovers import prune_below
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.errors import HpcserveError
@@ -87,6 +89,7 @@ class StagedFiles:
         self._storage = storage
         self._held = held
         self._is_short = False
+        self._odd: frozenset[str] = frozenset()
         self.tally = Tally()
 
     async def open(self, key: Path) -> None:
@@ -122,6 +125,8 @@ class StagedFiles:
                 await self.prune()
             except HpcserveError as error:
                 _log.warning("which staged results are to be removed is not known: %s", error)
+            except Exception:  # noqa: BLE001 (a defect of ours, at one file, is not to end the controller)
+                _log.exception("staged results could not be looked after; they are looked at again")
             await asyncio.sleep(min(LONGEST_LOOK_S, max(SHORTEST_LOOK_S, soonest_s / 4)))
 
     async def prune(self) -> None:
@@ -132,7 +137,8 @@ class StagedFiles:
         """
         if self._shared:
             await asyncio.to_thread(prune_below, self._directory, time.time() - self._staging.keep_inputs_s)
-        found = await asyncio.to_thread(lambda: list(_listed(self._directory)))
+        found, odd = await asyncio.to_thread(_listed, self._directory)
+        self._warn(odd)
         rows = {(row.owner, row.name): row for row in await self._storage.do(Store.staged)}
         there = {(each.owner, each.name): each for each in found if not each.name.endswith(PARTIAL)}
         new = [_row(each) for key, each in there.items() if key not in rows]
@@ -176,19 +182,27 @@ class StagedFiles:
             None if room is None else room[0],
         )
 
+    def _warn(self, odd: dict[str, str]) -> None:
+        """Of names that are no UTF-8 one of each owner is told, once until there is none."""
+        for owner in sorted(odd.keys() - self._odd):
+            _log.warning(
+                "%s/%s has a name that is no UTF-8: it is no result, and left alone; remove it, and others like it",
+                self._directory,
+                _spelt(odd[owner]),
+            )
+        self._odd = frozenset(odd)
+
     async def rows(self, owner: str | None = None) -> list[StagedRow]:
         """The results that are on the disk now, those of one owner or of all; sizes as they are there.
+
+        Of one owner no other directory is looked into: each caller may ask, as often as he likes.
 
         Raises:
             HpcserveError: The store cannot be read.
         """
-        found = await asyncio.to_thread(lambda: list(_listed(self._directory)))
-        rows = {(row.owner, row.name): row for row in await self._storage.do(Store.staged)}
-        return [
-            _row(each, rows.get((each.owner, each.name)))
-            for each in found
-            if owner in (None, each.owner) and not each.name.endswith(PARTIAL)
-        ]
+        found, _ = await asyncio.to_thread(_listed, self._directory, owner)
+        rows = {(row.owner, row.name): row for row in await self._storage.do(Store.staged, owner)}
+        return [_row(each, rows.get((each.owner, each.name))) for each in found if not each.name.endswith(PARTIAL)]
 
     async def discard(self, keys: Iterable[tuple[str, str]]) -> int:
         """Removes these, by owner and name, but what has come to be on its way; returns how many there were.
@@ -196,8 +210,11 @@ class StagedFiles:
         Raises:
             HpcserveError: The store cannot be written.
         """
-        there = {(row.owner, row.name) for row in await self.rows()}
-        removed = await self._remove_unless_held(key for key in keys if key in there)
+        wanted = list(keys)
+        there: set[tuple[str, str]] = set()
+        for owner in {owner for owner, _ in wanted}:
+            there |= {(row.owner, row.name) for row in await self.rows(owner)}
+        removed = await self._remove_unless_held(key for key in wanted if key in there)
         await self._storage.do(Store.forget_staged, removed)
         return len(removed)
 
@@ -228,20 +245,33 @@ def _mark(directory: str, key: Path) -> None:
         private.replace(path, public_key.encode())
 
 
-def _listed(directory: str) -> Iterator[Found]:
-    """All files of all callers."""
+def _listed(directory: str, owner: str | None = None) -> tuple[list[Found], dict[str, str]]:
+    """All files of one owner, or of all; and one path of each with names that are no UTF-8 (""; an owner's itself)."""
+    found: list[Found] = []
+    odd: dict[str, str] = {}
     try:
         above = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
-        return
+        return found, odd
     try:
-        with os.scandir(above) as callers:
-            owners = [each.name for each in callers if each.is_dir(follow_symlinks=False)]
-        for owner in owners:
-            with contextlib.suppress(OSError), _opened(above, owner) as own, os.scandir(own) as files:
-                yield from _files(owner, files)
+        for name in _owners(above) if owner is None else [owner]:
+            if not _is_text(name):
+                odd[""] = name
+                continue
+            with contextlib.suppress(OSError), _opened(above, name) as own, os.scandir(own) as files:
+                for each in _files(name, files):
+                    if _is_text(each.name):
+                        found.append(each)
+                    else:
+                        odd[name] = f"{name}/{each.name}"
     finally:
         os.close(above)
+    return found, odd
+
+
+def _owners(above: int) -> list[str]:
+    with os.scandir(above) as callers:
+        return [each.name for each in callers if each.is_dir(follow_symlinks=False)]
 
 
 def _files(owner: str, files: Iterable[os.DirEntry[str]]) -> Iterator[Found]:
@@ -250,6 +280,20 @@ def _files(owner: str, files: Iterable[os.DirEntry[str]]) -> Iterator[Found]:
             told = each.stat(follow_symlinks=False)
             if stat.S_ISREG(told.st_mode):
                 yield Found(owner, each.name, told.st_blocks * 512, told.st_mtime)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name of a file is UTF-8; in one that is not, Python has put what no text may have."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _spelt(path: str) -> str:
+    """A path for the log, whatever it consists of."""
+    return printable(os.fsencode(path).decode(errors="backslashreplace"))
 
 
 def _row(found: Found, known: StagedRow | None = None) -> StagedRow:
@@ -277,7 +321,7 @@ def _remove(directory: str, keys: Iterable[tuple[str, str]]) -> None:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                _log.warning("staged result %s/%s cannot be removed: %s", owner, name, error)
+                _log.warning("staged result %s cannot be removed: %s", _spelt(f"{owner}/{name}"), error)
 
 
 @contextlib.contextmanager

@@ -26,8 +26,6 @@ from hpcserve.daemon.controller.wallet import Wallet
 from hpcserve.errors import Conflict, PermissionDenied, StagedFileGone
 from hpcserve.wire import admin as verbs
 
-OWN = Decision(allowed=True, by="owner")
-
 
 class Service(NamedTuple):
     """What does the work."""

@@ -11,6 +11,7 @@ from hpcserve.auth.globus import read_secret
 from hpcserve.auth.grants import Grants
 from hpcserve.auth.sealed import Seal
 from hpcserve.config import Site
+from hpcserve.core.access import Decision
 from hpcserve.core.delivery import Delivery, End, Limits
 from hpcserve.core.destinations import destination, uri_of
 from hpcserve.core.sitepaths import globus_uri
@@ -18,19 +19,18 @@ from hpcserve.core.spelling import shortened
 from hpcserve.daemon.controller.arrivals import Arrivals
 from hpcserve.daemon.controller.deliveries import Deliveries
 from hpcserve.daemon.controller.doors import Doors
-from hpcserve.daemon.controller.guard import Asking, Guard
+from hpcserve.daemon.controller.guard import OWN, Asking, Guard
 from hpcserve.daemon.controller.httpsfetches import HttpsFetches
 from hpcserve.daemon.controller.outside import Outside
 from hpcserve.daemon.controller.ownsubmissions import OwnSubmissions
 from hpcserve.daemon.controller.storage import Storage
-from hpcserve.daemon.controller.transferdesk import OWN, Desk, Service, collections_of
+from hpcserve.daemon.controller.transferdesk import Desk, Service, collections_of
 from hpcserve.daemon.controller.wallet import Wallet
 from hpcserve.daemon.registration import rules_of, secret_file
 from hpcserve.errors import (
     Conflict,
     InvalidInput,
     NotFound,
-    PermissionDenied,
 )
 from hpcserve.staging.transfer import GlobusTransfer
 from hpcserve.wire import admin as verbs
@@ -116,10 +116,9 @@ class Transferring:
     async def transfers(self, arguments: verbs.AskTransfers, asking: Asking) -> verbs.TransferList:
         """Those of the caller, or of everybody."""
         service, owner = self._desk.seen(asking)
-        everybody = arguments.everybody
-        if everybody and not self._desk.guard.administers(asking):
-            raise PermissionDenied("only administrators see everybody's transfers; leave that away to see yours")
-        shown = [each.id for each in service.deliveries.book.deliveries(None if everybody else owner)]
+        if arguments.everybody:
+            await self._desk.guard.check_everybody(asking, "transfers")
+        shown = [each.id for each in service.deliveries.book.deliveries(None if arguments.everybody else owner)]
         if arguments.ids:
             unknown = [each for each in arguments.ids if each not in shown]
             if unknown:
@@ -131,9 +130,13 @@ class Transferring:
         """One is not wanted any more."""
         service, owner = self._desk.seen(asking)
         found = service.deliveries.book.get(arguments.id)
-        if found is None or (found.owner != owner and not self._desk.guard.administers(asking)):
+        decision = self._desk.guard.judge_owned(asking, own=found is not None and found.owner == owner)
+        if found is None or not decision.allowed:
+            reason = "no such transfer of the caller's"
+            refused = Decision(allowed=False, by="owner", reason=reason)
+            await self._desk.guard.note(asking, "cancel-transfer", arguments.id, refused)
             raise NotFound(f"no transfer {shortened(arguments.id)}; see: hpcserve transfers")
-        await self._desk.guard.note(asking, "cancel-transfer", found.id, OWN)
+        await self._desk.guard.note(asking, "cancel-transfer", found.id, decision)
         await service.deliveries.cancel(found.id)
         return self._desk.listed(service.deliveries, [found.id])
 

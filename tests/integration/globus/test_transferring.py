@@ -30,6 +30,8 @@ from tests.integration.globus.delivering import WITHIN_S
 from tests.integration.globus.setting import SECRET
 from tests.integration.globus.transfers import Transfers
 
+OPS_ADMINISTER = "access.administer.allow user:ops@lab.example"
+
 
 @dataclass
 class Stage:
@@ -208,10 +210,17 @@ def test_nobody_has_to_do_with_what_is_another_s(transfers: Transfers, tmp_path:
             done = await stage.transferring.cancel(CancelTransfer(id=view.id), stage.asking(ada))
             assert done.transfers[0].state in ("cancelling", "cancelled")
         lines = [json.loads(each) for each in audit_path(stage.site.state_dir, "controller").read_text().splitlines()]
-        noted = [(each["name"], each["action"], each["allowed"]) for each in lines]
-        assert noted[0] == (ada.username, "deliver", True)
-        assert noted.count((bob.username, "deliver", False)) == 12
-        assert noted[-1] == (ada.username, "cancel-transfer", True)
+        noted = [(each["name"], each["action"], each["allowed"], each["by"]) for each in lines]
+        assert noted[0] == (ada.username, "deliver", True, "owner")
+        assert noted[1:13] == [(bob.username, "deliver", False, "owner")] * 12
+        assert noted[13:] == [
+            (bob.username, "cancel-transfer", False, "owner"),
+            (bob.username, "see", False, "access.administer.allow"),
+            (ops.username, "see", True, OPS_ADMINISTER),
+            (ada.username, "cancel-transfer", True, "owner"),
+        ]
+        assert {each["object"] for each in lines if each["action"] == "cancel-transfer"} == {view.id}
+        assert {each["object"] for each in lines if each["action"] == "see"} == {"everybody's transfers"}
 
     asyncio.run(scenario())
 
@@ -223,9 +232,17 @@ def test_administrators_cancel_what_is_another_s(transfers: Transfers, tmp_path:
             transfers.laptop.trouble.offline = True
             [view] = await stage.deliver(ada, stage.staged(ada))
             await stage.transferring.cancel(CancelTransfer(id=view.id), stage.asking(ops))
+            with pytest.raises(NotFound):
+                await stage.transferring.cancel(CancelTransfer(id="none"), stage.asking(ops))
             async with asyncio.timeout(WITHIN_S):
                 while (await stage.look(ada))[0].state != "cancelled":
                     await asyncio.sleep(0.02)
+        lines = [json.loads(each) for each in audit_path(stage.site.state_dir, "controller").read_text().splitlines()]
+        noted = [(each["name"], each["object"], each["allowed"], each["by"]) for each in lines]
+        assert noted[1:] == [
+            (ops.username, view.id, True, OPS_ADMINISTER),
+            (ops.username, "none", False, "owner"),
+        ]
 
     asyncio.run(scenario())
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import pytest
 
-from hpcserve.cli import results
+from hpcserve.cli import asking, results
 from hpcserve.cli.main import main
 from hpcserve.cli.status import drawn
 from hpcserve.wire.results import AskResults, Discard, Discarded, ResultList, ResultView
@@ -22,7 +22,7 @@ class Service:
     """Has these results, and notes what it is asked for."""
 
     def __init__(self, *found: ResultView) -> None:
-        self._found = found
+        self.found = found
         self.asked: list[Any] = []
 
     def __enter__(self) -> Self:
@@ -35,7 +35,7 @@ class Service:
         self.asked.append(arguments)
         if isinstance(arguments, Discard):
             return Discarded(removed=len(arguments.paths))
-        return ResultList(results=self._found)
+        return ResultList(results=self.found)
 
 
 @pytest.fixture
@@ -57,6 +57,22 @@ def test_each_is_shown_with_how_long_it_is_kept(capsys: pytest.CaptureFixture[st
     assert "/s/ada/a.h5 4.0 MB 2 h 0 min ago no until it is delivered" in lines
     assert "/s/ada/b.h5 4.0 MB 2 h 0 min ago 1 h 0 min ago 2 h 0 min more" in lines
     assert "/s/ada/c.h5 4.0 MB 2 h 0 min ago no until it has arrived: hpcserve transfers" in lines
+
+
+@pytest.mark.parametrize("asked", [(), ("--discard",)])
+def test_no_name_of_a_file_steers_the_terminal(
+    called: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: tuple[str, ...]
+) -> None:
+    class Person:
+        def agrees(self, _question: str) -> bool:
+            return False
+
+    monkeypatch.setattr(asking, "terminal", Person)
+    called.found = (view("/s/ada/\x1b]0;owned\x07\u202e.h5"),)
+    assert main(["results", *asked]) == 0
+    told = capsys.readouterr().out
+    assert "/s/ada/\\x1b]0;owned\\x07\\u202e.h5" in told
+    assert told.replace("\n", "").isprintable()
 
 
 def test_all_that_is_listed_is_removed_but_what_is_on_its_way(

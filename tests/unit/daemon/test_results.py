@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,6 +21,8 @@ from hpcserve.daemon.controller.results import Results
 from hpcserve.daemon.controller.staged import StagedFiles
 from hpcserve.daemon.controller.storage import Storage
 from hpcserve.errors import Conflict, InvalidInput, PermissionDenied
+from hpcserve.registry.rows import StagedRow
+from hpcserve.registry.store import Store
 from hpcserve.types import SessionId
 from hpcserve.wire import hub
 from hpcserve.wire.results import AskResults, Discard, ResultView
@@ -97,6 +100,51 @@ def test_each_sees_their_own_and_administrators_all(site: Site, paths: dict[str,
     run(site, look)
 
 
+def test_nobodys_directory_is_looked_into_for_another(
+    site: Site, paths: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    read: list[str | None] = []
+    scandir, staged = os.scandir, Store.staged
+
+    def watched(directory: int) -> Any:
+        looked.append(Path(f"/proc/self/fd/{directory}").readlink().name)
+        return scandir(directory)
+
+    def watched_rows(store: Store, owner: str | None = None) -> tuple[StagedRow, ...]:
+        read.append(owner)
+        return staged(store, owner)
+
+    async def look(calls: Results, _: StagedFiles) -> None:
+        assert len((await calls.listed(AskResults(), asking("ada"))).results) == 2
+        assert (await calls.listed(AskResults(), asking("eve"))).results == ()
+        assert (await calls.discard(Discard(paths=(paths["old"],)), asking("ada"))).removed == 1
+        assert (looked, read) == (["ada", "ada"], ["ada", "eve", "ada"])
+        both = Discard(paths=(paths["new"], paths["his"]))
+        assert (await calls.discard(both, asking("ops"))).removed == 2
+
+    monkeypatch.setattr(os, "scandir", watched)
+    monkeypatch.setattr(Store, "staged", watched_rows)
+    run(site, look)
+
+
+def test_who_looked_at_everybodys_or_tried_to_is_written_down(site: Site) -> None:
+    async def look(calls: Results, _: StagedFiles) -> None:
+        for _look in range(2):
+            await calls.listed(AskResults(everybody=True), asking("ops"))
+            await calls.listed(AskResults(), asking("ada"))
+        with pytest.raises(PermissionDenied):
+            await calls.listed(AskResults(everybody=True), asking("ada"))
+
+    run(site, look)
+    lines = map(json.loads, (site.state_dir / "audit" / "controller.jsonl").read_text().splitlines())
+    noted = [(line["name"], line["action"], line["object"], line["allowed"], line["by"]) for line in lines]
+    assert noted == [
+        ("ops", "see", "everybody's results", True, "access.administer.allow user:ops"),
+        ("ada", "see", "everybody's results", False, "access.administer.allow"),
+    ], "a look that is repeated is one line"
+
+
 def test_until_when_one_is_kept_is_told_where_the_site_says_so(site: Site) -> None:
     async def look(calls: Results, _: StagedFiles) -> None:
         [his] = (await calls.listed(AskResults(), asking("bob"))).results
@@ -151,6 +199,7 @@ def test_nobody_discards_what_is_anothers_or_no_result(site: Site, paths: dict[s
         f"{directory}/ada/",
         f"{directory}/ada/.x.h5.partial",
         f"{directory}/.service",
+        f"{directory}/a\0da/x.h5",
         "ada/new.h5",
         "/etc/passwd",
         "",

@@ -204,6 +204,56 @@ def test_what_is_no_result_is_left_alone(site: Site, directory: Path, tmp_path: 
     assert (directory / "ada" / "sub").is_dir()
 
 
+@pytest.mark.parametrize("odd", [b"ada/\xff\x1b.h5", b"\xff\x1b/x.h5"])
+def test_a_name_that_is_no_text_is_told_once_and_keeps_nothing_from_being_done(
+    site: Site, directory: Path, caplog: pytest.LogCaptureFixture, odd: bytes
+) -> None:
+    old, kept = staged(directory, "ada", "old.h5", age_s=DAY_S), staged(directory, "bob", "new.h5")
+    path = staged(directory, *os.fsdecode(odd).split("/"), age_s=DAY_S)
+    other = staged(directory, path.parent.name, os.fsdecode(b"\xfe.h5"))
+
+    async def look(files: StagedFiles) -> None:
+        for _ in range(3):
+            await files.prune()
+        assert [row.name for row in await files.rows()] == ["new.h5"]
+        assert files.tally.files == 1
+
+    run(site, look, keep_undelivered_s=HOUR_S)
+    assert [each.exists() for each in (old, kept, path, other)] == [False, True, True, True]
+    [told] = [each.getMessage() for each in caplog.records if "no UTF-8" in each.getMessage()]
+    assert told.isprintable()
+    assert told.isascii()
+
+
+def test_a_defect_at_one_look_ends_no_other(site: Site, directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = staged(directory, "ada", "x.h5", age_s=DAY_S)
+
+    class Defect:
+        """What knows of the files under way fails when it is asked first."""
+
+        asked = 0
+
+        def __contains__(self, _: object) -> bool:
+            self.asked += 1
+            if self.asked == 1:
+                raise RuntimeError("a defect")
+            return False
+
+    async def look(files: StagedFiles) -> None:
+        running = asyncio.ensure_future(files.run())
+        async with asyncio.timeout(60):
+            while path.exists() and not running.done():
+                await asyncio.sleep(0.01)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    run(site, look, Defect(), keep_undelivered_s=1e-6)
+    assert not path.exists()
+    [told] = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert told.exc_info is not None
+
+
 def test_what_a_killed_replica_left_half_written_is_removed(site: Site, directory: Path) -> None:
     writing = staged(directory, "ada", ".x.h5.partial")
     left = staged(directory, "ada", ".y.h5.partial", age_s=LEFT_S + 60)

@@ -318,6 +318,8 @@ def test_staged_results_are_noted_once_and_delivered_once(place: Path) -> None:
         ("ada", 1.0, 5.0),
         ("bob", 2.0, None),
     ]
+    assert [each.owner for each in again.staged("bob")] == ["bob"]
+    assert again.staged("eve") == ()
     again.forget_staged([("ada", "x.h5"), ("eve", "x.h5")])
     assert [each.owner for each in again.staged()] == ["bob"]
     again.close()
