@@ -18,7 +18,8 @@ from hpcserve.errors import ConfigError, HpcserveError, StorageFull
 
 _OTHERS = 0o077
 _OTHERS_WRITE = 0o022
-_NOT_OURS_TO_WRITE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+NOT_OURS_TO_WRITE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+"""What is refused so is refused until somebody changes something."""
 
 
 def private_directory(path: Path, *, secret: bool = True) -> Path:
@@ -170,7 +171,7 @@ def storage_error(error: OSError, what: str) -> HpcserveError:
     """The error that stands for one of the file system: StorageFull, or ConfigError for all others."""
     if error.errno in StorageFull.errnos:
         return StorageFull(f"{what}: {error.strerror}; make room on this disk or in your quota, and try again")
-    if error.errno in _NOT_OURS_TO_WRITE:
+    if error.errno in NOT_OURS_TO_WRITE:
         return ConfigError(
             f"{what}: {error.strerror}; set HPCSERVE_HOME, or state_dir and shared_dir in a site file, "
             "to a directory that can be written"

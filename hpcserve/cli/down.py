@@ -196,7 +196,7 @@ def _called(daemon: Leaving, pilots: Pilots, until: float) -> GoingDown | None:
     """The answer of the daemon; None: it has ended meanwhile, since somebody else had told it to.
 
     One that is silent is asked again, by the same client: by ssh each would log in. But one that may be told by a
-    signal is asked once.
+    signal is asked once; so is one elsewhere whose lease can be watched, in what is left of the time.
 
     Raises:
         ServiceUnavailable: It cannot be reached, refuses, or stays silent.
@@ -206,6 +206,7 @@ def _called(daemon: Leaving, pilots: Pilots, until: float) -> GoingDown | None:
     from hpcserve.wire.admin import Down, GoingDown
 
     may_signal = daemon.is_here and pilots is Pilots.CANCEL
+    may_watch = not daemon.is_here and daemon.own is not None
     with Client(daemon.service) as client:
         while True:
             asked = time.monotonic()
@@ -218,7 +219,7 @@ def _called(daemon: Leaving, pilots: Pilots, until: float) -> GoingDown | None:
                 refused = time.monotonic() < asked + patience_s
                 if daemon.leaves(asked + patience_s):
                     return None
-                if refused or time.monotonic() >= until:
+                if refused or may_watch or time.monotonic() >= until:
                     raise
 
 

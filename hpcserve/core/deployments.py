@@ -269,7 +269,8 @@ class _Plan:
         if any(pilot.phase == "unknown" for pilot in self._view.pilots):
             return
         policy, places = self._view.policy, self._places
-        for number in range(min(self._may_submit, places.queue)):
+        most = min(self._may_submit, places.queue)
+        for number in range(most if self._view.submit_at_most is None else min(most, self._view.submit_at_most)):
             room = Room(policy.slots, policy.node_slots)
             left = packed(lacking, [room])
             inside = lacking - left

@@ -345,6 +345,7 @@ class Fleet:
             seed=self._seed,
             next_number=self._next_number,
             submit_not_before_s=self._pilot_life.submit_not_before_s,
+            submit_at_most=self._pilot_life.submit_at_most,
         )
 
     def _pilot_view(self, pilot: FleetPilot) -> rules.Pilot:

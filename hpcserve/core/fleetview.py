@@ -122,7 +122,10 @@ class Replica:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """All that the decision depends on. New ids are ``seed`` and numbers from ``next_number`` on."""
+    """All that the decision depends on. New ids are ``seed`` and numbers from ``next_number`` on.
+
+    ``submit_at_most``: so many pilots may be submitted now, where there is a place for more; None: all that there is.
+    """
 
     policy: Policy
     wanted: tuple[Wanted, ...]
@@ -131,6 +134,7 @@ class View:
     seed: str
     next_number: int
     submit_not_before_s: float = 0.0
+    submit_at_most: int | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 * A pilot that is refused, that ends by itself or runs out of memory before a replica in it was ready, or whose agent
   never reached the daemon, counts against all pilots; when too many did in a row, they are given up: deployments
   without a replica fail, and the others wait for a while: until a pilot that was there works, the last replica of one
-  has ended, or one that slept is asked again. One that was preempted, lost its node, used its walltime up or was
+  has ended, or one that slept is asked again. Then one is tried at a time, until a replica in one is ready; what failed
+  with the pilots is tried in each one that comes. One that was preempted, lost its node, used its walltime up or was
   cancelled from outside counts against nobody, but the next one waits a little longer each time, until a replica in one
   is ready;
 * the scheduler not answering, or having no room at present, is no failure: it is asked again, later each time until it
@@ -73,6 +74,7 @@ class PilotLife:
         self._last_refused_s = -math.inf
         self._refused_s = 0.0
         self._told_s = -math.inf
+        self._is_given_up = False
         self._given_up_until_s = 0.0
         self._pause_until_s = 0.0
 
@@ -80,6 +82,14 @@ class PilotLife:
     def submit_not_before_s(self) -> float:
         """No pilot is submitted before."""
         return max(self._pause_until_s, self._given_up_until_s)
+
+    @property
+    def submit_at_most(self) -> int | None:
+        """So many may be submitted; None: all that there is a place for. Since they were given up: one at a time."""
+        if not self._is_given_up:
+            return None
+        is_out = any(not each.proven and each.phase != "leaving" for each in self._roster.pilots.values())
+        return 0 if is_out else 1
 
     def seen(self, pilot: PilotId, phase: PilotPhase, waits_for: str, starts_s: float | None) -> None:
         """The scheduler says that a pilot is queued, runs or is suspended, or (``unknown``) nothing about it."""
@@ -166,6 +176,7 @@ class PilotLife:
         """Somebody wants something anew: pilots that were given up are tried as if none had failed."""
         self._restarts.forgive()
         self._refused_s = 0.0
+        self._is_given_up = False
         self._given_up_until_s = self._pause_until_s = 0.0
 
     def _cancelled(self, pilot: PilotId, cause: str, now: float) -> None:
@@ -183,6 +194,7 @@ class PilotLife:
         if again_s is not None:
             self._pause_until_s = again_s
             return
+        self._is_given_up = True
         self._given_up_until_s = now + GIVEN_UP_S
         self._told_s = now
         yield from self._blame.pilots_failed(reason, output, self._given_up_until_s)
@@ -238,13 +250,22 @@ class PilotLife:
         yield from self._replicas.explain(known)
         if known.proven and not was_proven:
             self._vain_s = FIRST_VAIN_S
+            self._is_given_up = False
             self._given_up_until_s = 0.0
+            self._try_what_failed(now)
 
     def _first_report(self, pilot: FleetPilot, now: float) -> None:
         pilot.reported = True
         if pilot.submitted_s is not None:
             self._succession.waited(now - pilot.submitted_s)
         self._came_for_all()
+        self._try_what_failed(now)
+
+    def _try_what_failed(self, now: float) -> None:
+        """A pilot is there: what failed with others is tried in it, and need not wait until its time."""
+        for deployment in self._roster.deployments.values():
+            if deployment.pilots_ended:
+                deployment.again_s = now
 
     def _came_for_all(self) -> None:
         for deployment in self._roster.deployments.values():

@@ -142,14 +142,20 @@ class FleetDeployment:
         """Whether it has no replica when nobody asks, and gets some when somebody does."""
         return self.scaler is not None and self.scaler.bounded(0) == 0
 
+    @property
+    def own_failure(self) -> Failure | None:
+        """Why the wanted version cannot be started, where another is kept running, or would be but for the pilots."""
+        if self.failed and self.fallback is not None:
+            return Failure(self.reason, self.traceback, self.crashes, self.fallback)
+        return self.own
+
     def try_again(self) -> None:
         """It has failed with the pilots, and goes on as it was; what may sleep sleeps, until somebody asks."""
-        own, self.own = self.own, None
+        own = self.own
         self.failed, self.pilots_ended, self.again_s = own is not None, False, math.inf
         self.reason, self.traceback, self.crashes, self.fallback = own or ("", "", False, None)
-        if self.scaler is not None and self.may_sleep:
+        if self.scaler is not None:
             self.scaler.forget()
-            self.replicas = self.scaler.bounded(0)
 
     @property
     def promised(self) -> int:
@@ -178,8 +184,7 @@ class FleetDeployment:
         again_s: float = math.inf,
     ) -> None:
         """Replicas of the target cannot be started; where it is the pilots that end, those of no other could."""
-        if self.fallback is not None and pilots_ended:
-            self.own = Failure(self.reason, self.traceback, self.crashes, self.fallback)
+        self.own = self.own_failure if pilots_ended else None
         self.fallback = None if pilots_ended or self.target in (None, self.served) else self.served
         self.failed = True
         self.pilots_ended = pilots_ended

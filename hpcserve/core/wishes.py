@@ -110,7 +110,7 @@ class Wishes:
     def try_again(self, now: float) -> None:
         """What failed with the pilots a while ago is tried again, and what may sleep once somebody asks for it."""
         for known in self._roster.deployments.values():
-            if known.failed and now >= known.again_s:
+            if now >= known.again_s:
                 known.try_again()
 
     def share(self, policy: Policy, now: float) -> None:

@@ -17,7 +17,7 @@ from hpcserve.core.restarts import Restarts
 from hpcserve.daemon import farewell
 from hpcserve.daemon.farewell import Farewell
 from hpcserve.daemon.launch import ChildReport, ChildStart, decode_line, encode_line, in_json
-from hpcserve.daemon.logs import open_log
+from hpcserve.daemon.logs import open_log_or_none
 from hpcserve.daemon.plans import Plan
 from hpcserve.errors import ProtocolError
 from hpcserve.types import Epoch
@@ -54,7 +54,7 @@ class Child:
         lifeline, self._lifeline = os.pipe()
         self.report_fd, report = os.pipe()
         try:
-            log = open_log(self.log)
+            log = open_log_or_none(self.log)
             try:
                 self.pid = spawn(
                     self._plan.argv,

@@ -6,6 +6,8 @@ import logging
 import os
 from pathlib import Path
 
+_log = logging.getLogger(__name__)
+
 LOG_BYTES = 8 << 20
 """A log that is longer when its process starts is put aside first."""
 
@@ -18,7 +20,7 @@ def log_path(shared_dir: Path, name: str) -> Path:
 
 
 def open_log(path: Path) -> int:
-    """Opens a log for appending.
+    """Opens a log for appending. The directory of the logs is made again, where somebody has removed it.
 
     Returns:
         The descriptor, which the caller closes.
@@ -26,9 +28,23 @@ def open_log(path: Path) -> int:
     Raises:
         OSError: It cannot be opened.
     """
+    path.parent.mkdir(mode=0o700, exist_ok=True)
     if path.exists() and path.stat().st_size > LOG_BYTES:
         path.replace(path.with_name(path.name + ".1"))
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def open_log_or_none(path: Path) -> int:
+    """The same; where it cannot be opened what is written goes nowhere: a process without a log is better than none.
+
+    Raises:
+        OSError: Not even that can be opened.
+    """
+    try:
+        return open_log(path)
+    except OSError as error:
+        _log.warning("nothing is written to %s: %s", path, error)
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 
 def log_to(path: Path) -> None:

@@ -74,3 +74,24 @@ def test_a_daemon_whose_lease_is_renewed_is_to_be_taken_down_there(user: User) -
         over.set()
         holder.join()
     assert "on login7 lives, as its lease is renewed; take it down there: hpcserve down" in said
+
+
+def test_one_that_takes_calls_and_answers_none_has_its_lease_watched_in_the_time_that_is_left(tmp_path: Path) -> None:
+    with user_in(tmp_path / "home") as user:
+        user.ok("up", "--detach")
+        supervisor = psutil.Process(json.loads(user.record.read_bytes())["pid"])
+        children = supervisor.children(recursive=True)
+        supervisor.suspend()
+        for each in children:
+            if "controller" in " ".join(each.cmdline()):
+                each.suspend()
+        change(user.record, host="login7")
+        change(lease(user), host="login7", boot="another", lease_s=2.0)
+        try:
+            said = user.fails(NO_ANSWER, "down", "--timeout=30")
+        finally:
+            for each in (supervisor, *children):
+                each.kill()
+        assert "its lease was not renewed for 2 s" in said
+        assert "not watched for long enough" not in said
+        until(user.gone)

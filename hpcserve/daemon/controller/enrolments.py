@@ -17,7 +17,7 @@ from hpcserve.auth import private
 from hpcserve.config import Site
 from hpcserve.daemon.images import mpi_rules_of, rules_of, staging_rules_of
 from hpcserve.daemon.launch import ENROLMENTS
-from hpcserve.errors import AuthenticationError
+from hpcserve.errors import AuthenticationError, ConfigError, HpcserveError, SchedulerError
 from hpcserve.registry.rows import PilotRow
 from hpcserve.types import PilotId
 from hpcserve.wire.launch import Enrolment, encode_enrolment, enrolment_name
@@ -59,14 +59,20 @@ class Enrolments:
 
         Raises:
             StorageFull: There is no room for it.
-            ConfigError: It cannot be written, or the logs have no directory, for another reason.
+            ConfigError: It may not be written, or something else is where the logs are to be.
+            SchedulerError: The file system has a fault, which may pass.
         """
         try:
-            lost = not self._logs.is_dir()
-        except OSError as error:  # such as a stale handle, or a ticket that has expired
-            raise private.storage_error(error, f"cannot look at directory {self._logs}") from error
-        if lost:
-            private.private_directory(self._logs)
+            if not self._logs.is_dir():
+                private.private_directory(self._logs)
+            self._write(row, secret)
+        except OSError as error:
+            what = f"cannot look at directory {self._logs}"
+            raise _fault(private.storage_error(error, what), error) from error
+        except ConfigError as error:
+            raise _fault(error, error.__cause__) from error
+
+    def _write(self, row: PilotRow, secret: str) -> None:
         enrolment = Enrolment(
             pilot=row.id,
             incarnation=row.incarnation,
@@ -100,6 +106,13 @@ class Enrolments:
 
     def _path(self, pilot: PilotId, restarts: int) -> Path:
         return Path(enrolment_name(str(self._place / pilot), restarts))
+
+
+def _fault(error: HpcserveError, cause: BaseException | None) -> HpcserveError:
+    """The error that tells whether it is worth while to try again: a stale handle or a server that is away may pass."""
+    if isinstance(error, ConfigError) and isinstance(cause, OSError) and cause.errno not in private.NOT_OURS_TO_WRITE:
+        return SchedulerError(f"{error.message}; look at shared_dir")
+    return error
 
 
 def incarnation(row: PilotRow, restarts: int) -> tuple[PilotRow, str]:

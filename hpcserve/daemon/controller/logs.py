@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from hpcserve.auth.private import storage_error
 from hpcserve.cluster.seam import OWN_LOG
 from hpcserve.core.retention import over
 from hpcserve.core.spelling import nearest, shortened
@@ -90,10 +91,25 @@ def read_logs(
     Raises:
         InvalidInput: A mark is none.
         NotFound: There is no such log.
+        ConfigError: They cannot be read.
     """
+    try:
+        return _read(directory, arguments, writers, deployments, may_read)
+    except OSError as error:  # such as a stale handle
+        raise storage_error(error, f"cannot read the logs in {directory}") from error
+
+
+def _read(
+    directory: Path,
+    arguments: AskLogs,
+    writers: Iterable[str],
+    deployments: Iterable[str],
+    may_read: Callable[[str], bool],
+) -> Logs:
     name = arguments.name
     known = {writer: directory / f"{writer}.log" for writer in writers}
-    known |= {path.name.removesuffix(".log"): path for path in directory.glob("*.log")}
+    there = _there(directory)
+    known |= {path.stem: path for path in there or ()}
     known = {log: path for log, path in known.items() if may_read(log)}
     wanted = f"daemon-{name}" if name in DAEMON else name
     of_replicas = sorted(log for log in known if _is_replica_of(log, name))
@@ -101,7 +117,7 @@ def read_logs(
     served = set(deployments)
     if (not found and name not in served) or not _NAME.fullmatch(name):
         names = {*served, *(log.removeprefix("daemon-") for log in known)}
-        lost = "" if _is_there(directory) else f", since {directory} was removed; the next pilot has it made again"
+        lost = "" if there is not None else f", since {directory} was removed; the next pilot has it made again"
         raise NotFound(f"no log of {shortened(name)}{lost or nearest(name, names)}")
     if arguments.after is None:
         return Logs(logs=tuple(_tail(log, known[log], arguments.lines) for log in found))
@@ -109,12 +125,12 @@ def read_logs(
     return Logs(logs=tuple(_after(log, known[log], marks[log]) for log in found))
 
 
-def _is_there(directory: Path) -> bool:
-    """Whether it was not removed; also where the file system does not tell."""
+def _there(directory: Path) -> list[Path] | None:
+    """The logs that have a file; None: their directory was removed."""
     try:
-        return directory.is_dir()
-    except OSError:  # such as a stale handle
-        return True
+        return [path for path in directory.iterdir() if path.suffix == ".log"]
+    except FileNotFoundError:
+        return None
 
 
 def _written_at(path: Path) -> float:

@@ -101,7 +101,11 @@ class Ownership:
 
     async def prune(self, logs: Path, is_live: Callable[[str], bool]) -> None:
         """Forgets what replicas ran that are gone, and of whom there is no log."""
-        over = [each for each in self._ran if not is_live(each) and not (logs / f"{each}.log").exists()]
+        try:
+            over = [each for each in self._ran if not is_live(each) and not (logs / f"{each}.log").exists()]
+        except OSError as error:  # such as a stale handle
+            _log.warning("what replicas ran that are gone is kept: %s", error)
+            return
         if over:
             await self._storage.do(Store.forget_ran, over)
             for replica in over:

@@ -150,7 +150,8 @@ class Pilots:
         Raises:
             StorageFull: There is no room to write it down, or for what the next one's agent has to be told; nobody was
                 told anything, and it can be tried again.
-            ConfigError: That cannot be written for another reason; the same holds.
+            ConfigError: That may not be written; the same holds.
+            SchedulerError: That cannot be written for another reason; the same holds.
         """
         job = self.jobs[pilot]
         async with job.enrolling:  # what is written of the one before is written first

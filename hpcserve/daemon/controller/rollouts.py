@@ -63,10 +63,10 @@ class Rollouts:
 def _row(known: FleetDeployment) -> ServedRow | None:
     if known.served is None:
         return None
-    failed = known.failed and known.fallback is not None
+    failure = known.own_failure
     return ServedRow(
         name=known.name,
         version=Digest(known.served.digest),
-        failed=known.version.digest if failed else "",
-        reason=known.reason if failed else "",
+        failed="" if failure is None else known.version.digest,
+        reason="" if failure is None else failure.reason,
     )

@@ -6,7 +6,7 @@ import pytest
 
 from hpcserve.core.fleetbook import ReplicaSaid
 from hpcserve.core.pilotlife import GIVEN_UP_S, NO_PILOT
-from hpcserve.core.rollout import Version
+from hpcserve.core.rollout import FleetDeployment, Version
 from hpcserve.core.scaling import Scale
 from hpcserve.types import DeploymentName, PilotId
 from tests.unit.core.pilot_stage import D, Play, V
@@ -79,6 +79,77 @@ def test_what_is_wanted_anew_is_tried_at_once_though_replicas_of_it_are_there() 
     given_up(play)
     play.fleet.want(D, V, 3)
     assert submitted_within(play, SOON_S)
+
+
+def one_failed_beside(play: Play, *, reported: bool) -> tuple[PilotId, FleetDeployment]:
+    """One pilot serves, another one waits, or is ``reported``, and a second deployment has failed with more of them."""
+    first = play.serve(2)
+    play.fleet.want(D, V, 4)
+    play.step()
+    (other,) = (each for each in play.said if each != first)
+    if reported:
+        play.report(other)
+    play.fleet.want(OTHER, V, 3)
+    play.step()
+    crash_new_ones(play, first, other)
+    failed = play.fleet.deployments[OTHER]
+    assert (failed.failed, failed.pilots_ended) == (True, True)
+    play.done.clear()
+    return other, failed
+
+
+def test_what_failed_with_the_pilots_is_tried_in_one_that_waited_and_comes() -> None:
+    play = Play()
+    waited, failed = one_failed_beside(play, reported=False)
+    play.report(waited)
+    assert not failed.failed
+    assert OTHER in {each.deployment for each in play.fleet.replicas.values() if each.pilot == waited}
+    assert not submitted_within(play, SOON_S), "that its agent reports proves nothing yet"
+
+
+def test_what_failed_with_the_pilots_is_tried_as_soon_as_one_works() -> None:
+    play = Play()
+    there, failed = one_failed_beside(play, reported=True)
+    play.become(there, "ready")
+    assert not failed.failed
+    assert submitted_within(play, SOON_S)
+
+
+def test_once_given_up_one_is_tried_at_a_time_until_one_works() -> None:
+    play = Play(max_pilots=8)
+    play.fleet.want(D, V, 16)
+    play.step()
+    assert len(play.submitted) == 8
+    crash_new_ones(play)
+    play.done.clear()
+    crash_new_ones(play, seconds=3 * GIVEN_UP_S + 60.0)
+    assert len(play.submitted) == 3, "one in ten minutes"
+    play.done.clear()
+    assert submitted_within(play, GIVEN_UP_S)
+    for _ in range(5):
+        play.step(60.0)
+    (tried,) = play.submitted
+    play.report(tried)
+    play.become(tried, "ready")
+    assert len(play.submitted) == 8
+
+
+@pytest.mark.parametrize("is_wanted_anew", [False, True])
+def test_one_that_is_tried_keeps_no_other_back_once_it_leaves_or_more_is_wanted(*, is_wanted_anew: bool) -> None:
+    play = Play(max_pilots=8)
+    play.fleet.want(D, V, 16)
+    play.step()
+    crash_new_ones(play)
+    play.done.clear()
+    assert submitted_within(play, GIVEN_UP_S)
+    (tried,) = play.submitted
+    play.done.clear()
+    if is_wanted_anew:
+        play.fleet.want(D, V, 16)
+    else:
+        play.report(tried, leaving=True)
+    play.step(1.0)
+    assert len(play.submitted) == (7 if is_wanted_anew else 1)
 
 
 def test_none_is_tried_for_what_is_idle() -> None:
@@ -203,7 +274,7 @@ def test_what_has_failed_keeps_its_reason_when_a_pilot_comes_for_another() -> No
     play = Play()
     taken = refused_for_other(play)
     play.fleet.job_seen(taken, "queued")
-    play.report(taken)
+    play.step()
     known = play.fleet.deployments[OTHER]
     assert (known.failed, "no such queue" in known.reason) == (True, True)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hpcserve.cluster.seam import own_log
 from hpcserve.daemon.controller import logs
 from hpcserve.daemon.controller.logs import prune_logs, read_logs
-from hpcserve.errors import InvalidInput, NotFound
+from hpcserve.errors import ConfigError, InvalidInput, NotFound
 from hpcserve.pilot.logs import CappedLog
 from hpcserve.wire.admin import AskLogs, LogText
 
@@ -53,6 +53,13 @@ def test_where_the_directory_is_gone_that_is_said_and_no_name_guessed(tmp_path: 
     with pytest.raises(NotFound, match=r"no log of 'yuong', since .*/removed was removed; the next pilot has it made"):
         ask(tmp_path / "removed", "yuong")
     assert [log.text for log in ask(tmp_path / "removed")] == [""], "it may write yet"
+
+
+@pytest.mark.parametrize("name", ["yuong", NAME])
+def test_a_directory_that_the_file_system_does_not_show_is_told_as_that(tmp_path: Path, name: str) -> None:
+    # A name too long is refused to whoever it is, as a stale handle is.
+    with pytest.raises(ConfigError, match="cannot read the logs in .*File name too long"):
+        ask(tmp_path / ("l" * 300), name)
 
 
 @given(

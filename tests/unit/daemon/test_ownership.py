@@ -72,6 +72,8 @@ def test_what_replicas_ran_is_known_after_their_deployment_and_this_process_are_
             assert known.ran("m-1") == Deployment("user:ada", SECRET)
             assert known.ran("m-2") == Deployment("user:ada", OPEN)
             assert known.ran("m-3") == UNKNOWN
+        await later.prune(tmp_path / ("l" * 300), lambda replica: False)
+        assert later.has_run("m-1"), "whether it has a log is not known where the file system does not show it"
         (tmp_path / "m-2.log").touch()
         await later.prune(tmp_path, lambda replica: False)
         assert [later.has_run(replica) for replica in ("m-1", "m-2")] == [False, True]

@@ -388,7 +388,7 @@ def test_a_faulty_shared_directory_ends_nothing(tmp_path: Path) -> None:
         shared.rename(tmp_path / "elsewhere")
         shared.write_text("in its place\n")
         before = pilots.jobs[P].row
-        with pytest.raises(ConfigError):
+        with pytest.raises(SchedulerError, match="cannot make directory .*; look at shared_dir"):
             await pilots.requeued(P, 1)
         assert pilots.jobs[P].row == before
         assert pilots.output(P, 0) == ""

@@ -35,7 +35,17 @@ class FullAtFirst:
         self.written.append(row)
 
 
-def test_a_full_disk_only_puts_it_off(caplog: pytest.LogCaptureFixture) -> None:
+class Roomy:
+    """A store with room."""
+
+    def __init__(self) -> None:
+        self.written: list[ServedRow] = []
+
+    async def do(self, call: Any, row: ServedRow) -> None:
+        self.written.append(row)
+
+
+def a_fleet(version: str) -> Fleet:
     fleet = Fleet(
         policy=Policy(max_pilots=1, slots=1, idle_s=1.0),
         seed="s",
@@ -43,7 +53,28 @@ def test_a_full_disk_only_puts_it_off(caplog: pytest.LogCaptureFixture) -> None:
         pilot_restarts=Never(),
         succession=Succession(walltime_s=60.0, margin_s=0.0, first_wait_s=0.0),
     )
-    fleet.want(D, Version("v1"), 1)
+    fleet.want(D, Version(version), 1)
+    return fleet
+
+
+def test_why_a_version_failed_stays_written_while_pilots_are_given_up() -> None:
+    fleet, store = a_fleet("v2"), Roomy()
+    rollouts = Rollouts(store, fleet)  # type: ignore[arg-type]
+    known = fleet.deployments[D]
+    known.served = Version("v1")
+    known.fail("no such module", "", pilots_ended=False, crashes=True)
+    asyncio.run(rollouts.note())
+    known.fail("exit code 78", "", pilots_ended=True, again_s=0.0)
+    asyncio.run(rollouts.note())
+    known.fail("exit code 79", "", pilots_ended=True, again_s=0.0)
+    asyncio.run(rollouts.note())
+    assert [(row.version, row.failed, row.reason) for row in store.written] == [("v1", "v2", "no such module")]
+    known.try_again()
+    assert (known.target, known.crashes) == (Version("v1"), True)
+
+
+def test_a_full_disk_only_puts_it_off(caplog: pytest.LogCaptureFixture) -> None:
+    fleet = a_fleet("v1")
     fleet.deployments[D].served = Version("v1")
     store = FullAtFirst()
     rollouts = Rollouts(store, fleet)  # type: ignore[arg-type]
