@@ -31,6 +31,6 @@ def timing_of(site: Site) -> Timing:
     """
     longest_s = min(DEFAULT_POLICY.longest_s, (site.pilots.orphan_s - RETRY_S) / 2)
     return Timing(
-        controller_s=2 * site.pilots.stop_grace_s + 10.0 + site.scheduler.poll_s,
+        controller_s=2 * site.pilots.stop_grace_s + 10.0 + site.scheduler.poll_s + site.scheduler.timeout_s,
         restarts=msgspec.structs.replace(DEFAULT_POLICY, longest_s=longest_s),
     )

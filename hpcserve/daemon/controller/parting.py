@@ -95,7 +95,8 @@ class Parting:
         self._note_left(leftovers.NOT_CONFIRMED)  # should this process be killed meanwhile
         self._fleet.end_pilots()
         self._change()
-        await self._scheduling.end_all(2 * self._site.pilots.stop_grace_s + 5.0 + self._site.scheduler.poll_s)
+        within_s = 2 * self._site.pilots.stop_grace_s + 5.0 + self._site.scheduler.poll_s
+        await self._scheduling.end_all(within_s, asking_s=self._site.scheduler.timeout_s)
         self._note_left(self._fence.trouble)
 
     def _note_left(self, why: str) -> None:

@@ -120,19 +120,27 @@ class Scheduling:
             except TimeoutError:
                 continue
 
-    async def end_all(self, within_s: float) -> None:
-        """Cancels every pilot and waits until all have ended, for so long at most; :meth:`run` has ended before."""
+    async def end_all(self, within_s: float, *, asking_s: float = 0.0) -> None:
+        """Cancels every pilot and waits until all have ended; :meth:`run` has ended before.
+
+        Args:
+            within_s: For so long at most.
+            asking_s: Longer by so much at most where the scheduler takes its time for each cancellation.
+        """
         try:
-            async with asyncio.timeout(within_s):
-                await self._end_all()
+            async with asyncio.timeout(within_s) as limit:
+                await self._end_all(limit, within_s, asking_s)
         except TimeoutError:
             for pilot, job in self._pilots.jobs.items():
                 _log.warning("pilot %s (job %s) may go on: %s", pilot, job.name, job.state.cause or job.state.phase)
 
-    async def _end_all(self) -> None:
+    async def _end_all(self, limit: asyncio.Timeout, within_s: float, asking_s: float) -> None:
         self._pilots.retry_now()  # a user waits for it
+        began = asyncio.get_running_loop().time()
         for pilot in list(self._pilots.jobs):
-            await self._cancel_one(pilot)
+            if await self._cancel_one(pilot):
+                took_s = asyncio.get_running_loop().time() - began
+                limit.reschedule(began + min(took_s, asking_s) + within_s)
         while self._pilots.jobs:
             self._pace.stir()
             await asyncio.sleep(self._pace.due_s() - time.monotonic())
@@ -142,11 +150,14 @@ class Scheduling:
                 if state.phase == "ended":
                     await self._pilots.end(pilot, "the daemon was taken down")
 
-    async def _cancel_one(self, pilot: PilotId) -> None:
+    async def _cancel_one(self, pilot: PilotId) -> bool:
+        """Whether the scheduler has taken it."""
         try:
             await self._pilots.cancel(pilot)
         except SchedulerError as error:
             _log.warning("pilot %s is not cancelled yet: %s", pilot, error)
+            return False
+        return True
 
     def _has_to_ask(self) -> bool:
         return bool(self._pilots.jobs) or self._pilots.is_looking

@@ -29,7 +29,7 @@ class Books:
     def end_pilots(self) -> None:
         """It is to."""
 
-    async def end_all(self, within_s: float) -> None:
+    async def end_all(self, within_s: float, *, asking_s: float) -> None:
         """In vain."""
 
 

@@ -307,6 +307,27 @@ def test_one_job_that_cannot_be_ended_keeps_no_other_when_the_daemon_goes_down(t
     play(tmp_path, scene)
 
 
+class Leisurely(Cluster):
+    """It takes half a second to take a cancellation; what is cancelled has ended."""
+
+    async def cancel(self, job: JobId) -> None:
+        await asyncio.sleep(0.5)
+        await super().cancel(job)
+        self.become(job, JobState(phase="ended", end="cancelled"))
+
+
+@pytest.mark.parametrize(("asking_s", "left"), [(60.0, 0), (0.0, 6)])
+def test_a_scheduler_that_takes_its_time_has_it(tmp_path: Path, asking_s: float, left: int) -> None:
+    async def scene(pilots: Pilots, _: Cluster) -> None:
+        for number in range(6):
+            await pilots.submit(PilotId(f"pilot-{number}"))
+        scheduling = Scheduling(pilots, Listener().ears, PollPace(lambda: 0.01, 0.01))
+        await scheduling.end_all(2.0, asking_s=asking_s)
+        assert len(pilots.jobs) == left, "none was asked for before all were cancelled"
+
+    play(tmp_path, scene, cluster=Leisurely)
+
+
 def test_more_submissions_than_the_site_allows_wait_in_the_line(tmp_path: Path) -> None:
     async def scene(scheduling: Scheduling, cluster: Cluster, listener: Listener) -> None:
         began_s = time.monotonic()
