@@ -45,6 +45,8 @@ class Book:
             shipment.since = max(each.asked_s for each in members)
             shipment.task = next((each.task for each in members if each.task), "")
             shipment.offered = any(each.state == "offered" for each in members)
+            if not shipment.offered and not shipment.task:  # the service may have been about to submit it
+                shipment.unanswered = now
             if any(each.state in ("offered", "cancelling") for each in members):  # its owner may have the id
                 shipment.handed_until = now + limits.hand_s
 

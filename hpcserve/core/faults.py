@@ -4,9 +4,10 @@ A task that is ACTIVE says in ``nice_status`` the code of the event by which it 
 named here is waited for until the task's deadline: a laptop that is closed, a Globus that is busy.
 
 What is borne for a time is borne from the first fault on, however often it is tried again meanwhile. That time is over
-before only where the task gets on: another file is done, or more was sent since the last fault than ever before
-between two faults of what is not done yet, so that it was not the same once more. A file that is being sent once more
-when the time is over is not stopped: the next fault of it ends the task.
+before only where the task gets on: another file is done, or more was sent in all than ever before, but not yet more
+than there is, so that none of it need be the same once more; or more was sent since the last fault than ever before
+between two faults of what is not done yet. A file that is being sent once more when the time is over is not stopped:
+the next fault of it ends the task.
 
 Source: https://docs.globus.org/api/transfer/task_behavior (``nice_status`` of a task in trouble) and the list of all
 codes by a developer of Globus, https://groups.google.com/a/globus.org/g/archive-developer-discuss/c/NR2guXS-9SI (2020).
@@ -58,6 +59,7 @@ class Bearing:
     """
 
     def __init__(self) -> None:
+        self._most_bytes = 0
         self.since: float | None = None
         self.last: Progress | None = None
         self._looked_s = 0.0
@@ -65,12 +67,15 @@ class Bearing:
         self._since_bytes = 0
         self._longest_bytes = 0
 
-    def looked(self, progress: Progress, now: float) -> bool:
-        """Globus has told of the task, which has not ended; whether there was a fault of this kind just now."""
+    def looked(self, progress: Progress, now: float, in_all_bytes: int) -> bool:
+        """Globus has told of the task, which has not ended; whether there was a fault of this kind just now.
+
+        ``in_all_bytes``: so much there is to send.
+        """
         before, self._seen = self._seen, progress
         passed_s, self._looked_s = now - self._looked_s, now
         struck = progress.faults > before.faults or bool(progress.fault) > bool(before.fault)
-        if self._gets_on(before, progress, struck=struck):
+        if self._gets_on(before, progress, in_all_bytes, struck=struck):
             self.since = None
         if progress.fault in IN_TIME:
             self.since = now if self.since is None else self.since
@@ -81,12 +86,14 @@ class Bearing:
             return False
         return self.since is not None and struck
 
-    def _gets_on(self, before: Progress, progress: Progress, *, struck: bool) -> bool:
+    def _gets_on(self, before: Progress, progress: Progress, in_all_bytes: int, *, struck: bool) -> bool:
+        before_bytes, self._most_bytes = self._most_bytes, max(self._most_bytes, progress.size_bytes)
+        is_new = before_bytes < progress.size_bytes <= in_all_bytes
         if progress.files > before.files:
             self._since_bytes, self._longest_bytes = progress.size_bytes, 0
             return True
         sent = progress.size_bytes - self._since_bytes
         if struck:
             self._since_bytes, self._longest_bytes = progress.size_bytes, max(sent, self._longest_bytes)
-            return False
-        return sent > self._longest_bytes
+            return is_new
+        return is_new or sent > self._longest_bytes

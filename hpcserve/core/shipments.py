@@ -27,6 +27,7 @@ class Shipment:
     bad_since: float | None = None
     cancelled: bool = False
     unsure: bool = False  # whether it was submitted
+    unanswered: float = float("-inf")  # when it was last submitted without an answer
     since: float = 0.0  # when it got its submission id, or before
     unwanted_since: float | None = None  # when Globus did not hear first that it is to be cancelled
     lost: Trouble | None = None  # what it ends for, if it was not

@@ -242,10 +242,10 @@ class Transfers(Book):
         task = task or shipment.reported
         if task:
             return self.submitted(number, task, now)
-        if now < shipment.handed_until or (
+        if now < max(shipment.handed_until, shipment.unanswered + FIND_S) or (
             self.offers.waits_for_owner(shipment) and not self.is_looked_for(shipment, now)
         ):
-            last = max(shipment.handed_until, shipment.since)
+            last = max(shipment.handed_until, shipment.since, shipment.unanswered)
             shipment.busy, shipment.unsure = False, now < last + FIND_S
             shipment.pause(now, 0.0, self.limits)
             return []
@@ -272,7 +272,9 @@ class Transfers(Book):
         if progress.fault in AT_ONCE and progress.status == "ACTIVE" and not ends:
             shipment.at = now
             return [self._refused(shipment, progress)]
-        faulty, bearing, shipment.bad_since = shipment.bearing.looked(progress, now), shipment.bearing, None
+        in_all_bytes = sum(self._deliveries[each].size_bytes for each in shipment.ids)
+        bearing, shipment.bad_since = shipment.bearing, None
+        faulty = bearing.looked(progress, now, in_all_bytes)
         over = float("inf") if bearing.since is None else bearing.since + self.limits.faults_s
         if faulty and bearing.last is not None and now >= over and not ends:
             doomed = self.change(shipment.ids, state="cancelling", why=_words(bearing.last))
@@ -307,6 +309,9 @@ class Transfers(Book):
         shipment.busy = False
         if shipment.reported and not shipment.task:
             return self.submitted(number, shipment.reported, now)
+        if shipment.submission and not shipment.finding and not shipment.task:
+            # What is refused was not taken the time before, either: then it would be known.
+            shipment.unanswered = now if trouble.kind == "again" else float("-inf")
         if shipment.finding and shipment.offered and trouble.kind != "login":
             trouble = trouble._replace(kind="again")  # that says nothing of the offer
         elif shipment.submission and trouble.kind == "again":

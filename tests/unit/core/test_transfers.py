@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hpcserve.core import delivery as core
 from hpcserve.core.delivery import Delivery, End, Limits, Progress, Trouble
 from hpcserve.core.faults import AT_ONCE, Bearing
+from hpcserve.core.offers import FIND_S
 from hpcserve.core.transfers import APART, GONE_S, Transfers
 from hpcserve.errors import NotFound, TransferFailed
 
@@ -229,23 +230,38 @@ def test_a_file_that_is_sent_again_and_again_ends_at_the_time_that_was_told_firs
 
 def test_what_is_sent_beyond_where_it_failed_before_begins_the_time_anew() -> None:
     bearing = Bearing()
-    assert bearing.looked(Progress("ACTIVE", size_bytes=10, fault="ENDPOINT_ERROR", faults=1), 5.0)
-    assert not bearing.looked(Progress("ACTIVE", size_bytes=20, faults=1), 6.0)
+    assert bearing.looked(Progress("ACTIVE", size_bytes=10, fault="ENDPOINT_ERROR", faults=1), 5.0, 0)
+    assert not bearing.looked(Progress("ACTIVE", size_bytes=20, faults=1), 6.0, 0)
     assert bearing.since == 5.0
-    assert not bearing.looked(Progress("ACTIVE", size_bytes=21, faults=1), 7.0)
+    assert not bearing.looked(Progress("ACTIVE", size_bytes=21, faults=1), 7.0, 0)
     assert bearing.since is None
-    assert bearing.looked(Progress("ACTIVE", size_bytes=25, fault="ENDPOINT_ERROR", faults=2), 8.0)
-    assert not bearing.looked(Progress("ACTIVE", size_bytes=40, faults=2), 9.0)
+    assert bearing.looked(Progress("ACTIVE", size_bytes=25, fault="ENDPOINT_ERROR", faults=2), 8.0, 0)
+    assert not bearing.looked(Progress("ACTIVE", size_bytes=40, faults=2), 9.0, 0)
     assert bearing.since == 8.0, "15 were sent before"
+
+
+def test_a_file_that_goes_on_where_it_was_gets_on_though_no_stretch_is_longer_than_the_one_before() -> None:
+    bearing = Bearing()
+    for faults, (sent, now) in enumerate([(500, 5000.0), (800, 8000.0), (950, 9500.0)], 1):
+        bearing.looked(Progress("ACTIVE", size_bytes=sent - 10, faults=faults - 1), now - 100.0, 1000)
+        assert bearing.since is None
+        assert bearing.looked(Progress("ACTIVE", size_bytes=sent, fault="ENDPOINT_ERROR", faults=faults), now, 1000)
+        assert bearing.since == now
+    assert not bearing.looked(Progress("ACTIVE", size_bytes=1000, faults=3), 9600.0, 1000)
+    assert bearing.since is None
+    # Beyond what there is, it is the same once more.
+    assert bearing.looked(Progress("ACTIVE", size_bytes=1000, fault="VERIFY_CHECKSUM", faults=4), 9700.0, 1000)
+    assert not bearing.looked(Progress("ACTIVE", size_bytes=1001, faults=4), 9800.0, 1000)
+    assert bearing.since == 9700.0
 
 
 @pytest.mark.parametrize("waits", [Progress("INACTIVE", faults=1), Progress("ACTIVE", fault="GC_NOT_CONNECTED")])
 def test_the_time_in_which_a_task_waits_for_somebody_is_not_counted(waits: Progress) -> None:
     bearing = Bearing()
-    assert bearing.looked(Progress("ACTIVE", fault="VERIFY_CHECKSUM", faults=1), 5.0)
-    assert not bearing.looked(waits, 10.0)
-    assert not bearing.looked(waits, 1000.0)
-    assert bearing.looked(Progress("ACTIVE", fault="VERIFY_CHECKSUM", faults=2), 1001.0)
+    assert bearing.looked(Progress("ACTIVE", fault="VERIFY_CHECKSUM", faults=1), 5.0, 0)
+    assert not bearing.looked(waits, 10.0, 0)
+    assert not bearing.looked(waits, 1000.0, 0)
+    assert bearing.looked(Progress("ACTIVE", fault="VERIFY_CHECKSUM", faults=2), 1001.0, 0)
     assert bearing.since == 1000.0
 
 
@@ -452,12 +468,31 @@ def test_what_may_have_been_submitted_is_looked_for_before_it_ends(refusals: lis
             break
     else:
         raise AssertionError("not looked for")
-    transfers.failed(1, Trouble("again", "HTTP 503"), 300.0)
+    transfers.failed(1, Trouble("again", "HTTP 503"), 750.0)
     assert transfers.holds("ann", "1.h5")
-    assert transfers.tick(400.0) == [core.Find(1, "ann", "sub")]
-    transfers.found(1, found, 401.0)
+    assert transfers.tick(800.0) == [core.Find(1, "ann", "sub")]
+    transfers.found(1, found, 801.0)
     wanted = "active" if found else "waiting" if refusals[0].kind == "stale" else "failed"
     assert states(transfers) == [wanted]
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_what_was_submitted_without_an_answer_is_looked_for_until_globus_would_list_it(*, restarts: bool) -> None:
+    transfers, _ = begun(delivery(1), delivery(2))
+    transfers.prepared(1, "sub", 5.0)
+    transfers.failed(1, Trouble("again", "no answer"), 15.0)
+    if restarts:
+        transfers = Transfers(LIMITS, transfers.deliveries(), 15.0)
+    transfers.cancel("1", 16.0)
+    now = 16.0
+    while now < 15.0 + FIND_S:
+        assert transfers.tick(now) == [core.Find(1, "ann", "sub")]
+        transfers.found(1, "", now)
+        assert states(transfers) == ["cancelling", "prepared"], "not listed yet"
+        now = transfers.due
+    assert transfers.tick(now) == [core.Find(1, "ann", "sub")]
+    transfers.found(1, "", now)
+    assert states(transfers) == ["cancelled", "waiting"]
 
 
 def test_what_was_refused_and_never_taken_ends_at_once() -> None:
