@@ -8,7 +8,7 @@ from __future__ import annotations
 from urllib.parse import quote, unquote, urlsplit
 
 from hpcserve.core.delivery import End
-from hpcserve.core.spelling import shortened
+from hpcserve.core.spelling import has_controls, shortened
 from hpcserve.errors import InvalidInput
 
 LONGEST = 4096
@@ -26,6 +26,8 @@ def destination(uri: str, name: str) -> End:
     told = f"to={shortened(uri)}"
     if len(uri) > LONGEST:
         raise InvalidInput(f"{told}: longer than {LONGEST} characters")
+    if has_controls(uri):
+        raise InvalidInput(f"{told}: a control character, as a newline or a tab, is in it; give the path without it")
     try:
         split = urlsplit(uri)
     except ValueError as error:

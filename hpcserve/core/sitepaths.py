@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
-from hpcserve.core.spelling import shortened
+from hpcserve.core.spelling import has_controls, shortened
 from hpcserve.errors import InvalidInput, PermissionDenied
 
 Kind = Literal["mapped", "guest", "personal"]
@@ -54,6 +54,8 @@ def located(uri: str, collections: Sequence[Collection] = ()) -> Located:
     told = shortened(uri)
     if len(uri) > LONGEST or "\0" in unquote(uri):
         raise InvalidInput(f"reference {told}: longer than {LONGEST} characters, or with a NUL; give a path")
+    if has_controls(uri):
+        raise InvalidInput(f"reference {told}: a control character is in it; one of a path's own is written %0A, %09")
     try:
         split = urlsplit(uri)
     except ValueError as error:

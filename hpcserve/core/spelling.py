@@ -26,6 +26,11 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+def has_controls(text: str) -> bool:
+    """Whether a control character is in it, of which urlsplit drops some without a word."""
+    return any(each < " " or "\x7f" <= each <= "\x9f" for each in text)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """What to append to a message that ``name`` is unknown.
 

@@ -26,3 +26,7 @@ class Reference:
             )
         if len(self.uri) > LONGEST:
             raise InvalidInput(f"a reference of {len(self.uri)} characters: at most {LONGEST} are sent")
+        if any(each < " " or "\x7f" <= each <= "\x9f" for each in self.uri):  # urlsplit drops some without a word
+            raise InvalidInput(
+                f"reference {self.uri!r}: a control character is in it; one of a path's own is written %0A, %09"
+            )

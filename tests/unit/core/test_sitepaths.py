@@ -60,6 +60,8 @@ def test_a_reference_is_a_path_of_the_site(uri: str, path: str, dataset: str) ->
         (f"globus://{SCRATCH.id}/%2e%2e/secret", "goes up by"),
         ("file://[/x", "reference"),
         ("file:/" + "x" * 5000, "longer than"),
+        ("file:/a\nb.npy", "control character"),
+        (f"globus://{SCRATCH.id}/a\tb.npy", "control character"),
     ],
 )
 def test_what_leads_elsewhere_is_refused(uri: str, told: str) -> None:

@@ -529,7 +529,7 @@ def test_what_the_tensors_say_must_be_what_the_broker_has_looked_at() -> None:
 
 
 def test_a_reference_is_checked_where_it_is_made() -> None:
-    for uri in ("x.npy", "/x.npy", "http://host/x", "file:" + "x" * 5000):
+    for uri in ("x.npy", "/x.npy", "http://host/x", "file:" + "x" * 5000, "file:/a\n.npy", "globus://c/a\tb"):
         with pytest.raises(HpcserveError):
             Reference(uri)
     assert decoder(tuple[wire.TensorSpec, ...])(pack({"x": Reference("file:/x")})[0])[0].dtype == "REFERENCE"
