@@ -6,6 +6,7 @@ limits hold and the decision is at rest; in the end, left in peace, the world be
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 from hypothesis import settings
@@ -131,6 +132,8 @@ class FleetMachine(RuleBasedStateMachine):
         self.wanted: dict[DeploymentName, tuple[Version, int]] = {}
         self.failed: set[DeploymentName] = set()
         self.failed_s: dict[DeploymentName, float] = {}
+        self.came_s = -math.inf
+        """When a pilot reported first, or one began to work."""
         self.started: dict[ReplicaId, tuple[DeploymentName, Version]] = {}
         self.explained: set[ReplicaId] = set()
         self.controllers = 0
@@ -166,8 +169,9 @@ class FleetMachine(RuleBasedStateMachine):
                 version = next(each for each in self.versions if each.digest == action.version)
                 self.started[action.replica] = (action.deployment, version)
                 is_wanted = self.wanted[action.deployment][0].digest == action.version
-                if is_wanted and action.deployment in self.failed:  # it is tried again after a while
-                    assert self.now >= self.failed_s[action.deployment] + GIVEN_UP_S
+                if is_wanted and action.deployment in self.failed:  # after a while, or where a pilot has come
+                    failed_s = self.failed_s[action.deployment]
+                    assert self.now >= failed_s + GIVEN_UP_S or self.came_s >= failed_s
                     self.failed.remove(action.deployment)
                 assert is_wanted == (action.deployment not in self.failed)
             elif isinstance(action, FailDeployment):
@@ -201,18 +205,25 @@ class FleetMachine(RuleBasedStateMachine):
             return
         for _ in range(2):
             self.adopt_replicas(pilot, agent)
-            self.carry_out(
-                self.fleet.reported(
-                    pilot,
-                    agent.said,
-                    ends_s=agent.ends_s,
-                    leaving=agent.leaving,
-                    now=self.now,
-                    slots=len(agent.usable) * self.slots // len(self.node_names),
-                    host=AGENT_HOST,
-                )
+            before = self.is_there(pilot)
+            actions = self.fleet.reported(
+                pilot,
+                agent.said,
+                ends_s=agent.ends_s,
+                leaving=agent.leaving,
+                now=self.now,
+                slots=len(agent.usable) * self.slots // len(self.node_names),
+                host=AGENT_HOST,
             )
+            if self.is_there(pilot) != before:
+                self.came_s = self.now
+            self.carry_out(actions)
             agent.obey(self.fleet.orders(pilot))
+
+    def is_there(self, pilot: PilotId) -> tuple[bool, bool]:
+        """Whether a pilot has reported, and whether a replica was ready in it."""
+        known = self.fleet.pilots.get(pilot)
+        return (False, False) if known is None else (known.reported, known.proven)
 
     def adopt_replicas(self, pilot: PilotId, agent: AgentProcess) -> None:
         """Those that run, of which the controller has not heard yet: an earlier one had started them."""
