@@ -129,6 +129,8 @@ class Inference(Pending):
             raise arguments.too_long(self.parameters)
         self.reply = reply if reply == AUTO else arguments.one_of(reply, "reply", REPLIES)
         if sending is not None:
+            if self.reply == INLINE:
+                raise InvalidInput("reply='inline' and to=...: a result comes in its message or is brought; give one")
             self.reply = STAGED
         self.sending, self.large = sending, large
         self.references = () if type(inputs) is np.ndarray else references_in(named)

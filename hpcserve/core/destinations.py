@@ -12,6 +12,8 @@ from hpcserve.core.spelling import has_controls, shortened
 from hpcserve.errors import InvalidInput
 
 LONGEST = 4096
+LONGEST_NAME_BYTES = 255
+"""No common file system has longer ones: ``NAME_MAX`` of Linux."""
 RESULT = ".h5"
 """How the name of a result's file ends."""
 _HEX = frozenset("0123456789abcdef")
@@ -23,7 +25,9 @@ def destination(uri: str, name: str) -> End:
     Raises:
         InvalidInput: It is none.
     """
-    told = f"to={shortened(uri)}"
+    told = f"to={shortened(str(uri))}"
+    if not isinstance(uri, str):
+        raise InvalidInput(f"{told}: expected text, globus://COLLECTION/DIRECTORY/")
     if len(uri) > LONGEST:
         raise InvalidInput(f"{told}: longer than {LONGEST} characters")
     if has_controls(uri):
@@ -41,6 +45,11 @@ def destination(uri: str, name: str) -> End:
         raise InvalidInput(
             f"{told}: the path goes up by '..', or has what cannot be printed in it; give the path itself"
         )
+    names = path.split("/")
+    if "." in names or "" in names[1:-1]:
+        raise InvalidInput(f"{told}: a directory of the path is '.' or has no name; leave it out")
+    if any(len(each.encode()) > LONGEST_NAME_BYTES for each in names):
+        raise InvalidInput(f"{told}: a name of more than {LONGEST_NAME_BYTES} bytes is in it; choose a shorter one")
     return End(split.netloc.lower(), f"{path}{name}" if path.endswith("/") else path)
 
 

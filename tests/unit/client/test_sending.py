@@ -333,3 +333,9 @@ def test_what_is_under_way_is_given_up_when_the_client_is_closed() -> None:
     for _ in range(2):
         with pytest.raises(Cancelled, match="hpcserve transfers"):
             settled.get(timeout=60.0).outcome()
+
+
+def test_a_result_comes_in_its_message_or_is_brought() -> None:
+    where = Sending(f"globus://{LAPTOP}/in/")
+    with pytest.raises(InvalidInput, match="give one"):
+        Inference("e", X, parameters=None, timeout_s=1.0, priority=0, own=True, reply="inline", sending=where)

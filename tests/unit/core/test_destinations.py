@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from hpcserve.core.delivery import End
@@ -19,6 +21,7 @@ ID = "1c9d3f0e-8d2b-4c53-9f7e-2f1f6e0d0a11"
         (f"globus://{ID}", "/r.h5"),
         (f"globus://{ID}/~/", "/~/r.h5"),
         (f"globus://{ID}/a%20b/%23/", "/a b/#/r.h5"),
+        (f"globus://{ID}/" + "a" * 255, "/" + "a" * 255),
     ],
 )
 def test_a_directory_keeps_the_name_and_a_file_has_its_own(uri: str, path: str) -> None:
@@ -45,10 +48,15 @@ def test_a_directory_keeps_the_name_and_a_file_has_its_own(uri: str, path: str) 
         f"globus://{ID}/a\tb/",
         f"\x01globus://{ID}/a/",
         f"globus://{ID}/" + "a" * 5000,
+        f"globus://{ID}/" + "a" * 256 + "/",
+        f"globus://{ID}/" + "%C3%A9" * 128 + "/",
+        f"globus://{ID}/a/.",
+        f"globus://{ID}/a//b/",
         "globus://[/",
+        3,
     ],
 )
-def test_what_is_no_destination_is_said(uri: str) -> None:
+def test_what_is_no_destination_is_said(uri: Any) -> None:
     with pytest.raises(InvalidInput, match="to="):
         destination(uri, "r.h5")
 
