@@ -57,6 +57,7 @@ def _findings(name: str | None, site: Site, pilot_timeout_s: float | None) -> It
     import asyncio
 
     from hpcserve.cluster import site_host
+    from hpcserve.cluster.site_questions import of_one_host
     from hpcserve.daemon import health
 
     yield checks.site_file(name, site)
@@ -70,7 +71,7 @@ def _findings(name: str | None, site: Site, pilot_timeout_s: float | None) -> It
         yield of_job
     yield health.lease(site, published)
     yield health.running(site, published)
-    yield health.interface(site, published)
+    yield asyncio.run(of_one_host(site, health.interface(site, published)))
     yield health.ports(site, published)
     yield health.clock(site)
     status: Status | None = None

@@ -135,14 +135,11 @@ async def _findings(name: str | None, site: Site, timeout_s: float | None) -> As
 
 async def _of_the_network(site: Site, doors: Doors | None) -> Finding:
     from hpcserve.cluster import site_host
-    from hpcserve.cluster.site_questions import all_nodes_are_here
+    from hpcserve.cluster.site_questions import of_one_host
 
     if doors is None:
         return site_host.of_a_node(site)
-    found = site_host.network(site, doors)
-    if found.outcome == "failed" and doors.are_for_this_host_alone and await all_nodes_are_here(site):
-        return site_host.network_of_one_host(doors)
-    return found
+    return await of_one_host(site, site_host.network(site, doors))
 
 
 def _of_ports(site: Site, doors: Doors) -> Iterator[Finding]:

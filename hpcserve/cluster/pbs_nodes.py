@@ -82,11 +82,12 @@ def nodes(site: Site, asked: Asked) -> Finding:
 
 
 def all_are(host: str, asked: Asked) -> bool:
-    """Of the same answer: whether each node is this host. False where it does not tell."""
-    try:
-        hosts = _hosts(asked)
-    except SchedulerError:
-        return False
+    """Of the same answer: whether each node is this host.
+
+    Raises:
+        SchedulerError: It does not tell.
+    """
+    hosts = _hosts(asked)
     return bool(hosts) and all(_may_be_one(*pair) for pair in itertools.combinations((host, *hosts), 2))
 
 

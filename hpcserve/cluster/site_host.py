@@ -135,11 +135,6 @@ class Doors:
         """Where they are, without the port."""
         return self.addresses[0].rpartition(":")[0].strip("[]")
 
-    @property
-    def are_for_this_host_alone(self) -> bool:
-        """Whether they are open, where other hosts cannot reach them."""
-        return not self.error and is_loopback(self.address)
-
     def close(self) -> None:
         """Closes them."""
         self._listeners.close()
@@ -158,11 +153,6 @@ def network(site: Site, doors: Doors) -> Finding:
     if doors.error:
         return Finding("interface", "failed", doors.error)
     return interface(site, doors.address)
-
-
-def network_of_one_host(doors: Doors) -> Finding:
-    """The same where the daemon listens at a loopback address, and all nodes are this host."""
-    return Finding("interface", "ok", f"{doors.address}: all nodes of the scheduler are this host, which reaches it")
 
 
 def of_a_node(site: Site) -> Finding:

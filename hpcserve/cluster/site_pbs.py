@@ -45,7 +45,11 @@ async def questions(site: Site) -> AsyncIterator[Finding]:
 
 
 async def all_nodes_are_here(site: Site) -> bool:
-    """Whether all nodes that the server has are this host, as far as is known."""
+    """Whether all nodes that the server has are this host.
+
+    Raises:
+        SchedulerError: It does not tell.
+    """
     if shutil.which(_NODES[0]) is None:
         return False
     runner = Runner(timeout_s=site.scheduler.timeout_s, environment=command_environment(os.environ))

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from hpcserve.cluster import interfaces
 from hpcserve.cluster.finding import Finding
 from hpcserve.cluster.site_pilot import Look
 from hpcserve.config import Site
+from hpcserve.errors import ConfigError, SchedulerError
 
 _STEPS_IN_JOBS = frozenset({"slurm"})
 
@@ -36,13 +38,29 @@ async def questions(site: Site, script: str, user: str) -> AsyncIterator[Finding
         yield finding
 
 
-async def all_nodes_are_here(site: Site) -> bool:
-    """Whether all nodes of the scheduler are this host; False where it is not asked, or does not tell."""
-    if site.scheduler.kind != "pbs":
-        return False
-    from hpcserve.cluster import site_pbs
+async def of_one_host(site: Site, found: Finding) -> Finding:
+    """A finding of the interface; where it is one that other hosts cannot reach, only if there are other hosts.
 
-    return await site_pbs.all_nodes_are_here(site)
+    Where the scheduler is asked for its nodes and does not answer, nothing is concluded.
+    """
+    if found.outcome != "failed" or site.scheduler.kind != "pbs":
+        return found
+    from hpcserve.cluster import site_host, site_pbs
+
+    try:
+        address = interfaces.resolve(site.network.host)
+    except ConfigError:
+        return found
+    if not site_host.is_loopback(address) or found != site_host.interface(site, address):
+        return found
+    try:
+        are_here = await site_pbs.all_nodes_are_here(site)
+    except SchedulerError as error:
+        told = f"{address}, which other hosts cannot reach; whether there are others is not known: {error.message}"
+        return Finding(found.subject, "skipped", told)
+    if not are_here:
+        return found
+    return Finding(found.subject, "ok", f"{address}: all nodes of the scheduler are this host, which reaches it")
 
 
 def of_a_home(site: Site) -> Look:

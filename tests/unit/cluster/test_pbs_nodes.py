@@ -173,5 +173,6 @@ def test_all_nodes_are_this_host_where_their_names_are_its_own(host: str, names:
 
 
 @pytest.mark.parametrize("asked", [SchedulerError("pbsnodes did not answer within 30 s"), told("hello")])
-def test_where_pbsnodes_does_not_tell_nodes_are_elsewhere(asked: Asked) -> None:
-    assert not all_are("a", asked)
+def test_where_pbsnodes_does_not_tell_nobody_says_where_nodes_are(asked: Asked) -> None:
+    with pytest.raises(SchedulerError):
+        all_are("a", asked)
