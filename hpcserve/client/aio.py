@@ -120,7 +120,7 @@ class AsyncClient:
         keep_login: bool = False,
     ) -> Outputs:
         """See :meth:`hpcserve.Client.infer`. Cancelling the task takes the request back."""
-        sending = None if to is None else Sending(to, keep_login=keep_login)
+        sending = Sending.asked(to, keep_login=keep_login)
         id, future = self._start(endpoint, inputs, parameters, timeout_s, priority, reply=reply, sending=sending)
         try:
             return await future
@@ -147,7 +147,7 @@ class AsyncClient:
         def progress(transfer: Transfer) -> None:
             future.transfer = transfer
 
-        sending = None if to is None else Sending(to, keep_login=keep_login, seen=progress)
+        sending = Sending.asked(to, keep_login=keep_login, seen=progress)
         call = self._call_of(
             endpoint, inputs, parameters, timeout_s, priority, reply=reply, sending=sending, seen=progress
         )

@@ -27,6 +27,7 @@ from hpcserve.errors import (
     ConfigError,
     DeadlineExceeded,
     HpcserveError,
+    InvalidInput,
     LoginRequired,
     Overloaded,
     ServiceUnavailable,
@@ -147,6 +148,21 @@ class Sending:
             with suppress(ConfigError, StorageFull):  # nothing but a hint when one logs out depends on it
                 note_lent()
         self._seen = seen
+
+    @classmethod
+    def asked(
+        cls, to: str | None, *, keep_login: bool, seen: Callable[[Transfer], None] = lambda _: None
+    ) -> Sending | None:
+        """As the caller asks for it; None: nothing is sent.
+
+        Raises:
+            InvalidInput: ``to`` is no destination, or a login is to be kept for nothing.
+        """
+        if to is not None:
+            return cls(to, keep_login=keep_login, seen=seen)
+        if keep_login:
+            raise InvalidInput("keep_login=True: a login is kept for a result that goes to a collection; give to=")
+        return None
 
     def journey(self, result: wire.Result, seen: Callable[[Transfer], None] | None = None) -> Journey:
         """The way of one result. It may be gone anew, after a login: what is asked for twice is sent once.

@@ -149,7 +149,7 @@ class Client:
         Raises:
             HpcserveError: See :mod:`hpcserve.errors`; an error of the servable has its ``remote_traceback``.
         """
-        sending = None if to is None else Sending(to, keep_login=keep_login)
+        sending = Sending.asked(to, keep_login=keep_login)
         call = self._inference(
             endpoint, inputs, parameters, timeout_s, priority, reply=reply, sending=sending, own=False
         )
@@ -180,7 +180,7 @@ class Client:
         def progress(transfer: Transfer) -> None:
             future.transfer = transfer
 
-        sending = None if to is None else Sending(to, keep_login=keep_login, seen=progress)
+        sending = Sending.asked(to, keep_login=keep_login, seen=progress)
         large = None if self._large_to is None else Sending(self._large_to, seen=progress)
 
         def resolve(call: Inference) -> None:

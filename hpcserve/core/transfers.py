@@ -205,6 +205,15 @@ class Transfers(Book):
             for each in self._deliveries.values()
             if each.ended_s is not None and each.ended_s + self.limits.forget_s < now
         ]
+        return self._forgotten(over)
+
+    def discarded(self, keys: Iterable[tuple[str, str]]) -> list[Action]:
+        """Results, by owner and name, are not wanted any more, and gone: nor is what was not delivered of them."""
+        gone = set(keys)
+        undelivered = [each for each in self._deliveries.values() if each.ended and each.state != "succeeded"]
+        return self._forgotten([each.id for each in undelivered if (each.owner, each.name) in gone])
+
+    def _forgotten(self, over: list[str]) -> list[Action]:
         for id in over:
             del self._deliveries[id]
             self._apart.discard(id)

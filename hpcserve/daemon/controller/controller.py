@@ -91,7 +91,7 @@ class Controller:
         self.guard = Guard(site)
         self.transferring = transferring_of(site, self.guard, self.storage, self.hub.token, self._delivered)
         self.staged = StagedFiles(site, self.storage, self.transferring.holds)
-        self.results = Results(site, self.guard, self.staged, self.transferring.holds)
+        self.results = Results(site, self.guard, self.staged, self.transferring)
         self.losses = Losses(site.shared_dir / "logs")
         self._targets = Targets(self.fleet)
         self._rollouts = Rollouts(self.storage, self.fleet)

@@ -157,6 +157,10 @@ class Deliveries:
         await self._carry_out(self.book.cancel(id, self.now()))
         self._changed.set()
 
+    async def discarded(self, keys: Iterable[tuple[str, str]]) -> None:
+        """Results, by owner and name, were discarded: what was not delivered of them is not shown any more."""
+        await self._carry_out(self.book.discarded(keys))
+
     def look(self, id: str) -> tuple[Submit, dict[str, Any]]:
         """What the owner of a delivery would be handed to submit; see :meth:`hand_out`.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
+from typing import Protocol
 
 from hpcserve.config import Site
 from hpcserve.core.access import Decision
@@ -20,6 +21,16 @@ MOST_PATHS = 1000
 MOST_SHOWN = 10_000
 
 
+class Transfers(Protocol):
+    """What is on its way to collections, or did not arrive there; files by their owners and names."""
+
+    def holds(self, owner: str, name: str) -> bool:
+        """Whether a file must stay."""
+
+    async def discarded(self, keys: Iterable[tuple[str, str]]) -> None:
+        """These are gone: they cannot be sent once more."""
+
+
 class Results:
     """Answers the calls.
 
@@ -27,14 +38,14 @@ class Results:
         site: Where staged results are.
         guard: Who is an administrator; it writes down what was decided.
         files: The staged results.
-        held: Whether a file, by its owner and name, is on its way to somewhere and must stay.
+        transfers: Those of the files.
     """
 
-    def __init__(self, site: Site, guard: Guard, files: StagedFiles, held: Callable[[str, str], bool]) -> None:
+    def __init__(self, site: Site, guard: Guard, files: StagedFiles, transfers: Transfers) -> None:
         self._directory = site.staging_dir
         self._guard = guard
         self._files = files
-        self._held = held
+        self._transfers = transfers
 
     async def listed(self, arguments: verbs.AskResults, asking: Asking) -> verbs.ResultList:
         """Those of the caller, or of everybody."""
@@ -52,7 +63,7 @@ class Results:
         return verbs.ResultList(results=shown, more=len(found) - len(shown))
 
     def _view(self, row: StagedRow) -> verbs.ResultView:
-        until_s, held = self._files.until_s(row), self._held(row.owner, row.name)
+        until_s, held = self._files.until_s(row), self._transfers.holds(row.owner, row.name)
         return verbs.ResultView(
             owner=row.owner,
             path=f"{self._directory}/{row.owner}/{row.name}",
@@ -69,12 +80,14 @@ class Results:
             raise InvalidInput(f"paths has {len(arguments.paths)} entries; expected from 1 to {MOST_PATHS}")
         keys = [await self._allowed(path, asking) for path in arguments.paths]
         for path, key in zip(arguments.paths, keys, strict=True):
-            if self._held(*key):
+            if self._transfers.holds(*key):
                 raise Conflict(
                     f"{path} is on its way to a collection, or waits for that; cancel it first: hpcserve transfers, "
                     "then hpcserve transfers --cancel ID"
                 )
-        return verbs.Discarded(removed=await self._files.discard(keys))
+        removed = await self._files.discard(keys)
+        await self._transfers.discarded(keys)
+        return verbs.Discarded(removed=removed)
 
     async def _allowed(self, path: str, asking: Asking) -> tuple[str, str]:
         """The owner and the name of a file that the caller may discard; the line is written."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 
 from hpcserve.auth.globus import read_secret
@@ -80,6 +80,11 @@ class Transferring:
     def holds(self, owner: str, name: str) -> bool:
         """Whether a staged file is still to be delivered, and must stay."""
         return self._service is not None and self._service.deliveries.book.holds(owner, name)
+
+    async def discarded(self, keys: Iterable[tuple[str, str]]) -> None:
+        """Staged results, by owner and name, were discarded."""
+        if self._service is not None:
+            await self._service.deliveries.discarded(keys)
 
     async def deliver(self, arguments: verbs.Deliver, asking: Asking) -> verbs.TransferList:
         """Staged results of the caller's are to go to a collection."""

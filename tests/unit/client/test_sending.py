@@ -339,3 +339,9 @@ def test_a_result_comes_in_its_message_or_is_brought() -> None:
     where = Sending(f"globus://{LAPTOP}/in/")
     with pytest.raises(InvalidInput, match="give one"):
         Inference("e", X, parameters=None, timeout_s=1.0, priority=0, own=True, reply="inline", sending=where)
+
+
+def test_a_login_is_kept_for_nothing_but_a_result_that_is_sent() -> None:
+    assert Sending.asked(None, keep_login=False) is None
+    with pytest.raises(InvalidInput, match="give to="):
+        Sending.asked(None, keep_login=True)

@@ -476,6 +476,19 @@ def test_what_may_have_been_submitted_is_looked_for_before_it_ends(refusals: lis
     assert states(transfers) == [wanted]
 
 
+def test_of_a_result_that_was_discarded_nothing_undelivered_is_kept() -> None:
+    transfers = submitted(delivery(1), delivery(2))
+    transfers.looked(1, Progress("FAILED", fault="PERMISSION_DENIED"), 6.0)
+    assert states(transfers) == ["failed"] * 2
+    name = transfers.deliveries()[0].name
+    assert transfers.discarded([("bob", name)]) == []
+    assert transfers.discarded([("ann", name)]) == [core.Forget(("1",))]
+    assert [each.id for each in transfers.deliveries()] == ["2"]
+    arrived = submitted(delivery(1))
+    arrived.looked(1, Progress("SUCCEEDED"), 6.0)
+    assert arrived.discarded([("ann", name)]) == [], "it is where it was to go"
+
+
 @pytest.mark.parametrize("restarts", [False, True])
 def test_what_was_submitted_without_an_answer_is_looked_for_until_globus_would_list_it(*, restarts: bool) -> None:
     transfers, _ = begun(delivery(1), delivery(2))

@@ -6,9 +6,9 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -55,18 +55,30 @@ def asking(name: str) -> Asking:
     return Asking(hub.Asker(identity, SessionId(b"s" * 16)), caller_of(identity), 1)
 
 
+class OnTheWay:
+    """What is held, and what was discarded."""
+
+    def __init__(self, held: Sequence[str]) -> None:
+        self._held = held
+        self.gone: list[tuple[str, str]] = []
+
+    def holds(self, _owner: str, name: str) -> bool:
+        return name in self._held
+
+    async def discarded(self, keys: Iterable[tuple[str, str]]) -> None:
+        self.gone += keys
+
+
 def run(site: Site, do: Callable[[Results, StagedFiles], Awaitable[None]], *held: str) -> None:
     async def whole() -> None:
         storage, guard = Storage(), Guard(site)
         site.state_dir.mkdir(parents=True, exist_ok=True)
         await storage.open(site.state_dir / "hpcserve.db")
 
-        def is_held(_owner: str, name: str) -> bool:
-            return name in held
-
-        files = StagedFiles(site, storage, is_held)
+        on_the_way = OnTheWay(held)
+        files = StagedFiles(site, storage, on_the_way.holds)
         try:
-            await do(Results(site, guard, files, is_held), files)
+            await do(Results(site, guard, files, on_the_way), files)
         finally:
             guard.close()
             await storage.close()
@@ -173,6 +185,7 @@ def test_what_is_given_up_is_removed_and_written_down(site: Site, paths: dict[st
         assert files.tally.oldest_s == pytest.approx(time.time() - 2 * DAY_S, abs=60)
         both = Discard(paths=(paths["old"], f"{paths['old']}.gone"))
         assert (await calls.discard(both, asking("ada"))).removed == 1
+        assert cast("OnTheWay", calls._transfers).gone == [("ada", "old.h5"), ("ada", "old.h5.gone")]
         assert (await calls.discard(Discard(paths=(paths["his"],)), asking("ops"))).removed == 1
         await files.prune()
         assert files.tally[:4] == (1, 8192, 1, 8192)
