@@ -80,7 +80,7 @@ def test_a_controller_that_is_killed_meanwhile_follows_what_was_submitted(lab: L
     with at_the_last_prompt(lab) as typist:
         before = lab.ada.status()["processes"]["controller"]
         os.kill(before, signal.SIGSTOP)
-        typist.logs_in().says("the daemon does not answer")
+        typist.logs_in().says("nothing is heard of the daemon")
         os.kill(before, signal.SIGKILL)
         typist.ends()
     assert lab.ada.status()["processes"]["controller"] != before

@@ -128,6 +128,9 @@ class Cluster(Protocol):
     def exit_code(self, script: Path) -> int:
         """Submits a script, and waits for its end."""
 
+    def began_s(self, job: str) -> float:
+        """When a job that runs, or has run, began, in seconds since 1970."""
+
     def ended_s(self, job: str) -> float | None:
         """When a job ended, in seconds since 1970; None: it has not."""
 

@@ -124,22 +124,19 @@ def cut_off(log: Path) -> set[tuple[int, str]]:
     return {(n, replica) for n, replica, _ in told["begin"]} - {(n, replica) for n, replica, _ in told["end"]}
 
 
-def handed_over(cluster: Cluster, load: Load, seen: Seen) -> int:
-    """Whenever a pilot began to serve, another one was still there; returns how many have.
+def handed_over(cluster: Cluster, seen: Seen) -> int:
+    """Whenever the job of a pilot that served began, another one was still there; returns how many did so.
 
-    By the order of what happened: how long requests wait meanwhile depends on the machine, and is measured by
-    ``benchmarks pilots``.
+    By the order of what happened: how long a pilot takes until it serves, and requests wait meanwhile, depends on the
+    machine, and is measured by ``benchmarks pilots``.
     """
-    first_s: dict[str, float] = {}
-    for _, replica, at_s in runs(load.log)["begin"]:
-        job = seen.jobs[replica]
-        first_s[job] = min(at_s, first_s.get(job, at_s))
-    first, *others = sorted(first_s, key=first_s.__getitem__)
+    began_s = {job: cluster.began_s(job) for job in set(seen.jobs.values())}
+    first, *others = sorted(began_s, key=began_s.__getitem__)
     until_s = cluster.ended_s(first)
     for job in others:
         if until_s is None:
             break
-        assert first_s[job] <= until_s + ROUNDED_S
+        assert began_s[job] <= until_s + ROUNDED_S
         ended_s = cluster.ended_s(job)
         until_s = None if ended_s is None else max(until_s, ended_s)
     return len(others)

@@ -135,6 +135,9 @@ class PbsCluster:
         assert done.returncode == 0, done.stderr
         return int(self.server.reaches(done.stdout.strip(), "F")["exit_status"])
 
+    def began_s(self, job: str) -> float:
+        return float(self.server.jobs()[job]["stime"])
+
     def ended_s(self, job: str) -> float | None:
         told = self.server.jobs()[job]
         return float(told["mtime"]) if told["state"] == "F" else None

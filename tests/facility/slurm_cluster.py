@@ -111,6 +111,10 @@ class SlurmCluster:
         state, _, end = "".join(told[-1:]).partition("|")
         return state, float(end) if end.isdigit() else None
 
+    def began_s(self, job: str) -> float:
+        asked = ["sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={job}", "--format=Start"]
+        return float(self.box.run(LOGIN, asked, env={"SLURM_TIME_FORMAT": "%s"}).stdout.split()[-1])
+
     def ended_s(self, job: str) -> float | None:
         return self.ended(job)[1]
 

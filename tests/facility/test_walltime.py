@@ -23,6 +23,6 @@ def test_pilots_hand_over_under_full_load(cluster: Cluster, new_facility: NewFac
         load = Load(facility, client, endpoint, 0.2, 0.4, 1.0)
         seen = load.keep(IN_FLIGHT, 1.6 * GENERATION * cluster.walltime_s)
         assert len(set(seen.jobs.values())) >= 4
-        assert handed_over(cluster, load, seen) >= 3
+        assert handed_over(cluster, seen) >= 3
         assert status(client).losses == ()
         assert none_ran_past_its_pilot(cluster, load, seen) >= 2
