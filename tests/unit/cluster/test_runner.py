@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
 import time
+from asyncio.base_subprocess import BaseSubprocessTransport
 from pathlib import Path
 
 import pytest
@@ -121,6 +123,13 @@ time.sleep(600)
 """
 
 
+async def asyncio_has_heard() -> None:
+    """It has closed what belongs to each command, which it would otherwise say at some later time."""
+    async with asyncio.timeout(20):
+        while any(isinstance(each, BaseSubprocessTransport) and not each.is_closing() for each in gc.get_objects()):
+            await asyncio.sleep(0.02)
+
+
 def test_a_command_that_cannot_be_killed_is_left_to_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -141,6 +150,7 @@ def test_a_command_that_cannot_be_killed_is_left_to_itself(
         finally:
             os.kill(tracing, signal.SIGKILL)
         await vanished(int(leader.read_text()))
+        await asyncio_has_heard()
 
     asyncio.run(ask())
     assert "was killed and does not end" in caplog.text
